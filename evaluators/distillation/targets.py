@@ -1,0 +1,124 @@
+"""What the teacher says of the distillation set: computed once, kept on disk, shared by all candidates.
+
+The final hidden states are kept in bfloat16; the loss applies the teacher's head to them, so the
+divergence is the true one at the price of one matrix product.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from evaluators.final_states import final_states, head_weight
+
+_TOKENS_AT_ONCE = 4096
+
+
+class Targets(Protocol):
+    """A source of training batches: tokens beside what the teacher makes of them."""
+
+    head: Tensor
+    """(V, D) the teacher's head."""
+    blocks: int
+    """How many blocks there are."""
+
+    def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) int64 tokens and (B, T, D) final states of the blocks with these numbers, on the device."""
+
+
+class LiveTargets:
+    """The teacher runs beside the student: no disk, twice the work."""
+
+    def __init__(self, teacher: PreTrainedModel, tokens: Tensor) -> None:
+        self.teacher, self.tokens = teacher, tokens
+        self.head, self.blocks = head_weight(teacher).detach(), len(tokens)
+
+    @torch.no_grad()
+    def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Targets``."""
+        tokens = self.tokens[numbers].to(self.head.device, torch.long)
+        return tokens, final_states(self.teacher, tokens)
+
+
+class CachedTargets:
+    """The teacher's final states, read from a file that ``cache_targets`` wrote."""
+
+    def __init__(self, path: Path, head: Tensor, tokens: Tensor) -> None:
+        self.head, self.tokens, self.blocks = head.detach(), tokens, len(tokens)
+        shape = (*tokens.shape, head.shape[1])
+        size = shape[0] * shape[1] * shape[2]
+        self._states = torch.from_file(str(path), size=size, dtype=torch.bfloat16).view(shape)
+
+    def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Targets``."""
+        device = self.head.device
+        return self.tokens[numbers].to(device, torch.long), self._states[numbers].to(device)
+
+
+def cache_bytes(tokens: int, hidden: int) -> int:
+    """Bytes on disk of the cached states of so many tokens."""
+    return 2 * tokens * hidden
+
+
+def is_cached(path: Path, fingerprint: str) -> bool:
+    """Whether the file at ``path`` is whole and belongs to ``fingerprint``."""
+    try:
+        about = json.loads(path.with_suffix(".json").read_text())
+        return about["fingerprint"] == fingerprint and about["checksum"] == _checksum(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+@torch.no_grad()
+def cache_targets(
+    teacher: PreTrainedModel,
+    tokens: Tensor,
+    path: Path,
+    fingerprint: str,
+    advance: Callable[[int], None] = lambda blocks: None,
+) -> None:
+    """Run the teacher over all blocks and write its final states.
+
+    Args:
+        teacher: in evaluation mode.
+        tokens: (N, T) token numbers.
+        path: of the states; a JSON file beside it names what they belong to and is written last.
+        fingerprint: of teacher and tokens.
+        advance: told the number of blocks after each batch.
+
+    Raises:
+        OSError: the disk is full; the unfinished file is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about, new = path.with_suffix(".json"), path.with_suffix(".new")
+    about.unlink(missing_ok=True)
+    try:
+        with new.open("wb") as file:
+            for batch in tokens.split(max(1, _TOKENS_AT_ONCE // tokens.shape[1])):
+                states = final_states(teacher, batch.to(teacher.device, torch.long))
+                file.write(states.to(torch.bfloat16).cpu().view(torch.int16).numpy().tobytes())
+                advance(len(batch))
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+    os.replace(new, path)
+    about.with_suffix(".json.new").write_text(
+        json.dumps({"fingerprint": fingerprint, "checksum": _checksum(path)})
+    )
+    os.replace(about.with_suffix(".json.new"), about)
+
+
+def _checksum(path: Path) -> str:
+    value = 0
+    with path.open("rb") as file:
+        while piece := file.read(2**24):
+            value = zlib.crc32(piece, value)
+    return f"crc32 {value:08x} of {path.stat().st_size} bytes"
