@@ -180,8 +180,8 @@ def page(texts: Texts, figures: Sequence[Figure], parameters: int) -> str:
     return f"""# The embedded teacher beside n-grams, gzip and xz
 
 Written by `python -m studies.demo.compare` on {date.today().isoformat()}. The text is the standard library
-of Python {platform.python_version()}: {len(texts.held_out)} modules of {size:,} bytes are held out; the teacher and
-the n-grams were trained on the other {len(texts.seen):,}. The teacher has {parameters:,} parameters.
+of Python {platform.python_version()}: {len(texts.held_out)} modules of {size:,} bytes are held out; the
+teacher, of {parameters:,} parameters, and the n-grams were trained on the other {len(texts.seen):,}.
 
 {table(figures)}
 

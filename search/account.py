@@ -1,0 +1,195 @@
+"""The account of a run: every figure of the report, gathered from the studies and the retrainings."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from evaluators.latency_book import device_name
+from evaluators.loss import bits_per_byte
+from search.choice import choose
+from search.objectives import UNITS
+from search.promotion import pareto_front
+from search.retraining import Retrained
+from search.rung import Record, Rung
+from search.stability import rank_correlations
+from search.workbench import Workbench
+from space.architecture import Architecture
+
+_PACKAGES = ("slimsearch", "torch", "transformers", "optuna", "accelerate", "datasets", "plotly")
+
+
+@dataclass(frozen=True)
+class TeacherFigures:
+    """What was measured of the teacher."""
+
+    loss: float
+    latency_ms: float | None
+
+
+@dataclass(frozen=True)
+class Account:
+    """A finished run, ready to be written down."""
+
+    bench: Workbench
+    rungs: Sequence[Rung]
+    teacher: TeacherFigures
+    promoted: Sequence[Retrained]
+    baselines: Sequence[Retrained]
+    seconds: dict[str, float]
+    command: str
+
+    def summary(self) -> dict[str, Any]:
+        """As ``summary.schema.json`` describes it."""
+        config, corpus = self.bench.config, self.bench.corpus
+        records = [record for rung in self.rungs for record in rung.records()]
+        choice = choose([*self.promoted, *self.baselines])
+        return {
+            "name": config.name,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": self.command,
+            "device": device_name(torch.device(config.device)),
+            "teacher": self._teacher(),
+            "budget": {"parameters": config.budget, "tolerance": config.tolerance},
+            "space": {"architectures": len(self.bench.space.architectures)},
+            "objectives": [self._objective(name) for name in config.objectives],
+            "rungs": [{"rung": i, "tokens": t} for i, t in enumerate((0, *config.rung_tokens))],
+            "corpus": {
+                "id": corpus.id,
+                "block": corpus.block,
+                "calibration_tokens": corpus.calibration.numel(),
+                "distillation_tokens": corpus.distillation.numel(),
+                "validation_tokens": corpus.validation.numel(),
+                "fingerprint": corpus.fingerprint,
+            },
+            "trials": [self._trial(record) for record in records],
+            "pareto": self._pareto(),
+            "promoted": [self._retrained(result, records) for result in self.promoted],
+            "chosen": {"label": choice.label, "reason": choice.reason} if choice else None,
+            "baselines": [self._retrained(result, records) for result in self.baselines],
+            "rank_correlation": self._rank_correlation(),
+            "tokens": self._tokens(records),
+            "seconds": self.seconds | {"total": sum(self.seconds.values())},
+            "versions": versions(),
+        }
+
+    def _architecture(self, architecture: Architecture) -> dict[str, Any]:
+        kept = self.bench.ranking.kept_layers(architecture.layers)
+        return {**architecture.sizes(), "kept_layers": kept}
+
+    def _teacher(self) -> dict[str, Any]:
+        bench = self.bench
+        sizes, validation = bench.axis_map.teacher, bench.corpus.validation
+        costs = bench.costs(sizes)
+        predicted = validation.shape[0] * (validation.shape[1] - 1)
+        return {
+            "id": bench.teacher.id,
+            "revision": bench.teacher.revision,
+            "architecture": self._architecture(sizes),
+            "parameters": int(costs["parameters"]),
+            "loss": self.teacher.loss,
+            "bits_per_byte": bits_per_byte(self.teacher.loss, predicted, bench.corpus.validation_bytes),
+            "latency_ms": self.teacher.latency_ms,
+            "memory_bytes": int(costs["memory"]),
+            "objectives": costs
+            | {"loss": self.teacher.loss}
+            | ({"latency": self.teacher.latency_ms} if self.teacher.latency_ms is not None else {}),
+        }
+
+    def _objective(self, name: str) -> dict[str, str]:
+        load = self.bench.workload
+        context = f"{load.prompt} tokens read and {load.answer} made at batch {load.batch}"
+        described = {
+            "loss": "cross-entropy of the next token on the validation blocks",
+            "latency": f"{context}, timed in turns with the teacher, median of {load.repeats}",
+            "parameters": "tied ones once",
+            "memory": f"weights, and KV cache of {load.prompt + load.answer} tokens at batch {load.batch}",
+            "flops": f"of one token after {load.prompt + load.answer} others",
+        }
+        return {"name": name, "unit": UNITS[name], "description": described[name]}
+
+    def _trial(self, record: Record) -> dict[str, Any]:
+        values = dict(record.evaluation.values) if record.evaluation else {}
+        return {
+            "rung": record.rung,
+            "number": record.number,
+            "state": "complete" if record.evaluation else "failed",
+            "label": record.label,
+            "origin": record.origin,
+            "architecture": self._architecture(record.architecture),
+            "parameters": self.bench.space.parameters_of[record.architecture],
+            "loss": values.get("loss"),
+            "latency_ms": values.get("latency"),
+            "objectives": values,
+            "tokens": record.evaluation.tokens if record.evaluation else 0,
+            "failure": record.failure,
+        }
+
+    def _pareto(self) -> list[str]:
+        complete = self.rungs[-1].complete()
+        objectives = self.bench.config.objectives
+        return [complete[i].label for i in pareto_front([r.values(objectives) for r in complete])]
+
+    def _retrained(self, result: Retrained, records: Sequence[Record]) -> dict[str, Any]:
+        pruned = result.path is not None or result.loss is None
+        mine = [r for r in records if r.architecture == result.architecture and r.evaluation]
+        by_rung = {r.rung: dict(r.evaluation.values) for r in mine if r.evaluation}
+        top = max(by_rung, default=0)
+        costs = self.bench.costs(result.architecture)
+        latency = next((values["latency"] for values in by_rung.values() if "latency" in values), None)
+        objectives = costs | ({"latency": latency} if latency is not None else {})
+        return {
+            "label": result.label,
+            "origin": result.origin,
+            "architecture": self._architecture(result.architecture),
+            "parameters": int(costs["parameters"]),
+            "loss": result.loss,
+            "loss_after_pruning": by_rung.get(0, {}).get("loss") if pruned else None,
+            "loss_after_short_distillation": by_rung[top]["loss"] if pruned and top else None,
+            "bits_per_byte": result.bits_per_byte,
+            "latency_ms": latency,
+            "path": result.path,
+            "tokens": result.tokens,
+            "seconds": result.seconds,
+            "curve": [list(point) for point in result.curve],
+            "objectives": objectives | ({"loss": result.loss} if result.loss is not None else {}),
+            "failure": result.failure,
+        }
+
+    def _rank_correlation(self) -> list[dict[str, Any]]:
+        orders: dict[str, dict[str, float]] = {"parameters": {}}
+        for rung in self.rungs:
+            complete = rung.complete()
+            orders[f"rung {rung.index}"] = {r.label: r.evaluation.values["loss"] for r in complete if r.evaluation}
+            sizes = self.bench.space.parameters_of
+            orders["parameters"] |= {r.label: float(-sizes[r.architecture]) for r in complete}
+        orders["retraining"] = {
+            r.label: r.loss for r in (*self.promoted, *self.baselines) if r.loss is not None and r.path
+        }
+        return rank_correlations(orders)
+
+    def _tokens(self, records: Sequence[Record]) -> dict[str, int]:
+        tokens = {
+            "ranking": self.bench.corpus.calibration.numel(),
+            "targets": self.bench.targets.blocks * self.bench.corpus.block,
+            "short_distillation": sum(r.evaluation.tokens for r in records if r.evaluation),
+            "retraining": sum(r.tokens for r in (*self.promoted, *self.baselines)),
+        }
+        return tokens | {"total": sum(tokens.values())}
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that decide the figures."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found

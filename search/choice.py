@@ -1,0 +1,39 @@
+"""Which of the retrained models to take, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from search.retraining import RANDOM_WEIGHTS, Retrained
+from search.rung import SEARCH
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The model to take."""
+
+    label: str
+    reason: str
+
+
+def choose(results: Sequence[Retrained]) -> Choice | None:
+    """The retrained model with the lowest loss, be it the search's or a hand-made baseline.
+
+    Args:
+        results: of retraining; failures and models from random weights are passed over.
+    """
+    ready = sorted(
+        ((r.loss, number, r) for number, r in enumerate(results) if r.loss is not None and r.origin != RANDOM_WEIGHTS),
+        key=lambda entry: entry[:2],
+    )
+    if not ready:
+        return None
+    loss, _, best = ready[0]
+    reason = f"lowest loss of {len(ready)} retrained models, {loss:.4f} nats per token"
+    if best.origin != SEARCH:
+        return Choice(best.label, f"{reason}; it is the hand-made baseline {best.origin!r}: the search found none better")
+    beaten = [(other_loss, r.origin) for other_loss, _, r in ready if r.origin != SEARCH]
+    if beaten:
+        reason += f", {beaten[0][0] - loss:.4f} below the best hand-made baseline ({beaten[0][1]})"
+    return Choice(best.label, reason)

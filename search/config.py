@@ -1,0 +1,96 @@
+"""What a run will do, to the last number: resolved from the flags, the teacher and the device, and saved.
+
+Whoever reads ``config.toml`` can repeat the run; a run directory never changes its configuration.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The resolved configuration of one run."""
+
+    name: str
+    """Of the run, its directory and its studies."""
+    teacher: str
+    """Directory or hub id."""
+    revision: str
+    """On the hub; empty for the newest."""
+    budget: int
+    """Parameters."""
+    tolerance: float
+    """Share of the budget."""
+    data: str
+    """Text: a file, a hub id, or ``stdlib``."""
+    block: int
+    """Tokens a block."""
+    calibration_blocks: int
+    """At most."""
+    validation_blocks: int
+    """At most."""
+    distillation_blocks: int
+    """At most; further training tokens repeat them."""
+    objectives: tuple[str, ...]
+    """Minimised."""
+    sampler: str
+    """Optuna's."""
+    trials: int
+    """Architectures scored at rung 0."""
+    rung_tokens: tuple[int, ...]
+    """Training tokens of rung 1, 2, …"""
+    rung_candidates: tuple[int, ...]
+    """Candidates of rung 1, 2, …"""
+    retrain_tokens: int
+    """Training tokens of each retraining."""
+    promote: int
+    """Candidates retrained."""
+    retrain_baselines: bool
+    """Whether hand-made baselines and random weights are retrained as well."""
+    batch_blocks: int
+    """Blocks of an optimiser step."""
+    cache_targets: bool
+    """Whether retraining reads the teacher's targets from disk too, as the rungs always do."""
+    storage: str
+    """Optuna's; empty for SQLite in the run directory."""
+    seed: int
+    """Of everything random."""
+    device: str
+    """Where models run."""
+    dtype: str
+    """Precision of the arithmetic of training: float32 or bfloat16."""
+    trust_remote_code: bool
+    """Whether code of the model may run."""
+
+    @property
+    def rungs(self) -> int:
+        """How many rungs there are, rung 0 included."""
+        return 1 + len(self.rung_tokens)
+
+    def differences(self, other: RunConfig) -> list[str]:
+        """Readable differences from another configuration."""
+        mine, others = asdict(self), asdict(other)
+        return [f"{name} is {mine[name]!r}, was {others[name]!r}" for name in mine if mine[name] != others[name]]
+
+    def save(self, path: Path) -> None:
+        """Write as TOML."""
+        path.write_text(tomli_w.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, path: Path) -> RunConfig:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ValueError: the file is torn or of another version.
+        """
+        table: dict[str, Any] = tomllib.loads(path.read_text())
+        if table.keys() != {field.name for field in fields(cls)}:
+            raise ValueError("other fields than this version's")
+        tuples = {name: tuple(value) for name, value in table.items() if isinstance(value, list)}
+        return cls(**table | tuples)

@@ -1,0 +1,178 @@
+"""Everything that a user can say on the command line, in one place."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from space.budget import BudgetText
+from space.input_error import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Find the best smaller model inside a big one.
+
+    Examples:
+      python -m search.run --budget 1M
+      python -m search.run --budget 60% --model path/to/model --data text.txt
+      python -m search.run --budget 4B --plan
+    """
+
+    budget: Annotated[str, tyro.conf.arg(metavar="SIZE")] = ""
+    """Parameters of the model to be found: 4B, 350M, 800k, a plain number, or 60% of the teacher."""
+    tolerance: float = 0.02
+    """How far a candidate may lie from the budget, as a share of it."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="DIR_OR_HUB_ID")] = None
+    """The teacher. Default: the smallest known one of at least 1.25 times the budget."""
+    revision: str | None = None
+    """Branch, tag or commit of the teacher on the hub."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="FILE_OR_HUB_ID")] = None
+    """Text to distil on: .txt, .jsonl, .parquet, or a data set of the hub. Default: Python's standard
+    library for the embedded teacher, HuggingFaceFW/fineweb-edu for others."""
+    trials: int | None = None
+    """Architectures to score straight after pruning."""
+    rung_tokens: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TOKENS ...")] = ()
+    """Tokens of short distillation, one number a rung (64k 256k)."""
+    retrain_tokens: Annotated[str | None, tyro.conf.arg(metavar="TOKENS")] = None
+    """Tokens of retraining for each promoted model."""
+    promote: int | None = None
+    """How many candidates are retrained at the end."""
+    objectives: str = "loss,latency"
+    """What to make small, separated by commas: loss, latency, parameters, memory, flops."""
+    sampler: Literal["tpe", "gp", "nsga2", "random"] = "tpe"
+    """How Optuna chooses candidates."""
+    storage: str | None = None
+    """Optuna storage: an SQLAlchemy URL, or a path that ends in .journal. Default: SQLite in the run."""
+    study_name: str | None = None
+    """Name of the run. Default: teacher and budget."""
+    out: Path = Path("runs")
+    """Folder of the runs."""
+    seed: int = 0
+    """Of everything random."""
+    device: str | None = None
+    """cpu, cuda, cuda:1, mps. Default: the best there is."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Precision of the arithmetic. Default: by device and size."""
+    preset: Path | None = None
+    """A TOML file with flags, such as those under studies/; flags on the command line win."""
+    retrain_baselines: bool | None = None
+    """Retrain the hand-made baselines and random weights too. Default: if the teacher is small."""
+    trust_remote_code: bool = False
+    """Run code that comes with a model from the hub."""
+    plan: bool = False
+    """Say what the run would do; train nothing."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Say more."""
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    """Say only the result and errors."""
+
+
+def read_flags(arguments: list[str]) -> Flags:
+    """Read the command line on top of the preset that it names.
+
+    Raises:
+        InputError: a value breaks its rule.
+        SystemExit: tyro printed help (status 0) or a mistake in the flags (status 2).
+    """
+    flags = tyro.cli(
+        Flags,
+        args=arguments,
+        default=_preset(arguments),
+        prog="python -m search.run",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    check(flags)
+    return flags
+
+
+def _preset(arguments: list[str]) -> Flags:
+    """The flags of the preset that the arguments name, or the defaults."""
+    named = [
+        after if argument == "--preset" else argument.partition("=")[2]
+        for argument, after in zip(arguments, [*arguments[1:], ""], strict=True)
+        if argument == "--preset" or argument.startswith("--preset=")
+    ]
+    return load_preset(Path(named[-1])) if named else Flags()
+
+
+def load_preset(path: Path) -> Flags:
+    """Flags from a TOML file whose keys are the names of flags, with ``-`` or ``_``.
+
+    Raises:
+        InputError: the file cannot be read, or a key is no flag.
+    """
+    remedy = "Name a TOML file such as those under studies/"
+    try:
+        table = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InputError("A preset has to be a readable file", f"{path}: {error.strerror}", remedy) from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError("A preset has to be TOML", f"{path}: {error}", remedy) from None
+    values: dict[str, Any] = {key.replace("-", "_"): value for key, value in table.items()}
+    known = {field.name for field in fields(Flags)}
+    if unknown := sorted(values.keys() - known):
+        raise InputError(
+            "Every key of a preset has to be a flag",
+            f"{path} holds {', '.join(unknown)}",
+            "See python -m search.run --help",
+        )
+    if "rung_tokens" in values:
+        values["rung_tokens"] = tuple(str(tokens) for tokens in values["rung_tokens"])
+    for name in ("budget", "retrain_tokens"):
+        if name in values:
+            values[name] = str(values[name])
+    if "out" in values:
+        values["out"] = Path(values["out"])
+    return replace(Flags(), **values)
+
+
+def check(flags: Flags) -> None:
+    """Refuse values that break their rule.
+
+    Raises:
+        InputError: with the first rule that is broken.
+    """
+    if not flags.budget:
+        raise InputError(
+            "A run needs a budget", "--budget was not given", "Add for example --budget 1M or --budget 60%"
+        )
+    BudgetText.parse(flags.budget)
+    if not 0 < flags.tolerance < 0.5:
+        raise InputError(
+            "The tolerance has to lie between 0 and 0.5", f"{flags.tolerance} was given", "Try --tolerance 0.02"
+        )
+    for name in ("trials", "promote"):
+        value = getattr(flags, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} has to be at least 1", f"{value} was given", f"Leave --{name} out")
+    rungs = [count_of(tokens, "--rung-tokens") for tokens in flags.rung_tokens]
+    if rungs != sorted(set(rungs)):
+        raise InputError(
+            "Each rung has to have more tokens than the one before",
+            f"{' '.join(flags.rung_tokens)} was given",
+            "Put --rung-tokens in ascending order",
+        )
+    if flags.retrain_tokens is not None:
+        count_of(flags.retrain_tokens, "--retrain-tokens")
+    if flags.verbose and flags.quiet:
+        raise InputError("-v and -q exclude each other", "both were given", "Leave one out")
+
+
+def count_of(text: str, flag: str) -> int:
+    """A number of tokens: ``64k``, ``1.5M``, ``2B`` or a plain number.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        amount = BudgetText.parse(text)
+    except InputError:
+        amount = BudgetText(0, relative=True)
+    if amount.relative or amount.amount < 1:
+        raise InputError(f"{flag} takes numbers of tokens", f"{text!r} is none", "Write 64k, 1.5M or 2B")
+    return round(amount.amount)

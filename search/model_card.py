@@ -1,0 +1,201 @@
+"""The README.md of a written model: what it is, what it was measured at, and how to load it.
+
+Its front matter is what the Hugging Face hub reads: the teacher as ``base_model``, the licence, and the
+measurements in the ``model-index`` form.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+from search.report import format as words
+
+Entry = dict[str, Any]
+
+_SNIPPET = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({folder})
+model = AutoModelForCausalLM.from_pretrained({folder})
+prompt = tokenizer("Once upon a time", return_tensors="pt").input_ids
+answer = model.generate(prompt, max_new_tokens=64)
+print(tokenizer.decode(answer[0], skip_special_tokens=True))
+```"""
+
+
+def model_card(summary: dict[str, Any], label: str, licence: str | None) -> str:
+    """The model card of the retrained model called ``label``.
+
+    Args:
+        summary: the run's summary, checked.
+        label: of a promoted model, or of a baseline if no promoted model has that label.
+        licence: the teacher's licence as the hub writes it (``apache-2.0``), None if unknown.
+
+    Raises:
+        KeyError: no retrained model of the run is called ``label``.
+    """
+    entries = [*summary["promoted"], *summary["baselines"]]
+    student = next((entry for entry in entries if entry["label"] == label), None)
+    if student is None:
+        raise KeyError(label)
+    sections = (
+        f"---\n{_front_matter(summary, student, licence)}\n---",
+        f"# {label}",
+        _opening(summary, student),
+        "## Numbers\n\n" + _numbers(summary, student),
+        "## Beside the other models of the run\n\n" + _comparison(summary, student),
+        "## Sizes\n\n" + _sizes(summary["teacher"]["architecture"], student["architecture"]),
+        "## Use\n\nNothing but transformers is needed:\n\n" + _snippet(student),
+        "## How it was made\n\n" + _making(summary, student),
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(summary: dict[str, Any], student: Entry, licence: str | None) -> str:
+    data = ModelCardData(
+        base_model=_hub_id(summary["teacher"]["id"]),
+        license=licence,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["slimsearch", "pruning", "distillation"],
+        model_name=student["label"],
+        eval_results=_results(summary, student),
+    )
+    return data.to_yaml()
+
+
+def _hub_id(name: str) -> str | None:
+    """``name`` if it can be the id of a hub repository, which the hub demands of a base model."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name
+
+
+def _results(summary: dict[str, Any], student: Entry) -> list[EvalResult] | None:
+    """Loss, perplexity and bits per byte in the form of a model index; None if it was not retrained."""
+    loss, corpus = student["loss"], summary["corpus"]["id"]
+    if loss is None:
+        return None
+    measured = {
+        ("loss", "Validation loss, nats per token"): loss,
+        ("perplexity", "Validation perplexity per token"): math.exp(loss) if loss < 700 else None,
+        ("bits_per_byte", "Validation bits per byte"): student["bits_per_byte"],
+    }
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=corpus,
+            dataset_name=corpus,
+            dataset_split="validation",
+            metric_type=kind,
+            metric_name=name,
+            metric_value=round(value, 4),
+        )
+        for (kind, name), value in measured.items()
+        if value is not None
+    ]
+
+
+def _opening(summary: dict[str, Any], student: Entry) -> str:
+    teacher = summary["teacher"]
+    share = words.percent(student["parameters"] / teacher["parameters"])
+    return (
+        f"A causal language model of {student['parameters']:,} parameters, {share} of its teacher "
+        f"{_code(teacher['id'])}{_revision(teacher)}. Slimsearch found its sizes for a budget of "
+        f"{summary['budget']['parameters']:,} parameters, cut it from the teacher and trained it on the "
+        "teacher\u2019s predictions."
+    )
+
+
+def _revision(teacher: Entry) -> str:
+    return f" (revision {_code(teacher['revision'])})" if teacher["revision"] else ""
+
+
+def _numbers(summary: dict[str, Any], student: Entry) -> str:
+    teacher = summary["teacher"]
+    rows = [
+        ("parameters", f"{student['parameters']:,}", f"{teacher['parameters']:,}"),
+        ("loss, nats per token", words.nats(student["loss"]), words.nats(teacher["loss"])),
+        ("perplexity per token", words.perplexity(student["loss"]), words.perplexity(teacher["loss"])),
+        ("bits per byte", words.nats(student["bits_per_byte"]), words.nats(teacher["bits_per_byte"])),
+        ("latency, ms", words.milliseconds(student["latency_ms"]), words.milliseconds(teacher["latency_ms"])),
+        ("loss straight after pruning", words.nats(student["loss_after_pruning"]), ""),
+        ("loss after short distillation", words.nats(student["loss_after_short_distillation"]), ""),
+    ]
+    measured = [row for row in rows if row[1] != words.DASH]
+    device, corpus = _code(summary["device"]), _code(summary["corpus"]["id"])
+    where = f"Measured on {device}, on the validation split of {corpus}.{_latency_words(summary)}"
+    return _table(("", "this model", "teacher"), measured) + f"\n\n{where}"
+
+
+def _latency_words(summary: dict[str, Any]) -> str:
+    described = [one.get("description") for one in summary["objectives"] if one["name"] == "latency"]
+    return f" Latency: {_cell(described[0])}." if described and described[0] else ""
+
+
+def _comparison(summary: dict[str, Any], student: Entry) -> str:
+    """Every retrained model of the run by loss; those that were not retrained come last."""
+    entries = [*summary["promoted"], *summary["baselines"]]
+    entries.sort(key=lambda entry: math.inf if entry["loss"] is None else float(entry["loss"]))
+    rows = [
+        (
+            f"**{entry['label']}**" if entry is student else entry["label"],
+            words.origin(entry["origin"]),
+            words.count(entry["parameters"]),
+            words.nats(entry["loss"]),
+            words.milliseconds(entry["latency_ms"]),
+        )
+        for entry in entries
+    ]
+    head = ("model", "proposed by", "parameters", "loss, nats per token", "latency, ms")
+    alike = len({entry["tokens"] for entry in entries}) == 1
+    return _table(head, rows) + ("\n\nAll were trained on the same tokens." if alike else "")
+
+
+def _sizes(teacher: Entry, student: Entry) -> str:
+    names = {"hidden": "hidden", "mlp": "MLP", "heads": "heads", "kv_heads": "KV heads", "layers": "layers"}
+    rows = [(name, str(student[key]), str(teacher[key])) for key, name in names.items()]
+    kept = words.layer_ranges(student["kept_layers"])
+    return (
+        _table(("axis", "this model", "teacher"), rows) + f"\n\nLayers of the teacher that it keeps: {kept}."
+    )
+
+
+def _snippet(student: Entry) -> str:
+    return _SNIPPET.format(folder=json.dumps(student["path"] or student["label"], ensure_ascii=False))
+
+
+def _making(summary: dict[str, Any], student: Entry) -> str:
+    versions = ", ".join(f"{package} {version}" for package, version in summary["versions"].items())
+    return (
+        f"- distillation: {student['tokens']:,} tokens, in {words.duration(student['seconds'])}\n"
+        f"- text: {_code(summary['corpus']['id'])}, fingerprint {_code(summary['corpus']['fingerprint'])}\n"
+        f"- command: {_code(summary['command'])}\n"
+        f"- versions: {_cell(versions)}"
+    )
+
+
+def _table(head: tuple[str, ...], rows: list[Any]) -> str:
+    lines = [head, ("---",) + ("---:",) * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Text on one line that starts no column and no markup of HTML."""
+    return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _code(text: str) -> str:
+    """Text as a code span, in which Markdown and HTML mean nothing."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence, pad = "`" * (longest + 1), " " if longest else ""
+    return fence + pad + re.sub(r"\s+", " ", text) + pad + fence

@@ -1,0 +1,74 @@
+"""What a run would do, without doing it: the space, tokens, arithmetic, disk."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import rich.box
+import rich.console
+import rich.table
+
+from evaluators.distillation.targets import cache_bytes
+from evaluators.flops import training_flops
+from search.resolution import Resolved
+from search.run_directory import RunDirectory
+from space.baselines import baselines
+from space.budget import spoken
+from space.counting import matrix_polynomial
+from space.search_space import FREE_AXES
+
+
+def plan(resolved: Resolved, directory: RunDirectory) -> str:
+    """A table for people, as text."""
+    table = rich.table.Table(box=rich.box.SIMPLE, show_header=False)
+    for name, value in [*_space_rows(resolved), *_work_rows(resolved), ("run directory", str(directory.path))]:
+        table.add_row(name, value)
+    text = io.StringIO()
+    rich.console.Console(file=text, width=120).print(table)
+    return text.getvalue().rstrip()
+
+
+def _space_rows(resolved: Resolved) -> list[tuple[str, str]]:
+    config, space, teacher = resolved.config, resolved.space, resolved.axis_map.teacher
+    sizes = [f"{axis} {_span(space.values(axis))} of {teacher[axis]}" for axis in FREE_AXES]
+    mlps = [architecture.mlp for architecture in space.architectures]
+    hand_made = [
+        (origin, f"{a.label}, {space.parameters_of[a]:,} parameters")
+        for origin, a in baselines(space, teacher).items()
+    ]
+    return [
+        ("teacher", f"{config.teacher}, {resolved.teacher_parameters:,} parameters"),
+        ("budget", f"{config.budget:,} parameters ±{config.tolerance:.1%}"),
+        ("architectures", f"{len(space.architectures):,}, from {min(space.parameters):,} to {max(space.parameters):,}"),
+        ("sizes", "\n".join([*sizes, f"mlp {min(mlps)} to {max(mlps)} of {teacher.mlp}, solved from the budget"])),
+        *hand_made,
+    ]
+
+
+def _work_rows(resolved: Resolved) -> list[tuple[str, str]]:
+    config, matrices = resolved.config, matrix_polynomial(resolved.axis_map)
+    whole = matrices.of(resolved.axis_map.teacher)
+    student = max(matrices.of(a) for a in resolved.space.architectures)
+    rungs = list(zip(config.rung_tokens, config.rung_candidates, strict=True))
+    short = sum(tokens * candidates for tokens, candidates in rungs)
+    retrained = config.promote + (4 if config.retrain_baselines else 0)
+    cached = config.distillation_blocks * config.block if config.cache_targets else max(config.rung_tokens)
+    rows = [("rung 0", f"{config.trials} candidates, loss straight after pruning")]
+    for number, (tokens, candidates) in enumerate(rungs, start=1):
+        rows.append((f"rung {number}", f"{candidates} candidates, {tokens:,} tokens each"))
+    live = 0 if config.cache_targets else retrained * config.retrain_tokens
+    flops = training_flops(student, short + retrained * config.retrain_tokens) + 2 * whole * (cached + live)
+    models = (config.promote + 3 * config.retrain_baselines) * config.budget * 4
+    disk = cache_bytes(cached, resolved.axis_map.teacher.hidden) + models + 16 * config.budget
+    return [
+        *rows,
+        ("retraining", f"{retrained} models, {config.retrain_tokens:,} tokens each"),
+        ("tokens", f"{short + retrained * config.retrain_tokens:,} trained on, {cached:,} of teacher targets cached"),
+        ("arithmetic", f"{flops:.2e} FLOPs (10^{math.log10(flops):.1f})"),
+        ("disk", f"{spoken(disk)}B".replace("BB", " GB").replace("MB", " MB").replace("kB", " kB")),
+    ]
+
+
+def _span(values: list[int]) -> str:
+    return ", ".join(map(str, values)) if len(values) <= 6 else f"{values[0]}, {values[1]} … {values[-1]}"

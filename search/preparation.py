@@ -1,0 +1,150 @@
+"""Everything before the first candidate: teacher, text, ranking, targets. Each is made once and reused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from evaluators.corpus.corpus import Corpus, CorpusRequest, read_corpus
+from evaluators.distillation.targets import (
+    CachedTargets,
+    LiveTargets,
+    Targets,
+    cache_bytes,
+    cache_targets,
+    is_cached,
+)
+from evaluators.final_states import head_weight
+from evaluators.fingerprint import fingerprint
+from evaluators.importance.rank import rank, ranking_fingerprint
+from evaluators.latency import Workload
+from evaluators.latency_book import LatencyBook
+from evaluators.teacher import Teacher, load_teacher
+from search.config import RunConfig
+from search.console import Console
+from search.resolution import Resolved
+from search.run_directory import RunDirectory
+from search.workbench import Workbench
+from space.axis_map import AxisMap
+from space.extraction import sort_by_importance
+from space.input_error import InputError
+from space.ranking import Ranking
+
+_WORKLOADS = {"cpu": Workload(), "cuda": Workload(prompt=1024, answer=128, timed_answer=16)}
+
+
+def cache_directory() -> Path:
+    """Where texts and latencies are kept between runs: ``SLIMSEARCH_CACHE``, else the user's cache."""
+    if named := os.environ.get("SLIMSEARCH_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slimsearch"
+
+
+def prepare(resolved: Resolved, directory: RunDirectory, console: Console) -> Workbench:
+    """Load or make all that candidates are evaluated with.
+
+    Raises:
+        InputError: the teacher or the text cannot be used.
+    """
+    config = resolved.config
+    with console.stage("teacher"):
+        teacher = load_teacher(
+            config.teacher,
+            revision=config.revision or None,
+            device=torch.device(config.device),
+            dtype=torch.bfloat16 if config.device.startswith("cuda") else torch.float32,
+            trust_remote_code=config.trust_remote_code,
+        )
+    with console.stage("text"):
+        corpus = _read(config, teacher)
+    with console.stage("ranking"):
+        ranking = _rank(teacher, resolved.axis_map, corpus, directory, console)
+    weights = dict(teacher.model.named_parameters())
+    canonical = sort_by_importance(weights, resolved.axis_map, ranking)
+    with console.stage("targets"):
+        targets, retraining_targets = _targets(config, teacher, corpus, directory, console)
+    accelerator = Accelerator(
+        cpu=config.device == "cpu", mixed_precision="bf16" if config.dtype == "bfloat16" else "no"
+    )
+    return Workbench(
+        config,
+        directory.path,
+        teacher,
+        resolved.axis_map,
+        resolved.space,
+        corpus,
+        ranking,
+        canonical,
+        targets,
+        retraining_targets,
+        accelerator,
+        LatencyBook(cache_directory() / "latencies.jsonl"),
+        _WORKLOADS.get(torch.device(config.device).type, Workload()),
+    )
+
+
+def _read(config: RunConfig, teacher: Teacher) -> Corpus:
+    request = CorpusRequest(
+        data=config.data,
+        block=config.block,
+        calibration_blocks=config.calibration_blocks,
+        distillation_blocks=config.distillation_blocks,
+        validation_blocks=config.validation_blocks,
+    )
+    return read_corpus(request, teacher.tokenizer, config.data, cache_directory() / "text")
+
+
+def _rank(
+    teacher: Teacher, axis_map: AxisMap, corpus: Corpus, directory: RunDirectory, console: Console
+) -> Ranking:
+    key = ranking_fingerprint(teacher.fingerprint, corpus.calibration)
+    if (ranking := Ranking.load(directory.ranking, key)) is not None:
+        console.say(f"reusing the ranking in {directory.ranking}: same teacher, text and method")
+        console.forecast.skip("forward", corpus.calibration.numel())
+        return ranking
+    with console.work("ranking every axis", "forward", corpus.calibration.numel()) as advance:
+        ranking = rank(
+            teacher.model, axis_map, corpus.calibration, key, lambda blocks: advance(blocks * corpus.block)
+        )
+    ranking.save(directory.ranking)
+    return ranking
+
+
+def _targets(
+    config: RunConfig, teacher: Teacher, corpus: Corpus, directory: RunDirectory, console: Console
+) -> tuple[Targets, Targets]:
+    """The targets of the rungs, always cached, and those of retraining, cached if they are small."""
+    tokens = corpus.distillation
+    if not config.cache_targets:
+        tokens = tokens[: -(-max(config.rung_tokens) // corpus.block)]
+    key = fingerprint(teacher.fingerprint, tokens)
+    if is_cached(directory.targets, key):
+        console.say(f"reusing the teacher's targets in {directory.targets.parent}")
+        console.forecast.skip("forward", tokens.numel())
+    else:
+        _cache(teacher, tokens, directory, key, console)
+    cached = CachedTargets(directory.targets, head_weight(teacher.model), tokens)
+    if config.cache_targets:
+        return cached, cached
+    return cached, LiveTargets(teacher.model, corpus.distillation)
+
+
+def _cache(teacher: Teacher, tokens: Tensor, directory: RunDirectory, key: str, console: Console) -> None:
+    size = cache_bytes(tokens.numel(), head_weight(teacher.model).shape[1])
+    free = shutil.disk_usage(directory.path).free
+    console.say(f"caching the teacher's targets of {tokens.numel():,} tokens: {size / 1e6:,.0f} MB")
+    if size > 0.95 * free:
+        raise InputError(
+            "The teacher's targets have to fit on the disk",
+            f"{size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free in {directory.path}",
+            "Make space, name another disk with --out, or take fewer --rung-tokens",
+        )
+    with console.work("caching the teacher's targets", "forward", tokens.numel()) as advance:
+        cache_targets(
+            teacher.model, tokens, directory.targets, key, lambda blocks: advance(blocks * tokens.shape[1])
+        )

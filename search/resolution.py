@@ -1,0 +1,127 @@
+"""From flags to a configuration: everything that can be refused is refused here, before any work."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PretrainedConfig
+
+from evaluators.distillation.targets import cache_bytes
+from evaluators.teacher import load_config
+from search.config import RunConfig
+from search.flags import Flags, count_of
+from search.objectives import parse_objectives
+from search.scale import Scale, default_device, default_dtype, scale_for
+from search.teachers import EMBEDDED, default_text, short_name, teacher_for
+from space.axis_map import AxisMap, discover
+from space.budget import Budget, BudgetText
+from space.counting import parameter_polynomial
+from space.input_error import InputError
+from space.search_space import SearchSpace, enumerate_space
+
+#: Teacher targets for retraining are cached up to this size; beyond it the teacher runs again.
+_CACHE_BYTES = 20e9
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a run will do, and the space that it will search."""
+
+    config: RunConfig
+    axis_map: AxisMap
+    space: SearchSpace
+    teacher_parameters: int
+
+
+def resolve(flags: Flags) -> Resolved:
+    """Choose everything that the flags leave open.
+
+    Raises:
+        InputError: the run cannot be done.
+    """
+    text = BudgetText.parse(flags.budget)
+    objectives = parse_objectives(flags.objectives)
+    device = _device(flags.device)
+    teacher = flags.model or teacher_for(text)
+    if teacher == str(EMBEDDED):
+        teacher = os.path.relpath(EMBEDDED)
+    config = load_config(teacher, flags.revision, flags.trust_remote_code)
+    axis_map = discover(config)
+    parameters = parameter_polynomial(axis_map).of(axis_map.teacher)
+    space = enumerate_space(axis_map, Budget(text.parameters(parameters), flags.tolerance))
+    scale = scale_for(parameters)
+    rungs = tuple(count_of(t, "--rung-tokens") for t in flags.rung_tokens) or scale.rung_tokens
+    trials = min(flags.trials or scale.trials, len(space.architectures))
+    candidates = _rung_candidates(trials, len(rungs), scale)
+    retrain = count_of(flags.retrain_tokens, "--retrain-tokens") if flags.retrain_tokens else scale.retrain_tokens
+    block = _block(scale, config, max(rungs))
+    blocks = math.ceil(max(*rungs, retrain) / block)
+    run = RunConfig(
+        name=_name(flags, teacher),
+        teacher=teacher,
+        revision=flags.revision or "",
+        budget=space.budget.parameters,
+        tolerance=flags.tolerance,
+        data=flags.data or default_text(teacher),
+        block=block,
+        calibration_blocks=scale.calibration_blocks,
+        validation_blocks=scale.validation_blocks,
+        distillation_blocks=blocks,
+        objectives=objectives,
+        sampler=flags.sampler,
+        trials=trials,
+        rung_tokens=rungs,
+        rung_candidates=candidates,
+        retrain_tokens=retrain,
+        promote=min(flags.promote or scale.promote, candidates[-1]),
+        retrain_baselines=parameters < 100e6 if flags.retrain_baselines is None else flags.retrain_baselines,
+        batch_blocks=scale.batch_blocks,
+        cache_targets=cache_bytes(blocks * block, axis_map.teacher.hidden) <= _CACHE_BYTES,
+        storage=flags.storage or "",
+        seed=flags.seed,
+        device=device,
+        dtype=flags.dtype or default_dtype(device, parameters),
+        trust_remote_code=flags.trust_remote_code,
+    )
+    return Resolved(run, axis_map, space, parameters)
+
+
+def _rung_candidates(trials: int, rungs: int, scale: Scale) -> tuple[int, ...]:
+    """Candidates of each rung of short distillation: the scale's, or a third of the rung before."""
+    if rungs == len(scale.rung_candidates):
+        return tuple(min(trials, candidates) for candidates in scale.rung_candidates)
+    candidates = [min(trials, scale.rung_candidates[0])]
+    while len(candidates) < rungs:
+        candidates.append(max(1, candidates[-1] // 3))
+    return tuple(candidates)
+
+
+def _block(scale: Scale, config: PretrainedConfig, tokens: int) -> int:
+    """Tokens a block: the scale's, within what the teacher can read and the smallest rung can fill."""
+    longest = getattr(config, "max_position_embeddings", None) or scale.block
+    return max(2, min(scale.block, longest, tokens))
+
+
+def _name(flags: Flags, teacher: str) -> str:
+    name = flags.study_name or f"{short_name(teacher)}-{flags.budget.strip().replace('%', 'pct')}"
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise InputError(
+            "The name of a run has to be the name of one folder", f"{name!r} is none", "Try --study-name first-try"
+        )
+    return name
+
+
+def _device(name: str | None) -> str:
+    if name is None:
+        return default_device()
+    remedy = "Leave --device out, or name one of cpu, cuda, cuda:1, mps"
+    rule = "The device has to be one that PyTorch has here"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(rule, f"{name!r} is not: {str(error).splitlines()[0]}", remedy) from None
+    return name

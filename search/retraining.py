@@ -1,0 +1,154 @@
+"""The promoted candidates, distilled to the end and written as ordinary Hugging Face models."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from evaluators.distillation.loop import Checkpointing, Diverged
+from evaluators.loss import bits_per_byte
+from evaluators.quiet import quiet
+from search.workbench import Workbench
+from space.architecture import Architecture
+from space.extraction import student_config
+
+#: The chosen architecture trained from random weights: what pruning is worth.
+RANDOM_WEIGHTS = "random-weights"
+_VALIDATIONS = 8
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A retrained model and its figures."""
+
+    architecture: Architecture
+    origin: str
+    loss: float | None
+    """Nats per token of the model as written; None if it failed."""
+    bits_per_byte: float | None
+    tokens: int
+    seconds: float
+    curve: list[tuple[int, float]]
+    path: str | None
+    """Of the model, within the run directory."""
+    failure: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The architecture's short name."""
+        return self.architecture.label
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What is to be retrained."""
+
+    architecture: Architecture
+    origin: str
+    number: int
+    """Of the model's folder."""
+
+    @property
+    def key(self) -> str:
+        """Names the retraining within the run."""
+        kind = RANDOM_WEIGHTS if self.origin == RANDOM_WEIGHTS else "pruned"
+        return f"{kind}-{self.architecture.label}"
+
+    @property
+    def folder(self) -> str:
+        """Of the model, below ``models/``."""
+        return f"{self.number:02d}-{self.architecture.label}"
+
+
+def finished(bench: Workbench, assignment: Assignment) -> Retrained | None:
+    """The result of a retraining that an earlier process finished."""
+    path = bench.directory / "retraining" / f"{assignment.key}.json"
+    if not path.exists():
+        return None
+    fields = json.loads(path.read_text())
+    fields["architecture"] = Architecture(**fields["architecture"])
+    fields["curve"] = [(tokens, loss) for tokens, loss in fields["curve"]]
+    return Retrained(**fields)
+
+
+def retrain(bench: Workbench, assignment: Assignment, advance: Callable[[int], None]) -> Retrained:
+    """Distil a candidate for all of the retraining tokens, from where an earlier process stopped.
+
+    A model from random weights is measured and not kept.
+    """
+    checkpoint = bench.directory / "retraining" / f"{assignment.key}.safetensors"
+    try:
+        result = _retrain(bench, assignment, checkpoint, advance)
+    except Diverged as error:
+        result = Retrained(assignment.architecture, assignment.origin, None, None, 0, 0.0, [], None, str(error))
+    path = checkpoint.with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(asdict(result)))
+    os.replace(new, path)
+    checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def _retrain(
+    bench: Workbench, assignment: Assignment, checkpoint: Path, advance: Callable[[int], None]
+) -> Retrained:
+    architecture = assignment.architecture
+    from_random = assignment.origin == RANDOM_WEIGHTS
+    student = _random(bench, architecture) if from_random else bench.extract(architecture)
+    saving = Checkpointing(path=checkpoint, key=f"{assignment.key} {bench.config.retrain_tokens}")
+    outcome = bench.train(
+        student, bench.config.retrain_tokens, bench.retraining_targets, advance, _VALIDATIONS, saving
+    )
+    path = None
+    if not from_random:
+        path = f"models/{assignment.folder}"
+        write_model(bench, student, bench.directory / path)
+        student = reload(bench, bench.directory / path)
+    loss = bench.exact_loss(student)
+    validation = bench.corpus.validation
+    predicted = validation.shape[0] * (validation.shape[1] - 1)
+    return Retrained(
+        architecture,
+        assignment.origin,
+        loss,
+        bits_per_byte(loss, predicted, bench.corpus.validation_bytes),
+        outcome.tokens,
+        outcome.seconds,
+        outcome.curve,
+        path,
+    )
+
+
+def _random(bench: Workbench, architecture: Architecture) -> PreTrainedModel:
+    kept = bench.ranking.kept_layers(architecture.layers)
+    torch.manual_seed(bench.config.seed)
+    config = student_config(bench.axis_map, architecture, kept)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model.to(bench.teacher.model.device)
+
+
+def write_model(bench: Workbench, student: PreTrainedModel, path: Path) -> None:
+    """Write a directory that transformers loads, in the dtype of the teacher's weights on disk."""
+    new = path.with_name(path.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(path, ignore_errors=True)
+    student.generation_config = bench.teacher.model.generation_config
+    with quiet():
+        student.to(bench.teacher.stored_dtype).save_pretrained(new)
+        bench.teacher.tokenizer.save_pretrained(new)
+    os.replace(new, path)
+
+
+def reload(bench: Workbench, path: Path) -> PreTrainedModel:
+    """The model as anybody will load it."""
+    with quiet():
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=bench.teacher.model.dtype)
+    return model.to(bench.teacher.model.device).eval()

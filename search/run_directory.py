@@ -1,0 +1,75 @@
+"""The directory of a run: what lies where, who may write, and that it belongs to one configuration."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from search.config import RunConfig
+from space.input_error import InputError
+
+
+class RunDirectory:
+    """The files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
+        self.ranking = path / "ranking.safetensors"
+        self.targets = path / "targets" / "states.bin"
+        self.models = path / "models"
+        self.retraining = path / "retraining"
+        self.report = path / "report.html"
+        self.summary = path / "summary.json"
+        self.teacher = path / "teacher.json"
+        self.seconds = path / "seconds.json"
+
+    @contextmanager
+    def claimed(self, config: RunConfig) -> Iterator[None]:
+        """Hold the directory for one process and one configuration.
+
+        Raises:
+            InputError: it belongs to another configuration, or another process is at work in it.
+        """
+        self._refuse_another(config)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / "lock").open("w")
+        except OSError as error:
+            raise InputError(
+                "The folder of the runs has to be writable",
+                f"{self.path}: {error.strerror}",
+                "Name another with --out",
+            ) from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    "One process works in a run directory at a time",
+                    f"another one is at work in {self.path}",
+                    "Wait for it, or take another --study-name",
+                ) from None
+            if not self.config.exists():
+                new = self.config.with_suffix(".new")
+                config.save(new)
+                os.replace(new, self.config)
+            yield
+
+    def _refuse_another(self, config: RunConfig) -> None:
+        if not self.config.exists():
+            return
+        remedy = "Take another --study-name, repeat the flags of that run, or delete the directory"
+        try:
+            before = RunConfig.load(self.config)
+        except ValueError as error:
+            values = f"{self.config} cannot be read: {error}"
+        else:
+            differences = config.differences(before)
+            if not differences:
+                return
+            values = f"in {self.path}, {'; '.join(differences)}"
+        raise InputError("A run directory keeps the configuration that it was begun with", values, remedy)

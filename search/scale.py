@@ -1,0 +1,63 @@
+"""How much work is worth it for a teacher of a given size: the defaults behind ``--budget`` alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Defaults for teachers up to a size."""
+
+    teacher_parameters: float
+    """The largest teacher that this is meant for."""
+    block: int
+    """Tokens a block."""
+    batch_blocks: int
+    """Blocks of an optimiser step."""
+    calibration_blocks: int
+    """Samples that importance is computed on."""
+    validation_blocks: int
+    """Blocks that losses are measured on."""
+    trials: int
+    """Architectures scored straight after pruning."""
+    rung_candidates: tuple[int, ...]
+    """Candidates of rung 1, 2, …"""
+    rung_tokens: tuple[int, ...]
+    """Tokens of rung 1, 2, …"""
+    retrain_tokens: int
+    """Tokens of retraining."""
+    promote: int
+    """Candidates retrained."""
+
+
+#: From the paper come 1024 calibration samples, and for large teachers about a hundred times the
+#: tokens of a rung for retraining; the small scales are what two CPU cores do in minutes.
+SCALES = (
+    Scale(10e6, 128, 8, 256, 192, 32, (16,), (65_536,), 327_680, 2),
+    Scale(100e6, 256, 16, 512, 256, 48, (16, 6), (500_000, 2_000_000), 20_000_000, 2),
+    Scale(1e9, 1024, 32, 1024, 128, 64, (24, 8), (1_000_000, 4_000_000), 200_000_000, 3),
+    Scale(float("inf"), 4096, 32, 1024, 64, 64, (24, 8), (2_000_000, 8_000_000), 1_000_000_000, 3),
+)
+
+
+def scale_for(teacher_parameters: int) -> Scale:
+    """The defaults for a teacher."""
+    return next(scale for scale in SCALES if teacher_parameters <= scale.teacher_parameters)
+
+
+def default_device() -> str:
+    """The best device of this machine."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def default_dtype(device: str, teacher_parameters: int) -> str:
+    """bfloat16 where the hardware multiplies it faster: on GPUs, and on CPUs from a million parameters on."""
+    if device.startswith("cuda"):
+        return "bfloat16"
+    fast_cpu = device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bfloat16" if fast_cpu and teacher_parameters >= 1_000_000 else "float32"

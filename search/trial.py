@@ -1,0 +1,76 @@
+"""One candidate at one rung: pruned, measured, distilled if the rung says so."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable
+
+import torch
+
+from evaluators.distillation.loop import Diverged
+from search.rung import Evaluation
+from search.workbench import Workbench
+from space.architecture import Architecture
+
+
+class CandidateFailed(RuntimeError):
+    """A candidate that cannot be evaluated; the message is the reason, for people."""
+
+
+def evaluate(
+    bench: Workbench, architecture: Architecture, rung: int, advance: Callable[[int], None]
+) -> Evaluation:
+    """Score a candidate.
+
+    Rung 0 is the loss straight after pruning; a later rung begins from the same pruned weights and
+    distils for the rung's tokens.
+
+    Raises:
+        CandidateFailed: with the reason. The search goes on without it.
+    """
+    try:
+        return _evaluate(bench, architecture, rung, advance)
+    except Diverged as error:
+        raise CandidateFailed(f"diverged: {error}") from None
+    except (RuntimeError, ValueError, MemoryError) as error:
+        kind = "out of memory" if _out_of_memory(error) else type(error).__name__
+        raise CandidateFailed(f"{kind}: {_first_line(error)}") from error
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _evaluate(
+    bench: Workbench, architecture: Architecture, rung: int, advance: Callable[[int], None]
+) -> Evaluation:
+    student = bench.extract(architecture)
+    values, details = dict(bench.costs(architecture)), {}
+    if "latency" in bench.config.objectives:
+        latency = bench.latency(student)
+        values["latency"] = latency.total_ms
+        details = {"prefill_ms": latency.prefill_ms, "decode_ms_per_token": latency.decode_ms_per_token}
+    if rung == 0:
+        values["loss"] = _finite(bench.loss(student))
+        return Evaluation(values, details=details)
+    tokens = bench.config.rung_tokens[rung - 1]
+    outcome = bench.train(student, tokens, bench.targets, advance, validations=4)
+    values["loss"] = _finite(outcome.curve[-1][1])
+    return Evaluation(values, outcome.tokens, outcome.curve, outcome.seconds, details)
+
+
+def _finite(loss: float) -> float:
+    if not math.isfinite(loss):
+        raise Diverged(f"the validation loss is {loss}")
+    return loss
+
+
+def _out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "memory" in text
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else "no message"

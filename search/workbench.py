@@ -1,0 +1,108 @@
+"""Everything that a candidate is evaluated with, prepared once for a whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from evaluators.corpus.corpus import Corpus
+from evaluators.distillation.loop import Checkpointing, Outcome, Watch, distil
+from evaluators.distillation.schedule import Schedule, peak_rate
+from evaluators.distillation.targets import Targets
+from evaluators.flops import decode_flops
+from evaluators.latency import Latency, Workload, measure, measure_beside
+from evaluators.latency_book import LatencyBook, latency_key
+from evaluators.loss import validation_loss
+from evaluators.memory import memory_bytes
+from evaluators.teacher import Teacher
+from search.config import RunConfig
+from space.architecture import Architecture
+from space.axis_map import AxisMap
+from space.counting import matrix_polynomial
+from space.extraction import extract
+from space.ranking import Ranking
+from space.search_space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """Teacher, text, ranking and targets of a run, and what to do with them."""
+
+    config: RunConfig
+    directory: Path
+    teacher: Teacher
+    axis_map: AxisMap
+    space: SearchSpace
+    corpus: Corpus
+    ranking: Ranking
+    canonical: Mapping[str, Tensor]
+    """The teacher's weights, sorted by importance."""
+    targets: Targets
+    retraining_targets: Targets
+    accelerator: Accelerator
+    book: LatencyBook
+    workload: Workload
+
+    def extract(self, architecture: Architecture) -> PreTrainedModel:
+        """A student straight after pruning, its weights in the teacher's dtype."""
+        return extract(self.canonical, self.axis_map, self.ranking, architecture)
+
+    def loss(self, model: PreTrainedModel) -> float:
+        """The validation loss in the precision of training, as the rungs compare it."""
+        with self.accelerator.autocast():
+            return validation_loss(model, self.corpus.validation)
+
+    def exact_loss(self, model: PreTrainedModel) -> float:
+        """The validation loss in the precision of the weights, as results state it."""
+        return validation_loss(model, self.corpus.validation)
+
+    def latency(self, model: PreTrainedModel) -> Latency:
+        """The latency of a student or of the teacher on this device."""
+        teacher = self.teacher.model
+        reference = self.book.look_up(self._key(teacher), lambda: measure(teacher, self.workload))
+        if model is teacher:
+            return reference
+        return self.book.look_up(
+            self._key(model), lambda: measure_beside(model, teacher, reference, self.workload)
+        )
+
+    def costs(self, architecture: Architecture) -> dict[str, float]:
+        """The objectives that follow from the sizes alone."""
+        parameters = self.space.parameters_of.get(architecture) or self.teacher.model.num_parameters()
+        context = self.workload.prompt + self.workload.answer
+        head_dim = self.axis_map.head_dim
+        tokens = self.workload.batch * context
+        memory = memory_bytes(architecture, parameters, head_dim, self.teacher.stored_dtype.itemsize, tokens)
+        weights = matrix_polynomial(self.axis_map).of(architecture)
+        flops = decode_flops(architecture, weights, head_dim, context)
+        return {"parameters": float(parameters), "memory": float(memory), "flops": float(flops)}
+
+    def train(
+        self,
+        student: PreTrainedModel,
+        tokens: int,
+        targets: Targets,
+        advance: Callable[[int], None],
+        validations: int,
+        checkpointing: Checkpointing | None = None,
+    ) -> Outcome:
+        """Distil a student in place, its loss watched at equal distances."""
+        schedule = Schedule(
+            tokens=tokens,
+            blocks=self.config.batch_blocks,
+            block=self.corpus.block,
+            peak_rate=peak_rate(student.num_parameters()),
+        )
+        watch = Watch(validate=self.loss, times=validations, advance=advance)
+        return distil(student.float(), targets, schedule, self.accelerator, watch, checkpointing)
+
+    def _key(self, model: PreTrainedModel) -> str:
+        dtype = next(model.parameters()).dtype
+        device = torch.device(self.config.device)
+        return latency_key(model.config, self.teacher.model.config, device, dtype, self.workload)
