@@ -53,7 +53,11 @@ class LatencyBook:
 
 
 def latency_key(
-    config: PretrainedConfig, reference: PretrainedConfig, device: torch.device, dtype: torch.dtype, load: Workload
+    config: PretrainedConfig,
+    reference: PretrainedConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    load: Workload,
 ) -> str:
     """What a latency depends on: the sizes, the teacher timed beside, the machine, the libraries, the load."""
     sizes = [

@@ -166,7 +166,9 @@ class Account:
         orders: dict[str, dict[str, float]] = {"parameters": {}}
         for rung in self.rungs:
             complete = rung.complete()
-            orders[f"rung {rung.index}"] = {r.label: r.evaluation.values["loss"] for r in complete if r.evaluation}
+            orders[f"rung {rung.index}"] = {
+                r.label: r.evaluation.values["loss"] for r in complete if r.evaluation
+            }
             sizes = self.bench.space.parameters_of
             orders["parameters"] |= {r.label: float(-sizes[r.architecture]) for r in complete}
         orders["retraining"] = {

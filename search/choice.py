@@ -24,7 +24,11 @@ def choose(results: Sequence[Retrained]) -> Choice | None:
         results: of retraining; failures and models from random weights are passed over.
     """
     ready = sorted(
-        ((r.loss, number, r) for number, r in enumerate(results) if r.loss is not None and r.origin != RANDOM_WEIGHTS),
+        (
+            (r.loss, number, r)
+            for number, r in enumerate(results)
+            if r.loss is not None and r.origin != RANDOM_WEIGHTS
+        ),
         key=lambda entry: entry[:2],
     )
     if not ready:
@@ -32,7 +36,10 @@ def choose(results: Sequence[Retrained]) -> Choice | None:
     loss, _, best = ready[0]
     reason = f"lowest loss of {len(ready)} retrained models, {loss:.4f} nats per token"
     if best.origin != SEARCH:
-        return Choice(best.label, f"{reason}; it is the hand-made baseline {best.origin!r}: the search found none better")
+        return Choice(
+            best.label,
+            f"{reason}; it is the hand-made baseline {best.origin!r}: the search found none better",
+        )
     beaten = [(other_loss, r.origin) for other_loss, _, r in ready if r.origin != SEARCH]
     if beaten:
         reason += f", {beaten[0][0] - loss:.4f} below the best hand-made baseline ({beaten[0][1]})"

@@ -76,7 +76,9 @@ class RunConfig:
     def differences(self, other: RunConfig) -> list[str]:
         """Readable differences from another configuration."""
         mine, others = asdict(self), asdict(other)
-        return [f"{name} is {mine[name]!r}, was {others[name]!r}" for name in mine if mine[name] != others[name]]
+        return [
+            f"{name} is {mine[name]!r}, was {others[name]!r}" for name in mine if mine[name] != others[name]
+        ]
 
     def save(self, path: Path) -> None:
         """Write as TOML."""

@@ -72,7 +72,12 @@ class Console:
         if not self.live:
             yield
             return
-        columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[left]}"), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(20),
+            TextColumn("{task.fields[left]}"),
+            TimeElapsedColumn(),
+        )
         with Progress(*columns, console=self.stderr, transient=True) as self._progress:
             self._task = self._progress.add_task("starting", total=None, left="")
             yield
@@ -113,13 +118,22 @@ class Console:
         """Keep the best candidate of each rung."""
         if rung not in self.best or loss < self.best[rung][0]:
             self.best[rung] = (loss, label)
-        logger.info("rung %d  %-28s loss %.4f   best %.4f %s   %s left", rung, label, loss, *self.best[rung], clock(self.forecast.left()))
+        logger.info(
+            "rung %d  %-28s loss %.4f   best %.4f %s   %s left",
+            rung,
+            label,
+            loss,
+            *self.best[rung],
+            clock(self.forecast.left()),
+        )
 
     def _show(self, text: str, done: int | None, total: int | None) -> None:
         best = f"  best {self.best[max(self.best)][0]:.4f} at rung {max(self.best)}" if self.best else ""
         left = f"{clock(self.forecast.left())} left"
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, description=text + best, completed=done or 0, total=total, left=left)
+            self._progress.update(
+                self._task, description=text + best, completed=done or 0, total=total, left=left
+            )
         elif time.monotonic() - self._logged_at > _LOG_EVERY_SECONDS and total:
             self._logged_at = time.monotonic()
             logger.info("%s  %.0f%%%s   %s", text, 100 * (done or 0) / total, best, left)

@@ -144,7 +144,9 @@ def check(flags: Flags) -> None:
     BudgetText.parse(flags.budget)
     if not 0 < flags.tolerance < 0.5:
         raise InputError(
-            "The tolerance has to lie between 0 and 0.5", f"{flags.tolerance} was given", "Try --tolerance 0.02"
+            "The tolerance has to lie between 0 and 0.5",
+            f"{flags.tolerance} was given",
+            "Try --tolerance 0.02",
         )
     for name in ("trials", "promote"):
         value = getattr(flags, name)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from optuna.trial import Trial
 
 from search.bracket import Bracket
+from search.config import RunConfig
 from search.console import Console
+from search.objectives import UNITS
 from search.rung import Rung
 from search.sampler import START_UP, SpaceSampler, make_sampler
 from search.storage import open_storage, open_study
-from search.objectives import UNITS
-from search.trial import CandidateFailed, evaluate
+from search.trial import CandidateError, evaluate
 from search.workbench import Workbench
 from space.baselines import baselines
 from space.search_space import SearchSpace
-from search.config import RunConfig
-from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,12 @@ def open_rungs(config: RunConfig, space: SearchSpace, directory: Path) -> list[R
     """The rungs' studies, ``NAME/r0`` and so on, created if they are not there."""
     storage = open_storage(config.storage, directory)
     return [
-        Rung(index, open_study(storage, f"{config.name}/r{index}", config.objectives, UNITS), space, config.objectives)
+        Rung(
+            index,
+            open_study(storage, f"{config.name}/r{index}", config.objectives, UNITS),
+            space,
+            config.objectives,
+        )
         for index in range(config.rungs)
     ]
 
@@ -82,9 +87,15 @@ class Search:
         with self.console.work(text, *self._effort(rung.index)) as advance:
             try:
                 evaluation = evaluate(self.bench, architecture, rung.index, advance)
-            except CandidateFailed as failure:
+            except CandidateError as failure:
                 rung.tell_failure(trial, str(failure))
-                logger.warning("trial %d of rung %d, %s, failed: %s", trial.number, rung.index, architecture.label, failure)
+                logger.warning(
+                    "trial %d of rung %d, %s, failed: %s",
+                    trial.number,
+                    rung.index,
+                    architecture.label,
+                    failure,
+                )
                 return
         rung.tell(trial, evaluation)
         self.console.told(rung.index, architecture.label, evaluation.values["loss"])

@@ -16,6 +16,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from search.report import format as words
+from search.report.journeys import retrained_entries
 
 Entry = dict[str, Any]
 
@@ -30,19 +31,22 @@ print(tokenizer.decode(answer[0], skip_special_tokens=True))
 ```"""
 
 
-def model_card(summary: dict[str, Any], label: str, licence: str | None) -> str:
+def model_card(summary: dict[str, Any], label: str, licence: str | None, *, origin: str | None = None) -> str:
     """The model card of the retrained model called ``label``.
 
     Args:
         summary: the run's summary, checked.
         label: of a promoted model, or of a baseline if no promoted model has that label.
         licence: the teacher's licence as the hub writes it (``apache-2.0``), None if unknown.
+        origin: who proposed the model, where that tells it from another of the same label: the chosen
+            architecture trained from ``random-weights`` has the chosen model's.
 
     Raises:
         KeyError: no retrained model of the run is called ``label``.
     """
     entries = [*summary["promoted"], *summary["baselines"]]
-    student = next((entry for entry in entries if entry["label"] == label), None)
+    named = (one for one in entries if one["label"] == label and origin in (None, one["origin"]))
+    student = next(named, None)
     if student is None:
         raise KeyError(label)
     sections = (
@@ -144,11 +148,11 @@ def _latency_words(summary: dict[str, Any]) -> str:
 
 def _comparison(summary: dict[str, Any], student: Entry) -> str:
     """Every retrained model of the run by loss; those that were not retrained come last."""
-    entries = [*summary["promoted"], *summary["baselines"]]
+    entries = [entry for _, entry in retrained_entries(summary)]
     entries.sort(key=lambda entry: math.inf if entry["loss"] is None else float(entry["loss"]))
     rows = [
         (
-            f"**{entry['label']}**" if entry is student else entry["label"],
+            f"**{entry['label']}**" if _same(entry, student) else entry["label"],
             words.origin(entry["origin"]),
             words.count(entry["parameters"]),
             words.nats(entry["loss"]),
@@ -159,6 +163,10 @@ def _comparison(summary: dict[str, Any], student: Entry) -> str:
     head = ("model", "proposed by", "parameters", "loss, nats per token", "latency, ms")
     alike = len({entry["tokens"] for entry in entries}) == 1
     return _table(head, rows) + ("\n\nAll were trained on the same tokens." if alike else "")
+
+
+def _same(one: Entry, other: Entry) -> bool:
+    return (one["label"], one["origin"]) == (other["label"], other["origin"])
 
 
 def _sizes(teacher: Entry, student: Entry) -> str:

@@ -22,7 +22,11 @@ from space.search_space import FREE_AXES
 def plan(resolved: Resolved, directory: RunDirectory) -> str:
     """A table for people, as text."""
     table = rich.table.Table(box=rich.box.SIMPLE, show_header=False)
-    for name, value in [*_space_rows(resolved), *_work_rows(resolved), ("run directory", str(directory.path))]:
+    for name, value in [
+        *_space_rows(resolved),
+        *_work_rows(resolved),
+        ("run directory", str(directory.path)),
+    ]:
         table.add_row(name, value)
     text = io.StringIO()
     rich.console.Console(file=text, width=120).print(table)
@@ -40,8 +44,14 @@ def _space_rows(resolved: Resolved) -> list[tuple[str, str]]:
     return [
         ("teacher", f"{config.teacher}, {resolved.teacher_parameters:,} parameters"),
         ("budget", f"{config.budget:,} parameters ±{config.tolerance:.1%}"),
-        ("architectures", f"{len(space.architectures):,}, from {min(space.parameters):,} to {max(space.parameters):,}"),
-        ("sizes", "\n".join([*sizes, f"mlp {min(mlps)} to {max(mlps)} of {teacher.mlp}, solved from the budget"])),
+        (
+            "architectures",
+            f"{len(space.architectures):,}, from {min(space.parameters):,} to {max(space.parameters):,}",
+        ),
+        (
+            "sizes",
+            "\n".join([*sizes, f"mlp {min(mlps)} to {max(mlps)} of {teacher.mlp}, solved from the budget"]),
+        ),
         *hand_made,
     ]
 
@@ -64,7 +74,10 @@ def _work_rows(resolved: Resolved) -> list[tuple[str, str]]:
     return [
         *rows,
         ("retraining", f"{retrained} models, {config.retrain_tokens:,} tokens each"),
-        ("tokens", f"{short + retrained * config.retrain_tokens:,} trained on, {cached:,} of teacher targets cached"),
+        (
+            "tokens",
+            f"{short + retrained * config.retrain_tokens:,} trained on, {cached:,} of teacher targets cached",
+        ),
         ("arithmetic", f"{flops:.2e} FLOPs (10^{math.log10(flops):.1f})"),
         ("disk", f"{spoken(disk)}B".replace("BB", " GB").replace("MB", " MB").replace("kB", " kB")),
     ]

@@ -18,7 +18,8 @@ def dominates(values: Values) -> NDArray[np.bool_]:
     """
     no_worse = (values[:, None] <= values[None]).all(-1)
     better = (values[:, None] < values[None]).any(-1)
-    return no_worse & better
+    above: NDArray[np.bool_] = np.logical_and(no_worse, better)
+    return above
 
 
 def pareto_ranks(values: Values) -> NDArray[np.int64]:

@@ -57,7 +57,9 @@ def resolve(flags: Flags) -> Resolved:
     rungs = tuple(count_of(t, "--rung-tokens") for t in flags.rung_tokens) or scale.rung_tokens
     trials = min(flags.trials or scale.trials, len(space.architectures))
     candidates = _rung_candidates(trials, len(rungs), scale)
-    retrain = count_of(flags.retrain_tokens, "--retrain-tokens") if flags.retrain_tokens else scale.retrain_tokens
+    retrain = (
+        count_of(flags.retrain_tokens, "--retrain-tokens") if flags.retrain_tokens else scale.retrain_tokens
+    )
     block = _block(scale, config, max(rungs))
     blocks = math.ceil(max(*rungs, retrain) / block)
     run = RunConfig(
@@ -110,7 +112,9 @@ def _name(flags: Flags, teacher: str) -> str:
     name = flags.study_name or f"{short_name(teacher)}-{flags.budget.strip().replace('%', 'pct')}"
     if Path(name).name != name or name in ("", ".", ".."):
         raise InputError(
-            "The name of a run has to be the name of one folder", f"{name!r} is none", "Try --study-name first-try"
+            "The name of a run has to be the name of one folder",
+            f"{name!r} is none",
+            "Try --study-name first-try",
         )
     return name
 

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from evaluators.distillation.loop import Checkpointing, Diverged
+from evaluators.distillation.loop import Checkpointing, DivergenceError
 from evaluators.loss import bits_per_byte
 from evaluators.quiet import quiet
 from search.workbench import Workbench
@@ -86,8 +87,10 @@ def retrain(bench: Workbench, assignment: Assignment, advance: Callable[[int], N
     checkpoint = bench.directory / "retraining" / f"{assignment.key}.safetensors"
     try:
         result = _retrain(bench, assignment, checkpoint, advance)
-    except Diverged as error:
-        result = Retrained(assignment.architecture, assignment.origin, None, None, 0, 0.0, [], None, str(error))
+    except DivergenceError as error:
+        result = Retrained(
+            assignment.architecture, assignment.origin, None, None, 0, 0.0, [], None, str(error)
+        )
     path = checkpoint.with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
@@ -132,7 +135,8 @@ def _random(bench: Workbench, architecture: Architecture) -> PreTrainedModel:
     torch.manual_seed(bench.config.seed)
     config = student_config(bench.axis_map, architecture, kept)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    return model.to(bench.teacher.model.device)
+    nn.Module.to(model, bench.teacher.model.device)
+    return model
 
 
 def write_model(bench: Workbench, student: PreTrainedModel, path: Path) -> None:
@@ -142,7 +146,8 @@ def write_model(bench: Workbench, student: PreTrainedModel, path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
     student.generation_config = bench.teacher.model.generation_config
     with quiet():
-        student.to(bench.teacher.stored_dtype).save_pretrained(new)
+        nn.Module.to(student, bench.teacher.stored_dtype)
+        student.save_pretrained(new)
         bench.teacher.tokenizer.save_pretrained(new)
     os.replace(new, path)
 
@@ -151,4 +156,5 @@ def reload(bench: Workbench, path: Path) -> PreTrainedModel:
     """The model as anybody will load it."""
     with quiet():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=bench.teacher.model.dtype)
-    return model.to(bench.teacher.model.device).eval()
+    nn.Module.to(model, bench.teacher.model.device)
+    return model.eval()

@@ -26,7 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno != 28:  # ENOSPC
             raise
-        print("slimsearch: the disk is full. Make space and run the same command again to go on.", file=sys.stderr)
+        print(
+            "slimsearch: the disk is full. Make space and run the same command again to go on.",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("slimsearch: stopped. Run the same command again to go on where it stopped.", file=sys.stderr)

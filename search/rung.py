@@ -63,7 +63,9 @@ class Record:
 class Rung:
     """A study of Optuna's and its place among the rungs."""
 
-    def __init__(self, index: int, study: optuna.Study, space: SearchSpace, objectives: tuple[str, ...]) -> None:
+    def __init__(
+        self, index: int, study: optuna.Study, space: SearchSpace, objectives: tuple[str, ...]
+    ) -> None:
         self.index, self.study, self.space, self.objectives = index, study, space, objectives
 
     def records(self) -> list[Record]:
@@ -105,7 +107,9 @@ class Rung:
         self.study.sampler = sampler
         return self.study.ask()
 
-    def begin(self, trial: Trial, sampler: BaseSampler, parameters: Mapping[Architecture, int]) -> Architecture:
+    def begin(
+        self, trial: Trial, sampler: BaseSampler, parameters: Mapping[Architecture, int]
+    ) -> Architecture:
         """Settle a trial's sizes; the same again for a trial that was cut off.
 
         Args:

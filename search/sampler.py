@@ -67,9 +67,7 @@ class SpaceSampler(BaseSampler):
         seed: of the draws from the whole space.
     """
 
-    def __init__(
-        self, inner: BaseSampler, space: SearchSpace, guide: optuna.Study | None, seed: int
-    ) -> None:
+    def __init__(self, inner: BaseSampler, space: SearchSpace, guide: optuna.Study | None, seed: int) -> None:
         self.inner, self.space, self.guide, self.seed = inner, space, guide, seed
 
     def infer_relative_search_space(

@@ -26,7 +26,9 @@ def _correlation(
     labels = [label for label in one if label in other]
     tau = math.nan
     if len(labels) > 1:
-        tau = float(kendalltau([one[label] for label in labels], [other[label] for label in labels]).statistic)
+        tau = float(
+            kendalltau([one[label] for label in labels], [other[label] for label in labels]).statistic
+        )
     return {
         "from": first,
         "to": second,

@@ -22,7 +22,6 @@ from search.rung import SEARCH, Record, Rung
 from search.summary import check, write
 from search.workbench import Workbench
 from space.baselines import baselines
-from space.ranking import Ranking
 
 
 def run(resolved: Resolved, directory: RunDirectory, console: Console, command: str) -> dict[str, Any]:
@@ -33,7 +32,9 @@ def run(resolved: Resolved, directory: RunDirectory, console: Console, command: 
         bench = prepare(resolved, directory, console)
         rungs = open_rungs(config, resolved.space, directory.path)
         teacher = _teacher_figures(bench, directory)
-        console.say(f"teacher: loss {teacher.loss:.4f} nats per token, {resolved.teacher_parameters:,} parameters")
+        console.say(
+            f"teacher: loss {teacher.loss:.4f} nats per token, {resolved.teacher_parameters:,} parameters"
+        )
         with console.stage("search"):
             Search(bench, rungs, console).run()
         with console.stage("retraining"):

@@ -36,7 +36,9 @@ def open_storage(text: str, directory: Path) -> BaseStorage:
         ) from None
 
 
-def open_study(storage: BaseStorage, name: str, objectives: tuple[str, ...], units: dict[str, str]) -> optuna.Study:
+def open_study(
+    storage: BaseStorage, name: str, objectives: tuple[str, ...], units: dict[str, str]
+) -> optuna.Study:
     """Create a study, or load it if it is there.
 
     Raises:

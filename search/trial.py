@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import torch
 
-from evaluators.distillation.loop import Diverged
+from evaluators.distillation.loop import DivergenceError
 from search.rung import Evaluation
 from search.workbench import Workbench
 from space.architecture import Architecture
 
 
-class CandidateFailed(RuntimeError):
+class CandidateError(RuntimeError):
     """A candidate that cannot be evaluated; the message is the reason, for people."""
 
 
@@ -27,15 +27,15 @@ def evaluate(
     distils for the rung's tokens.
 
     Raises:
-        CandidateFailed: with the reason. The search goes on without it.
+        CandidateError: with the reason. The search goes on without it.
     """
     try:
         return _evaluate(bench, architecture, rung, advance)
-    except Diverged as error:
-        raise CandidateFailed(f"diverged: {error}") from None
+    except DivergenceError as error:
+        raise CandidateError(f"diverged: {error}") from None
     except (RuntimeError, ValueError, MemoryError) as error:
         kind = "out of memory" if _out_of_memory(error) else type(error).__name__
-        raise CandidateFailed(f"{kind}: {_first_line(error)}") from error
+        raise CandidateError(f"{kind}: {_first_line(error)}") from error
     finally:
         gc.collect()
         if torch.cuda.is_available():
@@ -62,7 +62,7 @@ def _evaluate(
 
 def _finite(loss: float) -> float:
     if not math.isfinite(loss):
-        raise Diverged(f"the validation loss is {loss}")
+        raise DivergenceError(f"the validation loss is {loss}")
     return loss
 
 

@@ -108,9 +108,7 @@ def discover(config: PretrainedConfig) -> AxisMap:
     head_dim = int(getattr(config, family.head_dim, None) or sizes[Axis.HIDDEN] // sizes[Axis.HEADS])
     base = with_sizes(config, {family.head_dim: head_dim})
     shapes = _shapes(base)
-    moved = {
-        axis: _shapes(with_sizes(base, {family.fields[axis]: 2 * sizes[axis]})) for axis in _WIDTHS
-    }
+    moved = {axis: _shapes(with_sizes(base, {family.fields[axis]: 2 * sizes[axis]})) for axis in _WIDTHS}
     for axis, other in moved.items():
         if other.keys() != shapes.keys():
             raise _unclear(config, axis, "parameters appear or vanish with its size")

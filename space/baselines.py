@@ -32,9 +32,7 @@ def baselines(space: SearchSpace, teacher: Architecture) -> dict[str, Architectu
         widths = (Axis.HIDDEN, Axis.MLP, Axis.HEADS)
         found[UNIFORM] = min(no_layer_gone, key=lambda a: _spread(a, teacher, widths))
     if narrow_inside:
-        found[MLP_AND_HEADS] = min(
-            narrow_inside, key=lambda a: _spread(a, teacher, (Axis.MLP, Axis.HEADS))
-        )
+        found[MLP_AND_HEADS] = min(narrow_inside, key=lambda a: _spread(a, teacher, (Axis.MLP, Axis.HEADS)))
     if shallow:
         found[DEPTH] = max(shallow, key=lambda a: a.mlp)
     return found

@@ -51,7 +51,8 @@ class Polynomial:
 
     def split(self, axis: Axis) -> tuple[Polynomial, Polynomial]:
         """(a, b) such that the count is a + b × the size of ``axis``; it has to be linear in it."""
-        constant, slope = [], []
+        constant: list[Monomial] = []
+        slope: list[Monomial] = []
         for monomial in self.monomials:
             powers = dict(monomial.powers)
             power = powers.pop(axis, 0)

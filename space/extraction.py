@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from accelerate import init_empty_weights
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from space.architecture import Architecture, Axis
@@ -53,9 +53,7 @@ def _sorted(values: Tensor, tensor: MappedTensor, ranking: Ranking) -> Tensor:
     return values.clone()
 
 
-def student_config(
-    axis_map: AxisMap, architecture: Architecture, kept_layers: list[int]
-) -> PretrainedConfig:
+def student_config(axis_map: AxisMap, architecture: Architecture, kept_layers: list[int]) -> PretrainedConfig:
     """The config of a student, made by the class's own config object.
 
     Raises:
@@ -123,5 +121,5 @@ def assemble(config: PretrainedConfig, weights: Weights) -> PreTrainedModel:
     model.tie_weights()
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     assert not missing, f"no weights for {missing}"
-    buffers_to = next(iter(weights.values()))
-    return model.to(device=buffers_to.device).eval()
+    nn.Module.to(model, next(iter(weights.values())).device)
+    return model.eval()

@@ -46,7 +46,8 @@ class Ranking:
     @cached_property
     def groups(self) -> Tensor:
         """(L, K) a KV group's score: the sum over its query heads."""
-        return self.heads.unflatten(-1, (self.kv_heads, -1)).sum(-1)
+        scores: Tensor = self.heads.unflatten(-1, (self.kv_heads, -1)).sum(-1)
+        return scores
 
     @cached_property
     def hidden_order(self) -> Tensor:
@@ -69,7 +70,8 @@ class Ranking:
         grouped = self.heads.unflatten(-1, (self.kv_heads, -1))
         size = grouped.shape[-1]
         numbers = descending(grouped) + torch.arange(self.kv_heads)[:, None] * size
-        return numbers.gather(1, self.group_order[..., None].expand_as(numbers))
+        order: Tensor = numbers.gather(1, self.group_order[..., None].expand_as(numbers))
+        return order
 
     def kept_layers(self, layers: int) -> list[int]:
         """The most important layers, in the teacher's order."""

@@ -25,7 +25,7 @@ from evaluators.distillation.targets import Targets
 from evaluators.final_states import final_states, head_weight
 
 
-class Diverged(RuntimeError):
+class DivergenceError(RuntimeError):
     """The loss of a student stopped being a number."""
 
 
@@ -95,13 +95,11 @@ def distil(
         checkpointing: resume from, and save to, a file; the file is removed by the caller.
 
     Raises:
-        Diverged: the loss is no number.
+        DivergenceError: the loss is no number.
     """
     watch = watch or Watch()
     began = time.monotonic()
-    optimizer = torch.optim.AdamW(
-        _groups(student), lr=schedule.peak_rate, betas=(0.9, 0.95), fused=True
-    )
+    optimizer = torch.optim.AdamW(_groups(student), lr=schedule.peak_rate, betas=(0.9, 0.95), fused=True)
     module, optimizer = accelerator.prepare(Distillation(student, targets.head), optimizer)
     position = Position(0, [], 0.0)
     if checkpointing is not None:
@@ -159,7 +157,7 @@ class _Run:
         for some in mine.split(micro):
             loss = self.module(*self.targets.batch(some))
             if not math.isfinite(loss.item()):
-                raise Diverged(f"the loss is {loss.item()} at step {self.position.step + 1}")
+                raise DivergenceError(f"the loss is {loss.item()} at step {self.position.step + 1}")
             self.accelerator.backward(loss * (len(some) / len(mine)))
         self.accelerator.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimizer.step()

@@ -43,4 +43,4 @@ def peak_rate(parameters: int) -> float:
     Between the two it falls with a power of the size.
     """
     exponent = math.log(30) / math.log(4000)
-    return min(4e-3, 3e-3 * (1e6 / parameters) ** exponent)
+    return min(4e-3, 3e-3 * math.pow(1e6 / parameters, exponent))

@@ -72,7 +72,7 @@ def is_cached(path: Path, fingerprint: str) -> bool:
     """Whether the file at ``path`` is whole and belongs to ``fingerprint``."""
     try:
         about = json.loads(path.with_suffix(".json").read_text())
-        return about["fingerprint"] == fingerprint and about["checksum"] == _checksum(path)
+        return bool(about["fingerprint"] == fingerprint and about["checksum"] == _checksum(path))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

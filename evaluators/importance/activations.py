@@ -17,6 +17,8 @@ from torch.utils.hooks import RemovableHandle
 
 from space.architecture import Axis
 from space.axis_map import AxisMap, layer_modules
+from space.axis_map import Tensor as MappedTensor
+from space.input_error import InputError
 
 
 class Squares:
@@ -118,13 +120,12 @@ class Listener:
             yield layer.register_forward_hook(states, with_kwargs=True)
 
 
-def norm_tensors(model: nn.Module, axis_map: AxisMap) -> list[Any]:
+def norm_tensors(model: nn.Module, axis_map: AxisMap) -> list[MappedTensor]:
     """The weights of the norms on the residual stream: vectors over hidden outside linear layers."""
     return [
         tensor
         for tensor in axis_map.named(Axis.HIDDEN)
-        if tensor.name.endswith(".weight")
-        and not isinstance(model.get_submodule(tensor.module), nn.Linear)
+        if tensor.name.endswith(".weight") and not isinstance(model.get_submodule(tensor.module), nn.Linear)
     ]
 
 
@@ -134,8 +135,6 @@ def finite(scores: Tensor, what: str) -> Tensor:
     Raises:
         InputError: the teacher's activations are not finite.
     """
-    from space.input_error import InputError
-
     if not bool(torch.isfinite(scores).all()):
         raise InputError(
             "The teacher's activations have to be finite on the calibration set",

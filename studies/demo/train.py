@@ -49,7 +49,7 @@ class Training:
 
     out: Path
     """Where the model goes."""
-    tokens: int = 22_000_000
+    tokens: int = 18_000_000
     """Tokens to train on, passes over the text included."""
     block: int = 256
     """Tokens a block."""
@@ -94,7 +94,8 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 def optimizers(model: nn.Module, training: Training) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for embeddings, head and norms."""
-    inner, outer = [], []
+    inner: list[nn.Parameter] = []
+    outer: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         matrix = parameter.ndim == 2 and ".layers." in name and training.muon_rate > 0
         (inner if matrix else outer).append(parameter)

@@ -1,0 +1,58 @@
+# make demo   environment, install, and a whole search on the embedded teacher
+# make test   environment, and every check: lint, types, imports, tests
+# make lint   the checks without the tests
+# make clean  remove the environment and the caches; runs/ stays
+#
+# Variables: PYTHON (3.11 or newer), BUDGET (of the demo), ARGS (more flags for the demo's search).
+
+PYTHON ?= python3
+BUDGET ?= 1M
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+INSTALLED_TEST := $(VENV)/.installed-test
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+demo: $(INSTALLED)
+	$(BIN)/python -m search.run --budget $(BUDGET) $(ARGS)
+	@echo
+	@echo "To go on from here:"
+	@echo "    source $(BIN)/activate"
+	@echo "    python -m search.run --help"
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED_TEST)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make a second run start at once; a changed pyproject.toml or constraints.txt renews them.
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV) (PyTorch is large: this takes a few minutes the first time)"
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+$(INSTALLED_TEST): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV), tools for the tests included"
+	$(PIP_INSTALL) -e '.[test]'
+	@touch $(INSTALLED) $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Slimsearch needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo 'not there')." \
+	       "Name a newer one: make $(MAKECMDGOALS) PYTHON=python3.12." >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "'$(PYTHON) -m venv' has to work; it failed as shown above. On Debian and Ubuntu:" \
+	       "apt-get install python3-venv." >&2; exit 2; }

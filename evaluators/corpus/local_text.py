@@ -1,0 +1,163 @@
+"""Text from local files: .txt, .jsonl and .parquet, read through ``datasets``.
+
+The loaders of the three kinds are called directly: ``load_dataset("json", ...)`` would tell a
+server on the internet that it was called.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+from datasets import IterableDataset
+
+from evaluators.corpus.columns import texts_of
+from evaluators.corpus.documents import Document
+from evaluators.corpus.paragraphs import documents_of
+from evaluators.one_line import one_line
+from evaluators.paths import may_be_hub_id, nothing_there
+from space.input_error import InputError
+
+_RULE = "--data takes .txt, .jsonl and .parquet files, a folder or glob of such, or a hub dataset id"
+
+
+def find_files(data: str) -> list[Path]:
+    """The files that ``data`` names, sorted; none when it looks like a hub id instead.
+
+    Raises:
+        InputError: nothing is there, nothing of a known suffix, or nothing but empty files.
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and _known(file))
+        if not files:
+            raise InputError(_RULE, f"there is none in {data}", "Put the text into one, or convert it")
+    elif path.exists():
+        files = [path]
+    elif glob.has_magic(data):
+        files = sorted(
+            file for match in glob.glob(str(path), recursive=True) if (file := Path(match)).is_file()
+        )
+        if not files:
+            raise InputError(_RULE, f"nothing matches {data}", "Check the pattern")
+    elif may_be_hub_id(data.partition(":")[0].partition("@")[0]) and not _known(path):
+        return []
+    else:
+        raise InputError(_RULE, nothing_there(data), "Check the path")
+    _refuse_unreadable(files, data)
+    return files
+
+
+def _known(file: Path) -> bool:
+    return file.suffix.lower() in _READERS
+
+
+def _refuse_unreadable(files: Sequence[Path], data: str) -> None:
+    for file in files:
+        if not _known(file):
+            raise InputError(
+                _RULE,
+                f"{file} is {f'a {file.suffix}' if file.suffix else 'without a suffix'}",
+                "Convert or rename it",
+            )
+    try:
+        empty = all(file.stat().st_size == 0 for file in files)
+    except OSError as error:
+        raise _cannot_be_read(error) from error
+    if empty:
+        raise InputError("the text has to hold something", f"{data} is empty", "Name a file with text")
+
+
+def _cannot_be_read(error: OSError) -> InputError:
+    return InputError(
+        "the text has to be readable", f"{error.filename}: {error.strerror}", "Check its permissions"
+    )
+
+
+def sha256_of_files(files: Sequence[Path]) -> str:
+    """One SHA-256 over the kind and content of all files, in order.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                digest.update(file.suffix.lower().encode() + hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise _cannot_be_read(error) from error
+    return digest.hexdigest()
+
+
+def local_documents(files: Sequence[Path]) -> Iterator[Document]:
+    """The documents of the files, in order; empty files are left out.
+
+    Raises:
+        InputError: a file is not what its suffix says, or has no column of text.
+    """
+    for file in files:
+        if file.stat().st_size > 0:
+            for text in _texts(file):
+                yield Document.unnamed(text)
+
+
+def _texts(file: Path) -> Iterator[str]:
+    kind = file.suffix.lower()
+    try:
+        yield from _READERS[kind](file)
+    except InputError:
+        raise
+    except UnicodeDecodeError as error:
+        raise InputError(
+            "text has to be UTF-8",
+            f"{file} is not: {error.reason} ({error.object[error.start : error.start + 1]!r})",
+            f"Convert it, from Latin-1 by `iconv -f latin1 -t utf-8 {file}`",
+        ) from error
+    except Exception as error:  # whatever is wrong with a file that the user brought
+        raise InputError(
+            f"a {kind} file has to hold what its suffix says",
+            f"{file} does not: {one_line(error)}",
+            "Check how it was written",
+        ) from error
+
+
+def _plain_texts(file: Path) -> Iterator[str]:
+    return documents_of(row["text"] for row in IterableDataset.from_text(str(file), keep_linebreaks=True))
+
+
+def _json_texts(file: Path) -> Iterator[str]:
+    return texts_of(_json_rows(file), str(file))
+
+
+def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
+    # Line by line: the JSON loader of datasets refuses rows whose columns differ from the first's.
+    for number, line in enumerate(IterableDataset.from_text(str(file)), start=1):
+        if not line["text"].strip():
+            continue
+        try:
+            row = json.loads(line["text"])
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} is no JSON object")
+        yield row
+
+
+def _parquet_texts(file: Path) -> Iterator[str]:
+    if pyarrow.parquet.read_metadata(file).num_rows == 0:
+        return iter(())
+    rows = IterableDataset.from_parquet(str(file))
+    return texts_of(rows, str(file), rows.features)
+
+
+_READERS: dict[str, Callable[[Path], Iterator[str]]] = {
+    ".txt": _plain_texts,
+    ".jsonl": _json_texts,
+    ".parquet": _parquet_texts,
+}

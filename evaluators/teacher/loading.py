@@ -1,0 +1,146 @@
+"""The teacher itself: weights, tokenizer and fingerprint, ready to be ranked and distilled from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from evaluators.one_line import one_line
+from evaluators.quiet import quiet
+from evaluators.teacher.config import read_config
+from evaluators.teacher.files import find_all, find_config
+from evaluators.teacher.tokenizer import load_tokenizer
+from evaluators.teacher.weights import fingerprint, stored_dtype, weight_files
+from space.input_error import InputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The model to be compressed.
+
+    Attributes:
+        id: the directory or hub id that the user named.
+        revision: the branch, tag or commit that the user named.
+        model: in evaluation mode and without gradients.
+        tokenizer: the one that came with it.
+        fingerprint: SHA-256 over config and weights, wherever they lie.
+        stored_dtype: of the weights on disk.
+    """
+
+    id: str
+    revision: str | None
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+    stored_dtype: torch.dtype
+
+
+def load_teacher(
+    id: str,
+    *,
+    revision: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    trust_remote_code: bool = False,
+) -> Teacher:
+    """Load a teacher from a directory or the hub; every check comes before the weights are read.
+
+    Args:
+        id: a directory or a hub id.
+        revision: branch, tag or commit of a hub id.
+        device: where the model goes.
+        dtype: of the loaded weights.
+        trust_remote_code: whether Python code that comes with the model may run.
+
+    Raises:
+        InputError: there is no such model, or it is none that can be a teacher.
+    """
+    config_directory = find_config(id, revision, trust_remote_code)
+    config = read_config(config_directory, id, trust_remote_code)
+    directory = find_all(id, config_directory, revision, trust_remote_code)
+    files = weight_files(directory, id)
+    stored = stored_dtype(files, id)
+    tokenizer = load_tokenizer(directory, id, config, trust_remote_code)
+    logger.info("loading %s", id)
+    with quiet():
+        model = _load_model(directory, id, dtype, trust_remote_code)
+    return Teacher(
+        id=id,
+        revision=revision,
+        model=_on_device(model, id, device),
+        tokenizer=tokenizer,
+        fingerprint=fingerprint(config, files),
+        stored_dtype=stored,
+    )
+
+
+def _load_model(directory: Path, id: str, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # not accepted: refused below, with the shapes
+        )
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _too_large(id, torch.device("cpu")) from error
+    except Exception as error:  # whatever is wrong with files that the user brought
+        raise InputError(
+            "transformers has to be able to load the teacher",
+            f"of {id} it says: {one_line(error)}",
+            "Check that config.json belongs to the weights",
+        ) from error
+    model: PreTrainedModel
+    model, report = loaded
+    _refuse_misfit(report, id)
+    return model
+
+
+def _refuse_misfit(report: dict[str, Any], id: str) -> None:
+    misfits = {
+        "are missing": sorted(report["missing_keys"]),
+        "have no place in the model": sorted(report["unexpected_keys"]),
+        "have another shape": [
+            f"{name} ({tuple(stored)} stored, {tuple(built)} by the config)"
+            for name, stored, built in sorted(report["mismatched_keys"])
+        ],
+    }
+    found = [f"{_some(names)} {what}" for what, names in misfits.items() if names]
+    if found:
+        raise InputError(
+            "config and weights of a teacher have to fit each other, or parts of it would be random",
+            f"of {id}'s tensors {'; '.join(found)}",
+            "Check that config.json belongs to the weights and that all their files are there",
+        )
+
+
+def _some(names: Collection[str]) -> str:
+    shown = ", ".join(list(names)[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _on_device(model: PreTrainedModel, id: str, device: torch.device) -> PreTrainedModel:
+    try:
+        torch.nn.Module.to(model, device)
+    except torch.OutOfMemoryError as error:
+        raise _too_large(id, device) from error
+    model.train(False)
+    return model.requires_grad_(False)
+
+
+def _too_large(id: str, device: torch.device) -> InputError:
+    return InputError(
+        "the teacher has to fit into the memory of its device",
+        f"{id} does not fit on {device}",
+        "Give --dtype bfloat16, another --device, or a smaller --model",
+    )

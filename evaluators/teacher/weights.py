@@ -1,0 +1,126 @@
+"""A teacher's weight files: all there, whole, in floating point, and their fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from space.input_error import InputError
+
+_WHOLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+#: Of a larger tensor only the first, middle and last bytes are hashed, this many of each.
+_SAMPLE_BYTES = 1 << 16
+#: What a config says of where it was read and by what, not of the model.
+_NOT_THE_MODEL = {"_name_or_path", "transformers_version"}
+_AGAIN = "Get the files again (a git clone without git-lfs leaves only pointers to them)"
+
+
+def weight_files(directory: Path, id: str) -> list[Path]:
+    """The safetensors files of a model, all of them readable.
+
+    Raises:
+        InputError: there are none, one is missing, or one cannot be read.
+    """
+    names = [_WHOLE] if (directory / _WHOLE).is_file() else _shards(directory, id)
+    files = [directory / name for name in names]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise InputError(
+            "every weight file that the index names has to be there",
+            f"{id} lacks {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}",
+            _AGAIN,
+        )
+    for file in files:
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                "weight files have to be whole safetensors files", f"{file} cannot be read ({error})", _AGAIN
+            ) from error
+    return files
+
+
+def _shards(directory: Path, id: str) -> list[str]:
+    index = directory / _INDEX
+    if not index.is_file():
+        _refuse_no_weights(directory, id)
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError("the index of the weights has to be JSON", f"{index} is not", _AGAIN) from error
+    return sorted(names)
+
+
+def _refuse_no_weights(directory: Path, id: str) -> None:
+    kinds = ("*.bin", "*.safetensors", "*.gguf", "*.pt", "*.pth", "*.h5", "*.msgpack")
+    others = sorted(file.name for kind in kinds for file in directory.glob(kind))
+    found = f"only {', '.join(others[:3])}" if others else "none (config.json is enough for --plan alone)"
+    raise InputError(
+        f"a teacher's weights lie beside its config in {_WHOLE}, or in shards with an index",
+        f"{id} has {found}",
+        "Save the model with `save_pretrained` of transformers, and name that directory",
+    )
+
+
+def stored_dtype(files: Sequence[Path], id: str) -> torch.dtype:
+    """The type in which most of the weights are stored.
+
+    Raises:
+        InputError: it is no floating-point type of 16 bits or more.
+    """
+    elements: Counter[torch.dtype] = Counter()
+    for _, tensor in tensors_of(files):
+        elements[tensor.dtype] += tensor.numel()
+    dtype = elements.most_common(1)[0][0] if elements else None
+    if dtype is None or not dtype.is_floating_point or dtype.itemsize < 2:
+        raise InputError(
+            "a teacher's weights are stored in floating point of at least 16 bits",
+            f"those of {id} are {dtype or 'no tensors at all'}",
+            "Name the model it was made from",
+        )
+    return dtype
+
+
+def fingerprint(config: PretrainedConfig, files: Sequence[Path]) -> str:
+    """SHA-256, as hexadecimal digits, over the config and a sample of every tensor.
+
+    Names, shapes, types and up to 192 KiB of each tensor count; the directory and how the tensors
+    are spread over files do not.
+    """
+    described = {key: value for key, value in config.to_dict().items() if key not in _NOT_THE_MODEL}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
+    for line in sorted(_line(name, tensor) for name, tensor in tensors_of(files)):
+        digest.update(line.encode())
+    return digest.hexdigest()
+
+
+def tensors_of(files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors by name; of each only what is used is read from disk."""
+    for path in files:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a dict)
+                yield name, file.get_tensor(name)
+
+
+def _line(name: str, tensor: Tensor) -> str:
+    data = tensor.flatten().view(torch.uint8)
+    starts = [0]
+    if len(data) > 3 * _SAMPLE_BYTES:
+        starts = [0, (len(data) - _SAMPLE_BYTES) // 2, len(data) - _SAMPLE_BYTES]
+        samples = [data[start : start + _SAMPLE_BYTES] for start in starts]
+    else:
+        samples = [data]
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(sample.numpy().tobytes())
+    return f"{name} {tuple(tensor.shape)} {tensor.dtype} {digest.hexdigest()}\n"

@@ -1,0 +1,115 @@
+"""The report as one HTML file that asks nothing of the network.
+
+Its security policy lets only the scripts run whose digests it names, so that text which slipped through
+the escaping could still not do anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from search.report import format as words
+from search.report.decision import decide
+from search.report.figures.curves import curves_figure
+from search.report.figures.front import front_figure
+from search.report.figures.importance import importance_panels
+from search.report.figures.sizes import sizes_figure
+from search.report.figures.stability import stability_panels
+from search.report.journeys import retrained_entries
+from search.report.ranking_view import RankingView
+from search.summary import check
+from search.whole_file import write_whole
+
+_FILTERS = (
+    words.count,
+    words.nats,
+    words.perplexity,
+    words.milliseconds,
+    words.quantity,
+    words.signed,
+    words.percent,
+    words.duration,
+    words.origin,
+    words.sizes,
+    words.layer_ranges,
+    words.sentence,
+)
+
+
+def write_report(summary: dict[str, Any], ranking: RankingView | None, path: Path) -> None:
+    """Write the report of a run to ``path``; links are relative to the folder of ``path``.
+
+    Raises:
+        InputError: the summary does not follow its schema; nothing is written.
+    """
+    check(summary)
+    write_whole(path, report_html(summary, ranking))
+
+
+def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
+    """The report's HTML text; ``summary`` has been checked."""
+    scripts = {"plotly": get_plotlyjs(), "page": _asset("page.js")}
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            summary=summary,
+            decision=decide(summary),
+            front=front_figure(summary),
+            curves=curves_figure(summary),
+            panels=stability_panels(summary),
+            sizes=sizes_figure(summary),
+            importance=importance_panels(summary, ranking) if ranking else [],
+            retrained=_retrained(summary),
+            style=Markup(_asset("page.css")),
+            scripts={name: Markup(text) for name, text in scripts.items()},
+            digests=[_digest(text) for text in scripts.values()],
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("search.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update({function.__name__: function for function in _FILTERS}, href=_href)
+    return environment
+
+
+def _retrained(summary: dict[str, Any]) -> list[tuple[bool, dict[str, Any]]]:
+    """Promoted models, then baselines; each kind by loss, failures at its end."""
+
+    def place(found: tuple[bool, dict[str, Any]]) -> tuple[bool, float]:
+        promoted, entry = found
+        return not promoted, float("inf") if entry["loss"] is None else float(entry["loss"])
+
+    return sorted(retrained_entries(summary), key=place)
+
+
+def _href(path: str) -> str:
+    """A relative link to a folder, whatever characters its name holds."""
+    return "./" + quote(path.rstrip("/")) + "/"
+
+
+def _asset(name: str) -> str:
+    return files("search.report").joinpath("page", name).read_text(encoding="utf-8")
+
+
+def _digest(script: str) -> str:
+    """The digest by which a Content-Security-Policy allows a script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

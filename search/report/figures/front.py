@@ -1,0 +1,172 @@
+"""The Pareto front: loss against cost, with the moves of every candidate from rung to rung."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from search.report import format as words
+from search.report.cost_axis import CostAxis, cost_axis
+from search.report.figures import marks
+from search.report.figures.figure import (
+    Figure,
+    Json,
+    Label,
+    Points,
+    View,
+    axis,
+    level,
+    lines,
+    padded,
+    plain,
+    scatter,
+)
+from search.report.journeys import Journey, Role, Stop, journeys, top_rung
+from search.report.outliers import farthest_near
+
+#: When the candidates take up less than this share of the width, there is a view without the teacher.
+_NARROW = 0.25
+
+Placed = tuple[Journey, Stop, float]
+
+
+def front_figure(summary: dict[str, Any]) -> Figure | None:
+    """The front of the top rung and of the retrained models; None when nothing was evaluated."""
+    cost = cost_axis(summary)
+    ways = {
+        journey: [(journey, stop, x) for stop in journey.stops if (x := cost.of(stop.evaluation)) is not None]
+        for journey in journeys(summary)
+    }
+    placed = [point for way in ways.values() for point in way]
+    if not placed:
+        return None
+    teacher = _teacher(summary, cost)
+    traces = [
+        *_moves(ways),
+        *_fronts(summary, placed),
+        *_marks(placed, cost, top_rung(summary)),
+        *_teacher_traces(teacher),
+    ]
+    return Figure(
+        name="front",
+        description=f"Loss against {cost.name} of every candidate at every rung and after retraining.",
+        traces=traces,
+        layout={
+            "xaxis": axis(f"{cost.title}  (less is better)"),
+            "yaxis": axis("loss, nats per token", nticks=8),
+            "shapes": [level(teacher[1])],
+        },
+        labels=_labels(ways, teacher),
+        views=_views(summary, placed, teacher),
+        height=500,
+    )
+
+
+def _teacher(summary: dict[str, Any], cost: CostAxis) -> tuple[float | None, float, str]:
+    entry = summary["teacher"]
+    text = f"<b>teacher</b><br>{plain(entry['id'])}<br>{plain(words.sizes(entry['architecture']))}"
+    loss = f"<br>loss {words.nats(entry['loss'])} nats/token"
+    return cost.of(entry), float(entry["loss"]), text + loss
+
+
+def _teacher_traces(teacher: tuple[float | None, float, str]) -> list[Json]:
+    x, loss, text = teacher
+    if x is None:
+        return []
+    mark = {"symbol": "star", "size": 14, "color": "@ink"}
+    return [scatter([(x, loss)], [text], marker=mark)]
+
+
+def _moves(ways: dict[Journey, list[Placed]]) -> list[Json]:
+    """Thin lines that join the evaluations of one architecture."""
+
+    def paths(*roles: Role) -> list[Points]:
+        return [[(x, stop.loss) for _, stop, x in way] for key, way in ways.items() if key.role in roles]
+
+    return [
+        lines(paths(Role.CANDIDATE), "@faint 0.3"),
+        lines(paths(Role.BASELINE), "@soft 0.55", line={"dash": "dot"}),
+        lines(paths(Role.PROMOTED, Role.CHOSEN), "@accent 0.6", 1.4),
+    ]
+
+
+def _marks(placed: list[Placed], cost: CostAxis, top: int | None) -> list[Json]:
+    """Markers: those of the crowd as one trace a stage, each other model its own."""
+    crowd: dict[str, list[Placed]] = {}
+    traces: list[Json] = []
+    for journey, stop, x in placed:
+        if journey.role == Role.CANDIDATE:
+            crowd.setdefault(stop.stage, []).append((journey, stop, x))
+        else:
+            text = marks.hover(journey, stop, _in_words(x, cost))
+            traces.append(scatter([(x, stop.loss)], [text], marker=marks.marker(journey, stop.stage)))
+    return [_crowd(points, cost, stage == f"rung {top}") for stage, points in crowd.items()] + traces
+
+
+def _crowd(placed: list[Placed], cost: CostAxis, at_top: bool) -> Json:
+    mark = {"size": 7, "color": "@faint 0.75"} if at_top else {"size": 4.5, "color": "@faint 0.45"}
+    texts = [marks.hover(journey, stop, _in_words(x, cost)) for journey, stop, x in placed]
+    return scatter([(x, stop.loss) for _, stop, x in placed], texts, marker=mark)
+
+
+def _in_words(value: float, cost: CostAxis) -> str:
+    return "" if cost.name == "parameters" else f"{cost.name} {cost.written(value)}"
+
+
+def _fronts(summary: dict[str, Any], placed: list[Placed]) -> list[Json]:
+    """Staircases through the front of the top rung and through that of the retrained models."""
+    top, members = top_rung(summary), set(summary["pareto"])
+    at_top = [
+        (x, stop.loss)
+        for journey, stop, x in placed
+        if stop.stage == f"rung {top}" and journey.label in members
+    ]
+    final = [(x, stop.loss) for journey, stop, x in placed if stop is journey.retrained]
+    stairs = {"shape": "hv"}
+    return [
+        lines([sorted(at_top)], "@accent 0.45", 1.5, line={**stairs, "dash": "dot"}),
+        lines([undominated(final)], "@accent", 1.8, line=stairs),
+    ]
+
+
+def undominated(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points that none beats in one value without losing in the other, by the first value."""
+    best: list[tuple[float, float]] = []
+    for x, y in sorted(points):
+        if not best or y < best[-1][1]:
+            best.append((x, y))
+    return best
+
+
+def _labels(ways: dict[Journey, list[Placed]], teacher: tuple[float | None, float, str]) -> list[Label]:
+    """Chosen, teacher and promoted first, then the baselines at their last evaluation."""
+    found = (
+        [Label(teacher[0], teacher[1], "teacher", "teacher", "@ink", True)] if teacher[0] is not None else []
+    )
+    order = [Role.CHOSEN, Role.PROMOTED, Role.BASELINE]
+    for journey, way in sorted(
+        ((key, way) for key, way in ways.items() if way and key.role in order),
+        key=lambda item: order.index(item[0].role),
+    ):
+        _, stop, x = way[-1]
+        found.append(marks.label(journey, x, stop.loss))
+    return found
+
+
+def _views(
+    summary: dict[str, Any], placed: list[Placed], teacher: tuple[float | None, float, str]
+) -> list[View]:
+    """What one decides on first: from the top rung down; then everything."""
+    top = f"rung {top_rung(summary)}"
+    late = [stop.loss for way, stop, _ in placed if stop.stage == top or stop is way.retrained]
+    late = [*(loss for loss in late if loss <= farthest_near(late, teacher[1])), teacher[1]]
+    every = [*(stop.loss for _, stop, _ in placed), teacher[1]]
+    costs = [x for _, _, x in placed]
+    whole = padded(costs if teacher[0] is None else [*costs, teacher[0]], 0.08)
+    close = padded(costs, 0.25)
+    first = View("Top rung and retrained", {"xaxis.range": whole, "yaxis.range": padded(late)})
+    found = [View("All rungs", {"xaxis.range": whole, "yaxis.range": padded(every)})]
+    if max(late) < 0.8 * max(every):
+        found.insert(0, first)
+    if close[1] - close[0] < _NARROW * (whole[1] - whole[0]):
+        found.insert(0, View("Candidates alone", {"xaxis.range": close, "yaxis.range": padded(late)}))
+    return found

@@ -1,0 +1,131 @@
+"""Numbers as a person reads them: few digits, a unit, a dash where nothing was measured."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+DASH, MINUS = "\u2013", "\u2212"
+NO_BREAK_SPACE = "\u00a0"
+
+_ORIGINS = {
+    "search": "search",
+    "uniform": "uniform shrink",
+    "mlp-heads": "MLP and heads only",
+    "depth": "depth only",
+    "random-weights": "random weights",
+    "user": "by the user",
+}
+
+
+def count(value: float | None) -> str:
+    """Parameters or tokens with three digits: ``1.33 M``, ``98.3 k``, ``8.19 B``."""
+    if value is None:
+        return DASH
+    for scale, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * scale:
+            return f"{_digits(value / scale)}{NO_BREAK_SPACE}{suffix}"
+    return _minus(f"{value:.0f}")
+
+
+def nats(value: float | None, digits: int = 3) -> str:
+    """A loss in nats per token, without its unit."""
+    return DASH if value is None else _minus(f"{value:.{digits}f}")
+
+
+def perplexity(loss: float | None) -> str:
+    """exp(loss), the perplexity per token of a loss in nats per token."""
+    if loss is None:
+        return DASH
+    return _digits(math.exp(loss)) if loss < 14 else f"over{NO_BREAK_SPACE}{10**6:,}"
+
+
+def milliseconds(value: float | None) -> str:
+    """A latency in milliseconds, without its unit."""
+    return DASH if value is None else _digits(value)
+
+
+def quantity(value: float | None, unit: str = "") -> str:
+    """A value of an objective whose unit is free text."""
+    if value is None:
+        return DASH
+    text = count(value) if abs(value) >= 10_000 else _digits(value)
+    return f"{text}{NO_BREAK_SPACE}{unit}" if unit else text
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """A difference with its sign; nought has none."""
+    if value is None:
+        return DASH
+    text = f"{value:+.{digits}f}"
+    return _minus(text) if float(text) else text[1:]
+
+
+def percent(ratio: float | None) -> str:
+    """A ratio as a percentage: ``50%``, ``3.1%``."""
+    if ratio is None:
+        return DASH
+    text = f"{100 * ratio:.1f}" if abs(ratio) < 0.0995 else f"{100 * ratio:.0f}"
+    return _minus(text.removesuffix(".0")) + "%"
+
+
+def duration(seconds: float | None) -> str:
+    """Wall-clock time: ``4.4 s``, ``7 min 58 s``, ``3 h 05 min``."""
+    if seconds is None:
+        return DASH
+    if seconds < 59.95:
+        return f"{seconds:.1f}{NO_BREAK_SPACE}s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}{NO_BREAK_SPACE}min {whole % 60:02d}{NO_BREAK_SPACE}s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60:,}{NO_BREAK_SPACE}h {minutes % 60:02d}{NO_BREAK_SPACE}min"
+
+
+def origin(name: str) -> str:
+    """Who proposed an architecture, in words."""
+    return _ORIGINS.get(name, name)
+
+
+def sizes(architecture: dict[str, Any], teacher_layers: int | None = None) -> str:
+    """An architecture in words, with the number of the teacher's layers if given."""
+    of_teacher = f" of {teacher_layers}" if teacher_layers is not None else ""
+    return (
+        f"hidden {architecture['hidden']}, MLP {architecture['mlp']}, "
+        f"heads {architecture['heads']}, KV heads {architecture['kv_heads']}, "
+        f"layers {architecture['layers']}{of_teacher}"
+    )
+
+
+def sentence(text: str) -> str:
+    """``text`` with a capital at its start and a full stop at its end."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if not text or text[-1] in ".!?" else ".")
+
+
+def layer_ranges(layers: list[int]) -> str:
+    """Layer indices with runs joined: ``0, 2 to 5, 7``."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    words = (
+        f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(str(layer) for layer in run) for run in runs
+    )
+    return ", ".join(words)
+
+
+def _digits(value: float) -> str:
+    """Three digits, without a power of ten, up to a million."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:.0f}"
+    magnitude = math.floor(math.log10(abs(value)))
+    rounded = round(value, 2 - magnitude)
+    decimals = max(0, min(6, 2 - math.floor(math.log10(abs(rounded)))))
+    return _minus(f"{rounded:,.{decimals}f}")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", MINUS)

@@ -1,0 +1,62 @@
+"""Fixtures for all tests: real data, a tiny teacher, and no network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before anything imports the hub's client, which reads it once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+SEPARATOR = "<|endoftext|>"
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """Folder of trained models and texts that are not part of the project."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "real"
+    folder = Path(os.environ.get("SLIMSEARCH_REAL", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; SLIMSEARCH_REAL can say where it is")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A token a byte, and a separator that begins documents; the context is 64 tokens."""
+    vocabulary = {SEPARATOR: 0} | {
+        letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), start=1)
+    }
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([SEPARATOR])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=SEPARATOR, eos_token=SEPARATOR, model_max_length=64
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: PreTrainedTokenizerFast) -> Path:
+    """Directory of an untrained Llama of two layers with ``byte_tokenizer``; do not write to it."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    directory = tmp_path_factory.mktemp("tiny_teacher")
+    LlamaForCausalLM(config).save_pretrained(directory)
+    byte_tokenizer.save_pretrained(directory)
+    return directory

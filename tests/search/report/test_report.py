@@ -1,0 +1,220 @@
+"""The report is one file that asks nothing of the network and lets no text become markup."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from search.report import RankingView, write_report
+from search.report.document import report_html
+from space.input_error import InputError
+from tests.search.report.sample import sample_ranking, sample_summary
+from tests.search.report.variants import VARIANTS
+
+HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>\"'&amp;{{ 7*7 }}"
+FETCHING = {"src", "href", "srcset", "action", "data", "poster", "formaction", "background", "ping"}
+
+
+class Page(HTMLParser):
+    """The elements of a page, its text outside of scripts and styles, and its data blocks."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.data: dict[str, Any] = {}
+        self.style = ""
+        self._inside: tuple[str, dict[str, str | None]] = ("", {})
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Record an element."""
+        self.elements.append((tag, dict(attrs)))
+        self._inside = (tag, dict(attrs))
+
+    def handle_endtag(self, tag: str) -> None:
+        """Leave a script or style."""
+        self._inside = ("", {})
+
+    def handle_data(self, data: str) -> None:
+        """Record text, or what a script or style holds."""
+        tag, attributes = self._inside
+        if attributes.get("type") == "application/json":
+            self.data[str(attributes["id"]).removesuffix("-data")] = json.loads(data)
+        elif tag == "style":
+            self.style += data
+        elif tag != "script":
+            self.text += data
+
+
+def page_of(summary: dict[str, Any], ranking: RankingView | None = None) -> Page:
+    """The parsed report of a summary."""
+    return Page(report_html(summary, ranking))
+
+
+def resolved(value: Any) -> Any:
+    """A figure whose colours by name are real ones, for Plotly's own validators."""
+    if isinstance(value, str) and re.fullmatch(r"@[a-z]+( [0-9.]+)?", value):
+        return "Arial" if value == "@font" else "#123456"
+    if isinstance(value, list):
+        return [resolved(item) for item in value]
+    if isinstance(value, dict):
+        return {key: resolved(item) for key, item in value.items()}
+    return value
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    return page_of(sample_summary(), sample_ranking())
+
+
+def test_nothing_is_fetched(page: Page) -> None:
+    targets = [
+        value for _, attributes in page.elements for key, value in attributes.items() if key in FETCHING
+    ]
+    assert targets
+    assert all(str(target).startswith(("#", "./")) for target in targets)
+    assert {tag for tag, _ in page.elements}.isdisjoint({"link", "iframe", "img", "object", "embed", "base"})
+    assert "url(" not in page.style
+    assert "@import" not in page.style
+
+
+def test_the_policy_allows_the_page_s_own_scripts_alone(page: Page) -> None:
+    [policy] = [
+        str(attributes["content"])
+        for tag, attributes in page.elements
+        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy.startswith("default-src 'none';")
+    assert re.search(r"script-src( 'sha256-[A-Za-z0-9+/]{43}='){2}$", policy)
+    assert "unsafe-eval" not in policy
+
+
+def test_the_file_is_below_six_megabytes(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_report(sample_summary(), sample_ranking(), path)
+    assert 4_000_000 < path.stat().st_size < 6_000_000
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_every_label_and_failure_is_in_the_text(page: Page) -> None:
+    summary = sample_summary()
+    for trial in summary["trials"]:
+        assert trial["label"] in page.text
+        assert (trial["failure"] or "") in page.text
+    assert summary["chosen"]["reason"] in page.text
+    assert summary["command"] in page.text
+
+
+def test_models_are_linked_relative_to_the_report(page: Page) -> None:
+    links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
+    for student in sample_summary()["promoted"]:
+        assert f"./{student['path']}/" in links
+
+
+def test_a_link_leads_nowhere_but_to_the_folder() -> None:
+    summary = sample_summary()
+    summary["promoted"][0]["path"] = 'javascript:alert(1)//"? #x'
+    links = [str(attributes["href"]) for tag, attributes in page_of(summary).elements if tag == "a"]
+    assert "./javascript%3Aalert%281%29//%22%3F%20%23x/" in links
+
+
+def hostile_summary(text: str) -> dict[str, Any]:
+    """The sample with ``text`` wherever free text can stand."""
+    summary = sample_summary()
+    summary["name"] = text or "x"
+    summary["command"] = summary["device"] = text
+    summary["teacher"].update(id=text, revision=text[:12] or None)
+    summary["corpus"].update(id=text, fingerprint=text)
+    summary["chosen"]["reason"] = text
+    summary["trials"][23]["failure"] = text or "x"
+    summary["promoted"][1].update(path=text or None, loss=None, failure=text or "x")
+    summary["objectives"][1].update(unit=text, description=text)
+    summary["objectives"].append({"name": text or "x", "unit": text})
+    summary["rank_correlation"][0].update({"from": text, "to": text})
+    summary["versions"]["torch"] = text
+    summary["seconds"][text] = 1.0
+    return summary
+
+
+def test_text_cannot_become_markup() -> None:
+    summary = hostile_summary(HOSTILE)
+    page, calm = page_of(summary), page_of(hostile_summary("Calm"))
+    assert [tag for tag, _ in page.elements] == [tag for tag, _ in calm.elements]
+    assert page.text.count(HOSTILE) == calm.text.count("Calm") - 2 > 10, "the revision is cut short"
+    assert not any(key.startswith("on") for _, attributes in page.elements for key in attributes)
+
+
+def test_text_cannot_become_markup_inside_a_figure() -> None:
+    data = json.dumps(page_of(hostile_summary(HOSTILE)).data)
+    assert "<img" not in data
+    assert "<script" not in data
+    assert "&lt;img src=x onerror=alert(1)&gt;" in data
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.text(alphabet=st.sampled_from("<>&\"'/!-[]{}%#@ scriptalert\u2028\\\n"), min_size=1, max_size=40))
+def test_no_text_changes_the_elements(text: str) -> None:
+    page, calm = page_of(hostile_summary(text)), page_of(hostile_summary("Calm"))
+    assert [tag for tag, _ in page.elements] == [tag for tag, _ in calm.elements]
+    assert page.data.keys() == calm.data.keys()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_summary_has_a_report_that_plotly_can_draw(name: str) -> None:
+    page = page_of(VARIANTS[name](), sample_ranking())
+    plots = {attributes["id"] for _, attributes in page.elements if attributes.get("class") == "plot"}
+    assert plots == page.data.keys()
+    assert "importance-hidden" in plots
+    for figure in page.data.values():
+        go.Figure(data=resolved(figure["traces"]), layout=resolved(figure["layout"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "figures"),
+    [
+        ("sample_summary", {"front", "curves", "stability-0", "stability-1", "sizes"}),
+        ("one_trial", {"front", "curves"}),
+        ("one_model", {"front", "curves"}),
+        ("nothing_evaluated", set()),
+        ("all_failed", set()),
+        ("loss_alone", {"front", "curves", "stability-0", "stability-1", "sizes"}),
+    ],
+)
+def test_figures_that_would_be_empty_are_left_out(name: str, figures: set[str]) -> None:
+    assert page_of(VARIANTS[name]()).data.keys() == figures
+
+
+def test_the_front_is_drawn_against_what_was_searched_for() -> None:
+    titles = {
+        name: page_of(VARIANTS[name]()).data["front"]["layout"]["xaxis"]["title"]["text"]
+        for name in ("sample_summary", "without_latency", "loss_alone")
+    }
+    assert titles["sample_summary"].startswith("latency, ms")
+    assert titles["without_latency"].startswith("memory, bytes")
+    assert titles["loss_alone"].startswith("parameters ")
+
+
+def test_a_run_in_which_all_failed_says_so_and_why() -> None:
+    text = page_of(VARIANTS["all_failed"]()).text
+    assert "No model could be chosen" in text
+    assert re.search(r"out of memory\s+\(44×\)", text)
+
+
+def test_a_wrong_summary_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    with pytest.raises(InputError, match="'teacher' is a required property"):
+        write_report(_without(sample_summary(), "teacher"), None, path)
+    assert not path.exists()
+
+
+def _without(summary: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in summary.items() if name != key}

@@ -1,0 +1,142 @@
+"""Summaries at the edges of what a run can write; each follows the schema."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from tests.search.report.sample import sample_summary
+
+Summary = dict[str, Any]
+
+
+def one_trial() -> Summary:
+    """A run that was told to score one candidate and retrain nothing."""
+    summary = sample_summary()
+    trial = summary["trials"][3]
+    summary.update(trials=[trial], pareto=[trial["label"]], promoted=[], chosen=None, baselines=[])
+    summary.update(rank_correlation=[], rungs=[{"rung": 0, "tokens": 0}])
+    return summary
+
+
+def one_model() -> Summary:
+    """One candidate, retrained, with no baseline to stand beside."""
+    summary = sample_summary()
+    student = summary["promoted"][0]
+    trials = [trial for trial in summary["trials"] if trial["label"] == student["label"]]
+    summary.update(trials=trials, pareto=[student["label"]], promoted=[student], baselines=[])
+    summary.update(
+        rank_correlation=[{"from": "rung 0", "to": "rung 1", "kendall_tau": None, "candidates": 1}]
+    )
+    return summary
+
+
+def nothing_evaluated() -> Summary:
+    """A run without a single trial."""
+    return one_trial() | {"trials": [], "pareto": [], "rungs": []}
+
+
+def all_failed() -> Summary:
+    """Every candidate and every baseline failed."""
+    summary = sample_summary()
+    for trial in summary["trials"]:
+        trial.update(state="failed", loss=None, latency_ms=None, objectives={}, failure="out of memory")
+    for baseline in summary["baselines"]:
+        baseline.update(loss=None, bits_per_byte=None, failure="out of memory", curve=[], objectives={})
+    pairs = [pair | {"kendall_tau": None, "candidates": 0} for pair in summary["rank_correlation"]]
+    return summary | {"pareto": [], "promoted": [], "chosen": None, "rank_correlation": pairs}
+
+
+def losses_missing() -> Summary:
+    """One promoted model and all baselines were not retrained to the end."""
+    summary = sample_summary()
+    for entry in [summary["promoted"][1], *summary["baselines"]]:
+        entry.update(loss=None, loss_after_pruning=None, loss_after_short_distillation=None)
+        entry.update(bits_per_byte=None, latency_ms=None, failure="the loss is not finite (nan)", curve=[])
+    return summary
+
+
+def without_latency() -> Summary:
+    """Loss and memory were the objectives; latency was never measured."""
+    summary = sample_summary()
+    summary["objectives"] = [{"name": "loss", "unit": "nats/token"}, {"name": "memory", "unit": "bytes"}]
+    summary["teacher"]["latency_ms"] = None
+    for entry in [*summary["trials"], *summary["promoted"], *summary["baselines"]]:
+        entry["latency_ms"] = None
+        if entry["loss"] is not None:
+            entry["objectives"] = {"loss": entry["loss"], "memory": 4.2 * entry["parameters"]}
+    return summary
+
+
+def loss_alone() -> Summary:
+    """Loss was the only objective, so it is drawn against the parameters."""
+    summary = without_latency()
+    for entry in [*summary["trials"], *summary["promoted"], *summary["baselines"]]:
+        entry["objectives"].pop("memory", None)
+    return summary | {"objectives": [{"name": "loss", "unit": "nats/token"}]}
+
+
+def baseline_wins() -> Summary:
+    """The chosen model is the uniform shrink, and its weights were not kept."""
+    summary = sample_summary()
+    summary["baselines"][0]["loss"] = 1.3
+    summary["chosen"] = {"label": summary["baselines"][0]["label"], "reason": "It has the lowest loss."}
+    return summary
+
+
+def baseline_promoted() -> Summary:
+    """The depth baseline was promoted and chosen, so it stands in both lists."""
+    summary = sample_summary()
+    depth = next(entry for entry in summary["baselines"] if entry["origin"] == "depth")
+    summary["promoted"][1] = copy.deepcopy(depth) | {"path": f"models/02-{depth['label']}"}
+    summary["chosen"] = {"label": depth["label"], "reason": "it is the fastest"}
+    return summary
+
+
+def better_than_the_teacher() -> Summary:
+    """The student's loss is below the teacher's."""
+    summary = sample_summary()
+    summary["promoted"][0]["loss"] = 1.1
+    return summary
+
+
+def no_curves() -> Summary:
+    """Retraining wrote no learning curves and no size was measured but the loss."""
+    summary = sample_summary()
+    summary["teacher"].update(bits_per_byte=None, latency_ms=None, memory_bytes=None)
+    for entry in [*summary["promoted"], *summary["baselines"]]:
+        entry.update(curve=[], bits_per_byte=None, latency_ms=None)
+    return summary
+
+
+def large_numbers() -> Summary:
+    """Billions of parameters, and losses beyond reading as perplexity."""
+    summary = sample_summary()
+    summary["tokens"]["total"] = 94 * 10**9
+    summary["teacher"]["parameters"] = 15_630_000_000
+    summary["seconds"]["total"] = 3e6
+    for entry in [*summary["promoted"], *summary["trials"]]:
+        entry["parameters"] = 8_190_735_360
+    summary["baselines"][1]["loss"] = 900.0
+    return summary
+
+
+VARIANTS: dict[str, Callable[[], Summary]] = {
+    variant.__name__: variant
+    for variant in (
+        sample_summary,
+        one_trial,
+        one_model,
+        nothing_evaluated,
+        all_failed,
+        losses_missing,
+        without_latency,
+        loss_alone,
+        baseline_wins,
+        baseline_promoted,
+        better_than_the_teacher,
+        no_curves,
+        large_numbers,
+    )
+}

@@ -1,0 +1,201 @@
+"""The rules of the house: where imports run, how long things are, what is documented.
+
+Every rule is also shown a tree that breaks it, so that a green test means something.
+"""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+#: From the top down; imports run rightwards only.
+PACKAGES = ("studies", "search", "evaluators", "space")
+MOST_LINES_OF_A_FILE = 400
+MOST_LINES_OF_A_FUNCTION = 60
+NAMES_THAT_SAY_NOTHING = {"utils", "helpers", "common", "misc"}
+
+Rule = Callable[[Path], list[str]]
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def modules(root: Path) -> Iterator[tuple[Path, ast.Module]]:
+    """Every module of the packages and tests under ``root``."""
+    for package in (*PACKAGES, "tests"):
+        for path in sorted((root / package).rglob("*.py")):
+            yield path.relative_to(root), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def public(body: list[ast.stmt]) -> Iterator[Function | ast.ClassDef]:
+    """Public functions and classes of a module and public methods of public classes."""
+    for node in body:
+        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from public(node.body)
+
+
+def is_override(node: Function | ast.ClassDef) -> bool:
+    """Whether the docstring is the parent's (``@override``) or the getter's (``@x.setter``)."""
+    marks = [ast.unparse(mark) for mark in node.decorator_list]
+    return any(mark.split(".")[-1] in {"override", "overload", "setter"} for mark in marks)
+
+
+def long_files(root: Path) -> list[str]:
+    paths = [root / path for path, _ in modules(root)]
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
+    return [f"{path}: {lines} lines" for path, lines in lengths.items() if lines > MOST_LINES_OF_A_FILE]
+
+
+def long_functions(root: Path) -> list[str]:
+    return [
+        f"{path}:{node.lineno}: {node.name}"
+        for path, tree in modules(root)
+        for node in ast.walk(tree)
+        if isinstance(node, Function)
+        and (node.end_lineno or node.lineno) - node.lineno + 1 > MOST_LINES_OF_A_FUNCTION
+    ]
+
+
+def empty_names(root: Path) -> list[str]:
+    return [str(path) for path, _ in modules(root) if path.stem in NAMES_THAT_SAY_NOTHING]
+
+
+def undocumented(root: Path) -> list[str]:
+    return [
+        f"{path}:{node.lineno}: {node.name}"
+        for path, tree in modules(root)
+        if path.parts[0] in PACKAGES
+        for node in public(tree.body)
+        if not is_override(node) and not ast.get_docstring(node)
+    ]
+
+
+def modules_without_reason(root: Path) -> list[str]:
+    return [
+        str(path)
+        for path, tree in modules(root)
+        if path.parts[0] in PACKAGES and path.name != "__init__.py" and not ast.get_docstring(tree)
+    ]
+
+
+def is_re_export(node: ast.stmt) -> bool:
+    """Whether a statement is an import, a docstring or ``__all__``."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant)
+    if isinstance(node, ast.Assign):
+        return [ast.unparse(target) for target in node.targets] == ["__all__"]
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def full_inits(root: Path) -> list[str]:
+    return [
+        str(path)
+        for path, tree in modules(root)
+        if path.name == "__init__.py" and not all(map(is_re_export, tree.body))
+    ]
+
+
+RULES: list[Rule] = [
+    long_files,
+    long_functions,
+    empty_names,
+    undocumented,
+    modules_without_reason,
+    full_inits,
+]
+NAMES = [rule.__name__ for rule in RULES]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=NAMES)
+def test_the_house_is_in_order(rule: Rule) -> None:
+    assert rule(ROOT) == []
+
+
+def test_every_package_is_there() -> None:
+    assert {path.parts[0] for path, _ in modules(ROOT)} == {*PACKAGES, "tests"}
+
+
+BROKEN = {
+    "space/long.py": '"""Why."""\n' + "x = 1\n" * MOST_LINES_OF_A_FILE,
+    "space/function.py": '"""Why."""\n\n\ndef _long() -> None:\n' + "    x = 1\n" * MOST_LINES_OF_A_FUNCTION,
+    "search/utils.py": '"""Why."""\n',
+    "search/silent.py": '"""Why."""\n\n\nclass Silent:\n    """It."""\n\n    def speak(self) -> None: ...\n',
+    "search/reasonless.py": "x = 1\n",
+    "studies/__init__.py": '"""Why."""\nimport ast\n__all__ = ["ast"]\n',
+    "evaluators/__init__.py": "def loss() -> None:\n    '''Of it.'''\n",
+}
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    for name, text in BROKEN.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("rule", "found"),
+    [
+        (long_files, ["long.py: 401 lines"]),
+        (long_functions, ["space/function.py:4: _long"]),
+        (empty_names, ["search/utils.py"]),
+        (undocumented, ["search/silent.py:7: speak"]),
+        (modules_without_reason, ["search/reasonless.py"]),
+        (full_inits, ["evaluators/__init__.py"]),
+    ],
+    ids=NAMES,
+)
+def test_every_rule_can_fail(rule: Rule, found: list[str], broken: Path) -> None:
+    complaints = rule(broken)
+    assert len(complaints) == len(found)
+    assert all(complaint.endswith(end) for complaint, end in zip(complaints, found, strict=True))
+
+
+def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
+    """Run import-linter with the project's own contract over the packages of ``root``."""
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """The four packages, each importing the ones below it, under the project's contract."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for package in PACKAGES:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+        (tmp_path / package / "base.py").touch()
+    for upper, lower in combinations(PACKAGES, 2):
+        (tmp_path / upper / f"with_{lower}.py").write_text(f"import {lower}.base\n")
+    return tmp_path
+
+
+def test_imports_run_downward() -> None:
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 kept, 0 broken" in done.stdout
+
+
+def test_the_contract_allows_imports_that_run_downward(packages: Path) -> None:
+    done = lint_imports(packages)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_contract_refuses_every_import_that_runs_upward(packages: Path) -> None:
+    upward = [(lower, upper) for upper, lower in combinations(PACKAGES, 2)]
+    for lower, upper in upward:
+        (packages / lower / f"from_{upper}.py").write_text(f"import {upper}.base\n")
+    done = lint_imports(packages)
+    assert done.returncode == 1
+    for lower, upper in upward:
+        assert f"{lower}.from_{upper} -> {upper}.base" in done.stdout
