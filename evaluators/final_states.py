@@ -30,7 +30,8 @@ def final_states(model: PreTrainedModel, tokens: Tensor) -> Tensor:
 def head_weight(model: PreTrainedModel) -> Tensor:
     """(V, D) the matrix of the head; it has no bias in the families at hand."""
     head = model.get_output_embeddings()
-    assert isinstance(head, torch.nn.Linear) and head.bias is None, "the head is a plain matrix"
+    assert isinstance(head, torch.nn.Linear), "the head is a plain matrix"
+    assert head.bias is None, "the head has no bias"
     return head.weight
 
 

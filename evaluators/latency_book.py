@@ -46,8 +46,8 @@ class LatencyBook:
         if key not in self.entries:
             latency = measure()
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(json.dumps({"key": key, **asdict(latency)}) + "\n")
+            with self.path.open("a") as file:  # a line begins anew, even after one that was cut off
+                file.write("\n" + json.dumps({"key": key, **asdict(latency)}))
             self.entries[key] = latency
         return self.entries[key]
 
@@ -59,7 +59,7 @@ def latency_key(
     dtype: torch.dtype,
     load: Workload,
 ) -> str:
-    """What a latency depends on: the sizes, the teacher timed beside, the machine, the libraries, the load."""
+    """What a latency depends on: the sizes, those of the teacher, the machine, the libraries, the load."""
     sizes = [
         {name: value for name, value in c.to_dict().items() if name not in _IRRELEVANT}
         for c in (config, reference)

@@ -32,7 +32,7 @@ def validation_loss(model: PreTrainedModel, blocks: Tensor) -> float:
         nexts = tokens[:, 1:].flatten()
         size = token_slice(head.shape[0])
         for some, targets in zip(states.split(size), nexts.split(size), strict=True):
-            logits = (some @ head.T).float()
+            logits = nn.functional.linear(some, head).float()
             total += nn.functional.cross_entropy(logits, targets, reduction="sum").cpu()
     return float(total) / (blocks.shape[0] * (blocks.shape[1] - 1))
 

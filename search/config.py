@@ -80,13 +80,13 @@ class RunConfig:
             f"{name} is {mine[name]!r}, was {others[name]!r}" for name in mine if mine[name] != others[name]
         ]
 
-    def save(self, path: Path) -> None:
-        """Write as TOML."""
-        path.write_text(tomli_w.dumps(asdict(self)))
+    def to_toml(self) -> str:
+        """As ``config.toml`` holds it."""
+        return tomli_w.dumps(asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> RunConfig:
-        """Read what ``save`` wrote.
+        """Read what ``to_toml`` gave.
 
         Raises:
             ValueError: the file is torn or of another version.

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import optuna
 import rich.console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -60,6 +61,7 @@ class Console:
         else:
             handler = logging.StreamHandler()
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        optuna.logging.set_verbosity(optuna.logging.INFO if verbose else optuna.logging.WARNING)
         ours = ("slimsearch", "search", "evaluators", "space")
         for name in (*ours, *(("optuna", "transformers", "accelerate", "datasets") if verbose else ())):
             logging.getLogger(name).handlers = [handler]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,54 +14,61 @@ from space.budget import BudgetText
 from space.input_error import InputError
 
 
+def _shown(metavar: str, *aliases: str) -> Any:
+    """How a flag looks in the help: its default stands in its text, where there is something to say."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="", aliases=aliases)
+
+
+_EXAMPLES = """
+examples:
+  python -m search.run --budget 1M
+  python -m search.run --budget 60% --model path/to/model --data text.txt
+  python -m search.run --budget 4B --plan
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """Find the best smaller model inside a big one.
+    """Find the best smaller model inside a big one."""
 
-    Examples:
-      python -m search.run --budget 1M
-      python -m search.run --budget 60% --model path/to/model --data text.txt
-      python -m search.run --budget 4B --plan
-    """
-
-    budget: Annotated[str, tyro.conf.arg(metavar="SIZE")] = ""
+    budget: Annotated[str, _shown("SIZE")] = ""
     """Parameters of the model to be found: 4B, 350M, 800k, a plain number, or 60% of the teacher."""
-    tolerance: float = 0.02
+    tolerance: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 0.02
     """How far a candidate may lie from the budget, as a share of it."""
-    model: Annotated[str | None, tyro.conf.arg(metavar="DIR_OR_HUB_ID")] = None
+    model: Annotated[str | None, _shown("DIR_OR_HUB_ID")] = None
     """The teacher. Default: the smallest known one of at least 1.25 times the budget."""
-    revision: str | None = None
+    revision: Annotated[str | None, _shown("NAME")] = None
     """Branch, tag or commit of the teacher on the hub."""
-    data: Annotated[str | None, tyro.conf.arg(metavar="FILE_OR_HUB_ID")] = None
+    data: Annotated[str | None, _shown("FILE_OR_HUB_ID")] = None
     """Text to distil on: .txt, .jsonl, .parquet, or a data set of the hub. Default: Python's standard
     library for the embedded teacher, HuggingFaceFW/fineweb-edu for others."""
-    trials: int | None = None
-    """Architectures to score straight after pruning."""
-    rung_tokens: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TOKENS ...")] = ()
-    """Tokens of short distillation, one number a rung (64k 256k)."""
-    retrain_tokens: Annotated[str | None, tyro.conf.arg(metavar="TOKENS")] = None
-    """Tokens of retraining for each promoted model."""
-    promote: int | None = None
-    """How many candidates are retrained at the end."""
-    objectives: str = "loss,latency"
-    """What to make small, separated by commas: loss, latency, parameters, memory, flops."""
+    trials: Annotated[int | None, _shown("N")] = None
+    """Architectures to score straight after pruning. Default: by the teacher's size."""
+    rung_tokens: Annotated[tuple[str, ...], _shown("TOKENS ...")] = ()
+    """Tokens of short distillation, one number a rung (64k 256k). Default: by the teacher's size."""
+    retrain_tokens: Annotated[str | None, _shown("TOKENS")] = None
+    """Tokens of retraining for each promoted model. Default: by the teacher's size."""
+    promote: Annotated[int | None, _shown("N")] = None
+    """How many candidates are retrained at the end. Default: by the teacher's size."""
+    objectives: Annotated[str, tyro.conf.arg(metavar="NAME,NAME")] = "loss,latency"
+    """What to make small: loss, latency, parameters, memory, flops."""
     sampler: Literal["tpe", "gp", "nsga2", "random"] = "tpe"
     """How Optuna chooses candidates."""
-    storage: str | None = None
+    storage: Annotated[str | None, _shown("URL")] = None
     """Optuna storage: an SQLAlchemy URL, or a path that ends in .journal. Default: SQLite in the run."""
-    study_name: str | None = None
+    study_name: Annotated[str | None, _shown("NAME")] = None
     """Name of the run. Default: teacher and budget."""
-    out: Path = Path("runs")
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs")
     """Folder of the runs."""
-    seed: int = 0
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Of everything random."""
-    device: str | None = None
+    device: Annotated[str | None, _shown("NAME")] = None
     """cpu, cuda, cuda:1, mps. Default: the best there is."""
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """Precision of the arithmetic. Default: by device and size."""
-    preset: Path | None = None
-    """A TOML file with flags, such as those under studies/; flags on the command line win."""
-    retrain_baselines: bool | None = None
+    dtype: Annotated[Literal["float32", "bfloat16"] | None, _shown("{float32,bfloat16}")] = None
+    """Precision of the arithmetic of training. Default: by device and size."""
+    preset: Annotated[Path | None, _shown("FILE.toml")] = None
+    """Flags from a file, such as those under studies/; flags on the command line win."""
+    retrain_baselines: Annotated[bool | None, _shown("{True,False}")] = None
     """Retrain the hand-made baselines and random weights too. Default: if the teacher is small."""
     trust_remote_code: bool = False
     """Run code that comes with a model from the hub."""
@@ -84,6 +92,7 @@ def read_flags(arguments: list[str]) -> Flags:
         args=arguments,
         default=_preset(arguments),
         prog="python -m search.run",
+        description=f"{Flags.__doc__}\n{_EXAMPLES}",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     check(flags)
@@ -92,12 +101,10 @@ def read_flags(arguments: list[str]) -> Flags:
 
 def _preset(arguments: list[str]) -> Flags:
     """The flags of the preset that the arguments name, or the defaults."""
-    named = [
-        after if argument == "--preset" else argument.partition("=")[2]
-        for argument, after in zip(arguments, [*arguments[1:], ""], strict=True)
-        if argument == "--preset" or argument.startswith("--preset=")
-    ]
-    return load_preset(Path(named[-1])) if named else Flags()
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", type=Path)
+    named = parser.parse_known_args(arguments)[0].preset
+    return Flags() if named is None else load_preset(named)
 
 
 def load_preset(path: Path) -> Flags:

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from evaluators.distillation.loop import Checkpointing, DivergenceError
 from evaluators.loss import bits_per_byte
 from evaluators.quiet import quiet
+from search.whole_file import write_whole
 from search.workbench import Workbench
 from space.architecture import Architecture
 from space.extraction import student_config
@@ -93,9 +94,7 @@ def retrain(bench: Workbench, assignment: Assignment, advance: Callable[[int], N
         )
     path = checkpoint.with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(asdict(result)))
-    os.replace(new, path)
+    write_whole(path, json.dumps(asdict(result)))
     checkpoint.unlink(missing_ok=True)
     return result
 

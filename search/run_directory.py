@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from search.config import RunConfig
+from search.whole_file import write_whole
 from space.input_error import InputError
 
 
@@ -54,9 +54,7 @@ class RunDirectory:
                     "Wait for it, or take another --study-name",
                 ) from None
             if not self.config.exists():
-                new = self.config.with_suffix(".new")
-                config.save(new)
-                os.replace(new, self.config)
+                write_whole(self.config, config.to_toml())
             yield
 
     def _refuse_another(self, config: RunConfig) -> None:

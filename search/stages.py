@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from search.retraining import RANDOM_WEIGHTS, Assignment, Retrained, finished, r
 from search.run_directory import RunDirectory
 from search.rung import SEARCH, Record, Rung
 from search.summary import check, write
+from search.whole_file import write_whole
 from search.workbench import Workbench
 from space.baselines import baselines
 
@@ -69,9 +69,7 @@ def _teacher_figures(bench: Workbench, directory: RunDirectory) -> TeacherFigure
         return TeacherFigures(**json.loads(directory.teacher.read_text()))
     latency = bench.latency(bench.teacher.model).total_ms if "latency" in bench.config.objectives else None
     figures = TeacherFigures(bench.exact_loss(bench.teacher.model), latency)
-    new = directory.teacher.with_suffix(".new")
-    new.write_text(json.dumps(vars(figures)))
-    os.replace(new, directory.teacher)
+    write_whole(directory.teacher, json.dumps(vars(figures)))
     return figures
 
 
@@ -124,12 +122,12 @@ def _accumulated(directory: RunDirectory, seconds: dict[str, float]) -> dict[str
     """The stages' times, those of earlier processes included."""
     before: dict[str, float] = json.loads(directory.seconds.read_text()) if directory.seconds.exists() else {}
     total = {name: round(before.get(name, 0.0) + seconds.get(name, 0.0), 1) for name in {**before, **seconds}}
-    directory.seconds.write_text(json.dumps(total))
+    write_whole(directory.seconds, json.dumps(total))
     return total
 
 
 def _write_cards(bench: Workbench, summary: dict[str, Any], directory: RunDirectory) -> None:
     for entry in (*summary["promoted"], *summary["baselines"]):
         if entry["path"]:
-            card = model_card(summary, entry["label"], licence=None)
-            (directory.path / entry["path"] / "README.md").write_text(card)
+            card = model_card(summary, entry["label"], licence=None, origin=entry["origin"])
+            write_whole(directory.path / entry["path"] / "README.md", card)

@@ -1,9 +1,9 @@
 """Which dimension of which tensor belongs to which axis, found by asking the model class itself.
 
-The class is built on the meta device from the teacher's config, then again with one size changed.
-A dimension that moved belongs to the changed axis, and moved by ``stride`` entries a unit: with
-four more heads, ``q_proj`` grows by four times the head size. The map serves to count parameters,
-to find where to listen for activations, to sort and to cut, with no code of any family.
+The class is built on the meta device from the teacher's config, then again with one size after the
+other doubled. A dimension that grew belongs to the doubled axis, and grew by ``stride`` entries a
+unit: with four more heads, ``q_proj`` grows by four times the head size. The map serves to count
+parameters, to find where to listen for activations, to sort and to cut, with no code of any family.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def with_sizes(config: PretrainedConfig, changes: dict[str, Any]) -> PretrainedC
     fields = {**config.to_dict(), **changes}
     for derived in ("architectures", "transformers_version"):
         fields.pop(derived, None)
-    return type(config).from_dict(fields)
+    sized: PretrainedConfig = type(config)(**fields)
+    return sized
 
 
 def discover(config: PretrainedConfig) -> AxisMap:
@@ -104,17 +105,16 @@ def discover(config: PretrainedConfig) -> AxisMap:
         InputError: the type is not vouched for, or a dimension moves in a way the map cannot hold.
     """
     family = family_of(config)
+    if getattr(config, "is_heterogeneous", False):
+        raise _unclear(config, Axis.LAYERS, "the layers differ in size")
     sizes = {axis: int(getattr(config, name)) for axis, name in family.fields.items()}
     head_dim = int(getattr(config, family.head_dim, None) or sizes[Axis.HIDDEN] // sizes[Axis.HEADS])
     base = with_sizes(config, {family.head_dim: head_dim})
     shapes = _shapes(base)
-    moved = {axis: _shapes(with_sizes(base, {family.fields[axis]: 2 * sizes[axis]})) for axis in _WIDTHS}
-    for axis, other in moved.items():
-        if other.keys() != shapes.keys():
-            raise _unclear(config, axis, "parameters appear or vanish with its size")
+    growth = _growth(base, family, sizes, shapes)
     stack = _stack(shapes, sizes[Axis.LAYERS], config)
     tensors = tuple(
-        Tensor(name, _dimensions(config, name, shape, sizes, moved), _layer(name, stack))
+        Tensor(name, _dimensions(config, name, shape, sizes, growth), _layer(name, stack))
         for name, shape in shapes.items()
     )
     teacher = Architecture(**{axis.value: size for axis, size in sizes.items()})
@@ -125,23 +125,46 @@ def _shapes(config: PretrainedConfig) -> Shapes:
     return {name: tuple(p.shape) for name, p in build(config).named_parameters()}
 
 
+def _growth(
+    base: PretrainedConfig, family: Family, sizes: dict[Axis, int], shapes: Shapes
+) -> dict[Axis, Shapes]:
+    """By how much every dimension grows when an axis is doubled.
+
+    The axes are doubled one after the other and stay so, hidden before heads and heads before KV
+    heads: a class may want each to be a multiple of the next.
+    """
+    growth, changes, before = {}, {}, shapes
+    for axis in _WIDTHS:
+        changes[family.fields[axis]] = 2 * sizes[axis]
+        after = _shapes(with_sizes(base, changes))
+        if after.keys() != before.keys():
+            raise _unclear(base, axis, "parameters appear or vanish with its size")
+        growth[axis] = {name: _difference(after[name], before[name]) for name in shapes}
+        before = after
+    return growth
+
+
+def _difference(after: tuple[int, ...], before: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(a - b for a, b in zip(after, before, strict=True))
+
+
 def _dimensions(
     config: PretrainedConfig,
     name: str,
     shape: tuple[int, ...],
     sizes: dict[Axis, int],
-    moved: dict[Axis, Shapes],
+    growth: dict[Axis, Shapes],
 ) -> tuple[Dimension, ...]:
     dimensions = []
     for place, length in enumerate(shape):
-        movers = [axis for axis in _WIDTHS if moved[axis][name][place] != length]
+        movers = [axis for axis in _WIDTHS if growth[axis][name][place]]
         if len(movers) > 1:
             raise _unclear(config, movers[0], f"{name} moves with {' and '.join(movers)} at once")
         if not movers:
             dimensions.append(Dimension(None, length, 1))
             continue
         axis = movers[0]
-        stride, rest = divmod(moved[axis][name][place] - length, sizes[axis])
+        stride, rest = divmod(growth[axis][name][place], sizes[axis])
         if rest or stride * sizes[axis] != length:
             raise _unclear(config, axis, f"dimension {place} of {name} is no multiple of its size")
         dimensions.append(Dimension(axis, sizes[axis], stride))

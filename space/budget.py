@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -27,16 +28,17 @@ class BudgetText:
         Raises:
             InputError: the text is no positive number with one of these units.
         """
-        rule = "A budget is a positive number of parameters (units k, M, B) or a percentage"
+        rule = "A budget is a positive number of parameters (units k, M, B, T) or a percentage"
         match = _PATTERN.fullmatch(text.strip())
         if match is None:
             raise InputError(rule, f"{text!r} is neither", _REMEDY)
         number, unit = float(match[1]), match[2].lower()
         if unit != "%" and unit not in _UNITS:
             raise InputError(rule, f"{text!r} has the unknown unit {match[2]!r}", _REMEDY)
-        if number <= 0:
-            raise InputError(rule, f"{text!r} is not positive", _REMEDY)
-        return cls(number / 100, True) if unit == "%" else cls(number * _UNITS[unit], False)
+        amount = number / 100 if unit == "%" else number * _UNITS[unit]
+        if not 0 < amount < math.inf:
+            raise InputError(rule, f"{text!r} is {'too large' if amount else 'not positive'}", _REMEDY)
+        return cls(amount, unit == "%")
 
     def parameters(self, teacher_parameters: int) -> int:
         """The budget in parameters for a teacher of the given size."""
@@ -51,6 +53,9 @@ class Budget:
     tolerance: float
     """Half the width of the band as a share of ``parameters``: 0.02 allows ±2%."""
 
+    def __str__(self) -> str:
+        return f"{self.parameters:,} ±{100 * self.tolerance:.3g}%"
+
     @property
     def lowest(self) -> float:
         """The fewest parameters within the band."""
@@ -64,7 +69,7 @@ class Budget:
 
 def spoken(parameters: float) -> str:
     """A number of parameters as people say it, to three digits: 8.19B, 350M, 1.05M, 800k."""
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if parameters >= size * 0.9995:
             return f"{parameters / size:.3g}{unit}"
     return f"{parameters:.0f}"

@@ -57,7 +57,7 @@ def student_config(axis_map: AxisMap, architecture: Architecture, kept_layers: l
     """The config of a student, made by the class's own config object.
 
     Raises:
-        ValueError: the class does not allow these sizes together.
+        StrictDataclassError: the class does not allow these sizes together.
     """
     family = axis_map.family
     changes = {name: architecture[axis] for axis, name in family.fields.items()}

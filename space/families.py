@@ -31,8 +31,8 @@ class Family:
     )
     head_dim: str = "head_dim"
     """The field that fixes the size of a head, so that hidden and heads move apart."""
-    per_layer: tuple[str, ...] = ()
-    """Fields that hold one entry a layer; they follow the kept layers."""
+    per_layer: tuple[str, ...] = ("layer_types",)
+    """Fields that hold one entry a layer, where the config has them; they follow the kept layers."""
 
 
 FAMILIES = {
@@ -40,8 +40,8 @@ FAMILIES = {
     for family in (
         Family("llama"),
         Family("mistral"),
-        Family("qwen2", per_layer=("layer_types",)),
-        Family("qwen3", per_layer=("layer_types",)),
+        Family("qwen2"),
+        Family("qwen3"),
     )
 }
 

@@ -5,23 +5,27 @@ The MLP size is solved from the other sizes, so that each candidate lies within 
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
 
 from space.architecture import Architecture, Axis
-from space.axis_map import AxisMap, with_sizes
+from space.axis_map import AxisMap
 from space.budget import Budget, spoken
-from space.counting import parameter_polynomial
+from space.counting import Polynomial, parameter_polynomial
 from space.input_error import InputError
 
 #: The axes that a sampler chooses; the MLP follows from them.
 FREE_AXES = (Axis.HIDDEN, Axis.HEADS, Axis.KV_HEADS, Axis.LAYERS)
+Sizes = dict[Axis, NDArray[np.int64]]
+Share = TypeVar("Share", float, NDArray[np.float64])
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,13 @@ def floors(teacher: Architecture, share: float) -> dict[Axis, int]:
     No axis alone has to carry the whole cut, so each stays above 0.8 of the share and at most half;
     the MLP, which is solved for, may go to half of that.
     """
-    least = min(0.5, 0.8 * share)
-    shares = dict.fromkeys(Axis, least) | {Axis.MLP: least / 2}
-    return {axis: max(1, math.ceil(shares[axis] * teacher[axis])) for axis in Axis}
+    return {axis: max(1, math.ceil(part * teacher[axis])) for axis, part in _least(share).items()}
+
+
+def _least(share: Share) -> dict[Axis, Share]:
+    """The smallest share of each axis that goes with a share of the parameters."""
+    least = np.minimum(0.5, 0.8 * share)
+    return dict.fromkeys(Axis, least) | {Axis.MLP: least / 2}
 
 
 def enumerate_space(axis_map: AxisMap, budget: Budget) -> SearchSpace:
@@ -76,20 +84,24 @@ def enumerate_space(axis_map: AxisMap, budget: Budget) -> SearchSpace:
     if budget.highest >= whole:
         raise InputError(
             "The budget, tolerance included, has to lie below the teacher's size",
-            f"{spoken(budget.parameters)} ±{budget.tolerance:.0%} was asked of a teacher of {whole:,} parameters",
-            f"Ask for less (up to {spoken(0.9 * whole)}), or name a larger teacher with --model",
+            f"{budget} was asked of a teacher of {whole:,} parameters",
+            f"Ask for less (up to {spoken(0.9 * whole / (1 + budget.tolerance))}), or name a larger teacher with --model",
         )
     least = floors(teacher, budget.parameters / whole)
     sizes = _grid(axis_map, least)
     constant, slope = count.split(Axis.MLP)
     step = divisor(teacher.mlp)
     lowest, highest = -(-least[Axis.MLP] // step) * step, teacher.mlp // step * step
-    wanted = (budget.parameters - constant.at(sizes)) / slope.at(sizes)
-    sizes[Axis.MLP] = np.clip(np.rint(wanted / step).astype(np.int64) * step, lowest, highest)
+    steps = (budget.parameters - constant.at(sizes)) / slope.at(sizes) / step
+
+    def solved(whole_number: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Sizes:
+        return sizes | {Axis.MLP: np.clip(whole_number(steps).astype(np.int64) * step, lowest, highest)}
+
+    sizes = solved(np.rint)
     parameters = count.at(sizes)
     near = (parameters >= budget.lowest) & (parameters <= budget.highest)
     if not near.any():
-        raise _nothing_near(budget, parameters, whole)
+        raise _nothing_near(budget, teacher, count, (solved(np.floor), solved(np.ceil)))
     rows = np.stack([sizes[axis] for axis in Axis], axis=1)[near]
     found = tuple(
         Architecture(**{axis.value: int(size) for axis, size in zip(Axis, row, strict=True)}) for row in rows
@@ -97,7 +109,7 @@ def enumerate_space(axis_map: AxisMap, budget: Budget) -> SearchSpace:
     return SearchSpace(budget, found, tuple(int(n) for n in parameters[near]))
 
 
-def _grid(axis_map: AxisMap, least: dict[Axis, int]) -> dict[Axis, NDArray[np.int64]]:
+def _grid(axis_map: AxisMap, least: dict[Axis, int]) -> Sizes:
     """Every choice of the free axes that the class allows, one array an axis."""
     teacher = axis_map.teacher
     group = teacher.heads // teacher.kv_heads
@@ -122,26 +134,44 @@ def _multiples(size: int, least: int) -> Sequence[int]:
 
 
 def _allowed(axis_map: AxisMap, hidden: int, heads: int, kv_heads: int) -> bool:
-    """Whether the class's own config accepts these sizes together."""
-    names = axis_map.family.fields
+    """Whether the class's own rules accept these sizes together.
+
+    The rules are validators of the config's class; to run them on a copy takes a seventh of the time
+    of making a config.
+    """
+    names, sized = axis_map.family.fields, copy.copy(axis_map.config)
     try:
-        with_sizes(
-            axis_map.config,
-            {names[Axis.HIDDEN]: hidden, names[Axis.HEADS]: heads, names[Axis.KV_HEADS]: kv_heads},
-        )
-    except (StrictDataclassError, ValueError):
+        for axis, size in ((Axis.HIDDEN, hidden), (Axis.HEADS, heads), (Axis.KV_HEADS, kv_heads)):
+            setattr(sized, names[axis], size)
+        sized.validate()
+    except StrictDataclassError:
         return False
     return True
 
 
-def _nothing_near(budget: Budget, parameters: NDArray[np.int64], whole: int) -> InputError:
-    below = parameters[parameters < budget.lowest]
-    above = parameters[parameters > budget.highest]
-    nearest = [int(below.max())] * bool(below.size) + [int(above.min())] * bool(above.size)
-    near = " and ".join(f"{n:,}" for n in nearest) or "none"
+def _nothing_near(
+    budget: Budget, teacher: Architecture, count: Polynomial, around: tuple[Sizes, Sizes]
+) -> InputError:
+    """A refusal that names the nearest budgets on both sides that would do, by their own limits.
+
+    Args:
+        budget: what was asked.
+        teacher: its sizes.
+        count: parameters of an architecture.
+        around: for each choice of the free axes, the MLP sizes next below and above what it would take.
+    """
+    whole = count.of(teacher)
+    counts: set[int] = set()
+    for sizes in around:
+        parameters = count.at(sizes)
+        works = parameters * (1 + budget.tolerance) < whole
+        for axis, part in _least(parameters / whole).items():
+            works &= sizes[axis] >= part * teacher[axis]
+        counts.update(parameters[works].tolist())
+    below, above = (sorted(n for n in counts if (n > budget.parameters) is side) for side in (False, True))
+    near = " and ".join(f"{n:,}" for n in (*below[-1:], *above[:1])) or "none"
     return InputError(
         "At least one architecture has to lie within the budget's tolerance",
-        f"none lies within {spoken(budget.parameters)} ±{budget.tolerance:.1%} for a teacher of {whole:,} "
-        f"parameters; the nearest have {near}",
+        f"none lies within {budget} for a teacher of {whole:,} parameters; the nearest have {near}",
         "Take one of these as --budget, widen --tolerance, or start from a teacher nearer in size with --model",
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports the hub's client, which reads it once.
@@ -24,6 +26,17 @@ def real() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; SLIMSEARCH_REAL can say where it is")
     return folder
+
+
+@pytest.fixture
+def said_by_libraries(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What the Hugging Face libraries log, which pass nothing on to the root logger."""
+    libraries = [logging.getLogger(name) for name in ("transformers", "datasets", "huggingface_hub")]
+    for library in libraries:
+        library.addHandler(caplog.handler)
+    yield caplog
+    for library in libraries:
+        library.removeHandler(caplog.handler)
 
 
 @pytest.fixture(scope="session")

@@ -25,18 +25,20 @@ _FILE = re.compile(r"/(?P<dataset>datasets/)?(?P<id>[^/]+/[^/]+)/resolve/(?P<rev
 
 @dataclass
 class Repository:
-    """A repository of the hub at its only commit.
+    """A repository of the hub at its newest commit.
 
     Attributes:
         files: content by path.
         gated: whether its files are refused to everyone.
         status: what it answers in place of anything else.
+        before: the same repository at the commit before.
         cuts: how often the connection is still to be cut half-way through a file, by path.
     """
 
     files: dict[str, bytes]
     gated: bool = False
     status: HTTPStatus | None = None
+    before: Repository | None = None
     cuts: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -137,9 +139,14 @@ class _Handler(BaseHTTPRequestHandler):
         repository = repositories[id]
         if repository.status is not None:
             raise _RefusalError(repository.status, "", repository.status.phrase)
-        if revision not in ("main", repository.commit):
+        if revision == "main":
+            return repository
+        commit: Repository | None = repository
+        while commit is not None and commit.commit != revision:
+            commit = commit.before
+        if commit is None:
             raise _RefusalError(HTTPStatus.NOT_FOUND, "RevisionNotFound", f"Invalid rev id: {revision}")
-        return repository
+        return commit
 
     def _describe(self, found: re.Match[str]) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

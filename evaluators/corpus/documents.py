@@ -33,8 +33,12 @@ class Document:
 
     @classmethod
     def unnamed(cls, text: str) -> Document:
-        """A document whose name is its content's SHA-256, so that equal texts share a split."""
-        return cls(hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest(), text)
+        """A document whose name is its content's SHA-256, so that copies are in one split.
+
+        Halves of surrogate pairs, which JSON can hold and UTF-8 cannot, become question marks.
+        """
+        content = text.encode(errors="replace")
+        return cls(hashlib.sha256(content).hexdigest(), content.decode())
 
 
 def in_hash_order(documents: Iterable[Document], window: int = _WINDOW_CHARACTERS) -> Iterator[Document]:

@@ -44,11 +44,10 @@ class Filling:
         return self.held >= self.block * self.blocks
 
     def add(self, tokens: list[int], text: str) -> None:
-        """Add a document, unless the split is full."""
-        if not self.full:
-            self.tokens.append(np.array(tokens, dtype=np.int32))
-            self.bytes.append(len(text.encode(errors="replace")))
-            self.held += len(tokens)
+        """Add a document: its tokens with the separator, and its text."""
+        self.tokens.append(np.array(tokens, dtype=np.int32))
+        self.bytes.append(len(text.encode()))
+        self.held += len(tokens)
 
     def cut(self) -> Tensor:
         """(N, T) int32: the documents end to end; what is left after the last full block is dropped."""

@@ -18,7 +18,7 @@ from datasets import IterableDataset
 
 from evaluators.corpus.columns import texts_of
 from evaluators.corpus.documents import Document
-from evaluators.corpus.paragraphs import documents_of
+from evaluators.corpus.paragraphs import document_length, documents_of
 from evaluators.one_line import one_line
 from evaluators.paths import may_be_hub_id, nothing_there
 from space.input_error import InputError
@@ -101,16 +101,17 @@ def local_documents(files: Sequence[Path]) -> Iterator[Document]:
     Raises:
         InputError: a file is not what its suffix says, or has no column of text.
     """
-    for file in files:
-        if file.stat().st_size > 0:
-            for text in _texts(file):
-                yield Document.unnamed(text)
+    sizes = [file.stat().st_size for file in files]
+    length = document_length(sum(sizes))
+    for file, size in zip(files, sizes, strict=True):
+        if size > 0:
+            yield from map(Document.unnamed, _texts(file, length))
 
 
-def _texts(file: Path) -> Iterator[str]:
+def _texts(file: Path, length: int) -> Iterator[str]:
     kind = file.suffix.lower()
     try:
-        yield from _READERS[kind](file)
+        yield from _READERS[kind](file, length)
     except InputError:
         raise
     except UnicodeDecodeError as error:
@@ -127,11 +128,12 @@ def _texts(file: Path) -> Iterator[str]:
         ) from error
 
 
-def _plain_texts(file: Path) -> Iterator[str]:
-    return documents_of(row["text"] for row in IterableDataset.from_text(str(file), keep_linebreaks=True))
+def _plain_texts(file: Path, length: int) -> Iterator[str]:
+    rows = IterableDataset.from_text(str(file), keep_linebreaks=True)
+    return documents_of((row["text"] for row in rows), length)
 
 
-def _json_texts(file: Path) -> Iterator[str]:
+def _json_texts(file: Path, _: int) -> Iterator[str]:
     return texts_of(_json_rows(file), str(file))
 
 
@@ -149,14 +151,14 @@ def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _parquet_texts(file: Path) -> Iterator[str]:
+def _parquet_texts(file: Path, _: int) -> Iterator[str]:
     if pyarrow.parquet.read_metadata(file).num_rows == 0:
         return iter(())
     rows = IterableDataset.from_parquet(str(file))
     return texts_of(rows, str(file), rows.features)
 
 
-_READERS: dict[str, Callable[[Path], Iterator[str]]] = {
+_READERS: dict[str, Callable[[Path, int], Iterator[str]]] = {
     ".txt": _plain_texts,
     ".jsonl": _json_texts,
     ".parquet": _parquet_texts,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,9 @@ def save_checkpoint(
         position: how far it has come.
         model: the student.
         optimizer: its AdamW.
+
+    Raises:
+        OSError: the disk is full.
     """
     tensors = {f"model.{name}": value.detach() for name, value in model.named_parameters()}
     for number, state in optimizer.state_dict()["state"].items():
@@ -48,8 +52,18 @@ def save_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
     contiguous = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-    save_file(contiguous, new, metadata={"slimsearch": json.dumps(about)})
+    try:
+        save_file(contiguous, new, metadata={"slimsearch": json.dumps(about)})
+    except SafetensorError as error:
+        new.unlink(missing_ok=True)
+        raise _os_error(error) from error
     os.replace(new, path)
+
+
+def _os_error(error: SafetensorError) -> Exception:
+    """The system's error that a failure to write stands for; safetensors names it in its message alone."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
 
 
 def load_checkpoint(

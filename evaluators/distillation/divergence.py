@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from evaluators.final_states import token_slice
@@ -20,7 +20,7 @@ def forward_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """
     teacher = teacher_logits.float().log_softmax(dim=-1)
     student = student_logits.float().log_softmax(dim=-1)
-    return torch.nn.functional.kl_div(student, teacher, reduction="sum", log_target=True)
+    return nn.functional.kl_div(student, teacher, reduction="sum", log_target=True)
 
 
 def chunked(
@@ -48,8 +48,8 @@ def chunked(
 
     def of_slice(some: Tensor, targets: Tensor) -> Tensor:
         with torch.no_grad():
-            wanted = targets.to(teacher_head.dtype) @ teacher_head.T
-        return loss(some @ head.T, wanted)
+            wanted = nn.functional.linear(targets.to(teacher_head.dtype), teacher_head)
+        return loss(nn.functional.linear(some, head), wanted)
 
     pairs = list(zip(mine.split(size), theirs.split(size), strict=True))
     if len(pairs) == 1:

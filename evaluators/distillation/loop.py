@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from accelerate.utils import find_executable_batch_size
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from evaluators.distillation.attention import training_attention
 from evaluators.distillation.checkpoint import Curve, Position, load_checkpoint, save_checkpoint
 from evaluators.distillation.divergence import chunked, forward_kl
 from evaluators.distillation.schedule import Schedule
@@ -26,7 +27,7 @@ from evaluators.final_states import final_states, head_weight
 
 
 class DivergenceError(RuntimeError):
-    """The loss of a student stopped being a number."""
+    """The loss of a student, or its gradient, stopped being a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,8 @@ def distil(
     """Train a student on the teacher's targets, in place.
 
     Out of memory halves the micro-batch and repeats the step; the blocks of a step stay the same.
+    Dropout stays off: the targets are whole distributions, and a step is then the same however it is
+    cut into micro-batches and whether or not the process was stopped before it.
 
     Args:
         student: float32 weights; left in evaluation mode.
@@ -95,10 +98,11 @@ def distil(
         checkpointing: resume from, and save to, a file; the file is removed by the caller.
 
     Raises:
-        DivergenceError: the loss is no number.
+        DivergenceError: the loss or the gradient is no number; the student is as it was before the step.
+        torch.OutOfMemoryError: not even one block at a time fits.
     """
-    watch = watch or Watch()
-    began = time.monotonic()
+    watch, began = watch or Watch(), time.monotonic()
+    student.eval()
     optimizer = torch.optim.AdamW(_groups(student), lr=schedule.peak_rate, betas=(0.9, 0.95), fused=True)
     module, optimizer = accelerator.prepare(Distillation(student, targets.head), optimizer)
     position = Position(0, [], 0.0)
@@ -106,12 +110,24 @@ def distil(
         saved = load_checkpoint(checkpointing.path, checkpointing.key, student, optimizer.optimizer)
         position = saved or position
     watch.advance(position.step * schedule.blocks * schedule.block)
-    run = _Run(student, module, optimizer, targets, schedule, accelerator, watch, checkpointing, position)
-    find_executable_batch_size(run.steps, starting_batch_size=schedule.blocks)()
-    student.eval()
-    accelerator.free_memory(module, optimizer)
-    seconds = position.seconds + time.monotonic() - began
-    return Outcome(schedule.steps * schedule.blocks * schedule.block, position.curve, seconds)
+    began -= position.seconds
+    run = _Run(
+        student, module, optimizer, targets, schedule, accelerator, watch, checkpointing, position, began
+    )
+    smaller = _halves(schedule.blocks).__next__
+    try:
+        find_executable_batch_size(run.steps, schedule.blocks, smaller)()
+    finally:
+        accelerator.free_memory()
+    tokens = schedule.steps * schedule.blocks * schedule.block
+    return Outcome(tokens, position.curve, time.monotonic() - began)
+
+
+def _halves(blocks: int) -> Iterator[int]:
+    """The micro-batches to try after ``blocks``."""
+    while blocks := blocks // 2:
+        yield blocks
+    raise torch.OutOfMemoryError("out of memory with a micro-batch of one block")
 
 
 def _groups(student: nn.Module) -> list[dict[str, object]]:
@@ -133,21 +149,32 @@ class _Run:
     watch: Watch
     checkpointing: Checkpointing | None
     position: Position
+    began: float
+    """When it began on ``time.monotonic``, as if it had never been stopped."""
 
-    def steps(self, batch_size: int) -> None:
-        """Every step that is left, with micro-batches of ``batch_size`` blocks."""
+    def steps(self, micro: int) -> None:
+        """All that is left of the steps, by micro-batches of ``micro`` blocks, and of the validations.
+
+        Called again after running out of memory, it goes on where it was.
+        """
+        steps, times = self.schedule.steps, min(self.watch.times, self.schedule.steps)
+        ends = [-(-steps * number // times) for number in range(1, times + 1)] or [steps]
+        for end in ends[len(self.position.curve) :]:
+            with training_attention(self.student, self.schedule.block, self.accelerator):
+                self._train(end, micro)
+            self._validate()
+
+    def _train(self, end: int, micro: int) -> None:
         saved_at = time.monotonic()
-        while self.position.step < self.schedule.steps:
-            self._step(batch_size)
+        while self.position.step < end:
+            self._step(micro)
             self.position.step += 1
             self.watch.advance(self.schedule.blocks * self.schedule.block)
-            self._validate()
             if self.checkpointing and time.monotonic() - saved_at > self.checkpointing.seconds:
-                self._save(self.checkpointing, time.monotonic() - saved_at)
+                self._save(self.checkpointing)
                 saved_at = time.monotonic()
 
     def _step(self, micro: int) -> None:
-        self.student.train()
         self.optimizer.zero_grad(set_to_none=True)
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.rate(self.position.step)
@@ -156,22 +183,22 @@ class _Run:
         mine = numbers[self.accelerator.process_index :: self.accelerator.num_processes]
         for some in mine.split(micro):
             loss = self.module(*self.targets.batch(some))
-            if not math.isfinite(loss.item()):
-                raise DivergenceError(f"the loss is {loss.item()} at step {self.position.step + 1}")
+            self._check(loss, "loss")
             self.accelerator.backward(loss * (len(some) / len(mine)))
-        self.accelerator.clip_grad_norm_(self.student.parameters(), 1.0)
+        norm = self.accelerator.clip_grad_norm_(self.student.parameters(), 1.0)
+        self._check(norm, "norm of the gradient")
         self.optimizer.step()
 
+    def _check(self, value: Tensor, what: str) -> None:
+        if not math.isfinite(value.item()):
+            raise DivergenceError(f"the {what} is {value.item()} at step {self.position.step + 1}")
+
     def _validate(self) -> None:
-        if self.watch.validate is None or not self.watch.times:
-            return
-        done, steps, times = self.position.step, self.schedule.steps, self.watch.times
-        if done * times // steps > (done - 1) * times // steps:
-            self.student.eval()
-            tokens = done * self.schedule.blocks * self.schedule.block
+        if self.watch.validate is not None and self.watch.times:
+            tokens = self.position.step * self.schedule.blocks * self.schedule.block
             self.position.curve.append((tokens, self.watch.validate(self.student)))
 
-    def _save(self, checkpointing: Checkpointing, seconds: float) -> None:
-        self.position.seconds += seconds
+    def _save(self, checkpointing: Checkpointing) -> None:
+        self.position.seconds = time.monotonic() - self.began
         inner = self.optimizer.optimizer if hasattr(self.optimizer, "optimizer") else self.optimizer
         save_checkpoint(checkpointing.path, checkpointing.key, self.position, self.student, inner)

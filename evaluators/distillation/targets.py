@@ -95,25 +95,23 @@ def cache_targets(
         advance: told the number of blocks after each batch.
 
     Raises:
-        OSError: the disk is full; the unfinished file is removed.
+        OSError: the disk is full. What was there before stays, and nothing unfinished is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    about, new = path.with_suffix(".json"), path.with_suffix(".new")
-    about.unlink(missing_ok=True)
+    about = path.with_suffix(".json")
+    new_states, new_about = path.with_suffix(".new"), path.with_suffix(".json.new")
     try:
-        with new.open("wb") as file:
+        with new_states.open("wb") as file:
             for batch in tokens.split(max(1, _TOKENS_AT_ONCE // tokens.shape[1])):
                 states = final_states(teacher, batch.to(teacher.device, torch.long))
                 file.write(states.to(torch.bfloat16).cpu().view(torch.int16).numpy().tobytes())
                 advance(len(batch))
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
-    os.replace(new, path)
-    about.with_suffix(".json.new").write_text(
-        json.dumps({"fingerprint": fingerprint, "checksum": _checksum(path)})
-    )
-    os.replace(about.with_suffix(".json.new"), about)
+        new_about.write_text(json.dumps({"fingerprint": fingerprint, "checksum": _checksum(new_states)}))
+        os.replace(new_states, path)  # until the next line the JSON is that of other states, and not believed
+        os.replace(new_about, about)
+    finally:
+        new_states.unlink(missing_ok=True)
+        new_about.unlink(missing_ok=True)
 
 
 def _checksum(path: Path) -> str:

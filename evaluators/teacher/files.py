@@ -39,13 +39,13 @@ def find_config(id: str, revision: str | None, trust_remote_code: bool) -> Path:
         InputError: there is no such model, or it has no config.json.
     """
     directory = _find(id, revision, _CONFIG + (_CODE if trust_remote_code else []))
-    if (directory / "config.json").is_file():
-        return directory
+    rule = "a teacher is a Hugging Face model with a config.json"
     if (directory / "adapter_config.json").is_file():
-        found, remedy = "an adapter alone", "Merge it into its base model, save that and name it"
-    else:
-        found, remedy = "no config.json", "Name a directory that `save_pretrained` wrote, or a hub id"
-    raise InputError("a teacher is a Hugging Face model with a config.json", f"{id} has {found}", remedy)
+        raise InputError(rule, f"{id} is an adapter", "Merge it into its base model, save that and name it")
+    if not (directory / "config.json").is_file():
+        remedy = "Name a directory that `save_pretrained` wrote, or a hub id"
+        raise InputError(rule, f"{id} has no config.json", remedy)
+    return directory
 
 
 def find_all(id: str, config_directory: Path, revision: str | None, trust_remote_code: bool) -> Path:

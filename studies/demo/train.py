@@ -49,7 +49,7 @@ class Training:
 
     out: Path
     """Where the model goes."""
-    tokens: int = 18_000_000
+    tokens: int = 11_500_000
     """Tokens to train on, passes over the text included."""
     block: int = 256
     """Tokens a block."""

@@ -73,6 +73,17 @@ def parquet(rows: list[dict[str, str]] = ROWS) -> bytes:
     return file.getvalue()
 
 
+def test_what_lies_here_is_loaded_without_a_word_to_the_hub(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_bytes(json_lines())
+    (tmp_path / "train.txt").write_bytes(json_lines())
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "train.parquet")
+    before = len(hub.server.requests)
+    assert "answer" in hub.client.ask("teacher", id=hub.tokenizer)
+    for kind in ("txt", "jsonl", "parquet"):
+        assert "answer" in hub.client.ask("corpus", **hub.corpus(f"{tmp_path}/train.{kind}", tmp_path))
+    assert hub.server.requests[before:] == []
+
+
 class TestTeachers:
     def test_a_model_is_found_and_loaded(self, hub: Hub) -> None:
         hub.add_model("org/tiny", {**hub.files, "pytorch_model.bin": b"0" * 1000, "onnx/model.onnx": b"0"})
@@ -81,7 +92,10 @@ class TestTeachers:
         assert fetched["answer"]["id"] == "org/tiny"
         assert fetched["answer"]["fingerprint"] == local["answer"]["fingerprint"]
         assert "looking up org/tiny on the hub" in fetched["log"]
-        assert not any("pytorch_model.bin" in line or "onnx" in line for line in hub.server.requests)
+        asked = [line for line in hub.server.requests if "org/tiny" in line]
+        assert not any("pytorch_model.bin" in line or "onnx" in line for line in asked)
+        # Once: config and weights are of one commit, whatever is pushed in between.
+        assert [line for line in asked if "/revision/" in line] == ["GET /api/models/org/tiny/revision/main"]
 
     def test_only_the_config_is_fetched_where_it_is_enough(self, hub: Hub) -> None:
         hub.add_model("org/config")
@@ -220,11 +234,11 @@ class TestTexts:
         again = hub.client.ask("corpus", **hub.corpus("org/new", tmp_path))
         assert again["answer"] == first["answer"]
         assert "reusing the text of org/new, read and tokenised before" in again["log"]
-        pinned = hub.client.ask("corpus", **hub.corpus(f"org/new@{old.commit}", tmp_path))
-        assert pinned["answer"]["fingerprint"] == first["answer"]["fingerprint"]
-        hub.add_dataset("org/new", {"train.jsonl": json_lines(ROWS[:300])})
+        hub.add_dataset("org/new", {"train.jsonl": json_lines().replace(b"story", b"tale")}, before=old)
         changed = hub.client.ask("corpus", **hub.corpus("org/new", tmp_path))
         assert changed["answer"]["fingerprint"] != first["answer"]["fingerprint"]
+        pinned = hub.client.ask("corpus", **hub.corpus(f"org/new@{old.commit}", tmp_path))
+        assert pinned["answer"]["fingerprint"] == first["answer"]["fingerprint"]
         message = hub.client.refused("corpus", **hub.corpus("org/new@v1", tmp_path))
         assert "org/new has none called v1" in message
 

@@ -110,9 +110,7 @@ class TestFingerprint:
         teacher = load(tiny_teacher)
         moved = shutil.copytree(tiny_teacher, tmp_path / "moved")
         sharded = shutil.copytree(tiny_teacher, tmp_path / "sharded")
-        (sharded / "model.safetensors").unlink()
-        teacher.model.save_pretrained(sharded, max_shard_size="10KB")
-        assert len(list(sharded.glob("model-*.safetensors"))) > 1
+        split_in_two(sharded)
         assert len(teacher.fingerprint) == 64
         assert load(moved).fingerprint == load(sharded).fingerprint == teacher.fingerprint
 
@@ -150,6 +148,18 @@ class TestConfigAlone:
         assert "lie beside its config in model.safetensors" in message
 
 
+def split_in_two(directory: Path) -> None:
+    """Weights in two shards, of which the first holds what comes last."""
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    names = sorted(tensors)
+    shards = {"model-00001-of-00002.safetensors": names[10:], "model-00002-of-00002.safetensors": names[:10]}
+    for shard, held in shards.items():
+        save_file({name: tensors[name] for name in held}, directory / shard, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: shard for shard, held in shards.items() for name in held}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def name_of(config: Any) -> dict[str, object]:
     return {key: value for key, value in config.to_dict().items() if key == "_name_or_path"}
 
@@ -170,8 +180,10 @@ class TestRefusals:
     def test_no_config(self, teacher_copy: Path) -> None:
         (teacher_copy / "config.json").unlink()
         assert f"with a config.json; {teacher_copy} has no config.json." in refused(teacher_copy)
+
+    def test_an_adapter(self, teacher_copy: Path) -> None:
         (teacher_copy / "adapter_config.json").write_text("{}")
-        assert f"{teacher_copy} has an adapter alone. Merge it" in refused(teacher_copy)
+        assert f"{teacher_copy} is an adapter. Merge it" in refused(teacher_copy)
 
     @pytest.mark.parametrize("content", ["{", "[]", "\xff"])
     def test_a_config_that_is_no_json(self, content: str, teacher_copy: Path) -> None:
@@ -261,12 +273,9 @@ class TestRefusals:
         assert "a git clone without git-lfs leaves only pointers" in refused(teacher_copy)
 
     def test_a_missing_shard(self, teacher_copy: Path) -> None:
-        model = load(teacher_copy).model
-        (teacher_copy / "model.safetensors").unlink()
-        model.save_pretrained(teacher_copy, max_shard_size="10KB")
-        shard = sorted(teacher_copy.glob("model-*.safetensors"))[0]
-        shard.unlink()
-        assert f"{teacher_copy} lacks {shard.name}." in refused(teacher_copy)
+        split_in_two(teacher_copy)
+        (teacher_copy / "model-00001-of-00002.safetensors").unlink()
+        assert f"{teacher_copy} lacks model-00001-of-00002.safetensors." in refused(teacher_copy)
 
     @pytest.mark.parametrize(
         ("change", "found"),
@@ -315,14 +324,19 @@ class TestRefusals:
 
 
 class TestQuiet:
-    def test_loading_prints_nothing(self, teacher_copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_loading_says_nothing(
+        self,
+        teacher_copy: Path,
+        said_by_libraries: pytest.LogCaptureFixture,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
         load(teacher_copy)
         tensors = load_file(teacher_copy / "model.safetensors")
         tensors.pop("lm_head.weight")
         save_file(tensors, teacher_copy / "model.safetensors", {"format": "pt"})
         refused(teacher_copy)
         printed = capfd.readouterr()
-        assert printed.out + printed.err == ""
+        assert printed.out + printed.err + said_by_libraries.text == ""
 
     def test_the_users_settings_stay(self, teacher_copy: Path) -> None:
         before = transformers_logging.get_verbosity()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from evaluators.corpus.corpus import Corpus, CorpusRequest, read_corpus
@@ -196,7 +195,7 @@ class TestTheCache:
         read_corpus(request(text, **sizes), tokenizer, "stdlib", tmp_path / "cache")
         assert REUSING not in caplog.text
 
-    @pytest.mark.parametrize("damage", ["torn", "foreign", "flipped", "empty", "other"])
+    @pytest.mark.parametrize("damage", ["torn", "foreign", "flipped", "empty", "another's"])
     def test_a_file_that_is_not_what_was_kept_is_not_used(
         self,
         damage: str,
@@ -209,16 +208,16 @@ class TestTheCache:
         first = read_corpus(request(text), byte_tokenizer, "stdlib", cache)
         (kept,) = cache.iterdir()
         whole = kept.read_bytes()
+        read_corpus(request(text, block=16), byte_tokenizer, "stdlib", tmp_path / "others")
+        (other,) = (tmp_path / "others").iterdir()
         damaged = {
             "torn": whole[: len(whole) // 2],
             "foreign": b"not a corpus",
             "flipped": whole[:-1] + bytes([whole[-1] ^ 1]),
             "empty": b"",
-            "other": whole,
+            "another's": other.read_bytes(),
         }
         kept.write_bytes(damaged[damage])
-        if damage == "other":
-            save_file(load_file(kept), kept, {"fingerprint": first.fingerprint})
         caplog.set_level(logging.INFO, "evaluators")
         assert same(read_corpus(request(text), byte_tokenizer, "stdlib", cache), first)
         assert f"the kept text {kept} cannot be used" in caplog.text
@@ -257,6 +256,13 @@ def test_too_little_text_says_how_much_there_is(
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_hundred_kilobytes_are_enough(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    path = tmp_path / "small.txt"
+    path.write_text("".join(f"Line {number} of a text without blank lines.\n" for number in range(2500)))
+    corpus = read_corpus(request(path), byte_tokenizer, "stdlib", tmp_path / "cache")
+    assert min(len(tokens) for tokens in corpus.blocks.values()) == 8
+
+
 def test_white_space_alone_is_too_little(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> None:
     (tmp_path / "blank.txt").write_text("\n \n")
     assert "has 0 tokens for calibration" in refused(
@@ -272,14 +278,18 @@ def test_the_default_is_read_only_if_nothing_is_named(
     assert same(named, default)
 
 
-def test_the_libraries_print_nothing(
-    text: Path, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast, capfd: pytest.CaptureFixture[str]
+def test_the_libraries_say_nothing(
+    text: Path,
+    tmp_path: Path,
+    byte_tokenizer: PreTrainedTokenizerFast,
+    said_by_libraries: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     read_corpus(request(text), byte_tokenizer, "stdlib", tmp_path / "cache")
-    (tmp_path / "a.jsonl").write_text("{")
-    refused(request(tmp_path / "a.jsonl"), byte_tokenizer, tmp_path / "cache")
+    (tmp_path / "a.parquet").write_text("no table, but long enough to look at")
+    refused(request(tmp_path / "a.parquet"), byte_tokenizer, tmp_path / "cache")
     printed = capfd.readouterr()
-    assert printed.out + printed.err == ""
+    assert printed.out + printed.err + said_by_libraries.text == ""
 
 
 def test_real_stories_fill_every_split(real: Path, tmp_path: Path) -> None:

@@ -55,6 +55,11 @@ def test_json_lines_may_differ_in_their_other_columns_and_lack_a_text(tmp_path: 
     assert texts(path) == ["b"]
 
 
+def test_half_a_surrogate_pair_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a \\ud83d b"}\n')
+    assert texts(tmp_path / "a.jsonl") == ["a ? b"]
+
+
 @pytest.mark.parametrize("kind", [pyarrow.string(), pyarrow.large_string()])
 def test_parquet_gives_a_document_a_row(tmp_path: Path, kind: object) -> None:
     table = pyarrow.table({"text": pyarrow.array([*STORIES, None], kind), "n": range(6)})

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.corpus.paragraphs import documents_of
+from evaluators.corpus.paragraphs import document_length, documents_of
 
 lines = st.lists(
     st.tuples(st.sampled_from(["", "  ", "word", "w" * 700, "l" * 3000, "x" * 20_000]), st.integers(1, 5)),
@@ -41,3 +42,13 @@ def test_text_without_blank_lines_is_cut_at_the_ends_of_lines() -> None:
     documents = list(documents_of(f"line {number}\n" for number in range(10_000)))
     assert len(documents) > 4
     assert all(document.startswith("line ") and document.endswith("\n") for document in documents)
+
+
+@pytest.mark.parametrize(("size", "length"), [(0, 256), (80_000, 500), (794_375, 4096), (10**12, 4096)])
+def test_small_texts_are_cut_into_shorter_documents(size: int, length: int) -> None:
+    assert document_length(size) == length
+
+
+def test_a_length_holds() -> None:
+    documents = list(documents_of(["a line\n", "\n"] * 1000, length=300))
+    assert {len(document) for document in documents[:-1]} == {304}
