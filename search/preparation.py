@@ -45,13 +45,12 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slimsearch"
 
 
-def prepare(resolved: Resolved, directory: RunDirectory, console: Console) -> Workbench:
-    """Load or make all that candidates are evaluated with.
+def load(config: RunConfig, console: Console) -> tuple[Teacher, Corpus]:
+    """Load the teacher and read the text; nothing is written to the run directory yet.
 
     Raises:
         InputError: the teacher or the text cannot be used.
     """
-    config = resolved.config
     with console.stage("teacher"):
         teacher = load_teacher(
             config.teacher,
@@ -61,7 +60,18 @@ def prepare(resolved: Resolved, directory: RunDirectory, console: Console) -> Wo
             trust_remote_code=config.trust_remote_code,
         )
     with console.stage("text"):
-        corpus = _read(config, teacher)
+        return teacher, _read(config, teacher)
+
+
+def prepare(
+    resolved: Resolved, teacher: Teacher, corpus: Corpus, directory: RunDirectory, console: Console
+) -> Workbench:
+    """Rank the teacher, cache its targets, and lay out all that candidates are evaluated with.
+
+    Raises:
+        InputError: activations are not finite, or the targets do not fit on the disk.
+    """
+    config = resolved.config
     with console.stage("ranking"):
         ranking = _rank(teacher, resolved.axis_map, corpus, directory, console)
     weights = dict(teacher.model.named_parameters())

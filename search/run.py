@@ -6,6 +6,7 @@ The result goes to stdout, everything else to stderr.
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -37,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
+    # Threads that wait must not spin: on a busy machine that costs a factor of ten. Read when PyTorch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from search.flags import read_flags
 
     flags = read_flags(arguments)
@@ -55,7 +58,8 @@ def _main(arguments: list[str]) -> int:
 
     console.say(
         f"{resolved.config.teacher}: {resolved.teacher_parameters:,} parameters; "
-        f"{len(resolved.space.architectures)} architectures near {resolved.config.budget:,} (choose with --model, --budget)"
+        f"{len(resolved.space.architectures)} architectures near {resolved.config.budget:,} "
+        "(--model and --budget choose others)"
     )
     summary = run(resolved, directory, console, f"python -m search.run {shlex.join(arguments)}")
     print(outcome(summary, directory))

@@ -34,7 +34,7 @@ class RunDirectory:
         Raises:
             InputError: it belongs to another configuration, or another process is at work in it.
         """
-        self._refuse_another(config)
+        self.refuse_another(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / "lock").open("w")
@@ -57,7 +57,12 @@ class RunDirectory:
                 write_whole(self.config, config.to_toml())
             yield
 
-    def _refuse_another(self, config: RunConfig) -> None:
+    def refuse_another(self, config: RunConfig) -> None:
+        """Make sure that the directory is new, or belongs to this configuration.
+
+        Raises:
+            InputError: it belongs to another one; the differences are named.
+        """
         if not self.config.exists():
             return
         remedy = "Take another --study-name, repeat the flags of that run, or delete the directory"

@@ -6,12 +6,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from evaluators.corpus.corpus import Corpus
+from evaluators.teacher import Teacher
 from search.account import Account, TeacherFigures
 from search.choice import choose
 from search.console import Console, clock
 from search.loop import Search, open_rungs
 from search.model_card import model_card
-from search.preparation import prepare
+from search.preparation import load, prepare
 from search.promotion import best_first
 from search.report import RankingView, write_report
 from search.resolution import Resolved
@@ -28,24 +30,38 @@ def run(resolved: Resolved, directory: RunDirectory, console: Console, command: 
     """Do everything that a run does, and return its summary."""
     config = resolved.config
     console.forecast.planned.update(_planned(resolved))
-    with directory.claimed(config), console.running():
-        bench = prepare(resolved, directory, console)
-        rungs = open_rungs(config, resolved.space, directory.path)
-        teacher = _teacher_figures(bench, directory)
-        console.say(
-            f"teacher: loss {teacher.loss:.4f} nats per token, {resolved.teacher_parameters:,} parameters"
-        )
-        with console.stage("search"):
-            Search(bench, rungs, console).run()
-        with console.stage("retraining"):
-            promoted, others = _retrain_all(bench, rungs, console)
-        seconds = _accumulated(directory, console.stage_seconds)
-        account = Account(bench, rungs, teacher, promoted, others, seconds, command)
-        summary = account.summary()
-        check(summary)
-        _write_cards(bench, summary, directory)
-        write_report(summary, RankingView(bench.ranking.shown()), directory.report)
-        write(directory.summary, summary)
+    directory.refuse_another(config)
+    with console.running():
+        teacher, corpus = load(config, console)
+        with directory.claimed(config):
+            return _run(resolved, teacher, corpus, directory, console, command)
+
+
+def _run(
+    resolved: Resolved,
+    teacher: Teacher,
+    corpus: Corpus,
+    directory: RunDirectory,
+    console: Console,
+    command: str,
+) -> dict[str, Any]:
+    bench = prepare(resolved, teacher, corpus, directory, console)
+    rungs = open_rungs(resolved.config, resolved.space, directory.path)
+    figures = _teacher_figures(bench, directory)
+    console.say(
+        f"teacher: loss {figures.loss:.4f} nats per token, {resolved.teacher_parameters:,} parameters"
+    )
+    with console.stage("search"):
+        Search(bench, rungs, console).run()
+    with console.stage("retraining"):
+        promoted, others = _retrain_all(bench, rungs, console)
+    seconds = _accumulated(directory, console.stage_seconds)
+    account = Account(bench, rungs, figures, promoted, others, seconds, command)
+    summary = account.summary()
+    check(summary)
+    _write_cards(bench, summary, directory)
+    write_report(summary, RankingView(bench.ranking.shown()), directory.report)
+    write(directory.summary, summary)
     return summary
 
 
@@ -76,7 +92,7 @@ def _teacher_figures(bench: Workbench, directory: RunDirectory) -> TeacherFigure
 def _retrain_all(
     bench: Workbench, rungs: Sequence[Rung], console: Console
 ) -> tuple[list[Retrained], list[Retrained]]:
-    """Retrain the promoted candidates, then, if asked, the baselines and the chosen one from random weights."""
+    """Retrain the promoted candidates; if asked, baselines and the chosen one from random weights too."""
     top = rungs[-1].complete()
     order = best_first([record.values(bench.config.objectives) for record in top])
     chosen = [top[place] for place in order[: bench.config.promote]]

@@ -9,6 +9,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from space.architecture import Architecture, Axis
 from space.axis_map import AxisMap, Dimension, with_sizes
@@ -115,11 +116,12 @@ def prefix(
 
 def assemble(config: PretrainedConfig, weights: Weights) -> PreTrainedModel:
     """A model of the given weights, without initialising others first; tied weights are tied."""
-    with init_empty_weights(include_buffers=False):
+    with init_empty_weights(include_buffers=False), no_init_weights():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(copy.deepcopy(config))
     model.load_state_dict(dict(weights), strict=False, assign=True)
     model.tie_weights()
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     assert not missing, f"no weights for {missing}"
     nn.Module.to(model, next(iter(weights.values())).device)
-    return model.eval()
+    model.eval()
+    return model

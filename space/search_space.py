@@ -82,10 +82,11 @@ def enumerate_space(axis_map: AxisMap, budget: Budget) -> SearchSpace:
     teacher, count = axis_map.teacher, parameter_polynomial(axis_map)
     whole = count.of(teacher)
     if budget.highest >= whole:
+        most = spoken(0.9 * whole / (1 + budget.tolerance))
         raise InputError(
             "The budget, tolerance included, has to lie below the teacher's size",
             f"{budget} was asked of a teacher of {whole:,} parameters",
-            f"Ask for less (up to {spoken(0.9 * whole / (1 + budget.tolerance))}), or name a larger teacher with --model",
+            f"Ask for less (up to {most}), or name a larger teacher with --model",
         )
     least = floors(teacher, budget.parameters / whole)
     sizes = _grid(axis_map, least)
@@ -169,9 +170,9 @@ def _nothing_near(
             works &= sizes[axis] >= part * teacher[axis]
         counts.update(parameters[works].tolist())
     below, above = (sorted(n for n in counts if (n > budget.parameters) is side) for side in (False, True))
-    near = " and ".join(f"{n:,}" for n in (*below[-1:], *above[:1])) or "none"
+    nearest = " and ".join(map(str, (*below[-1:], *above[:1]))) or "none"
     return InputError(
         "At least one architecture has to lie within the budget's tolerance",
-        f"none lies within {budget} for a teacher of {whole:,} parameters; the nearest have {near}",
-        "Take one of these as --budget, widen --tolerance, or start from a teacher nearer in size with --model",
+        f"none lies within {budget} for a teacher of {whole:,} parameters; the nearest are {nearest}",
+        "Take one of these as --budget, widen --tolerance, or name a teacher nearer in size with --model",
     )

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# Before PyTorch is loaded: threads that wait must not spin, or two busy processes slow each other tenfold.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Before anything imports the hub's client, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 

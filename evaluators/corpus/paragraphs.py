@@ -12,7 +12,7 @@ _LENGTH = 4096
 _FEWEST = 160
 _SHORTEST_LENGTH = 256
 #: Where no blank line comes, a document ends with the line after so many times its length.
-_PATIENCE = 4
+_PATIENCE = 2
 
 
 def document_length(size: int) -> int:
@@ -28,7 +28,7 @@ def documents_of(lines: Iterable[str], length: int = _LENGTH) -> Iterator[str]:
         length: characters after which a document may end.
 
     Yields:
-        Documents of at least ``length`` characters that end after a blank line, or of at least four
+        Documents of at least ``length`` characters that end after a blank line, or of at least two
         times that which end after any line; the last one may be shorter. A text of white space has none.
     """
     document: list[str] = []

@@ -147,7 +147,7 @@ class TestTheStandardLibrary:
         names = modules_in(corpus.distillation, byte_tokenizer)
         assert {split_of(name) for name in names} == {Split.DISTILLATION}
         assert len({name[0] for name in names}) > 5
-        assert sum(name.startswith("test/") for name in names) < 0.8 * len(names)
+        assert len({name.split("/")[0] for name in names}) > 20
 
 
 def modules_in(blocks: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> set[str]:

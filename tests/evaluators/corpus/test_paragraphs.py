@@ -29,7 +29,7 @@ def test_documents_are_long_enough_to_hold_what_belongs_together(lines: list[str
 def test_documents_end_after_a_blank_line_unless_they_are_very_long(lines: list[str]) -> None:
     for document in list(documents_of(lines))[:-1]:
         last = document.splitlines()[-1]
-        assert not last.strip() or len(document) >= 16384
+        assert not last.strip() or len(document) >= 8192
 
 
 def test_short_paragraphs_stay_together() -> None:
@@ -52,3 +52,8 @@ def test_small_texts_are_cut_into_shorter_documents(size: int, length: int) -> N
 def test_a_length_holds() -> None:
     documents = list(documents_of(["a line\n", "\n"] * 1000, length=300))
     assert {len(document) for document in documents[:-1]} == {304}
+
+
+def test_blank_lines_alone_are_no_document() -> None:
+    assert list(documents_of(["\n"] * 10_000 + ["a line\n"])) == ["\n" * 10_000 + "a line\n"]
+    assert list(documents_of(["\n"] * 10_000)) == []
