@@ -8,10 +8,10 @@ from space.architecture import Architecture
 def decode_flops(architecture: Architecture, matrix_weights: int, head_dim: int, context: int) -> int:
     """Floating-point operations to make one token after ``context`` others.
 
-    Two for each weight of a matrix, and for each layer, head and earlier token two products of the
-    head's size, of query with key and of weight with value.
+    Two for each weight of a matrix, and for each layer, head and token attended to, itself among
+    them, two products of the head's size: of query with key and of weight with value.
     """
-    attention = 4 * architecture.layers * architecture.heads * head_dim * context
+    attention = 4 * architecture.layers * architecture.heads * head_dim * (context + 1)
     return 2 * matrix_weights + attention
 
 

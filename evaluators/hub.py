@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import httpx2
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -24,6 +23,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     XetDownloadError,
 )
+
+try:  # the HTTP client of huggingface_hub 2, and that of 1
+    import httpx2 as http_client
+except ImportError:
+    import httpx as http_client  # type: ignore[import-not-found,no-redef]
 
 from evaluators.one_line import one_line
 from evaluators.paths import nothing_there
@@ -136,7 +140,8 @@ def _unreachable(error: BaseException, wanted: Wanted) -> InputError | None:
             "and HF_HUB_OFFLINE forbids to ask the hub",
             f"Unset HF_HUB_OFFLINE; or {wanted.offline}",
         )
-    unreached = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError, httpx2.UnsupportedProtocol)
+    http = http_client
+    unreached = (http.ConnectError, http.ConnectTimeout, http.ProxyError, http.UnsupportedProtocol)
     if isinstance(error, unreached) or (isinstance(error, ConnectionError) and "reach" in str(error)):
         return HubUnavailableError(
             wanted.rule,
@@ -160,7 +165,7 @@ def _answered(error: BaseException, wanted: Wanted) -> InputError | None:
 
 def _cut(error: BaseException, wanted: Wanted) -> InputError | None:
     inconsistent = isinstance(error, OSError) and "Consistency check failed" in str(error)
-    lost = (httpx2.TransportError, ConnectionError, XetDownloadError, LocalEntryNotFoundError)
+    lost = (http_client.TransportError, ConnectionError, XetDownloadError, LocalEntryNotFoundError)
     if not inconsistent and not isinstance(error, lost):
         return None
     return HubUnavailableError(

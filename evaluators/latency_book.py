@@ -31,7 +31,7 @@ class LatencyBook:
         self.path = path
         self.entries: dict[str, Latency] = {}
         if path.exists():
-            for line in path.read_text().splitlines():
+            for line in path.read_text(errors="replace").splitlines():
                 self._read(line)
 
     def _read(self, line: str) -> None:

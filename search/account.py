@@ -16,7 +16,7 @@ from evaluators.loss import bits_per_byte
 from search.choice import choose
 from search.objectives import UNITS
 from search.promotion import pareto_front
-from search.retraining import Retrained
+from search.retraining import RANDOM_WEIGHTS, Retrained
 from search.rung import Record, Rung
 from search.stability import rank_correlations
 from search.workbench import Workbench
@@ -137,7 +137,7 @@ class Account:
         return [complete[i].label for i in pareto_front([r.values(objectives) for r in complete])]
 
     def _retrained(self, result: Retrained, records: Sequence[Record]) -> dict[str, Any]:
-        pruned = result.path is not None or result.loss is None
+        pruned = result.origin != RANDOM_WEIGHTS
         mine = [r for r in records if r.architecture == result.architecture and r.evaluation]
         by_rung = {r.rung: dict(r.evaluation.values) for r in mine if r.evaluation}
         top = max(by_rung, default=0)

@@ -38,7 +38,7 @@ class Bracket:
             finished = below.records()
             started = above.count()
             if started < self._places(index, len(finished)):
-                waiting = self._waiting(finished, above.entered())
+                waiting = self._waiting(finished, above.entered(), index)
                 if waiting:
                     return index, self._choose(waiting, index, started)
         return None
@@ -48,14 +48,16 @@ class Bracket:
         return self.rungs[0].count() < self.candidates[0]
 
     def _places(self, index: int, finished_below: int) -> int:
-        """How many may have entered a rung by now; baselines always find a place."""
+        """How many may have entered a rung by now."""
         share = self.candidates[index] / self.candidates[index - 1]
         return min(self.candidates[index], int(finished_below * share + 1e-9))
 
     @staticmethod
-    def _waiting(finished: list[Record], entered: set[Architecture]) -> list[Record]:
+    def _waiting(finished: list[Record], entered: set[Architecture], index: int) -> list[Record]:
+        """Who may go up: to rung 1 the baselines before all others, so that they are always compared."""
         left = [r for r in finished if r.evaluation is not None and r.architecture not in entered]
-        return [r for r in left if r.origin != SEARCH] or left
+        baselines = [r for r in left if r.origin != SEARCH] if index == 1 else []
+        return baselines or left
 
     def _choose(self, waiting: list[Record], index: int, started: int) -> Record:
         if index == 1 and started % _RANDOM_EVERY == _RANDOM_EVERY - 1:

@@ -138,4 +138,4 @@ class Console:
             )
         elif time.monotonic() - self._logged_at > _LOG_EVERY_SECONDS and total:
             self._logged_at = time.monotonic()
-            logger.info("%s  %.0f%%%s   %s", text, 100 * (done or 0) / total, best, left)
+            logger.info("%s  %.0f%%%s   %s", text, min(100, 100 * (done or 0) / total), best, left)

@@ -23,7 +23,7 @@ from space.extraction import student_config
 
 #: The chosen architecture trained from random weights: what pruning is worth.
 RANDOM_WEIGHTS = "random-weights"
-_VALIDATIONS = 8
+_VALIDATIONS = 6
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def _evaluate(
         values["loss"] = _finite(bench.loss(student))
         return Evaluation(values, details=details)
     tokens = bench.config.rung_tokens[rung - 1]
-    outcome = bench.train(student, tokens, bench.targets, advance, validations=4)
+    outcome = bench.train(student, tokens, bench.targets, advance, validations=2)
     values["loss"] = _finite(outcome.curve[-1][1])
     return Evaluation(values, outcome.tokens, outcome.curve, outcome.seconds, details)
 

@@ -27,6 +27,7 @@ from evaluators.corpus.packing import pack
 from evaluators.corpus.split import Split, split_of
 
 SEPARATOR = "<|endoftext|>"
+LOG_EVERY = 100
 CONFIG = LlamaConfig(
     vocab_size=1024,
     hidden_size=128,
@@ -119,6 +120,65 @@ def order(blocks: int, step: int, batch: int, seed: int) -> Tensor:
     return torch.randperm(blocks, generator=generator)[start : start + batch]
 
 
+class Run:
+    """A training of the teacher: model, optimisers, and how far they have come."""
+
+    def __init__(self, training: Training, blocks: Tensor) -> None:
+        self.training, self.blocks = training, blocks
+        self.model = LlamaForCausalLM(CONFIG)
+        # On a CPU plain attention, compiled, takes half the time of the fused kernel's backward pass.
+        self.model.set_attn_implementation("eager")
+        self.compiled = torch.compile(self.model, dynamic=False)
+        self.optimizers = optimizers(self.model, training)
+        self.peaks = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
+        self.steps = training.tokens // (training.batch * training.block)
+        self.checkpoint = training.out / "checkpoint.pt"
+        self.step, self.seconds = 0, 0.0
+        if self.checkpoint.exists():
+            self._resume()
+
+    def learn(self) -> float:
+        """One step; its loss in nats per token.
+
+        Raises:
+            RuntimeError: the loss is no number.
+        """
+        training = self.training
+        numbers = order(len(self.blocks), self.step, training.batch, training.seed)
+        batch = self.blocks[numbers].long()
+        for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * rate_at(self.step, self.steps, training.fall)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss: Tensor = self.compiled(input_ids=batch, labels=batch, use_cache=False).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if not math.isfinite(loss.item()):
+            raise RuntimeError(f"the loss at step {self.step} is {loss.item()}")
+        self.step += 1
+        return loss.item()
+
+    def save(self, seconds: float) -> None:
+        """Write a checkpoint; the one before stays until this one is whole."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "seconds": seconds,
+        }
+        torch.save(state, self.checkpoint.with_suffix(".new"))
+        self.checkpoint.with_suffix(".new").replace(self.checkpoint)
+
+    def _resume(self) -> None:
+        state = torch.load(self.checkpoint, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.seconds = state["step"], state["seconds"]
+
+
 def train(training: Training) -> None:
     """Run the training; see the module's docstring."""
     torch.set_num_threads(training.threads)
@@ -127,60 +187,31 @@ def train(training: Training) -> None:
     texts = [d.text for d in standard_library() if split_of(d.name) is not Split.VALIDATION]
     tokenizer = train_tokenizer(texts)
     tokenizer.save_pretrained(training.out)
-    blocks = pack(texts, tokenizer, training.block)
-    model = LlamaForCausalLM(CONFIG)
-    # On a CPU plain attention, compiled, takes half the time of the fused kernel's backward pass.
-    model.set_attn_implementation("eager")
-    compiled = torch.compile(model, dynamic=False)
-    chosen = optimizers(model, training)
-    peaks = [optimizer.param_groups[0]["lr"] for optimizer in chosen]
-    steps = training.tokens // (training.batch * training.block)
-    checkpoint = training.out / "checkpoint.pt"
-    first, seconds = 0, 0.0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(chosen, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        first, seconds = state["step"], state["seconds"]
-    log = (training.out / "train.jsonl").open("a")
-    began, saved_at, losses = time.monotonic() - seconds, time.monotonic(), []
-    for step in range(first, steps):
-        batch = blocks[order(len(blocks), step, training.batch, training.seed)].long()
-        for optimizer, peak in zip(chosen, peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * rate_at(step, steps, training.fall)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = compiled(input_ids=batch, labels=batch, use_cache=False).loss
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in chosen:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise RuntimeError(f"the loss at step {step} is {losses[-1]}")
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            row = {
-                "step": step + 1,
-                "tokens": (step + 1) * training.batch * training.block,
-                "loss": round(sum(losses) / len(losses), 4),
-                "seconds": round(time.monotonic() - began),
-            }
-            log.write(json.dumps(row) + "\n")
-            log.flush()
-            losses = []
-        if time.monotonic() - saved_at > training.save_seconds:
-            state = {
-                "model": model.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in chosen],
-                "step": step + 1,
-                "seconds": time.monotonic() - began,
-            }
-            torch.save(state, checkpoint.with_suffix(".new"))
-            checkpoint.with_suffix(".new").replace(checkpoint)
-            saved_at = time.monotonic()
-    model.save_pretrained(training.out)
-    checkpoint.unlink(missing_ok=True)
+    run = Run(training, pack(texts, tokenizer, training.block))
+    began, saved_at = time.monotonic() - run.seconds, time.monotonic()
+    losses: list[float] = []
+    with (training.out / "train.jsonl").open("a") as log:
+        while run.step < run.steps:
+            losses.append(run.learn())
+            seconds = time.monotonic() - began
+            if run.step % LOG_EVERY == 0 or run.step == run.steps:
+                log.write(json.dumps(_row(run, losses, seconds)) + "\n")
+                log.flush()
+                losses = []
+            if time.monotonic() - saved_at > training.save_seconds:
+                run.save(seconds)
+                saved_at = time.monotonic()
+    run.model.save_pretrained(training.out)
+    run.checkpoint.unlink(missing_ok=True)
+
+
+def _row(run: Run, losses: list[float], seconds: float) -> dict[str, float]:
+    return {
+        "step": run.step,
+        "tokens": run.step * run.training.batch * run.training.block,
+        "loss": round(sum(losses) / len(losses), 4),
+        "seconds": round(seconds),
+    }
 
 
 if __name__ == "__main__":

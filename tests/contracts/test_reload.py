@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,7 +48,7 @@ print(json.dumps(seen))
 
 
 @pytest.fixture(scope="module")
-def students(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def students(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """For each case the student as it was saved and what the stranger saw of it."""
     folder = tmp_path_factory.mktemp("students")
     save_file({"tokens": tokens()}, folder / "tokens")
@@ -67,7 +65,7 @@ def students(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
     assert done.returncode == 0, done.stderr
     seen, logits = json.loads(done.stdout), load_file(folder / "logits")
     assert done.stderr == "", "a stranger is warned of nothing"
-    yield {case: (saved[case], seen[case], logits[case]) for case in saved}
+    return {case: (saved[case], seen[case], logits[case]) for case in saved}
 
 
 @pytest.mark.parametrize("case", ["-".join(case) for case in CASES])
@@ -77,7 +75,7 @@ def test_a_stranger_reads_and_runs_the_student(case: str, students: dict[str, An
     assert not any(seen["loading"].values()), seen["loading"]
     assert {"missing_keys", "unexpected_keys", "mismatched_keys"} <= seen["loading"].keys()
     assert seen["parameters"] == sum(parameter.numel() for parameter in student.parameters())
-    assert seen["config"]["num_hidden_layers"] == 2
+    assert (seen["config"]["num_hidden_layers"], seen["config"]["dtype"]) == (2, "float32")
     torch.testing.assert_close(logits, logits_of(student), rtol=1e-5, atol=1e-5)
 
 

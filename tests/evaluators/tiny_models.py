@@ -41,7 +41,8 @@ def tiny_model(model_type: str = "llama", *, seed: int = 0, **changes: Any) -> P
             else:
                 scale = torch.rand(parameter.shape[0], 1, generator=random) + 0.5
                 parameter.copy_(scale * values / parameter.shape[1] ** 0.5)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def tiny_student(seed: int = 1, **changes: Any) -> PreTrainedModel:
@@ -49,7 +50,8 @@ def tiny_student(seed: int = 1, **changes: Any) -> PreTrainedModel:
     torch.manual_seed(seed)
     sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2} | changes
     model: PreTrainedModel = AutoModelForCausalLM.from_config(tiny_config(**sizes))
-    return model.eval()
+    model.eval()
+    return model
 
 
 def random_tokens(blocks: int, block: int, seed: int = 0) -> torch.Tensor:

@@ -71,5 +71,7 @@ def test_a_config_saved_within_does_not_carry_the_change(accelerators: Accelerat
     student.config.save_pretrained(tmp_path / "before")
     with training_attention(student, 128, accelerators("bf16")):
         student.config.save_pretrained(tmp_path / "within")
-    before, within = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("before", "within"))
+    before, within = (
+        json.loads((tmp_path / name / "config.json").read_text()) for name in ("before", "within")
+    )
     assert before == within

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import errno
 import json
-import subprocess
-import sys
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -110,26 +110,21 @@ def test_tied_weights_are_written_once_and_the_rest_is_text_to_read(path: Path) 
     assert about == {"key": KEY, "step": 3, "curve": [[1024, 3.5], [2048, 3.25]], "seconds": 12.5}
 
 
-FULL_DISK = """
-import resource, sys
-from pathlib import Path
-from evaluators.distillation.checkpoint import Position, save_checkpoint
-from tests.evaluators.distillation.test_checkpoint import KEY, trained
-
-student, optimizer = trained(4)
-path = Path(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # bytes that a file may have
-try:
-    save_checkpoint(path, KEY, Position(4, [], 1.0), student, optimizer)
-except OSError as error:
-    print(error.errno, [file.name for file in path.parent.iterdir()])
-"""
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Within the context the system refuses to write beyond ``size`` bytes of a file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the system cannot limit the size of files")
 def test_a_file_that_cannot_be_written_leaves_the_earlier_checkpoint(path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=False
-    )
-    assert done.stdout == f"{errno.EFBIG} ['student.safetensors']\n", done.stderr
+    student, optimizer = trained(4)
+    with pytest.raises(OSError, match="File too large") as error, files_of_at_most(1000):
+        save_checkpoint(path, KEY, Position(4, [], 1.0), student, optimizer)
+    assert error.value.errno == errno.EFBIG
+    assert [file.name for file in path.parent.iterdir()] == ["student.safetensors"]
     assert load_checkpoint(path, KEY, *trained(0)) == Position(3, [(1024, 3.5), (2048, 3.25)], 12.5)

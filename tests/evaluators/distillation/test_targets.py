@@ -181,7 +181,7 @@ def test_killed_between_states_and_json_nothing_is_believed(
             raise KeyboardInterrupt
         source.rename(target)
 
-    monkeypatch.setattr(targets_module.os, "replace", killed)
+    monkeypatch.setattr("evaluators.distillation.targets.os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         cache_targets(teacher, TOKENS + 1 & 31, path, "another fingerprint")
     assert [target.name for target in moves] == ["states.bin", "states.json"]
@@ -190,7 +190,7 @@ def test_killed_between_states_and_json_nothing_is_believed(
 
 
 def test_a_bfloat16_teacher_is_cached_exactly(tmp_path: Path) -> None:
-    teacher: PreTrainedModel = tiny_model().to(torch.bfloat16)
+    teacher = tiny_model().bfloat16()
     path = tmp_path / "states.bin"
     cache_targets(teacher, TOKENS, path, NAME)
     states: Tensor = CachedTargets(path, head_weight(teacher), TOKENS).batch(torch.arange(7))[1]

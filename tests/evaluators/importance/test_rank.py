@@ -62,8 +62,8 @@ def test_neurons_are_scored_behind_the_gate_and_heads_by_what_they_write() -> No
     """A neuron whose gate is shut and a KV group whose values are nothing score 0 and come last."""
     model = tiny_model()
     with torch.no_grad():
-        model.get_submodule("model.layers.1.mlp.gate_proj").weight[7] = 0
-        values = model.get_submodule("model.layers.1.self_attn.v_proj").weight
+        model.get_parameter("model.layers.1.mlp.gate_proj.weight")[7] = 0
+        values = model.get_parameter("model.layers.1.self_attn.v_proj.weight")
         values[:8], values[8:] = 0, 5 * values[8:]
     ranking = ranking_of(model)
     assert ranking.mlp[1, 7] == 0
@@ -78,11 +78,11 @@ def test_absolute_values_are_taken_before_the_mean() -> None:
     model = tiny_model(num_hidden_layers=1)
     with torch.no_grad():
         for name in ("self_attn.o_proj", "mlp.down_proj"):
-            nn.init.zeros_(model.get_submodule(f"model.layers.0.{name}").weight)
-        embeddings = model.get_input_embeddings().weight
+            model.get_parameter(f"model.layers.0.{name}.weight").zero_()
+        embeddings = model.get_parameter("model.embed_tokens.weight")
         embeddings[0], embeddings[1] = 1.0, -1.0
         for norm in ("layers.0.input_layernorm", "layers.0.post_attention_layernorm", "norm"):
-            nn.init.ones_(model.get_submodule(f"model.{norm}").weight)
+            model.get_parameter(f"model.{norm}.weight").fill_(1.0)
     ranking = ranking_of(model, torch.tensor([[0, 1, 0, 1]]))
     assert_allclose(ranking.hidden, 3.0, rtol=1e-5)
 
@@ -162,7 +162,7 @@ def test_equal_scores_keep_the_order_of_the_teacher() -> None:
 def test_a_bfloat16_teacher_is_ranked_in_float32() -> None:
     model = tiny_model()
     wanted = reference_scores(model, CALIBRATION)
-    ranking = ranking_of(model.to(torch.bfloat16))
+    ranking = ranking_of(model.bfloat16())
     scores = (ranking.hidden, ranking.mlp, ranking.heads, ranking.layers)
     assert {values.dtype for values in scores} == {torch.float32}
     # Each weight is off by at most 2⁻⁸ of itself, and so are the states of three layers, give or take.

@@ -1,0 +1,142 @@
+"""A search without models: the demo teacher's space, and an evaluator that knows every answer at once."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, cast
+
+from optuna.storages import BaseStorage, InMemoryStorage
+
+from search.config import RunConfig
+from search.console import Console
+from search.loop import Search
+from search.objectives import UNITS
+from search.rung import Evaluation, Record, Rung
+from search.storage import open_study
+from search.trial import CandidateError
+from search.workbench import Workbench
+from space.architecture import Architecture
+from space.axis_map import AxisMap, discover
+from space.budget import Budget
+from space.search_space import SearchSpace, enumerate_space
+from studies.demo.train import CONFIG
+
+Fails = Callable[[Architecture, int], bool]
+
+
+@cache
+def demo_map() -> AxisMap:
+    """The axes of the demo teacher."""
+    return discover(CONFIG)
+
+
+@cache
+def demo_space(budget: int = 1_000_000, tolerance: float = 0.02) -> SearchSpace:
+    """Every architecture of the demo teacher near a budget; 69 by default."""
+    return enumerate_space(demo_map(), Budget(budget, tolerance))
+
+
+def figures(architecture: Architecture, rung: int) -> dict[str, float]:
+    """Every objective of an architecture: smooth in the sizes, a little noisy, lower on higher rungs."""
+    a = architecture
+    noise = zlib.crc32(f"{a.label} {rung}".encode()) / 2**32
+    loss = 2 + 40 / a.hidden + 30 / a.mlp + 1 / a.heads + 2 / a.layers - 0.3 * rung + 0.05 * noise
+    return {
+        "loss": loss,
+        "latency": 1.5 * a.layers + 0.01 * a.hidden + 0.1 * a.heads,
+        "parameters": float(demo_space().parameters_of.get(a, 10**6)),
+        "memory": 4e6 + 1e3 * a.kv_heads * a.layers,
+        "flops": 2e6 + 50.0 * a.heads * a.layers,
+    }
+
+
+def evaluation(architecture: Architecture, rung: int) -> Evaluation:
+    """What ``figures`` says, as a rung is told it."""
+    found = figures(architecture, rung)
+    curve = [(1000 * step, found["loss"] + 1 / step) for step in range(1, rung + 2)] if rung else []
+    return Evaluation(found, 1000 * rung, curve, 0.5 * rung, {"prefill_ms": 0.25})
+
+
+def run_config(**changes: Any) -> RunConfig:
+    """A configuration of three rungs on the demo teacher."""
+    return RunConfig(
+        **{
+            "name": "synthetic",
+            "teacher": "studies/demo/teacher",
+            "revision": "",
+            "budget": 1_000_000,
+            "tolerance": 0.02,
+            "data": "stdlib",
+            "block": 128,
+            "calibration_blocks": 4,
+            "validation_blocks": 4,
+            "distillation_blocks": 16,
+            "objectives": ("loss", "latency"),
+            "sampler": "tpe",
+            "trials": 12,
+            "rung_tokens": (1000, 2000),
+            "rung_candidates": (6, 3),
+            "retrain_tokens": 4000,
+            "promote": 1,
+            "retrain_baselines": False,
+            "batch_blocks": 2,
+            "cache_targets": True,
+            "storage": "",
+            "seed": 0,
+            "device": "cpu",
+            "dtype": "float32",
+            "trust_remote_code": False,
+        }
+        | changes
+    )
+
+
+class Evaluator:
+    """Stands in for ``search.trial.evaluate``; remembers what it was asked.
+
+    Args:
+        fails: whether a candidate fails at a rung.
+        stop_at: the evaluation, counted from 0, in which the process is killed.
+    """
+
+    def __init__(self, fails: Fails = lambda architecture, rung: False, stop_at: int | None = None) -> None:
+        self.fails, self.stop_at = fails, stop_at
+        self.asked: list[tuple[int, Architecture]] = []
+
+    def __call__(
+        self, bench: Workbench, architecture: Architecture, rung: int, advance: Callable[[int], None]
+    ) -> Evaluation:
+        if len(self.asked) == self.stop_at:
+            raise KeyboardInterrupt
+        self.asked.append((rung, architecture))
+        if self.fails(architecture, rung):
+            raise CandidateError(f"no luck at rung {rung}")
+        return evaluation(architecture, rung)
+
+
+def open_rungs_in(storage: BaseStorage, config: RunConfig, space: SearchSpace) -> list[Rung]:
+    """The rungs of a configuration in a storage that is open."""
+    return [
+        Rung(
+            index,
+            open_study(storage, f"{config.name}/r{index}", config.objectives, UNITS),
+            space,
+            config.objectives,
+        )
+        for index in range(config.rungs)
+    ]
+
+
+def make_search(config: RunConfig, space: SearchSpace, rungs: list[Rung] | None = None) -> Search:
+    """A search that has all it needs but models; in memory unless rungs are given."""
+    bench = SimpleNamespace(config=config, space=space, axis_map=demo_map())
+    rungs = rungs or open_rungs_in(InMemoryStorage(), config, space)
+    return Search(cast(Workbench, bench), rungs, Console(quiet=True))
+
+
+def records_of(rungs: list[Rung]) -> list[Record]:
+    """Every finished trial of every rung."""
+    return [record for rung in rungs for record in rung.records()]

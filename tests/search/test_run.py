@@ -1,0 +1,236 @@
+"""The whole search as a user runs it: in processes of its own, on a trained teacher and real text."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from evaluators.loss import validation_loss
+from search.summary import check
+
+NAME = "stories260K-60pct"
+#: Runs a second process with transformers and torch alone: no code of this project on its path.
+LOADER = """
+import json, sys, warnings
+warnings.simplefilter("error")
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+torch.set_num_threads(1)
+found = {}
+for path in sys.argv[1:]:
+    model, about = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    inputs = tokenizer("Once upon a time", return_tensors="pt", return_token_type_ids=False)
+    written = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    logits = model(torch.arange(3, 35)[None]).logits
+    found[path] = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "written": written.shape[1] - inputs["input_ids"].shape[1],
+        "logits": logits.double().sum().item(),
+        "problems": sorted([*about["missing_keys"], *about["unexpected_keys"]]),
+        "loaded": [name for name in ("search", "space", "evaluators", "optuna") if name in sys.modules],
+    }
+print(json.dumps(found))
+"""
+
+
+class Runner:
+    """Runs the search in a folder of its own."""
+
+    def __init__(self, folder: Path, real: Path, cache: Path) -> None:
+        self.folder, self.directory = folder, folder / "runs" / NAME
+        folder.mkdir(exist_ok=True)
+        self.command = [
+            *(sys.executable, "-m", "search.run", "--budget", "60%"),
+            *("--model", str(real / "stories260K"), "--data", str(real / "tinystories.txt")),
+            *("--trials", "8", "--rung-tokens", "2k", "4k", "--retrain-tokens", "6k", "--seed", "7"),
+        ]
+        root = Path(__file__).parents[2]
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(root),
+            "SLIMSEARCH_CACHE": str(cache),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def start(self) -> subprocess.Popen[str]:
+        """Begin, and do not wait."""
+        return subprocess.Popen(
+            self.command,
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def finish(self) -> subprocess.CompletedProcess[str]:
+        """Run to the end."""
+        process = self.start()
+        out, err = process.communicate(timeout=280)
+        return subprocess.CompletedProcess(self.command, process.returncode, out, err)
+
+    def stop_when(self, reached: Callable[[Path], bool], number: int) -> int:
+        """Run until a condition on the run directory holds, then send a signal; returns the exit status."""
+        process = self.start()
+        deadline = time.monotonic() + 200
+        while process.poll() is None and not reached(self.directory):
+            assert time.monotonic() < deadline, "the stage was never reached"
+            time.sleep(0.02)
+        assert process.poll() is None, (
+            f"the run ended before it could be stopped:\n{process.communicate()[1]}"
+        )
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        return process.returncode
+
+    def summary(self) -> dict[str, Any]:
+        """The summary as written."""
+        found: dict[str, Any] = json.loads((self.directory / "summary.json").read_text())
+        return found
+
+
+def finished_trials(directory: Path, rung: int) -> int:
+    """How many trials of a rung are complete, read past Optuna."""
+    if not (directory / "study.db").exists():
+        return 0
+    query = "select count(*) from trials natural join studies where study_name = ? and state = 'COMPLETE'"
+    try:
+        with sqlite3.connect(f"file:{directory / 'study.db'}?mode=ro", uri=True, timeout=5) as database:
+            return int(database.execute(query, (f"{NAME}/r{rung}",)).fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def without_times(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary without what a clock decides."""
+    left = {key: value for key, value in summary.items() if key not in ("created", "seconds")}
+    for row in (*left["promoted"], *left["baselines"]):
+        row.pop("seconds")
+    return left
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, real: Path, cache: Path
+) -> tuple[Runner, subprocess.CompletedProcess[str]]:
+    runner = Runner(tmp_path_factory.mktemp("undisturbed"), real, cache)
+    result = runner.finish()
+    assert result.returncode == 0, result.stderr
+    return runner, result
+
+
+Done = tuple[Runner, subprocess.CompletedProcess[str]]
+
+
+def test_it_ends_with_models_a_report_and_a_summary(undisturbed: Done) -> None:
+    runner, result = undisturbed
+    summary = runner.summary()
+    check(summary)
+    assert summary["teacher"]["parameters"] == 260_032
+    assert [len([t for t in summary["trials"] if t["rung"] == rung]) for rung in (0, 1, 2)] == [8, 8, 2]
+    assert {t["origin"] for t in summary["trials"]} == {"search", "uniform", "mlp-heads", "depth"}
+    assert len(summary["promoted"]) == 2
+    assert {b["origin"] for b in summary["baselines"]} == {"uniform", "mlp-heads", "depth", "random-weights"}
+    assert all(entry["loss"] is not None for entry in (*summary["promoted"], *summary["baselines"]))
+    assert (runner.directory / "report.html").stat().st_size > 100_000
+    assert (runner.directory / "ranking.safetensors").exists()
+    assert summary["chosen"]["label"] in result.stdout
+    assert str(Path("runs") / NAME / "report.html") in result.stdout
+    for entry in summary["promoted"]:
+        assert (runner.directory / entry["path"] / "README.md").exists()
+        assert entry["loss"] < entry["loss_after_pruning"], "distillation helps"
+
+
+def test_its_models_load_with_transformers_alone(undisturbed: Done) -> None:
+    runner, _ = undisturbed
+    summary = runner.summary()
+    entries = {e["path"]: e for e in (*summary["promoted"], *summary["baselines"]) if e["path"]}
+    assert {f"models/{p.name}" for p in (runner.directory / "models").iterdir()} == set(entries)
+    paths = [str(runner.directory / path) for path in entries]
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", LOADER, *paths], cwd="/", capture_output=True, text=True, timeout=200
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    budget = summary["budget"]
+    for path, entry in entries.items():
+        loaded = found[str(runner.directory / path)]
+        assert loaded["parameters"] == entry["parameters"]
+        assert abs(loaded["parameters"] / budget["parameters"] - 1) <= budget["tolerance"]
+        assert loaded["written"] == 8
+        assert loaded["problems"] == []
+        assert loaded["loaded"] == []
+        model = AutoModelForCausalLM.from_pretrained(runner.directory / path)
+        with torch.no_grad():
+            expected = model(torch.arange(3, 35)[None]).logits.double().sum().item()
+        assert loaded["logits"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_losses_it_states_are_those_of_the_models_it_wrote(
+    undisturbed: Done, real: Path, cache: Path
+) -> None:
+    runner, _ = undisturbed
+    (text,) = (cache / "text").glob("*.safetensors")
+    validation = load_file(text)["validation"]
+    entries = [("teacher", real / "stories260K", runner.summary()["teacher"]["loss"])]
+    entries += [(e["label"], runner.directory / e["path"], e["loss"]) for e in runner.summary()["promoted"]]
+    for label, path, stated in entries:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        assert validation_loss(model, validation) == pytest.approx(stated, abs=1e-5), label
+
+
+def test_started_again_it_repeats_nothing(undisturbed: Done) -> None:
+    runner, first = undisturbed
+    before = runner.summary()
+    models = {p: p.stat().st_mtime_ns for p in (runner.directory / "models").rglob("*.safetensors")}
+    again = runner.finish()
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == first.stdout
+    assert "reusing the ranking" in again.stderr
+    assert without_times(runner.summary()) == without_times(before)
+    assert models == {p: p.stat().st_mtime_ns for p in models}
+
+
+def test_killed_at_five_stages_it_ends_in_the_same_summary(
+    undisturbed: Done, tmp_path: Path, real: Path, cache: Path
+) -> None:
+    runner = Runner(tmp_path, real, cache)
+    stages: list[Callable[[Path], bool]] = [
+        lambda run: (run / "config.toml").exists(),
+        lambda run: (run / "targets").exists(),
+        lambda run: finished_trials(run, 0) >= 3,
+        lambda run: finished_trials(run, 1) >= 4,
+        lambda run: any((run / "retraining").glob("*.json")),
+    ]
+    for stage in stages:
+        assert runner.stop_when(stage, signal.SIGKILL) == -signal.SIGKILL
+    result = runner.finish()
+    assert result.returncode == 0, result.stderr
+    assert without_times(runner.summary()) == without_times(undisturbed[0].summary())
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, real: Path, cache: Path) -> None:
+    runner = Runner(tmp_path, real, cache)
+    assert runner.stop_when(lambda run: finished_trials(run, 0) >= 1, signal.SIGINT) == 130
+    assert not (runner.directory / "summary.json").exists()
+    assert finished_trials(runner.directory, 0) >= 1, "what was finished stays"

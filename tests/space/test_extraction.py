@@ -1,0 +1,168 @@
+"""What the contract (tests/contracts) does not say of the extraction: memory, types, order of units."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import LlamaConfig, Qwen2Config
+
+from space.architecture import Architecture, Axis
+from space.axis_map import AxisMap, Dimension, discover
+from space.extraction import assemble, extract, prefix, sort_by_importance, student_config, unit_order
+from space.ranking import Ranking
+from tests.contracts.draws import random_ranking
+from tests.contracts.tiny import TINY, logits_of, random_teacher, tokens
+from tests.space.models import SMALL
+
+HALF = Architecture(hidden=12, mlp=20, heads=2, kv_heads=1, layers=2)
+
+
+@pytest.fixture(scope="module")
+def axis_map() -> AxisMap:
+    return discover(SMALL)
+
+
+@pytest.fixture(scope="module")
+def ranking(axis_map: AxisMap) -> Ranking:
+    return random_ranking(axis_map.teacher, 3)
+
+
+@pytest.fixture
+def weights() -> dict[str, torch.Tensor]:
+    return dict(random_teacher(SMALL).named_parameters())
+
+
+class TestSorting:
+    def test_units_of_every_axis_have_an_order(self, ranking: Ranking) -> None:
+        assert torch.equal(unit_order(Axis.HIDDEN, None, ranking), ranking.hidden_order)
+        assert torch.equal(unit_order(Axis.HIDDEN, 1, ranking), ranking.hidden_order)
+        assert torch.equal(unit_order(Axis.MLP, 1, ranking), ranking.mlp_order[1])
+        assert torch.equal(unit_order(Axis.KV_HEADS, 2, ranking), ranking.group_order[2])
+        assert torch.equal(unit_order(Axis.HEADS, 0, ranking), ranking.head_order[0].flatten())
+
+    def test_rows_of_a_head_move_together(
+        self, axis_map: AxisMap, ranking: Ranking, weights: dict[str, torch.Tensor]
+    ) -> None:
+        name = "model.layers.1.self_attn.q_proj.weight"
+        after = sort_by_importance(weights, axis_map, ranking)[name]
+        for place, head in enumerate(ranking.head_order[1].flatten().tolist()):
+            rows = weights[name][head * 8 : (head + 1) * 8][:, ranking.hidden_order]
+            assert torch.equal(after[place * 8 : (place + 1) * 8], rows)
+
+    def test_the_teacher_is_left_as_it_was(
+        self, axis_map: AxisMap, ranking: Ranking, weights: dict[str, torch.Tensor]
+    ) -> None:
+        before = {name: values.clone() for name, values in weights.items()}
+        canonical = sort_by_importance(weights, axis_map, ranking)
+        for values in canonical.values():
+            assert not values.requires_grad
+            values.zero_()
+        assert all(torch.equal(weights[name], values) for name, values in before.items())
+
+
+def test_the_prefix_of_heads_is_one_of_each_group() -> None:
+    """Six heads of two entries in three groups; two groups are kept and one head of each."""
+    teacher, student = Architecture(4, 4, 6, 3, 1), Architecture(4, 4, 2, 2, 1)
+    rows = torch.arange(12)
+    assert prefix(rows, (Dimension(Axis.HEADS, 6, 2),), student, teacher).tolist() == [0, 1, 4, 5]
+    assert prefix(rows, (Dimension(Axis.KV_HEADS, 3, 4),), student, teacher).tolist() == [*range(8)]
+    table = torch.arange(24).reshape(2, 12)
+    kept = prefix(table, (Dimension(None, 2, 1), Dimension(Axis.HEADS, 6, 2)), student, teacher)
+    assert kept.tolist() == [[0, 1, 4, 5], [12, 13, 16, 17]]
+
+
+class TestStudentConfig:
+    def test_it_has_the_sizes_of_the_student(self, axis_map: AxisMap) -> None:
+        config = student_config(axis_map, HALF, [0, 2])
+        assert isinstance(config, LlamaConfig)
+        assert discover(config).teacher == HALF
+        assert config.head_dim == 8
+
+    def test_lists_of_layers_follow_the_kept_layers(self) -> None:
+        axis_map = discover(TINY["qwen2"]["mixed-layers"])
+        config = student_config(axis_map, dataclasses.replace(axis_map.teacher, layers=2), [0, 2])
+        assert isinstance(config, Qwen2Config)
+        assert config.layer_types == ["sliding_attention", "full_attention"]
+
+    def test_lists_that_a_class_does_not_read_follow_too(self) -> None:
+        """Llama has no such field, and yet wants as many entries as layers."""
+        listed = LlamaConfig(**SMALL.to_dict() | {"layer_types": ["full_attention"] * 3})
+        config = student_config(discover(listed), HALF, [0, 1])
+        assert config.layer_types == ["full_attention"] * 2
+
+    def test_the_class_keeps_its_rules(self, axis_map: AxisMap) -> None:
+        with pytest.raises(StrictDataclassError, match="multiple of the number of attention heads"):
+            student_config(axis_map, dataclasses.replace(HALF, hidden=13), [0, 1])
+
+
+class TestStudent:
+    def test_its_memory_is_its_own(
+        self, axis_map: AxisMap, ranking: Ranking, weights: dict[str, torch.Tensor]
+    ) -> None:
+        canonical = sort_by_importance(weights, axis_map, ranking)
+        before = {name: values.clone() for name, values in canonical.items()}
+        for architecture in (HALF, axis_map.teacher):
+            student = extract(canonical, axis_map, ranking, architecture)
+            with torch.no_grad():
+                for parameter in student.parameters():
+                    parameter.fill_(7)
+            assert all(torch.equal(canonical[name], values) for name, values in before.items())
+
+    def test_it_can_be_trained_and_is_in_evaluation_mode(
+        self, axis_map: AxisMap, ranking: Ranking, weights: dict[str, torch.Tensor]
+    ) -> None:
+        student = extract(sort_by_importance(weights, axis_map, ranking), axis_map, ranking, HALF)
+        assert not any(module.training for module in student.modules())
+        assert all(
+            parameter.requires_grad and parameter.is_contiguous() for parameter in student.parameters()
+        )
+        student.train()
+        student(input_ids=tokens(), labels=tokens()).loss.backward()
+        assert all(parameter.grad is not None for parameter in student.parameters())
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+    def test_its_weights_are_of_the_teacher_s_type(
+        self, dtype: torch.dtype, axis_map: AxisMap, ranking: Ranking, weights: dict[str, torch.Tensor]
+    ) -> None:
+        cast = {name: values.to(dtype) for name, values in weights.items()}
+        student = extract(sort_by_importance(cast, axis_map, ranking), axis_map, ranking, HALF)
+        assert {parameter.dtype for parameter in student.parameters()} == {dtype}
+
+    def test_the_whole_teacher_is_a_student_too(
+        self, axis_map: AxisMap, ranking: Ranking, weights: dict[str, torch.Tensor]
+    ) -> None:
+        canonical = sort_by_importance(weights, axis_map, ranking)
+        student = extract(canonical, axis_map, ranking, axis_map.teacher)
+        torch.testing.assert_close(logits_of(student), logits_of(random_teacher(SMALL)), rtol=1e-4, atol=1e-4)
+
+    def test_it_is_the_same_each_time(
+        self, axis_map: AxisMap, ranking: Ranking, weights: dict[str, torch.Tensor]
+    ) -> None:
+        canonical = sort_by_importance(weights, axis_map, ranking)
+        first, second = (logits_of(extract(canonical, axis_map, ranking, HALF)) for _ in range(2))
+        assert torch.equal(first, second)
+
+    def test_a_tied_head_is_the_embedding(self) -> None:
+        config = TINY["llama"]["tied-biases"]
+        axis_map = discover(config)
+        ranking = random_ranking(axis_map.teacher, 0)
+        canonical = sort_by_importance(dict(random_teacher(config).named_parameters()), axis_map, ranking)
+        student = extract(canonical, axis_map, ranking, Architecture(20, 10, 4, 4, 1))
+        assert student.get_output_embeddings().weight is student.get_input_embeddings().weight
+
+
+def test_no_weight_may_be_missing(axis_map: AxisMap, weights: dict[str, torch.Tensor]) -> None:
+    del weights["model.norm.weight"]
+    with pytest.raises(AssertionError, match=r"no weights for \['model.norm.weight'\]"):
+        assemble(axis_map.config, weights)
+
+
+def test_making_a_student_draws_no_random_numbers(
+    axis_map: AxisMap, ranking: Ranking, weights: dict[str, torch.Tensor]
+) -> None:
+    state = torch.get_rng_state()
+    extract(sort_by_importance(weights, axis_map, ranking), axis_map, ranking, HALF)
+    assert torch.equal(torch.get_rng_state(), state)
