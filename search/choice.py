@@ -23,7 +23,7 @@ def choose(results: Sequence[Retrained]) -> Choice | None:
     Args:
         results: of retraining; failures and models from random weights are passed over.
     """
-    unique = {r.label: r for r in reversed(results) if r.origin != RANDOM_WEIGHTS}
+    unique = {r.label: r for r in results if r.origin != RANDOM_WEIGHTS}
     ready = sorted(
         ((r.loss, number, r) for number, r in enumerate(unique.values()) if r.loss is not None),
         key=lambda entry: entry[:2],

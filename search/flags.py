@@ -159,6 +159,10 @@ def check(flags: Flags) -> None:
         value = getattr(flags, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} has to be at least 1", f"{value} was given", f"Leave --{name} out")
+    if not 0 <= flags.seed < 2**32:
+        raise InputError(
+            "--seed has to be a whole number from 0 to 4294967295", f"{flags.seed} was given", "Try --seed 0"
+        )
     rungs = [count_of(tokens, "--rung-tokens") for tokens in flags.rung_tokens]
     if rungs != sorted(set(rungs)):
         raise InputError(

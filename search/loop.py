@@ -71,7 +71,7 @@ class Search:
         config = self.bench.config
         informed = [other for other in self.rungs[1:] if len(other.complete()) >= START_UP]
         guide = informed[-1].study if informed and config.sampler != "nsga2" else None
-        seed = config.seed * 100_003 + number
+        seed = (config.seed * 100_003 + number) % 2**32  # more than that NumPy's old generator refuses
         return SpaceSampler(make_sampler(config.sampler, seed), self.bench.space, guide, config.seed)
 
     def _effort(self, rung: int) -> tuple[str, int]:

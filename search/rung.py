@@ -14,7 +14,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from search.sampler import architecture_of, distributions, params_of
+from search.sampler import architecture_of, distributions, known_params, params_of
 from space.architecture import Architecture
 from space.search_space import SearchSpace
 
@@ -82,7 +82,7 @@ class Rung:
         return {
             architecture_of(params, self.space)
             for trial in self.study.get_trials(deepcopy=False)
-            if len(params := _params(trial)) == len(distributions(self.space))
+            if len(params := known_params(trial)) == len(distributions(self.space))
         }
 
     def count(self) -> int:
@@ -165,8 +165,3 @@ class Rung:
             evaluation,
             None if evaluation else attributes.get("failure", "ended without a reason"),
         )
-
-
-def _params(trial: FrozenTrial) -> dict[str, Any]:
-    params: dict[str, Any] = trial.params or trial.system_attrs.get("fixed_params", {})
-    return params

@@ -23,6 +23,8 @@ from space.search_space import FREE_AXES, SearchSpace
 START_UP = 10
 #: One proposal in so many is drawn from the whole space, whatever the sampler says.
 _RANDOM_EVERY = 4
+#: Where Optuna's GP sampler notes what it proposed, so that other processes keep away from it.
+_NOTE = "gp:relative_params:0"
 
 
 def make_sampler(kind: str, seed: int) -> BaseSampler:
@@ -57,6 +59,12 @@ def params_of(architecture: Architecture) -> dict[str, int]:
     return {axis.value: architecture[axis] for axis in FREE_AXES}
 
 
+def known_params(trial: FrozenTrial) -> dict[str, Any]:
+    """A trial's parameters; of a queued one all of them, even if it was cut off while they were settled."""
+    params: dict[str, Any] = trial.system_attrs.get("fixed_params") or trial.params
+    return params
+
+
 class SpaceSampler(BaseSampler):
     """A sampler of Optuna's, confined to the architectures of a space, each proposed once.
 
@@ -89,6 +97,8 @@ class SpaceSampler(BaseSampler):
         generator = np.random.default_rng((self.seed, trial.number))
         proposal: dict[str, Any] = {}
         if trial.number % _RANDOM_EVERY:
+            # A trial that was cut off has a note already, and would be kept away from itself.
+            study._storage.set_trial_system_attr(trial._trial_id, _NOTE, "")
             proposal = self.inner.sample_relative(self.guide or study, trial, search_space)
         if proposal.keys() != search_space.keys():
             return params_of(untried[generator.integers(len(untried))])
@@ -103,7 +113,7 @@ class SpaceSampler(BaseSampler):
     def _untried(self, study: optuna.Study, trial: FrozenTrial) -> list[Architecture]:
         tried = set()
         for other in study.get_trials(deepcopy=False):
-            params = other.params or other.system_attrs.get("fixed_params", {})
+            params = known_params(other)
             if other.number != trial.number and len(params) == len(FREE_AXES):
                 tried.add(tuple(int(params[axis.value]) for axis in FREE_AXES))
         return [a for sizes, a in self.space.by_free_sizes.items() if sizes not in tried]

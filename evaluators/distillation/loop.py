@@ -165,14 +165,13 @@ class _Run:
             self._validate()
 
     def _train(self, end: int, micro: int) -> None:
-        saved_at = time.monotonic()
         while self.position.step < end:
             self._step(micro)
             self.position.step += 1
             self.watch.advance(self.schedule.blocks * self.schedule.block)
-            if self.checkpointing and time.monotonic() - saved_at > self.checkpointing.seconds:
+            unsaved = time.monotonic() - self.began - self.position.seconds
+            if self.checkpointing and unsaved > self.checkpointing.seconds:
                 self._save(self.checkpointing)
-                saved_at = time.monotonic()
 
     def _step(self, micro: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)

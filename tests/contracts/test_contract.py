@@ -50,7 +50,7 @@ def student_of(family: str, name: str, ranking: Ranking, architecture: Architect
 def test_logits_are_those_of_the_masked_teacher(cut: str, family: str, name: str) -> None:
     axis_map, teacher = axis_map_of(family, name), teacher_of(family, name)
 
-    @settings(max_examples=25 if cut == "all" else 10, deadline=None)
+    @settings(max_examples=20 if cut == "all" else 8, deadline=None)
     @given(architectures(family, name, CUTS[cut]), seeds)
     def holds(architecture: Architecture, seed: int) -> None:
         ranking = random_ranking(axis_map.teacher, seed)

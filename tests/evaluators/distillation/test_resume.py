@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from accelerate import Accelerator
+from safetensors import safe_open
+from transformers import PreTrainedModel
+
+from evaluators.distillation import loop
+from evaluators.distillation.checkpoint import Position
+from evaluators.distillation.loop import Checkpointing, Watch, distil
+from tests.evaluators.distillation.conftest import Accelerators
+from tests.evaluators.distillation.training import (
+    BLOCK,
+    BLOCKS_A_STEP,
+    STEPS,
+    Recorded,
+    loss_of,
+    schedule,
+)
+from tests.evaluators.tiny_models import same_weights, tiny_student
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("stop", [1, 2, 5, STEPS])
+def test_stopped_and_started_again_it_ends_in_the_same_weights(
+    accelerators: Accelerators, tmp_path: Path, stop: int, precision: str
+) -> None:
+    accelerator, undisturbed = accelerators(precision), tiny_student()
+    wanted = distil(undisturbed, Recorded(), schedule(), accelerator, Watch(validate=loss_of, times=4))
+
+    saving = Checkpointing(path=tmp_path / "student.safetensors", key="a training", seconds=0)
+    calls = count()
+
+    def interrupt(tokens: int) -> None:
+        if next(calls) == stop:
+            raise KeyboardInterrupt
+
+    watch = Watch(validate=loss_of, times=4, advance=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        distil(tiny_student(), Recorded(), schedule(), accelerator, watch, saving)
+
+    told: list[int] = []
+    student, targets = tiny_student(), Recorded()
+    watch = Watch(validate=loss_of, times=4, advance=told.append)
+    outcome = distil(student, targets, schedule(), accelerator, watch, saving)
+    assert same_weights(student, undisturbed)
+    assert (outcome.tokens, outcome.curve) == (wanted.tokens, wanted.curve)
+    assert told[0] == (stop - 1) * BLOCKS_A_STEP * BLOCK
+    assert sum(told) == outcome.tokens
+    assert len(targets.asked) == STEPS - (stop - 1)
+
+
+def test_stopped_while_it_validates_it_validates_again(accelerator: Accelerator, tmp_path: Path) -> None:
+    undisturbed = tiny_student()
+    wanted = distil(undisturbed, Recorded(), schedule(), accelerator, Watch(validate=loss_of, times=4))
+    saving = Checkpointing(path=tmp_path / "student.safetensors", key="a training", seconds=0)
+    calls = count()
+
+    def validate(model: PreTrainedModel) -> float:
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return loss_of(model)
+
+    watch, student = Watch(validate=validate, times=4), tiny_student()
+    with pytest.raises(KeyboardInterrupt):
+        distil(tiny_student(), Recorded(), schedule(), accelerator, watch, saving)
+    assert distil(student, Recorded(), schedule(), accelerator, watch, saving).curve == wanted.curve
+    assert same_weights(student, undisturbed)
+
+
+def test_the_checkpoint_of_another_training_is_not_used(accelerator: Accelerator, tmp_path: Path) -> None:
+    path, student, fresh = tmp_path / "student.safetensors", tiny_student(), tiny_student()
+    other = Checkpointing(path=path, key="another training", seconds=0)
+    distil(tiny_student(seed=9), Recorded(), schedule(3), accelerator, checkpointing=other)
+    mine = Checkpointing(path=path, key="a training", seconds=0)
+    distil(student, Recorded(), schedule(), accelerator, checkpointing=mine)
+    distil(fresh, Recorded(), schedule(), accelerator)
+    assert same_weights(student, fresh)
+
+
+def test_seconds_are_counted_once_over_all_processes(
+    accelerator: Accelerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a clock that goes on by one second whenever it is read."""
+    ticks = count()
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    saving = Checkpointing(path=tmp_path / "student.safetensors", key="a training", seconds=0)
+    outcome = distil(tiny_student(), Recorded(), schedule(), accelerator, checkpointing=saving)
+    end = next(ticks)
+    assert outcome.seconds == end - 1
+    with safe_open(saving.path, "pt") as file:
+        saved = json.loads(file.metadata()["slimsearch"])["seconds"]
+    assert 0 < saved < outcome.seconds
+    again = distil(tiny_student(), Recorded(), schedule(), accelerator, checkpointing=saving)
+    assert again.seconds == saved + (next(ticks) - 1) - (end + 1)
+
+
+def test_checkpoints_come_after_the_seconds_asked_for_however_often_it_validates(
+    accelerator: Accelerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a clock that goes on by ten seconds a step."""
+    seconds, saved = [0.0], list[int]()
+
+    def step(tokens: int) -> None:
+        seconds[0] += 10 if tokens else 0
+
+    def save(path: Path, key: str, position: Position, *_: object) -> None:
+        saved.append(position.step)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    saving = Checkpointing(path=tmp_path / "student.safetensors", key="a training", seconds=25)
+    watch = Watch(validate=loss_of, times=STEPS, advance=step)
+    distil(tiny_student(), Recorded(), schedule(), accelerator, watch, saving)
+    assert saved == [3, 6]

@@ -1,0 +1,135 @@
+"""Who goes up and when: quotas, baselines first, one in four by lot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.storages import InMemoryStorage
+
+from search.bracket import Bracket
+from search.promotion import best_first
+from search.rung import SEARCH, Evaluation, Rung
+from space.architecture import Architecture
+from tests.search.synthetic import demo_space, open_rungs_in, run_config
+from tests.search.test_rung import begin
+
+OBJECTIVES = ("loss", "latency")
+SPACE = demo_space().architectures
+Values = tuple[float, float]
+
+
+def bracket(*candidates: int, seed: int = 0) -> Bracket:
+    config = run_config(rung_tokens=tuple(1000 * i for i in range(1, len(candidates))))
+    rungs = open_rungs_in(InMemoryStorage(), config, demo_space())
+    return Bracket(rungs, candidates, OBJECTIVES, seed)
+
+
+def finish(rung: Rung, architecture: Architecture, values: Values | None, origin: str = SEARCH) -> None:
+    """A trial from its queue to its end."""
+    rung.enter(architecture, origin)
+    trial, begun = begin(rung, rung.unfinished())
+    assert begun == architecture
+    if values is None:
+        rung.tell_failure(trial, "no luck")
+    else:
+        rung.tell(trial, Evaluation(dict(zip(OBJECTIVES, values, strict=True))))
+
+
+def promote(one: Bracket, evaluate: Callable[[Architecture], Values | None]) -> list[tuple[int, Architecture]]:
+    """Everybody who goes up, in order, each finished before the next goes."""
+    gone: list[tuple[int, Architecture]] = []
+    while (due := one.promotion()) is not None:
+        index, record = due
+        finish(one.rungs[index], record.architecture, evaluate(record.architecture), record.origin)
+        gone.append((index, record.architecture))
+    return gone
+
+
+def values_of(architecture: Architecture) -> Values:
+    """No two alike, and the more layers the better and the slower."""
+    place = SPACE.index(architecture)
+    return -architecture.layers - place / 1000, architecture.layers + place / 1000
+
+
+def test_nobody_is_due_before_anybody_is_finished() -> None:
+    one = bracket(4, 2)
+    assert one.promotion() is None
+    assert one.wants_more()
+    one.rungs[0].enter(SPACE[0], SEARCH)
+    assert one.promotion() is None
+
+
+def test_a_rung_takes_in_its_share_of_those_that_the_one_below_has_finished() -> None:
+    one, entered = bracket(8, 4, 1), []
+    for architecture in SPACE[:8]:
+        finish(one.rungs[0], architecture, values_of(architecture))
+        promote(one, values_of)
+        entered.append((one.rungs[1].count(), one.rungs[2].count()))
+    assert entered == [(0, 0), (1, 0), (1, 0), (2, 0), (2, 0), (3, 0), (3, 0), (4, 1)]
+    assert not one.wants_more()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=2), st.data())
+def test_quotas_are_met_exactly_when_nobody_fails(more: list[int], data: st.DataObject) -> None:
+    candidates = [data.draw(st.integers(max(more), 12)), *sorted(more, reverse=True)]
+    one = bracket(*candidates)
+    for architecture in SPACE[: candidates[0]]:
+        finish(one.rungs[0], architecture, values_of(architecture))
+        promote(one, values_of)
+    assert [rung.count() for rung in one.rungs] == candidates
+    assert [len(rung.entered()) for rung in one.rungs] == candidates, "nobody is at a rung twice"
+
+
+def test_the_best_go_up_and_every_fourth_to_rung_1_is_drawn_by_lot() -> None:
+    drawn = set()
+    for seed in range(6):
+        one = bracket(12, 8, seed=seed)
+        for architecture in SPACE[:12]:
+            finish(one.rungs[0], architecture, values_of(architecture))
+        waiting = list(SPACE[:12])
+        for place, (_, architecture) in enumerate(promote(one, values_of)):
+            best = waiting[best_first([values_of(a) for a in waiting])[0]]
+            if place % 4 == 3:
+                drawn.add(architecture)
+            else:
+                assert architecture == best
+            waiting.remove(architecture)
+    assert len(drawn) > 4, "the lot depends on the seed and the place"
+
+
+def test_to_higher_rungs_only_the_best_go_up() -> None:
+    one = bracket(8, 8, 6)
+    for architecture in SPACE[:8]:
+        finish(one.rungs[0], architecture, values_of(architecture))
+        finish(one.rungs[1], architecture, values_of(architecture))
+    waiting = list(SPACE[:8])
+    for _, architecture in promote(one, values_of):
+        assert architecture == waiting[best_first([values_of(a) for a in waiting])[0]]
+        waiting.remove(architecture)
+    assert len(waiting) == 2
+
+
+def test_baselines_go_to_rung_1_before_better_candidates_and_no_further_for_being_baselines() -> None:
+    one = bracket(4, 2, 1)
+    for architecture, origin, loss in zip(
+        SPACE[:4], (SEARCH, "uniform", SEARCH, "depth"), (1.0, 9.0, 2.0, 8.0), strict=True
+    ):
+        finish(one.rungs[0], architecture, (loss, loss), origin)
+    gone = promote(one, lambda architecture: (5.0 if architecture == SPACE[3] else 6.0, 1.0))
+    assert [(index, SPACE.index(a)) for index, a in gone] == [(1, 3), (1, 1), (2, 3)]
+    assert [record.origin for record in one.rungs[1].records()] == ["depth", "uniform"]
+
+
+@pytest.mark.parametrize("failures", [1, 3, 4])
+def test_failures_do_not_go_up_and_are_not_made_up_for(failures: int) -> None:
+    one = bracket(4, 3)
+    for place, architecture in enumerate(SPACE[:4]):
+        finish(one.rungs[0], architecture, None if place < failures else values_of(architecture))
+    gone = promote(one, lambda architecture: None)
+    assert len(gone) == min(3, 4 - failures)
+    assert one.rungs[1].complete() == []
+    assert not one.wants_more()
