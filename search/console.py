@@ -113,8 +113,9 @@ class Console:
             self._show(text, done, total)
 
         yield advance
-        if done < total:  # what ended early, or reports no steps, counts as done
-            self.forecast.spend(kind, total - done, time.monotonic() - last)
+        if done:  # what ended early is done too, but says nothing of the pace
+            self.forecast.skip(kind, total - done)
+        self.forecast.spend(kind, 0 if done else total, time.monotonic() - last)
 
     def told(self, rung: int, label: str, loss: float) -> None:
         """Keep the best candidate of each rung."""

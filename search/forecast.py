@@ -28,15 +28,18 @@ class Forecast:
         self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
 
     def pace(self, kind: str) -> float | None:
-        """Seconds a token of a kind; from other kinds while it was not timed; None at the start."""
+        """Seconds a token of a kind; from kinds like it while it was not timed; None at the start."""
         paces = {k: self.seconds[k] / self.timed[k] for k in self.seconds if self.timed[k]}
         if kind in paces:
             return paces[kind]
-        guesses = [pace / _RELATIVE[k] * _RELATIVE[kind] for k, pace in paces.items()]
+        alike = [k for k in paces if _RELATIVE[k] == _RELATIVE[kind]] or list(paces)
+        guesses = [paces[k] / _RELATIVE[k] * _RELATIVE[kind] for k in alike]
         return sum(guesses) / len(guesses) if guesses else None
 
     def left(self) -> float | None:
-        """Seconds left, or None before anything was timed."""
+        """Seconds left, or None before anything was planned or timed."""
+        if not self.planned:
+            return None
         total = 0.0
         for kind, planned in self.planned.items():
             open_tokens = max(0, planned - self.done[kind])

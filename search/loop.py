@@ -48,6 +48,9 @@ class Search:
 
     def run(self) -> None:
         """Work until no rung wants another candidate."""
+        for rung in self.rungs:
+            for _ in rung.records():
+                self.console.forecast.skip(*self._effort(rung.index))
         for origin, architecture in baselines(self.bench.space, self.bench.axis_map.teacher).items():
             self.rungs[0].enter(architecture, origin)
         while (job := self._next()) is not None:

@@ -62,14 +62,14 @@ def _work_rows(resolved: Resolved) -> list[tuple[str, str]]:
     student = max(matrices.of(a) for a in resolved.space.architectures)
     rungs = list(zip(config.rung_tokens, config.rung_candidates, strict=True))
     short = sum(tokens * candidates for tokens, candidates in rungs)
-    retrained = config.promote + (4 if config.retrain_baselines else 0)
+    retrained = resolved.retrainings
     cached = config.distillation_blocks * config.block if config.cache_targets else max(config.rung_tokens)
     rows = [("rung 0", f"{config.trials} candidates, loss straight after pruning")]
     for number, (tokens, candidates) in enumerate(rungs, start=1):
         rows.append((f"rung {number}", f"{candidates} candidates, {tokens:,} tokens each"))
     live = 0 if config.cache_targets else retrained * config.retrain_tokens
     flops = training_flops(student, short + retrained * config.retrain_tokens) + 2 * whole * (cached + live)
-    models = (config.promote + 3 * config.retrain_baselines) * config.budget * 4
+    models = (retrained - config.retrain_baselines) * config.budget * 4  # random weights are not kept
     disk = cache_bytes(cached, resolved.axis_map.teacher.hidden) + models + 16 * config.budget
     return [
         *rows,

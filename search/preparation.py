@@ -56,11 +56,17 @@ def load(config: RunConfig, console: Console) -> tuple[Teacher, Corpus]:
             config.teacher,
             revision=config.revision or None,
             device=torch.device(config.device),
-            dtype=torch.bfloat16 if config.device.startswith("cuda") else torch.float32,
+            dtype=_weights_dtype(config),
             trust_remote_code=config.trust_remote_code,
         )
     with console.stage("text"):
         return teacher, _read(config, teacher)
+
+
+def _weights_dtype(config: RunConfig) -> torch.dtype:
+    """Of the teacher in memory: on a CPU float32, since autocast does what bfloat16 is good for there."""
+    half = config.device.startswith("cuda") and config.dtype == "bfloat16"
+    return torch.bfloat16 if half else torch.float32
 
 
 def prepare(

@@ -18,6 +18,7 @@ from search.objectives import parse_objectives
 from search.scale import Scale, default_device, default_dtype, scale_for
 from search.teachers import EMBEDDED, default_text, short_name, teacher_for
 from space.axis_map import AxisMap, discover
+from space.baselines import baselines
 from space.budget import Budget, BudgetText
 from space.counting import parameter_polynomial
 from space.input_error import InputError
@@ -35,6 +36,12 @@ class Resolved:
     axis_map: AxisMap
     space: SearchSpace
     teacher_parameters: int
+
+    @property
+    def retrainings(self) -> int:
+        """How many models are retrained: the promoted, and if asked the baselines and random weights."""
+        others = len(baselines(self.space, self.axis_map.teacher)) + 1 if self.config.retrain_baselines else 0
+        return self.config.promote + others
 
 
 def resolve(flags: Flags) -> Resolved:

@@ -6,11 +6,14 @@ The result goes to stdout, everything else to stderr.
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
 import sys
 from typing import Any
+
+from safetensors import SafetensorError
 
 from space.input_error import InputError
 
@@ -24,8 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"slimsearch: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        if error.errno != 28:  # ENOSPC
+    except (OSError, SafetensorError) as error:
+        if not _disk_full(error):
             raise
         print(
             "slimsearch: the disk is full. Make space and run the same command again to go on.",
@@ -35,6 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("slimsearch: stopped. Run the same command again to go on where it stopped.", file=sys.stderr)
         return 130
+
+
+def _disk_full(error: Exception) -> bool:
+    """Whether a write failed for want of space; safetensors says so in its message alone."""
+    return getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error)
 
 
 def _main(arguments: list[str]) -> int:

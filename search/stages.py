@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -29,8 +30,8 @@ from space.baselines import baselines
 def run(resolved: Resolved, directory: RunDirectory, console: Console, command: str) -> dict[str, Any]:
     """Do everything that a run does, and return its summary."""
     config = resolved.config
-    console.forecast.planned.update(_planned(resolved))
     directory.refuse_another(config)
+    gc.freeze()  # the libraries stay for good; collecting among them costs each candidate half a second
     with console.running():
         teacher, corpus = load(config, console)
         with directory.claimed(config):
@@ -45,6 +46,7 @@ def _run(
     console: Console,
     command: str,
 ) -> dict[str, Any]:
+    console.forecast.planned.update(_planned(resolved, corpus))
     bench = prepare(resolved, teacher, corpus, directory, console)
     rungs = open_rungs(resolved.config, resolved.space, directory.path)
     figures = _teacher_figures(bench, directory)
@@ -65,17 +67,18 @@ def _run(
     return summary
 
 
-def _planned(resolved: Resolved) -> dict[str, int]:
+def _planned(resolved: Resolved, corpus: Corpus) -> dict[str, int]:
     """Tokens of each kind of work, for the time left."""
     config = resolved.config
-    retrained = config.promote + (4 if config.retrain_baselines else 0)
-    targets = config.distillation_blocks * config.block if config.cache_targets else max(config.rung_tokens)
+    targets = corpus.distillation.numel()
+    if not config.cache_targets:
+        targets = min(targets, max(config.rung_tokens))
     rungs = zip(config.rung_tokens, config.rung_candidates, strict=True)
     return {
-        "forward": config.calibration_blocks * config.block + targets,
+        "forward": corpus.calibration.numel() + targets,
         "score": config.trials * config.validation_blocks * config.block,
         "distil": sum(tokens * candidates for tokens, candidates in rungs),
-        "retrain": retrained * config.retrain_tokens,
+        "retrain": resolved.retrainings * config.retrain_tokens,
     }
 
 
