@@ -91,7 +91,7 @@ class RunConfig:
         Raises:
             ValueError: the file is torn or of another version.
         """
-        table: dict[str, Any] = tomllib.loads(path.read_text())
+        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         if table.keys() != {field.name for field in fields(cls)}:
             raise ValueError("other fields than this version's")
         tuples = {name: tuple(value) for name, value in table.items() if isinstance(value, list)}

@@ -6,10 +6,12 @@ import argparse
 import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
+from evaluators.one_line import one_line
 from space.budget import BudgetText
 from space.input_error import InputError
 
@@ -102,7 +104,7 @@ def read_flags(arguments: list[str]) -> Flags:
 def _preset(arguments: list[str]) -> Flags:
     """The flags of the preset that the arguments name, or the defaults."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", type=Path)
+    parser.add_argument("--preset", type=Path, nargs="?")
     named = parser.parse_known_args(arguments)[0].preset
     return Flags() if named is None else load_preset(named)
 
@@ -111,31 +113,54 @@ def load_preset(path: Path) -> Flags:
     """Flags from a TOML file whose keys are the names of flags, with ``-`` or ``_``.
 
     Raises:
-        InputError: the file cannot be read, or a key is no flag.
+        InputError: the file cannot be read, a key is no flag, or a value is not one that it takes.
     """
     remedy = "Name a TOML file such as those under studies/"
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError("A preset has to be a readable file", f"{path}: {error.strerror}", remedy) from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError("A preset has to be TOML", f"{path}: {error}", remedy) from None
+    except ValueError as error:
+        raise InputError("A preset has to be TOML", f"{path}: {one_line(error)}", remedy) from None
     values: dict[str, Any] = {key.replace("-", "_"): value for key, value in table.items()}
-    known = {field.name for field in fields(Flags)}
+    known = {field.name for field in fields(Flags)} - {"preset"}
     if unknown := sorted(values.keys() - known):
         raise InputError(
             "Every key of a preset has to be a flag",
             f"{path} holds {', '.join(unknown)}",
             "See python -m search.run --help",
         )
-    if "rung_tokens" in values:
-        values["rung_tokens"] = tuple(str(tokens) for tokens in values["rung_tokens"])
-    for name in ("budget", "retrain_tokens"):
-        if name in values:
-            values[name] = str(values[name])
-    if "out" in values:
-        values["out"] = Path(values["out"])
+    kinds = get_type_hints(Flags)
+    for name, value in values.items():
+        try:
+            values[name] = _of_kind(kinds[name], value)
+        except TypeError:
+            raise InputError(
+                "Every value of a preset has to be one that its flag takes",
+                f"{path} holds {name} = {value!r}",
+                "See python -m search.run --help",
+            ) from None
     return replace(Flags(), **values)
+
+
+def _of_kind(kind: Any, value: Any) -> Any:
+    """A value of TOML as a flag of this kind has it; numbers will do for text, since text may be ``64k``.
+
+    Raises:
+        TypeError: the flag does not take it.
+    """
+    if NoneType in get_args(kind):
+        kind = get_args(kind)[0]
+    if get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(_of_kind(str, item) for item in value)
+    if get_origin(kind) is Literal and value in get_args(kind):
+        return value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if (kind in (str, Path) and isinstance(value, str)) or (kind in (str, float) and number):
+        return kind(value)
+    if kind in (int, bool) and type(value) is kind:
+        return value
+    raise TypeError
 
 
 def check(flags: Flags) -> None:

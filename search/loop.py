@@ -25,15 +25,10 @@ logger = logging.getLogger(__name__)
 def open_rungs(config: RunConfig, space: SearchSpace, directory: Path) -> list[Rung]:
     """The rungs' studies, ``NAME/r0`` and so on, created if they are not there."""
     storage = open_storage(config.storage, directory)
-    return [
-        Rung(
-            index,
-            open_study(storage, f"{config.name}/r{index}", config.objectives, UNITS),
-            space,
-            config.objectives,
-        )
-        for index in range(config.rungs)
-    ]
+    names = [f"{config.name}/r{index}" for index in range(config.rungs)]
+    searched = f"{len(space.architectures)} architectures within {space.budget}"
+    studies = [open_study(storage, name, config.objectives, UNITS, searched) for name in names]
+    return [Rung(index, study, space, config.objectives) for index, study in enumerate(studies)]
 
 
 class Search:

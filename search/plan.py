@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import math
-
-import rich.box
-import rich.console
-import rich.table
 
 from evaluators.distillation.targets import cache_bytes
 from evaluators.flops import training_flops
@@ -20,17 +15,12 @@ from space.search_space import FREE_AXES
 
 
 def plan(resolved: Resolved, directory: RunDirectory) -> str:
-    """A table for people, as text."""
-    table = rich.table.Table(box=rich.box.SIMPLE, show_header=False)
-    for name, value in [
-        *_space_rows(resolved),
-        *_work_rows(resolved),
-        ("run directory", str(directory.path)),
-    ]:
-        table.add_row(name, value)
-    text = io.StringIO()
-    rich.console.Console(file=text, width=120).print(table)
-    return text.getvalue().rstrip()
+    """For people: a name and what it stands for on each line, however long."""
+    rows = [*_space_rows(resolved), *_work_rows(resolved), ("run directory", str(directory.path))]
+    width = max(len(name) for name, _ in rows)
+    below = "\n" + " " * (width + 3)
+    lines = (name.ljust(width + 3) + value.replace("\n", below) for name, value in rows)
+    return "\n".join(lines)
 
 
 def _space_rows(resolved: Resolved) -> list[tuple[str, str]]:
@@ -79,8 +69,13 @@ def _work_rows(resolved: Resolved) -> list[tuple[str, str]]:
             f"{short + retrained * config.retrain_tokens:,} trained on, {cached:,} of teacher targets cached",
         ),
         ("arithmetic", f"{flops:.2e} FLOPs (10^{math.log10(flops):.1f})"),
-        ("disk", f"{spoken(disk)}B".replace("BB", " GB").replace("MB", " MB").replace("kB", " kB")),
+        ("disk", _bytes(disk)),
     ]
+
+
+def _bytes(number: float) -> str:
+    text = spoken(number).replace("B", "G")
+    return f"{text[:-1]} {text[-1]}B"
 
 
 def _span(values: list[int]) -> str:

@@ -82,11 +82,11 @@ def prepare(
         ranking = _rank(teacher, resolved.axis_map, corpus, directory, console)
     weights = dict(teacher.model.named_parameters())
     canonical = sort_by_importance(weights, resolved.axis_map, ranking)
-    with console.stage("targets"):
-        targets, retraining_targets = _targets(config, teacher, corpus, directory, console)
     accelerator = Accelerator(
         cpu=config.device == "cpu", mixed_precision="bf16" if config.dtype == "bfloat16" else "no"
     )
+    with console.stage("targets"), accelerator.autocast():
+        targets, retraining_targets = _targets(config, teacher, corpus, directory, console)
     return Workbench(
         config,
         directory.path,
@@ -138,7 +138,7 @@ def _targets(
     tokens = corpus.distillation
     if not config.cache_targets:
         tokens = tokens[: -(-max(config.rung_tokens) // corpus.block)]
-    key = fingerprint(teacher.fingerprint, tokens)
+    key = fingerprint(teacher.fingerprint, tokens, config.dtype)
     if is_cached(directory.targets, key):
         console.say(f"reusing the teacher's targets in {directory.targets.parent}")
         console.forecast.skip("forward", tokens.numel())

@@ -11,6 +11,7 @@ import torch
 from transformers import PretrainedConfig
 
 from evaluators.distillation.targets import cache_bytes
+from evaluators.one_line import one_line
 from evaluators.teacher import load_config
 from search.config import RunConfig
 from search.flags import Flags, count_of
@@ -132,7 +133,7 @@ def _device(name: str | None) -> str:
     remedy = "Leave --device out, or name one of cpu, cuda, cuda:1, mps"
     rule = "The device has to be one that PyTorch has here"
     try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(rule, f"{name!r} is not: {str(error).splitlines()[0]}", remedy) from None
+        torch.zeros(1, device=name).tolist()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise InputError(rule, f"{name!r} is not: {one_line(error)}", remedy) from None
     return name

@@ -156,4 +156,5 @@ def reload(bench: Workbench, path: Path) -> PreTrainedModel:
     with quiet():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=bench.teacher.model.dtype)
     nn.Module.to(model, bench.teacher.model.device)
-    return model.eval()
+    model.eval()
+    return model

@@ -31,6 +31,8 @@ def run(resolved: Resolved, directory: RunDirectory, console: Console, command: 
     """Do everything that a run does, and return its summary."""
     config = resolved.config
     directory.refuse_another(config)
+    if config.storage:  # one that cannot be reached is refused before anything is made
+        open_rungs(config, resolved.space, directory.path)
     gc.freeze()  # the libraries stay for good; collecting among them costs each candidate half a second
     with console.running():
         teacher, corpus = load(config, console)
@@ -47,8 +49,8 @@ def _run(
     command: str,
 ) -> dict[str, Any]:
     console.forecast.planned.update(_planned(resolved, corpus))
-    bench = prepare(resolved, teacher, corpus, directory, console)
     rungs = open_rungs(resolved.config, resolved.space, directory.path)
+    bench = prepare(resolved, teacher, corpus, directory, console)
     figures = _teacher_figures(bench, directory)
     console.say(
         f"teacher: loss {figures.loss:.4f} nats per token, {resolved.teacher_parameters:,} parameters"

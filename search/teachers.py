@@ -59,10 +59,13 @@ def teacher_for(budget: BudgetText) -> str:
 
 def default_text(teacher: str) -> str:
     """The text that a teacher is distilled on when the user names none."""
-    embedded = Path(teacher).exists() and Path(teacher).resolve() == EMBEDDED.resolve()
-    return STANDARD_LIBRARY if embedded else OPEN_CORPUS
+    return STANDARD_LIBRARY if _is_embedded(teacher) else OPEN_CORPUS
 
 
 def short_name(teacher: str) -> str:
     """The last part of a teacher's id, for names of runs."""
-    return "demo" if Path(teacher) == EMBEDDED else Path(teacher).resolve().name or "teacher"
+    return "demo" if _is_embedded(teacher) else Path(teacher).resolve().name or "teacher"
+
+
+def _is_embedded(teacher: str) -> bool:
+    return Path(teacher).resolve() == EMBEDDED.resolve()

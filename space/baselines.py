@@ -30,15 +30,20 @@ def baselines(space: SearchSpace, teacher: Architecture) -> dict[str, Architectu
     found: dict[str, Architecture] = {}
     if no_layer_gone:
         widths = (Axis.HIDDEN, Axis.MLP, Axis.HEADS)
-        found[UNIFORM] = min(no_layer_gone, key=lambda a: _spread(a, teacher, widths))
+        found[UNIFORM] = min(no_layer_gone, key=lambda a: _unevenness(a, teacher, widths))
     if narrow_inside:
-        found[MLP_AND_HEADS] = min(narrow_inside, key=lambda a: _spread(a, teacher, (Axis.MLP, Axis.HEADS)))
+        found[MLP_AND_HEADS] = min(
+            narrow_inside, key=lambda a: _unevenness(a, teacher, (Axis.MLP, Axis.HEADS))
+        )
     if shallow:
         found[DEPTH] = max(shallow, key=lambda a: a.mlp)
     return found
 
 
-def _spread(architecture: Architecture, teacher: Architecture, axes: Sequence[Axis]) -> float:
-    """How unevenly the axes shrink: the range of the logarithms of their shares."""
+def _unevenness(architecture: Architecture, teacher: Architecture, axes: Sequence[Axis]) -> tuple[float, ...]:
+    """How unevenly the axes shrink: the range of the logarithms of their shares.
+
+    Rounded, so that ties are ties on every machine; among equals whoever keeps more of its heads comes first.
+    """
     shares = [math.log(architecture[axis] / teacher[axis]) for axis in axes]
-    return max(shares) - min(shares)
+    return round(max(shares) - min(shares), 9), -architecture.kv_heads, -architecture.heads

@@ -10,8 +10,14 @@ from pathlib import Path
 
 import optuna
 import pytest
+from transformers import LlamaConfig, PretrainedConfig, Qwen3Config
 
-_SET_BY_THE_CONSOLE = ("slimsearch", "search", "evaluators", "space", "optuna")
+from studies.demo.train import CONFIG
+
+_SET_BY_THE_CONSOLE = (
+    *("slimsearch", "search", "evaluators", "space"),
+    *("optuna", "transformers", "accelerate", "datasets"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +40,47 @@ def quick_disk() -> Iterator[Path]:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)
+
+
+def _config_alone(config: PretrainedConfig, factory: pytest.TempPathFactory, name: str) -> Path:
+    """A directory with config.json and no weights."""
+    directory = factory.mktemp("configs") / name
+    config.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def demo_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config of the demo teacher, without weights."""
+    return _config_alone(CONFIG, tmp_path_factory, "demo-config")
+
+
+@pytest.fixture(scope="session")
+def llama_8b(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config of the shape of Llama-3.1-8B, without weights."""
+    config = LlamaConfig(
+        vocab_size=128_256,
+        hidden_size=4096,
+        intermediate_size=14_336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=131_072,
+    )
+    return _config_alone(config, tmp_path_factory, "Llama-3.1-8B")
+
+
+@pytest.fixture(scope="session")
+def qwen3_8b(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config of the shape of Qwen3-8B, without weights."""
+    config = Qwen3Config(
+        vocab_size=151_936,
+        hidden_size=4096,
+        intermediate_size=12_288,
+        num_hidden_layers=36,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=40_960,
+    )
+    return _config_alone(config, tmp_path_factory, "Qwen3-8B")

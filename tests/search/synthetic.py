@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any, cast
@@ -25,6 +26,33 @@ from space.search_space import SearchSpace, enumerate_space
 from studies.demo.train import CONFIG
 
 Fails = Callable[[Architecture, int], bool]
+_CONFIG = RunConfig(
+    name="synthetic",
+    teacher="studies/demo/teacher",
+    revision="",
+    budget=1_000_000,
+    tolerance=0.02,
+    data="stdlib",
+    block=128,
+    calibration_blocks=4,
+    validation_blocks=4,
+    distillation_blocks=16,
+    objectives=("loss", "latency"),
+    sampler="tpe",
+    trials=12,
+    rung_tokens=(1000, 2000),
+    rung_candidates=(6, 3),
+    retrain_tokens=4000,
+    promote=1,
+    retrain_baselines=False,
+    batch_blocks=2,
+    cache_targets=True,
+    storage="",
+    seed=0,
+    device="cpu",
+    dtype="float32",
+    trust_remote_code=False,
+)
 
 
 @cache
@@ -62,36 +90,7 @@ def evaluation(architecture: Architecture, rung: int) -> Evaluation:
 
 def run_config(**changes: Any) -> RunConfig:
     """A configuration of three rungs on the demo teacher."""
-    return RunConfig(
-        **{
-            "name": "synthetic",
-            "teacher": "studies/demo/teacher",
-            "revision": "",
-            "budget": 1_000_000,
-            "tolerance": 0.02,
-            "data": "stdlib",
-            "block": 128,
-            "calibration_blocks": 4,
-            "validation_blocks": 4,
-            "distillation_blocks": 16,
-            "objectives": ("loss", "latency"),
-            "sampler": "tpe",
-            "trials": 12,
-            "rung_tokens": (1000, 2000),
-            "rung_candidates": (6, 3),
-            "retrain_tokens": 4000,
-            "promote": 1,
-            "retrain_baselines": False,
-            "batch_blocks": 2,
-            "cache_targets": True,
-            "storage": "",
-            "seed": 0,
-            "device": "cpu",
-            "dtype": "float32",
-            "trust_remote_code": False,
-        }
-        | changes
-    )
+    return replace(_CONFIG, **changes)
 
 
 class Evaluator:
@@ -119,15 +118,9 @@ class Evaluator:
 
 def open_rungs_in(storage: BaseStorage, config: RunConfig, space: SearchSpace) -> list[Rung]:
     """The rungs of a configuration in a storage that is open."""
-    return [
-        Rung(
-            index,
-            open_study(storage, f"{config.name}/r{index}", config.objectives, UNITS),
-            space,
-            config.objectives,
-        )
-        for index in range(config.rungs)
-    ]
+    names = [f"{config.name}/r{index}" for index in range(config.rungs)]
+    studies = [open_study(storage, name, config.objectives, UNITS, "a space") for name in names]
+    return [Rung(index, study, space, config.objectives) for index, study in enumerate(studies)]
 
 
 def make_search(config: RunConfig, space: SearchSpace, rungs: list[Rung] | None = None) -> Search:

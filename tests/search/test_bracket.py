@@ -38,7 +38,9 @@ def finish(rung: Rung, architecture: Architecture, values: Values | None, origin
         rung.tell(trial, Evaluation(dict(zip(OBJECTIVES, values, strict=True))))
 
 
-def promote(one: Bracket, evaluate: Callable[[Architecture], Values | None]) -> list[tuple[int, Architecture]]:
+def promote(
+    one: Bracket, evaluate: Callable[[Architecture], Values | None]
+) -> list[tuple[int, Architecture]]:
     """Everybody who goes up, in order, each finished before the next goes."""
     gone: list[tuple[int, Architecture]] = []
     while (due := one.promotion()) is not None:

@@ -18,11 +18,18 @@ def retrained(layers: int, loss: float | None, origin: str = SEARCH) -> Retraine
     """A result; the layers tell one architecture from another."""
     failure = None if loss is not None else "diverged"
     architecture = Architecture(64, 128, 4, 2, layers)
-    return Retrained(architecture, origin, loss, None, 1000, 1.0, [], None if failure else "models/x", failure)
+    return Retrained(
+        architecture, origin, loss, None, 1000, 1.0, [], None if failure else "models/x", failure
+    )
 
 
 def test_the_lowest_loss_is_taken_and_compared_with_the_best_baseline() -> None:
-    results = [retrained(4, 1.25), retrained(5, 1.5), retrained(6, 1.75, "depth"), retrained(7, 2.0, "uniform")]
+    results = [
+        retrained(4, 1.25),
+        retrained(5, 1.5),
+        retrained(6, 1.75, "depth"),
+        retrained(7, 2.0, "uniform"),
+    ]
     choice = choose(results)
     assert choice is not None
     assert choice.label == "h64-m128-q4-kv2-l4"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ def install(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> Evaluator:
     return evaluator
 
 
-def run(config: RunConfig, space: SearchSpace | None = None, storage: BaseStorage | None = None) -> list[Rung]:
+def run(
+    config: RunConfig, space: SearchSpace | None = None, storage: BaseStorage | None = None
+) -> list[Rung]:
     """A search to its end, from wherever the storage has it."""
     space = space or demo_space()
     rungs = open_rungs_in(storage or InMemoryStorage(), config, space)
@@ -76,7 +79,7 @@ def test_quotas_are_met_and_nobody_is_evaluated_twice_at_a_rung(sampler: str, ev
     told = {(record.rung, record.architecture) for record in records_of(rungs)}
     assert told == set(evaluator.asked)
     assert all(r.evaluation == evaluation(r.architecture, r.rung) for r in records_of(rungs))
-    for below, above in zip(rungs, rungs[1:], strict=False):
+    for below, above in pairwise(rungs):
         assert above.entered() < below.entered()
 
 
@@ -99,7 +102,8 @@ def test_every_baseline_is_tried_first_and_reaches_rung_1(evaluator: Evaluator) 
 
 
 @pytest.mark.parametrize(
-    "objectives", [("loss",), ("loss", "latency", "memory"), ("latency", "loss"), ("flops", "loss", "parameters")]
+    "objectives",
+    [("loss",), ("loss", "latency", "memory"), ("latency", "loss"), ("flops", "loss", "parameters")],
 )
 def test_any_objectives_are_searched(
     objectives: tuple[str, ...], evaluator: Evaluator, early_models: None
@@ -184,7 +188,9 @@ def test_any_seed_will_do(seed: int, evaluator: Evaluator) -> None:
     assert run(run_config(seed=seed, trials=START_UP + 2))[0].count() == START_UP + 2
 
 
-def killed_at_each_evaluation(config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+def killed_at_each_evaluation(
+    config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[Record]:
     """The records of a search whose every evaluation is begun by a process that is killed in it."""
     space = demo_space()
     while True:

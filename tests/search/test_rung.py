@@ -22,7 +22,7 @@ FIRST, SECOND = demo_space().architectures[:2]
 
 
 def open_rung(storage: BaseStorage) -> Rung:
-    return Rung(1, open_study(storage, "name/r1", OBJECTIVES, UNITS), demo_space(), OBJECTIVES)
+    return Rung(1, open_study(storage, "name/r1", OBJECTIVES, UNITS, "a space"), demo_space(), OBJECTIVES)
 
 
 def sampler() -> SpaceSampler:

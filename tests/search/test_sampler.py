@@ -1,4 +1,4 @@
-"""Whatever Optuna's samplers propose, each architecture of the space is tried once, the same one each time."""
+"""Whatever Optuna's samplers propose, each architecture of a space is tried once, in the same order again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from search.storage import open_study
 from space.architecture import Architecture
 from space.input_error import InputError
 from space.search_space import FREE_AXES, SearchSpace
-from tests.search.synthetic import demo_map, demo_space, evaluation
+from tests.search.synthetic import demo_space, evaluation
 
 KINDS = ("tpe", "gp", "nsga2", "random")
 OBJECTIVES = ("loss", "latency")
@@ -44,7 +44,9 @@ def silent_optuna(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 def open_rung(storage: BaseStorage, space: SearchSpace, index: int = 0) -> Rung:
-    return Rung(index, open_study(storage, f"study/r{index}", OBJECTIVES, UNITS), space, OBJECTIVES)
+    return Rung(
+        index, open_study(storage, f"study/r{index}", OBJECTIVES, UNITS, "a space"), space, OBJECTIVES
+    )
 
 
 def sampler_for(kind: str, rung: Rung, number: int, guide: Rung | None = None) -> SpaceSampler:

@@ -1,0 +1,153 @@
+"""What ``--plan`` promises: exact counts from a config alone, nothing trained, nothing written."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from search.flags import Flags
+from search.plan import plan
+from search.resolution import resolve
+from search.run_directory import RunDirectory
+from space.axis_map import discover
+from space.baselines import baselines
+from space.budget import Budget, BudgetText
+from space.search_space import enumerate_space
+from tests.search.synthetic import demo_map
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def planned(model: Path, out: Path, budget: str = "4B", **others: object) -> tuple[str, dict[str, str]]:
+    """The plan, and its rows by name."""
+    resolved = resolve(Flags(budget=budget, model=str(model), device="cpu", **others))  # type: ignore[arg-type]
+    text = plan(resolved, RunDirectory(out / "name"))
+    rows: dict[str, str] = {}
+    for line in text.splitlines():
+        name, value = line[:16].strip(), line[16:].strip()
+        if name:
+            rows[name] = value
+        else:
+            rows[list(rows)[-1]] += f"\n{value}"
+    return text, rows
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"), [("qwen3_8b", "8,190,735,360"), ("llama_8b", "8,030,261,248")]
+)
+def test_counts_are_exact(
+    model: str, parameters: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    directory: Path = request.getfixturevalue(model)
+    text, rows = planned(directory, tmp_path)
+    resolved = resolve(Flags(budget="4B", model=str(directory), device="cpu"))
+    space = enumerate_space(discover(resolved.axis_map.config), Budget(4_000_000_000, 0.02))
+    assert f"{parameters} parameters" in text
+    assert rows["budget"] == "4,000,000,000 parameters ±2.0%"
+    assert rows["architectures"] == (
+        f"{len(space.architectures):,}, from {min(space.parameters):,} to {max(space.parameters):,}"
+    )
+    for origin, architecture in baselines(space, resolved.axis_map.teacher).items():
+        counted = f"{space.parameters_of[architecture]:,}"
+        assert rows[origin] == f"{architecture.label}, {counted} parameters"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_work_is_counted_by_hand(demo_config: Path, tmp_path: Path) -> None:
+    _, rows = planned(
+        demo_config, tmp_path, "1M", trials=32, rung_tokens=("64k",), retrain_tokens="320k", promote=2
+    )
+    assert rows["rung 0"] == "32 candidates, loss straight after pruning"
+    assert rows["rung 1"] == "16 candidates, 64,000 tokens each"
+    assert rows["retraining"] == "6 models, 320,000 tokens each"
+    # 16 × 64,000 + 6 × 320,000 trained on; 2500 blocks of 128 cached
+    assert rows["tokens"] == "2,944,000 trained on, 320,000 of teacher targets cached"
+    # cached 320,000 × 128 × 2 bytes; 5 models of 4 MB; a checkpoint of 16 MB
+    assert rows["disk"] == "118 MB"
+    assert rows["run directory"] == str(tmp_path / "name")
+
+
+def test_arithmetic_is_six_operations_a_weight_and_token_and_two_of_the_teacher(
+    demo_config: Path, tmp_path: Path
+) -> None:
+    _, rows = planned(
+        demo_config,
+        tmp_path,
+        "1M",
+        rung_tokens=("64k",),
+        retrain_tokens="320k",
+        retrain_baselines=False,
+        promote=1,
+    )
+    found = re.fullmatch(r"(\S+) FLOPs \(10\^(\S+)\)", rows["arithmetic"])
+    assert found is not None
+    teacher = 1_837_184 - 1024 * 128 - 17 * 128  # all but the embedding table and the norms
+    flops, trained, cached = float(found[1]), 16 * 64_000 + 320_000, 320_000
+    student = (flops - 2 * teacher * cached) / (6 * trained)
+    assert 0.8e6 < student < 1e6, "the largest student's matrices"
+    assert float(found[2]) == pytest.approx(math.log10(flops), abs=0.05)
+
+
+@pytest.mark.parametrize(("budget", "unit"), [("1M", "MB"), ("4B", "GB"), ("40B", "TB")])
+def test_disk_has_a_unit(budget: str, unit: str, demo_config: Path, tmp_path: Path) -> None:
+    resolved = resolve(Flags(budget="1M", model=str(demo_config), device="cpu"))
+    config = replace(resolved.config, budget=round(BudgetText.parse(budget).amount))
+    text = plan(replace(resolved, config=config), RunDirectory(tmp_path))
+    assert re.search(rf"^disk +[\d.]+ {unit}$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["a[b]c", "[/red]", "[bold]x[/bold]", ":smile:"])
+def test_names_are_shown_as_they_are(name: str, demo_config: Path, tmp_path: Path) -> None:
+    text, _ = planned(demo_config, tmp_path / name, "1M")
+    assert name in text
+
+
+def test_long_paths_are_not_cut(demo_config: Path, tmp_path: Path) -> None:
+    text, _ = planned(demo_config, tmp_path / ("long" * 40), "1M")
+    assert str(tmp_path / ("long" * 40) / "name") in text
+
+
+def test_a_plan_has_no_colours_even_where_they_are_forced(
+    demo_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b" not in planned(demo_config, tmp_path, "1M")[0]
+
+
+def test_every_size_of_every_axis_is_named(demo_config: Path, tmp_path: Path) -> None:
+    _, rows = planned(demo_config, tmp_path, "1M")
+    teacher = demo_map().teacher
+    assert rows["sizes"].splitlines() == [
+        f"hidden 72, 80 … 128 of {teacher.hidden}",
+        "heads 4, 8 of 8",
+        "kv_heads 2, 4 of 4",
+        "layers 4, 5, 6, 7, 8 of 8",
+        "mlp 112 to 384 of 384, solved from the budget",
+    ]
+
+
+def test_the_whole_command_answers_trains_nothing_and_writes_nothing(qwen3_8b: Path, tmp_path: Path) -> None:
+    out, began = tmp_path / "runs", time.monotonic()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "search.run", "--budget", "4B", "--plan"),
+            *("--model", str(qwen3_8b), "--out", str(out)),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "8,190,735,360 parameters" in done.stdout
+    assert str(out / "Qwen3-8B-4B") in done.stdout
+    assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+    assert time.monotonic() - began < 60

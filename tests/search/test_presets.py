@@ -1,0 +1,56 @@
+"""Every preset that ships can be used as it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from search.config import RunConfig
+from search.flags import check, load_preset, read_flags
+from search.resolution import Resolved, resolve
+from search.teachers import EMBEDDED
+
+STUDIES = Path(__file__).resolve().parents[2] / "studies"
+PRESETS = sorted(STUDIES.rglob("*.toml"))
+
+
+def resolved(name: str, model: Path) -> Resolved:
+    return resolve(replace(load_preset(STUDIES / "presets" / name), model=str(model)))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=[str(path.relative_to(STUDIES)) for path in PRESETS])
+def test_it_loads_and_keeps_every_rule(path: Path) -> None:
+    check(load_preset(path))
+    assert replace(read_flags([f"--preset={path}"]), preset=None) == load_preset(path)
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=[str(path.relative_to(STUDIES)) for path in PRESETS])
+def test_it_says_how_to_use_it(path: Path) -> None:
+    assert f"python -m search.run --preset {path.relative_to(STUDIES.parent)}" in path.read_text()
+
+
+def test_the_presets_are_found() -> None:
+    assert {"quick.toml", "llama_3_1_8b_to_4b.toml"} <= {path.name for path in PRESETS}
+
+
+def test_quick_is_one_short_rung_and_one_retraining(demo_config: Path) -> None:
+    assert load_preset(STUDIES / "presets" / "quick.toml").model is None
+    found = resolved("quick.toml", demo_config)
+    assert found.config.budget == 1_000_000
+    assert (found.config.trials, found.config.rung_candidates, found.config.rung_tokens) == (8, (8,), (8000,))
+    assert (found.config.retrain_tokens, found.retrainings) == (16_000, 1)
+    assert str(EMBEDDED) not in (STUDIES / "presets" / "quick.toml").read_text()
+
+
+def test_llama_has_the_numbers_of_the_papers(llama_8b: Path) -> None:
+    preset = load_preset(STUDIES / "presets" / "llama_3_1_8b_to_4b.toml")
+    assert preset.model == "meta-llama/Llama-3.1-8B"
+    found = resolved("llama_3_1_8b_to_4b.toml", llama_8b)
+    config: RunConfig = found.config
+    assert found.teacher_parameters == 8_030_261_248
+    assert (config.budget, config.tolerance) == (4_000_000_000, 0.05)
+    assert (config.rung_tokens, config.rung_candidates) == ((450_000_000, 1_800_000_000), (24, 8))
+    assert (config.retrain_tokens, config.promote) == (94_000_000_000, 2)
+    assert len(found.space.architectures) == 665, "as the preset says"
