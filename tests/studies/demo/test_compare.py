@@ -51,7 +51,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=300, special_tokens=["<s>"], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(TEXTS.seen, trainer)
-    backend = TokenizersBackend(tokenizer_object=tokenizer, bos_token="<s>")  # type: ignore[no-untyped-call]
+    backend = TokenizersBackend(tokenizer_object=tokenizer, bos_token="<s>")
     backend.save_pretrained(directory)
     torch.manual_seed(0)
     config = LlamaConfig(
