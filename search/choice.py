@@ -31,7 +31,8 @@ def choose(results: Sequence[Retrained]) -> Choice | None:
     if not ready:
         return None
     loss, _, best = ready[0]
-    reason = f"lowest loss of {len(ready)} retrained models, {loss:.4f} nats per token"
+    others = f"lowest loss of {len(ready)} retrained models" if len(ready) > 1 else "the only retrained model"
+    reason = f"{others}, {loss:.4f} nats per token"
     if best.origin != SEARCH:
         return Choice(
             best.label,

@@ -67,6 +67,12 @@ def test_of_equal_losses_the_first_is_taken() -> None:
     assert choice.label == "h64-m128-q4-kv2-l5"
 
 
+def test_one_model_alone_is_not_the_lowest_of_one() -> None:
+    choice = choose([retrained(4, 1.25), retrained(5, None)])
+    assert choice is not None
+    assert choice.reason == "the only retrained model, 1.2500 nats per token"
+
+
 @pytest.mark.parametrize(
     "results",
     [[], [retrained(4, None)], [retrained(4, 1.0, RANDOM_WEIGHTS)]],
