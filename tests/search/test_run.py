@@ -48,6 +48,11 @@ print(json.dumps(found))
 """
 
 
+def _heed_interrupts() -> None:
+    """A shell's background jobs ignore Ctrl-C, and so would what the tests start there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Runner:
     """Runs the search in a folder of its own."""
 
@@ -76,6 +81,7 @@ class Runner:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            preexec_fn=_heed_interrupts,
         )
 
     def finish(self) -> subprocess.CompletedProcess[str]:
