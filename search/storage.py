@@ -9,7 +9,8 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from evaluators.one_line import one_line
 from space.input_error import InputError
@@ -35,9 +36,16 @@ def open_storage(text: str, directory: Path) -> BaseStorage:
     except Exception as error:  # SQLAlchemy and its drivers raise whatever they like
         raise InputError(
             "The Optuna storage has to be reachable",
-            f"{url} answered: {one_line(error)}",
+            f"{_without_password(url)} answered: {one_line(error)}",
             "Check --storage, for example postgresql://user@host/name or runs/shared.journal",
         ) from None
+
+
+def _without_password(url: str) -> str:
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return url
 
 
 def _sqlite(path: Path) -> str:

@@ -150,3 +150,10 @@ def test_a_study_that_was_created_and_not_yet_named_is_taken_up() -> None:
     storage = InMemoryStorage()
     optuna.create_study(storage=storage, study_name="name/r0", directions=[MINIMIZE, MINIMIZE])
     assert open_study(storage, "name/r0", OBJECTIVES, UNITS, SPACE).metric_names is not None
+
+
+def test_a_password_is_not_repeated_in_the_message(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        open_storage("postgresql://user:secret@127.0.0.1:9/name", tmp_path)
+    assert "secret" not in str(caught.value)
+    assert "user:***@127.0.0.1:9/name answered" in str(caught.value)
