@@ -47,7 +47,6 @@ class Console:
         self._log_to_stderr(level, verbose)
         self.forecast = Forecast({})
         self.best: dict[int, tuple[float, str]] = {}
-        self.began_stages: dict[str, float] = {}
         self.stage_seconds: dict[str, float] = {}
         self._progress: Progress | None = None
         self._task: TaskID | None = None

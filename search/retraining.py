@@ -83,12 +83,14 @@ def finished(bench: Workbench, assignment: Assignment) -> Retrained | None:
 def retrain(bench: Workbench, assignment: Assignment, advance: Callable[[int], None]) -> Retrained:
     """Distil a candidate for all of the retraining tokens, from where an earlier process stopped.
 
+    One that diverges, or does not fit into memory block by block, is recorded with the reason.
+
     A model from random weights is measured and not kept.
     """
     checkpoint = bench.directory / "retraining" / f"{assignment.key}.safetensors"
     try:
         result = _retrain(bench, assignment, checkpoint, advance)
-    except DivergenceError as error:
+    except (DivergenceError, torch.OutOfMemoryError) as error:
         result = Retrained(
             assignment.architecture, assignment.origin, None, None, 0, 0.0, [], None, str(error)
         )
