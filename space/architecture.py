@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
 
 
 class Axis(StrEnum):
@@ -15,11 +14,28 @@ class Axis(StrEnum):
     HEADS = "heads"
     KV_HEADS = "kv_heads"
     LAYERS = "layers"
+    EXPERTS = "experts"
+    EXPERT_MLP = "expert_mlp"
+    SHARED_MLP = "shared_mlp"
+    HEAD_DIM = "head_dim"
+
+
+_LETTERS = {
+    Axis.HIDDEN: "h",
+    Axis.MLP: "m",
+    Axis.HEADS: "q",
+    Axis.KV_HEADS: "kv",
+    Axis.LAYERS: "l",
+    Axis.EXPERTS: "e",
+    Axis.EXPERT_MLP: "x",
+    Axis.SHARED_MLP: "s",
+    Axis.HEAD_DIM: "d",
+}
 
 
 @dataclass(frozen=True, order=True)
 class Architecture:
-    """The size of every axis of a decoder.
+    """The size of every axis of a decoder; 0 for an axis that its class does not have.
 
     Which layers, neurons, heads and dimensions are kept follows from the ranking, so that two
     candidates of the same sizes are the same candidate.
@@ -30,6 +46,13 @@ class Architecture:
     heads: int
     kv_heads: int
     layers: int
+    experts: int = 0
+    expert_mlp: int = 0
+    """Neurons of one routed expert."""
+    shared_mlp: int = 0
+    """Neurons of the expert that every token passes."""
+    head_dim: int = 0
+    """Entries of a head, where positions let them be cut."""
 
     def __getitem__(self, axis: Axis) -> int:
         size: int = getattr(self, axis.value)
@@ -37,10 +60,9 @@ class Architecture:
 
     @property
     def label(self) -> str:
-        """A short name, fit for a file: ``h96-m256-q6-kv2-l7``."""
-        return f"h{self.hidden}-m{self.mlp}-q{self.heads}-kv{self.kv_heads}-l{self.layers}"
+        """A short name, fit for a file: ``h96-m256-q6-kv2-l7``; axes that the class lacks are left out."""
+        return "-".join(f"{letter}{self[axis]}" for axis, letter in _LETTERS.items() if self[axis])
 
     def sizes(self) -> dict[str, int]:
-        """Axis name to size."""
-        sizes: dict[str, Any] = asdict(self)
-        return sizes
+        """Axis name to size, for the axes that the class has."""
+        return {name: size for name, size in asdict(self).items() if size}

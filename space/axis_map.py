@@ -1,43 +1,22 @@
-"""Which dimension of which tensor belongs to which axis, found by asking the model class itself.
+"""Which dimension of which tensor belongs to which axis: the map of one teacher.
 
-The class is built on the meta device from the teacher's config, then again with one size after the
-other doubled. A dimension that grew belongs to the doubled axis, and grew by ``stride`` entries a
-unit: with four more heads, ``q_proj`` grows by four times the head size. The map serves to count
-parameters, to find where to listen for activations, to sort and to cut, with no code of any family.
+``space.discovery`` makes it. It serves to count, to find where to listen for activations, to sort and
+to cut, with no code of any family.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from space.architecture import Architecture, Axis
-from space.families import Family, family_of
-from space.input_error import InputError
-
-Shapes = dict[str, tuple[int, ...]]
-_WIDTHS = (Axis.HIDDEN, Axis.MLP, Axis.HEADS, Axis.KV_HEADS)
-_LAYER = re.compile(r"^(?P<stack>.*?\.)(?P<layer>\d+)\.(?P<rest>.+)$")
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """One dimension of a tensor: ``units`` of an axis, each ``stride`` entries long in a row."""
-
-    axis: Axis | None
-    """None where no axis moves the dimension (vocabulary, head size)."""
-    units: int
-    stride: int
-
-    @property
-    def length(self) -> int:
-        """Entries along the dimension."""
-        return self.units * self.stride
+from space.layout import Layout, axes_of
+from space.scales import Roles, Scales
 
 
 @dataclass(frozen=True)
@@ -45,37 +24,79 @@ class Tensor:
     """A parameter's place in the model: its dimensions, and its layer if it belongs to one."""
 
     name: str
-    dimensions: tuple[Dimension, ...]
+    dimensions: tuple[Layout, ...]
     layer: int | None
 
     @property
-    def axes(self) -> tuple[Axis | None, ...]:
-        """The axis of each dimension."""
-        return tuple(dimension.axis for dimension in self.dimensions)
+    def axes(self) -> tuple[frozenset[Axis], ...]:
+        """The axes that move each dimension."""
+        return tuple(frozenset(axes_of(dimension)) for dimension in self.dimensions)
 
     @property
     def module(self) -> str:
         """The name of the module that owns the parameter."""
         return self.name.rpartition(".")[0]
 
+    def has(self, axis: Axis) -> bool:
+        """Whether an axis moves any of the dimensions."""
+        return any(axis in axes for axes in self.axes)
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """An axis whose size the class ties to another's: ``size = factor × size of of``."""
+
+    axis: Axis
+    of: Axis
+    factor: Fraction
+
 
 @dataclass(frozen=True)
 class AxisMap:
-    """The map of one teacher; made by ``discover``."""
+    """The map of one teacher."""
 
     config: PretrainedConfig
-    family: Family
+    """The teacher's, with every size that an axis moves written out."""
+    fields: Mapping[Axis, tuple[str, ...]]
+    """The config's fields for each axis that a field sets; dots lead into nested configs."""
     teacher: Architecture
     """The teacher's own sizes."""
     head_dim: int
+    """Entries of a head's output."""
     tensors: tuple[Tensor, ...]
-    """Every parameter once; a tied one under its first name."""
-    stack: str
-    """The layers' prefix, such as ``model.layers.``; the layer's number follows."""
+    """Every parameter once (a tied one under its first name), then the buffers that are saved."""
+    stacks: tuple[str, ...]
+    """Prefixes under which one numbered module a layer lies, such as ``model.layers.``."""
+    kinds: tuple[int, ...]
+    """For each layer the number of its kind; layers of one kind have tensors of the same shapes."""
+    roles: Roles
+    couplings: tuple[Coupling, ...] = ()
+    refused: Mapping[Axis, str] = field(default_factory=dict)
+    """Axes that the class has and that are not cut, with the reason."""
+    buffers: frozenset[str] = frozenset()
+    """Which of ``tensors`` are no parameters."""
+    scales: Scales = Scales()
+    """What the class derives from sizes, to be made up for."""
 
-    def named(self, *axes: Axis | None) -> list[Tensor]:
-        """The tensors whose dimensions have exactly these axes, in the model's order."""
-        return [tensor for tensor in self.tensors if tensor.axes == axes]
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes that the class has, coupled and refused ones among them."""
+        return tuple(axis for axis in Axis if self.teacher[axis])
+
+    @property
+    def free(self) -> tuple[Axis, ...]:
+        """The axes whose sizes may be chosen: neither coupled to another nor refused."""
+        bound = {coupling.axis for coupling in self.couplings} | set(self.refused)
+        return tuple(axis for axis in self.axes if axis not in bound)
+
+    def complete(self, sizes: Mapping[Axis, int]) -> Architecture:
+        """The architecture of these sizes; coupled axes follow, all others stay as the teacher's."""
+        whole = {axis: sizes.get(axis, self.teacher[axis]) for axis in Axis}
+        for coupling in self.couplings:
+            size = whole[coupling.of] * coupling.factor
+            assert size.denominator == 1, f"{coupling.of} has to move in steps of {1 / coupling.factor}"
+            whole[coupling.axis] = int(size)
+        return Architecture(**{axis.value: size for axis, size in whole.items()})
 
 
 def build(config: PretrainedConfig) -> PreTrainedModel:
@@ -85,117 +106,6 @@ def build(config: PretrainedConfig) -> PreTrainedModel:
     return model
 
 
-def with_sizes(config: PretrainedConfig, changes: dict[str, Any]) -> PretrainedConfig:
-    """A copy of a config with some fields changed, checked by the class's own rules.
-
-    Raises:
-        StrictDataclassError: the class does not allow these sizes together.
-    """
-    fields = {**config.to_dict(), **changes}
-    for derived in ("architectures", "transformers_version"):
-        fields.pop(derived, None)
-    sized: PretrainedConfig = type(config)(**fields)
-    return sized
-
-
-def discover(config: PretrainedConfig) -> AxisMap:
-    """Find every axis of a teacher from its config alone.
-
-    Raises:
-        InputError: the type is not vouched for, or a dimension moves in a way the map cannot hold.
-    """
-    family = family_of(config)
-    if getattr(config, "is_heterogeneous", False):
-        raise _unclear(config, Axis.LAYERS, "the layers differ in size")
-    sizes = {axis: int(getattr(config, name)) for axis, name in family.fields.items()}
-    head_dim = int(getattr(config, family.head_dim, None) or sizes[Axis.HIDDEN] // sizes[Axis.HEADS])
-    base = with_sizes(config, {family.head_dim: head_dim})
-    shapes = _shapes(base)
-    growth = _growth(base, family, sizes, shapes)
-    stack = _stack(shapes, sizes[Axis.LAYERS], config)
-    tensors = tuple(
-        Tensor(name, _dimensions(config, name, shape, sizes, growth), _layer(name, stack))
-        for name, shape in shapes.items()
-    )
-    teacher = Architecture(**{axis.value: size for axis, size in sizes.items()})
-    return AxisMap(base, family, teacher, head_dim, tensors, stack)
-
-
-def _shapes(config: PretrainedConfig) -> Shapes:
-    return {name: tuple(p.shape) for name, p in build(config).named_parameters()}
-
-
-def _growth(
-    base: PretrainedConfig, family: Family, sizes: dict[Axis, int], shapes: Shapes
-) -> dict[Axis, Shapes]:
-    """By how much every dimension grows when an axis is doubled.
-
-    The axes are doubled one after the other and stay so, hidden before heads and heads before KV
-    heads: a class may want each to be a multiple of the next.
-    """
-    growth, changes, before = {}, {}, shapes
-    for axis in _WIDTHS:
-        changes[family.fields[axis]] = 2 * sizes[axis]
-        after = _shapes(with_sizes(base, changes))
-        if after.keys() != before.keys():
-            raise _unclear(base, axis, "parameters appear or vanish with its size")
-        growth[axis] = {name: _difference(after[name], before[name]) for name in shapes}
-        before = after
-    return growth
-
-
-def _difference(after: tuple[int, ...], before: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(a - b for a, b in zip(after, before, strict=True))
-
-
-def _dimensions(
-    config: PretrainedConfig,
-    name: str,
-    shape: tuple[int, ...],
-    sizes: dict[Axis, int],
-    growth: dict[Axis, Shapes],
-) -> tuple[Dimension, ...]:
-    dimensions = []
-    for place, length in enumerate(shape):
-        movers = [axis for axis in _WIDTHS if growth[axis][name][place]]
-        if len(movers) > 1:
-            raise _unclear(config, movers[0], f"{name} moves with {' and '.join(movers)} at once")
-        if not movers:
-            dimensions.append(Dimension(None, length, 1))
-            continue
-        axis = movers[0]
-        stride, rest = divmod(growth[axis][name][place], sizes[axis])
-        if rest or stride * sizes[axis] != length:
-            raise _unclear(config, axis, f"dimension {place} of {name} is no multiple of its size")
-        dimensions.append(Dimension(axis, sizes[axis], stride))
-    return tuple(dimensions)
-
-
-def _stack(shapes: Shapes, layers: int, config: PretrainedConfig) -> str:
-    """The prefix under which exactly ``layers`` numbered groups of parameters lie."""
-    numbers: dict[str, set[int]] = {}
-    for name in shapes:
-        if match := _LAYER.match(name):
-            numbers.setdefault(match["stack"], set()).add(int(match["layer"]))
-    stacks = [stack for stack, found in numbers.items() if found == set(range(layers))]
-    if len(stacks) != 1:
-        raise _unclear(config, Axis.LAYERS, f"{len(stacks)} stacks of {layers} layers were found")
-    return stacks[0]
-
-
-def _layer(name: str, stack: str) -> int | None:
-    match = _LAYER.match(name)
-    return int(match["layer"]) if match and match["stack"] == stack else None
-
-
-def _unclear(config: PretrainedConfig, axis: Axis, what: str) -> InputError:
-    return InputError(
-        f"Every axis of a teacher has to be told from its shapes; {axis} is not",
-        f"in {config.model_type!r}, {what}",
-        "Choose another teacher with --model",
-    )
-
-
 def layer_modules(model: nn.Module, axis_map: AxisMap) -> list[nn.Module]:
     """The decoder layers of a built model, first to last."""
-    return [model.get_submodule(f"{axis_map.stack}{i}") for i in range(axis_map.teacher.layers)]
+    return [model.get_submodule(f"{axis_map.stacks[0]}{i}") for i in range(axis_map.teacher.layers)]

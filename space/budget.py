@@ -1,75 +1,139 @@
-"""How large the student may be: the number that a user types, and the band around it."""
+"""How large the student may be: the number that a user types, what it counts, and the band around it."""
 
 from __future__ import annotations
 
 import math
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 
 from space.input_error import InputError
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+
+class Measure(StrEnum):
+    """What a budget is a number of."""
+
+    TOTAL = "total"
+    NON_EMBEDDING = "non-embedding"
+    ACTIVE = "active"
+    WEIGHTS = "weights"
+    KV_CACHE = "kv-cache"
+
+    @property
+    def in_bytes(self) -> bool:
+        """Whether it is memory; parameters otherwise."""
+        return self in (Measure.WEIGHTS, Measure.KV_CACHE)
+
+    @property
+    def unit(self) -> str:
+        """In words, as it follows a number."""
+        return _WORDS[self]
+
+
+_WORDS = {
+    Measure.TOTAL: "parameters",
+    Measure.NON_EMBEDDING: "non-embedding parameters",
+    Measure.ACTIVE: "active parameters",
+    Measure.WEIGHTS: "bytes of weights",
+    Measure.KV_CACHE: "bytes of KV cache a token",
+}
+_PARAMETERS = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+_BYTES = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_BYTES |= {f"{prefix}ib": 2**power for prefix, power in (("k", 10), ("m", 20), ("g", 30), ("t", 40))}
 _PATTERN = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-z%]*)", re.IGNORECASE)
-_REMEDY = "Write it like 4B, 350M, 800k, 1200000 or 60%"
 
 
 @dataclass(frozen=True)
 class BudgetText:
-    """A budget as typed: a number of parameters, or a share of the teacher's."""
+    """A budget as typed: a number of parameters or bytes, or a share of the teacher's."""
 
     amount: float
-    """Parameters, or the share (0.6 for 60%)."""
+    """Parameters or bytes, or the share (0.6 for 60%)."""
     relative: bool
 
     @classmethod
-    def parse(cls, text: str) -> BudgetText:
-        """Read ``4B``, ``350M``, ``800k``, ``1200000`` or ``60%``.
+    def parse(cls, text: str, of: Measure = Measure.TOTAL) -> BudgetText:
+        """Read ``4B``, ``350M``, ``800k``, ``1200000`` or ``60%``; of memory ``8GB``, ``500MB``, ``64KiB``.
+
+        Args:
+            text: as typed.
+            of: what the budget measures.
 
         Raises:
-            InputError: the text is no positive number with one of these units.
+            InputError: the text is no positive number with one of the measure's units.
         """
-        rule = "A budget is a positive number of parameters (units k, M, B, T) or a percentage"
+        units, others = (_BYTES, _PARAMETERS) if of.in_bytes else (_PARAMETERS, _BYTES)
+        rule, remedy = _rule(of)
         match = _PATTERN.fullmatch(text.strip())
         if match is None:
-            raise InputError(rule, f"{text!r} is neither", _REMEDY)
+            raise InputError(rule, f"{text!r} is neither", remedy)
         number, unit = float(match[1]), match[2].lower()
-        if unit != "%" and unit not in _UNITS:
-            raise InputError(rule, f"{text!r} has the unknown unit {match[2]!r}", _REMEDY)
-        amount = number / 100 if unit == "%" else number * _UNITS[unit]
+        if unit in others:
+            raise InputError(rule, f"{text!r} is in {_other(of)}", _instead(of, remedy))
+        if unit not in ("", "%", *units):
+            raise InputError(rule, f"{text!r} has the unknown unit {match[2]!r}", remedy)
+        amount = number / 100 if unit == "%" else number * units.get(unit, 1)
         if not 0 < amount < math.inf:
-            raise InputError(rule, f"{text!r} is {'too large' if amount else 'not positive'}", _REMEDY)
+            raise InputError(rule, f"{text!r} is {'too large' if amount else 'not positive'}", remedy)
         return cls(amount, unit == "%")
 
-    def parameters(self, teacher_parameters: int) -> int:
-        """The budget in parameters for a teacher of the given size."""
-        return round(self.amount * teacher_parameters) if self.relative else round(self.amount)
+    def of(self, whole: int) -> int:
+        """The budget's amount for a teacher that has ``whole`` of what is measured."""
+        return round(self.amount * whole) if self.relative else round(self.amount)
+
+
+def _rule(of: Measure) -> tuple[str, str]:
+    if of.in_bytes:
+        return (
+            f"A budget of {of} is a positive number of bytes (units kB, MB, GB, TB, KiB, MiB, GiB, TiB) "
+            "or a percentage",
+            "Write it like 8GB, 500MB, 16GiB, 64kB or 60%",
+        )
+    return (
+        "A budget is a positive number of parameters (units k, M, B, T) or a percentage",
+        "Write it like 4B, 350M, 800k, 1200000 or 60%",
+    )
+
+
+def _other(of: Measure) -> str:
+    return "parameters" if of.in_bytes else "bytes"
+
+
+def _instead(of: Measure, remedy: str) -> str:
+    fitting = "total, non-embedding or active" if of.in_bytes else "weights or kv-cache"
+    return f"{remedy}, or say with --budget-of that it is one of {fitting}"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """A number of parameters and the band around it that candidates have to lie in."""
+    """What a student may take, and the band around it that candidates have to lie in."""
 
-    parameters: int
+    amount: int
+    """Parameters or bytes, as ``of`` says."""
     tolerance: float
-    """Half the width of the band as a share of ``parameters``: 0.02 allows ±2%."""
+    """Half the width of the band as a share of ``amount``: 0.02 allows ±2%."""
+    of: Measure = Measure.TOTAL
+    value_bytes: int = 2
+    """Of a weight or a cached number, where ``of`` is memory; two for bfloat16."""
 
     def __str__(self) -> str:
-        return f"{self.parameters:,} ±{100 * self.tolerance:.3g}%"
+        return f"{self.amount:,} {self.of.unit} ±{100 * self.tolerance:.3g}%"
 
     @property
     def lowest(self) -> float:
-        """The fewest parameters within the band."""
-        return self.parameters * (1 - self.tolerance)
+        """The least within the band."""
+        return self.amount * (1 - self.tolerance)
 
     @property
     def highest(self) -> float:
-        """The most parameters within the band."""
-        return self.parameters * (1 + self.tolerance)
+        """The most within the band."""
+        return self.amount * (1 + self.tolerance)
 
 
-def spoken(parameters: float) -> str:
-    """A number of parameters as people say it, to three digits: 8.19B, 350M, 1.05M, 800k."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if parameters >= size * 0.9995:
-            return f"{parameters / size:.3g}{unit}"
-    return f"{parameters:.0f}"
+def spoken(amount: float, of: Measure = Measure.TOTAL) -> str:
+    """An amount as people say and type it, to three digits: 8.19B, 350M, 800k; of memory 16.1GB, 64kB."""
+    giga, unit = ("G", "B") if of.in_bytes else ("B", "")
+    for prefix, size in (("T", 1e12), (giga, 1e9), ("M", 1e6), ("k", 1e3)):
+        if amount >= size * 0.9995:
+            return f"{amount / size:.3g}{prefix}{unit}"
+    return f"{amount:.0f}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from accelerate import init_empty_weights
@@ -12,33 +13,34 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from space.architecture import Architecture, Axis
-from space.axis_map import AxisMap, Dimension, with_sizes
+from space.axis_map import AxisMap
 from space.axis_map import Tensor as MappedTensor
+from space.depth import kept_layers
+from space.fields import with_sizes
+from space.layer_fields import following
+from space.layout import positions, prefix
 from space.ranking import Ranking
+from space.scales import carried
 
 Weights = Mapping[str, Tensor]
 
 
-def unit_order(axis: Axis, layer: int | None, ranking: Ranking) -> Tensor:
-    """(units,) the teacher's units of an axis in the order of their importance."""
-    if axis is Axis.HIDDEN:
-        return ranking.hidden_order
-    assert layer is not None, f"{axis} lies within the layers"
-    if axis is Axis.HEADS:
-        return ranking.head_order[layer].flatten()
-    return {Axis.MLP: ranking.mlp_order, Axis.KV_HEADS: ranking.group_order}[axis][layer]
+def saved_tensors(model: PreTrainedModel, axis_map: AxisMap) -> dict[str, Tensor]:
+    """The tensors of a built teacher that the map speaks of, by name: parameters and saved buffers."""
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    return {tensor.name: tensors[tensor.name] for tensor in axis_map.tensors}
 
 
 def sort_by_importance(weights: Weights, axis_map: AxisMap, ranking: Ranking) -> dict[str, Tensor]:
     """The canonical teacher: the same function, every axis inside the layers and hidden sorted.
 
     Args:
-        weights: the teacher's, by parameter name.
+        weights: the teacher's, by name, from ``saved_tensors``.
         axis_map: the teacher's.
         ranking: the teacher's.
 
     Returns:
-        New tensors by parameter name; layers stay where they are.
+        New tensors by name; layers stay where they are.
     """
     return {
         tensor.name: _sorted(weights[tensor.name].detach(), tensor, ranking) for tensor in axis_map.tensors
@@ -46,32 +48,59 @@ def sort_by_importance(weights: Weights, axis_map: AxisMap, ranking: Ranking) ->
 
 
 def _sorted(values: Tensor, tensor: MappedTensor, ranking: Ranking) -> Tensor:
-    for place, dimension in enumerate(tensor.dimensions):
-        if dimension.axis is not None:
-            order = unit_order(dimension.axis, tensor.layer, ranking).to(values.device)
-            units = values.unflatten(place, (dimension.units, dimension.stride))
-            values = units.index_select(place, order).flatten(place, place + 1)
+    experts = next((place for place, axes in enumerate(tensor.axes) if Axis.EXPERTS in axes), None)
+    for place, layout in enumerate(tensor.dimensions):
+        axes = tensor.axes[place]
+        if not axes or Axis.LAYERS in axes:
+            continue
+        order = partial(ranking.order, layer=tensor.layer)
+        sorting = lambda axis, within, order=order: order(axis=axis, within=within)  # noqa: E731
+        if Axis.EXPERT_MLP in axes and experts not in (None, place):
+            # Every expert has an order of its own; experts themselves are still where they were.
+            slices = [
+                one.index_select(place, positions(layout, sorting, expert).to(one.device))
+                for expert, one in enumerate(values.split(1, experts))
+            ]
+            values = torch.cat(slices, experts)
+    for place, layout in enumerate(tensor.dimensions):
+        axes = tensor.axes[place]
+        apart = Axis.EXPERT_MLP in axes and experts not in (None, place)
+        if axes and Axis.LAYERS not in axes and not apart:
+            order = partial(ranking.order, layer=tensor.layer)
+            index = positions(layout, lambda axis, within, order=order: order(axis=axis, within=within))
+            values = values.index_select(place, index.to(values.device))
     return values.clone()
 
 
-def student_config(axis_map: AxisMap, architecture: Architecture, kept_layers: list[int]) -> PretrainedConfig:
+def keeps(axis_map: AxisMap, ranking: Ranking, architecture: Architecture) -> list[int]:
+    """The teacher's layers that a student has, in order."""
+    return kept_layers(ranking.scores[Axis.LAYERS], architecture.layers, axis_map.kinds)
+
+
+def student_config(axis_map: AxisMap, architecture: Architecture, kept: Sequence[int]) -> PretrainedConfig:
     """The config of a student, made by the class's own config object.
 
+    Args:
+        axis_map: the teacher's.
+        architecture: the student's sizes.
+        kept: the teacher's layers that it has.
+
     Raises:
-        StrictDataclassError: the class does not allow these sizes together.
+        StrictDataclassError: the class does not allow these sizes together; other classes raise
+            ValueError and its kin.
     """
-    family = axis_map.family
-    changes = {name: architecture[axis] for axis, name in family.fields.items()}
-    per_layer = {
-        name: [entries[layer] for layer in kept_layers]
-        for name in family.per_layer
-        if (entries := getattr(axis_map.config, name, None)) is not None
-    }
-    return with_sizes(axis_map.config, changes | per_layer)
+    changes = following(axis_map.config, axis_map.teacher.layers, kept)
+    changes |= {name: architecture[axis] for axis, names in axis_map.fields.items() for name in names}
+    changes |= axis_map.scales.fields(axis_map, architecture)
+    return with_sizes(axis_map.config, changes)
 
 
 def extract(
-    canonical: Weights, axis_map: AxisMap, ranking: Ranking, architecture: Architecture
+    canonical: Weights,
+    axis_map: AxisMap,
+    ranking: Ranking,
+    architecture: Architecture,
+    kept: Sequence[int] | None = None,
 ) -> PreTrainedModel:
     """Build a student: the prefix of every axis, and the most important layers.
 
@@ -80,38 +109,50 @@ def extract(
         axis_map: the teacher's.
         ranking: the one that ``canonical`` was sorted by.
         architecture: the student's sizes.
+        kept: the teacher's layers that it has, ascending, if not the most important ones.
 
     Returns:
         A model with memory of its own, in evaluation mode, on the device of ``canonical``.
     """
-    kept = ranking.kept_layers(architecture.layers)
-    place_of = {layer: place for place, layer in enumerate(kept)}
+    kept = keeps(axis_map, ranking, architecture) if kept is None else kept
     weights = {}
     for tensor in axis_map.tensors:
-        if tensor.layer is None:
-            name = tensor.name
-        elif tensor.layer in place_of:
-            rest = tensor.name.removeprefix(f"{axis_map.stack}{tensor.layer}")
-            name = f"{axis_map.stack}{place_of[tensor.layer]}{rest}"
-        else:
-            continue
-        weights[name] = prefix(canonical[tensor.name], tensor.dimensions, architecture, axis_map.teacher)
+        name = _student_name(tensor, axis_map, kept)
+        if name is not None:
+            weights[name] = cut(canonical[tensor.name], tensor, axis_map, architecture, kept)
+    carried(weights, axis_map, architecture)
     return assemble(student_config(axis_map, architecture, kept), weights)
 
 
-def prefix(
-    values: Tensor, dimensions: tuple[Dimension, ...], student: Architecture, teacher: Architecture
+def _student_name(tensor: MappedTensor, axis_map: AxisMap, kept: Sequence[int]) -> str | None:
+    """A tensor's name in the student; None if its layer is gone."""
+    if tensor.layer is None:
+        return tensor.name
+    if tensor.layer not in kept:
+        return None
+    stack = next(stack for stack in axis_map.stacks if tensor.name.startswith(f"{stack}{tensor.layer}."))
+    rest = tensor.name.removeprefix(f"{stack}{tensor.layer}")
+    return f"{stack}{kept.index(tensor.layer)}{rest}"
+
+
+def cut(
+    values: Tensor,
+    tensor: MappedTensor,
+    axis_map: AxisMap,
+    architecture: Architecture,
+    kept: Sequence[int],
 ) -> Tensor:
-    """A copy of the leading units of every dimension; of heads, the leading ones of each leading group."""
-    for place, dimension in enumerate(dimensions):
-        if dimension.axis is Axis.HEADS:
-            groups = values.unflatten(place, (teacher.kv_heads, -1, dimension.stride))
-            each = student.heads // student.kv_heads
-            kept = groups.narrow(place, 0, student.kv_heads).narrow(place + 1, 0, each)
-            values = kept.flatten(place, place + 2)
-        elif dimension.axis is not None:
-            values = values.narrow(place, 0, student[dimension.axis] * dimension.stride)
-    return values.clone(memory_format=torch.contiguous_format)
+    """A copy of the leading units along every dimension of a sorted tensor, and of the kept layers."""
+    whole = values
+    for place, layout in enumerate(tensor.dimensions):
+        if Axis.LAYERS in tensor.axes[place]:
+            index = positions(layout, lambda axis, within: torch.tensor(kept))
+            values = values.index_select(place, index.to(values.device))
+        elif tensor.axes[place]:
+            values = prefix(values, place, layout, architecture, axis_map.teacher)
+    if values.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr():
+        return values.clone(memory_format=torch.contiguous_format)
+    return values.contiguous()
 
 
 def assemble(config: PretrainedConfig, weights: Weights) -> PreTrainedModel:

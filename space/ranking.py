@@ -1,12 +1,14 @@
 """What matters most in a teacher: scores of every unit of every axis, the orders that follow, and the file.
 
-Legend: L layers, D hidden, F mlp, H heads, K kv heads, G = H / K heads of a group.
+Legend: L layers, D hidden, F mlp, H heads, K kv heads, G = H / K heads of a group, E experts,
+I neurons of an expert, S neurons of the shared expert, d entries of a head.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,72 +30,62 @@ def descending(scores: Tensor) -> Tensor:
 class Ranking:
     """Importance of every unit of a teacher; higher is more important."""
 
-    hidden: Tensor
-    """(D,) summed over all norms of the model."""
-    mlp: Tensor
-    """(L, F)."""
-    heads: Tensor
-    """(L, H)."""
-    layers: Tensor
-    """(L,)."""
+    scores: Mapping[Axis, Tensor]
+    """HIDDEN (D,) over the whole model; LAYERS (L,); HEADS (L, H); MLP (L, F); EXPERTS (L, E);
+    EXPERT_MLP (L, E, I); SHARED_MLP (L, S); HEAD_DIM (L, d). Rows of layers that lack an axis are zeros."""
     kv_heads: int
     """K, the teacher's."""
     method: str
     """How the scores were made, in words for the report."""
     fingerprint: str
     """Of teacher, calibration set and method together."""
+    expert_groups: int = 1
+    """Groups that the experts are routed in; each keeps an equal share of its experts."""
 
     @cached_property
-    def groups(self) -> Tensor:
-        """(L, K) a KV group's score: the sum over its query heads."""
-        scores: Tensor = self.heads.unflatten(-1, (self.kv_heads, -1)).sum(-1)
-        return scores
+    def orders(self) -> dict[Axis, Tensor]:
+        """Best first along the last dimension.
 
-    @cached_property
-    def hidden_order(self) -> Tensor:
-        """(D,) dimensions, best first."""
-        return descending(self.hidden)
+        HIDDEN (D,); KV_HEADS (L, K), a group scored by the sum over its heads; HEADS (L, K, G) within
+        each group; EXPERTS (L, groups, E / groups) within each group; all else as the scores.
+        """
+        scores = dict(self.scores)
+        if Axis.HEADS in scores:
+            scores[Axis.HEADS] = scores[Axis.HEADS].unflatten(-1, (self.kv_heads, -1))
+            scores[Axis.KV_HEADS] = scores[Axis.HEADS].sum(-1)
+        if Axis.EXPERTS in scores:
+            scores[Axis.EXPERTS] = scores[Axis.EXPERTS].unflatten(-1, (self.expert_groups, -1))
+        return {axis: descending(of) for axis, of in scores.items()}
 
-    @cached_property
-    def mlp_order(self) -> Tensor:
-        """(L, F) neurons, best first."""
-        return descending(self.mlp)
+    def order(self, axis: Axis, layer: int | None, within: int | None = None) -> Tensor:
+        """The units of an axis, best first.
 
-    @cached_property
-    def group_order(self) -> Tensor:
-        """(L, K) KV groups, best first."""
-        return descending(self.groups)
+        Args:
+            axis: any but LAYERS.
+            layer: which one; HIDDEN is the same in all.
+            within: the KV group for HEADS, the group of experts for EXPERTS, the expert for EXPERT_MLP.
 
-    @cached_property
-    def head_order(self) -> Tensor:
-        """(L, K, G) query heads: groups best first, and within each group its heads best first."""
-        grouped = self.heads.unflatten(-1, (self.kv_heads, -1))
-        size = grouped.shape[-1]
-        numbers = descending(grouped) + torch.arange(self.kv_heads)[:, None] * size
-        order: Tensor = numbers.gather(1, self.group_order[..., None].expand_as(numbers))
-        return order
-
-    def kept_layers(self, layers: int) -> list[int]:
-        """The most important layers, in the teacher's order."""
-        return sorted(descending(self.layers)[:layers].tolist())
+        Returns:
+            (units,) numbers of units, counted within the group or expert.
+        """
+        if axis is Axis.HIDDEN:
+            return self.orders[axis]
+        assert layer is not None, f"{axis} lies within the layers"
+        order = self.orders[axis][layer]
+        return order[within or 0] if order.ndim == 2 else order
 
     def save(self, path: Path) -> None:
         """Write scores and orders; the file appears whole or not at all."""
-        scores = {"hidden": self.hidden, "mlp": self.mlp, "heads": self.heads, "layers": self.layers}
-        orders = {
-            "order.hidden": self.hidden_order,
-            "order.mlp": self.mlp_order,
-            "order.kv_heads": self.group_order,
-            "order.heads": self.head_order,
-            "order.layers": descending(self.layers),
+        tensors = {axis.value: scores.contiguous() for axis, scores in self.scores.items()}
+        tensors |= {f"order.{axis.value}": order.contiguous() for axis, order in self.orders.items()}
+        about = {
+            "kv_heads": self.kv_heads,
+            "method": self.method,
+            "fingerprint": self.fingerprint,
+            "expert_groups": self.expert_groups,
         }
-        about = {"kv_heads": self.kv_heads, "method": self.method, "fingerprint": self.fingerprint}
         new = path.with_suffix(".new")
-        save_file(
-            {name: tensor.contiguous() for name, tensor in (scores | orders).items()},
-            new,
-            metadata={"slimsearch": json.dumps(about)},
-        )
+        save_file(tensors, new, metadata={"slimsearch": json.dumps(about)})
         os.replace(new, path)
 
     @classmethod
@@ -104,15 +96,20 @@ class Ranking:
                 about = json.loads((file.metadata() or {}).get("slimsearch", "{}"))
                 if about.get("fingerprint") != fingerprint:
                     return None
-                scores = {name: file.get_tensor(name) for name in ("hidden", "mlp", "heads", "layers")}
+                names = [name for name in file.keys() if "." not in name]  # noqa: SIM118
+                scores = {Axis(name): file.get_tensor(name) for name in names}
         except (OSError, SafetensorError):
             return None
-        return cls(**scores, **about)
+        return cls(scores, **about)
 
     def shown(self) -> dict[str, list[float]]:
         """Scores as the report shows them: each axis sorted, layers in their order."""
-        rows = {"hidden": self.hidden.sort(descending=True).values.tolist()}
-        for axis, scores in ((Axis.MLP, self.mlp), (Axis.HEADS, self.heads)):
-            for layer, row in enumerate(scores):
-                rows[f"{axis} layer {layer}"] = row.sort(descending=True).values.tolist()
-        return rows | {"layers": self.layers.tolist()}
+        rows = {}
+        for axis, scores in self.scores.items():
+            if scores.ndim == 1:
+                ordered = scores if axis is Axis.LAYERS else scores.sort(descending=True).values
+                rows[axis.value] = ordered.tolist()
+            else:
+                for layer, row in enumerate(scores.flatten(1)):
+                    rows[f"{axis} layer {layer}"] = row.sort(descending=True).values.tolist()
+        return rows

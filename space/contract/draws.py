@@ -1,0 +1,141 @@
+"""What the contract is tried with: real weights, random rankings, random architectures."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from space.architecture import Architecture, Axis
+from space.axis_map import AxisMap
+from space.extraction import student_config
+from space.fields import TOP_K, named, read
+from space.layout import Each, Layout, Together
+from space.probing import Refusal, built
+from space.ranking import Ranking
+
+_TRIES = 40
+
+
+@torch.no_grad()
+def random_teacher(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
+    """A float32 model in which no weight is what it is before training: not a norm's, not a bias's."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim > 1:
+            parameter.copy_(noise / math.sqrt(parameter.shape[-1]))
+        else:
+            parameter.copy_(noise / 3 + (0 if name.endswith("bias") else 1))
+    saved = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name in saved and buffer.is_floating_point() and buffer.ndim == 1:
+            buffer.copy_(torch.randn(buffer.shape, generator=generator) / 10)
+    model.eval()
+    one_expert_at_a_time(model)
+    return model
+
+
+def one_expert_at_a_time(model: PreTrainedModel) -> None:
+    """Grouped kernels want sizes that are multiples of 16 bytes; tiny experts are not."""
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")
+
+
+def random_ranking(axis_map: AxisMap, seed: int, axes: Collection[Axis] | None = None) -> Ranking:
+    """Scores among nine whole numbers, so that sums are exact and ties are many.
+
+    Args:
+        axis_map: of the teacher that is ranked.
+        seed: of the scores.
+        axes: those to shuffle; the units of all others stay in their order. None for all.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    teacher, layers = axis_map.teacher, axis_map.teacher.layers
+
+    def scores(axis: Axis, *shape: int) -> Tensor:
+        drawn = torch.randint(0, 9, shape, generator=generator).float()
+        return drawn if axes is None or axis in axes else torch.zeros(shape)
+
+    shapes = {Axis.HIDDEN: (teacher.hidden,), Axis.LAYERS: (layers,), Axis.HEADS: (layers, teacher.heads)}
+    for axis in (Axis.MLP, Axis.SHARED_MLP, Axis.EXPERTS, Axis.HEAD_DIM):
+        if teacher[axis]:
+            shapes[axis] = (layers, teacher[axis])
+    if teacher.expert_mlp:
+        shapes[Axis.EXPERT_MLP] = (layers, teacher.experts, teacher.expert_mlp)
+    return Ranking(
+        {axis: scores(axis, *shape) for axis, shape in shapes.items()},
+        teacher.kv_heads,
+        "random",
+        str(seed),
+        expert_groups(axis_map),
+    )
+
+
+def expert_groups(axis_map: AxisMap) -> int:
+    """In how many groups experts are routed."""
+    groups = (_groups(layout) for tensor in axis_map.tensors for layout in tensor.dimensions)
+    return next((found for found in groups if found), 1)
+
+
+def _groups(layout: Layout) -> int:
+    match layout:
+        case Each(None, units, Each(Axis.EXPERTS, _, _)):
+            return units
+        case Each(_, _, inner):
+            return _groups(inner)
+        case Together(parts):
+            return max(map(_groups, parts))
+    return 0
+
+
+def random_architecture(
+    axis_map: AxisMap, axes: Collection[Axis], rng: random.Random
+) -> tuple[Architecture, list[int]] | None:
+    """An architecture that the class allows, smaller along the given axes, and the layers it keeps.
+
+    None if the class allows nothing that was drawn.
+    """
+    for _ in range(_TRIES):
+        architecture = _drawn(axis_map, axes, rng)
+        kept = sorted(rng.sample(range(axis_map.teacher.layers), architecture.layers))
+        try:
+            built(student_config(axis_map, architecture, kept))
+        except Refusal:
+            continue
+        return architecture, kept
+    return None
+
+
+def _drawn(axis_map: AxisMap, axes: Collection[Axis], rng: random.Random) -> Architecture:
+    teacher = axis_map.teacher
+    sizes: dict[Axis, int] = {}
+    factors = [coupling for coupling in axis_map.couplings if coupling.of in axes]
+    for axis in axes:
+        whole = teacher[axis]
+        step = math.lcm(*(coupling.factor.denominator for coupling in factors if coupling.of is axis), 1)
+        sizes[axis] = step * rng.randint(1, whole // step)
+    group = teacher.heads // teacher.kv_heads
+    if Axis.KV_HEADS in axes or Axis.HEADS in axes:
+        kv = sizes.get(Axis.KV_HEADS, teacher.kv_heads)
+        each = rng.randint(1, group) if Axis.HEADS in axes else group
+        if not any(coupling.axis is Axis.KV_HEADS for coupling in axis_map.couplings):
+            sizes[Axis.HEADS] = kv * each
+    if Axis.EXPERTS in axes:
+        groups = expert_groups(axis_map)
+        least = -(-fewest_experts(axis_map) // groups)
+        sizes[Axis.EXPERTS] = groups * rng.randint(least, teacher.experts // groups)
+    return axis_map.complete(sizes)
+
+
+def fewest_experts(axis_map: AxisMap) -> int:
+    """As many as a token is sent to; two a group where they are routed in groups."""
+    field = named(axis_map.config, TOP_K)
+    chosen = int(read(axis_map.config, field)) if field else 1
+    groups = expert_groups(axis_map)
+    return max(chosen, 2 * groups) if groups > 1 else chosen

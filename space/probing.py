@@ -1,0 +1,168 @@
+"""Asking a class which dimensions move: built on the meta device, with one size after the other changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import PretrainedConfig
+
+from space.architecture import Axis
+from space.axis_map import build
+from space.fields import NAMES, WIDTHS, named, read, with_sizes
+
+Shapes = dict[str, tuple[int, ...]]
+#: A scalar attribute of a module: the module's name, the attribute's.
+Scalars = dict[tuple[str, str], Any]
+#: What a class may raise for sizes that it does not allow.
+Refusal = (StrictDataclassError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, RuntimeError, ZeroDivisionError)
+_OWN_PLACE = {"layer_idx", "layer_id", "idx", "layer_number", "training"}
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a class makes of a config: every saved tensor's shape, every scalar of every module."""
+
+    shapes: Shapes
+    parameters: frozenset[str]
+    scalars: Scalars
+    embedding: str
+    head: str
+    """The embedding's name where the two are tied."""
+
+
+def built(config: PretrainedConfig) -> Built:
+    """Build a config's model on the meta device and note what can be told of it."""
+    model = build(config)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    parameters = frozenset(shapes)
+    saved = model.state_dict().keys()
+    shapes |= {name: tuple(b.shape) for name, b in model.named_buffers() if name in saved}
+    names = {id(p): name for name, p in model.named_parameters()}
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    embedding = names.get(id(getattr(table, "weight", None)), "")
+    return Built(
+        shapes, parameters, scalars(model), embedding, names.get(id(getattr(head, "weight", None)), embedding)
+    )
+
+
+def scalars(model: nn.Module) -> Scalars:
+    """Every number, flag and word that the modules of a model hold, but for their place in the stack."""
+    return {
+        (name, attribute): value
+        for name, module in model.named_modules()
+        for attribute, value in vars(module).items()
+        if isinstance(value, (bool, int, float, str)) and attribute not in _OWN_PLACE and attribute[0] != "_"
+    }
+
+
+@dataclass
+class Probes:
+    """By how much every dimension grew when a size was doubled."""
+
+    base: PretrainedConfig
+    whole: Built
+    fields: dict[Axis, str]
+    sizes: dict[Axis, int]
+    growth: dict[Axis | str, Shapes] = field(default_factory=dict)
+    """By axis; by field for the widths of MLPs, whose axes shapes tell."""
+    failed: dict[Axis | str, str] = field(default_factory=dict)
+    """What the class said to a size that it refused."""
+    moving: set[tuple[str, str]] = field(default_factory=set)
+    """Scalars that depend on a size."""
+    coupled: bool = False
+    """Heads and hidden move together: the class has no head size of its own."""
+
+    def moved(self, key: Axis | str, name: str, place: int) -> int:
+        """By how many entries a dimension grew; 0 where the probe failed."""
+        return self.growth[key][name][place] if key in self.growth else 0
+
+
+def written_out(config: PretrainedConfig) -> PretrainedConfig:
+    """The same model with sizes that the class would fill in itself given as numbers.
+
+    A missing head size is hidden / heads, a missing MLP width four times hidden; each is only
+    written where the shapes stay the same.
+    """
+    shapes = built(config).shapes
+    hidden, heads = named(config, NAMES[Axis.HIDDEN]), named(config, NAMES[Axis.HEADS])
+    if not hidden or not heads:
+        return config
+    changes = {name: 4 * read(config, hidden) for name in WIDTHS if name in config.to_dict()}
+    changes |= {"head_dim": read(config, hidden) // max(1, read(config, heads))}
+    for name, size in changes.items():
+        if read(config, name) is None:
+            try:
+                filled = with_sizes(config, {name: size})
+                if built(filled).shapes == shapes:
+                    config = filled
+            except Refusal:
+                continue
+    return config
+
+
+def probe(config: PretrainedConfig) -> Probes:
+    """Double every size of a config, one after the other, and note which dimensions move.
+
+    Args:
+        config: from ``written_out``.
+    """
+    fields = {axis: name for axis, names in NAMES.items() if (name := named(config, names))}
+    sizes = {axis: int(read(config, name)) for axis, name in fields.items()}
+    probes = Probes(config, built(config), fields, sizes)
+    _probe_attention(probes)
+    for key in (Axis.EXPERTS, Axis.HEAD_DIM):
+        if key in fields:
+            _double(probes, key, {fields[key]: 2 * sizes[key]})
+    for name in WIDTHS:
+        if own := named(config, (name,)):
+            _double(probes, own, {own: 2 * int(read(config, own))})
+    return probes
+
+
+def _probe_attention(probes: Probes) -> None:
+    """Hidden, heads and KV heads: doubled one after the other and kept so, as each may have to divide the last."""
+    fields, sizes = probes.fields, probes.sizes
+    hidden, heads = ({fields[axis]: 2 * sizes[axis]} for axis in (Axis.HIDDEN, Axis.HEADS))
+    kv = {fields[Axis.KV_HEADS]: 2 * sizes[Axis.KV_HEADS]} if Axis.KV_HEADS in fields else {}
+    _double(probes, Axis.HIDDEN, hidden)
+    _double(probes, Axis.HEADS, hidden | heads, hidden) or _double(
+        probes, Axis.HEADS, hidden | heads | kv, hidden
+    )
+    if not _moves(probes, Axis.HEADS):
+        probes.coupled = True
+        probes.failed.pop(Axis.HEADS, None)
+        probes.growth.pop(Axis.HEADS, None)
+        _double(probes, Axis.HIDDEN, hidden | heads)
+    if kv:
+        _double(probes, Axis.KV_HEADS, hidden | heads | kv, hidden | heads)
+
+
+def _moves(probes: Probes, key: Axis | str) -> bool:
+    return any(map(any, probes.growth.get(key, {}).values()))
+
+
+def _double(
+    probes: Probes, key: Axis | str, changes: Mapping[str, Any], before: Mapping[str, Any] | None = None
+) -> bool:
+    """Note what a change moves; False if the class refuses it."""
+    try:
+        less = built(with_sizes(probes.base, before)) if before else probes.whole
+        more = built(with_sizes(probes.base, changes))
+    except Refusal as error:
+        probes.failed[key] = f"{type(error).__name__}: {error}".splitlines()[0]
+        return False
+    if more.shapes.keys() != probes.whole.shapes.keys():
+        probes.failed[key] = "parameters appear or vanish with its size"
+        return False
+    probes.failed.pop(key, None)
+    probes.growth[key] = {
+        name: tuple(a - b for a, b in zip(more.shapes[name], less.shapes[name], strict=True))
+        for name in probes.whole.shapes
+    }
+    same = less.scalars.keys() & more.scalars.keys()
+    probes.moving |= {at for at in same if less.scalars[at] != more.scalars[at]}
+    return True
