@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from evaluators.final_states import final_states, head_weight, token_slice
+from evaluators.final_states import final_states, logits_of, token_slice, vocabulary
 
 #: Tokens of one forward pass.
 _TOKENS_AT_ONCE = 4096
@@ -25,14 +25,13 @@ def validation_loss(model: PreTrainedModel, blocks: Tensor) -> float:
     assert not model.training, "losses are measured in evaluation mode"
     total = torch.zeros((), dtype=torch.float64)
     rows = max(1, _TOKENS_AT_ONCE // blocks.shape[1])
-    head = head_weight(model)
+    size = token_slice(vocabulary(model))
     for batch in blocks.split(rows):
-        tokens = batch.to(device=head.device, dtype=torch.long)
+        tokens = batch.to(device=model.device, dtype=torch.long)
         states = final_states(model, tokens)[:, :-1].flatten(0, 1)
         nexts = tokens[:, 1:].flatten()
-        size = token_slice(head.shape[0])
         for some, targets in zip(states.split(size), nexts.split(size), strict=True):
-            logits = nn.functional.linear(some, head).float()
+            logits = logits_of(model, some).float()
             total += nn.functional.cross_entropy(logits, targets, reduction="sum").cpu()
     return float(total) / (blocks.shape[0] * (blocks.shape[1] - 1))
 

@@ -56,8 +56,8 @@ class Account:
             "command": self.command,
             "device": device_name(torch.device(config.device)),
             "teacher": self._teacher(),
-            "budget": {"parameters": config.budget, "tolerance": config.tolerance},
-            "space": {"architectures": len(self.bench.space.architectures)},
+            "budget": self._budget(),
+            "space": {"architectures": len(self.bench.space)},
             "objectives": [self._objective(name) for name in config.objectives],
             "rungs": [{"rung": i, "tokens": t} for i, t in enumerate((0, *config.rung_tokens))],
             "corpus": {
@@ -79,8 +79,17 @@ class Account:
             "versions": versions(),
         }
 
+    def _budget(self) -> dict[str, Any]:
+        budget = self.bench.space.budget
+        return {
+            "amount": budget.amount,
+            "of": budget.of.value,
+            "unit": budget.of.unit,
+            "tolerance": budget.tolerance,
+        }
+
     def _architecture(self, architecture: Architecture) -> dict[str, Any]:
-        kept = self.bench.ranking.kept_layers(architecture.layers)
+        kept = self.bench.kept_layers(architecture)
         return {**architecture.sizes(), "kept_layers": kept}
 
     def _teacher(self) -> dict[str, Any]:
@@ -123,7 +132,7 @@ class Account:
             "label": record.label,
             "origin": record.origin,
             "architecture": self._architecture(record.architecture),
-            "parameters": self.bench.space.parameters_of[record.architecture],
+            "parameters": self.bench.space.parameters_of(record.architecture),
             "loss": values.get("loss"),
             "latency_ms": values.get("latency"),
             "objectives": values,
@@ -170,7 +179,7 @@ class Account:
                 r.label: r.evaluation.values["loss"] for r in complete if r.evaluation
             }
             sizes = self.bench.space.parameters_of
-            orders["parameters"] |= {r.label: float(-sizes[r.architecture]) for r in complete}
+            orders["parameters"] |= {r.label: float(-sizes(r.architecture)) for r in complete}
         orders["retraining"] = {
             r.label: r.loss for r in (*self.promoted, *self.baselines) if r.loss is not None and r.path
         }

@@ -24,9 +24,17 @@ class RunConfig:
     revision: str
     """On the hub; empty for the newest."""
     budget: int
-    """Parameters."""
+    """Parameters or bytes, as ``budget_of`` says."""
+    budget_of: str
+    """total, non-embedding, active, weights or kv-cache."""
+    budget_dtype: str
+    """Of a weight or a cached number, where the budget is memory."""
     tolerance: float
     """Share of the budget."""
+    keep: tuple[str, ...]
+    """Axes that stay as they are."""
+    sizes: tuple[str, ...]
+    """Axes with the sizes that they may have, such as ``hidden=2048..3584``."""
     data: str
     """Text: a file, a hub id, or ``stdlib``."""
     block: int

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from evaluators.one_line import one_line
-from space.budget import BudgetText
+from space.budget import BudgetText, Measure
 from space.input_error import InputError
+from space.limits import read_limits
 
 
 def _shown(metavar: str, *aliases: str) -> Any:
@@ -26,6 +27,7 @@ examples:
   python -m search.run --budget 1M
   python -m search.run --budget 60% --model path/to/model --data text.txt
   python -m search.run --budget 4B --plan
+  python -m search.run --budget 8GB --budget-of weights --keep heads kv_heads --plan
 """
 
 
@@ -34,9 +36,22 @@ class Flags:
     """Find the best smaller model inside a big one."""
 
     budget: Annotated[str, _shown("SIZE")] = ""
-    """Parameters of the model to be found: 4B, 350M, 800k, a plain number, or 60% of the teacher."""
+    """Size of the model to be found: 4B, 350M, 800k, a plain number, or 60% of the teacher; of memory
+    8GB, 500MB, 64kB."""
+    budget_of: Literal["total", "non-embedding", "active", "weights", "kv-cache"] = "total"
+    """What the budget counts: parameters (all, without the vocabulary's, or those that work on a token), or
+    bytes (of all weights, or of the KV cache for each token)."""
+    budget_dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None, _shown("{float32,bfloat16,float16}")
+    ] = None
+    """Precision in which a budget of bytes is counted. Default: the teacher's."""
     tolerance: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 0.02
     """How far a candidate may lie from the budget, as a share of it."""
+    keep: Annotated[tuple[str, ...], _shown("AXIS ...")] = ()
+    """Axes that stay as they are (heads kv_heads), of hidden, mlp, heads, kv_heads, layers, experts,
+    expert_mlp, shared_mlp, head_dim."""
+    sizes: Annotated[tuple[str, ...], _shown("AXIS=SIZES ...")] = ()
+    """Sizes that axes may have: hidden=2048..3584 layers=28,30,32 mlp=2.5x,3x,4x (multiples of hidden)."""
     model: Annotated[str | None, _shown("DIR_OR_HUB_ID")] = None
     """The teacher. Default: the smallest known one of at least 1.25 times the budget."""
     revision: Annotated[str | None, _shown("NAME")] = None
@@ -173,7 +188,8 @@ def check(flags: Flags) -> None:
         raise InputError(
             "A run needs a budget", "--budget was not given", "Add for example --budget 1M or --budget 60%"
         )
-    BudgetText.parse(flags.budget)
+    BudgetText.parse(flags.budget, Measure(flags.budget_of))
+    read_limits(flags.keep, flags.sizes)
     if not 0 < flags.tolerance < 0.5:
         raise InputError(
             "The tolerance has to lie between 0 and 0.5",

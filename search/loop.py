@@ -26,7 +26,7 @@ def open_rungs(config: RunConfig, space: SearchSpace, directory: Path) -> list[R
     """The rungs' studies, ``NAME/r0`` and so on, created if they are not there."""
     storage = open_storage(config.storage, directory)
     names = [f"{config.name}/r{index}" for index in range(config.rungs)]
-    searched = f"{len(space.architectures)} architectures within {space.budget}"
+    searched = f"{len(space)} architectures within {space.budget}"
     studies = [open_study(storage, name, config.objectives, UNITS, searched) for name in names]
     return [Rung(index, study, space, config.objectives) for index, study in enumerate(studies)]
 
@@ -37,7 +37,7 @@ class Search:
     def __init__(self, bench: Workbench, rungs: list[Rung], console: Console) -> None:
         self.bench, self.rungs, self.console = bench, rungs, console
         config = bench.config
-        architectures = len(bench.space.architectures)
+        architectures = len(bench.space)
         candidates = [min(n, architectures) for n in (config.trials, *config.rung_candidates)]
         self.bracket = Bracket(rungs, candidates, config.objectives, config.seed)
 
@@ -80,7 +80,7 @@ class Search:
 
     def _work(self, rung: Rung, trial: Trial) -> None:
         sampler = self._sampler(rung, trial.number)
-        architecture = rung.begin(trial, sampler, self.bench.space.parameters_of)
+        architecture = rung.begin(trial, sampler)
         text = f"rung {rung.index}, trial {trial.number}: {architecture.label}"
         with self.console.work(text, *self._effort(rung.index)) as advance:
             try:

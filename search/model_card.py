@@ -115,8 +115,8 @@ def _opening(summary: dict[str, Any], student: Entry) -> str:
     return (
         f"A causal language model of {student['parameters']:,} parameters, {share} of its teacher "
         f"{_code(teacher['id'])}{_revision(teacher)}. Slimsearch found its sizes for a budget of "
-        f"{summary['budget']['parameters']:,} parameters, cut it from the teacher and trained it on the "
-        "teacher\u2019s predictions."
+        f"{summary['budget']['amount']:,} {summary['budget']['unit']}, cut it from the teacher and trained "
+        "it on the teacher\u2019s predictions."
     )
 
 
@@ -170,8 +170,8 @@ def _same(one: Entry, other: Entry) -> bool:
 
 
 def _sizes(teacher: Entry, student: Entry) -> str:
-    names = {"hidden": "hidden", "mlp": "MLP", "heads": "heads", "kv_heads": "KV heads", "layers": "layers"}
-    rows = [(name, str(student[key]), str(teacher[key])) for key, name in names.items()]
+    names = {**words.AXES, "layers": "layers"}
+    rows = [(name, str(student[key]), str(teacher[key])) for key, name in names.items() if key in teacher]
     kept = words.layer_ranges(student["kept_layers"])
     return (
         _table(("axis", "this model", "teacher"), rows) + f"\n\nLayers of the teacher that it keeps: {kept}."

@@ -8,10 +8,10 @@ from evaluators.distillation.targets import cache_bytes
 from evaluators.flops import training_flops
 from search.resolution import Resolved
 from search.run_directory import RunDirectory
+from space.architecture import Axis
 from space.baselines import baselines
-from space.budget import spoken
+from space.budget import Measure, spoken
 from space.counting import matrix_polynomial
-from space.search_space import FREE_AXES
 
 
 def plan(resolved: Resolved, directory: RunDirectory) -> str:
@@ -25,23 +25,23 @@ def plan(resolved: Resolved, directory: RunDirectory) -> str:
 
 def _space_rows(resolved: Resolved) -> list[tuple[str, str]]:
     config, space, teacher = resolved.config, resolved.space, resolved.axis_map.teacher
-    sizes = [f"{axis} {_span(space.values(axis))} of {teacher[axis]}" for axis in FREE_AXES]
-    mlps = [architecture.mlp for architecture in space.architectures]
+    sizes = [f"{axis} {_span(space.values(axis))} of {teacher[axis]}" for axis in space.free_axes]
+    if space.solved:
+        solved = space.column(space.solved)
+        of = f"of {teacher[space.solved]}, solved from the budget"
+        sizes.append(f"{space.solved} {solved.min()} to {solved.max()} {of}")
     hand_made = [
-        (origin, f"{a.label}, {space.parameters_of[a]:,} parameters")
+        (origin, f"{a.label}, {space.parameters_of(a):,} parameters")
         for origin, a in baselines(space, teacher).items()
     ]
     return [
         ("teacher", f"{config.teacher}, {resolved.teacher_parameters:,} parameters"),
-        ("budget", f"{config.budget:,} parameters ±{config.tolerance:.1%}"),
+        ("budget", str(space.budget)),
         (
             "architectures",
-            f"{len(space.architectures):,}, from {min(space.parameters):,} to {max(space.parameters):,}",
+            f"{len(space):,}, from {space.parameters.min():,} to {space.parameters.max():,} parameters",
         ),
-        (
-            "sizes",
-            "\n".join([*sizes, f"mlp {min(mlps)} to {max(mlps)} of {teacher.mlp}, solved from the budget"]),
-        ),
+        ("sizes", "\n".join(sizes)),
         *hand_made,
     ]
 
@@ -49,7 +49,9 @@ def _space_rows(resolved: Resolved) -> list[tuple[str, str]]:
 def _work_rows(resolved: Resolved) -> list[tuple[str, str]]:
     config, matrices = resolved.config, matrix_polynomial(resolved.axis_map)
     whole = matrices.of(resolved.axis_map.teacher)
-    student = max(matrices.of(a) for a in resolved.space.architectures)
+    space = resolved.space
+    student = int(matrices.at({axis: space.column(axis) for axis in Axis}).max())
+    usual = int(space.parameters.mean())
     rungs = list(zip(config.rung_tokens, config.rung_candidates, strict=True))
     short = sum(tokens * candidates for tokens, candidates in rungs)
     retrained = resolved.retrainings
@@ -59,8 +61,8 @@ def _work_rows(resolved: Resolved) -> list[tuple[str, str]]:
         rows.append((f"rung {number}", f"{candidates} candidates, {tokens:,} tokens each"))
     live = 0 if config.cache_targets else retrained * config.retrain_tokens
     flops = training_flops(student, short + retrained * config.retrain_tokens) + 2 * whole * (cached + live)
-    models = (retrained - config.retrain_baselines) * config.budget * 4  # random weights are not kept
-    disk = cache_bytes(cached, resolved.axis_map.teacher.hidden) + models + 16 * config.budget
+    models = (retrained - config.retrain_baselines) * usual * 4  # random weights are not kept
+    disk = cache_bytes(cached, resolved.axis_map.teacher.hidden) + models + 16 * usual
     return [
         *rows,
         ("retraining", f"{retrained} models, {config.retrain_tokens:,} tokens each"),
@@ -74,8 +76,8 @@ def _work_rows(resolved: Resolved) -> list[tuple[str, str]]:
 
 
 def _bytes(number: float) -> str:
-    text = spoken(number).replace("B", "G")
-    return f"{text[:-1]} {text[-1]}B"
+    text = spoken(number, Measure.WEIGHTS)
+    return f"{text[:-2]} {text[-2:]}"
 
 
 def _span(values: list[int]) -> str:

@@ -19,7 +19,7 @@ from evaluators.distillation.targets import (
     cache_targets,
     is_cached,
 )
-from evaluators.final_states import head_weight
+from evaluators.final_states import check_head, states_width
 from evaluators.fingerprint import fingerprint
 from evaluators.importance.rank import rank, ranking_fingerprint
 from evaluators.latency import Workload
@@ -75,9 +75,11 @@ def prepare(
     """Rank the teacher, cache its targets, and lay out all that candidates are evaluated with.
 
     Raises:
-        InputError: activations are not finite, or the targets do not fit on the disk.
+        InputError: the teacher's head cannot be told apart, activations are not finite, or the targets do
+            not fit on the disk.
     """
     config = resolved.config
+    check_head(teacher.model)
     with console.stage("ranking"):
         ranking = _rank(teacher, resolved.axis_map, corpus, directory, console)
     weights = dict(teacher.model.named_parameters())
@@ -144,14 +146,14 @@ def _targets(
         console.forecast.skip("forward", tokens.numel())
     else:
         _cache(teacher, tokens, directory, key, console)
-    cached = CachedTargets(directory.targets, head_weight(teacher.model), tokens)
+    cached = CachedTargets(directory.targets, teacher.model, tokens)
     if config.cache_targets:
         return cached, cached
     return cached, LiveTargets(teacher.model, corpus.distillation)
 
 
 def _cache(teacher: Teacher, tokens: Tensor, directory: RunDirectory, key: str, console: Console) -> None:
-    size = cache_bytes(tokens.numel(), head_weight(teacher.model).shape[1])
+    size = cache_bytes(tokens.numel(), states_width(teacher.model))
     free = shutil.disk_usage(directory.path).free
     console.say(f"caching the teacher's targets of {tokens.numel():,} tokens: {size / 1e6:,.0f} MB")
     if size > 0.95 * free:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,12 +18,15 @@ from search.flags import Flags, count_of
 from search.objectives import parse_objectives
 from search.scale import Scale, default_device, default_dtype, scale_for
 from search.teachers import EMBEDDED, default_text, short_name, teacher_for
-from space.axis_map import AxisMap, discover
+from space.axis_map import AxisMap
 from space.baselines import baselines
-from space.budget import Budget, BudgetText
-from space.counting import parameter_polynomial
+from space.budget import Budget, BudgetText, Measure
+from space.counting import budget_polynomial, parameter_polynomial
+from space.enumeration import enumerate_space
 from space.input_error import InputError
-from space.search_space import SearchSpace, enumerate_space
+from space.limits import read_limits
+from space.search_space import SearchSpace
+from space.vouching import axis_map_of
 
 #: Teacher targets for retraining are cached up to this size; beyond it the teacher runs again.
 _CACHE_BYTES = 20e9
@@ -51,19 +54,21 @@ def resolve(flags: Flags) -> Resolved:
     Raises:
         InputError: the run cannot be done.
     """
-    text = BudgetText.parse(flags.budget)
+    measure = Measure(flags.budget_of)
+    text = BudgetText.parse(flags.budget, measure)
     objectives = parse_objectives(flags.objectives)
     device = _device(flags.device)
-    teacher = flags.model or teacher_for(text)
+    teacher = flags.model or teacher_for(text, measure)
     if teacher == str(EMBEDDED):
         teacher = os.path.relpath(EMBEDDED)
     config = load_config(teacher, flags.revision, flags.trust_remote_code)
-    axis_map = discover(config)
+    axis_map = axis_map_of(config)
     parameters = parameter_polynomial(axis_map).of(axis_map.teacher)
-    space = enumerate_space(axis_map, Budget(text.parameters(parameters), flags.tolerance))
+    budget = _budget(flags, text, axis_map)
+    space = enumerate_space(axis_map, budget, read_limits(flags.keep, flags.sizes))
     scale = scale_for(parameters)
     rungs = tuple(count_of(t, "--rung-tokens") for t in flags.rung_tokens) or scale.rung_tokens
-    trials = min(flags.trials or scale.trials, len(space.architectures))
+    trials = min(flags.trials or scale.trials, len(space))
     candidates = _rung_candidates(trials, len(rungs), scale)
     retrain = (
         count_of(flags.retrain_tokens, "--retrain-tokens") if flags.retrain_tokens else scale.retrain_tokens
@@ -74,8 +79,12 @@ def resolve(flags: Flags) -> Resolved:
         name=_name(flags, teacher),
         teacher=teacher,
         revision=flags.revision or "",
-        budget=space.budget.parameters,
+        budget=budget.amount,
+        budget_of=budget.of.value,
+        budget_dtype=_budget_dtype(flags, config),
         tolerance=flags.tolerance,
+        keep=flags.keep,
+        sizes=flags.sizes,
         data=flags.data or default_text(teacher),
         block=block,
         calibration_blocks=scale.calibration_blocks,
@@ -100,6 +109,19 @@ def resolve(flags: Flags) -> Resolved:
     return Resolved(run, axis_map, space, parameters)
 
 
+def _budget(flags: Flags, text: BudgetText, axis_map: AxisMap) -> Budget:
+    """The budget that was asked for; a share is one of the teacher's."""
+    value_bytes = getattr(torch, _budget_dtype(flags, axis_map.config)).itemsize
+    whole = Budget(0, flags.tolerance, Measure(flags.budget_of), value_bytes)
+    amount = text.of(budget_polynomial(axis_map, whole).of(axis_map.teacher))
+    return replace(whole, amount=amount)
+
+
+def _budget_dtype(flags: Flags, config: PretrainedConfig) -> str:
+    """What bytes are counted in: as asked, else as the teacher's config says, else float32."""
+    return flags.budget_dtype or str(config.dtype or torch.float32).removeprefix("torch.")
+
+
 def _rung_candidates(trials: int, rungs: int, scale: Scale) -> tuple[int, ...]:
     """Candidates of each rung of short distillation: the scale's, or a third of the rung before."""
     if rungs == len(scale.rung_candidates):
@@ -117,7 +139,9 @@ def _block(scale: Scale, config: PretrainedConfig, tokens: int) -> int:
 
 
 def _name(flags: Flags, teacher: str) -> str:
-    name = flags.study_name or f"{short_name(teacher)}-{flags.budget.strip().replace('%', 'pct')}"
+    measure = "" if flags.budget_of == Measure.TOTAL else f"-{flags.budget_of}"
+    budget = flags.budget.strip().replace("%", "pct") + measure
+    name = flags.study_name or f"{short_name(teacher)}-{budget}"
     if Path(name).name != name or name in ("", ".", ".."):
         raise InputError(
             "The name of a run has to be the name of one folder",

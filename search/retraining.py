@@ -132,7 +132,7 @@ def _retrain(
 
 
 def _random(bench: Workbench, architecture: Architecture) -> PreTrainedModel:
-    kept = bench.ranking.kept_layers(architecture.layers)
+    kept = bench.kept_layers(architecture)
     torch.manual_seed(bench.config.seed)
     config = student_config(bench.axis_map, architecture, kept)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)

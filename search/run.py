@@ -66,7 +66,7 @@ def _main(arguments: list[str]) -> int:
 
     console.say(
         f"{resolved.config.teacher}: {resolved.teacher_parameters:,} parameters; "
-        f"{len(resolved.space.architectures)} architectures near {resolved.config.budget:,} "
+        f"{len(resolved.space)} architectures near {resolved.space.budget} "
         "(--model and --budget choose others)"
     )
     summary = run(resolved, directory, console, f"python -m search.run {shlex.join(arguments)}")

@@ -92,7 +92,7 @@ class Rung:
     def enter(self, architecture: Architecture, origin: str) -> None:
         """Put an architecture in the queue, unless it has a trial already."""
         if architecture not in self.entered():
-            self.study.enqueue_trial(params_of(architecture), user_attrs={"origin": origin})
+            self.study.enqueue_trial(params_of(architecture, self.space), user_attrs={"origin": origin})
 
     def unfinished(self) -> Trial | None:
         """The next trial to work on that exists already: one cut off in the middle, else one queued."""
@@ -107,15 +107,12 @@ class Rung:
         self.study.sampler = sampler
         return self.study.ask()
 
-    def begin(
-        self, trial: Trial, sampler: BaseSampler, parameters: Mapping[Architecture, int]
-    ) -> Architecture:
+    def begin(self, trial: Trial, sampler: BaseSampler) -> Architecture:
         """Settle a trial's sizes; the same again for a trial that was cut off.
 
         Args:
             trial: from ``unfinished`` or ``ask``.
             sampler: for sizes that are not settled yet.
-            parameters: of every architecture.
         """
         self.study.sampler = sampler
         params = {
@@ -124,8 +121,10 @@ class Rung:
         }
         architecture = architecture_of(params, self.space)
         trial.set_user_attr("label", architecture.label)
-        trial.set_user_attr("mlp", architecture.mlp)
-        trial.set_user_attr("parameters", parameters[architecture])
+        for axis, size in architecture.sizes().items():
+            if axis not in params:
+                trial.set_user_attr(axis, size)
+        trial.set_user_attr("parameters", self.space.parameters_of(architecture))
         if "origin" not in trial.user_attrs:
             trial.set_user_attr("origin", SEARCH)
         return architecture

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
-from space.architecture import Architecture
-from space.search_space import FREE_AXES, SearchSpace
+from space.architecture import Architecture, Axis
+from space.search_space import AXES, SearchSpace
 
 #: Trials before a model-based sampler begins to model.
 START_UP = 10
@@ -42,7 +43,7 @@ def make_sampler(kind: str, seed: int) -> BaseSampler:
 def distributions(space: SearchSpace) -> dict[str, IntDistribution]:
     """One whole-number parameter for each free axis."""
     found = {}
-    for axis in FREE_AXES:
+    for axis in space.free_axes:
         values = space.values(axis)
         step = math.gcd(*(value - values[0] for value in values[1:])) if len(values) > 1 else 1
         found[axis.value] = IntDistribution(values[0], values[-1], step=step)
@@ -51,12 +52,16 @@ def distributions(space: SearchSpace) -> dict[str, IntDistribution]:
 
 def architecture_of(params: dict[str, Any], space: SearchSpace) -> Architecture:
     """The architecture that a trial's parameters stand for."""
-    return space.by_free_sizes[tuple(int(params[axis.value]) for axis in FREE_AXES)]
+    return space.architectures[_row(params, space)]
 
 
-def params_of(architecture: Architecture) -> dict[str, int]:
+def params_of(architecture: Architecture, space: SearchSpace) -> dict[str, int]:
     """A trial's parameters for an architecture."""
-    return {axis.value: architecture[axis] for axis in FREE_AXES}
+    return {axis.value: architecture[axis] for axis in space.free_axes}
+
+
+def _row(params: dict[str, Any], space: SearchSpace) -> int:
+    return space.row([int(params[axis.value]) for axis in space.free_axes])
 
 
 def known_params(trial: FrozenTrial) -> dict[str, Any]:
@@ -93,7 +98,7 @@ class SpaceSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Sizes of an architecture that no other trial of the study has."""
         untried = self._untried(study, trial)
-        assert untried, "more trials were asked for than there are architectures"
+        assert len(untried), "more trials were asked for than there are architectures"
         generator = np.random.default_rng((self.seed, trial.number))
         proposal: dict[str, Any] = {}
         if trial.number % _RANDOM_EVERY:
@@ -101,8 +106,10 @@ class SpaceSampler(BaseSampler):
             study._storage.set_trial_system_attr(trial._trial_id, _NOTE, "")
             proposal = self.inner.sample_relative(self.guide or study, trial, search_space)
         if proposal.keys() != search_space.keys():
-            return params_of(untried[generator.integers(len(untried))])
-        return params_of(nearest(proposal, untried, search_space))
+            row = untried[generator.integers(len(untried))]
+        else:
+            row = untried[nearest(proposal, self.space.table[untried], search_space)]
+        return params_of(self.space.architectures[int(row)], self.space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -110,24 +117,31 @@ class SpaceSampler(BaseSampler):
         """Never needed: all parameters are sampled together."""
         raise AssertionError(f"{param_name} was asked for alone")
 
-    def _untried(self, study: optuna.Study, trial: FrozenTrial) -> list[Architecture]:
-        tried = set()
+    def _untried(self, study: optuna.Study, trial: FrozenTrial) -> NDArray[np.intp]:
+        """The rows of the space that no other trial has."""
+        untried = np.ones(len(self.space), dtype=bool)
         for other in study.get_trials(deepcopy=False):
             params = known_params(other)
-            if other.number != trial.number and len(params) == len(FREE_AXES):
-                tried.add(tuple(int(params[axis.value]) for axis in FREE_AXES))
-        return [a for sizes, a in self.space.by_free_sizes.items() if sizes not in tried]
+            if other.number != trial.number and len(params) == len(self.space.free_axes):
+                untried[_row(params, self.space)] = False
+        return np.flatnonzero(untried)
 
 
 def nearest(
-    proposal: dict[str, Any], among: list[Architecture], search_space: dict[str, BaseDistribution]
-) -> Architecture:
-    """The architecture whose sizes are nearest to a proposal, each axis scaled to its range."""
+    proposal: dict[str, Any], among: NDArray[np.int64], search_space: dict[str, BaseDistribution]
+) -> int:
+    """The row whose sizes are nearest to a proposal, each axis scaled to its range.
+
+    Args:
+        proposal: a size for each axis of ``search_space``.
+        among: (n, axes) rows of a space's table.
+        search_space: the axes that are sampled, with their ranges.
+    """
     names = list(search_space)
     ranges = np.array([_range(search_space[name]) for name in names])
-    sizes = np.array([[getattr(a, name) for name in names] for a in among])
+    sizes = among[:, [AXES.index(Axis(name)) for name in names]]
     wanted = np.array([proposal[name] for name in names])
-    return among[int((((sizes - wanted) / ranges) ** 2).sum(1).argmin())]
+    return int((((sizes - wanted) / ranges) ** 2).sum(1).argmin())
 
 
 def _range(distribution: BaseDistribution) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from space.budget import BudgetText, spoken
+from space.budget import BudgetText, Measure, spoken
 from space.input_error import InputError
 
 #: The teacher that ships with the project.
@@ -38,14 +38,20 @@ LADDER = (
 )
 
 
-def teacher_for(budget: BudgetText) -> str:
+def teacher_for(budget: BudgetText, of: Measure = Measure.TOTAL) -> str:
     """The smallest known teacher of at least 1.25 times the budget; the embedded one for a percentage.
 
     Raises:
-        InputError: the budget is too large for every known teacher.
+        InputError: the budget is too large for every known teacher, or is memory.
     """
     if budget.relative:
         return LADDER[0].id
+    if of.in_bytes:
+        raise InputError(
+            "A budget in bytes needs a teacher that is named",
+            f"{spoken(budget.amount, of)} of {of} was asked, and no --model",
+            "Name the teacher with --model, or write the budget in parameters or as a percentage",
+        )
     for known in LADDER:
         if known.parameters >= _MARGIN * budget.amount:
             return known.id

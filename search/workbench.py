@@ -15,17 +15,15 @@ from evaluators.corpus.corpus import Corpus
 from evaluators.distillation.loop import Checkpointing, Outcome, Watch, distil
 from evaluators.distillation.schedule import Schedule, peak_rate
 from evaluators.distillation.targets import Targets
-from evaluators.flops import decode_flops
 from evaluators.latency import Latency, Workload, measure, measure_beside
 from evaluators.latency_book import LatencyBook, latency_key
 from evaluators.loss import validation_loss
-from evaluators.memory import memory_bytes
 from evaluators.teacher import Teacher
 from search.config import RunConfig
 from space.architecture import Architecture
 from space.axis_map import AxisMap
-from space.counting import matrix_polynomial
-from space.extraction import extract
+from space.counting import cache_polynomial, decode_flops, parameter_polynomial
+from space.extraction import extract, keeps
 from space.ranking import Ranking
 from space.search_space import SearchSpace
 
@@ -53,6 +51,10 @@ class Workbench:
         """A student straight after pruning, its weights in the teacher's dtype."""
         return extract(self.canonical, self.axis_map, self.ranking, architecture)
 
+    def kept_layers(self, architecture: Architecture) -> list[int]:
+        """Which of the teacher's layers a student keeps, ascending."""
+        return keeps(self.axis_map, self.ranking, architecture)
+
     def loss(self, model: PreTrainedModel) -> float:
         """The validation loss in the precision of training, as the rungs compare it."""
         with self.accelerator.autocast():
@@ -74,13 +76,11 @@ class Workbench:
 
     def costs(self, architecture: Architecture) -> dict[str, float]:
         """The objectives that follow from the sizes alone."""
-        parameters = self.space.parameters_of.get(architecture) or self.teacher.model.num_parameters()
-        context = self.workload.prompt + self.workload.answer
-        head_dim = self.axis_map.head_dim
-        tokens = self.workload.batch * context
-        memory = memory_bytes(architecture, parameters, head_dim, self.teacher.stored_dtype.itemsize, tokens)
-        weights = matrix_polynomial(self.axis_map).of(architecture)
-        flops = decode_flops(architecture, weights, head_dim, context)
+        context, kept = self.workload.prompt + self.workload.answer, self.kept_layers(architecture)
+        parameters = parameter_polynomial(self.axis_map).of(architecture)
+        cached = self.workload.batch * cache_polynomial(self.axis_map, context, kept).of(architecture)
+        memory = (parameters + cached) * self.teacher.stored_dtype.itemsize
+        flops = decode_flops(self.axis_map, context, kept).of(architecture)
         return {"parameters": float(parameters), "memory": float(memory), "flops": float(flops)}
 
     def train(

@@ -89,6 +89,15 @@ class AxisMap:
         bound = {coupling.axis for coupling in self.couplings} | set(self.refused)
         return tuple(axis for axis in self.axes if axis not in bound)
 
+    @property
+    def sortable(self) -> frozenset[Axis]:
+        """The axes whose units may change places: those that are cut, alone or with another."""
+        moving = set(self.free)
+        for coupling in self.couplings:
+            if coupling.of in moving and coupling.axis not in self.refused:
+                moving.add(coupling.axis)
+        return frozenset(moving)
+
     def complete(self, sizes: Mapping[Axis, int]) -> Architecture:
         """The architecture of these sizes; coupled axes follow, all others stay as the teacher's."""
         whole = {axis: sizes.get(axis, self.teacher[axis]) for axis in Axis}

@@ -2,48 +2,73 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from space.architecture import Architecture, Axis
+from space.limits import NEURONS
 from space.search_space import SearchSpace
 
 UNIFORM, MLP_AND_HEADS, DEPTH = "uniform", "mlp-heads", "depth"
+#: KV heads move in steps too coarse to be compared; among equals, more of them come first.
+_WIDTHS = (Axis.HIDDEN, Axis.MLP, Axis.HEADS, Axis.EXPERTS, Axis.EXPERT_MLP, Axis.SHARED_MLP, Axis.HEAD_DIM)
 
 
 def baselines(space: SearchSpace, teacher: Architecture) -> dict[str, Architecture]:
-    """Hand-made architectures within the budget, by name; one that the space does not hold is left out.
+    """Hand-made architectures within the budget, by name.
 
-    - ``uniform``: all widths shrunk alike, no layer removed.
-    - ``mlp-heads``: MLP and heads shrunk alike, hidden and layers kept.
-    - ``depth``: layers removed, all widths kept but for what the MLP needs to meet the budget.
+    One that the space does not hold is left out, and so is one that is the same as another before it.
+
+    - ``uniform``: all widths shrunk alike, experts among them, no layer removed.
+    - ``mlp-heads``: the neurons of MLPs and experts, and heads, shrunk alike; all else kept.
+    - ``depth``: layers removed, all widths kept but for what the solved axis needs to meet the budget.
     """
-    whole = space.architectures
-    no_layer_gone = [a for a in whole if a.layers == teacher.layers]
-    narrow_inside = [a for a in no_layer_gone if a.hidden == teacher.hidden]
-    shallow = [
-        a
-        for a in whole
-        if (a.hidden, a.heads, a.kv_heads) == (teacher.hidden, teacher.heads, teacher.kv_heads)
-        and a.layers < teacher.layers
-    ]
+    widths = [axis for axis in _WIDTHS if len(space.values(axis)) > 1]
+    inside = [axis for axis in widths if axis in (*NEURONS, Axis.HEADS)]
+    whole_layers = space.column(Axis.LAYERS) == teacher.layers
+    outside = [axis for axis in Axis if axis not in (*inside, Axis.KV_HEADS)]
+    rows = {
+        UNIFORM: _most_even(space, teacher, widths, whole_layers),
+        MLP_AND_HEADS: _most_even(space, teacher, inside, _kept(space, teacher, outside)),
+        DEPTH: _deepest(space, teacher),
+    }
     found: dict[str, Architecture] = {}
-    if no_layer_gone:
-        widths = (Axis.HIDDEN, Axis.MLP, Axis.HEADS)
-        found[UNIFORM] = min(no_layer_gone, key=lambda a: _unevenness(a, teacher, widths))
-    if narrow_inside:
-        found[MLP_AND_HEADS] = min(
-            narrow_inside, key=lambda a: _unevenness(a, teacher, (Axis.MLP, Axis.HEADS))
-        )
-    if shallow:
-        found[DEPTH] = max(shallow, key=lambda a: a.mlp)
+    for name, row in rows.items():
+        if row is not None and (architecture := space.architectures[row]) not in found.values():
+            found[name] = architecture
     return found
 
 
-def _unevenness(architecture: Architecture, teacher: Architecture, axes: Sequence[Axis]) -> tuple[float, ...]:
-    """How unevenly the axes shrink: the range of the logarithms of their shares.
+def _kept(space: SearchSpace, teacher: Architecture, axes: Sequence[Axis]) -> NDArray[np.bool_]:
+    """(n,) whether all of these axes are as large as the teacher's."""
+    kept = np.ones(len(space), dtype=bool)
+    for axis in axes:
+        kept &= space.column(axis) == teacher[axis]
+    return kept
+
+
+def _most_even(
+    space: SearchSpace, teacher: Architecture, axes: Sequence[Axis], among: NDArray[np.bool_]
+) -> int | None:
+    """The row in which the axes shrink most evenly: least in the range of the logarithms of their shares.
 
     Rounded, so that ties are ties on every machine; among equals whoever keeps more of its heads comes first.
     """
-    shares = [math.log(architecture[axis] / teacher[axis]) for axis in axes]
-    return round(max(shares) - min(shares), 9), -architecture.kv_heads, -architecture.heads
+    if not among.any() or not axes:
+        return None
+    shares = np.log([space.column(axis) / teacher[axis] for axis in axes])
+    unevenness = np.round(shares.max(0) - shares.min(0), 9)
+    order = np.lexsort((-space.column(Axis.HEADS), -space.column(Axis.KV_HEADS), unevenness, ~among))
+    return int(order[0])
+
+
+def _deepest(space: SearchSpace, teacher: Architecture) -> int | None:
+    """The row that keeps the widths, and of the solved axis the most; without one, the most layers."""
+    fixed = [axis for axis in space.free_axes if axis is not Axis.LAYERS]
+    shallow = _kept(space, teacher, fixed) & (space.column(Axis.LAYERS) < teacher.layers)
+    if not shallow.any():
+        return None
+    most = space.column(space.solved or Axis.LAYERS)
+    return int(np.where(shallow, most, -1).argmax())

@@ -23,7 +23,6 @@ def candidates(
     units: Mapping[Axis, int],
     groups: int,
     head_dim: int,
-    coupled: bool,
 ) -> tuple[Layout, ...]:
     """Every layout that fits, the likeliest first; none if the dimension moves in an unknown way.
 
@@ -33,7 +32,6 @@ def candidates(
         units: the teacher's size of each axis.
         groups: that experts are routed in.
         head_dim: entries of a head.
-        coupled: whether hidden and heads move together, so that one probe shows both.
     """
     of = _Of(units, groups, head_dim)
     axes = [part.axis for part in parts]
@@ -64,16 +62,25 @@ class _Of:
             return Each(None, self.groups, Each(Axis.EXPERTS, units // self.groups, inner))
         return Each(axis, units, inner)
 
+    def head(self, length: int) -> Layout:
+        """What belongs to one head: so many entries, or heads of a size that moves."""
+        times, rest = divmod(length, self.head_dim)
+        if Axis.HEAD_DIM not in self.units or rest:
+            return Fixed(length)
+        entries = Each(Axis.HEAD_DIM, self.head_dim, Fixed(1))
+        return entries if times == 1 else Each(None, times, entries)
+
     def whole(self, axis: Axis, length: int) -> tuple[Layout, ...]:
         """One axis moves all of a dimension."""
         stride, rest = divmod(length, self.units[axis])
         if rest or not stride:
             return ()
-        unit = self.head_dim if axis in (Axis.HEADS, Axis.KV_HEADS) else 1
-        found = [self.each(axis, Fixed(stride))]
+        of_heads = axis in (Axis.HEADS, Axis.KV_HEADS)
+        unit = self.head_dim if of_heads else 1
+        found = [self.each(axis, self.head(stride) if of_heads else Fixed(stride))]
         repeats, odd = divmod(stride, unit)
         if not odd and 1 < repeats <= 8:
-            apart = Together((self.each(axis, Fixed(unit)),) * repeats)
+            apart = Together((self.each(axis, self.head(unit) if of_heads else Fixed(unit)),) * repeats)
             found.insert(0 if axis is not Axis.HEADS else 1, apart)
         return tuple(found)
 
@@ -94,15 +101,15 @@ class _Of:
         if moved.keys() - {Axis.HEADS, Axis.KV_HEADS}:
             return ()
         query = moved[Axis.HEADS] // heads
-        queries = self.each(Axis.HEADS, Fixed(query))
+        queries = self.each(Axis.HEADS, self.head(query))
         if Axis.KV_HEADS not in moved:
             return (Together((queries, Fixed(fixed))), Together((Fixed(fixed), queries))) if fixed else ()
         one, odd = divmod(moved[Axis.KV_HEADS], 2 * kv)
         if odd or fixed:
             return ()
-        key = Each(Axis.KV_HEADS, kv, Fixed(one))
-        pair = Each(Axis.KV_HEADS, kv, Fixed(2 * one))
-        grouped = Each(Axis.HEADS, heads // kv, Fixed(query)), Fixed(2 * one)
+        key = Each(Axis.KV_HEADS, kv, self.head(one))
+        pair = Each(Axis.KV_HEADS, kv, self.head(2 * one))
+        grouped = Each(Axis.HEADS, heads // kv, self.head(query)), self.head(2 * one)
         return (
             Together((queries, key, key)),
             Each(Axis.KV_HEADS, kv, Together(grouped)),

@@ -6,11 +6,11 @@ dimensions; and a layer's tensors count once for each layer of their kind that a
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,11 @@ from transformers import DynamicCache
 
 from space.architecture import Axis
 from space.axis_map import AxisMap, Tensor, build
+from space.budget import Budget, Measure
 from space.depth import layers_of_each_kind
-from space.fields import TOP_K, read
-from space.input_error import InputError
+from space.experts import experts_per_token
 from space.layout import Each, Fixed, Layout, Together
 from space.polynomial import Polynomial
-
-_ATTENTION = (Axis.HEADS, Axis.KV_HEADS)
 
 
 def parameter_polynomial(axis_map: AxisMap) -> Polynomial:
@@ -67,15 +65,28 @@ def matrix_polynomial(axis_map: AxisMap) -> Polynomial:
     return _sum(axis_map, kept, _active(axis_map))
 
 
-def cache_polynomial(axis_map: AxisMap) -> Polynomial:
-    """Numbers that the KV cache takes for each token, over all layers.
+def cache_polynomial(
+    axis_map: AxisMap, tokens: int | None = None, kept: Sequence[int] | None = None
+) -> Polynomial:
+    """Numbers in the KV cache, over all layers.
 
-    In a layer that makes keys and values of its own these are the rows that make them; a layer that
-    shares those of another has none. Classes that compress keys and values (``kv_lora_rank``) cache
-    them expanded in transformers: a key and a value for each head. Sliding windows, which bound the
-    number of cached tokens, do not change what a token takes; states of state-space layers do not grow.
+    In a layer that makes keys and values of its own each token takes the rows that make them; a layer
+    that shares those of another takes none. Classes that compress keys and values (``kv_lora_rank``)
+    cache them expanded in transformers: a key and a value for each head. States of state-space and
+    linear-attention layers, which do not grow, are left out.
+
+    Args:
+        axis_map: the teacher's.
+        tokens: of one sequence, of which a layer with a sliding window keeps one fewer than the window;
+            by default what a token takes before any window is full.
+        kept: the layers that a student keeps, where windows differ among layers of one kind; by
+            default every kind of layer has the teacher's on average.
     """
-    return _of_layers(axis_map, axis_map.tensors, lambda layer: _cached(axis_map, layer))
+
+    def stored(window: int | None) -> Fraction:
+        return Fraction(1 if tokens is None else min(tokens, window - 1) if window else tokens)
+
+    return _over_layers(axis_map, partial(_cached, axis_map), stored, kept)
 
 
 def decode_flops(axis_map: AxisMap, context: int, kept: Sequence[int] | None = None) -> Polynomial:
@@ -88,8 +99,7 @@ def decode_flops(axis_map: AxisMap, context: int, kept: Sequence[int] | None = N
     Args:
         axis_map: the teacher's.
         context: tokens before the one that is made.
-        kept: the layers that a student keeps, where windows differ among layers of one kind; by
-            default every kind of layer attends as far as the teacher's do on average.
+        kept: as for ``cache_polynomial``.
     """
     return _flops(axis_map, lambda window: Fraction(min(window or context + 1, context + 1)), kept)
 
@@ -103,7 +113,7 @@ def prefill_flops(axis_map: AxisMap, prompt: int, kept: Sequence[int] | None = N
     Args:
         axis_map: the teacher's.
         prompt: tokens.
-        kept: as for ``decode_flops``.
+        kept: as for ``cache_polynomial``.
     """
 
     def mean(window: int | None) -> Fraction:
@@ -140,23 +150,6 @@ def uses_of(axis_map: AxisMap) -> Uses:
     head = model.get_output_embeddings()
     of_head = {names[id(parameter)] for parameter in head.parameters()} if head is not None else set()
     return Uses(frozenset(tables), frozenset(of_head), frozenset(vectors))
-
-
-def experts_per_token(axis_map: AxisMap) -> int:
-    """How many of the routed experts work on a token.
-
-    Raises:
-        InputError: the config does not say.
-    """
-    config = axis_map.config
-    for name in TOP_K:
-        if type(top_k := read(config, config.attribute_map.get(name, name))) is int:
-            return top_k
-    raise InputError(
-        "The config of a mixture has to say how many experts a token is sent to",
-        f"in {config.model_type!r}, no known field does",
-        "Choose another teacher with --model",
-    )
 
 
 def windows(axis_map: AxisMap) -> tuple[int | None, ...]:
@@ -205,7 +198,7 @@ def _of_groups_alone(layout: Layout, axis_map: AxisMap, inside: bool = False) ->
 def _cached(axis_map: AxisMap, layer: Sequence[Tensor]) -> Polynomial:
     """What the KV cache of one layer takes for a token."""
     heads = Polynomial.variable(Axis.HEADS)
-    if not any(tensor.has(axis) for tensor in layer for axis in _ATTENTION):
+    if not _attends(layer):
         return Polynomial.constant(0)
     if getattr(axis_map.config, "kv_lora_rank", None):
         return heads * _key_and_value(axis_map)
@@ -237,16 +230,35 @@ def _flops(
     axis_map: AxisMap, attended: Callable[[int | None], Fraction], kept: Sequence[int] | None
 ) -> Polynomial:
     """Of all matrices and of attention, which reaches ``attended`` tokens through a window."""
-    per_token = Polynomial.variable(Axis.HEADS) * _key_and_value(axis_map) * 2
-    reach = [attended(window) for window in windows(axis_map)]
-    seeing = {t.layer for t in axis_map.tensors for axis in _ATTENTION if t.layer is not None and t.has(axis)}
-    if kept is not None:
-        return matrix_polynomial(axis_map) * 2 + per_token * sum(reach[i] for i in kept if i in seeing)
-    of_kind: dict[int, Fraction] = defaultdict(Fraction)
-    for layer in seeing:
-        of_kind[axis_map.kinds[layer]] += reach[layer] / axis_map.kinds.count(axis_map.kinds[layer])
-    parts = Polynomial.sum(Polynomial.variable(kind) * mean for kind, mean in of_kind.items())
-    return matrix_polynomial(axis_map) * 2 + per_token * parts
+    products = Polynomial.variable(Axis.HEADS) * _key_and_value(axis_map) * 2
+
+    def of_layer(layer: Sequence[Tensor]) -> Polynomial:
+        return products if _attends(layer) else Polynomial.constant(0)
+
+    return matrix_polynomial(axis_map) * 2 + _over_layers(axis_map, of_layer, attended, kept)
+
+
+def _attends(layer: Sequence[Tensor]) -> bool:
+    return any(tensor.has(axis) for tensor in layer for axis in (Axis.HEADS, Axis.KV_HEADS))
+
+
+def budget_polynomial(axis_map: AxisMap, budget: Budget) -> Polynomial:
+    """What a budget measures, in its unit.
+
+    Raises:
+        InputError: the teacher does not say what has to be known for it.
+    """
+    match budget.of:
+        case Measure.TOTAL:
+            return parameter_polynomial(axis_map)
+        case Measure.NON_EMBEDDING:
+            return non_embedding_polynomial(axis_map)
+        case Measure.ACTIVE:
+            return active_polynomial(axis_map)
+        case Measure.WEIGHTS:
+            return parameter_polynomial(axis_map) * budget.value_bytes
+        case Measure.KV_CACHE:
+            return cache_polynomial(axis_map) * budget.value_bytes
 
 
 def _parameters(axis_map: AxisMap) -> list[Tensor]:
@@ -261,15 +273,15 @@ def _active(axis_map: AxisMap) -> Part:
     if not axis_map.teacher.experts:
         return lambda tensor, size: size
     expert = {
-        tensor.module for tensor in axis_map.tensors if tensor.has(Axis.EXPERTS) and tensor.has(Axis.EXPERT_MLP)
+        tensor.module
+        for tensor in axis_map.tensors
+        if tensor.has(Axis.EXPERTS) and tensor.has(Axis.EXPERT_MLP)
     }
     top_k = Polynomial.constant(experts_per_token(axis_map))
     return lambda tensor, size: size.replaced(Axis.EXPERTS, top_k) if tensor.module in expert else size
 
 
-def _sum(
-    axis_map: AxisMap, tensors: Iterable[Tensor], part: Part = lambda tensor, size: size
-) -> Polynomial:
+def _sum(axis_map: AxisMap, tensors: Iterable[Tensor], part: Part = lambda tensor, size: size) -> Polynomial:
     """Entries of tensors; most layers repeat those of another."""
 
     @cache
@@ -279,22 +291,44 @@ def _sum(
             product = product * entries(dimension, axis_map)
         return product
 
-    return _of_layers(axis_map, tensors, lambda ts: Polynomial.sum(part(t, size(t.dimensions)) for t in ts))
+    def whole(some: Sequence[Tensor]) -> Polynomial:
+        return Polynomial.sum(part(tensor, size(tensor.dimensions)) for tensor in some)
+
+    tensors = list(tensors)
+    outside = whole([tensor for tensor in tensors if tensor.layer is None])
+    return outside + _over_layers(axis_map, whole, tensors=tensors)
 
 
-def _of_layers(
-    axis_map: AxisMap, tensors: Iterable[Tensor], count: Callable[[Sequence[Tensor]], Polynomial]
+def _over_layers(
+    axis_map: AxisMap,
+    count: Callable[[Sequence[Tensor]], Polynomial],
+    weight: Callable[[int | None], Fraction] = lambda window: Fraction(1),
+    kept: Sequence[int] | None = None,
+    tensors: Sequence[Tensor] | None = None,
 ) -> Polynomial:
-    """A count of what is outside the layers, and of one layer of each kind for all of them."""
+    """The sum of a count over layers.
+
+    Args:
+        axis_map: the teacher's.
+        count: of one layer's tensors; the same for all layers of a kind.
+        weight: of a layer, by its window.
+        kept: the layers to sum over; by default as many of each kind as a student keeps.
+        tensors: those to count; all by default.
+    """
+    kinds, reach = axis_map.kinds, windows(axis_map)
     by_layer: dict[int | None, list[Tensor]] = defaultdict(list)
-    for tensor in tensors:
+    for tensor in axis_map.tensors if tensors is None else tensors:
         by_layer[tensor.layer].append(tensor)
-    total = count(by_layer.pop(None, []))
-    for kind in sorted(set(axis_map.kinds)):
-        counts = [count(by_layer[layer]) for layer, of in enumerate(axis_map.kinds) if of == kind]
-        assert all(one == counts[0] for one in counts), f"layers of kind {kind} differ"
-        total += counts[0] * Polynomial.variable(kind)
-    return Polynomial(total.terms, _layers(axis_map))
+    counts = [count(by_layer[layer]) for layer in range(len(kinds))]
+    assert all(counts[kinds.index(kind)] == one for kind, one in zip(kinds, counts, strict=True))
+    if kept is not None:
+        return Polynomial.sum(counts[layer] * weight(reach[layer]) for layer in kept)
+    shares = Counter(kinds)
+    parts = (
+        counts[layer] * Polynomial.variable(kind) * (weight(reach[layer]) / shares[kind])
+        for layer, kind in enumerate(kinds)
+    )
+    return Polynomial(Polynomial.sum(parts).terms, _layers(axis_map))
 
 
 def _layers(axis_map: AxisMap) -> dict[int, NDArray[np.int64]]:

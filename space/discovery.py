@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from fractions import Fraction
 
 from transformers import PretrainedConfig
@@ -19,15 +20,25 @@ from transformers import PretrainedConfig
 from space.architecture import Architecture, Axis
 from space.axis_map import AxisMap, Coupling, Tensor
 from space.candidates import Part, candidates
-from space.fields import EXPERT_GROUPS, NAMES, WIDTHS, named, read
+from space.families.entries import entry_of
+from space.fields import EXPERT_GROUPS, NAMES, WIDTHS, layers_of, named, read
 from space.input_error import InputError
 from space.layout import Fixed, Layout
 from space.probing import Probes, probe, written_out
-from space.scales import Roles
+from space.scales import Roles, Scales, starred
 
 #: A dimension wherever it occurs: the tensor's name with the layer's number starred, and its place.
 Spot = tuple[str, int]
 Choices = Mapping[Spot, int]
+
+
+class Tie(StrEnum):
+    """What moves with hidden in a class without a head size of its own, where hidden = heads × head size."""
+
+    HEADS = "heads"
+    HEAD_DIM = "head_dim"
+
+
 _NUMBERED = re.compile(r"^(?P<stack>.*?\.)(?P<layer>\d+)\.(?P<rest>.+)$")
 _MLPS = (Axis.MLP, Axis.EXPERT_MLP, Axis.SHARED_MLP)
 
@@ -54,14 +65,15 @@ class Draft:
 
 
 def spot_of(name: str, place: int) -> Spot:
-    """A dimension's place with the numbers in the tensor's name starred."""
-    return re.sub(r"\.\d+(?=\.)", ".*", name), place
+    """A dimension's place, the same in all layers."""
+    return starred(name), place
 
 
 def discover(
     config: PretrainedConfig,
     choices: Choices | None = None,
     attention: frozenset[str] = frozenset(),
+    tie: Tie | None = None,
 ) -> Draft:
     """Draw the map of a teacher.
 
@@ -70,20 +82,21 @@ def discover(
         choices: for each doubtful dimension, which of its candidates holds; the first by default.
         attention: names (numbers starred) of the modules whose input mixes tokens; needed for classes
             without a head size of their own, in which hidden and heads have the same length.
+        tie: what moves with hidden; by default nothing, or heads where the class has no head size.
 
     Raises:
         InputError: the class does not build, or a needed size has no field.
     """
-    probes = _probed(config)
+    probes = _probed(config, tie)
     stacks = _stacks(probes)
-    sizes = _sizes(probes, attention)
+    sizes = _sizes(probes, attention, tie)
     opened: dict[Spot, tuple[Layout, ...]] = {}
     tensors = []
     for name, shape in probes.whole.shapes.items():
         dimensions = []
         for place, length in enumerate(shape):
             parts = _parts(probes, sizes, attention, name, place)
-            found = candidates(length, parts, sizes.units, sizes.groups, sizes.head_dim, probes.coupled)
+            found = candidates(length, parts, sizes.units, sizes.groups, sizes.head_dim)
             spot = spot_of(name, place)
             if not found:
                 for part in parts:
@@ -91,21 +104,22 @@ def discover(
                 found = (Fixed(length),)
             if len(found) > 1:
                 opened[spot] = found
-            dimensions.append(found[(choices or {}).get(spot, 0)])
+            choice = (choices or {}).get(spot, 0)
+            dimensions.append(found[choice if choice < len(found) else 0])
         tensors.append(Tensor(name, tuple(dimensions), _layer(name, stacks)))
     return Draft(_map(probes, sizes, tuple(tensors), stacks), opened)
 
 
-def _probed(config: PretrainedConfig) -> Probes:
+def _probed(config: PretrainedConfig, tie: Tie | None) -> Probes:
     for axis in (Axis.HIDDEN, Axis.HEADS, Axis.LAYERS):
-        if named(config, NAMES[axis]) is None:
+        if named(config, NAMES[axis]) is None and not (axis is Axis.LAYERS and layers_of(config)):
             raise InputError(
                 "The config of a teacher has to name its sizes",
                 f"in {config.model_type!r}, no known field gives {axis}",
                 "Choose another teacher with --model",
             )
     full = written_out(config)
-    probes = probe(full)
+    probes = probe(full, coupled=tie is not None)
     if probes.coupled and "head_dim" not in config.to_dict():
         bare = full.to_dict()
         bare.pop("head_dim", None)
@@ -136,15 +150,21 @@ def _layer(name: str, stacks: Sequence[str]) -> int | None:
     return int(match["layer"]) if match and match["stack"] in stacks else None
 
 
-def _sizes(probes: Probes, attention: frozenset[str]) -> Sizes:
+def _sizes(probes: Probes, attention: frozenset[str], tie: Tie | None) -> Sizes:
     units = {axis: probes.sizes[axis] for axis in (Axis.HIDDEN, Axis.HEADS, Axis.LAYERS)}
-    fields = {axis: (probes.fields[axis],) for axis in units}
+    fields = {axis: (probes.fields[axis],) for axis in units if axis in probes.fields}
+    fields[Axis.HIDDEN] += probes.alike
     groups = next((size for name in EXPERT_GROUPS if (size := read(probes.base, name))), None) or 1
     head_dim = probes.sizes.get(Axis.HEAD_DIM) or units[Axis.HIDDEN] // units[Axis.HEADS]
     if probes.coupled:
         head_dim = units[Axis.HIDDEN] // units[Axis.HEADS]
     sizes = Sizes(units, [], {}, fields, int(groups), int(head_dim))
-    if probes.coupled:
+    if probes.coupled and tie is Tie.HEAD_DIM:
+        units[Axis.HEAD_DIM] = sizes.head_dim
+        sizes.couplings.append(Coupling(Axis.HEAD_DIM, Axis.HIDDEN, Fraction(1, units[Axis.HEADS])))
+        sizes.refused[Axis.HEADS] = "hidden moves with the size of its heads instead"
+        fields.pop(Axis.HEADS)
+    elif probes.coupled:
         sizes.couplings.append(Coupling(Axis.HEADS, Axis.HIDDEN, Fraction(1, sizes.head_dim)))
     _kv_heads(probes, sizes)
     if _moved_anywhere(probes, Axis.EXPERTS):
@@ -194,6 +214,8 @@ def _mlps(probes: Probes, sizes: Sizes, attention: frozenset[str]) -> None:
         for tensor, shape in probes.whole.shapes.items() if field else ():
             for place, length in enumerate(shape):
                 if probes.moved(str(field), tensor, place):
+                    if probes.moved(Axis.EXPERTS, tensor, place) == length:
+                        length //= probes.sizes[Axis.EXPERTS]
                     key = str(field), _mlp_axis(probes, tensor)
                     natural[key] = min(length, natural.get(key, length))
     if not natural and probes.coupled:
@@ -305,6 +327,7 @@ def _map(probes: Probes, sizes: Sizes, tensors: tuple[Tensor, ...], stacks: tupl
         if tensor.layer is None and tensor.axes == (frozenset({Axis.HIDDEN}),) and tensor.name.endswith("weight")
     ]
     teacher = Architecture(**{axis.value: sizes.units.get(axis, 0) for axis in Axis})
+    bias = norms[-1].removesuffix("weight") + "bias" if norms else ""
     return AxisMap(
         config=probes.base,
         fields=sizes.fields,
@@ -313,7 +336,13 @@ def _map(probes: Probes, sizes: Sizes, tensors: tuple[Tensor, ...], stacks: tupl
         tensors=tensors,
         stacks=stacks,
         kinds=tuple(names.index(kind) for kind in kinds),
-        roles=Roles(probes.whole.embedding, probes.whole.head, norms[-1] if norms else None),
+        scales=Scales(rescaled=entry_of(probes.base.model_type).rescaled),
+        roles=Roles(
+            probes.whole.embedding,
+            probes.whole.head,
+            norms[-1] if norms else None,
+            bias if bias in probes.whole.shapes else None,
+        ),
         couplings=tuple(sizes.couplings),
         refused=sizes.refused,
         buffers=frozenset(probes.whole.shapes) - probes.whole.parameters,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from accelerate import init_empty_weights
@@ -42,33 +41,36 @@ def sort_by_importance(weights: Weights, axis_map: AxisMap, ranking: Ranking) ->
     Returns:
         New tensors by name; layers stay where they are.
     """
+    sortable = axis_map.sortable
     return {
-        tensor.name: _sorted(weights[tensor.name].detach(), tensor, ranking) for tensor in axis_map.tensors
+        tensor.name: _sorted(weights[tensor.name].detach(), tensor, sortable, ranking)
+        for tensor in axis_map.tensors
     }
 
 
-def _sorted(values: Tensor, tensor: MappedTensor, ranking: Ranking) -> Tensor:
+def _sorted(values: Tensor, tensor: MappedTensor, sortable: Collection[Axis], ranking: Ranking) -> Tensor:
+    """A tensor with its units in the ranking's order, along every dimension."""
+
+    def order(axis: Axis, within: int | None) -> Tensor:
+        if axis in sortable:
+            return ranking.order(axis, tensor.layer, within)
+        units = ranking.order(axis, tensor.layer, within)
+        return torch.arange(len(units))
+
     experts = next((place for place, axes in enumerate(tensor.axes) if Axis.EXPERTS in axes), None)
-    for place, layout in enumerate(tensor.dimensions):
-        axes = tensor.axes[place]
-        if not axes or Axis.LAYERS in axes:
-            continue
-        order = partial(ranking.order, layer=tensor.layer)
-        sorting = lambda axis, within, order=order: order(axis=axis, within=within)  # noqa: E731
+    # An expert's neurons have an order of their own, so they come first, while experts stand in their places.
+    for place, layout in sorted(enumerate(tensor.dimensions), key=lambda at: at[0] == experts):
+        axes = tensor.axes[place] - {Axis.LAYERS}
         if Axis.EXPERT_MLP in axes and experts not in (None, place):
-            # Every expert has an order of its own; experts themselves are still where they were.
-            slices = [
-                one.index_select(place, positions(layout, sorting, expert).to(one.device))
-                for expert, one in enumerate(values.split(1, experts))
-            ]
-            values = torch.cat(slices, experts)
-    for place, layout in enumerate(tensor.dimensions):
-        axes = tensor.axes[place]
-        apart = Axis.EXPERT_MLP in axes and experts not in (None, place)
-        if axes and Axis.LAYERS not in axes and not apart:
-            order = partial(ranking.order, layer=tensor.layer)
-            index = positions(layout, lambda axis, within, order=order: order(axis=axis, within=within))
-            values = values.index_select(place, index.to(values.device))
+            values = torch.cat(
+                [
+                    one.index_select(place, positions(layout, order, expert).to(one.device))
+                    for expert, one in enumerate(values.split(1, experts))
+                ],
+                experts,
+            )
+        elif axes & frozenset(sortable):
+            values = values.index_select(place, positions(layout, order).to(values.device))
     return values.clone()
 
 

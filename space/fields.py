@@ -16,12 +16,7 @@ from space.architecture import Axis
 NAMES: dict[Axis, tuple[str, ...]] = {
     Axis.HIDDEN: ("hidden_size", "n_embd", "d_model", "emb_dim"),
     Axis.HEADS: ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"),
-    Axis.KV_HEADS: (
-        "num_key_value_heads",
-        "num_kv_heads",
-        "attn_config.kv_n_heads",
-        "num_query_groups",
-    ),
+    Axis.KV_HEADS: ("attn_config.kv_n_heads", "num_key_value_heads", "num_kv_heads", "num_query_groups"),
     Axis.LAYERS: ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     Axis.EXPERTS: (
         "num_local_experts",
@@ -71,6 +66,13 @@ def named(config: PretrainedConfig, names: tuple[str, ...]) -> str | None:
         if name.partition(".")[0] in own and type(read(config, name)) is int:
             return name
     return None
+
+
+def layers_of(config: PretrainedConfig) -> int:
+    """The number of layers; 0 if the config has no word for it. Some only list a kind for each layer."""
+    field = named(config, NAMES[Axis.LAYERS])
+    layers = read(config, field or "num_hidden_layers")
+    return layers if type(layers) is int else 0
 
 
 def with_sizes(config: PretrainedConfig, changes: Mapping[str, Any]) -> PretrainedConfig:

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from space.architecture import Architecture, Axis
 
-Sizes = TypeVar("Sizes", int, NDArray[np.int64])
 #: An axis's size, or the number of layers that are kept of a kind.
 Variable = Axis | int
 Powers = frozenset[tuple[Variable, int]]
@@ -99,23 +98,20 @@ class Polynomial:
         names = {variable for powers in self.terms for variable, _ in powers}
         return any(isinstance(name, int) for name in names) if axis is Axis.LAYERS else axis in names
 
-    def at(self, sizes: Mapping[Axis, Sizes]) -> Sizes:
-        """The count at sizes given as whole numbers or as arrays of one shape (then vectorised)."""
-        values: dict[Variable, Sizes] = dict(sizes)
-        for kind, kept in self.layers.items():
-            of_kind = kept[sizes[Axis.LAYERS]]
-            values[kind] = of_kind if isinstance(of_kind, np.ndarray) else int(of_kind)
+    def at(self, sizes: Mapping[Axis, NDArray[np.int64]]) -> NDArray[np.int64]:
+        """The counts at arrays of sizes, all of one shape."""
+        values: dict[Variable, NDArray[np.int64]] = dict(sizes.items())
+        values |= {kind: kept[sizes[Axis.LAYERS]] for kind, kept in self.layers.items()}
         total = _horner(self._numerators, values)
         if self._denominator > 1:
             total = total // self._denominator
-        some = next(iter(sizes.values()))
-        if isinstance(some, np.ndarray) and not isinstance(total, np.ndarray):
-            return np.full_like(some, total)
-        return total
+        return np.broadcast_to(total, next(iter(sizes.values())).shape)
 
     def of(self, architecture: Architecture) -> int:
         """The count of one architecture."""
-        return int(self.at({axis: architecture[axis] for axis in Axis}))
+        values: dict[Variable, int] = {axis: architecture[axis] for axis in Axis}
+        values |= {kind: int(kept[architecture.layers]) for kind, kept in self.layers.items()}
+        return int(_horner(self._numerators, values)) // self._denominator
 
     @cached_property
     def _denominator(self) -> int:
@@ -123,7 +119,7 @@ class Polynomial:
 
     @cached_property
     def _numerators(self) -> dict[Powers, int]:
-        assert all(power > 0 for powers in self.terms for _, power in powers), "a quotient has not cancelled"
+        assert min((p for powers in self.terms for _, p in powers), default=1) > 0, "a quotient is left"
         return {powers: int(factor * self._denominator) for powers, factor in self.terms.items()}
 
 
@@ -134,11 +130,11 @@ def _product(one: Powers, other: Powers) -> Powers:
     return frozenset((variable, power) for variable, power in powers.items() if power)
 
 
-def _horner(terms: Mapping[Powers, int], values: Mapping[Variable, Sizes]) -> Sizes:
+def _horner(terms: Mapping[Powers, int], values: Mapping[Variable, Any]) -> Any:
     """Horner's rule, the variable that most terms share first."""
     shared = Counter(variable for powers in terms for variable, _ in powers)
     if not shared:
-        return sum(terms.values())  # type: ignore[return-value]
+        return sum(terms.values())
     most = max(shared, key=lambda variable: (shared[variable], str(variable)))
     inside: dict[Powers, int] = {}
     outside: dict[Powers, int] = {}

@@ -12,7 +12,8 @@ from transformers import PretrainedConfig
 
 from space.architecture import Axis
 from space.axis_map import build
-from space.fields import NAMES, WIDTHS, named, read, with_sizes
+from space.families.entries import entry_of
+from space.fields import NAMES, WIDTHS, layers_of, named, read, with_sizes
 
 Shapes = dict[str, tuple[int, ...]]
 #: A scalar attribute of a module: the module's name, the attribute's.
@@ -73,6 +74,8 @@ class Probes:
     """What the class said to a size that it refused."""
     moving: set[tuple[str, str]] = field(default_factory=set)
     """Scalars that depend on a size."""
+    alike: tuple[str, ...] = ()
+    """Fields that are set with hidden's own."""
     coupled: bool = False
     """Heads and hidden move together: the class has no head size of its own."""
 
@@ -104,16 +107,19 @@ def written_out(config: PretrainedConfig) -> PretrainedConfig:
     return config
 
 
-def probe(config: PretrainedConfig) -> Probes:
+def probe(config: PretrainedConfig, coupled: bool) -> Probes:
     """Double every size of a config, one after the other, and note which dimensions move.
 
     Args:
         config: from ``written_out``.
+        coupled: move hidden and heads together even if the class builds without.
     """
     fields = {axis: name for axis, names in NAMES.items() if (name := named(config, names))}
-    sizes = {axis: int(read(config, name)) for axis, name in fields.items()}
+    sizes = {axis: int(read(config, name)) for axis, name in fields.items()} | {Axis.LAYERS: layers_of(config)}
     probes = Probes(config, built(config), fields, sizes)
-    _probe_attention(probes)
+    alike = entry_of(config.model_type).alike.get(Axis.HIDDEN, ())
+    probes.alike = tuple(name for name in alike if read(config, name) == sizes[Axis.HIDDEN])
+    _probe_attention(probes, coupled)
     for key in (Axis.EXPERTS, Axis.HEAD_DIM):
         if key in fields:
             _double(probes, key, {fields[key]: 2 * sizes[key]})
@@ -123,16 +129,17 @@ def probe(config: PretrainedConfig) -> Probes:
     return probes
 
 
-def _probe_attention(probes: Probes) -> None:
+def _probe_attention(probes: Probes, coupled: bool) -> None:
     """Hidden, heads and KV heads: doubled one after the other and kept so, as each may have to divide the last."""
     fields, sizes = probes.fields, probes.sizes
-    hidden, heads = ({fields[axis]: 2 * sizes[axis]} for axis in (Axis.HIDDEN, Axis.HEADS))
+    hidden = dict.fromkeys((fields[Axis.HIDDEN], *probes.alike), 2 * sizes[Axis.HIDDEN])
+    heads = {fields[Axis.HEADS]: 2 * sizes[Axis.HEADS]}
     kv = {fields[Axis.KV_HEADS]: 2 * sizes[Axis.KV_HEADS]} if Axis.KV_HEADS in fields else {}
     _double(probes, Axis.HIDDEN, hidden)
     _double(probes, Axis.HEADS, hidden | heads, hidden) or _double(
         probes, Axis.HEADS, hidden | heads | kv, hidden
     )
-    if not _moves(probes, Axis.HEADS):
+    if coupled or not _grows(probes, Axis.HEADS):
         probes.coupled = True
         probes.failed.pop(Axis.HEADS, None)
         probes.growth.pop(Axis.HEADS, None)
@@ -141,8 +148,15 @@ def _probe_attention(probes: Probes) -> None:
         _double(probes, Axis.KV_HEADS, hidden | heads | kv, hidden | heads)
 
 
-def _moves(probes: Probes, key: Axis | str) -> bool:
-    return any(map(any, probes.growth.get(key, {}).values()))
+def last_line(error: BaseException) -> str:
+    """What a class says when it refuses, without where."""
+    return str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
+
+
+def _grows(probes: Probes, key: Axis | str) -> bool:
+    """Whether a size makes something larger and nothing smaller; a head size that is hidden / heads shrinks."""
+    moves = [move for moves in probes.growth.get(key, {}).values() for move in moves]
+    return any(move > 0 for move in moves) and not any(move < 0 for move in moves)
 
 
 def _double(
@@ -153,7 +167,7 @@ def _double(
         less = built(with_sizes(probes.base, before)) if before else probes.whole
         more = built(with_sizes(probes.base, changes))
     except Refusal as error:
-        probes.failed[key] = f"{type(error).__name__}: {error}".splitlines()[0]
+        probes.failed[key] = f"the class refuses other sizes ({last_line(error)})"
         return False
     if more.shapes.keys() != probes.whole.shapes.keys():
         probes.failed[key] = "parameters appear or vanish with its size"

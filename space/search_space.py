@@ -1,178 +1,123 @@
-"""Every architecture near a budget: enumerated, counted exactly, none built.
-
-The MLP size is solved from the other sizes, so that each candidate lies within the tolerance.
-"""
+"""Every architecture near a budget: a table of sizes, counted exactly, none built."""
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import overload
 
 import numpy as np
-from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
 
 from space.architecture import Architecture, Axis
-from space.axis_map import AxisMap
-from space.budget import Budget, spoken
-from space.counting import Polynomial, parameter_polynomial
-from space.input_error import InputError
+from space.budget import Budget
 
-#: The axes that a sampler chooses; the MLP follows from them.
-FREE_AXES = (Axis.HIDDEN, Axis.HEADS, Axis.KV_HEADS, Axis.LAYERS)
-Sizes = dict[Axis, NDArray[np.int64]]
-Share = TypeVar("Share", float, NDArray[np.float64])
+AXES = tuple(Axis)
 
 
 @dataclass(frozen=True)
+class Architectures(Sequence[Architecture]):
+    """The rows of a table of sizes, made into architectures as they are looked at."""
+
+    table: NDArray[np.int64]
+    """(n, axes)."""
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @overload
+    def __getitem__(self, place: int) -> Architecture: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Architecture]: ...
+
+    def __getitem__(self, place: int | slice) -> Architecture | list[Architecture]:
+        if isinstance(place, slice):
+            return [Architecture(*row) for row in self.table[place].tolist()]
+        return Architecture(*self.table[place].tolist())
+
+    def __iter__(self) -> Iterator[Architecture]:
+        return (Architecture(*row) for row in self.table.tolist())
+
+
+@dataclass(frozen=True, eq=False)
 class SearchSpace:
-    """All architectures within the tolerance of a budget."""
+    """All architectures within the tolerance of a budget, in a fixed order."""
 
     budget: Budget
-    architectures: tuple[Architecture, ...]
-    """In a fixed order; one MLP size for each choice of the other sizes."""
-    parameters: tuple[int, ...]
-    """Exact, beside ``architectures``."""
+    free_axes: tuple[Axis, ...]
+    """The axes that a sampler chooses; all other sizes follow from theirs."""
+    solved: Axis | None
+    """The axis whose size the budget decides."""
+    table: NDArray[np.int64]
+    """(n, axes) sizes, the axes in the order of ``Axis``."""
+    parameters: NDArray[np.int64]
+    """(n,) exact."""
 
-    @cached_property
-    def parameters_of(self) -> dict[Architecture, int]:
-        """The exact number of parameters of each architecture."""
-        return dict(zip(self.architectures, self.parameters, strict=True))
+    def __len__(self) -> int:
+        return len(self.table)
 
-    @cached_property
-    def by_free_sizes(self) -> dict[tuple[int, ...], Architecture]:
-        """The architecture for each choice of ``FREE_AXES``."""
-        return {tuple(a[axis] for axis in FREE_AXES): a for a in self.architectures}
+    @property
+    def architectures(self) -> Architectures:
+        """All of them, one row of the table each."""
+        return Architectures(self.table)
+
+    def column(self, axis: Axis) -> NDArray[np.int64]:
+        """(n,) the sizes of an axis."""
+        return self.table[:, AXES.index(axis)]
 
     def values(self, axis: Axis) -> list[int]:
         """The sizes of an axis that occur, ascending."""
-        return sorted({architecture[axis] for architecture in self.architectures})
+        found: list[int] = np.unique(self.column(axis)).tolist()
+        return found
 
+    @cached_property
+    def free_table(self) -> NDArray[np.int64]:
+        """(n, free axes) sizes of the free axes."""
+        return self.table[:, [AXES.index(axis) for axis in self.free_axes]]
 
-def divisor(size: int) -> int:
-    """What the sizes of a hidden or MLP axis are multiples of: kinder to hardware the larger it is."""
-    return next((step for step in (128, 64, 32, 16, 8) if size >= 16 * step), 4)
+    def row(self, free_sizes: Sequence[int]) -> int:
+        """The row with these sizes of the free axes.
 
+        Raises:
+            KeyError: there is none.
+        """
+        levels, weights, codes, order = self._index
+        code = 0
+        for size, level, weight in zip(free_sizes, levels, weights, strict=True):
+            place = int(np.searchsorted(level, size))
+            if place == len(level) or level[place] != size:
+                raise KeyError(tuple(free_sizes))
+            code += place * weight
+        place = int(np.searchsorted(codes, code))
+        if place == len(codes) or codes[place] != code:
+            raise KeyError(tuple(free_sizes))
+        return int(order[place])
 
-def floors(teacher: Architecture, share: float) -> dict[Axis, int]:
-    """How far each axis may shrink when ``share`` of the parameters is to remain.
+    def parameters_of(self, architecture: Architecture) -> int:
+        """The exact number of parameters of a member.
 
-    No axis alone has to carry the whole cut, so each stays above 0.8 of the share and at most half;
-    the MLP, which is solved for, may go to half of that.
-    """
-    return {axis: max(1, math.ceil(part * teacher[axis])) for axis, part in _least(share).items()}
+        Raises:
+            KeyError: the architecture is none.
+        """
+        row = self.row([architecture[axis] for axis in self.free_axes])
+        if self.architectures[row] != architecture:
+            raise KeyError(architecture)
+        return int(self.parameters[row])
 
-
-def _least(share: Share) -> dict[Axis, Share]:
-    """The smallest share of each axis that goes with a share of the parameters."""
-    least = np.minimum(0.5, 0.8 * share)
-    return dict.fromkeys(Axis, least) | {Axis.MLP: least / 2}
-
-
-def enumerate_space(axis_map: AxisMap, budget: Budget) -> SearchSpace:
-    """Find every architecture within the budget's tolerance.
-
-    Raises:
-        InputError: the budget is not below the teacher's size, or no architecture lies within it.
-    """
-    teacher, count = axis_map.teacher, parameter_polynomial(axis_map)
-    whole = count.of(teacher)
-    if budget.highest >= whole:
-        most = spoken(0.9 * whole / (1 + budget.tolerance))
-        raise InputError(
-            "The budget, tolerance included, has to lie below the teacher's size",
-            f"{budget} was asked of a teacher of {whole:,} parameters",
-            f"Ask for less (up to {most}), or name a larger teacher with --model",
-        )
-    least = floors(teacher, budget.parameters / whole)
-    sizes = _grid(axis_map, least)
-    constant, slope = count.split(Axis.MLP)
-    step = divisor(teacher.mlp)
-    lowest, highest = -(-least[Axis.MLP] // step) * step, teacher.mlp // step * step
-    steps = (budget.parameters - constant.at(sizes)) / slope.at(sizes) / step
-
-    def solved(whole_number: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Sizes:
-        return sizes | {Axis.MLP: np.clip(whole_number(steps).astype(np.int64) * step, lowest, highest)}
-
-    sizes = solved(np.rint)
-    parameters = count.at(sizes)
-    near = (parameters >= budget.lowest) & (parameters <= budget.highest)
-    if not near.any():
-        raise _nothing_near(budget, teacher, count, (solved(np.floor), solved(np.ceil)))
-    rows = np.stack([sizes[axis] for axis in Axis], axis=1)[near]
-    found = tuple(
-        Architecture(**{axis.value: int(size) for axis, size in zip(Axis, row, strict=True)}) for row in rows
-    )
-    return SearchSpace(budget, found, tuple(int(n) for n in parameters[near]))
-
-
-def _grid(axis_map: AxisMap, least: dict[Axis, int]) -> Sizes:
-    """Every choice of the free axes that the class allows, one array an axis."""
-    teacher = axis_map.teacher
-    group = teacher.heads // teacher.kv_heads
-    kv_choices = [k for k in range(1, teacher.kv_heads + 1) if teacher.kv_heads % k == 0]
-    rows = [
-        (hidden, kv_heads * each, kv_heads, layers)
-        for hidden in _multiples(teacher.hidden, least[Axis.HIDDEN])
-        for kv_heads in kv_choices
-        for each in range(1, group + 1)
-        if kv_heads * each >= least[Axis.HEADS] and kv_heads >= least[Axis.KV_HEADS]
-        if _allowed(axis_map, hidden, kv_heads * each, kv_heads)
-        for layers in range(least[Axis.LAYERS], teacher.layers + 1)
-    ]
-    table = np.array(rows, dtype=np.int64).reshape(-1, len(FREE_AXES))
-    return {axis: table[:, place] for place, axis in enumerate(FREE_AXES)}
-
-
-def _multiples(size: int, least: int) -> Sequence[int]:
-    """Multiples of the divisor from ``least`` to ``size``, and ``size`` itself."""
-    step = divisor(size)
-    return [*range(-(-least // step) * step, size, step), size]
-
-
-def _allowed(axis_map: AxisMap, hidden: int, heads: int, kv_heads: int) -> bool:
-    """Whether the class's own rules accept these sizes together.
-
-    The rules are validators of the config's class; to run them on a copy takes a quarter of the time
-    of making a config.
-    """
-    names, sized = axis_map.family.fields, copy.copy(axis_map.config)
-    try:
-        for axis, size in ((Axis.HIDDEN, hidden), (Axis.HEADS, heads), (Axis.KV_HEADS, kv_heads)):
-            setattr(sized, names[axis], size)
-        sized.validate()
-    except StrictDataclassError:
-        return False
-    return True
-
-
-def _nothing_near(
-    budget: Budget, teacher: Architecture, count: Polynomial, around: tuple[Sizes, Sizes]
-) -> InputError:
-    """A refusal that names the nearest budgets on both sides that would do, by their own limits.
-
-    Args:
-        budget: what was asked.
-        teacher: its sizes.
-        count: parameters of an architecture.
-        around: for each choice of the free axes, the MLP sizes next below and above what it would take.
-    """
-    whole = count.of(teacher)
-    counts: set[int] = set()
-    for sizes in around:
-        parameters = count.at(sizes)
-        works = parameters * (1 + budget.tolerance) < whole
-        for axis, part in _least(parameters / whole).items():
-            works &= sizes[axis] >= part * teacher[axis]
-        counts.update(parameters[works].tolist())
-    below, above = (sorted(n for n in counts if (n > budget.parameters) is side) for side in (False, True))
-    nearest = " and ".join(map(str, (*below[-1:], *above[:1]))) or "none"
-    return InputError(
-        "At least one architecture has to lie within the budget's tolerance",
-        f"none lies within {budget} for a teacher of {whole:,} parameters; the nearest are {nearest}",
-        "Take one of these as --budget, widen --tolerance, or name a teacher nearer in size with --model",
-    )
+    @cached_property
+    def _index(
+        self,
+    ) -> tuple[list[NDArray[np.int64]], list[int], NDArray[np.int64], NDArray[np.intp]]:
+        """Sizes that occur, their place values, and the codes of all rows, sorted, with their rows."""
+        levels, weights, weight = [], [], 1
+        codes = np.zeros(len(self.table), dtype=np.int64)
+        for column in self.free_table.T:
+            level, places = np.unique(column, return_inverse=True)
+            levels.append(level)
+            weights.append(weight)
+            codes += places * weight
+            weight *= len(level)
+        order = np.argsort(codes, kind="stable")
+        return levels, weights, codes[order], order

@@ -8,7 +8,7 @@ against the masked teacher. An axis that fails is refused with what failed.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, product
 
@@ -20,17 +20,19 @@ from space.axis_map import AxisMap, layer_modules
 from space.contract.draws import random_architecture, random_teacher
 from space.contract.scaling import measured
 from space.contract.trial import breach, sorting_keeps, trial_tokens
-from space.discovery import Choices, Draft, Spot, discover
+from space.discovery import Choices, Draft, Spot, Tie, discover
 from space.extraction import student_config
 from space.families.decoders import no_decoder
 from space.families.tiny import tiny
 from space.input_error import InputError
-from space.layout import axes_of
+from space.layout import Together, axes_of
 from space.mixing import modules_that_mix
-from space.scales import Scales
+from space.probing import Refusal
+from space.scales import Scales, starred
 
 _GROUPS = (
     {Axis.HEADS, Axis.KV_HEADS},
+    {Axis.HEAD_DIM},
     {Axis.MLP},
     {Axis.EXPERT_MLP},
     {Axis.SHARED_MLP},
@@ -39,7 +41,7 @@ _GROUPS = (
 )
 _COMBINATIONS = 100
 #: Random students for each axis alone and for all together.
-_ALONE, _TOGETHER = 3, 3
+_ALONE, _TOGETHER = 4, 4
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Vouched:
     model: PreTrainedModel
     choices: Choices
     attention: frozenset[str]
+    tie: Tie | None
     scales: Scales
     failures: dict[Axis, str]
 
@@ -61,7 +64,7 @@ def axis_map_of(config: PretrainedConfig) -> AxisMap:
         InputError: the type is no decoder, or not even one axis keeps the contract.
     """
     vouched = vouch(config)
-    whole = discover(config, vouched.choices, vouched.attention).axis_map
+    whole = discover(config, vouched.choices, vouched.attention, vouched.tie).axis_map
     refused = dict(whole.refused) | vouched.failures
     whole = replace(whole, scales=vouched.scales, refused=refused)
     if not whole.free:
@@ -83,14 +86,31 @@ def vouch(config: PretrainedConfig) -> Vouched:
     small = tiny(config)
     model = random_teacher(small)
     attention = _attention(model, discover(small).axis_map)
-    draft = discover(small, attention=attention)
-    choices = _chosen(model, draft, small, attention)
-    axis_map = discover(small, choices, attention).axis_map
-    axis_map = replace(axis_map, scales=_scales(model, axis_map))
-    failures = _failures(model, axis_map)
+    found = _vouched(model, small, attention, None)
+    for tie in Tie if Axis.HIDDEN in found.small.refused else ():
+        other = _vouched(model, small, attention, tie)
+        if len(other.small.refused.keys() - {Axis.HEADS}) < len(found.small.refused):
+            found = other
     torch.set_rng_state(state)
+    return found
+
+
+def _vouched(
+    model: PreTrainedModel, small: PretrainedConfig, attention: frozenset[str], tie: Tie | None
+) -> Vouched:
+    draft = discover(small, attention=attention, tie=tie)
+    choices = _chosen(model, draft, small, attention, tie)
+    axis_map = _scaled(model, discover(small, choices, attention, tie).axis_map)
+    if tie is Tie.HEAD_DIM:
+        # A change of places within heads looks the same whatever stands beside what; only a cut tells.
+        for choice in _combinations(draft, _spots(draft, {Axis.HEAD_DIM})):
+            other = _scaled(model, discover(small, choices | choice, attention, tie).axis_map)
+            if not _breach(model, other, {Axis.HIDDEN}, _ALONE):
+                axis_map, choices = other, choices | choice
+                break
+    failures = _failures(model, axis_map)
     axis_map = replace(axis_map, refused={**axis_map.refused, **failures})
-    return Vouched(axis_map, model, choices, attention, axis_map.scales, failures)
+    return Vouched(axis_map, model, choices, attention, tie, axis_map.scales, failures)
 
 
 def _attention(model: PreTrainedModel, axis_map: AxisMap) -> frozenset[str]:
@@ -99,18 +119,25 @@ def _attention(model: PreTrainedModel, axis_map: AxisMap) -> frozenset[str]:
 
 
 def _chosen(
-    model: PreTrainedModel, draft: Draft, config: PretrainedConfig, attention: frozenset[str]
+    model: PreTrainedModel,
+    draft: Draft,
+    config: PretrainedConfig,
+    attention: frozenset[str],
+    tie: Tie | None,
 ) -> dict[Spot, int]:
     """For each doubtful dimension the first candidate under which a random order keeps the logits."""
     chosen: dict[Spot, int] = {}
     for axes in _GROUPS:
-        spots = [spot for spot, layouts in draft.open.items() if set(axes_of(layouts[0])) & axes]
-        for choice in _combinations(draft, spots):
-            axis_map = discover(config, chosen | choice, attention).axis_map
+        for choice in _combinations(draft, _spots(draft, axes)):
+            axis_map = discover(config, chosen | choice, attention, tie).axis_map
             if all(sorting_keeps(model, axis_map, axes, seed) for seed in (1, 2)):
                 chosen |= choice
                 break
     return chosen
+
+
+def _spots(draft: Draft, axes: Collection[Axis]) -> list[Spot]:
+    return [spot for spot, layouts in draft.open.items() if set(axes_of(layouts[0])) & set(axes)]
 
 
 def _combinations(draft: Draft, spots: list[Spot]) -> Iterator[dict[Spot, int]]:
@@ -126,29 +153,52 @@ def _combinations(draft: Draft, spots: list[Spot]) -> Iterator[dict[Spot, int]]:
         yield {spot: n for group, n in zip(alike.values(), numbers, strict=True) for spot in group}
 
 
-def _scales(model: PreTrainedModel, axis_map: AxisMap) -> Scales:
-    if Axis.HIDDEN not in axis_map.free:
-        return Scales()
-    drawn = random_architecture(axis_map, {Axis.HIDDEN}, random.Random(0))
+def _scaled(model: PreTrainedModel, axis_map: AxisMap) -> AxisMap:
+    """The map with what the class derives from hidden, measured at two widths."""
+    drawn = random_architecture(axis_map, {Axis.HIDDEN}, random.Random(0)) if Axis.HIDDEN in axis_map.free else None
     if drawn is None:
-        return Scales()
+        return axis_map
     architecture, kept = drawn
-    narrow = random_teacher(student_config(axis_map, architecture, kept))
-    return measured(model, narrow, axis_map, architecture.hidden)
+    try:
+        narrow = random_teacher(student_config(axis_map, architecture, kept))
+        axis_map = replace(axis_map, scales=measured(model, narrow, axis_map, architecture.hidden))
+    except Refusal:
+        return axis_map
+    if not axis_map.teacher.head_dim:
+        return axis_map
+    options = [replace(axis_map, scales=replace(axis_map.scales, queries=q)) for q in _queries(axis_map)]
+    return next((m for m in options if not breach(model, m, {Axis.HIDDEN}, 0)), axis_map)
+
+
+def _queries(axis_map: AxisMap) -> Iterator[dict[Spot, int]]:
+    """Where queries may stand: one of the parts of a tensor fused for all three, with its bias."""
+    fused = [
+        (starred(tensor.name), place)
+        for tensor in axis_map.tensors
+        for place, layout in enumerate(tensor.dimensions)
+        if isinstance(layout, Together) or "3×head_dim" in str(layout)
+    ]
+    for part in range(3 if fused else 0):
+        yield dict.fromkeys(fused, part)
 
 
 def _failures(model: PreTrainedModel, axis_map: AxisMap) -> dict[Axis, str]:
+    """What fails, axis by axis; where single axes hold and all together do not, the fewest that spoil it."""
     failures: dict[Axis, str] = {}
     for axis in axis_map.free:
-        for seed in range(_ALONE):
-            if found := breach(model, axis_map, {axis}, seed):
-                failures[axis] = found
-                break
+        if found := _breach(model, axis_map, {axis}, _ALONE):
+            failures[axis] = found
     left = [axis for axis in axis_map.free if axis not in failures]
-    for seed in range(_TOGETHER if len(left) > 1 else 0):
-        if found := breach(model, axis_map, left, seed):
-            return failures | dict.fromkeys(left, f"together with the others, {found}")
-    return failures
+    if len(left) < 2 or not (found := _breach(model, axis_map, left, _TOGETHER)):
+        return failures
+    for spoiler in reversed(left):
+        if not _breach(model, axis_map, [axis for axis in left if axis is not spoiler], _TOGETHER):
+            return failures | {spoiler: f"together with the others, {found}"}
+    return failures | dict.fromkeys(left, f"together with the others, {found}")
+
+
+def _breach(model: PreTrainedModel, axis_map: AxisMap, axes: Collection[Axis], draws: int) -> str | None:
+    return next((found for seed in range(draws) if (found := breach(model, axis_map, axes, seed))), None)
 
 
 def _refusal(config: PretrainedConfig, why: str) -> InputError:

@@ -10,6 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 from evaluators.final_states import token_slice
 
+#: What makes logits of final states.
+Head = Callable[[Tensor], Tensor]
+
 
 def forward_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """KL(teacher ‖ student) summed over tokens, in nats, temperature 1 (arXiv 2407.14679, section 3).
@@ -26,30 +29,32 @@ def forward_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 def chunked(
     loss: Callable[[Tensor, Tensor], Tensor],
     states: Tensor,
-    head: Tensor,
+    head: Head,
     teacher_states: Tensor,
-    teacher_head: Tensor,
+    teacher_head: Head,
+    vocabulary: int,
 ) -> Tensor:
     """The mean of a loss on logits over tokens; a slice's logits are made again in the backward pass.
 
     Args:
         loss: of (n, V) student and teacher logits, summed over tokens.
         states: (B, T, d) the student's final states.
-        head: (V, d) the student's head.
+        head: the student's; it makes (n, V) logits of (n, d) states.
         teacher_states: (B, T, D).
-        teacher_head: (V, D).
+        teacher_head: the teacher's, of (n, D) states.
+        vocabulary: V.
 
     Returns:
         A scalar in nats per token. Every position counts: a distribution over the next token is
         known at the last one too.
     """
     mine, theirs = states.flatten(0, 1), teacher_states.flatten(0, 1)
-    size = token_slice(head.shape[0])
+    size = token_slice(vocabulary)
 
     def of_slice(some: Tensor, targets: Tensor) -> Tensor:
         with torch.no_grad():
-            wanted = nn.functional.linear(targets.to(teacher_head.dtype), teacher_head)
-        return loss(nn.functional.linear(some, head), wanted)
+            wanted = teacher_head(targets)
+        return loss(head(some), wanted)
 
     pairs = list(zip(mine.split(size), theirs.split(size), strict=True))
     if len(pairs) == 1:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,10 +21,10 @@ from transformers import PreTrainedModel
 
 from evaluators.distillation.attention import training_attention
 from evaluators.distillation.checkpoint import Curve, Position, load_checkpoint, save_checkpoint
-from evaluators.distillation.divergence import chunked, forward_kl
+from evaluators.distillation.divergence import Head, chunked, forward_kl
 from evaluators.distillation.schedule import Schedule
 from evaluators.distillation.targets import Targets
-from evaluators.final_states import final_states, head_weight
+from evaluators.final_states import final_states, logits_of, vocabulary
 
 
 class DivergenceError(RuntimeError):
@@ -65,14 +66,16 @@ class Outcome:
 class Distillation(nn.Module):
     """Student and loss as one module, so that wrappers for many processes see one forward pass."""
 
-    def __init__(self, student: PreTrainedModel, teacher_head: Tensor) -> None:
+    def __init__(self, student: PreTrainedModel, teacher_head: Head) -> None:
         super().__init__()
         self.student, self.teacher_head = student, teacher_head
 
     def forward(self, tokens: Tensor, teacher_states: Tensor) -> Tensor:
         """The mean forward KL of a batch, in nats per token; see ``chunked``."""
         states = final_states(self.student, tokens)
-        return chunked(forward_kl, states, head_weight(self.student), teacher_states, self.teacher_head)
+        head = partial(logits_of, self.student)
+        size = vocabulary(self.student)
+        return chunked(forward_kl, states, head, teacher_states, self.teacher_head, size)
 
 
 def distil(

@@ -1,6 +1,6 @@
 """What the teacher says of the distillation set: computed once, kept on disk, shared by all candidates.
 
-The final hidden states are kept in bfloat16; the loss applies the teacher's head to them, so the
+The final hidden states are kept in bfloat16; the loss applies the teacher's own head to them, so the
 divergence is the true one at the price of one matrix product.
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.final_states import final_states, head_weight
+from evaluators.final_states import final_states, head_dtype, logits_of, states_width
 
 _TOKENS_AT_ONCE = 4096
 
@@ -25,47 +25,56 @@ _TOKENS_AT_ONCE = 4096
 class Targets(Protocol):
     """A source of training batches: tokens beside what the teacher makes of them."""
 
-    head: Tensor
-    """(V, D) the teacher's head."""
     blocks: int
     """How many blocks there are."""
+
+    def head(self, states: Tensor) -> Tensor:
+        """(n, V) the teacher's logits from (n, D) of its final states."""
 
     def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) int64 tokens and (B, T, D) final states of the blocks with these numbers, on the device."""
 
 
-class LiveTargets:
-    """The teacher runs beside the student: no disk, twice the work."""
+class _OfTeacher:
+    """What live and cached targets share: the teacher's head."""
 
     def __init__(self, teacher: PreTrainedModel, tokens: Tensor) -> None:
-        self.teacher, self.tokens = teacher, tokens
-        self.head, self.blocks = head_weight(teacher).detach(), len(tokens)
+        self.teacher, self.tokens, self.blocks = teacher, tokens, len(tokens)
+
+    @torch.no_grad()
+    def head(self, states: Tensor) -> Tensor:
+        """See ``Targets``; states that were rounded for the disk are read in the head's precision."""
+        return logits_of(self.teacher, states.to(head_dtype(self.teacher)))
+
+
+class LiveTargets(_OfTeacher):
+    """The teacher runs beside the student: no disk, twice the work."""
 
     @torch.no_grad()
     def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Targets``."""
-        tokens = self.tokens[numbers].to(self.head.device, torch.long)
+        tokens = self.tokens[numbers].to(self.teacher.device, torch.long)
         return tokens, final_states(self.teacher, tokens)
 
 
-class CachedTargets:
+class CachedTargets(_OfTeacher):
     """The teacher's final states, read from a file that ``cache_targets`` wrote."""
 
-    def __init__(self, path: Path, head: Tensor, tokens: Tensor) -> None:
-        self.head, self.tokens, self.blocks = head.detach(), tokens, len(tokens)
-        shape = (*tokens.shape, head.shape[1])
+    def __init__(self, path: Path, teacher: PreTrainedModel, tokens: Tensor) -> None:
+        super().__init__(teacher, tokens)
+        shape = (*tokens.shape, states_width(teacher))
         size = shape[0] * shape[1] * shape[2]
         self._states = torch.from_file(str(path), size=size, dtype=torch.bfloat16).view(shape)
 
     def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Targets``."""
-        device = self.head.device
+        device = self.teacher.device
         return self.tokens[numbers].to(device, torch.long), self._states[numbers].to(device)
 
 
-def cache_bytes(tokens: int, hidden: int) -> int:
-    """Bytes on disk of the cached states of so many tokens."""
-    return 2 * tokens * hidden
+def cache_bytes(tokens: int, width: int) -> int:
+    """Bytes on disk of the cached states of so many tokens, each state of ``width`` numbers."""
+    return 2 * tokens * width
 
 
 def is_cached(path: Path, fingerprint: str) -> bool:

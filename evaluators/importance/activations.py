@@ -1,144 +1,171 @@
-"""Listening to a teacher: sums of absolute activations where the axis map says that an axis is read.
+"""Listening to a teacher: every score of every axis from what passes through it in one forward pass.
 
-Scores follow Minitron (arXiv 2407.14679, section 2.2): the mean of |a| along the sequence, then the
-L2 norm along the batch. The square of the norm is a plain sum over the blocks, so any split of the
-calibration set into batches gives the same scores.
+Each axis is heard where its units come together: neurons and heads where the next projection reads
+them, hidden dimensions behind the norms of the residual stream, layers at their two ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
 
+from evaluators.final_states import final_states
+from evaluators.importance.reading import Read, Reading, units
+from evaluators.importance.sums import ExpertSquares, Influence, Squares
 from space.architecture import Axis
 from space.axis_map import AxisMap, layer_modules
-from space.axis_map import Tensor as MappedTensor
 from space.input_error import InputError
+from space.layout import Together
 
-
-class Squares:
-    """A streaming sum over blocks of (mean over the sequence of |a|)²."""
-
-    def __init__(self) -> None:
-        self.total: Tensor | None = None
-
-    def add(self, activations: Tensor) -> None:
-        """Take in (B, T, units) activations."""
-        means = activations.detach().abs().float().mean(dim=1)
-        squares = means.double().square().sum(dim=0).cpu()
-        self.total = squares if self.total is None else self.total + squares
-
-    @property
-    def norm(self) -> Tensor:
-        """(units,) float64: the L2 norm over all blocks seen."""
-        assert self.total is not None, "nothing was listened to"
-        return self.total.sqrt()
-
-
-class Influence:
-    """Block influence of a layer: 1 − mean cosine between its input and its output (section 2.2)."""
-
-    def __init__(self) -> None:
-        self.cosines, self.tokens = 0.0, 0
-
-    def add(self, before: Tensor, after: Tensor) -> None:
-        """Take in (B, T, D) states at the layer's input and output."""
-        cosine = nn.functional.cosine_similarity(before.detach().float(), after.detach().float(), dim=-1)
-        self.cosines += float(cosine.double().sum())
-        self.tokens += cosine.numel()
-
-    @property
-    def value(self) -> float:
-        """The influence over all tokens seen."""
-        return 1 - self.cosines / self.tokens
+#: Axes whose units are scored block by block.
+_BY_BLOCK = (Axis.MLP, Axis.SHARED_MLP, Axis.HEADS)
+WORDS = {
+    Axis.HIDDEN: "hidden",
+    Axis.MLP: "the MLPs",
+    Axis.SHARED_MLP: "the shared experts",
+    Axis.HEADS: "the heads",
+    Axis.HEAD_DIM: "the entries of the heads",
+    Axis.EXPERTS: "the experts",
+    Axis.EXPERT_MLP: "the neurons of the experts",
+    Axis.LAYERS: "the layers",
+}
 
 
 class Listener:
-    """Hooks on a teacher that gather every width score and every block influence at once."""
+    """Gathers every width score and every block influence at once."""
 
-    def __init__(self, model: nn.Module, axis_map: AxisMap) -> None:
-        layers = axis_map.teacher.layers
-        self.axis_map = axis_map
-        self.neurons = [Squares() for _ in range(layers)]
-        self.heads = [Squares() for _ in range(layers)]
-        self.norms = {tensor.module: Squares() for tensor in norm_tensors(model, axis_map)}
-        self.influences = [Influence() for _ in range(layers)]
+    def __init__(self, model: PreTrainedModel, axis_map: AxisMap) -> None:
+        self.model, self.axis_map = model, axis_map
+        self.influences = [Influence() for _ in range(axis_map.teacher.layers)]
+        self.norms = {name: Squares() for name in norms(model, axis_map)}
+        self.squares: dict[tuple[Axis, int], Squares] = {}
+        self.experts: dict[int, ExpertSquares] = {}
+        self._fixed_experts = not any(tensor.has(Axis.EXPERT_MLP) for tensor in axis_map.tensors)
+        self._blocks = (0, 0)
 
     @contextmanager
-    def on(self, model: nn.Module) -> Iterator[None]:
-        """Listen to every forward pass within the context."""
-        handles = [*self._width_hooks(model), *self._layer_hooks(model)]
-        try:
-            yield
-        finally:
+    def on(self) -> Iterator[None]:
+        """Within the context every batch that is read is listened to."""
+        inner = [t for t in self.axis_map.tensors if t.layer is not None and len(t.dimensions) > 1]
+        handles = [*self._norm_hooks(), *self._layer_hooks()]
+        with ExitStack() as stack:
             for handle in handles:
-                handle.remove()
+                stack.callback(handle.remove)
+            stack.enter_context(_experts_one_by_one(self.model))
+            stack.enter_context(Reading(self.model, inner, self._hear))
+            yield
 
-    def _width_hooks(self, model: nn.Module) -> Iterator[RemovableHandle]:
-        for tensor in self.axis_map.named(Axis.HIDDEN, Axis.MLP):
-            assert tensor.layer is not None
-            yield self._on_input(model, tensor.module, self.neurons[tensor.layer], stride=1)
-        for tensor in self.axis_map.named(Axis.HIDDEN, Axis.HEADS):
-            assert tensor.layer is not None
-            stride = tensor.dimensions[1].stride
-            yield self._on_input(model, tensor.module, self.heads[tensor.layer], stride)
+    def read(self, tokens: Tensor) -> None:
+        """Run the model on (B, T) token numbers."""
+        self._blocks = (tokens.shape[0], tokens.shape[1])
+        final_states(self.model, tokens)
+
+    def _hear(self, read: Read) -> None:
+        tensor, layout = read.tensor, read.tensor.dimensions[read.dimension]
+        axes = tensor.axes[read.dimension]
+        assert tensor.layer is not None
+        if Axis.HIDDEN in axes or isinstance(layout, Together):
+            return
+        if Axis.EXPERT_MLP in axes or (
+            self._fixed_experts and tensor.has(Axis.EXPERTS) and tensor.has(Axis.HIDDEN)
+        ):
+            self._hear_experts(tensor.layer, read)
+            return
+        for axis in _BY_BLOCK:
+            if axis in axes:
+                self._hear_units(axis, tensor.layer, read.values, units(layout, axis))
+        if Axis.HEAD_DIM in axes:
+            entries = read.values.unflatten(-1, (-1, units(layout, Axis.HEADS)[1]))
+            self._sum(Axis.HEAD_DIM, tensor.layer).add_tokens(entries)
+
+    def _hear_units(self, axis: Axis, layer: int, values: Tensor, row: tuple[int, int]) -> None:
+        if row[1] > 1:
+            values = torch.linalg.vector_norm(values.unflatten(-1, row), dim=-1, dtype=torch.float32)
+        if values[..., 0].numel() != self._blocks[0] * self._blocks[1]:
+            raise unheard(self.axis_map, f"{WORDS[axis]} of layer {layer}")
+        self._sum(axis, layer).add_blocks(values.reshape(*self._blocks, values.shape[-1]))
+
+    def _hear_experts(self, layer: int, read: Read) -> None:
+        if layer not in self.experts:
+            self.experts[layer] = ExpertSquares(self.axis_map.teacher.experts)
+        values = read.values
+        tokens = values.reshape(read.experts or 1, -1, values.shape[-1])
+        self.experts[layer].add(read.first_expert, tokens)
+
+    def _sum(self, axis: Axis, layer: int) -> Squares:
+        return self.squares.setdefault((axis, layer), Squares())
+
+    def _norm_hooks(self) -> Iterator[RemovableHandle]:
+        hidden = self.axis_map.teacher.hidden
         for name, squares in self.norms.items():
 
             def outputs(_: nn.Module, __: Any, output: Tensor, squares: Squares = squares) -> None:
-                squares.add(output)
+                if (
+                    output.numel() == hidden * self._blocks[0] * self._blocks[1]
+                    and output.shape[-1] == hidden
+                ):
+                    squares.add_blocks(output.reshape(*self._blocks, hidden))
 
-            yield model.get_submodule(name).register_forward_hook(outputs)
+            yield self.model.get_submodule(name).register_forward_hook(outputs)
 
-    @staticmethod
-    def _on_input(model: nn.Module, module: str, squares: Squares, stride: int) -> RemovableHandle:
-        def inputs(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            values = arguments[0]
-            if stride > 1:
-                values = values.unflatten(-1, (-1, stride)).float().norm(dim=-1)
-            squares.add(values)
-
-        return model.get_submodule(module).register_forward_pre_hook(inputs)
-
-    def _layer_hooks(self, model: nn.Module) -> Iterator[RemovableHandle]:
-        for layer, influence in zip(layer_modules(model, self.axis_map), self.influences, strict=True):
+    def _layer_hooks(self) -> Iterator[RemovableHandle]:
+        for layer, influence in zip(layer_modules(self.model, self.axis_map), self.influences, strict=True):
 
             def states(
                 _: nn.Module,
-                arguments: tuple[Tensor, ...],
+                arguments: tuple[Any, ...],
                 keywords: dict[str, Any],
                 output: Tensor | tuple[Tensor, ...],
                 influence: Influence = influence,
             ) -> None:
-                before = arguments[0] if arguments else keywords["hidden_states"]
-                influence.add(before, output if isinstance(output, Tensor) else output[0])
+                after = output if isinstance(output, Tensor) else output[0]
+                passed = [value for value in (*arguments, *keywords.values()) if isinstance(value, Tensor)]
+                before = next(value for value in passed if value.shape == after.shape)
+                influence.add(before, after)
 
             yield layer.register_forward_hook(states, with_kwargs=True)
 
 
-def norm_tensors(model: nn.Module, axis_map: AxisMap) -> list[MappedTensor]:
-    """The weights of the norms on the residual stream: vectors over hidden outside linear layers."""
-    return [
-        tensor
-        for tensor in axis_map.named(Axis.HIDDEN)
-        if tensor.name.endswith(".weight") and not isinstance(model.get_submodule(tensor.module), nn.Linear)
-    ]
+def unheard(axis_map: AxisMap, what: str) -> InputError:
+    """The refusal of a teacher whose class computes with an axis in an unknown way."""
+    return InputError(
+        "Every axis of a teacher has to be heard in its forward pass",
+        f"in {axis_map.config.model_type!r}, {what} could not be",
+        "Choose another teacher with --model",
+    )
 
 
-def finite(scores: Tensor, what: str) -> Tensor:
-    """The scores as float32, or a message if any is not finite.
+@contextmanager
+def _experts_one_by_one(model: PreTrainedModel) -> Iterator[None]:
+    """Within the context each expert's projections are products of their own, not parts of a grouped one."""
+    came_with = model.get_experts_implementation()
+    model.set_experts_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(came_with)
 
-    Raises:
-        InputError: the teacher's activations are not finite.
+
+def norms(model: nn.Module, axis_map: AxisMap) -> list[str]:
+    """The modules that may be norms of the residual stream.
+
+    They have nothing but vectors over hidden, or nothing at all and a class named after a norm. Those
+    of the second sort may also be norms of something else; the shape of their output tells.
     """
-    if not bool(torch.isfinite(scores).all()):
-        raise InputError(
-            "The teacher's activations have to be finite on the calibration set",
-            f"the scores of {what} are not",
-            "Try --dtype float32, or another teacher",
+    vectors: dict[str, bool] = {}
+    for tensor in axis_map.tensors:
+        over_hidden = tensor.axes == (frozenset({Axis.HIDDEN}),) and (
+            tensor.dimensions[0].length == axis_map.teacher.hidden
         )
-    return scores.float()
+        vectors[tensor.module] = vectors.get(tensor.module, True) and over_hidden
+    return [
+        name
+        for name, module in model.named_modules()
+        if next(module.children(), None) is None and vectors.get(name, type(module).__name__.endswith("Norm"))
+    ]

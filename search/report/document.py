@@ -69,6 +69,7 @@ def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
             curves=curves_figure(summary),
             panels=stability_panels(summary),
             sizes=sizes_figure(summary),
+            axes=words.AXES,
             importance=importance_panels(summary, ranking) if ranking else [],
             retrained=_retrained(summary),
             style=Markup(_asset("page.css")),

@@ -87,14 +87,24 @@ def origin(name: str) -> str:
     return _ORIGINS.get(name, name)
 
 
+#: Axes in words, the layers aside.
+AXES = {
+    "hidden": "hidden",
+    "mlp": "MLP",
+    "heads": "heads",
+    "kv_heads": "KV heads",
+    "experts": "experts",
+    "expert_mlp": "expert MLP",
+    "shared_mlp": "shared MLP",
+    "head_dim": "head size",
+}
+
+
 def sizes(architecture: dict[str, Any], teacher_layers: int | None = None) -> str:
     """An architecture in words, with the number of the teacher's layers if given."""
     of_teacher = f" of {teacher_layers}" if teacher_layers is not None else ""
-    return (
-        f"hidden {architecture['hidden']}, MLP {architecture['mlp']}, "
-        f"heads {architecture['heads']}, KV heads {architecture['kv_heads']}, "
-        f"layers {architecture['layers']}{of_teacher}"
-    )
+    parts = [f"{name} {architecture[key]}" for key, name in AXES.items() if key in architecture]
+    return ", ".join([*parts, f"layers {architecture['layers']}{of_teacher}"])
 
 
 def sentence(text: str) -> str:

@@ -120,17 +120,28 @@ def _drawn(axis_map: AxisMap, axes: Collection[Axis], rng: random.Random) -> Arc
         whole = teacher[axis]
         step = math.lcm(*(coupling.factor.denominator for coupling in factors if coupling.of is axis), 1)
         sizes[axis] = step * rng.randint(1, whole // step)
-    group = teacher.heads // teacher.kv_heads
-    if Axis.KV_HEADS in axes or Axis.HEADS in axes:
-        kv = sizes.get(Axis.KV_HEADS, teacher.kv_heads)
-        each = rng.randint(1, group) if Axis.HEADS in axes else group
-        if not any(coupling.axis is Axis.KV_HEADS for coupling in axis_map.couplings):
-            sizes[Axis.HEADS] = kv * each
+    _draw_heads(axis_map, axes, rng, sizes)
     if Axis.EXPERTS in axes:
         groups = expert_groups(axis_map)
         least = -(-fewest_experts(axis_map) // groups)
         sizes[Axis.EXPERTS] = groups * rng.randint(least, teacher.experts // groups)
     return axis_map.complete(sizes)
+
+
+def _draw_heads(axis_map: AxisMap, axes: Collection[Axis], rng: random.Random, sizes: dict[Axis, int]) -> None:
+    """Heads are so many groups of no more queries than the teacher's; where hidden is tied to them, it follows."""
+    teacher = axis_map.teacher
+    tied = {coupling.axis: coupling for coupling in axis_map.couplings}
+    if Axis.KV_HEADS in tied or not {Axis.HEADS, Axis.KV_HEADS, Axis.HIDDEN} & set(axes):
+        return
+    with_hidden = tied.get(Axis.HEADS)
+    group = teacher.heads // teacher.kv_heads
+    free = Axis.HEADS in axes or (with_hidden is not None and Axis.HIDDEN in axes)
+    heads = sizes.get(Axis.KV_HEADS, teacher.kv_heads) * (rng.randint(1, group) if free else group)
+    if with_hidden is None:
+        sizes[Axis.HEADS] = heads
+    else:
+        sizes[Axis.HIDDEN] = int(heads / with_hidden.factor)
 
 
 def fewest_experts(axis_map: AxisMap) -> int:

@@ -134,8 +134,8 @@ def _switch_off(
     routes = bool(experts) and not mapped.has(Axis.EXPERT_MLP)
     for place, mask in enumerate(masks):
         if place in experts and routes:
-            if values.ndim == 1:
-                values[~mask] = _NEVER
+            if values.numel() == len(mask):
+                values.view(-1)[~mask] = _NEVER
             else:
                 routers[values.untyped_storage().data_ptr()] = mask
         else:
@@ -187,7 +187,7 @@ def _restrict_norms(
     """Norms over an axis that is cut see its kept entries alone, and divide by their number."""
     vectors: dict[str, Tensor] = {}
     for mapped in axis_map.tensors:
-        if len(mapped.dimensions) == 1 and mapped.axes[0] & {Axis.HIDDEN, Axis.HEADS, Axis.KV_HEADS}:
+        if len(mapped.dimensions) == 1 and mapped.axes[0] - {Axis.EXPERTS}:
             vectors[mapped.module] = masks[mapped.name][0]
     hidden = masks[axis_map.roles.embedding][-1]
     for name, module in list(model.named_modules()):

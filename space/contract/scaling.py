@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,7 +36,8 @@ def measured(
         found = math.log(factors[0] / factors[1]) / ratio
         return round(found, 3) if abs(found) > 1e-3 else 0.0
 
-    return Scales(
+    return replace(
+        axis_map.scales,
         embedding=power(lambda model: _embedding_factor(model, axis_map)),
         head=power(_head_factor),
         norm_offset=_norm_offset(wide, axis_map),
@@ -62,22 +64,19 @@ def _embedding_factor(model: PreTrainedModel, axis_map: AxisMap) -> float:
 
 
 def _head_factor(model: PreTrainedModel) -> float:
-    """Logits over what the head's matrix gives, for weights too small for any cap to bend; 0 if not alike."""
+    """Logits over final states times the head's matrix, for weights too small for any cap to bend; 0 if not alike."""
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         return 0.0
-    whole = head.weight.clone()
-    seen: list[Tensor] = []
-    handle = head.register_forward_hook(lambda _, __, output: seen.append(output.clone()))
+    whole, tokens = head.weight.clone(), torch.tensor([[1, 2, 3]])
+    states = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
     head.weight.mul_(1e-4)
-    logits = model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=False).logits
+    logits, plain = model(input_ids=tokens, use_cache=False).logits, states @ head.weight.T
     head.weight.copy_(whole)
-    handle.remove()
-    if not seen or seen[-1].shape != logits.shape:
-        return 0.0
-    plain = seen[-1].flatten()
-    factor = float(logits.flatten() @ plain / (plain @ plain))
-    return factor if factor > 0 and torch.allclose(logits.flatten(), factor * plain, rtol=1e-2) else 0.0
+    if head.bias is not None:
+        logits = logits - head.bias
+    factor = float(logits.flatten() @ plain.flatten() / plain.norm() ** 2)
+    return factor if factor > 0 and torch.allclose(logits, factor * plain, rtol=1e-2, atol=1e-7) else 0.0
 
 
 def _norm_offset(model: PreTrainedModel, axis_map: AxisMap) -> float:

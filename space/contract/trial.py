@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -70,7 +71,9 @@ def breach(
         return "the class allows no smaller size that was tried"
     architecture, kept = drawn
     tokens = trial_tokens(model.config.get_text_config().vocab_size)
-    ranking = random_ranking(axis_map, seed)
+    refused = dict.fromkeys(set(axis_map.free) - set(axes), "not on trial") | dict(axis_map.refused)
+    axis_map = replace(axis_map, refused=refused)
+    ranking = random_ranking(axis_map, seed, axis_map.sortable | {Axis.LAYERS})
     try:
         canonical = sort_by_importance(saved_tensors(model, axis_map), axis_map, ranking)
         student = extract(canonical, axis_map, ranking, architecture, kept)

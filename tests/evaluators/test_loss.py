@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from evaluators import loss as loss_module
 from evaluators.loss import bits_per_byte, validation_loss
 from tests.evaluators.tiny_models import VOCABULARY, random_tokens, tiny_model
+from tests.evaluators.tiny_types import TYPES, model_of
 
 BLOCKS = random_tokens(7, 9)
 
@@ -20,6 +21,14 @@ BLOCKS = random_tokens(7, 9)
 )
 def test_the_loss_is_the_librarys_own(model_type: str, tied: bool) -> None:
     model = tiny_model(model_type, tie_word_embeddings=tied)
+    with torch.no_grad():
+        each = [model(input_ids=b[None].long(), labels=b[None].long()).loss.double() for b in BLOCKS]
+    assert validation_loss(model, BLOCKS) == pytest.approx(float(torch.stack(each).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_the_loss_is_the_librarys_own_for_any_head(model_type: str) -> None:
+    model = model_of(model_type)
     with torch.no_grad():
         each = [model(input_ids=b[None].long(), labels=b[None].long()).loss.double() for b in BLOCKS]
     assert validation_loss(model, BLOCKS) == pytest.approx(float(torch.stack(each).mean()), rel=1e-5)

@@ -12,7 +12,10 @@ VOCABULARY = 37
 
 
 def tiny_config(model_type: str = "llama", **changes: Any) -> PretrainedConfig:
-    """Three layers, four heads in two groups, and a head size that hidden does not give."""
+    """Three layers, four heads in two groups, and a head size that hidden does not give.
+
+    As far as the class has fields for them; of the changes each has to be one.
+    """
     sizes = {
         "vocab_size": VOCABULARY,
         "hidden_size": 16,
@@ -23,8 +26,12 @@ def tiny_config(model_type: str = "llama", **changes: Any) -> PretrainedConfig:
         "head_dim": 8,
         "max_position_embeddings": 64,
         "tie_word_embeddings": False,
+        "pad_token_id": None,
     }
-    config = AutoConfig.for_model(model_type, **{**sizes, **changes})
+    default = AutoConfig.for_model(model_type)
+    known = default.to_dict().keys() | default.attribute_map.keys()
+    fitting = {name: size for name, size in sizes.items() if name in known}
+    config = AutoConfig.for_model(model_type, **{**fitting, **changes})
     assert isinstance(config, PretrainedConfig)
     return config
 
@@ -39,7 +46,8 @@ def tiny_model(model_type: str = "llama", *, seed: int = 0, **changes: Any) -> P
             if parameter.ndim == 1:
                 parameter.copy_((1.0 if "norm" in name else 0.0) + 0.3 * values)
             else:
-                scale = torch.rand(parameter.shape[0], 1, generator=random) + 0.5
+                each = (parameter.shape[0], *[1] * (parameter.ndim - 1))
+                scale = torch.rand(each, generator=random) + 0.5
                 parameter.copy_(scale * values / parameter.shape[1] ** 0.5)
     model.eval()
     return model

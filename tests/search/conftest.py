@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import optuna
 import pytest
 from transformers import LlamaConfig, PretrainedConfig, Qwen3Config
 
+from space.axis_map import AxisMap
+from space.vouching import axis_map_of
 from studies.demo.train import CONFIG
 
 _SET_BY_THE_CONSOLE = (
@@ -40,6 +44,20 @@ def quick_disk() -> Iterator[Path]:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)
+
+
+@cache
+def _map_of(kind: type[PretrainedConfig], text: str) -> AxisMap:
+    return axis_map_of(kind.from_dict(json.loads(text)))
+
+
+@pytest.fixture(autouse=True)
+def each_teacher_vouched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To try the contract takes seconds, and here it is the same few teachers over and over."""
+    monkeypatch.setattr(
+        "search.resolution.axis_map_of",
+        lambda config: _map_of(type(config), config.to_json_string(use_diff=False)),
+    )
 
 
 def _config_alone(config: PretrainedConfig, factory: pytest.TempPathFactory, name: str) -> Path:

@@ -20,9 +20,13 @@ from search.storage import open_study
 from search.trial import CandidateError
 from search.workbench import Workbench
 from space.architecture import Architecture
-from space.axis_map import AxisMap, discover
+from space.axis_map import AxisMap
 from space.budget import Budget
-from space.search_space import SearchSpace, enumerate_space
+from space.counting import parameter_polynomial
+from space.enumeration import enumerate_space
+from space.polynomial import Polynomial
+from space.search_space import SearchSpace
+from space.vouching import axis_map_of
 from studies.demo.train import CONFIG
 
 Fails = Callable[[Architecture, int], bool]
@@ -31,7 +35,11 @@ _CONFIG = RunConfig(
     teacher="studies/demo/teacher",
     revision="",
     budget=1_000_000,
+    budget_of="total",
+    budget_dtype="float32",
     tolerance=0.02,
+    keep=(),
+    sizes=(),
     data="stdlib",
     block=128,
     calibration_blocks=4,
@@ -58,13 +66,19 @@ _CONFIG = RunConfig(
 @cache
 def demo_map() -> AxisMap:
     """The axes of the demo teacher."""
-    return discover(CONFIG)
+    return axis_map_of(CONFIG)
 
 
 @cache
 def demo_space(budget: int = 1_000_000, tolerance: float = 0.02) -> SearchSpace:
     """Every architecture of the demo teacher near a budget; 69 by default."""
     return enumerate_space(demo_map(), Budget(budget, tolerance))
+
+
+@cache
+def counted() -> Polynomial:
+    """Parameters of the demo teacher's students."""
+    return parameter_polynomial(demo_map())
 
 
 def figures(architecture: Architecture, rung: int) -> dict[str, float]:
@@ -75,7 +89,7 @@ def figures(architecture: Architecture, rung: int) -> dict[str, float]:
     return {
         "loss": loss,
         "latency": 1.5 * a.layers + 0.01 * a.hidden + 0.1 * a.heads,
-        "parameters": float(demo_space().parameters_of.get(a, 10**6)),
+        "parameters": float(counted().of(a)),
         "memory": 4e6 + 1e3 * a.kv_heads * a.layers,
         "flops": 2e6 + 50.0 * a.heads * a.layers,
     }

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,7 @@ def test_more_trials_than_architectures_try_the_whole_space(evaluator: Evaluator
 
 def test_a_space_of_one_architecture(evaluator: Evaluator) -> None:
     whole = demo_space()
-    space = SearchSpace(whole.budget, whole.architectures[:1], whole.parameters[:1])
+    space = replace(whole, table=whole.table[:1], parameters=whole.parameters[:1])
     rungs = run(run_config(), space)
     assert [[r.architecture for r in rung.records()] for rung in rungs] == [list(space.architectures)] * 3
 

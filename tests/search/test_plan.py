@@ -10,16 +10,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from search.flags import Flags
 from search.plan import plan
 from search.resolution import resolve
 from search.run_directory import RunDirectory
-from space.axis_map import discover
 from space.baselines import baselines
 from space.budget import Budget, BudgetText
-from space.search_space import enumerate_space
+from space.enumeration import enumerate_space
 from tests.search.synthetic import demo_map
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,14 +48,14 @@ def test_counts_are_exact(
     directory: Path = request.getfixturevalue(model)
     text, rows = planned(directory, tmp_path)
     resolved = resolve(Flags(budget="4B", model=str(directory), device="cpu"))
-    space = enumerate_space(discover(resolved.axis_map.config), Budget(4_000_000_000, 0.02))
+    space = enumerate_space(resolved.axis_map, Budget(4_000_000_000, 0.02))
     assert f"{parameters} parameters" in text
-    assert rows["budget"] == "4,000,000,000 parameters ±2.0%"
+    assert rows["budget"] == "4,000,000,000 parameters ±2%"
     assert rows["architectures"] == (
-        f"{len(space.architectures):,}, from {min(space.parameters):,} to {max(space.parameters):,}"
+        f"{len(space):,}, from {min(space.parameters):,} to {max(space.parameters):,} parameters"
     )
     for origin, architecture in baselines(space, resolved.axis_map.teacher).items():
-        counted = f"{space.parameters_of[architecture]:,}"
+        counted = f"{space.parameters_of(architecture):,}"
         assert rows[origin] == f"{architecture.label}, {counted} parameters"
     assert list(tmp_path.iterdir()) == []
 
@@ -98,8 +98,9 @@ def test_arithmetic_is_six_operations_a_weight_and_token_and_two_of_the_teacher(
 @pytest.mark.parametrize(("budget", "unit"), [("1M", "MB"), ("4B", "GB"), ("40B", "TB")])
 def test_disk_has_a_unit(budget: str, unit: str, demo_config: Path, tmp_path: Path) -> None:
     resolved = resolve(Flags(budget="1M", model=str(demo_config), device="cpu"))
-    config = replace(resolved.config, budget=round(BudgetText.parse(budget).amount))
-    text = plan(replace(resolved, config=config), RunDirectory(tmp_path))
+    amount = round(BudgetText.parse(budget).amount)
+    space = replace(resolved.space, parameters=np.full(len(resolved.space), amount))
+    text = plan(replace(resolved, space=space), RunDirectory(tmp_path))
     assert re.search(rf"^disk +[\d.]+ {unit}$", text, re.MULTILINE)
 
 

@@ -18,8 +18,8 @@ from search.resolution import _rung_candidates, resolve
 from search.scale import SCALES, scale_for
 from search.teachers import LADDER
 from space.budget import Budget
+from space.enumeration import enumerate_space
 from space.input_error import InputError
-from space.search_space import enumerate_space
 
 
 def flags(model: Path, **others: Any) -> Flags:
@@ -38,7 +38,9 @@ def test_a_budget_and_a_model_are_enough(demo_config: Path) -> None:
     assert found.teacher_parameters == 1_837_184
     assert (config.name, config.teacher, config.revision) == ("demo-config-1M", str(demo_config), "")
     assert (config.budget, config.tolerance) == (1_000_000, 0.02)
-    assert found.space == enumerate_space(found.axis_map, Budget(1_000_000, 0.02))
+    assert found.space.budget == Budget(1_000_000, 0.02, value_bytes=4)
+    expected = enumerate_space(found.axis_map, Budget(1_000_000, 0.02))
+    assert list(found.space.architectures) == list(expected.architectures)
     assert config.data == "HuggingFaceFW/fineweb-edu"
     assert (config.block, config.batch_blocks) == (scale.block, scale.batch_blocks)
     assert config.calibration_blocks == scale.calibration_blocks
@@ -180,9 +182,13 @@ def changed(**fields: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
 @pytest.mark.parametrize(
     ("change", "others", "message"),
     [
-        (changed(), {"budget": "1.81M"}, "has to lie below the teacher's size; 1,810,000 ±2%"),
-        (changed(), {"budget": "4B"}, "4,000,000,000 ±2% was asked of a teacher of 1,837,184 parameters"),
-        (changed(), {"budget": "100%"}, "1,837,184 ±2% was asked"),
+        (changed(), {"budget": "1.81M"}, "has to lie below the teacher's size; 1,810,000 parameters ±2%"),
+        (
+            changed(),
+            {"budget": "4B"},
+            "4,000,000,000 parameters ±2% was asked of a teacher of 1,837,184",
+        ),
+        (changed(), {"budget": "100%"}, "1,837,184 parameters ±2% was asked"),
         (changed(), {"budget": "10k"}, "At least one architecture has to lie within the budget's tolerance"),
         (changed(), {"objectives": "loss,latncy"}, "Did you mean 'latency'"),
         (changed(), {"revision": "main"}, "Leave --revision out"),

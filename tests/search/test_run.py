@@ -182,7 +182,7 @@ def test_its_models_load_with_transformers_alone(undisturbed: Done) -> None:
     for path, entry in entries.items():
         loaded = found[str(runner.directory / path)]
         assert loaded["parameters"] == entry["parameters"]
-        assert abs(loaded["parameters"] / budget["parameters"] - 1) <= budget["tolerance"]
+        assert abs(loaded["parameters"] / budget["amount"] - 1) <= budget["tolerance"]
         assert loaded["written"] == 8
         assert loaded["problems"] == []
         assert loaded["loaded"] == []

@@ -31,7 +31,7 @@ def sampler() -> SpaceSampler:
 
 def begin(rung: Rung, trial: Trial | None) -> tuple[Trial, Architecture]:
     assert trial is not None
-    return trial, rung.begin(trial, sampler(), demo_space().parameters_of)
+    return trial, rung.begin(trial, sampler())
 
 
 def cut_off(rung: Rung, sizes: int) -> Trial:
@@ -78,7 +78,7 @@ def test_the_study_holds_what_a_dashboard_shows() -> None:
     assert set(shown.params) == {"hidden", "heads", "kv_heads", "layers"}
     assert shown.user_attrs["label"] == architecture.label
     assert shown.user_attrs["mlp"] == architecture.mlp
-    assert shown.user_attrs["parameters"] == demo_space().parameters_of[architecture]
+    assert shown.user_attrs["parameters"] == demo_space().parameters_of(architecture)
     assert shown.user_attrs["origin"] == SEARCH
     assert shown.user_attrs["feasible"] is True
 

@@ -17,10 +17,10 @@ from search.teachers import (
     short_name,
     teacher_for,
 )
-from space.axis_map import discover
 from space.budget import BudgetText
 from space.counting import parameter_polynomial
 from space.input_error import InputError
+from space.vouching import axis_map_of
 from studies.demo.train import CONFIG
 
 
@@ -69,7 +69,7 @@ def test_the_ladder_rises() -> None:
 
 @pytest.mark.parametrize("known", LADDER, ids=[Path(known.id).name for known in LADDER])
 def test_every_known_teacher_has_the_size_stated(known: KnownTeacher) -> None:
-    axis_map = discover(CONFIGS[known.id])
+    axis_map = axis_map_of(CONFIGS[known.id])
     assert parameter_polynomial(axis_map).of(axis_map.teacher) == known.parameters
 
 

@@ -19,6 +19,10 @@ _NAMES = {
     "kv_heads": "KV heads",
     "kv_groups": "KV groups",
     "hidden": "hidden dimensions",
+    "experts": "experts",
+    "expert_mlp": "neurons of experts",
+    "shared_mlp": "neurons of shared experts",
+    "head_dim": "entries of heads",
 }
 _MOST_POINTS = 160
 _HEIGHT = 300

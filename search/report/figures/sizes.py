@@ -72,13 +72,9 @@ def _coordinates(ways: list[tuple[Journey, Stop]], cost: CostAxis, stage: str) -
             name, short or name, [float(way.architecture[key]) for way, _ in ways], lambda value: f"{value:g}"
         )
 
-    found = [
-        sizes("hidden", "hidden"),
-        sizes("mlp", "MLP"),
-        sizes("heads", "heads"),
-        sizes("kv_heads", "KV heads", "KV"),
-        sizes("layers", "layers"),
-    ]
+    present = [key for key in words.AXES if all(key in way.architecture for way, _ in ways)]
+    found = [sizes(key, words.AXES[key], "KV" if key == "kv_heads" else None) for key in present]
+    found.append(sizes("layers", "layers"))
     costs = [cost.of(stop.evaluation) for _, stop in ways]
     known = [value for value in costs if value is not None]
     if len(known) == len(costs):

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.models.llama import modeling_llama
 
 from evaluators.distillation.attention import training_attention
 from tests.evaluators.distillation.conftest import Accelerators
 from tests.evaluators.tiny_models import random_tokens, tiny_model
+from tests.evaluators.tiny_types import TYPES, model_of
 
 TOKENS = random_tokens(3, 20).long()
 
@@ -49,7 +53,8 @@ def test_the_implementation_is_given_back_after_an_error(accelerators: Accelerat
 
 
 @pytest.mark.parametrize(
-    ("model_type", "window"), [("llama", None), ("mistral", 5), ("qwen2", None), ("qwen3", None)]
+    ("model_type", "window"),
+    [("llama", None), ("mistral", 5), ("qwen2", None), ("qwen3", None), ("gpt2", None), ("olmo3", 5)],
 )
 def test_logits_and_gradients_are_the_same(
     accelerators: Accelerators, model_type: str, window: int | None
@@ -75,3 +80,50 @@ def test_a_config_saved_within_does_not_carry_the_change(accelerators: Accelerat
         json.loads((tmp_path / name / "config.json").read_text()) for name in ("before", "within")
     )
     assert before == within
+
+
+def loss_of_step(student: PreTrainedModel) -> tuple[float, list[Tensor]]:
+    """Of a step on ``TOKENS``: the loss, and a gradient for each parameter that has one."""
+    loss = student(input_ids=TOKENS, labels=TOKENS).loss
+    gradients = torch.autograd.grad(loss, list(student.parameters()), allow_unused=True)
+    return loss.item(), [gradient for gradient in gradients if gradient is not None]
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_a_training_step_is_the_one_of_the_students_own_attention(
+    accelerators: Accelerators, model_type: str
+) -> None:
+    """Windows, caps on the scores, sinks, slopes by distance: whichever kernel is chosen, they are there."""
+    student = model_of(model_type)
+    wanted, gradients = loss_of_step(student)
+    with training_attention(student, 20, accelerators("bf16")):
+        loss, others = loss_of_step(student)
+    assert loss == pytest.approx(wanted, rel=1e-5)
+    largest = max(float(gradient.abs().max()) for gradient in gradients)
+    for mine, theirs in zip(others, gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("model_type", ["gemma2", "gpt_oss", "bloom", "mpt"])
+def test_a_class_without_a_fused_kernel_stays_plain(accelerators: Accelerators, model_type: str) -> None:
+    student = model_of(model_type)
+    with training_attention(student, 20, accelerators("bf16")):
+        assert attention(student) == "eager"
+    assert attention(student) == "eager"
+
+
+@pytest.mark.parametrize(("factor", "within"), [(1.0, "eager"), (1.01, "sdpa")])
+def test_a_kernel_that_computes_something_else_is_not_taken(
+    accelerators: Accelerators, monkeypatch: pytest.MonkeyPatch, factor: float, within: str
+) -> None:
+    plain = modeling_llama.eager_attention_forward
+
+    def scaled(*arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor]:
+        output, weights = plain(*arguments, **keywords)
+        return factor * output, weights
+
+    monkeypatch.setattr(modeling_llama, "eager_attention_forward", scaled)
+    student = tiny_model()
+    with training_attention(student, 20, accelerators("bf16")):
+        assert attention(student) == within
+    assert attention(student) == "sdpa"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,13 @@ from evaluators.distillation.divergence import chunked, forward_kl
 from evaluators.distillation.targets import (
     CachedTargets,
     LiveTargets,
+    Targets,
     cache_bytes,
     cache_targets,
     is_cached,
 )
-from evaluators.final_states import final_states, head_weight
-from tests.evaluators.tiny_models import random_tokens, tiny_model, tiny_student
+from evaluators.final_states import final_states, logits_of, states_width
+from tests.evaluators.tiny_models import VOCABULARY, random_tokens, tiny_model, tiny_student
 
 TOKENS = random_tokens(7, 6)
 NAME = "a fingerprint"
@@ -40,9 +42,8 @@ def path(teacher: PreTrainedModel, tmp_path: Path) -> Path:
 
 
 def test_cached_targets_are_the_live_ones_rounded(teacher: PreTrainedModel, path: Path) -> None:
-    live, cached = LiveTargets(teacher, TOKENS), CachedTargets(path, head_weight(teacher), TOKENS)
+    live, cached = LiveTargets(teacher, TOKENS), CachedTargets(path, teacher, TOKENS)
     assert (live.blocks, cached.blocks) == (7, 7)
-    assert torch.equal(live.head, cached.head)
     for numbers in ([0, 1, 2, 3, 4, 5, 6], [6, 0, 3], [2, 2]):
         tokens, states = live.batch(torch.tensor(numbers))
         same_tokens, rounded = cached.batch(torch.tensor(numbers))
@@ -53,29 +54,34 @@ def test_cached_targets_are_the_live_ones_rounded(teacher: PreTrainedModel, path
         torch.testing.assert_close(rounded.float(), states, rtol=2**-8, atol=1e-6)
 
 
+def kl(student: PreTrainedModel, mine: Tensor, states: Tensor, source: Targets) -> Tensor:
+    return chunked(forward_kl, mine, partial(logits_of, student), states, source.head, VOCABULARY)
+
+
 def test_the_divergence_is_hardly_moved_by_the_rounding(teacher: PreTrainedModel, path: Path) -> None:
     """The error of a logit is a sum of independent roundings; that of a distribution is second order."""
     student, numbers = tiny_student(), torch.arange(7)
     losses = []
-    for source in (LiveTargets(teacher, TOKENS), CachedTargets(path, head_weight(teacher), TOKENS)):
+    for source in (LiveTargets(teacher, TOKENS), CachedTargets(path, teacher, TOKENS)):
         tokens, states = source.batch(numbers)
         mine = final_states(student, tokens)
-        losses.append(chunked(forward_kl, mine, head_weight(student), states, source.head).item())
+        losses.append(kl(student, mine, states, source).item())
     assert losses[0] == pytest.approx(losses[1], rel=0.005)
     assert losses[0] != losses[1]
 
 
 def test_a_cached_teacher_is_its_own_student(teacher: PreTrainedModel, path: Path) -> None:
-    cached = CachedTargets(path, head_weight(teacher), TOKENS)
+    cached = CachedTargets(path, teacher, TOKENS)
     tokens, states = cached.batch(torch.arange(7))
-    loss = chunked(forward_kl, final_states(teacher, tokens), head_weight(teacher), states, cached.head)
+    loss = kl(teacher, final_states(teacher, tokens), states, cached)
     assert 0 <= loss.item() < 1e-4
 
 
 def test_targets_carry_no_gradient(teacher: PreTrainedModel, path: Path) -> None:
-    for source in (LiveTargets(teacher, TOKENS), CachedTargets(path, head_weight(teacher), TOKENS)):
-        assert not source.head.requires_grad
-        assert not source.batch(torch.tensor([0]))[1].requires_grad
+    for source in (LiveTargets(teacher, TOKENS), CachedTargets(path, teacher, TOKENS)):
+        states = source.batch(torch.tensor([0]))[1]
+        assert not states.requires_grad
+        assert not source.head(states[0]).requires_grad
 
 
 @pytest.mark.parametrize("tokens_at_once", [1, 18, 4096])
@@ -193,5 +199,24 @@ def test_a_bfloat16_teacher_is_cached_exactly(tmp_path: Path) -> None:
     teacher = tiny_model().bfloat16()
     path = tmp_path / "states.bin"
     cache_targets(teacher, TOKENS, path, NAME)
-    states: Tensor = CachedTargets(path, head_weight(teacher), TOKENS).batch(torch.arange(7))[1]
+    states: Tensor = CachedTargets(path, teacher, TOKENS).batch(torch.arange(7))[1]
     assert torch.equal(states, LiveTargets(teacher, TOKENS).batch(torch.arange(7))[1])
+
+
+def test_the_head_reads_rounded_states_in_its_own_precision(teacher: PreTrainedModel, path: Path) -> None:
+    cached = CachedTargets(path, teacher, TOKENS)
+    states = cached.batch(torch.arange(7))[1].flatten(0, 1)
+    assert states.dtype == torch.bfloat16
+    with torch.no_grad():
+        wanted = states.float() @ teacher.get_parameter("lm_head.weight").T
+    torch.testing.assert_close(cached.head(states), wanted)
+
+
+def test_states_of_a_head_that_reads_fewer_numbers_than_hidden(tmp_path: Path) -> None:
+    """OPT projects its last states down before the head."""
+    teacher = tiny_model("opt", word_embed_proj_dim=12, ffn_dim=24)
+    path = tmp_path / "states.bin"
+    cache_targets(teacher, TOKENS, path, NAME)
+    assert path.stat().st_size == cache_bytes(TOKENS.numel(), states_width(teacher)) == 2 * 7 * 6 * 12
+    tokens, states = CachedTargets(path, teacher, TOKENS).batch(torch.arange(7))
+    torch.testing.assert_close(states.float(), final_states(teacher, tokens), rtol=2**-8, atol=1e-6)

@@ -2,11 +2,13 @@
 
 Nothing of the axis map or of the streaming sums is used: the modules are named by hand, activations
 are recorded for one block after the other, and the scores are computed from all of them at the end.
+What an expert reads is computed from its weights and from what its layer was given.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,35 +16,95 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from space.architecture import Axis
+
 Grid = NDArray[np.float64]
+#: Of (n, D) tokens, an expert's number and the module of all experts: (n, I) what its last matrix reads.
+Expert = Callable[[Tensor, int, nn.Module], Tensor]
 
 
 @dataclass(frozen=True)
-class Scores:
-    hidden: Grid
-    mlp: Grid
-    heads: Grid
-    layers: Grid
+class Names:
+    """The modules of a class, within its decoder; ``{}`` stands for a layer's number."""
+
+    layer: str = "layers.{}"
+    norms: tuple[str, ...] = ("layers.{}.input_layernorm", "layers.{}.post_attention_layernorm")
+    last_norm: str = "norm"
+    neurons: dict[Axis, str] | None = None
+    """The modules that read neurons; the MLP's as in Llama by default."""
+    heads: str = "layers.{}.self_attn.o_proj"
+    experts: str | None = None
+    expert: Expert | None = None
 
 
-def reference_scores(model: PreTrainedModel, calibration: Tensor) -> Scores:
-    """(D,), (L, F), (L, H) and (L,) scores of a model of the Llama layout."""
+def reference_scores(
+    model: PreTrainedModel, calibration: Tensor, names: Names | None = None
+) -> dict[Axis, Grid]:
+    """The scores of every axis that ``names`` knows, in the shapes of ``Ranking.scores``."""
+    names = names or Names()
     inputs, outputs = recorded(model, calibration)
-    layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
-    norms = [f"layers.{i}.{name}_layernorm" for i in range(layers) for name in ("input", "post_attention")]
-    hidden = sum(l2_of_means(outputs[name]) for name in [*norms, "norm"])
-    mlp = [l2_of_means(inputs[f"layers.{i}.mlp.down_proj"]) for i in range(layers)]
-    attention = [inputs[f"layers.{i}.self_attn.o_proj"] for i in range(layers)]
+    layers, heads = range(model.config.num_hidden_layers), model.config.num_attention_heads
+    norms = [name.format(i) for i in layers for name in names.norms]
+    attention = [inputs[names.heads.format(i)] for i in layers]
     by_head = [values.reshape(*values.shape[:2], heads, -1) for values in attention]
-    return Scores(
-        hidden=np.asarray(hidden),
-        mlp=np.stack(mlp),
-        heads=np.stack([l2_of_means(np.sqrt((values**2).sum(-1))) for values in by_head]),
-        layers=np.array([influence(inputs[f"layers.{i}"], outputs[f"layers.{i}"]) for i in range(layers)]),
-    )
+    at = [names.layer.format(i) for i in layers]
+    scores = {
+        Axis.HIDDEN: np.asarray(sum(l2_of_means(outputs[name]) for name in [*norms, names.last_norm])),
+        Axis.HEADS: np.stack([l2_of_means(np.sqrt((values**2).sum(-1))) for values in by_head]),
+        Axis.LAYERS: np.array([influence(inputs[name], outputs[name]) for name in at]),
+    }
+    neurons = {Axis.MLP: "layers.{}.mlp.down_proj"} if names.neurons is None else names.neurons
+    for axis, name in neurons.items():
+        scores[axis] = np.stack([l2_of_means(inputs[name.format(i)]) for i in layers])
+    return scores | expert_scores(model, calibration, names)
+
+
+def expert_scores(model: PreTrainedModel, calibration: Tensor, names: Names) -> dict[Axis, Grid]:
+    """√Σ over the tokens of an expert of a²: (L, E, I) for each neuron, (L, E) for all together."""
+    if names.experts is None or names.expert is None:
+        return {}
+    squares = []
+    for layer in range(model.config.num_hidden_layers):
+        experts = model.base_model.get_submodule(names.experts.format(layer))
+        calls = routed(model, calibration, experts)
+        rows = []
+        for number in range(experts.num_experts):  # type: ignore[arg-type]
+            read = [
+                names.expert(states[(chosen == number).any(-1)], number, experts) for states, chosen in calls
+            ]
+            rows.append((torch.cat(read).double().numpy() ** 2).sum(0))
+        squares.append(np.stack(rows))
+    total = np.stack(squares)
+    return {Axis.EXPERT_MLP: np.sqrt(total), Axis.EXPERTS: np.sqrt(total.sum(-1))}
+
+
+def routed(model: PreTrainedModel, calibration: Tensor, experts: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """For each block what a module of experts was given: (n, D) states and (n, k) chosen experts."""
+    calls: list[tuple[Tensor, Tensor]] = []
+    hook = experts.register_forward_pre_hook(lambda _, given: calls.append((given[0], given[1])))
+    with torch.no_grad():
+        for block in calibration:
+            model.base_model(input_ids=block[None].long(), use_cache=False)
+    hook.remove()
+    return calls
+
+
+def gated(states: Tensor, number: int, experts: Any) -> Tensor:
+    """Gate and up in one matrix, one after the other: Mixtral, Qwen."""
+    gate, up = (states @ experts.gate_up_proj[number].detach().T).chunk(2, -1)
+    read: Tensor = nn.functional.silu(gate) * up
+    return read
+
+
+def clamped(states: Tensor, number: int, experts: Any) -> Tensor:
+    """GPT-OSS: gate and up alternate, both are clamped, and one is added to the up."""
+    both = states @ experts.gate_up_proj[number].detach() + experts.gate_up_proj_bias[number].detach()
+    gate, up = both[..., ::2].clamp(max=7), both[..., 1::2].clamp(-7, 7)
+    read: Tensor = gate * torch.sigmoid(1.702 * gate) * (up + 1)
+    return read
 
 
 def recorded(model: PreTrainedModel, calibration: Tensor) -> tuple[dict[str, Grid], dict[str, Grid]]:
@@ -52,9 +114,13 @@ def recorded(model: PreTrainedModel, calibration: Tensor) -> tuple[dict[str, Gri
 
     def record(name: str, _: Any, arguments: tuple[Any, ...], output: Any) -> None:
         if arguments and isinstance(arguments[0], Tensor):
-            inputs[name].append(arguments[0].double().numpy())
+            inputs[name].append(of_block(arguments[0]))
         if isinstance(output, Tensor):
-            outputs[name].append(output.double().numpy())
+            outputs[name].append(of_block(output))
+
+    def of_block(values: Tensor) -> Grid:
+        """(1, T, units), also where a class drops the dimension of the batch."""
+        return (values if values.ndim == 3 else values[None]).double().numpy()
 
     decoder = model.base_model
     modules = [(name, module) for name, module in decoder.named_modules() if name]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -14,10 +15,11 @@ from transformers import PreTrainedModel
 
 from evaluators.importance import rank as rank_module
 from evaluators.importance.activations import Listener
-from evaluators.importance.rank import METHOD, rank, ranking_fingerprint
-from space.axis_map import discover
+from evaluators.importance.rank import METHOD, rank, ranking_fingerprint, scores_of
+from space.architecture import Axis
 from space.input_error import InputError
 from space.ranking import Ranking
+from tests.evaluators.importance.maps import map_of
 from tests.evaluators.importance.reference import influence, reference_scores
 from tests.evaluators.tiny_models import random_tokens, tiny_model
 
@@ -30,21 +32,21 @@ FAMILIES = [
     ("qwen3", {"tie_word_embeddings": True}),
 ]
 CALIBRATION = random_tokens(6, 10)
+Scores = Mapping[Axis, Tensor]
 
 
 def ranking_of(model: PreTrainedModel, calibration: Tensor = CALIBRATION) -> Ranking:
-    return rank(model, discover(model.config), calibration, "a fingerprint")
+    return rank(model, map_of(model.config), calibration, "a fingerprint")
 
 
 @pytest.mark.parametrize(("model_type", "changes"), FAMILIES)
 def test_scores_are_those_of_the_formulas(model_type: str, changes: dict[str, Any]) -> None:
     model = tiny_model(model_type, **changes)
     ranking, wanted = ranking_of(model), reference_scores(model, CALIBRATION)
-    assert_allclose(ranking.hidden, wanted.hidden, rtol=2e-5)
-    assert_allclose(ranking.mlp, wanted.mlp, rtol=2e-5)
-    assert_allclose(ranking.heads, wanted.heads, rtol=2e-5)
-    assert_allclose(ranking.layers, wanted.layers, rtol=2e-5)
-    assert ranking.kv_heads == 2
+    assert ranking.scores.keys() == wanted.keys() == {Axis.HIDDEN, Axis.MLP, Axis.HEADS, Axis.LAYERS}
+    for axis, scores in wanted.items():
+        assert_allclose(ranking.scores[axis], scores, rtol=2e-5)
+    assert (ranking.kv_heads, ranking.expert_groups) == (2, 1)
     assert ranking.method == METHOD
 
 
@@ -55,7 +57,7 @@ def test_influence_is_that_of_the_states_between_layers() -> None:
     states = [state.double().numpy() for state in output.hidden_states]
     # The library's last state is behind the final norm, so it is no layer's output.
     wanted = [influence(before, after) for before, after in pairwise(states[:-1])]
-    assert_allclose(ranking_of(model).layers[:-1], wanted, rtol=2e-5)
+    assert_allclose(ranking_of(model).scores[Axis.LAYERS][:-1], wanted, rtol=2e-5)
 
 
 def test_neurons_are_scored_behind_the_gate_and_heads_by_what_they_write() -> None:
@@ -66,11 +68,11 @@ def test_neurons_are_scored_behind_the_gate_and_heads_by_what_they_write() -> No
         values = model.get_parameter("model.layers.1.self_attn.v_proj.weight")
         values[:8], values[8:] = 0, 5 * values[8:]
     ranking = ranking_of(model)
-    assert ranking.mlp[1, 7] == 0
-    assert ranking.mlp_order[1, -1] == 7
-    assert ranking.heads[1].tolist()[:2] == [0, 0]
-    assert ranking.group_order[1].tolist() == [1, 0]
-    assert sorted(ranking.head_order[1, 0].tolist()) == [2, 3]
+    assert ranking.scores[Axis.MLP][1, 7] == 0
+    assert ranking.orders[Axis.MLP][1, -1] == 7
+    assert ranking.scores[Axis.HEADS][1].tolist()[:2] == [0, 0]
+    assert ranking.order(Axis.KV_HEADS, 1).tolist() == [1, 0]
+    assert min(ranking.scores[Axis.HEADS][1].tolist()[2:]) > 0
 
 
 def test_absolute_values_are_taken_before_the_mean() -> None:
@@ -84,7 +86,7 @@ def test_absolute_values_are_taken_before_the_mean() -> None:
         for norm in ("layers.0.input_layernorm", "layers.0.post_attention_layernorm", "norm"):
             model.get_parameter(f"model.{norm}.weight").fill_(1.0)
     ranking = ranking_of(model, torch.tensor([[0, 1, 0, 1]]))
-    assert_allclose(ranking.hidden, 3.0, rtol=1e-5)
+    assert_allclose(ranking.scores[Axis.HIDDEN], 3.0, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -95,39 +97,38 @@ def teacher() -> PreTrainedModel:
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=8))
 @settings(max_examples=30, deadline=None)
 def test_any_split_into_batches_gives_the_same_scores(teacher: PreTrainedModel, sizes: list[int]) -> None:
-    calibration = random_tokens(sum(sizes), 5)
-    whole, parts = (Listener(teacher, discover(teacher.config)) for _ in range(2))
+    calibration, axis_map = random_tokens(sum(sizes), 5).long(), map_of(teacher.config)
+    whole, parts = (Listener(teacher, axis_map) for _ in range(2))
     with torch.no_grad():
-        with whole.on(teacher):
-            teacher.base_model(input_ids=calibration.long())
-        with parts.on(teacher):
+        with whole.on():
+            whole.read(calibration)
+        with parts.on():
             for batch in calibration.split(sizes):
-                teacher.base_model(input_ids=batch.long())
-    for one, other in (
-        *zip(whole.neurons, parts.neurons, strict=True),
-        *zip(whole.heads, parts.heads, strict=True),
-        *zip(whole.norms.values(), parts.norms.values(), strict=True),
-    ):
-        assert_allclose(one.norm, other.norm, rtol=1e-5)
-    for mine, theirs in zip(whole.influences, parts.influences, strict=True):
-        assert mine.value == pytest.approx(theirs.value, rel=1e-5)
+                parts.read(batch)
+    same(scores_of(whole), scores_of(parts))
+
+
+def same(one: Scores, other: Scores) -> None:
+    assert one.keys() == other.keys()
+    for axis, scores in one.items():
+        assert_allclose(scores, other[axis], rtol=1e-5)
 
 
 @pytest.mark.parametrize("tokens_at_once", [1, 20, 4096])
 def test_blocks_are_read_in_batches_that_fit(monkeypatch: pytest.MonkeyPatch, tokens_at_once: int) -> None:
     monkeypatch.setattr(rank_module, "_TOKENS_AT_ONCE", tokens_at_once)
     model, told = tiny_model(), list[int]()
-    ranking = rank(model, discover(model.config), CALIBRATION, "a fingerprint", told.append)
+    ranking = rank(model, map_of(model.config), CALIBRATION, "a fingerprint", told.append)
     assert sum(told) == len(CALIBRATION)
     assert max(told) == {1: 1, 20: 2, 4096: 6}[tokens_at_once]
-    assert_allclose(ranking.mlp, reference_scores(model, CALIBRATION).mlp, rtol=2e-5)
+    assert_allclose(ranking.scores[Axis.MLP], reference_scores(model, CALIBRATION)[Axis.MLP], rtol=2e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 10), (1, 1)])
 def test_one_block_is_enough(shape: tuple[int, int]) -> None:
     model, calibration = tiny_model(), random_tokens(*shape)
     wanted = reference_scores(model, calibration)
-    assert_allclose(ranking_of(model, calibration).hidden, wanted.hidden, rtol=2e-5)
+    assert_allclose(ranking_of(model, calibration).scores[Axis.HIDDEN], wanted[Axis.HIDDEN], rtol=2e-5)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -151,23 +152,24 @@ def test_equal_scores_keep_the_order_of_the_teacher() -> None:
             nothing = name.endswith(("o_proj.weight", "down_proj.weight"))
             parameter.fill_(0.0 if nothing else 0.1)
     ranking = ranking_of(model)
-    for scores in (ranking.hidden, *ranking.mlp, *ranking.heads, ranking.layers):
+    rows = [row for scores in ranking.scores.values() for row in torch.atleast_2d(scores)]
+    for scores in rows:
         assert len(scores.unique()) == 1
-    assert ranking.hidden_order.tolist() == list(range(16))
-    assert ranking.mlp_order.tolist() == [list(range(24))] * 3
-    assert ranking.head_order.flatten(1).tolist() == [list(range(4))] * 3
-    assert ranking.kept_layers(2) == [0, 1]
+    assert ranking.orders[Axis.HIDDEN].tolist() == list(range(16))
+    assert ranking.orders[Axis.MLP].tolist() == [list(range(24))] * 3
+    assert ranking.orders[Axis.KV_HEADS].tolist() == [[0, 1]] * 3
+    assert ranking.orders[Axis.HEADS].tolist() == [[[0, 1], [0, 1]]] * 3
+    assert ranking.orders[Axis.LAYERS].tolist() == [0, 1, 2]
 
 
 def test_a_bfloat16_teacher_is_ranked_in_float32() -> None:
     model = tiny_model()
     wanted = reference_scores(model, CALIBRATION)
     ranking = ranking_of(model.bfloat16())
-    scores = (ranking.hidden, ranking.mlp, ranking.heads, ranking.layers)
-    assert {values.dtype for values in scores} == {torch.float32}
+    assert {values.dtype for values in ranking.scores.values()} == {torch.float32}
     # Each weight is off by at most 2⁻⁸ of itself, and so are the states of three layers, give or take.
-    assert_allclose(ranking.mlp, wanted.mlp, rtol=0.05)
-    assert np.corrcoef(ranking.hidden, wanted.hidden)[0, 1] > 0.999
+    assert_allclose(ranking.scores[Axis.MLP], wanted[Axis.MLP], rtol=0.05)
+    assert np.corrcoef(ranking.scores[Axis.HIDDEN], wanted[Axis.HIDDEN])[0, 1] > 0.999
 
 
 def test_the_teacher_is_left_as_it_was() -> None:

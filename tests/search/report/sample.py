@@ -101,7 +101,7 @@ def _run() -> dict[str, Any]:
             "latency_ms": TEACHER_MS,
             "memory_bytes": 15_401_344,
         },
-        "budget": {"parameters": BUDGET, "tolerance": 0.02},
+        "budget": {"amount": BUDGET, "of": "total", "unit": "parameters", "tolerance": 0.02},
         "space": {"architectures": 1184},
         "objectives": [
             {"name": "loss", "unit": "nats/token"},

@@ -1,0 +1,86 @@
+"""Streaming sums behind the scores: whatever the split of the calibration set, the same totals.
+
+Scores follow Minitron (arXiv 2407.14679, section 2.2): the mean of |a| along the sequence, then the
+L2 norm along the batch. The square of the norm is a plain sum over the blocks. What a routed expert
+reads is no sequence, so there the squares are summed over its tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Squares:
+    """A sum of squares by unit, kept in float64 on the device of what is taken in."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+
+    def add_blocks(self, activations: Tensor) -> None:
+        """Take in (B, T, units) activations: (mean over the sequence of |a|)² of each block."""
+        length = activations.shape[1]
+        means = torch.linalg.vector_norm(activations, ord=1, dim=1, dtype=torch.float32) / length
+        self._add(means.double().square().sum(dim=0))
+
+    def add_tokens(self, activations: Tensor) -> None:
+        """Take in (..., units) activations: a² of each token."""
+        tokens = activations.flatten(0, -2)
+        self._add(torch.linalg.vector_norm(tokens, dim=0, dtype=torch.float32).double().square())
+
+    def _add(self, squares: Tensor) -> None:
+        self.total = squares if self.total is None else self.total + squares
+
+    @property
+    def norm(self) -> Tensor:
+        """(units,) float64: the L2 norm over all that was taken in."""
+        assert self.total is not None, "nothing was listened to"
+        return self.total.sqrt().cpu()
+
+
+class ExpertSquares:
+    """The sum over tokens of a² for each neuron of each expert of a layer."""
+
+    def __init__(self, experts: int) -> None:
+        self.experts = experts
+        self.total: Tensor | None = None
+
+    def add(self, first: int, activations: Tensor) -> None:
+        """Take in (e, n, neurons) activations of the e experts from ``first`` on; n may be 0."""
+        sums = torch.linalg.vector_norm(activations, dim=1, dtype=torch.float32).double().square()
+        if self.total is None:
+            self.total = sums.new_zeros(self.experts, sums.shape[1])
+        self.total[first : first + len(sums)] += sums
+
+    @property
+    def neurons(self) -> Tensor:
+        """(E, I) float64: the L2 norm of each neuron over the tokens routed to its expert."""
+        assert self.total is not None, "nothing was listened to"
+        return self.total.sqrt().cpu()
+
+    @property
+    def whole(self) -> Tensor:
+        """(E,) float64: the L2 norm of all neurons together; it grows with size and with use."""
+        assert self.total is not None, "nothing was listened to"
+        return self.total.sum(dim=-1).sqrt().cpu()
+
+
+class Influence:
+    """Block influence of a layer: 1 − mean cosine between its input and its output (section 2.2)."""
+
+    def __init__(self) -> None:
+        self.cosines: Tensor | None = None
+        self.tokens = 0
+
+    def add(self, before: Tensor, after: Tensor) -> None:
+        """Take in (B, T, D) states at the layer's input and output."""
+        cosine = nn.functional.cosine_similarity(before.float(), after.float(), dim=-1)
+        total = cosine.double().sum()
+        self.cosines = total if self.cosines is None else self.cosines + total
+        self.tokens += cosine.numel()
+
+    @property
+    def value(self) -> float:
+        """The influence over all tokens seen."""
+        assert self.cosines is not None, "nothing was listened to"
+        return 1 - float(self.cosines) / self.tokens

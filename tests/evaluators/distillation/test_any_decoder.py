@@ -1,0 +1,54 @@
+"""Distillation of classes that are built unlike Llama: student and teacher each have their own head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from evaluators.distillation.loop import Distillation, distil
+from evaluators.distillation.targets import CachedTargets, LiveTargets, Targets, cache_targets
+from tests.evaluators.distillation.conftest import Accelerators
+from tests.evaluators.distillation.training import BLOCK, TOKENS, schedule
+from tests.evaluators.tiny_types import TYPES, model_of
+
+
+def divergence(student: PreTrainedModel, targets: Targets) -> float:
+    with torch.no_grad():
+        return float(Distillation(student, targets.head)(*targets.batch(torch.arange(targets.blocks))))
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_the_divergence_is_that_of_the_models_own_logits(model_type: str) -> None:
+    teacher, student = model_of(model_type, seed=3), model_of(model_type, seed=4)
+    with torch.no_grad():
+        wanted = teacher(input_ids=TOKENS.long()).logits.double().log_softmax(-1)
+        mine = student(input_ids=TOKENS.long()).logits.double().log_softmax(-1)
+    kl = float((wanted.exp() * (wanted - mine)).sum(-1).mean())
+    assert divergence(student, LiveTargets(teacher, TOKENS)) == pytest.approx(kl, rel=1e-4)
+    assert divergence(teacher, LiveTargets(teacher, TOKENS)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_cached_targets_lower_the_divergence_to_the_teacher(
+    accelerator: Accelerator, tmp_path: Path, model_type: str
+) -> None:
+    teacher, student = model_of(model_type, seed=3), model_of(model_type, seed=4)
+    cache_targets(teacher, TOKENS, tmp_path / "states.bin", "a fingerprint")
+    targets = CachedTargets(tmp_path / "states.bin", teacher, TOKENS)
+    before = divergence(student, LiveTargets(teacher, TOKENS))
+    distil(student, targets, schedule(20), accelerator)
+    assert divergence(student, LiveTargets(teacher, TOKENS)) < 0.8 * before
+
+
+@pytest.mark.parametrize("model_type", ["gemma2", "gpt2", "mixtral", "gpt_oss", "phi", "bloom"])
+def test_mixed_precision_lowers_it_too(accelerators: Accelerators, model_type: str) -> None:
+    teacher, student = model_of(model_type, seed=3), model_of(model_type, seed=4)
+    targets = LiveTargets(teacher, TOKENS)
+    before = divergence(student, targets)
+    distil(student, targets, schedule(20), accelerators("bf16"))
+    assert divergence(student, targets) < 0.8 * before
+    assert TOKENS.shape[1] == BLOCK
