@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from space.architecture import Architecture, Axis
 from space.layout import Layout, axes_of
+from space.likeness import Character
 from space.scales import Roles, Scales
 
 
@@ -77,6 +78,8 @@ class AxisMap:
     """Which of ``tensors`` are no parameters."""
     scales: Scales = Scales()
     """What the class derives from sizes, to be made up for."""
+    characters: tuple[Character, ...] = ()
+    """Of each layer what shapes do not show, such as its window."""
 
     @property
     def axes(self) -> tuple[Axis, ...]:

@@ -24,6 +24,7 @@ from space.families.entries import entry_of
 from space.fields import EXPERT_GROUPS, NAMES, WIDTHS, layers_of, named, read
 from space.input_error import InputError
 from space.layout import Fixed, Layout
+from space.likeness import characters
 from space.probing import Probes, probe, written_out
 from space.scales import Roles, Scales, starred
 
@@ -37,6 +38,8 @@ class Tie(StrEnum):
 
     HEADS = "heads"
     HEAD_DIM = "head_dim"
+    NOTHING = "nothing"
+    """The class has a head size, and it is cut too: possible where positions leave heads alone."""
 
 
 _NUMBERED = re.compile(r"^(?P<stack>.*?\.)(?P<layer>\d+)\.(?P<rest>.+)$")
@@ -87,7 +90,16 @@ def discover(
     Raises:
         InputError: the class does not build, or a needed size has no field.
     """
-    probes = _probed(config, tie)
+    return drawn(probed(config, tie), choices, attention, tie)
+
+
+def drawn(
+    probes: Probes,
+    choices: Choices | None = None,
+    attention: frozenset[str] = frozenset(),
+    tie: Tie | None = None,
+) -> Draft:
+    """Draw a map from what probing found; the arguments are those of ``discover``."""
     stacks = _stacks(probes)
     sizes = _sizes(probes, attention, tie)
     opened: dict[Spot, tuple[Layout, ...]] = {}
@@ -110,7 +122,12 @@ def discover(
     return Draft(_map(probes, sizes, tuple(tensors), stacks), opened)
 
 
-def _probed(config: PretrainedConfig, tie: Tie | None) -> Probes:
+def probed(config: PretrainedConfig, tie: Tie | None) -> Probes:
+    """Double every size of a config and note what moves.
+
+    Raises:
+        InputError: the class does not build, or a needed size has no field.
+    """
     for axis in (Axis.HIDDEN, Axis.HEADS, Axis.LAYERS):
         if named(config, NAMES[axis]) is None and not (axis is Axis.LAYERS and layers_of(config)):
             raise InputError(
@@ -119,7 +136,7 @@ def _probed(config: PretrainedConfig, tie: Tie | None) -> Probes:
                 "Choose another teacher with --model",
             )
     full = written_out(config)
-    probes = probe(full, coupled=tie is not None)
+    probes = probe(full, coupled=tie in (Tie.HEADS, Tie.HEAD_DIM))
     if probes.coupled and "head_dim" not in config.to_dict():
         bare = full.to_dict()
         bare.pop("head_dim", None)
@@ -164,6 +181,8 @@ def _sizes(probes: Probes, attention: frozenset[str], tie: Tie | None) -> Sizes:
         sizes.couplings.append(Coupling(Axis.HEAD_DIM, Axis.HIDDEN, Fraction(1, units[Axis.HEADS])))
         sizes.refused[Axis.HEADS] = "hidden moves with the size of its heads instead"
         fields.pop(Axis.HEADS)
+    elif tie is Tie.NOTHING and Axis.HEAD_DIM in probes.fields:
+        units[Axis.HEAD_DIM], fields[Axis.HEAD_DIM] = sizes.head_dim, (probes.fields[Axis.HEAD_DIM],)
     elif probes.coupled:
         sizes.couplings.append(Coupling(Axis.HEADS, Axis.HIDDEN, Fraction(1, sizes.head_dim)))
     _kv_heads(probes, sizes)
@@ -286,6 +305,8 @@ def _parts(
         else:
             axis = key if isinstance(key, Axis) else _mlp_axis(probes, name)
         parts.append(Part(axis, moved))
+    if not parts and Axis.HEAD_DIM in sizes.units and (moved := probes.moved(Axis.HEAD_DIM, name, place)):
+        parts.append(Part(Axis.HEAD_DIM, moved))
     return tuple(parts)
 
 
@@ -327,6 +348,7 @@ def _map(probes: Probes, sizes: Sizes, tensors: tuple[Tensor, ...], stacks: tupl
         if tensor.layer is None and tensor.axes == (frozenset({Axis.HIDDEN}),) and tensor.name.endswith("weight")
     ]
     teacher = Architecture(**{axis.value: sizes.units.get(axis, 0) for axis in Axis})
+    lasting = {at: value for at, value in probes.whole.scalars.items() if at not in probes.moving}
     bias = norms[-1].removesuffix("weight") + "bias" if norms else ""
     return AxisMap(
         config=probes.base,
@@ -346,4 +368,5 @@ def _map(probes: Probes, sizes: Sizes, tensors: tuple[Tensor, ...], stacks: tupl
         couplings=tuple(sizes.couplings),
         refused=sizes.refused,
         buffers=frozenset(probes.whole.shapes) - probes.whole.parameters,
+        characters=characters(lasting, stacks, teacher.layers),
     )

@@ -18,6 +18,8 @@ from space.depth import kept_layers
 from space.fields import with_sizes
 from space.layer_fields import following
 from space.layout import positions, prefix
+from space.likeness import characters, check_likeness
+from space.probing import scalars
 from space.ranking import Ranking
 from space.scales import carried
 
@@ -115,6 +117,9 @@ def extract(
 
     Returns:
         A model with memory of its own, in evaluation mode, on the device of ``canonical``.
+
+    Raises:
+        InputError: the class cannot be told to keep just these layers.
     """
     kept = keeps(axis_map, ranking, architecture) if kept is None else kept
     weights = {}
@@ -123,7 +128,10 @@ def extract(
         if name is not None:
             weights[name] = cut(canonical[tensor.name], tensor, axis_map, architecture, kept)
     carried(weights, axis_map, architecture)
-    return assemble(student_config(axis_map, architecture, kept), weights)
+    student = assemble(student_config(axis_map, architecture, kept), weights)
+    found = characters(scalars(student), axis_map.stacks, len(kept))
+    check_likeness(axis_map.characters, found, kept)
+    return student
 
 
 def _student_name(tensor: MappedTensor, axis_map: AxisMap, kept: Sequence[int]) -> str | None:

@@ -14,8 +14,16 @@ from typing import Any
 from transformers import PretrainedConfig
 
 #: Counts of the first layers that differ from the rest, and of the last.
-_LEADING = ("first_k_dense_replace", "num_dense_layers", "max_window_layers", "prefix_dense_sliding_window_pattern")
+_LEADING = (
+    "first_k_dense_replace",
+    "num_dense_layers",
+    "max_window_layers",
+    "prefix_dense_sliding_window_pattern",
+    "moe_layer_start_index",
+)
 _TRAILING = ("num_kv_shared_layers",)
+#: The number of the last layer of a kind.
+_LAST = ("moe_layer_end_index",)
 _SPEAKS_OF_LAYERS = re.compile(r"layer|block|pattern|idx|types|ids")
 
 
@@ -33,6 +41,8 @@ def following(config: PretrainedConfig, layers: int, kept: Sequence[int]) -> dic
             changes[name] = sum(layer < value for layer in kept)
         elif name in _TRAILING and isinstance(value, int):
             changes[name] = sum(layer >= layers - value for layer in kept)
+        elif name in _LAST and isinstance(value, int) and value >= 0:
+            changes[name] = sum(layer <= value for layer in kept) - 1
         elif isinstance(value, (list, tuple, str)) and _SPEAKS_OF_LAYERS.search(name):
             followed = _followed(value, layers, kept)
             if followed is not None:

@@ -8,7 +8,7 @@ against the masked teacher. An axis that fails is refused with what failed.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, product
 
@@ -20,7 +20,7 @@ from space.axis_map import AxisMap, layer_modules
 from space.contract.draws import random_architecture, random_teacher
 from space.contract.scaling import measured
 from space.contract.trial import breach, sorting_keeps, trial_tokens
-from space.discovery import Choices, Draft, Spot, Tie, discover
+from space.discovery import Choices, Draft, Spot, Tie, discover, drawn, probed
 from space.extraction import student_config
 from space.families.decoders import no_decoder
 from space.families.tiny import tiny
@@ -87,10 +87,13 @@ def vouch(config: PretrainedConfig) -> Vouched:
     model = random_teacher(small)
     attention = _attention(model, discover(small).axis_map)
     found = _vouched(model, small, attention, None)
-    for tie in Tie if Axis.HIDDEN in found.small.refused else ():
+    for tie in (Tie.HEADS, Tie.HEAD_DIM) if Axis.HIDDEN in found.small.refused else ():
         other = _vouched(model, small, attention, tie)
         if len(other.small.refused.keys() - {Axis.HEADS}) < len(found.small.refused):
             found = other
+    if found.tie is None and Axis.HEAD_DIM in probed(small, Tie.NOTHING).fields:
+        other = _vouched(model, small, attention, Tie.NOTHING)
+        found = other if Axis.HEAD_DIM in other.small.free else found
     torch.set_rng_state(state)
     return found
 
@@ -98,13 +101,18 @@ def vouch(config: PretrainedConfig) -> Vouched:
 def _vouched(
     model: PreTrainedModel, small: PretrainedConfig, attention: frozenset[str], tie: Tie | None
 ) -> Vouched:
-    draft = discover(small, attention=attention, tie=tie)
-    choices = _chosen(model, draft, small, attention, tie)
-    axis_map = _scaled(model, discover(small, choices, attention, tie).axis_map)
+    probes = probed(small, tie)
+
+    def draw(choices: Choices) -> AxisMap:
+        return drawn(probes, choices, attention, tie).axis_map
+
+    draft = drawn(probes, None, attention, tie)
+    choices = _chosen(model, draft, draw)
+    axis_map = _scaled(model, draw(choices), attention)
     if tie is Tie.HEAD_DIM:
         # A change of places within heads looks the same whatever stands beside what; only a cut tells.
         for choice in _combinations(draft, _spots(draft, {Axis.HEAD_DIM})):
-            other = _scaled(model, discover(small, choices | choice, attention, tie).axis_map)
+            other = _scaled(model, draw(choices | choice), attention)
             if not _breach(model, other, {Axis.HIDDEN}, _ALONE):
                 axis_map, choices = other, choices | choice
                 break
@@ -119,17 +127,13 @@ def _attention(model: PreTrainedModel, axis_map: AxisMap) -> frozenset[str]:
 
 
 def _chosen(
-    model: PreTrainedModel,
-    draft: Draft,
-    config: PretrainedConfig,
-    attention: frozenset[str],
-    tie: Tie | None,
+    model: PreTrainedModel, draft: Draft, draw: Callable[[Choices], AxisMap]
 ) -> dict[Spot, int]:
     """For each doubtful dimension the first candidate under which a random order keeps the logits."""
     chosen: dict[Spot, int] = {}
     for axes in _GROUPS:
         for choice in _combinations(draft, _spots(draft, axes)):
-            axis_map = discover(config, chosen | choice, attention, tie).axis_map
+            axis_map = draw(chosen | choice)
             if all(sorting_keeps(model, axis_map, axes, seed) for seed in (1, 2)):
                 chosen |= choice
                 break
@@ -153,33 +157,36 @@ def _combinations(draft: Draft, spots: list[Spot]) -> Iterator[dict[Spot, int]]:
         yield {spot: n for group, n in zip(alike.values(), numbers, strict=True) for spot in group}
 
 
-def _scaled(model: PreTrainedModel, axis_map: AxisMap) -> AxisMap:
-    """The map with what the class derives from hidden, measured at two widths."""
-    drawn = random_architecture(axis_map, {Axis.HIDDEN}, random.Random(0)) if Axis.HIDDEN in axis_map.free else None
-    if drawn is None:
-        return axis_map
-    architecture, kept = drawn
-    try:
-        narrow = random_teacher(student_config(axis_map, architecture, kept))
-        axis_map = replace(axis_map, scales=measured(model, narrow, axis_map, architecture.hidden))
-    except Refusal:
-        return axis_map
-    if not axis_map.teacher.head_dim:
-        return axis_map
-    options = [replace(axis_map, scales=replace(axis_map.scales, queries=q)) for q in _queries(axis_map)]
-    return next((m for m in options if not breach(model, m, {Axis.HIDDEN}, 0)), axis_map)
+def _scaled(model: PreTrainedModel, axis_map: AxisMap, attention: frozenset[str]) -> AxisMap:
+    """The map with what the class derives from hidden and from the head size, measured or found by trying."""
+    if Axis.HIDDEN in axis_map.free:
+        drawn = random_architecture(axis_map, {Axis.HIDDEN}, random.Random(0))
+        try:
+            architecture, kept = drawn or (axis_map.teacher, range(axis_map.teacher.layers))
+            narrow = random_teacher(student_config(axis_map, architecture, kept))
+            axis_map = replace(axis_map, scales=measured(model, narrow, axis_map, architecture.hidden))
+        except Refusal:
+            return axis_map
+    cut = {Axis.HEAD_DIM} if Axis.HEAD_DIM in axis_map.free else {Axis.HIDDEN}
+    for queries in _queries(axis_map, attention) if axis_map.teacher.head_dim else ():
+        other = replace(axis_map, scales=replace(axis_map.scales, queries=queries))
+        if not breach(model, other, cut, 0):
+            return other
+    return axis_map
 
 
-def _queries(axis_map: AxisMap) -> Iterator[dict[Spot, int]]:
-    """Where queries may stand: one of the parts of a tensor fused for all three, with its bias."""
-    fused = [
-        (starred(tensor.name), place)
+def _queries(axis_map: AxisMap, attention: frozenset[str]) -> Iterator[dict[Spot, int]]:
+    """Where queries may stand: in tensors of their own, or as one of three parts of a fused one, with its bias."""
+    rows = {
+        (starred(tensor.name), place): layout
         for tensor in axis_map.tensors
         for place, layout in enumerate(tensor.dimensions)
-        if isinstance(layout, Together) or "3×head_dim" in str(layout)
-    ]
+        if Axis.HEAD_DIM in tensor.axes[place] and starred(tensor.module) not in attention
+    }
+    fused = [spot for spot, at in rows.items() if isinstance(at, Together) or "3×head_dim" in str(at)]
     for part in range(3 if fused else 0):
         yield dict.fromkeys(fused, part)
+    yield dict.fromkeys([spot for spot, at in rows.items() if Axis.HEADS in axes_of(at)], 0)
 
 
 def _failures(model: PreTrainedModel, axis_map: AxisMap) -> dict[Axis, str]:

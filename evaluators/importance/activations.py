@@ -52,7 +52,9 @@ class Listener:
     @contextmanager
     def on(self) -> Iterator[None]:
         """Within the context every batch that is read is listened to."""
-        inner = [t for t in self.axis_map.tensors if t.layer is not None and len(t.dimensions) > 1]
+        buffers = self.axis_map.buffers
+        matrices = [t for t in self.axis_map.tensors if len(t.dimensions) > 1 and t.name not in buffers]
+        inner = [matrix for matrix in matrices if matrix.layer is not None]
         handles = [*self._norm_hooks(), *self._layer_hooks()]
         with ExitStack() as stack:
             for handle in handles:

@@ -8,7 +8,10 @@ reads is no sequence, so there the squares are summed over its tokens.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+#: States of no length have no direction; their cosine is 0.
+_SHORTEST = 1e-16
 
 
 class Squares:
@@ -19,14 +22,12 @@ class Squares:
 
     def add_blocks(self, activations: Tensor) -> None:
         """Take in (B, T, units) activations: (mean over the sequence of |a|)² of each block."""
-        length = activations.shape[1]
-        means = torch.linalg.vector_norm(activations, ord=1, dim=1, dtype=torch.float32) / length
+        means = activations.abs().mean(dim=1, dtype=torch.float32)
         self._add(means.double().square().sum(dim=0))
 
     def add_tokens(self, activations: Tensor) -> None:
         """Take in (..., units) activations: a² of each token."""
-        tokens = activations.flatten(0, -2)
-        self._add(torch.linalg.vector_norm(tokens, dim=0, dtype=torch.float32).double().square())
+        self._add(activations.flatten(0, -2).float().square().sum(dim=0).double())
 
     def _add(self, squares: Tensor) -> None:
         self.total = squares if self.total is None else self.total + squares
@@ -47,7 +48,7 @@ class ExpertSquares:
 
     def add(self, first: int, activations: Tensor) -> None:
         """Take in (e, n, neurons) activations of the e experts from ``first`` on; n may be 0."""
-        sums = torch.linalg.vector_norm(activations, dim=1, dtype=torch.float32).double().square()
+        sums = activations.float().square().sum(dim=1).double()
         if self.total is None:
             self.total = sums.new_zeros(self.experts, sums.shape[1])
         self.total[first : first + len(sums)] += sums
@@ -74,7 +75,11 @@ class Influence:
 
     def add(self, before: Tensor, after: Tensor) -> None:
         """Take in (B, T, D) states at the layer's input and output."""
-        cosine = nn.functional.cosine_similarity(before.float(), after.float(), dim=-1)
+        lengths = [
+            torch.linalg.vector_norm(states, dim=-1, dtype=torch.float32) for states in (before, after)
+        ]
+        dots = torch.linalg.vecdot(before.float(), after.float())
+        cosine = dots / (lengths[0] * lengths[1]).clamp_min(_SHORTEST)
         total = cosine.double().sum()
         self.cosines = total if self.cosines is None else self.cosines + total
         self.tokens += cosine.numel()

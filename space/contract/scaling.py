@@ -68,10 +68,12 @@ def _head_factor(model: PreTrainedModel) -> float:
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         return 0.0
-    whole, tokens = head.weight.clone(), torch.tensor([[1, 2, 3]])
-    states = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+    whole, seen = head.weight.clone(), []
+    handle = model.base_model.register_forward_hook(lambda _, __, output: seen.append(output[0]))
     head.weight.mul_(1e-4)
-    logits, plain = model(input_ids=tokens, use_cache=False).logits, states @ head.weight.T
+    logits = model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=False).logits
+    plain = seen[0] @ head.weight.T
+    handle.remove()
     head.weight.copy_(whole)
     if head.bias is not None:
         logits = logits - head.bias

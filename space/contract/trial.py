@@ -16,6 +16,7 @@ from space.axis_map import AxisMap
 from space.contract.draws import one_expert_at_a_time, random_architecture, random_ranking
 from space.contract.masked import masked
 from space.extraction import extract, saved_tensors, sort_by_importance
+from space.input_error import InputError
 from space.probing import Refusal
 
 #: Float32 logits of two ways to compute the same thing; relative to the largest logit.
@@ -79,6 +80,8 @@ def breach(
         student = extract(canonical, axis_map, ranking, architecture, kept)
         one_expert_at_a_time(student)
         found = logits_of(student, tokens)
+    except InputError as error:
+        return error.values
     except Refusal as error:
         return f"the student does not run ({type(error).__name__}: {error})".splitlines()[0][:160]
     with masked(model, axis_map, ranking, architecture, kept) as oracle:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,7 +38,7 @@ def test_logits_and_gradients_are_the_models_own(model_type: str) -> None:
     whole, halves = model(input_ids=TOKENS).logits, in_slices(model, final_states(model, TOKENS))
     torch.testing.assert_close(halves, whole, rtol=1e-5, atol=1e-6)
     parameters = list(model.parameters())
-    wanted = torch.autograd.grad(whole.square().sum(), parameters, allow_unused=True)
+    wanted: Sequence[Tensor | None] = torch.autograd.grad(whole.square().sum(), parameters, allow_unused=True)
     gradients = torch.autograd.grad(halves.square().sum(), parameters, allow_unused=True)
     largest = max(float(gradient.abs().max()) for gradient in wanted if gradient is not None)
     for mine, theirs in zip(gradients, wanted, strict=True):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,9 @@ def test_a_config_saved_within_does_not_carry_the_change(accelerators: Accelerat
 def loss_of_step(student: PreTrainedModel) -> tuple[float, list[Tensor]]:
     """Of a step on ``TOKENS``: the loss, and a gradient for each parameter that has one."""
     loss = student(input_ids=TOKENS, labels=TOKENS).loss
-    gradients = torch.autograd.grad(loss, list(student.parameters()), allow_unused=True)
+    gradients: Sequence[Tensor | None] = torch.autograd.grad(
+        loss, list(student.parameters()), allow_unused=True
+    )
     return loss.item(), [gradient for gradient in gradients if gradient is not None]
 
 

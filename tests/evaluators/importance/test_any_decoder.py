@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from evaluators.importance.activations import Listener, norms
 from evaluators.importance.rank import rank, scores_of
 from space.architecture import Axis
+from space.axis_map import AxisMap
 from space.input_error import InputError
 from space.layout import Each, Fixed, Together
 from space.ranking import Ranking
@@ -74,10 +75,17 @@ def mixture() -> PreTrainedModel:
     return model_of("qwen2_moe")
 
 
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=6))
+@pytest.fixture(scope="module")
+def map_of_mixture(mixture: PreTrainedModel) -> AxisMap:
+    return map_of(mixture.config)
+
+
+@given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=6))
 @settings(max_examples=15, deadline=None)
-def test_any_split_into_batches_gives_the_same_scores(mixture: PreTrainedModel, sizes: list[int]) -> None:
-    calibration, axis_map = random_tokens(sum(sizes), 5).long(), map_of(mixture.config)
+def test_any_split_into_batches_gives_the_same_scores(
+    mixture: PreTrainedModel, map_of_mixture: AxisMap, sizes: list[int]
+) -> None:
+    calibration, axis_map = random_tokens(sum(sizes), 5).long(), map_of_mixture
     whole, parts = (Listener(mixture, axis_map) for _ in range(2))
     with torch.no_grad():
         with whole.on():

@@ -17,6 +17,7 @@ from evaluators.importance import rank as rank_module
 from evaluators.importance.activations import Listener
 from evaluators.importance.rank import METHOD, rank, ranking_fingerprint, scores_of
 from space.architecture import Axis
+from space.axis_map import AxisMap
 from space.input_error import InputError
 from space.ranking import Ranking
 from tests.evaluators.importance.maps import map_of
@@ -94,10 +95,17 @@ def teacher() -> PreTrainedModel:
     return tiny_model("qwen3")
 
 
-@given(st.lists(st.integers(1, 6), min_size=1, max_size=8))
+@pytest.fixture(scope="module")
+def map_of_teacher(teacher: PreTrainedModel) -> AxisMap:
+    return map_of(teacher.config)
+
+
+@given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=8))
 @settings(max_examples=30, deadline=None)
-def test_any_split_into_batches_gives_the_same_scores(teacher: PreTrainedModel, sizes: list[int]) -> None:
-    calibration, axis_map = random_tokens(sum(sizes), 5).long(), map_of(teacher.config)
+def test_any_split_into_batches_gives_the_same_scores(
+    teacher: PreTrainedModel, map_of_teacher: AxisMap, sizes: list[int]
+) -> None:
+    calibration, axis_map = random_tokens(sum(sizes), 5).long(), map_of_teacher
     whole, parts = (Listener(teacher, axis_map) for _ in range(2))
     with torch.no_grad():
         with whole.on():

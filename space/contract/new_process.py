@@ -1,0 +1,45 @@
+"""Students handed to a process that knows nothing of this project (``space/contract/stranger.py``)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from space.contract import stranger
+from space.contract.draws import one_expert_at_a_time
+from space.contract.trial import logits_of, trial_tokens
+
+
+def leave(student: PreTrainedModel, folder: Path) -> None:
+    """Save a student for the stranger, with what it computes here.
+
+    Args:
+        student: a small one.
+        folder: a new one for it alone; all folders that are asked about at once lie in one.
+    """
+    one_expert_at_a_time(student)
+    student.save_pretrained(folder / "student")
+    tokens = trial_tokens(student.config.get_text_config().vocab_size)
+    parameters = sum(parameter.numel() for parameter in student.parameters())
+    seen = {"tokens": tokens, "logits": logits_of(student, tokens).contiguous()}
+    save_file(seen | {"parameters": torch.tensor(parameters)}, folder / "seen.safetensors")
+
+
+def complaints(folder: Path) -> dict[str, str | None]:
+    """What a new process finds wrong with each student in a folder, by the name that it was left under.
+
+    Raises:
+        RuntimeError: the process failed as a whole.
+    """
+    command = [sys.executable, "-I", stranger.__file__, str(folder)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the process that reads students failed: {done.stderr[-500:]}")
+    found: dict[str, str | None] = json.loads(done.stdout.splitlines()[-1])
+    return found

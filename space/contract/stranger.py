@@ -1,0 +1,89 @@
+"""Someone who has torch and transformers alone reads students from disk: run in a process of its own.
+
+``python -I stranger.py FOLDER`` looks at every folder in FOLDER, each with a student in ``student`` and
+``seen.safetensors`` beside it, and prints a JSON object: the folder's name to what is wrong, or to null.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+_NEW_TOKENS = 8
+
+
+class _Listener(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note a message."""
+        self.heard.append(record.getMessage())
+
+
+@torch.no_grad()
+def complaint(case: Path, heard: list[str]) -> str | None:
+    """What is wrong with a student on disk; None if nothing is.
+
+    Args:
+        case: its folder.
+        heard: fills with what transformers says.
+    """
+    seen = load_file(case / "seen.safetensors")
+    heard.clear()
+    model, info = AutoModelForCausalLM.from_pretrained(case / "student", output_loading_info=True)
+    for kind, keys in info.items():
+        if keys:
+            return f"{kind}: {sorted(map(str, keys))}"
+    there = sum(parameter.numel() for parameter in model.parameters())
+    if there != int(seen["parameters"]):
+        return f"{there} parameters are there, {int(seen['parameters'])} were saved"
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")
+    logits = model(input_ids=seen["tokens"], use_cache=False).logits
+    if not torch.allclose(logits, seen["logits"], rtol=1e-5, atol=1e-5):
+        return f"logits differ by {float((logits - seen['logits']).abs().max()):.1g}"
+    if _generated(model, seen["tokens"], True) != _generated(model, seen["tokens"], False):
+        return "other tokens with a KV cache than without"
+    return next((f"it warns: {message}" for message in heard if "is not installed" not in message), None)
+
+
+def _generated(model: Any, tokens: torch.Tensor, use_cache: bool) -> Any:
+    rest: dict[str, Any] = {"max_new_tokens": _NEW_TOKENS, "do_sample": False, "pad_token_id": 0}
+    rest["attention_mask"] = torch.ones_like(tokens)
+    return model.generate(tokens, use_cache=use_cache, **rest).tolist()
+
+
+def main(folder: Path) -> None:
+    """Look at every student in a folder and print what is wrong with each."""
+    torch.set_num_threads(1)
+    listener = _Listener()
+    logging.getLogger("transformers").handlers = [listener]
+    transformers_logging.disable_progress_bar()
+    warnings.simplefilter("error")
+    found: dict[str, str | None] = {}
+    for case in sorted(folder.iterdir()):
+        try:
+            found[case.name] = complaint(case, listener.heard)
+        except Exception as error:
+            found[case.name] = f"{type(error).__name__}: {error}".splitlines()[0]
+    own = [name for name in ("space", "evaluators", "search", "studies") if name in sys.modules]
+    assert not own, f"a stranger knows nothing of {own}"
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

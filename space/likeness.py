@@ -1,0 +1,67 @@
+"""Whether each layer of a student still is what it was in the teacher: same attention, window, positions.
+
+Configs tell the kinds of layers in many ways, and not every class can be told to keep just any of
+them. Weights of another shape would not load, but a window or a missing rotation shows in no shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from space.input_error import InputError
+
+#: A scalar of a layer: the module's name within the layer, the attribute's.
+Character = Mapping[tuple[str, str], Any]
+
+
+def characters(
+    scalars: Mapping[tuple[str, str], Any], stacks: Sequence[str], layers: int
+) -> tuple[Character, ...]:
+    """For each layer, the scalars of its modules.
+
+    Args:
+        scalars: of all modules, by module and attribute, without those that depend on a size.
+        stacks: prefixes under which the layers lie.
+        layers: how many there are.
+    """
+    found: list[dict[tuple[str, str], Any]] = [{} for _ in range(layers)]
+    for (module, attribute), value in scalars.items():
+        for stack in stacks:
+            number, _, rest = module.removeprefix(stack).partition(".")
+            if module.startswith(stack) and number.isdigit() and int(number) < layers:
+                found[int(number)][f"{stack}*.{rest}", attribute] = value
+    return tuple(found)
+
+
+def check_likeness(
+    teacher: Sequence[Character], student: Sequence[Character], kept: Sequence[int]
+) -> None:
+    """Compare the layers of a student with the teacher's layers that they were.
+
+    Args:
+        teacher: a character for each of its layers.
+        student: the same of the student; what it alone has is not looked at.
+        kept: the teacher's layers that it has.
+
+    Raises:
+        InputError: naming the first difference.
+    """
+    for place, layer in enumerate(kept):
+        for at, value in teacher[layer].items():
+            other = student[place].get(at)
+            if not _same(value, other):
+                module, attribute = at
+                raise InputError(
+                    "A student's layers have to be what they were in the teacher",
+                    f"layer {layer} would be layer {place}, where its class makes {attribute} of "
+                    f"{module.rpartition('*.')[2] or 'the layer'} {other!r} in place of {value!r}",
+                    "Keep all layers with --keep layers",
+                )
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-6)
+    return bool(one == other)
