@@ -128,6 +128,12 @@ def probed(config: PretrainedConfig, tie: Tie | None) -> Probes:
     Raises:
         InputError: the class does not build, or a needed size has no field.
     """
+    if getattr(config, "is_heterogeneous", False):
+        raise InputError(
+            "The layers of a teacher have to be alike in size",
+            f"those of this {config.model_type!r} have sizes of their own",
+            "Choose another teacher with --model",
+        )
     for axis in (Axis.HIDDEN, Axis.HEADS, Axis.LAYERS):
         if named(config, NAMES[axis]) is None and not (axis is Axis.LAYERS and layers_of(config)):
             raise InputError(

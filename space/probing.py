@@ -91,6 +91,7 @@ def written_out(config: PretrainedConfig) -> PretrainedConfig:
     written where the shapes stay the same.
     """
     shapes = built(config).shapes
+    config = _explicit(config, shapes)
     hidden, heads = named(config, NAMES[Axis.HIDDEN]), named(config, NAMES[Axis.HEADS])
     if not hidden or not heads:
         return config
@@ -104,6 +105,24 @@ def written_out(config: PretrainedConfig) -> PretrainedConfig:
                     config = filled
             except Refusal:
                 continue
+    return config
+
+
+def _explicit(config: PretrainedConfig, shapes: Shapes) -> PretrainedConfig:
+    """The entry's explicit fields, with the MLP's width as it comes out, if the shapes can stay the same."""
+    entry = entry_of(config.model_type)
+    if entry.explicit is None:
+        return config
+    changes = {name: value for name, value in entry.explicit(config).items() if name in config.to_dict()}
+    lengths = {length for shape in shapes.values() for length in shape}
+    width = named(config, WIDTHS)
+    for option in ({}, *({width: length} for length in sorted(lengths) if width)):
+        try:
+            explicit = with_sizes(config, changes | option)
+            if built(explicit).shapes == shapes:
+                return explicit
+        except Refusal:
+            continue
     return config
 
 

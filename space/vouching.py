@@ -18,6 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from space.architecture import Axis
 from space.axis_map import AxisMap, layer_modules
 from space.contract.draws import random_architecture, random_teacher
+from space.contract.reload import unreadable
 from space.contract.scaling import measured
 from space.contract.trial import breach, sorting_keeps, trial_tokens
 from space.discovery import Choices, Draft, Spot, Tie, discover, drawn, probed
@@ -91,10 +92,11 @@ def vouch(config: PretrainedConfig) -> Vouched:
         other = _vouched(model, small, attention, tie)
         if len(other.small.refused.keys() - {Axis.HEADS}) < len(found.small.refused):
             found = other
-    if found.tie is None and Axis.HEAD_DIM in probed(small, Tie.NOTHING).fields:
-        other = _vouched(model, small, attention, Tie.NOTHING)
-        found = other if Axis.HEAD_DIM in other.small.free else found
+    if found.tie is None and _heads_shrink(model, small, attention):
+        found = _vouched(model, small, attention, Tie.NOTHING)
     torch.set_rng_state(state)
+    if found.small.free and (lost := unreadable(model, found.small)):
+        raise _refusal(config, f"none of its students can be saved and read back: {lost}")
     return found
 
 
@@ -119,6 +121,15 @@ def _vouched(
     failures = _failures(model, axis_map)
     axis_map = replace(axis_map, refused={**axis_map.refused, **failures})
     return Vouched(axis_map, model, choices, attention, tie, axis_map.scales, failures)
+
+
+def _heads_shrink(model: PreTrainedModel, small: PretrainedConfig, attention: frozenset[str]) -> bool:
+    """Whether the class has a head size that can be cut: where positions leave it alone."""
+    probes = probed(small, Tie.NOTHING)
+    if Axis.HEAD_DIM not in probes.fields:
+        return False
+    axis_map = _scaled(model, drawn(probes, None, attention, Tie.NOTHING).axis_map, attention)
+    return Axis.HEAD_DIM in axis_map.free and not _breach(model, axis_map, {Axis.HEAD_DIM}, _ALONE)
 
 
 def _attention(model: PreTrainedModel, axis_map: AxisMap) -> frozenset[str]:

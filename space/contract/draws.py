@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from space.architecture import Architecture, Axis
-from space.axis_map import AxisMap
+from space.axis_map import AxisMap, build
 from space.extraction import student_config
 from space.fields import TOP_K, named, read
 from space.layout import Each, Layout, Together
-from space.probing import Refusal, built
+from space.probing import Refusal
 from space.ranking import Ranking
 
 _TRIES = 40
@@ -103,9 +103,11 @@ def random_architecture(
     """
     for _ in range(_TRIES):
         architecture = _drawn(axis_map, axes, rng)
+        if architecture == axis_map.teacher:
+            continue
         kept = sorted(rng.sample(range(axis_map.teacher.layers), architecture.layers))
         try:
-            built(student_config(axis_map, architecture, kept))
+            build(student_config(axis_map, architecture, kept))
         except Refusal:
             continue
         return architecture, kept

@@ -40,10 +40,14 @@ class Kept:
 
     def __init__(self, ranking: Ranking, student: Architecture, teacher: Architecture) -> None:
         self.ranking, self.student, self.teacher = ranking, student, teacher
+        self.sets: dict[tuple[Axis, int | None, int], set[int]] = {}
 
     def __call__(self, unit: Unit, layer: int | None) -> bool:
         axis, number, around = unit
-        return number in self._set(axis, layer, around)
+        key = axis, layer, around
+        if key not in self.sets:
+            self.sets[key] = self._set(*key)
+        return number in self.sets[key]
 
     def _set(self, axis: Axis, layer: int | None, around: int) -> set[int]:
         scores = self.ranking.scores

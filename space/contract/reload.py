@@ -11,18 +11,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from space.architecture import Architecture
-from space.axis_map import AxisMap
+from space.axis_map import AxisMap, build
 from space.contract.draws import one_expert_at_a_time, random_architecture, random_ranking
 from space.contract.trial import distance, logits_of, trial_tokens
 from space.counting import parameter_polynomial
 from space.extraction import extract, keeps, saved_tensors, sort_by_importance, student_config
-from space.probing import Refusal, built, last_line
+from space.probing import Refusal, last_line
 
 #: The same weights in the same order of operations.
 TOLERANCE = 1e-5
@@ -35,18 +35,23 @@ _OF_THE_MACHINE = "is not installed"
 def unreadable(model: PreTrainedModel, axis_map: AxisMap, seed: int = 0) -> str | None:
     """What goes wrong when a student, cut along all free axes at once, is saved and read back.
 
+    The teacher goes first: where its class loses something by itself, some students would show it and
+    others not.
+
     Args:
         model: a small teacher with real weights.
         axis_map: its map.
         seed: of the student's sizes and of the ranking.
 
     Returns:
-        The first of: the count is not the student's, keys are missing, left over or of other shapes, a
-        library warns, logits change, a KV cache changes what is generated. None if all is well.
+        The first of: the count is not the student's, keys are missing, left over or of other shapes,
+        logits change, a KV cache changes what is generated, a library warns. None if all is well.
     """
     state = torch.get_rng_state()
     try:
         with hushed() as heard:
+            if lost := _lost(model, heard):
+                return f"{lost}, even uncut"
             made = random_student(model, axis_map, seed)
             if made is None:
                 return "the class allows no smaller size that was tried"
@@ -71,7 +76,7 @@ def random_student(
             return None
         architecture, kept = drawn[0], keeps(axis_map, ranking, drawn[0])
         try:
-            built(student_config(axis_map, architecture, kept))
+            build(student_config(axis_map, architecture, kept))
         except Refusal:
             continue
         canonical = sort_by_importance(saved_tensors(model, axis_map), axis_map, ranking)
@@ -86,18 +91,19 @@ def miscounted(student: PreTrainedModel, axis_map: AxisMap, architecture: Archit
     return None if counted == there else f"{counted:,} parameters are counted where there are {there:,}"
 
 
-def _lost(student: PreTrainedModel, heard: list[str]) -> str | None:
-    """What is lost between a student in memory and on disk."""
+def _lost(model: PreTrainedModel, heard: list[str]) -> str | None:
+    """What is lost between a model in memory and on disk."""
     with tempfile.TemporaryDirectory() as folder:
-        student.save_pretrained(folder)
-        again, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+        model.save_pretrained(folder)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    again, info = loaded
     for kind, keys in info.items():
         if keys:
             return f"{kind.replace('_', ' ')}: {sorted(map(str, keys))[0]}"
-    tokens = trial_tokens(student.config.get_text_config().vocab_size)
-    for each in (student, again):
+    tokens = trial_tokens(model.config.get_text_config().vocab_size)
+    for each in (model, again):
         one_expert_at_a_time(each)
-    if not distance(logits_of(again, tokens), logits_of(student, tokens)) <= TOLERANCE:
+    if not distance(logits_of(again, tokens), logits_of(model, tokens)) <= TOLERANCE:
         return "it computes other logits"
     if generated(again, tokens, use_cache=True) != generated(again, tokens, use_cache=False):
         return "it generates other tokens with a KV cache than without"

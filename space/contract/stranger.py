@@ -44,7 +44,8 @@ def complaint(case: Path, heard: list[str]) -> str | None:
     """
     seen = load_file(case / "seen.safetensors")
     heard.clear()
-    model, info = AutoModelForCausalLM.from_pretrained(case / "student", output_loading_info=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(case / "student", output_loading_info=True)
+    model, info = loaded
     for kind, keys in info.items():
         if keys:
             return f"{kind}: {sorted(map(str, keys))}"
@@ -53,7 +54,7 @@ def complaint(case: Path, heard: list[str]) -> str | None:
         return f"{there} parameters are there, {int(seen['parameters'])} were saved"
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")
-    logits = model(input_ids=seen["tokens"], use_cache=False).logits
+    logits: torch.Tensor = model(input_ids=seen["tokens"], use_cache=False).logits
     if not torch.allclose(logits, seen["logits"], rtol=1e-5, atol=1e-5):
         return f"logits differ by {float((logits - seen['logits']).abs().max()):.1g}"
     if _generated(model, seen["tokens"], True) != _generated(model, seen["tokens"], False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -17,9 +18,10 @@ from space.contract.draws import one_expert_at_a_time, random_architecture, rand
 from space.contract.masked import masked
 from space.extraction import extract, saved_tensors, sort_by_importance
 from space.input_error import InputError
-from space.probing import Refusal
+from space.probing import Refusal, last_line
+from space.scales import starred
 
-#: Float32 logits of two ways to compute the same thing; relative to the largest logit.
+#: Float32 logits of two ways to compute the same thing, absolute and relative.
 TOLERANCE = 1e-4
 
 
@@ -36,10 +38,10 @@ def trial_tokens(vocabulary: int) -> Tensor:
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """The largest difference, over the largest size of a logit but at least one."""
+    """The largest difference of two logits, over one plus the logit's own size."""
     if one.shape != other.shape or not torch.isfinite(one).all():
         return float("inf")
-    return float((one - other).abs().max() / other.abs().max().clamp(min=1))
+    return float(((one - other).abs() / (1 + other.abs())).max())
 
 
 def sorting_keeps(model: PreTrainedModel, axis_map: AxisMap, axes: Collection[Axis], seed: int) -> bool:
@@ -83,10 +85,25 @@ def breach(
     except InputError as error:
         return error.values
     except Refusal as error:
-        return f"the student does not run ({type(error).__name__}: {error})".splitlines()[0][:160]
-    with masked(model, axis_map, ranking, architecture, kept) as oracle:
-        wanted = logits_of(oracle, tokens)
+        return _spoken(error)
+    try:
+        with masked(model, axis_map, ranking, architecture, kept) as oracle:
+            wanted = logits_of(oracle, tokens)
+    except Refusal as error:
+        return f"there is nothing to compare students with ({last_line(error)[:140]})"
     apart = distance(found, wanted)
     if apart < TOLERANCE:
         return None
     return f"logits differ from the masked teacher's by {apart:.1g}"
+
+
+def _spoken(error: Exception) -> str:
+    """Why a student could not be made or run, in words for a user."""
+    said = str(error)
+    if found := re.search(r"size mismatch for ([\w.]+)", said):
+        return f"the class then makes {starred(found[1])} of another shape"
+    if isinstance(error, AssertionError) and (found := re.search(r"no weights for \['([\w.]+)'", said)):
+        return f"the class then wants {starred(found[1])}, which the teacher does not have there"
+    if isinstance(error, AssertionError):
+        return f"it cannot be cut ({last_line(error)[:140]})"
+    return f"the student does not run ({type(error).__name__}: {last_line(error)[:140]})"

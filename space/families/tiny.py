@@ -29,7 +29,7 @@ _SIZES: dict[str, int] = {
     **dict.fromkeys(("num_hidden_layers", "num_layers", "num_blocks"), 4),
     "num_layers_per_stack": 2,
     # mixtures
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 6),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 9),
     **dict.fromkeys(("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_top_k", "moe_k"), 2),
     **dict.fromkeys(("moe_intermediate_size", "expert_ffn_hidden_size"), _EXPERT),
     **dict.fromkeys(("shared_expert_intermediate_size", "shared_experts_intermediate_size"), _SHARED),
@@ -98,7 +98,7 @@ _MISSING: dict[str, dict[str, Any]] = {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
     },
     "deepseek_v2": {"num_experts_per_tok": 2},
-    "dots1": {"n_routed_experts": 6, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 9, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "granitemoehybrid": {"layer_types": _MIXED["linear_attention"]},
     "lfm2": {"layer_types": _MIXED["conv"]},
     "lfm2_moe": {"layer_types": _MIXED["conv"]},

@@ -1,4 +1,4 @@
-"""Tiny teachers of every family, on which the contract is tried.
+"""Tiny teachers on which the contract is tried: special flags by hand, and a sample of types at large.
 
 They are small in every way but in the ways to go wrong: two heads a group, sizes that divide one
 another badly, a large epsilon in the norms, windows shorter than the text, biases where the class has
@@ -7,13 +7,12 @@ them.
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from typing import Any
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
+    CONFIG_MAPPING,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
@@ -21,6 +20,13 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+
+from space.contract.draws import random_teacher
+from space.contract.reload import hushed
+from space.contract.trial import logits_of as logits_at
+from space.vouching import Vouched, vouch
+
+__all__ = ["CASES", "SAMPLE", "TINY", "logits_of", "random_teacher", "tokens", "vouched"]
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 48,
@@ -81,21 +87,41 @@ TINY: dict[str, dict[str, PretrainedConfig]] = {
         "tied": Qwen3Config(**_SIZES | {"num_hidden_layers": 3}, head_dim=8, tie_word_embeddings=True),
     },
 }
+#: Types as their classes are by default: fused and interleaved tensors, ALiBi and learned positions, scales
+#: of embeddings, couplings, mixtures, latent attention, state spaces, linear attention, convolutions.
+SAMPLE = (
+    "gemma2",
+    "cohere2",
+    "gpt2",
+    "bloom",
+    "falcon",
+    "phi",
+    "phi3",
+    "opt",
+    "gpt_neox",
+    "granite",
+    "mixtral",
+    "qwen2_moe",
+    "gpt_oss",
+    "granitemoe",
+    "llama4_text",
+    "deepseek_v3",
+    "minicpm3",
+    "nemotron_h",
+    "falcon_h1",
+    "lfm2",
+)
+#: Every teacher that is tried, by name.
+CASES: dict[str, PretrainedConfig] = {
+    f"{family}-{name}": config for family, configs in TINY.items() for name, config in configs.items()
+} | {model_type: CONFIG_MAPPING[model_type]() for model_type in SAMPLE}
 
 
-@torch.no_grad()
-def random_teacher(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
-    """A float32 model in which no weight is what it is before training: not a norm's, not a bias's."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        if parameter.ndim == 2:
-            parameter.copy_(noise / math.sqrt(parameter.shape[1]))
-        else:
-            parameter.copy_(noise / 3 + (0 if name.endswith("bias") else 1))
-    model.eval()
-    return model
+@cache
+def vouched(case: str) -> Vouched:
+    """What vouching finds for a teacher; the model and its map are as tiny as it makes them."""
+    with hushed():
+        return vouch(CASES[case])
 
 
 @cache
@@ -104,8 +130,6 @@ def tokens() -> torch.Tensor:
     return torch.randint(0, 48, (2, 12), generator=torch.Generator().manual_seed(1))
 
 
-@torch.no_grad()
 def logits_of(model: PreTrainedModel) -> torch.Tensor:
-    """(2, 12, 48) for ``tokens``."""
-    logits: torch.Tensor = model(input_ids=tokens(), use_cache=False).logits
-    return logits
+    """(2, 12, V) for ``tokens``."""
+    return logits_at(model, tokens())
