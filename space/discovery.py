@@ -24,7 +24,7 @@ from space.families.entries import entry_of
 from space.fields import EXPERT_GROUPS, NAMES, WIDTHS, layers_of, named, read
 from space.input_error import InputError
 from space.layout import Fixed, Layout
-from space.likeness import characters
+from space.likeness import characters, without_numbers
 from space.probing import Probes, probe, written_out
 from space.scales import Roles, Scales, starred
 
@@ -374,5 +374,5 @@ def _map(probes: Probes, sizes: Sizes, tensors: tuple[Tensor, ...], stacks: tupl
         couplings=tuple(sizes.couplings),
         refused=sizes.refused,
         buffers=frozenset(probes.whole.shapes) - probes.whole.parameters,
-        characters=characters(lasting, stacks, teacher.layers),
+        characters=without_numbers(characters(lasting, stacks, teacher.layers)),
     )

@@ -20,7 +20,6 @@ Shapes = dict[str, tuple[int, ...]]
 Scalars = dict[tuple[str, str], Any]
 #: What a class may raise for sizes that it does not allow.
 Refusal = (StrictDataclassError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, RuntimeError, ZeroDivisionError)
-_OWN_PLACE = {"layer_idx", "layer_id", "idx", "layer_number", "training"}
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,12 @@ def built(config: PretrainedConfig) -> Built:
 
 
 def scalars(model: nn.Module) -> Scalars:
-    """Every number, flag and word that the modules of a model hold, but for their place in the stack."""
+    """Every number, flag and word that the modules of a model hold."""
     return {
         (name, attribute): value
         for name, module in model.named_modules()
         for attribute, value in vars(module).items()
-        if isinstance(value, (bool, int, float, str)) and attribute not in _OWN_PLACE and attribute[0] != "_"
+        if isinstance(value, (bool, int, float, str)) and attribute != "training" and attribute[0] != "_"
     }
 
 

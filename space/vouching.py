@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, product
+from itertools import chain, islice, product
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -92,7 +92,7 @@ def vouch(config: PretrainedConfig) -> Vouched:
         other = _vouched(model, small, attention, tie)
         if len(other.small.refused.keys() - {Axis.HEADS}) < len(found.small.refused):
             found = other
-    if found.tie is None and _heads_shrink(model, small, attention):
+    if found.tie is None and _heads_shrink(model, small, attention, found.choices):
         found = _vouched(model, small, attention, Tie.NOTHING)
     torch.set_rng_state(state)
     if found.small.free and (lost := unreadable(model, found.small)):
@@ -123,12 +123,14 @@ def _vouched(
     return Vouched(axis_map, model, choices, attention, tie, axis_map.scales, failures)
 
 
-def _heads_shrink(model: PreTrainedModel, small: PretrainedConfig, attention: frozenset[str]) -> bool:
+def _heads_shrink(
+    model: PreTrainedModel, small: PretrainedConfig, attention: frozenset[str], choices: Choices
+) -> bool:
     """Whether the class has a head size that can be cut: where positions leave it alone."""
     probes = probed(small, Tie.NOTHING)
     if Axis.HEAD_DIM not in probes.fields:
         return False
-    axis_map = _scaled(model, drawn(probes, None, attention, Tie.NOTHING).axis_map, attention)
+    axis_map = _scaled(model, drawn(probes, choices, attention, Tie.NOTHING).axis_map, attention)
     return Axis.HEAD_DIM in axis_map.free and not _breach(model, axis_map, {Axis.HEAD_DIM}, _ALONE)
 
 
@@ -143,7 +145,8 @@ def _chosen(
     """For each doubtful dimension the first candidate under which a random order keeps the logits."""
     chosen: dict[Spot, int] = {}
     for axes in _GROUPS:
-        for choice in _combinations(draft, _spots(draft, axes)):
+        # What another group of axes has settled is tried first.
+        for choice in chain(({},), _combinations(draft, _spots(draft, axes))):
             axis_map = draw(chosen | choice)
             if all(sorting_keeps(model, axis_map, axes, seed) for seed in (1, 2)):
                 chosen |= choice

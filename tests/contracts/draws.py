@@ -1,81 +1,63 @@
-"""What Hypothesis draws: rankings and the architectures that a class allows."""
+"""What Hypothesis draws: rankings with and without ties, and the students that a class allows."""
 
 from __future__ import annotations
 
-from functools import cache
+import random
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from space.architecture import Architecture, Axis
-from space.axis_map import AxisMap, discover, with_sizes
+from space.axis_map import AxisMap
+from space.contract.draws import random_architecture, random_ranking
 from space.ranking import Ranking
-from tests.contracts.tiny import TINY
-
-
-@cache
-def axis_map_of(family: str, name: str) -> AxisMap:
-    """The axis map of a tiny teacher."""
-    return discover(TINY[family][name])
-
-
-def random_ranking(teacher: Architecture, seed: int) -> Ranking:
-    """Scores among nine whole numbers: sums are exact, and ties are many."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def scores(*shape: int) -> torch.Tensor:
-        return torch.randint(0, 9, shape, generator=generator).float()
-
-    return Ranking(
-        hidden=scores(teacher.hidden),
-        mlp=scores(teacher.layers, teacher.mlp),
-        heads=scores(teacher.layers, teacher.heads),
-        layers=scores(teacher.layers),
-        kv_heads=teacher.kv_heads,
-        method="random",
-        fingerprint=str(seed),
-    )
-
 
 seeds = st.integers(0, 2**32 - 1)
 
 
-@cache
-def allowed(family: str, name: str) -> list[tuple[int, int, int]]:
-    """Every (hidden, heads, KV heads) that the class's own config accepts."""
-    axis_map = axis_map_of(family, name)
-    teacher, fields = axis_map.teacher, axis_map.family.fields
-    found = []
-    for hidden in range(1, teacher.hidden + 1):
-        for kv_heads in range(1, teacher.kv_heads + 1):
-            for heads in range(kv_heads, kv_heads * teacher.heads // teacher.kv_heads + 1, kv_heads):
-                sizes = {Axis.HIDDEN: hidden, Axis.HEADS: heads, Axis.KV_HEADS: kv_heads}
-                try:
-                    with_sizes(axis_map.config, {fields[axis]: size for axis, size in sizes.items()})
-                except StrictDataclassError:
-                    continue
-                found.append((hidden, heads, kv_heads))
-    return found
+def ranking_of(axis_map: AxisMap, seed: int, spread: int = 9) -> Ranking:
+    """Whole scores below ``spread``, so that sums are exact; with a spread of one all units are alike."""
+    ranking = random_ranking(axis_map, seed)
+    generator = torch.Generator().manual_seed(seed)
+    scores = {
+        axis: torch.randint(0, spread, of.shape, generator=generator).float()
+        for axis, of in ranking.scores.items()
+    }
+    return replace(ranking, scores=scores)
 
 
-def architectures(family: str, name: str, free: set[Axis]) -> st.SearchStrategy[Architecture]:
-    """Architectures that the class allows, of the teacher's size but for the free axes.
+@dataclass(frozen=True)
+class Cut:
+    """One student: which units are better, how many of each are kept, and which layers."""
 
-    Heads alone leave the KV heads as they are; KV heads alone take their query heads with them.
+    ranking: Ranking
+    architecture: Architecture
+    layers: list[int]
+
+    def __str__(self) -> str:
+        return f"{self.architecture.label} of layers {self.layers}, ranking {self.ranking.fingerprint}"
+
+
+@st.composite
+def cuts(draw: st.DrawFn, axis_map: AxisMap, axes: Collection[Axis], block: bool = False) -> Cut:
+    """Students that are smaller along some axes; all others stay as the teacher's, sorted nonetheless.
+
+    Args:
+        draw: Hypothesis's.
+        axis_map: the teacher's.
+        axes: that are cut.
+        block: keep layers that stand one after the other.
     """
-    teacher = axis_map_of(family, name).teacher
-    group = teacher.heads // teacher.kv_heads
-    widths = [
-        (hidden, heads, kv_heads)
-        for hidden, heads, kv_heads in allowed(family, name)
-        if Axis.HIDDEN in free or hidden == teacher.hidden
-        if Axis.HEADS in free or heads == kv_heads * group
-        if Axis.KV_HEADS in free or kv_heads == teacher.kv_heads
-    ]
-    return st.builds(
-        lambda width, mlp, layers: Architecture(width[0], mlp, width[1], width[2], layers),
-        st.sampled_from(widths),
-        st.integers(1, teacher.mlp) if Axis.MLP in free else st.just(teacher.mlp),
-        st.integers(1, teacher.layers) if Axis.LAYERS in free else st.just(teacher.layers),
-    )
+    rng: random.Random = draw(st.randoms(use_true_random=False))
+    drawn = random_architecture(axis_map, axes, rng)
+    assume(drawn is not None)
+    assert drawn is not None
+    architecture, layers = drawn
+    if block:
+        first = draw(st.integers(0, axis_map.teacher.layers - len(layers)))
+        layers = list(range(first, first + len(layers)))
+    spread = draw(st.sampled_from((1, 3, 9, 10**6)))
+    return Cut(ranking_of(axis_map, draw(seeds), spread), architecture, layers)

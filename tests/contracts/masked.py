@@ -1,7 +1,7 @@
-"""The oracle of the contract: the teacher itself, with the units that a student lacks switched off.
+"""The oracle's oracle: students of Llama and its kin, written out by hand for their modules' own names.
 
-It shares no code with the extraction. Which units those are follows from the scores by the plainest
-rule there is, one unit at a time.
+It shares no code with the extraction, nor with the masked teacher of any class. Which units are kept
+follows from the scores by the plainest rule there is, one unit at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from space.architecture import Architecture
+from space.architecture import Architecture, Axis
 from space.ranking import Ranking
 
 
@@ -33,19 +33,19 @@ def kept_heads(scores: Sequence[float], kv_heads: int, student: Architecture) ->
 
 @torch.no_grad()
 def masked_teacher(
-    teacher: PreTrainedModel, head_dim: int, ranking: Ranking, student: Architecture
+    teacher: PreTrainedModel, head_dim: int, ranking: Ranking, student: Architecture, layers: Sequence[int]
 ) -> PreTrainedModel:
-    """A copy of the teacher, of its full size, that computes what the student has to compute."""
+    """A copy of the teacher, of its full width, that computes what the student has to compute."""
     masked: Any = copy.deepcopy(teacher)
     for number, layer in enumerate(masked.model.layers):
-        neurons = ranking.mlp[number].tolist()
+        neurons = ranking.scores[Axis.MLP][number].tolist()
         for neuron in set(range(len(neurons))) - set(best(neurons, student.mlp)):
             layer.mlp.down_proj.weight[:, neuron] = 0
-        heads = ranking.heads[number].tolist()
+        heads = ranking.scores[Axis.HEADS][number].tolist()
         for head in set(range(len(heads))) - kept_heads(heads, ranking.kv_heads, student):
             layer.self_attn.o_proj.weight[:, head * head_dim : (head + 1) * head_dim] = 0
-    _mask_hidden(masked, ranking.hidden.tolist(), student.hidden)
-    _drop_layers(masked, sorted(best(ranking.layers.tolist(), student.layers)))
+    _mask_hidden(masked, ranking.scores[Axis.HIDDEN].tolist(), student.hidden)
+    _drop_layers(masked, layers)
     model: PreTrainedModel = masked
     return model
 
@@ -70,7 +70,7 @@ def _mask_hidden(masked: Any, scores: list[float], kept: int) -> None:
         norm.variance_epsilon *= kept / len(scores)
 
 
-def _drop_layers(masked: Any, kept: list[int]) -> None:
+def _drop_layers(masked: Any, kept: Sequence[int]) -> None:
     masked.model.layers = nn.ModuleList([masked.model.layers[number] for number in kept])
     for place, layer in enumerate(masked.model.layers):
         layer.self_attn.layer_idx = place

@@ -1,86 +1,209 @@
-"""A student on disk is a stock model: a process with torch and transformers alone reads and runs it."""
+"""A student on disk is a stock model: it is read and run here, and by a process with transformers alone."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import logging
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
-from space.architecture import Architecture
-from space.extraction import extract, sort_by_importance
-from space.families import FAMILIES
-from tests.contracts.draws import axis_map_of, random_ranking
-from tests.contracts.tiny import TINY, logits_of, random_teacher, tokens
+from space.contract import reload, stranger
+from space.contract.new_process import complaints, leave
+from space.contract.reload import hushed, miscounted, random_student, unreadable
+from space.input_error import InputError
+from space.polynomial import Polynomial
+from space.vouching import vouch
+from tests.contracts.tiny import CASES, TINY, vouched
 
-CASES = [(family, name) for family in FAMILIES for name in TINY.get(family, {})]
-STRANGER = """
-import json, sys, warnings
-sys.modules.update(dict.fromkeys(["space", "evaluators", "search", "studies"]))  # not to be imported
-import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
-from transformers.utils import logging
+NEW = ("gpt2", "gpt_oss", "deepseek_v3", "nemotron_h", "mistral-tied-bfloat16-config", "qwen2-mixed-layers")
+SPOILT = ("missing", "unexpected", "mismatched", "other-weights", "other-class", "no-weights", "warns")
 
-warnings.simplefilter("error")
-logging.disable_progress_bar()
-tokens, logits, seen = load_file("tokens")["tokens"], {}, {}
-for case in sys.argv[1:]:
-    model, info = AutoModelForCausalLM.from_pretrained(case, output_loading_info=True)
-    with torch.no_grad():
-        logits[case] = model(input_ids=tokens, use_cache=False).logits
-    rest = {"attention_mask": torch.ones_like(tokens), "max_new_tokens": 10, "do_sample": False}
-    texts = [model.generate(tokens, use_cache=cached, **rest).tolist() for cached in (True, False)]
-    seen[case] = {
-        "class": type(model).__name__,
-        "config": model.config.to_dict(),
-        "loading": {kind: sorted(map(str, names)) for kind, names in info.items()},
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "texts": texts,
-    }
-save_file(logits, "logits")
-print(json.dumps(seen))
-"""
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_student_is_read_back_here(case: str) -> None:
+    assert unreadable(vouched(case).model, vouched(case).small, seed=11) is None
 
 
 @pytest.fixture(scope="module")
-def students(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """For each case the student as it was saved and what the stranger saw of it."""
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
+    """What a new process says of students, some of them spoilt on disk."""
     folder = tmp_path_factory.mktemp("students")
-    save_file({"tokens": tokens()}, folder / "tokens")
-    saved = {}
-    for family, name in CASES:
-        axis_map, teacher = axis_map_of(family, name), random_teacher(TINY[family][name])
-        ranking = random_ranking(axis_map.teacher, 7)
-        canonical = sort_by_importance(dict(teacher.named_parameters()), axis_map, ranking)
-        student = extract(canonical, axis_map, ranking, Architecture(24, 20, 3, 3, 2))
-        student.save_pretrained(folder / f"{family}-{name}")
-        saved[f"{family}-{name}"] = student
-    command = [sys.executable, "-I", "-c", STRANGER, *saved]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    seen, logits = json.loads(done.stdout), load_file(folder / "logits")
-    assert done.stderr == "", "a stranger is warned of nothing"
-    return {case: (saved[case], seen[case], logits[case]) for case in saved}
+    for case in NEW:
+        leave(student_of(case), folder / case)
+    for how in SPOILT:
+        leave(student_of("llama-plain"), folder / how)
+        _spoil(folder / how / "student", how)
+    return complaints(folder)
 
 
-@pytest.mark.parametrize("case", ["-".join(case) for case in CASES])
-def test_a_stranger_reads_and_runs_the_student(case: str, students: dict[str, Any]) -> None:
-    student, seen, logits = students[case]
-    assert seen["class"] == type(student).__name__
-    assert not any(seen["loading"].values()), seen["loading"]
-    assert {"missing_keys", "unexpected_keys", "mismatched_keys"} <= seen["loading"].keys()
-    assert seen["parameters"] == sum(parameter.numel() for parameter in student.parameters())
-    assert (seen["config"]["num_hidden_layers"], seen["config"]["dtype"]) == (2, "float32")
-    torch.testing.assert_close(logits, logits_of(student), rtol=1e-5, atol=1e-5)
+def student_of(case: str) -> PreTrainedModel:
+    made = random_student(vouched(case).model, vouched(case).small, seed=7)
+    assert made is not None
+    return made[0]
 
 
-@pytest.mark.parametrize("case", ["-".join(case) for case in CASES])
-def test_a_cache_of_keys_and_values_changes_no_text(case: str, students: dict[str, Any]) -> None:
-    cached, whole = students[case][1]["texts"]
-    assert cached == whole
-    assert all(len(text) == tokens().shape[1] + 10 for text in cached)
+def _spoil(student: Path, how: str) -> None:
+    file, config = student / "model.safetensors", student / "config.json"
+    weights, about = load_file(file), json.loads(config.read_text())
+    norm = weights["model.norm.weight"]
+    if how == "missing":
+        del weights["model.norm.weight"]
+    elif how == "unexpected":
+        weights["model.norm.bias"] = torch.zeros_like(norm)
+    elif how == "mismatched":
+        weights["model.norm.weight"] = torch.cat([norm, norm])
+    elif how == "other-weights":
+        weights["model.norm.weight"] = norm + 1e-2
+    elif how == "other-class":
+        about |= {"model_type": "mistral", "sliding_window": 3}
+    elif how == "warns":
+        about["rope_parameters"] |= {"surprising": 1}
+    save_file(weights, file, metadata={"format": "pt"})
+    config.write_text(json.dumps(about))
+    if how == "no-weights":
+        file.unlink()
+
+
+@pytest.mark.parametrize("case", NEW)
+def test_a_stranger_finds_nothing_wrong(case: str, found: dict[str, str | None]) -> None:
+    assert found[case] is None
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("missing", "missing_keys: ['model.norm.weight']"),
+        ("unexpected", "unexpected_keys: ['model.norm.bias']"),
+        ("mismatched", "model.norm.weight"),
+        ("other-weights", "logits differ by "),
+        ("other-class", "logits differ by "),
+        ("no-weights", "OSError"),
+        ("warns", "it warns: "),
+    ],
+)
+def test_a_stranger_sees_what_is_wrong(how: str, words: str, found: dict[str, str | None]) -> None:
+    assert words in str(found[how])
+
+
+def test_a_stranger_imports_nothing_of_ours() -> None:
+    lines = Path(stranger.__file__).read_text().splitlines()
+    imported = {line.split()[1].partition(".")[0] for line in lines if line.startswith(("import ", "from "))}
+    assert imported <= {"__future__", "json", "logging", "os", "sys", "warnings", "pathlib", "typing"} | {
+        "torch",
+        "safetensors",
+        "transformers",
+    }
+
+
+class TestWhatIsRefused:
+    """One thing at a time goes wrong, and is named."""
+
+    def reason(self) -> str | None:
+        return unreadable(vouched("llama-plain").model, vouched("llama-plain").small)
+
+    def test_a_wrong_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(reload, "parameter_polynomial", lambda _: Polynomial.constant(1234))
+        assert str(self.reason()).startswith("1,234 parameters are counted where there are ")
+
+    def test_a_count_by_the_map(self) -> None:
+        small = vouched("llama-plain").small
+        made = random_student(vouched("llama-plain").model, small, 0)
+        assert made is not None
+        assert miscounted(made[0], small, made[1]) is None
+        assert miscounted(made[0], small, small.teacher) is not None
+
+    @pytest.mark.parametrize("first", [1, 2])
+    def test_other_text_with_a_cache(self, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The first model is the teacher's copy, the second the student."""
+        texts = iter([[[0]]] * (2 * first - 1) + [[[1]]])
+        monkeypatch.setattr(reload, "generated", lambda *_, **__: next(texts))
+        what = "it generates other tokens with a KV cache than without"
+        assert self.reason() == (f"{what}, even uncut" if first == 1 else what)
+
+    def test_other_logits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(reload, "distance", lambda *_: 2e-5)
+        assert self.reason() == "it computes other logits, even uncut"
+        monkeypatch.setattr(reload, "distance", lambda *_: float("nan"))
+        assert self.reason() == "it computes other logits, even uncut"
+
+    def test_keys(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Loader:
+            @staticmethod
+            def from_pretrained(folder: str, output_loading_info: bool) -> Any:
+                return None, {"missing_keys": set(), "unexpected_keys": {"b", "a"}}
+
+        monkeypatch.setattr(reload, "AutoModelForCausalLM", Loader)
+        assert self.reason() == "unexpected keys: a, even uncut"
+
+    def test_a_warning(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def generated(*_: Any, use_cache: bool, **__: Any) -> list[list[int]]:
+            warnings.warn("this is slow", UserWarning, stacklevel=1)
+            warnings.warn("this will go", FutureWarning, stacklevel=1)
+            return [[0]]
+
+        monkeypatch.setattr(reload, "generated", generated)
+        assert self.reason() == "it warns: this is slow, even uncut"
+
+    def test_what_a_machine_lacks_is_no_fault_of_the_student(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def generated(*_: Any, use_cache: bool, **__: Any) -> list[list[int]]:
+            logging.getLogger("transformers.models").warning("a faster kernel is not installed")
+            return [[0]]
+
+        monkeypatch.setattr(reload, "generated", generated)
+        assert self.reason() is None
+
+    def test_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def generated(*_: Any, use_cache: bool, **__: Any) -> list[list[int]]:
+            raise IndexError("out of\nrange")
+
+        monkeypatch.setattr(reload, "generated", generated)
+        assert self.reason() == "it stops with IndexError: range"
+
+    def test_a_teacher_is_refused_with_the_reason(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(reload, "distance", lambda *_: 1.0)
+        with pytest.raises(InputError) as refusal:
+            vouch(TINY["llama"]["plain"])
+        assert refusal.value.values == (
+            "'llama' is not: none of its students can be saved and read back: it computes other logits, even uncut"
+        )
+
+
+class TestNothingIsLeftBehind:
+    def test_random_numbers_loggers_and_bars(self, capfd: pytest.CaptureFixture[str]) -> None:
+        torch.manual_seed(5)
+        library = logging.getLogger("transformers")
+
+        def state() -> tuple[object, ...]:
+            bars = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+            return torch.get_rng_state().tolist(), library.level, library.handlers[:], library.propagate, bars
+
+        before, filters = state(), warnings.filters[:]
+        capfd.readouterr()
+        assert unreadable(vouched("gpt2").model, vouched("gpt2").small) is None
+        assert state() == before
+        assert warnings.filters[:] == filters
+        assert capfd.readouterr() == ("", "")
+
+    def test_after_an_error_too(self) -> None:
+        library = logging.getLogger("transformers")
+        handlers, level = library.handlers[:], library.level
+        with pytest.raises(KeyError), hushed():
+            raise KeyError
+        assert (library.handlers, library.level) == (handlers, level)
+
+    def test_what_is_said_within_is_heard_and_not_shown(self, capfd: pytest.CaptureFixture[str]) -> None:
+        with hushed() as heard:
+            logging.getLogger("transformers.modeling_utils").warning("one")
+            logging.getLogger("transformers").info("not this")
+            warnings.warn("two", UserWarning, stacklevel=1)
+            warnings.warn("nor this", DeprecationWarning, stacklevel=1)
+        assert heard == ["one", "two"]
+        assert capfd.readouterr() == ("", "")
