@@ -11,6 +11,8 @@ from space.layout import Each, Fixed, Layout, Together
 from space.polynomial import Polynomial
 from space.summing import units_of
 
+#: All classes that compress keys and values call the module so.
+_COMPRESSING = "kv_a_proj_with_mqa"
 _NOTHING = Polynomial.constant(0)
 
 
@@ -41,16 +43,17 @@ class Attention:
         if not self._attends(layer):
             return _NOTHING
         if self.latent:
-            return Polynomial.constant(self._modules(layer) * self._latent_rows)
+            rows = self.latent + self.axis_map.config.qk_rope_head_dim
+            return Polynomial.constant(self._modules(layer) * rows)
         axis_map = self.axis_map
-        rows = Polynomial.sum(
-            made
+        made = Polynomial.sum(
+            rows
             for row, column in self._matrices(layer)
             if column.length >= axis_map.teacher.hidden
-            and (made := _beside_queries(row, axis_map)).of(axis_map.teacher) > axis_map.teacher.kv_heads
+            and (rows := _beside_queries(row, axis_map)).of(axis_map.teacher) > axis_map.teacher.kv_heads
         )
-        if rows.terms or (self._seen and Axis.KV_HEADS in axis_map.free):
-            return rows
+        if made.terms or (self._seen and Axis.KV_HEADS in axis_map.free):
+            return made
         # Keys and values that move with the queries cannot be told from them; every layer has its own.
         return Polynomial.variable(Axis.KV_HEADS) * self._key_and_value
 
@@ -65,7 +68,7 @@ class Attention:
         if not self.latent or not self._attends(layer):
             return _NOTHING
         config = self.axis_map.config
-        head = config.qk_nope_head_dim + config.v_head_dim
+        head = int(config.qk_nope_head_dim + config.v_head_dim)
         return Polynomial.variable(Axis.HEADS) * (2 * self.latent * head * self._modules(layer))
 
     def _attends(self, layer: int) -> bool:
@@ -75,24 +78,14 @@ class Attention:
         return layer < len(self._cached) and isinstance(self._cached[layer], DynamicLayer)
 
     def _modules(self, layer: int) -> int:
-        """How many attentions there are in one layer: one, but for some that compress."""
-        if not self.latent:
-            return 1
-        hidden = self.axis_map.teacher.hidden
-        return sum(
-            row.length == self._latent_rows and column.length >= hidden
-            for row, column in self._matrices(layer)
-        )
+        """How many attentions there are in one layer: one, but for some classes that compress."""
+        names = {tensor.module for tensor in self.layers[layer]}
+        return sum(name.endswith(_COMPRESSING) for name in names) if self.latent else 1
 
     def _matrices(self, layer: int) -> list[tuple[Layout, Layout]]:
         """Both dimensions of every matrix of a layer, in both orders."""
         pairs = [t.dimensions for t in self.layers[layer] if len(t.dimensions) == 2]
         return [pair for one, other in pairs for pair in ((one, other), (other, one))]
-
-    @property
-    def _latent_rows(self) -> int:
-        rows: int = (self.latent or 0) + self.axis_map.config.qk_rope_head_dim
-        return rows
 
     @property
     def _key_and_value(self) -> Polynomial:

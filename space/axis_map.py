@@ -76,7 +76,7 @@ class AxisMap:
     """Axes that the class has and that are not cut, with the reason."""
     buffers: frozenset[str] = frozenset()
     """Which of ``tensors`` are no parameters."""
-    scales: Scales = Scales()
+    scales: Scales = field(default_factory=Scales)
     """What the class derives from sizes, to be made up for."""
     characters: tuple[Character, ...] = ()
     """Of each layer what shapes do not show, such as its window."""

@@ -27,7 +27,7 @@ NAMES: dict[Axis, tuple[str, ...]] = {
     ),
     Axis.HEAD_DIM: ("head_dim", "kv_channels", "attention_head_dim", "dim_head", "d_head"),
 }
-#: Fields that set the width of an MLP: of dense layers, of experts, or of the shared expert; shapes tell which.
+#: Fields for the width of an MLP: of dense layers, of experts or of the shared expert, as shapes tell.
 WIDTHS = (
     "intermediate_size",
     "n_inner",

@@ -34,7 +34,7 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Each:
-    """``inner`` for each unit; units of no axis (None) all stay, and hold units of an axis in equal shares."""
+    """``inner`` for each unit; units of no axis (None) all stay."""
 
     axis: Axis | None
     units: int
@@ -117,7 +117,9 @@ def kept(axis: Axis | None, units: int, student: Architecture, teacher: Architec
     return student[axis] * units // teacher[axis]
 
 
-def prefix(values: Tensor, place: int, layout: Layout, student: Architecture, teacher: Architecture) -> Tensor:
+def prefix(
+    values: Tensor, place: int, layout: Layout, student: Architecture, teacher: Architecture
+) -> Tensor:
     """The leading units along one dimension of a sorted tensor; a view where one is possible.
 
     Args:

@@ -37,13 +37,16 @@ def characters(
 
 def without_numbers(layers: Sequence[Character]) -> tuple[Character, ...]:
     """The characters without what is just the layer's own number wherever it occurs."""
-    others = {at for n, layer in enumerate(layers) for at, value in layer.items() if type(value) is bool or value != n}
+    others = {
+        at
+        for n, layer in enumerate(layers)
+        for at, value in layer.items()
+        if type(value) is bool or value != n
+    }
     return tuple({at: value for at, value in layer.items() if at in others} for layer in layers)
 
 
-def check_likeness(
-    teacher: Sequence[Character], student: Sequence[Character], kept: Sequence[int]
-) -> None:
+def check_likeness(teacher: Sequence[Character], student: Sequence[Character], kept: Sequence[int]) -> None:
     """Compare the layers of a student with the teacher's layers that they were.
 
     Args:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from space.discovery import spot_of
+from space.scales import starred
 
 
 @torch.no_grad()
@@ -41,7 +41,7 @@ def modules_that_mix(model: PreTrainedModel, layers: list[nn.Module], tokens: Te
         layer = int(next(part for part in name.split(".") if part.isdigit()))
         if name in after and not torch.equal(states[:, 1:], after[name][:, 1:]):
             mixed.setdefault(layer, name)
-    return frozenset(spot_of(f"{name}.weight", 0)[0].removesuffix(".weight") for name in mixed.values())
+    return frozenset(starred(f"{name}.weight").removesuffix(".weight") for name in mixed.values())
 
 
 def _linear_inputs(model: PreTrainedModel, layers: list[nn.Module], tokens: Tensor) -> dict[str, Tensor]:

@@ -19,7 +19,17 @@ Shapes = dict[str, tuple[int, ...]]
 #: A scalar attribute of a module: the module's name, the attribute's.
 Scalars = dict[tuple[str, str], Any]
 #: What a class may raise for sizes that it does not allow.
-Refusal = (StrictDataclassError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, RuntimeError, ZeroDivisionError)
+Refusal = (
+    StrictDataclassError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    ZeroDivisionError,
+)
 
 
 @dataclass(frozen=True)
@@ -133,7 +143,9 @@ def probe(config: PretrainedConfig, coupled: bool) -> Probes:
         coupled: move hidden and heads together even if the class builds without.
     """
     fields = {axis: name for axis, names in NAMES.items() if (name := named(config, names))}
-    sizes = {axis: int(read(config, name)) for axis, name in fields.items()} | {Axis.LAYERS: layers_of(config)}
+    sizes = {axis: int(read(config, name)) for axis, name in fields.items()} | {
+        Axis.LAYERS: layers_of(config)
+    }
     probes = Probes(config, built(config), fields, sizes)
     alike = entry_of(config.model_type).alike.get(Axis.HIDDEN, ())
     probes.alike = tuple(name for name in alike if read(config, name) == sizes[Axis.HIDDEN])
@@ -148,7 +160,7 @@ def probe(config: PretrainedConfig, coupled: bool) -> Probes:
 
 
 def _probe_attention(probes: Probes, coupled: bool) -> None:
-    """Hidden, heads and KV heads: doubled one after the other and kept so, as each may have to divide the last."""
+    """Hidden, heads and KV heads: doubled one after the other and kept so, as one may divide another."""
     fields, sizes = probes.fields, probes.sizes
     hidden = dict.fromkeys((fields[Axis.HIDDEN], *probes.alike), 2 * sizes[Axis.HIDDEN])
     heads = {fields[Axis.HEADS]: 2 * sizes[Axis.HEADS]}
@@ -172,7 +184,7 @@ def last_line(error: BaseException) -> str:
 
 
 def _grows(probes: Probes, key: Axis | str) -> bool:
-    """Whether a size makes something larger and nothing smaller; a head size that is hidden / heads shrinks."""
+    """Whether a size makes something larger and nothing smaller, such as hidden / heads."""
     moves = [move for moves in probes.growth.get(key, {}).values() for move in moves]
     return any(move > 0 for move in moves) and not any(move < 0 for move in moves)
 

@@ -21,7 +21,7 @@ from space.contract.draws import random_architecture, random_teacher
 from space.contract.reload import unreadable
 from space.contract.scaling import measured
 from space.contract.trial import breach, sorting_keeps, trial_tokens
-from space.discovery import Choices, Draft, Spot, Tie, discover, drawn, probed
+from space.discovery import Choices, Draft, Spot, discover, drawn, probed
 from space.extraction import student_config
 from space.families.decoders import no_decoder
 from space.families.tiny import tiny
@@ -30,6 +30,7 @@ from space.layout import Together, axes_of
 from space.mixing import modules_that_mix
 from space.probing import Refusal
 from space.scales import Scales, starred
+from space.sizing import Tie
 
 _GROUPS = (
     {Axis.HEADS, Axis.KV_HEADS},
@@ -139,9 +140,7 @@ def _attention(model: PreTrainedModel, axis_map: AxisMap) -> frozenset[str]:
     return modules_that_mix(model, layer_modules(model, axis_map), tokens)
 
 
-def _chosen(
-    model: PreTrainedModel, draft: Draft, draw: Callable[[Choices], AxisMap]
-) -> dict[Spot, int]:
+def _chosen(model: PreTrainedModel, draft: Draft, draw: Callable[[Choices], AxisMap]) -> dict[Spot, int]:
     """For each doubtful dimension the first candidate under which a random order keeps the logits."""
     chosen: dict[Spot, int] = {}
     for axes in _GROUPS:
@@ -190,7 +189,7 @@ def _scaled(model: PreTrainedModel, axis_map: AxisMap, attention: frozenset[str]
 
 
 def _queries(axis_map: AxisMap, attention: frozenset[str]) -> Iterator[dict[Spot, int]]:
-    """Where queries may stand: in tensors of their own, or as one of three parts of a fused one, with its bias."""
+    """Where queries may stand: in tensors of their own, or as one of three parts of a fused one."""
     rows = {
         (starred(tensor.name), place): layout
         for tensor in axis_map.tensors

@@ -130,8 +130,10 @@ def _drawn(axis_map: AxisMap, axes: Collection[Axis], rng: random.Random) -> Arc
     return axis_map.complete(sizes)
 
 
-def _draw_heads(axis_map: AxisMap, axes: Collection[Axis], rng: random.Random, sizes: dict[Axis, int]) -> None:
-    """Heads are so many groups of no more queries than the teacher's; where hidden is tied to them, it follows."""
+def _draw_heads(
+    axis_map: AxisMap, axes: Collection[Axis], rng: random.Random, sizes: dict[Axis, int]
+) -> None:
+    """Heads are groups of no more queries than the teacher's; where hidden is tied to them, it follows."""
     teacher = axis_map.teacher
     tied = {coupling.axis: coupling for coupling in axis_map.couplings}
     if Axis.KV_HEADS in tied or not {Axis.HEADS, Axis.KV_HEADS, Axis.HIDDEN} & set(axes):

@@ -43,6 +43,7 @@ class Kept:
         self.sets: dict[tuple[Axis, int | None, int], set[int]] = {}
 
     def __call__(self, unit: Unit, layer: int | None) -> bool:
+        """Whether a unit, of a layer if it lies in one, is kept."""
         axis, number, around = unit
         key = axis, layer, around
         if key not in self.sets:
@@ -86,7 +87,11 @@ def entries(layout: Layout, around: int = 0) -> Iterator[tuple[Unit, ...]]:
 
 @contextmanager
 def masked(
-    teacher: PreTrainedModel, axis_map: AxisMap, ranking: Ranking, student: Architecture, layers: Sequence[int]
+    teacher: PreTrainedModel,
+    axis_map: AxisMap,
+    ranking: Ranking,
+    student: Architecture,
+    layers: Sequence[int],
 ) -> Iterator[PreTrainedModel]:
     """A copy of the teacher that computes what the student has to compute, within the context.
 
@@ -103,7 +108,7 @@ def masked(
     masks = {mapped.name: _masks(mapped, kept) for mapped in axis_map.tensors}
     routers: dict[int, Tensor] = {}
     with torch.no_grad():
-        _restrict_norms(model, axis_map, masks, student)
+        _restrict_norms(model, axis_map, masks)
         for mapped in axis_map.tensors:
             _switch_off(tensors[mapped.name], mapped, masks[mapped.name], kept, routers)
     stack = axis_map.stacks[0]
@@ -185,9 +190,7 @@ def _pass_on(layer: nn.Module) -> None:
     layer.register_forward_hook(instead, with_kwargs=True)
 
 
-def _restrict_norms(
-    model: PreTrainedModel, axis_map: AxisMap, masks: dict[str, list[Tensor]], student: Architecture
-) -> None:
+def _restrict_norms(model: PreTrainedModel, axis_map: AxisMap, masks: dict[str, list[Tensor]]) -> None:
     """Norms over an axis that is cut see its kept entries alone, and divide by their number."""
     vectors: dict[str, Tensor] = {}
     for mapped in axis_map.tensors:
@@ -211,9 +214,10 @@ def _restrict(norm: nn.Module, kept: Tensor) -> None:
 
     def forward(states: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
         if states.shape[-1] != len(kept):
-            return type(norm).forward(norm, states, *arguments, **keywords)
+            plain: Tensor = type(norm).forward(norm, states, *arguments, **keywords)
+            return plain
         whole = torch.zeros_like(states)
         whole[..., kept] = small(states[..., kept], *arguments, **keywords)
         return whole
 
-    norm.forward = forward  # type: ignore[assignment]
+    norm.forward = forward

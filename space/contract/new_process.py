@@ -9,22 +9,24 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from space.contract import stranger
 from space.contract.draws import one_expert_at_a_time
 from space.contract.trial import logits_of, trial_tokens
 
 
-def leave(student: PreTrainedModel, folder: Path) -> None:
+def leave(student: PreTrainedModel, teacher: PretrainedConfig, folder: Path) -> None:
     """Save a student for the stranger, with what it computes here.
 
     Args:
         student: a small one.
+        teacher: the config of its teacher.
         folder: a new one for it alone; all folders that are asked about at once lie in one.
     """
     one_expert_at_a_time(student)
     student.save_pretrained(folder / "student")
+    teacher.save_pretrained(folder / "teacher")
     tokens = trial_tokens(student.config.get_text_config().vocab_size)
     parameters = sum(parameter.numel() for parameter in student.parameters())
     seen = {"tokens": tokens, "logits": logits_of(student, tokens).contiguous()}

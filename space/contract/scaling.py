@@ -16,9 +16,7 @@ from space.scales import Scales
 
 
 @torch.no_grad()
-def measured(
-    wide: PreTrainedModel, narrow: PreTrainedModel, axis_map: AxisMap, narrow_hidden: int
-) -> Scales:
+def measured(wide: PreTrainedModel, narrow: PreTrainedModel, axis_map: AxisMap, narrow_hidden: int) -> Scales:
     """The powers of hidden by which a class multiplies embeddings and logits.
 
     Args:
@@ -64,7 +62,7 @@ def _embedding_factor(model: PreTrainedModel, axis_map: AxisMap) -> float:
 
 
 def _head_factor(model: PreTrainedModel) -> float:
-    """Logits over final states times the head's matrix, for weights too small for any cap to bend; 0 if not alike."""
+    """Logits over states times the head's matrix, for weights too small for a cap to bend; 0 if not alike."""
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         return 0.0

@@ -58,9 +58,7 @@ def sorting_keeps(model: PreTrainedModel, axis_map: AxisMap, axes: Collection[Ax
     return distance(logits_of(sorted_model, tokens), logits_of(model, tokens)) < TOLERANCE
 
 
-def breach(
-    model: PreTrainedModel, axis_map: AxisMap, axes: Collection[Axis], seed: int
-) -> str | None:
+def breach(model: PreTrainedModel, axis_map: AxisMap, axes: Collection[Axis], seed: int) -> str | None:
     """What is wrong with students that are cut along some axes; None if nothing is.
 
     Args:

@@ -29,7 +29,7 @@ from space.axis_map import AxisMap
 from space.contract.new_process import complaints, leave
 from space.contract.reload import hushed, random_student
 from space.contract.trial import breach
-from space.discovery import Tie
+from space.sizing import Tie
 from space.input_error import InputError
 from space.probing import last_line
 from space.vouching import Vouched, vouch
@@ -132,7 +132,7 @@ def _row(model_type: str, folder: Path | None) -> Row:
         return Row(model_type, reason=f"none of its axes can be cut ({reasons})", late=bool(late))
     made = random_student(vouched.model, axis_map, seed=DRAWS) if folder else None
     if made and folder:
-        leave(made[0], folder / model_type)
+        leave(made[0], axis_map.config, folder / model_type)
     cut = tuple(map(_with_followers(axis_map), axis_map.free))
     return Row(model_type, cut, refused, tied, late=bool(late))
 

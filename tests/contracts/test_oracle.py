@@ -70,7 +70,11 @@ def test_the_teacher_is_left_as_it_was() -> None:
     found = vouched("mixtral")
     before = logits_of(found.model)
     half = found.small.complete(
-        {axis: found.small.teacher[axis] // 2 for axis in found.small.free if axis not in ("heads", "kv_heads")}
+        {
+            axis: found.small.teacher[axis] // 2
+            for axis in found.small.free
+            if axis not in ("heads", "kv_heads")
+        }
     )
     with masked(found.model, found.small, ranking_of(found.small, 0), half, [0, 1]) as oracle:
         assert distance(logits_of(oracle), before) > 0.01

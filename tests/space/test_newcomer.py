@@ -41,7 +41,7 @@ class OddConfig(PretrainedConfig):
         if self.layer_types is None:
             kinds = ("sliding_attention", "full_attention")
             self.layer_types = [kinds[layer % 2] for layer in range(self.num_hidden_layers)]
-        super().__post_init__(**keywords)
+        super().__post_init__(**keywords)  # type: ignore[no-untyped-call]
 
 
 class Norm(nn.Module):
@@ -58,14 +58,20 @@ class Mixer(nn.Module):
         super().__init__()
         self.layer, self.window = layer, config.sliding_window
         self.near = config.layer_types[layer] == "sliding_attention"  # type: ignore[index]
-        self.heads, self.kv, self.size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.heads, self.kv, self.size = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
         self.vkq = nn.Linear(config.hidden_size, (self.heads + 2 * self.kv) * self.size, bias=True)
         self.back = nn.Linear(self.heads * self.size, config.hidden_size, bias=False)
 
     def forward(self, states: Tensor, cache: Any) -> Tensor:
         batch, tokens, _ = states.shape
         rows = [self.kv * self.size, self.kv * self.size, self.heads * self.size]
-        v, k, q = (part.unflatten(-1, (-1, self.size)).transpose(1, 2) for part in self.vkq(states).split(rows, -1))
+        v, k, q = (
+            part.unflatten(-1, (-1, self.size)).transpose(1, 2) for part in self.vkq(states).split(rows, -1)
+        )
         if cache is not None:
             k, v = cache.update(k, v, self.layer)
         group = self.heads // self.kv
@@ -106,7 +112,7 @@ class OddTrunk(OddBase):
         self.table = nn.Embedding(config.vocab_size, config.hidden_size)
         self.floors = nn.ModuleList(Layer(config, n) for n in range(config.num_hidden_layers))
         self.end = Norm(config.hidden_size)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
         return self.table
@@ -127,7 +133,7 @@ class OddForCausalLM(OddBase, GenerationMixin):
         super().__init__(config)
         self.trunk = OddTrunk(config)
         self.words = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
         return self.trunk.table
@@ -135,7 +141,9 @@ class OddForCausalLM(OddBase, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module:
         return self.words
 
-    def forward(self, input_ids: Tensor, use_cache: bool | None = None, **keywords: Any) -> CausalLMOutputWithPast:
+    def forward(
+        self, input_ids: Tensor, use_cache: bool | None = None, **keywords: Any
+    ) -> CausalLMOutputWithPast:
         inner = self.trunk(input_ids, use_cache=use_cache, **keywords)
         logits = self.words(inner.last_hidden_state) * (96 / self.config.hidden_size)
         return CausalLMOutputWithPast(logits=logits, past_key_values=inner.past_key_values)
