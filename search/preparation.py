@@ -31,7 +31,7 @@ from search.resolution import Resolved
 from search.run_directory import RunDirectory
 from search.workbench import Workbench
 from space.axis_map import AxisMap
-from space.extraction import sort_by_importance
+from space.extraction import saved_tensors, sort_by_importance
 from space.input_error import InputError
 from space.ranking import Ranking
 
@@ -82,7 +82,7 @@ def prepare(
     check_head(teacher.model)
     with console.stage("ranking"):
         ranking = _rank(teacher, resolved.axis_map, corpus, directory, console)
-    weights = dict(teacher.model.named_parameters())
+    weights = saved_tensors(teacher.model, resolved.axis_map)
     canonical = sort_by_importance(weights, resolved.axis_map, ranking)
     accelerator = Accelerator(
         cpu=config.device == "cpu", mixed_precision="bf16" if config.dtype == "bfloat16" else "no"

@@ -75,7 +75,7 @@ def _axis(text: str) -> Axis:
     raise InputError(
         f"Axes are {', '.join(Axis)}",
         f"{text!r} is none of them",
-        f"Did you mean {near[0]!r}" if near else "Choose from these",
+        f"Did you mean {str(near[0])!r}" if near else "Choose from these",
     )
 
 

@@ -96,7 +96,8 @@ class Polynomial:
     def depends_on(self, axis: Axis) -> bool:
         """Whether the count moves with an axis."""
         names = {variable for powers in self.terms for variable, _ in powers}
-        return any(isinstance(name, int) for name in names) if axis is Axis.LAYERS else axis in names
+        kinds = axis is Axis.LAYERS and any(type(name) is int for name in names)
+        return kinds or axis in names
 
     def at(self, sizes: Mapping[Axis, NDArray[np.int64]]) -> NDArray[np.int64]:
         """The counts at arrays of sizes, all of one shape."""

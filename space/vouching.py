@@ -8,6 +8,7 @@ against the masked teacher. An axis that fails is refused with what failed.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, islice, product
@@ -28,7 +29,7 @@ from space.families.tiny import tiny
 from space.input_error import InputError
 from space.layout import Together, axes_of
 from space.mixing import modules_that_mix
-from space.probing import Refusal
+from space.probing import Refusal, last_line
 from space.scales import Scales, starred
 from space.sizing import Tie
 
@@ -67,6 +68,8 @@ def axis_map_of(config: PretrainedConfig) -> AxisMap:
     """
     vouched = vouch(config)
     whole = discover(config, vouched.choices, vouched.attention, vouched.tie).axis_map
+    if unseen := _unlike(whole, vouched.small):
+        raise _refusal(config, f"{unseen} is not made as in the small copy that its axes are tried on")
     refused = dict(whole.refused) | vouched.failures
     whole = replace(whole, scales=vouched.scales, refused=refused)
     if not whole.free:
@@ -85,9 +88,14 @@ def vouch(config: PretrainedConfig) -> Vouched:
     if reason:
         raise _refusal(config, reason)
     state = torch.get_rng_state()
-    small = tiny(config)
-    model = random_teacher(small)
-    attention = _attention(model, discover(small).axis_map)
+    try:
+        small = tiny(config)
+        model = random_teacher(small)
+        attention = _attention(model, discover(small).axis_map)
+    except InputError:
+        raise
+    except Refusal as error:
+        raise _refusal(config, f"a small copy of it does not run ({last_line(error)})") from error
     found = _vouched(model, small, attention, None)
     for tie in (Tie.HEADS, Tie.HEAD_DIM) if Axis.HIDDEN in found.small.refused else ():
         other = _vouched(model, small, attention, tie)
@@ -99,6 +107,20 @@ def vouch(config: PretrainedConfig) -> Vouched:
     if found.small.free and (lost := unreadable(model, found.small)):
         raise _refusal(config, f"none of its students can be saved and read back: {lost}")
     return found
+
+
+def _unlike(whole: AxisMap, small: AxisMap) -> str | None:
+    """A tensor whose layouts, but for their numbers, are not those of its namesake in the small copy."""
+
+    def forms(axis_map: AxisMap) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for tensor in axis_map.tensors:
+            form = re.sub(r"\d+", "n", " ".join(map(str, tensor.dimensions)))
+            found.setdefault(starred(tensor.name), set()).add(form)
+        return found
+
+    seen = forms(small)
+    return next((name for name, of in forms(whole).items() if not of <= seen.get(name, set())), None)
 
 
 def _vouched(

@@ -37,7 +37,7 @@ def measured(wide: PreTrainedModel, narrow: PreTrainedModel, axis_map: AxisMap, 
     return replace(
         axis_map.scales,
         embedding=power(lambda model: _embedding_factor(model, axis_map)),
-        head=power(_head_factor),
+        head=power(lambda model: _head_factor(model, axis_map)),
         norm_offset=_norm_offset(wide, axis_map),
     )
 
@@ -50,9 +50,11 @@ def _embedding_factor(model: PreTrainedModel, axis_map: AxisMap) -> float:
         seen.append((arguments[0] if arguments else keywords["hidden_states"]).clone())
 
     handle = layer_modules(model, axis_map)[0].register_forward_pre_hook(note, with_kwargs=True)
-    for token in (1, 2):
-        model(input_ids=torch.tensor([[token]]), use_cache=False)
-    handle.remove()
+    try:
+        for token in (1, 2):
+            model(input_ids=torch.tensor([[token]]), use_cache=False)
+    finally:
+        handle.remove()
     table = model.get_parameter(axis_map.roles.embedding)
     given, found = (table[1] - table[2]), (seen[0] - seen[1]).flatten()
     if given.shape != found.shape:
@@ -61,18 +63,25 @@ def _embedding_factor(model: PreTrainedModel, axis_map: AxisMap) -> float:
     return factor if factor > 0 and torch.allclose(found, factor * given, rtol=1e-3, atol=1e-4) else 0.0
 
 
-def _head_factor(model: PreTrainedModel) -> float:
+def _head_factor(model: PreTrainedModel, axis_map: AxisMap) -> float:
     """Logits over states times the head's matrix, for weights too small for a cap to bend; 0 if not alike."""
-    head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear):
+    head, norm = model.get_output_embeddings(), axis_map.roles.final_norm
+    body = model.base_model
+    if body is model and norm is not None:
+        body = model.get_submodule(norm.rpartition(".")[0])
+    if not isinstance(head, nn.Linear) or body is model:
         return 0.0
     whole, seen = head.weight.clone(), []
-    handle = model.base_model.register_forward_hook(lambda _, __, output: seen.append(output[0]))
-    head.weight.mul_(1e-4)
-    logits = model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=False).logits
-    plain = seen[0] @ head.weight.T
-    handle.remove()
-    head.weight.copy_(whole)
+    handle = body.register_forward_hook(
+        lambda _, __, output: seen.append(output if isinstance(output, Tensor) else output[0])
+    )
+    try:
+        head.weight.mul_(1e-4)
+        logits = model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=False).logits
+        plain = seen[0] @ head.weight.T
+    finally:
+        handle.remove()
+        head.weight.copy_(whole)
     if head.bias is not None:
         logits = logits - head.bias
     factor = float(logits.flatten() @ plain.flatten() / plain.norm() ** 2)

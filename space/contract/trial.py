@@ -23,6 +23,8 @@ from space.scales import starred
 
 #: Float32 logits of two ways to compute the same thing, absolute and relative.
 TOLERANCE = 1e-4
+#: Logits that hardly differ are alike for any student.
+_FLAT = 1e-3
 
 
 @torch.no_grad()

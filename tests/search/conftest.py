@@ -17,6 +17,7 @@ from transformers import LlamaConfig, PretrainedConfig, Qwen3Config
 from space.axis_map import AxisMap
 from space.vouching import axis_map_of
 from studies.demo.train import CONFIG
+from tests.space.maps import NEMOTRON_15B
 
 _SET_BY_THE_CONSOLE = (
     *("slimsearch", "search", "evaluators", "space"),
@@ -102,3 +103,9 @@ def qwen3_8b(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=40_960,
     )
     return _config_alone(config, tmp_path_factory, "Qwen3-8B")
+
+
+@pytest.fixture(scope="session")
+def nemotron_15b(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config of the shape of Nemotron-4 15B, without weights."""
+    return _config_alone(NEMOTRON_15B, tmp_path_factory, "nemotron-4-15b")

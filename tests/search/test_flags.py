@@ -37,7 +37,9 @@ def test_a_budget_is_enough() -> None:
 def test_every_flag_is_read() -> None:
     flags = read_flags(
         [
-            *("--budget", "60%", "--tolerance", "0.05", "--model", "m", "--revision", "r", "--data", "d.txt"),
+            *("--budget", "60%", "--budget-of", "kv-cache", "--budget-dtype", "float16"),
+            *("--keep", "heads", "kv_heads", "--sizes", "hidden=64..96", "mlp=3x,4x"),
+            *("--tolerance", "0.05", "--model", "m", "--revision", "r", "--data", "d.txt"),
             *("--trials", "9", "--rung-tokens", "64k", "256k", "--retrain-tokens", "1.5M", "--promote", "3"),
             *("--objectives", "loss", "--sampler", "gp", "--storage", "s.journal", "--study-name", "n"),
             *("--out", "o", "--seed", "5", "--device", "cpu", "--dtype", "float32"),
@@ -46,6 +48,10 @@ def test_every_flag_is_read() -> None:
     )
     assert flags == Flags(
         budget="60%",
+        budget_of="kv-cache",
+        budget_dtype="float16",
+        keep=("heads", "kv_heads"),
+        sizes=("hidden=64..96", "mlp=3x,4x"),
         tolerance=0.05,
         model="m",
         revision="r",
@@ -80,6 +86,16 @@ def test_every_flag_is_read() -> None:
             "A budget is a positive number of parameters (units k, M, B, T) or a percentage; "
             "'1X' has the unknown unit 'X'. Write it like 4B, 350M, 800k, 1200000 or 60%.",
         ),
+        (
+            ["--budget", "1M", "--budget-of", "weights"],
+            "'1M' is in parameters. Write it like 8GB, 500MB, 16GiB, 64kB or 60%, or say with --budget-of",
+        ),
+        (
+            ["--budget", "8GB"],
+            "'8GB' is in bytes. Write it like 4B, 350M, 800k, 1200000 or 60%, or say with --budget-of",
+        ),
+        (["--budget", "1M", "--keep", "hidden", "head"], "'head' is none of them. Did you mean 'heads'."),
+        (["--budget", "1M", "--sizes", "mlp=a"], "--sizes mlp=a is neither. Write --sizes hidden=2048..3584"),
         (
             ["--budget", "1M", "--tolerance", "0.5"],
             "The tolerance has to lie between 0 and 0.5; 0.5 was given. Try --tolerance 0.02.",
@@ -167,6 +183,10 @@ def test_a_preset_may_hold_every_flag_but_itself(tmp_path: Path) -> None:
     text = """
 budget = 1000000
 tolerance = 0.05
+budget-of = "active"
+budget-dtype = "float16"
+keep = ["heads"]
+sizes = ["layers=4,5"]
 model = "m"
 revision = "r"
 data = "d"

@@ -11,6 +11,7 @@ from search.config import RunConfig
 from search.flags import check, load_preset, read_flags
 from search.resolution import Resolved, resolve
 from search.teachers import EMBEDDED
+from space.architecture import Architecture
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"
 PRESETS = sorted(STUDIES.rglob("*.toml"))
@@ -32,7 +33,9 @@ def test_it_says_how_to_use_it(path: Path) -> None:
 
 
 def test_the_presets_are_found() -> None:
-    assert {"quick.toml", "llama_3_1_8b_to_4b.toml"} <= {path.name for path in PRESETS}
+    assert {"quick.toml", "llama_3_1_8b_to_4b.toml", "minitron_4b_space.toml"} <= {
+        path.name for path in PRESETS
+    }
 
 
 def test_quick_is_one_short_rung_and_one_retraining(demo_config: Path) -> None:
@@ -53,4 +56,12 @@ def test_llama_has_the_numbers_of_the_papers(llama_8b: Path) -> None:
     assert (config.budget, config.tolerance) == (4_000_000_000, 0.05)
     assert (config.rung_tokens, config.rung_candidates) == ((450_000_000, 1_800_000_000), (24, 8))
     assert (config.retrain_tokens, config.promote) == (94_000_000_000, 2)
-    assert len(found.space.architectures) == 665, "as the preset says"
+    assert len(found.space) == 665, "as the preset says"
+
+
+def test_the_first_paper_s_4b_space_holds_its_18_candidates(nemotron_15b: Path) -> None:
+    found = resolved("minitron_4b_space.toml", nemotron_15b)
+    assert f"{found.teacher_parameters / 1e9:.2f}" == "15.63"
+    assert len(found.space) == found.config.trials == 18, "as the paper says"
+    assert Architecture(3072, 9216, 24, 8, 32) in found.space.architectures, "the published Minitron 4B"
+    assert (found.config.keep, found.config.sizes[0]) == (("kv_heads",), "hidden=2560,3072,3584,4096,4608")

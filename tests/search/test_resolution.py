@@ -17,6 +17,7 @@ from search.flags import Flags
 from search.resolution import _rung_candidates, resolve
 from search.scale import SCALES, scale_for
 from search.teachers import LADDER
+from space.architecture import Axis
 from space.budget import Budget
 from space.enumeration import enumerate_space
 from space.input_error import InputError
@@ -122,6 +123,40 @@ def test_the_embedded_teacher_is_the_default_and_stays_with_the_working_director
 
 
 @pytest.mark.parametrize(
+    ("asked", "amount", "unit"),
+    [
+        ({"budget": "60%", "budget_of": "non-embedding"}, 945_684, "non-embedding parameters"),
+        ({"budget": "1M", "budget_of": "active"}, 1_000_000, "active parameters"),
+        ({"budget": "4MB", "budget_of": "weights"}, 4_000_000, "bytes of weights"),
+        (
+            {"budget": "2MB", "budget_of": "weights", "budget_dtype": "bfloat16"},
+            2_000_000,
+            "bytes of weights",
+        ),
+        ({"budget": "50%", "budget_of": "kv-cache"}, 2048, "bytes of KV cache a token"),
+        ({"budget": "1KiB", "budget_of": "kv-cache", "budget_dtype": "float16"}, 1024, "bytes of KV"),
+    ],
+)
+def test_a_budget_may_be_of_other_things(
+    asked: dict[str, Any], amount: int, unit: str, demo_config: Path
+) -> None:
+    """The demo's cache takes 8 layers × 2 × 4 heads × 16 × 4 bytes a token."""
+    found = resolve(flags(demo_config, **asked))
+    assert found.config.budget == found.space.budget.amount == amount
+    assert str(found.space.budget).startswith(f"{amount:,} {unit}")
+    assert found.config.budget_of == asked["budget_of"]
+    assert found.config.budget_dtype == asked.get("budget_dtype", "float32")
+    assert found.config.name.endswith(f"-{asked['budget_of']}")
+
+
+def test_axes_are_kept_and_limited(demo_config: Path) -> None:
+    found = resolve(flags(demo_config, keep=("kv_heads",), sizes=("layers=6..8",)))
+    assert (found.config.keep, found.config.sizes) == (("kv_heads",), ("layers=6..8",))
+    assert found.space.values(Axis.KV_HEADS) == [found.axis_map.teacher.kv_heads]
+    assert set(found.space.values(Axis.LAYERS)) <= {6, 7, 8}
+
+
+@pytest.mark.parametrize(
     ("rungs", "trials", "candidates"),
     [
         (1, 32, (16,)),
@@ -190,9 +225,19 @@ def changed(**fields: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         ),
         (changed(), {"budget": "100%"}, "1,837,184 parameters ±2% was asked"),
         (changed(), {"budget": "10k"}, "At least one architecture has to lie within the budget's tolerance"),
+        (
+            changed(),
+            {"budget": "8GB", "budget_of": "weights"},
+            "8,000,000,000 bytes of weights ±2% was asked",
+        ),
+        (
+            changed(),
+            {"keep": ("experts",)},
+            "The axes of this teacher are hidden, mlp, heads, kv_heads, layers",
+        ),
+        (changed(), {"sizes": ("hidden=4096",)}, "names 4096, and the teacher has 128"),
         (changed(), {"objectives": "loss,latncy"}, "Did you mean 'latency'"),
         (changed(), {"revision": "main"}, "Leave --revision out"),
-        (changed(model_type="gpt2"), {}, "this one is of type 'gpt2'"),
         (changed(model_type="nonsense"), {}, "has the model_type nonsense"),
         (changed(quantization_config={"quant_method": "awq"}), {}, "is quantised (awq)"),
         (changed(model_type="t5", architectures=None), {}, "has an encoder and a decoder"),

@@ -17,7 +17,7 @@ from search.teachers import (
     short_name,
     teacher_for,
 )
-from space.budget import BudgetText
+from space.budget import BudgetText, Measure
 from space.counting import parameter_polynomial
 from space.input_error import InputError
 from space.vouching import axis_map_of
@@ -107,6 +107,16 @@ def test_it_is_the_smallest_of_at_least_one_and_a_quarter_times_the_budget(param
 @pytest.mark.parametrize(
     ("budget", "spoken"), [("27B", "27B"), ("70B", "70B"), ("1T", "1T"), ("26209698612", "26.2B")]
 )
+def test_a_budget_in_bytes_needs_a_named_teacher() -> None:
+    with pytest.raises(InputError) as refusal:
+        teacher_for(BudgetText.parse("8GB", Measure.WEIGHTS), Measure.WEIGHTS)
+    assert str(refusal.value) == (
+        "A budget in bytes needs a teacher that is named; 8GB of weights was asked, and no --model. "
+        "Name the teacher with --model, or write the budget in parameters or as a percentage."
+    )
+    assert teacher_for(BudgetText.parse("50%", Measure.KV_CACHE), Measure.KV_CACHE) == LADDER[0].id
+
+
 def test_a_budget_beyond_every_known_teacher_is_refused(budget: str, spoken: str) -> None:
     with pytest.raises(InputError) as refusal:
         teacher_for(BudgetText.parse(budget))

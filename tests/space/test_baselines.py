@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from space.architecture import Architecture, Axis
-from space.axis_map import discover
 from space.baselines import DEPTH, MLP_AND_HEADS, UNIFORM, baselines
 from space.budget import Budget
-from space.search_space import SearchSpace, enumerate_space
+from space.enumeration import enumerate_space
+from space.limits import read_limits
+from space.search_space import SearchSpace
+from space.vouching import axis_map_of
 from studies.demo.train import CONFIG
+from tests.space.maps import map_of
 
-MAP = discover(CONFIG)
+MAP = axis_map_of(CONFIG)
 TEACHER = MAP.teacher
 
 
@@ -80,5 +84,28 @@ def test_one_that_the_space_does_not_hold_is_left_out(parameters: int, names: se
 
 
 def test_a_space_may_hold_none() -> None:
-    narrow = Architecture(64, 64, 4, 2, 4)
-    assert baselines(SearchSpace(Budget(1, 0.1), (narrow,), (1,)), TEACHER) == {}
+    whole = space_at(1_000_000)
+    few = (whole.column(Axis.LAYERS) < TEACHER.layers) & (whole.column(Axis.HIDDEN) < TEACHER.hidden)
+    assert few.any()
+    assert baselines(replace(whole, table=whole.table[few]), TEACHER) == {}
+
+
+def test_experts_shrink_with_the_other_widths() -> None:
+    """Mixtral to 20B: the even answer has fewer experts, the one by hand all of them."""
+    axis_map = map_of("mixtral")
+    space = enumerate_space(axis_map, Budget(20 * 10**9, 0.02))
+    found, teacher = baselines(space, axis_map.teacher), axis_map.teacher
+    assert list(found) == [UNIFORM, MLP_AND_HEADS, DEPTH]
+    even, inside, shallow = found.values()
+    assert even.experts < teacher.experts
+    assert even.layers == inside.layers == teacher.layers
+    assert (inside.hidden, inside.experts) == (teacher.hidden, teacher.experts)
+    assert inside.expert_mlp < teacher.expert_mlp
+    assert inside.heads < teacher.heads
+    assert (shallow.hidden, shallow.heads, shallow.experts) == (4096, 32, 8)
+
+
+def test_what_two_would_answer_alike_is_named_once() -> None:
+    """With hidden kept, to shrink all widths is to shrink MLP and heads."""
+    space = enumerate_space(MAP, Budget(1_000_000, 0.02), read_limits(["hidden"], []))
+    assert list(baselines(space, TEACHER)) == [UNIFORM, DEPTH]

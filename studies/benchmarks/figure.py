@@ -1,0 +1,70 @@
+"""A figure of a benchmark: ours beside a reference measured in the same run, and what has to hold."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row: how ours compares with the reference, more being better."""
+
+    name: str
+    """With the unit of ``ours`` and ``reference``."""
+    ours: float
+    reference: float
+    ratio: float
+    """How many times better ours is."""
+    bound: float
+    """The least ratio that is good enough."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is good enough."""
+        return self.ratio >= self.bound
+
+    def row(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"holds": self.holds}
+
+
+def in_turns(
+    ours: Callable[[], object], reference: Callable[[], object], repeats: int
+) -> tuple[float, float]:
+    """The median times of both in seconds, one after the other so that both meet the same machine.
+
+    Each is run once before.
+    """
+    times: tuple[list[float], list[float]] = ([], [])
+    for turn in range(repeats + 1):
+        for work, found in zip((ours, reference), times, strict=True):
+            gc.collect()
+            began = time.perf_counter()
+            work()
+            if turn:
+                found.append(time.perf_counter() - began)
+    return median(times[0]), median(times[1])
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """For people: a row a figure, columns aligned."""
+    head = ("name", "ours", "reference", "ratio", "bound", "holds")
+    rows = [
+        (f.name, f"{f.ours:.4g}", f"{f.reference:.4g}", f"{f.ratio:.2f}", f"≥ {f.bound:g}", _yes(f.holds))
+        for f in figures
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = []
+    for name, *cells in (head, *rows):
+        padded = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("  ".join([name.ljust(widths[0]), *padded]))
+    return "\n".join(lines)
+
+
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "NO"

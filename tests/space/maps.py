@@ -1,0 +1,50 @@
+"""Maps of teachers, each made once."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from transformers import AutoConfig, MixtralConfig, NemotronConfig, PretrainedConfig, Qwen2MoeConfig
+
+from space.axis_map import AxisMap
+from space.families.tiny import tiny
+from space.vouching import axis_map_of
+from tests.space.models import LLAMA_8B, QWEN3_8B, SMALL
+
+NEMOTRON_15B = NemotronConfig(
+    vocab_size=256_000,
+    hidden_size=6144,
+    intermediate_size=24_576,
+    num_hidden_layers=32,
+    num_attention_heads=48,
+    num_key_value_heads=8,
+    head_dim=128,
+    tie_word_embeddings=False,
+)
+CONFIGS: dict[str, PretrainedConfig] = {
+    "small": SMALL,
+    "llama": LLAMA_8B,
+    "qwen3": QWEN3_8B,
+    "nemotron": NEMOTRON_15B,
+    "mixtral": MixtralConfig(),
+    "qwen2_moe": Qwen2MoeConfig(),
+}
+
+
+@cache
+def map_of(name: str) -> AxisMap:
+    """The map of a teacher of real size."""
+    return axis_map_of(CONFIGS[name])
+
+
+@cache
+def tiny_config(model_type: str) -> PretrainedConfig:
+    """A tiny config of any type."""
+    config: PretrainedConfig = tiny(AutoConfig.for_model(model_type))
+    return config
+
+
+@cache
+def tiny_map(model_type: str) -> AxisMap:
+    """The map of a tiny teacher of any type."""
+    return axis_map_of(tiny_config(model_type))

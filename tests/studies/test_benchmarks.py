@@ -1,0 +1,68 @@
+"""The benchmarks at toy size: that they run, print what they found, and fail when a bound does not hold."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from studies.benchmarks.__main__ import SUITES, main
+from studies.benchmarks.figure import Figure, in_turns, table
+from studies.benchmarks.space import SpaceWork, space_suite
+from tests.space.models import SMALL
+
+TOY = SpaceWork(teacher=SMALL, budget=10_000, counted=100, built=2, cut=SMALL, repeats=1)
+GOOD = Figure("things, per second, beside others", 3.0, 2.0, 1.5, 1.0)
+BAD = Figure("bytes", 1.0, 4.0, 0.25, 0.5)
+
+
+def test_the_suite_of_the_space() -> None:
+    counting, enumeration, extraction = space_suite(TOY)
+    for figure in (counting, enumeration, extraction):
+        assert math.isfinite(figure.ours)
+        assert min(figure.ours, figure.reference, figure.ratio) > 0
+    assert (counting.bound, counting.reference) == (1.0, 1e6)
+    assert counting.ratio == pytest.approx(counting.ours / 1e6)
+    assert enumeration.ratio == pytest.approx(enumeration.reference / enumeration.ours)
+    assert extraction.bound == 0.5
+    assert extraction.ratio == pytest.approx(extraction.ours / extraction.reference)
+
+
+def test_a_row_a_figure() -> None:
+    head, good, bad = table([GOOD, BAD]).splitlines()
+    assert head.split() == ["name", "ours", "reference", "ratio", "bound", "holds"]
+    assert good == "things, per second, beside others     3          2   1.50    ≥ 1    yes"
+    assert bad == "bytes                                 1          4   0.25  ≥ 0.5     NO"
+
+
+def test_json_holds_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    suites = {"space": lambda: [GOOD, BAD]}
+    assert main(["space", "--json"], suites) == 1
+    assert json.loads(capsys.readouterr().out) == [
+        {"name": GOOD.name, "ours": 3.0, "reference": 2.0, "ratio": 1.5, "bound": 1.0, "holds": True},
+        {"name": "bytes", "ours": 1.0, "reference": 4.0, "ratio": 0.25, "bound": 0.5, "holds": False},
+    ]
+
+
+@pytest.mark.parametrize(("figures", "status"), [([GOOD], 0), ([GOOD, BAD], 1), ([BAD], 1)])
+def test_the_status_is_1_if_a_bound_does_not_hold(
+    figures: list[Figure], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([], {"space": lambda: figures}) == status
+    assert capsys.readouterr().out == table(figures) + "\n"
+
+
+def test_a_suite_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["nothing"])
+    assert caught.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert set(SUITES) == {"space"}
+
+
+def test_both_are_timed_in_turns_after_a_round_that_does_not_count() -> None:
+    calls: list[str] = []
+    seconds = in_turns(lambda: calls.append("ours"), lambda: calls.append("reference"), 3)
+    assert calls == ["ours", "reference"] * 4
+    assert all(0 < time < 1 for time in seconds)
