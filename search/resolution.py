@@ -139,7 +139,7 @@ def _block(scale: Scale, config: PretrainedConfig, tokens: int) -> int:
 
 
 def _name(flags: Flags, teacher: str) -> str:
-    measure = "" if flags.budget_of == Measure.TOTAL else f"-{flags.budget_of}"
+    measure = "" if flags.budget_of == "total" else f"-{flags.budget_of}"
     budget = flags.budget.strip().replace("%", "pct") + measure
     name = flags.study_name or f"{short_name(teacher)}-{budget}"
     if Path(name).name != name or name in ("", ".", ".."):

@@ -53,6 +53,16 @@ class Coupling:
 
 
 @dataclass(frozen=True)
+class Stream:
+    """The norms of a class on the residual stream, and the matrices that read them."""
+
+    readers: Mapping[str, tuple[str, ...]]
+    """Name of a norm's weight to names of matrices, numbers starred; those of one layer belong together."""
+    offset: float
+    """What the norms add to their weights: 0 in most classes, 1 in some."""
+
+
+@dataclass(frozen=True)
 class AxisMap:
     """The map of one teacher."""
 
@@ -78,6 +88,8 @@ class AxisMap:
     """Which of ``tensors`` are no parameters."""
     scales: Scales = field(default_factory=Scales)
     """What the class derives from sizes, to be made up for."""
+    stream: Stream | None = None
+    """How the residual stream is read; None where it cannot be turned, or need not be."""
     characters: tuple[Character, ...] = ()
     """Of each layer what shapes do not show, such as its window."""
 

@@ -21,19 +21,20 @@ from space.layout import positions, prefix
 from space.likeness import characters, check_likeness
 from space.probing import scalars
 from space.ranking import Ranking
-from space.scales import carried
+from space.scales import carried, starred
+from space.turning import folded, turned
 
 Weights = Mapping[str, Tensor]
 
 
 def saved_tensors(model: PreTrainedModel, axis_map: AxisMap) -> dict[str, Tensor]:
     """The tensors of a built teacher that the map speaks of, by name: parameters and saved buffers."""
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     return {tensor.name: tensors[tensor.name] for tensor in axis_map.tensors}
 
 
 def sort_by_importance(weights: Weights, axis_map: AxisMap, ranking: Ranking) -> dict[str, Tensor]:
-    """The canonical teacher: the same function, every axis inside the layers and hidden sorted.
+    """The canonical teacher: the same function, every axis inside the layers and hidden sorted or turned.
 
     Args:
         weights: the teacher's, by name, from ``saved_tensors``.
@@ -44,6 +45,11 @@ def sort_by_importance(weights: Weights, axis_map: AxisMap, ranking: Ranking) ->
         New tensors by name; layers stay where they are.
     """
     sortable = axis_map.sortable
+    if ranking.basis is not None:
+        assert axis_map.stream is not None, "only a stream that can be turned has a basis"
+        weights = folded(weights, axis_map, axis_map.stream)
+        weights = turned(weights, axis_map, axis_map.stream, ranking.basis.rotation)
+        sortable -= {Axis.HIDDEN}
     return {
         tensor.name: _sorted(weights[tensor.name].detach(), tensor, sortable, ranking)
         for tensor in axis_map.tensors
@@ -127,11 +133,24 @@ def extract(
         name = _student_name(tensor, axis_map, kept)
         if name is not None:
             weights[name] = cut(canonical[tensor.name], tensor, axis_map, architecture, kept)
+    _norm_gain(weights, axis_map, ranking, architecture)
     carried(weights, axis_map, architecture)
     student = assemble(student_config(axis_map, architecture, kept), weights)
     found = characters(scalars(student), axis_map.stacks, len(kept))
     check_likeness(axis_map.characters, found, kept)
     return student
+
+
+def _norm_gain(
+    weights: dict[str, Tensor], axis_map: AxisMap, ranking: Ranking, architecture: Architecture
+) -> None:
+    """In a turned basis, norms make up for dividing by the root mean square of kept directions alone."""
+    if ranking.basis is None or axis_map.stream is None:
+        return
+    gain = ranking.basis.gain(architecture.hidden) - axis_map.stream.offset
+    for name, values in weights.items():
+        if starred(name) in axis_map.stream.readers:
+            values.fill_(gain)
 
 
 def _student_name(tensor: MappedTensor, axis_map: AxisMap, kept: Sequence[int]) -> str | None:

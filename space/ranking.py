@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from space.architecture import Axis
+from space.basis import Basis
 
 
 def descending(scores: Tensor) -> Tensor:
@@ -40,6 +41,8 @@ class Ranking:
     """Of teacher, calibration set and method together."""
     expert_groups: int = 1
     """Groups that the experts are routed in; each keeps an equal share of its experts."""
+    basis: Basis | None = None
+    """Directions that hidden is turned to and cut along; None to keep the best coordinates."""
 
     @cached_property
     def orders(self) -> dict[Axis, Tensor]:
@@ -83,6 +86,8 @@ class Ranking:
             "fingerprint": self.fingerprint,
             "expert_groups": self.expert_groups,
         }
+        if self.basis is not None:
+            tensors |= {"basis.rotation": self.basis.rotation, "basis.energy": self.basis.energy}
         new = path.with_suffix(".new")
         save_file(tensors, new, metadata={"slimsearch": json.dumps(about)})
         os.replace(new, path)
@@ -97,9 +102,11 @@ class Ranking:
                     return None
                 names = [name for name in file.keys() if "." not in name]  # noqa: SIM118
                 scores = {Axis(name): file.get_tensor(name) for name in names}
+                turned = "basis.rotation" in file.keys()  # noqa: SIM118
+                basis = Basis(*map(file.get_tensor, ("basis.rotation", "basis.energy"))) if turned else None
         except (OSError, SafetensorError):
             return None
-        return cls(scores, **about)
+        return cls(scores, **about, basis=basis)
 
     def shown(self) -> dict[str, list[float]]:
         """Scores as the report shows them: each axis sorted, layers in their order."""

@@ -137,7 +137,7 @@ def _mlps(probes: Probes, sizes: Sizes, attention: frozenset[str]) -> None:
 
 
 def mlp_axis(probes: Probes, tensor: str) -> Axis:
-    """Whose width a tensor of an MLP has: an expert's, that of what works beside experts, or a dense layer's."""
+    """Whose width a tensor of an MLP has: an expert's, the shared expert's or a dense layer's."""
     if any(probes.moved(Axis.EXPERTS, tensor, place) for place in range(len(probes.whole.shapes[tensor]))):
         return Axis.EXPERT_MLP
     layer = re.match(r"^.*?\.\d+\.", tensor)

@@ -18,14 +18,17 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from space.architecture import Axis
 from space.axis_map import AxisMap, layer_modules
+from space.basis import BasisName
 from space.contract.draws import random_architecture, random_teacher
 from space.contract.reload import unreadable
 from space.contract.scaling import measured
+from space.contract.stream import with_stream
 from space.contract.trial import breach, sorting_keeps, trial_tokens
 from space.discovery import Choices, Draft, Spot, discover, drawn, probed
 from space.extraction import student_config
 from space.families.decoders import no_decoder
 from space.families.tiny import tiny
+from space.fields import with_sizes
 from space.input_error import InputError
 from space.layout import Together, axes_of
 from space.mixing import modules_that_mix
@@ -60,12 +63,20 @@ class Vouched:
     failures: dict[Axis, str]
 
 
-def axis_map_of(config: PretrainedConfig) -> AxisMap:
+def axis_map_of(config: PretrainedConfig, basis: BasisName = BasisName.COORDINATE) -> AxisMap:
     """The map of a teacher, every axis of it tried or refused.
 
+    Args:
+        config: the teacher's.
+        basis: of hidden. All but coordinates fold the final norm into the head, so that the map then is of
+            a teacher whose head and embedding are apart.
+
     Raises:
-        InputError: the type is no decoder, or not even one axis keeps the contract.
+        InputError: the type is no decoder, not even one axis keeps the contract, or the class does not
+            allow the basis.
     """
+    if basis is not BasisName.COORDINATE and config.tie_word_embeddings:
+        config = with_sizes(config, {"tie_word_embeddings": False})
     vouched = vouch(config)
     whole = discover(config, vouched.choices, vouched.attention, vouched.tie).axis_map
     if unseen := _unlike(whole, vouched.small):
@@ -75,6 +86,18 @@ def axis_map_of(config: PretrainedConfig) -> AxisMap:
     if not whole.free:
         reasons = "; ".join(f"{axis}: {why}" for axis, why in refused.items())
         raise _refusal(config, f"none of its axes can be cut ({reasons})")
+    return whole if basis is BasisName.COORDINATE else _turnable(whole, vouched)
+
+
+def _turnable(whole: AxisMap, vouched: Vouched) -> AxisMap:
+    tokens = trial_tokens(vouched.model.config.vocab_size)
+    whole = with_stream(whole, vouched.small, vouched.model, tokens)
+    if whole.stream is None:
+        raise InputError(
+            "A basis other than coordinates needs a stream that can be turned",
+            f"that of {whole.config.model_type!r} cannot: its norms subtract a mean, or scale the stream itself",
+            "Take --basis coordinate",
+        )
     return whole
 
 

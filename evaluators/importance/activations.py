@@ -16,12 +16,13 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from evaluators.final_states import final_states
-from evaluators.importance.reading import Read, Reading, units
+from evaluators.importance.covariance import Covariance, norm_inputs
 from evaluators.importance.sums import ExpertSquares, Influence, Squares
 from space.architecture import Axis
 from space.axis_map import AxisMap, layer_modules
 from space.input_error import InputError
 from space.layout import Together
+from space.reading import Read, Reading, units
 
 #: Axes whose units are scored block by block.
 _BY_BLOCK = (Axis.MLP, Axis.SHARED_MLP, Axis.HEADS)
@@ -42,6 +43,7 @@ class Listener:
 
     def __init__(self, model: PreTrainedModel, axis_map: AxisMap) -> None:
         self.model, self.axis_map = model, axis_map
+        self.covariance = Covariance()
         self.influences = [Influence() for _ in range(axis_map.teacher.layers)]
         self.norms = {name: Squares() for name in norms(model, axis_map)}
         self.squares: dict[tuple[Axis, int], Squares] = {}
@@ -56,6 +58,8 @@ class Listener:
         matrices = [t for t in self.axis_map.tensors if len(t.dimensions) > 1 and t.name not in buffers]
         inner = [matrix for matrix in matrices if matrix.layer is not None]
         handles = [*self._norm_hooks(), *self._layer_hooks()]
+        if (stream := self.axis_map.stream) is not None:
+            handles += norm_inputs(self.model, self.axis_map, stream, self.covariance)
         with ExitStack() as stack:
             for handle in handles:
                 stack.callback(handle.remove)

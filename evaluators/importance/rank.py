@@ -10,10 +10,12 @@ from transformers import PreTrainedModel
 
 from evaluators.fingerprint import fingerprint
 from evaluators.importance.activations import WORDS, Listener, unheard
+from evaluators.importance.covariance import reading
 from space.architecture import Axis
 from space.axis_map import AxisMap
+from space.basis import Basis, BasisName, basis_of
+from space.experts import expert_groups
 from space.input_error import InputError
-from space.layout import Each
 from space.ranking import Ranking
 
 METHOD = (
@@ -23,9 +25,16 @@ METHOD = (
 _TOKENS_AT_ONCE = 4096
 
 
-def ranking_fingerprint(teacher: str, calibration: Tensor) -> str:
+def method_of(basis: BasisName) -> str:
+    """How scores and directions are made, in words for the report."""
+    if basis is BasisName.COORDINATE:
+        return METHOD
+    return f"{METHOD}; hidden along the {basis} basis, with the norm gain"
+
+
+def ranking_fingerprint(teacher: str, calibration: Tensor, basis: BasisName) -> str:
     """What a ranking depends on: the teacher's fingerprint, the calibration blocks, the method."""
-    return fingerprint(teacher, calibration, METHOD)
+    return fingerprint(teacher, calibration, method_of(basis))
 
 
 @torch.no_grad()
@@ -34,6 +43,7 @@ def rank(
     axis_map: AxisMap,
     calibration: Tensor,
     fingerprint: str,
+    basis: BasisName = BasisName.COORDINATE,
     advance: Callable[[int], None] = lambda blocks: None,
 ) -> Ranking:
     """Rank the units of every axis in one forward-only pass.
@@ -43,6 +53,7 @@ def rank(
         axis_map: the teacher's.
         calibration: (N, T) token numbers; each block is one sample of the batch.
         fingerprint: from ``ranking_fingerprint``.
+        basis: the directions of hidden that students keep; all but coordinates need ``axis_map.stream``.
         advance: told the number of blocks after each batch.
 
     Raises:
@@ -56,10 +67,21 @@ def rank(
     return Ranking(
         scores={axis: _finite(scores, axis) for axis, scores in scores_of(listener).items()},
         kv_heads=axis_map.teacher.kv_heads,
-        method=METHOD,
+        method=method_of(basis),
         fingerprint=fingerprint,
-        expert_groups=_expert_groups(axis_map),
+        expert_groups=expert_groups(axis_map),
+        basis=_basis(listener, basis),
     )
+
+
+def _basis(listener: Listener, name: BasisName) -> Basis | None:
+    if name is BasisName.COORDINATE:
+        return None
+    model, axis_map, covariance = listener.model, listener.axis_map, listener.covariance.mean
+    assert axis_map.stream is not None, "only a stream that can be turned has a basis"
+    if not bool(torch.isfinite(covariance).all()):
+        raise _not_finite("the residual stream")
+    return basis_of(name, covariance, reading(model, axis_map, axis_map.stream, covariance))
 
 
 def scores_of(listener: Listener) -> dict[Axis, Tensor]:
@@ -102,19 +124,13 @@ def _of_layers(
 def _finite(scores: Tensor, axis: Axis) -> Tensor:
     """The scores as float32, or a message if any is not finite."""
     if not bool(torch.isfinite(scores).all()):
-        raise InputError(
-            "The teacher's activations have to be finite on the calibration set",
-            f"the scores of {WORDS[axis]} are not",
-            "Try --dtype float32, or another teacher",
-        )
+        raise _not_finite(f"the scores of {WORDS[axis]}")
     return scores.float()
 
 
-def _expert_groups(axis_map: AxisMap) -> int:
-    """Groups that experts are routed in, as the layouts have them; 1 where there are none."""
-    for tensor in axis_map.tensors:
-        for layout in tensor.dimensions:
-            match layout:
-                case Each(None, groups, Each(Axis.EXPERTS)):
-                    return groups
-    return 1
+def _not_finite(what: str) -> InputError:
+    return InputError(
+        "The teacher's activations have to be finite on the calibration set",
+        f"{what} are not" if what.startswith("the scores") else f"{what} is not",
+        "Try --dtype float32, or another teacher",
+    )

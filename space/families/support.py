@@ -29,9 +29,9 @@ from space.axis_map import AxisMap
 from space.contract.new_process import complaints, leave
 from space.contract.reload import hushed, random_student
 from space.contract.trial import breach
-from space.sizing import Tie
 from space.input_error import InputError
 from space.probing import last_line
+from space.sizing import Tie
 from space.vouching import Vouched, vouch
 
 TYPES: tuple[str, ...] = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
@@ -74,7 +74,7 @@ def rows(
     """
     with tempfile.TemporaryDirectory() as folder:
         found = {row.model_type: row for row in _tried(types, Path(folder), processes, report)}
-        wrong = complaints(Path(folder))
+        wrong = complaints(Path(folder)) if any(Path(folder).iterdir()) else {}
     for name, what in wrong.items():
         if what:
             reason = f"none of its students can be read back by a new process: {what}"
@@ -86,7 +86,7 @@ def _tried(
     types: Sequence[str], folder: Path, processes: int, report: Callable[[Row], None]
 ) -> Iterator[Row]:
     spawn = get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(min(processes, len(types)), mp_context=spawn, initializer=_one_thread) as pool:
         work = {pool.submit(row_of, model_type, folder): model_type for model_type in types}
         for done in as_completed(work):
             try:

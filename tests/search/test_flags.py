@@ -87,16 +87,6 @@ def test_every_flag_is_read() -> None:
             "'1X' has the unknown unit 'X'. Write it like 4B, 350M, 800k, 1200000 or 60%.",
         ),
         (
-            ["--budget", "1M", "--budget-of", "weights"],
-            "'1M' is in parameters. Write it like 8GB, 500MB, 16GiB, 64kB or 60%, or say with --budget-of",
-        ),
-        (
-            ["--budget", "8GB"],
-            "'8GB' is in bytes. Write it like 4B, 350M, 800k, 1200000 or 60%, or say with --budget-of",
-        ),
-        (["--budget", "1M", "--keep", "hidden", "head"], "'head' is none of them. Did you mean 'heads'."),
-        (["--budget", "1M", "--sizes", "mlp=a"], "--sizes mlp=a is neither. Write --sizes hidden=2048..3584"),
-        (
             ["--budget", "1M", "--tolerance", "0.5"],
             "The tolerance has to lie between 0 and 0.5; 0.5 was given. Try --tolerance 0.02.",
         ),
@@ -144,6 +134,26 @@ def test_every_flag_is_read() -> None:
 )
 def test_what_will_not_do_is_said_in_one_sentence(arguments: list[str], message: str) -> None:
     assert str(refusal(arguments)) == message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (
+            ["--budget", "1M", "--budget-of", "weights"],
+            "'1M' is in parameters. Write it like 8GB, 500MB, 16GiB, 64kB or 60%, or say with --budget-of",
+        ),
+        (
+            ["--budget", "8GB"],
+            "'8GB' is in bytes. Write it like 4B, 350M, 800k, 1200000 or 60%, or say with --budget-of",
+        ),
+        (["--budget", "1M", "--keep", "hidden", "head"], "'head' is none of them. Did you mean 'heads'."),
+        (["--budget", "1M", "--sizes", "mlp=a"], "--sizes mlp=a is neither. Write --sizes hidden=2048..3584"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_budgets_and_limits_are_read_before_anything_else(arguments: list[str], part: str) -> None:
+    assert part in str(refusal(arguments))
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,8 @@ def test_it_says_how_to_use_it(path: Path) -> None:
 
 
 def test_the_presets_are_found() -> None:
-    assert {"quick.toml", "llama_3_1_8b_to_4b.toml", "minitron_4b_space.toml"} <= {
-        path.name for path in PRESETS
-    }
+    shipped = {"quick.toml", "llama_3_1_8b_to_4b.toml", "minitron_4b_space.toml"}
+    assert shipped <= {path.name for path in PRESETS}
 
 
 def test_quick_is_one_short_rung_and_one_retraining(demo_config: Path) -> None:

@@ -93,7 +93,7 @@ def check(answer: Answer, tmp_path: Path, *parts: str) -> None:
         ),
         (
             ["--budget", "4B", "--model", "TINY"],
-            ["has to lie below the teacher's size", "4,000,000,000 ±2% was asked", "--model"],
+            ["has to lie below the teacher's size", "4,000,000,000 parameters ±2% was asked", "--model"],
         ),
         (
             ["--budget", "100", "--model", "TINY"],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import torch
 from hypothesis import given
@@ -29,7 +30,7 @@ def test_each_kind_has_its_share_and_all_together_are_asked_for(kinds: list[int]
 @given(kinds_of_layers)
 def test_no_layer_is_taken_back_as_the_total_grows(kinds: list[int]) -> None:
     found = shares(kinds)
-    for few, more in zip(found, found[1:], strict=False):
+    for few, more in pairwise(found):
         assert all(few[kind] <= more[kind] for kind in few)
 
 

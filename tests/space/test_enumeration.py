@@ -5,6 +5,7 @@ import random
 import re
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from tests.space.maps import map_of, tiny_map
 MAP = map_of("small")
 COUNT = parameter_polynomial(MAP)
 WHOLE = 18_984
-_TINY = {
+_TINY: dict[str, Any] = {
     "vocab_size": 48,
     "hidden_size": 40,
     "intermediate_size": 36,

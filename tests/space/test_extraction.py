@@ -7,14 +7,25 @@ import dataclasses
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import LlamaConfig, Qwen2Config
+from transformers import DiffLlamaConfig, LlamaConfig, Qwen2Config
 
 from space.architecture import Architecture, Axis
-from space.axis_map import AxisMap, Dimension, discover
-from space.extraction import assemble, extract, prefix, sort_by_importance, student_config, unit_order
+from space.axis_map import AxisMap
+from space.contract.reload import hushed
+from space.discovery import discover
+from space.extraction import (
+    assemble,
+    extract,
+    keeps,
+    saved_tensors,
+    sort_by_importance,
+    student_config,
+)
+from space.families.tiny import tiny
+from space.input_error import InputError
 from space.ranking import Ranking
-from tests.contracts.draws import random_ranking
-from tests.contracts.tiny import TINY, logits_of, random_teacher, tokens
+from tests.contracts.draws import ranking_of
+from tests.contracts.tiny import TINY, logits_of, random_teacher, tokens, vouched
 from tests.space.models import SMALL
 
 HALF = Architecture(hidden=12, mlp=20, heads=2, kv_heads=1, layers=2)
@@ -22,12 +33,12 @@ HALF = Architecture(hidden=12, mlp=20, heads=2, kv_heads=1, layers=2)
 
 @pytest.fixture(scope="module")
 def axis_map() -> AxisMap:
-    return discover(SMALL)
+    return discover(SMALL).axis_map
 
 
 @pytest.fixture(scope="module")
 def ranking(axis_map: AxisMap) -> Ranking:
-    return random_ranking(axis_map.teacher, 3)
+    return ranking_of(axis_map, 3)
 
 
 @pytest.fixture
@@ -36,20 +47,14 @@ def weights() -> dict[str, torch.Tensor]:
 
 
 class TestSorting:
-    def test_units_of_every_axis_have_an_order(self, ranking: Ranking) -> None:
-        assert torch.equal(unit_order(Axis.HIDDEN, None, ranking), ranking.hidden_order)
-        assert torch.equal(unit_order(Axis.HIDDEN, 1, ranking), ranking.hidden_order)
-        assert torch.equal(unit_order(Axis.MLP, 1, ranking), ranking.mlp_order[1])
-        assert torch.equal(unit_order(Axis.KV_HEADS, 2, ranking), ranking.group_order[2])
-        assert torch.equal(unit_order(Axis.HEADS, 0, ranking), ranking.head_order[0].flatten())
-
     def test_rows_of_a_head_move_together(
         self, axis_map: AxisMap, ranking: Ranking, weights: dict[str, torch.Tensor]
     ) -> None:
         name = "model.layers.1.self_attn.q_proj.weight"
         after = sort_by_importance(weights, axis_map, ranking)[name]
-        for place, head in enumerate(ranking.head_order[1].flatten().tolist()):
-            rows = weights[name][head * 8 : (head + 1) * 8][:, ranking.hidden_order]
+        groups, heads = ranking.orders[Axis.KV_HEADS][1].tolist(), ranking.orders[Axis.HEADS][1]
+        for place, head in enumerate(2 * group + int(one) for group in groups for one in heads[group]):
+            rows = weights[name][head * 8 : (head + 1) * 8][:, ranking.orders[Axis.HIDDEN]]
             assert torch.equal(after[place * 8 : (place + 1) * 8], rows)
 
     def test_the_teacher_is_left_as_it_was(
@@ -63,26 +68,15 @@ class TestSorting:
         assert all(torch.equal(weights[name], values) for name, values in before.items())
 
 
-def test_the_prefix_of_heads_is_one_of_each_group() -> None:
-    """Six heads of two entries in three groups; two groups are kept and one head of each."""
-    teacher, student = Architecture(4, 4, 6, 3, 1), Architecture(4, 4, 2, 2, 1)
-    rows = torch.arange(12)
-    assert prefix(rows, (Dimension(Axis.HEADS, 6, 2),), student, teacher).tolist() == [0, 1, 4, 5]
-    assert prefix(rows, (Dimension(Axis.KV_HEADS, 3, 4),), student, teacher).tolist() == [*range(8)]
-    table = torch.arange(24).reshape(2, 12)
-    kept = prefix(table, (Dimension(None, 2, 1), Dimension(Axis.HEADS, 6, 2)), student, teacher)
-    assert kept.tolist() == [[0, 1, 4, 5], [12, 13, 16, 17]]
-
-
 class TestStudentConfig:
     def test_it_has_the_sizes_of_the_student(self, axis_map: AxisMap) -> None:
         config = student_config(axis_map, HALF, [0, 2])
         assert isinstance(config, LlamaConfig)
-        assert discover(config).teacher == HALF
+        assert discover(config).axis_map.teacher == HALF
         assert config.head_dim == 8
 
     def test_lists_of_layers_follow_the_kept_layers(self) -> None:
-        axis_map = discover(TINY["qwen2"]["mixed-layers"])
+        axis_map = discover(TINY["qwen2"]["mixed-layers"]).axis_map
         config = student_config(axis_map, dataclasses.replace(axis_map.teacher, layers=2), [0, 2])
         assert isinstance(config, Qwen2Config)
         assert config.layer_types == ["sliding_attention", "full_attention"]
@@ -90,7 +84,7 @@ class TestStudentConfig:
     def test_lists_that_a_class_does_not_read_follow_too(self) -> None:
         """Llama has no such field, and yet wants as many entries as layers."""
         listed = LlamaConfig(**SMALL.to_dict() | {"layer_types": ["full_attention"] * 3})
-        config = student_config(discover(listed), HALF, [0, 1])
+        config = student_config(discover(listed).axis_map, HALF, [0, 1])
         assert config.layer_types == ["full_attention"] * 2
 
     def test_the_class_keeps_its_rules(self, axis_map: AxisMap) -> None:
@@ -147,11 +141,50 @@ class TestStudent:
 
     def test_a_tied_head_is_the_embedding(self) -> None:
         config = TINY["llama"]["tied-biases"]
-        axis_map = discover(config)
-        ranking = random_ranking(axis_map.teacher, 0)
+        axis_map = discover(config).axis_map
+        ranking = ranking_of(axis_map, 0)
         canonical = sort_by_importance(dict(random_teacher(config).named_parameters()), axis_map, ranking)
         student = extract(canonical, axis_map, ranking, Architecture(20, 10, 4, 4, 1))
         assert student.get_output_embeddings().weight is student.get_input_embeddings().weight
+
+
+class TestAnExpertsNeurons:
+    """Each expert has an order of its own, which goes with it wherever it goes."""
+
+    def test_each_expert_is_sorted_by_its_own_scores(self) -> None:
+        found = vouched("mixtral")
+        ranking = ranking_of(found.small, 1, 10**6)
+        before = saved_tensors(found.model, found.small)
+        after = sort_by_importance(before, found.small, ranking)
+        name, stream = "model.layers.1.mlp.experts.down_proj", ranking.orders[Axis.HIDDEN]
+        for place, expert in enumerate(ranking.orders[Axis.EXPERTS][1].flatten().tolist()):
+            neurons = ranking.orders[Axis.EXPERT_MLP][1, expert]
+            assert torch.equal(after[name][place], before[name][expert][stream][:, neurons])
+
+    def test_and_the_student_has_the_best_of_the_best(self) -> None:
+        found = vouched("mixtral")
+        small, ranking = found.small, ranking_of(found.small, 1, 10**6)
+        few = dataclasses.replace(small.teacher, experts=3, expert_mlp=5, layers=2)
+        before = saved_tensors(found.model, small)
+        student = extract(sort_by_importance(before, small, ranking), small, ranking, few)
+        layer = keeps(small, ranking, few)[1]
+        for place, expert in enumerate(ranking.orders[Axis.EXPERTS][layer].flatten().tolist()[:3]):
+            neurons = ranking.orders[Axis.EXPERT_MLP][layer, expert, :5]
+            whole = before[f"model.layers.{layer}.mlp.experts.down_proj"][expert]
+            found_one = student.get_parameter("model.layers.1.mlp.experts.down_proj")[place]
+            assert torch.equal(found_one, whole[ranking.orders[Axis.HIDDEN]][:, neurons])
+
+
+def test_a_layer_that_would_be_made_differently_is_refused() -> None:
+    """The scale of a layer's attention follows its place in Diff-Llama."""
+    with hushed():
+        config = tiny(DiffLlamaConfig())
+        teacher, axis_map = random_teacher(config), discover(config).axis_map
+        ranking = ranking_of(axis_map, 0)
+        canonical = sort_by_importance(saved_tensors(teacher, axis_map), axis_map, ranking)
+        last = dataclasses.replace(axis_map.teacher, layers=1)
+        with pytest.raises(InputError, match="layer 3 would be layer 0, where its class makes lambda_init"):
+            extract(canonical, axis_map, ranking, last, [3])
 
 
 def test_no_weight_may_be_missing(axis_map: AxisMap, weights: dict[str, torch.Tensor]) -> None:

@@ -14,9 +14,7 @@ MIXED = ["sliding_attention", "full_attention", "full_attention", "sliding_atten
 
 
 def test_a_list_with_one_entry_a_layer() -> None:
-    config = Qwen2Config(
-        num_hidden_layers=4, layer_types=MIXED, use_sliding_window=True, max_window_layers=3
-    )
+    config = Qwen2Config(num_hidden_layers=4, layer_types=MIXED, use_sliding_window=True, max_window_layers=3)
     found = following(config, 4, [0, 2])
     assert found["layer_types"] == ["sliding_attention", "full_attention"]
     assert found["max_window_layers"] == 2

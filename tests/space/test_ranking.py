@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,27 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from space.architecture import Architecture
+from space.architecture import Architecture, Axis
 from space.ranking import Ranking, descending
-from tests.contracts.draws import random_ranking, seeds
+from tests.contracts.draws import seeds
 from tests.contracts.masked import best, kept_heads
 
-TEACHER = Architecture(hidden=12, mlp=10, heads=6, kv_heads=3, layers=5)
+TEACHER = Architecture(hidden=12, mlp=10, heads=6, kv_heads=3, layers=5, experts=4, expert_mlp=3)
+
+
+def random_ranking(seed: int) -> Ranking:
+    """Of a teacher of those sizes, with four experts in two groups."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes: dict[Axis, tuple[int, ...]] = {
+        Axis.HIDDEN: (12,),
+        Axis.LAYERS: (5,),
+        Axis.MLP: (5, 10),
+        Axis.HEADS: (5, 6),
+        Axis.EXPERTS: (5, 4),
+        Axis.EXPERT_MLP: (5, 4, 3),
+    }
+    scores = {axis: torch.randint(0, 9, shape, generator=generator).float() for axis, shape in shapes.items()}
+    return Ranking(scores, 3, "random", str(seed), expert_groups=2)
 
 
 @given(st.lists(st.integers(0, 3), min_size=1))
@@ -27,53 +41,60 @@ def test_the_highest_comes_first_and_ties_keep_their_order(scores: list[int]) ->
 class TestOrders:
     @given(seeds)
     def test_each_is_a_permutation_from_best_to_worst(self, seed: int) -> None:
-        ranking = random_ranking(TEACHER, seed)
-        assert ranking.hidden_order.tolist() == best(ranking.hidden.tolist(), 12)
+        ranking = random_ranking(seed)
+        assert ranking.orders[Axis.HIDDEN].tolist() == best(ranking.scores[Axis.HIDDEN].tolist(), 12)
         for layer in range(TEACHER.layers):
-            assert ranking.mlp_order[layer].tolist() == best(ranking.mlp[layer].tolist(), 10)
+            neurons = ranking.scores[Axis.MLP][layer].tolist()
+            assert ranking.orders[Axis.MLP][layer].tolist() == best(neurons, 10)
+
+    @given(seeds)
+    def test_of_one_layer_group_or_expert(self, seed: int) -> None:
+        ranking = random_ranking(seed)
+        assert torch.equal(ranking.order(Axis.HIDDEN, None), ranking.orders[Axis.HIDDEN])
+        assert torch.equal(ranking.order(Axis.HIDDEN, 2), ranking.orders[Axis.HIDDEN])
+        assert torch.equal(ranking.order(Axis.MLP, 2), ranking.orders[Axis.MLP][2])
+        assert torch.equal(ranking.order(Axis.KV_HEADS, 2), ranking.orders[Axis.KV_HEADS][2])
+        scores = ranking.scores
+        experts, neurons = scores[Axis.EXPERTS][3].tolist(), scores[Axis.EXPERT_MLP][3, 2].tolist()
+        assert ranking.order(Axis.EXPERTS, 3, 1).tolist() == best(experts[2:], 2)
+        assert ranking.order(Axis.EXPERT_MLP, 3, 2).tolist() == best(neurons, 3)
+        assert ranking.order(Axis.HEADS, 1, 2).tolist() == best(scores[Axis.HEADS][1, 4:].tolist(), 2)
+
+    def test_layers_have_units_of_their_own(self) -> None:
+        with pytest.raises(AssertionError, match="mlp lies within the layers"):
+            random_ranking(0).order(Axis.MLP, None)
 
     @given(seeds)
     def test_a_group_counts_as_much_as_its_heads(self, seed: int) -> None:
-        ranking = random_ranking(TEACHER, seed)
-        for layer, scores in enumerate(ranking.heads.tolist()):
+        ranking = random_ranking(seed)
+        for layer, scores in enumerate(ranking.scores[Axis.HEADS].tolist()):
             sums = [scores[0] + scores[1], scores[2] + scores[3], scores[4] + scores[5]]
-            assert ranking.groups[layer].tolist() == sums
-            assert ranking.group_order[layer].tolist() == best(sums, 3)
-
-    @given(seeds)
-    def test_heads_stay_with_their_group(self, seed: int) -> None:
-        ranking = random_ranking(TEACHER, seed)
-        assert ranking.head_order.shape == (5, 3, 2)
-        for groups, order, scores in zip(
-            ranking.head_order.tolist(), ranking.group_order.tolist(), ranking.heads.tolist(), strict=True
-        ):
-            assert sorted(itertools.chain(*groups)) == list(range(6))
-            assert [{head // 2 for head in group} for group in groups] == [{number} for number in order]
-            assert all(scores[first] >= scores[second] for first, second in groups)
+            assert ranking.orders[Axis.KV_HEADS][layer].tolist() == best(sums, 3)
 
     @given(seeds, st.integers(1, 3), st.integers(1, 2))
     def test_a_prefix_of_the_heads_is_the_best_of_the_best_groups(
         self, seed: int, kv_heads: int, each: int
     ) -> None:
-        ranking = random_ranking(TEACHER, seed)
+        ranking = random_ranking(seed)
         student = dataclasses.replace(TEACHER, heads=kv_heads * each, kv_heads=kv_heads)
-        for order, scores in zip(ranking.head_order, ranking.heads.tolist(), strict=True):
-            assert set(order[:kv_heads, :each].flatten().tolist()) == kept_heads(scores, 3, student)
-
-    @given(seeds)
-    def test_layers_are_kept_in_the_teacher_s_order(self, seed: int) -> None:
-        ranking = random_ranking(TEACHER, seed)
-        for layers in range(1, 6):
-            assert ranking.kept_layers(layers) == sorted(best(ranking.layers.tolist(), layers))
-        assert ranking.kept_layers(5) == [0, 1, 2, 3, 4]
+        for layer, scores in enumerate(ranking.scores[Axis.HEADS].tolist()):
+            groups = ranking.order(Axis.KV_HEADS, layer)[:kv_heads].tolist()
+            heads = {
+                2 * group + head
+                for group in groups
+                for head in ranking.order(Axis.HEADS, layer, group)[:each].tolist()
+            }
+            assert heads == kept_heads(scores, 3, student)
 
 
 def test_the_report_is_shown_sorted_scores() -> None:
     ranking = Ranking(
-        hidden=torch.tensor([1.0, 3.0, 2.0]),
-        mlp=torch.tensor([[1.0, 2.0], [4.0, 3.0]]),
-        heads=torch.tensor([[5.0], [6.0]]),
-        layers=torch.tensor([0.25, 0.5]),
+        {
+            Axis.HIDDEN: torch.tensor([1.0, 3.0, 2.0]),
+            Axis.MLP: torch.tensor([[1.0, 2.0], [4.0, 3.0]]),
+            Axis.HEADS: torch.tensor([[5.0], [6.0]]),
+            Axis.LAYERS: torch.tensor([0.25, 0.5]),
+        },
         kv_heads=1,
         method="by hand",
         fingerprint="f",
@@ -91,7 +112,7 @@ def test_the_report_is_shown_sorted_scores() -> None:
 class TestFile:
     @pytest.fixture
     def ranking(self) -> Ranking:
-        return random_ranking(TEACHER, 0)
+        return random_ranking(0)
 
     @pytest.fixture
     def path(self, ranking: Ranking, tmp_path: Path) -> Path:
@@ -101,28 +122,29 @@ class TestFile:
     def test_it_is_read_as_it_was_saved(self, ranking: Ranking, path: Path) -> None:
         again = Ranking.load(path, ranking.fingerprint)
         assert again is not None
-        for field in dataclasses.fields(Ranking):
-            before, after = getattr(ranking, field.name), getattr(again, field.name)
-            assert torch.equal(before, after) if isinstance(before, torch.Tensor) else before == after
+        for field in ("kv_heads", "method", "fingerprint", "expert_groups"):
+            assert getattr(again, field) == getattr(ranking, field)
+        assert again.scores.keys() == ranking.scores.keys()
+        for axis, scores in ranking.scores.items():
+            assert torch.equal(again.scores[axis], scores)
+            assert axis is Axis.LAYERS or torch.equal(again.orders[axis], ranking.orders[axis])
 
     def test_it_holds_the_orders_for_others_to_read(self, ranking: Ranking, path: Path) -> None:
         tensors = load_file(path)
-        assert torch.equal(tensors["order.hidden"], ranking.hidden_order)
-        assert torch.equal(tensors["order.mlp"], ranking.mlp_order)
-        assert torch.equal(tensors["order.kv_heads"], ranking.group_order)
-        assert torch.equal(tensors["order.heads"], ranking.head_order)
-        assert torch.equal(tensors["order.layers"], descending(ranking.layers))
+        for axis in (Axis.HIDDEN, Axis.MLP, Axis.KV_HEADS, Axis.HEADS, Axis.EXPERTS, Axis.EXPERT_MLP):
+            assert torch.equal(tensors[f"order.{axis}"], ranking.orders[axis])
+        assert torch.equal(tensors["order.layers"], descending(ranking.scores[Axis.LAYERS]))
 
     def test_nothing_else_is_left_beside_it(self, path: Path) -> None:
         assert list(path.parent.iterdir()) == [path]
 
     def test_a_new_one_takes_the_place_of_the_old(self, path: Path) -> None:
-        other = random_ranking(TEACHER, 1)
+        other = random_ranking(1)
         other.save(path)
         assert Ranking.load(path, "0") is None
         again = Ranking.load(path, "1")
         assert again is not None
-        assert torch.equal(again.hidden, other.hidden)
+        assert torch.equal(again.scores[Axis.HIDDEN], other.scores[Axis.HIDDEN])
 
     def test_another_s_is_none(self, path: Path) -> None:
         assert Ranking.load(path, "of another teacher") is None
