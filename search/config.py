@@ -35,6 +35,8 @@ class RunConfig:
     """Axes that stay as they are."""
     sizes: tuple[str, ...]
     """Axes with the sizes that they may have, such as ``hidden=2048..3584``."""
+    basis: str
+    """Of hidden: coordinate, principal or weighted."""
     data: str
     """Text: a file, a hub id, or ``stdlib``."""
     block: int

@@ -27,7 +27,7 @@ examples:
   python -m search.run --budget 1M
   python -m search.run --budget 60% --model path/to/model --data text.txt
   python -m search.run --budget 4B --plan
-  python -m search.run --budget 8GB --budget-of weights --keep heads kv_heads --plan
+  python -m search.run --budget 8GB --budget-of weights --keep kv_heads --model path/to/model
 """
 
 
@@ -52,6 +52,9 @@ class Flags:
     expert_mlp, shared_mlp, head_dim."""
     sizes: Annotated[tuple[str, ...], _shown("AXIS=SIZES ...")] = ()
     """Sizes that axes may have: hidden=2048..3584 layers=28,30,32 mlp=2.5x,3x,4x (multiples of hidden)."""
+    basis: Literal["coordinate", "principal", "weighted"] = "coordinate"
+    """Which directions of hidden students keep: the best coordinates, or those of the largest variance, plain
+    or weighted by how much they are read. The latter two untie the head."""
     model: Annotated[str | None, _shown("DIR_OR_HUB_ID")] = None
     """The teacher. Default: the smallest known one of at least 1.25 times the budget."""
     revision: Annotated[str | None, _shown("NAME")] = None

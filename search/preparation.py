@@ -31,6 +31,7 @@ from search.resolution import Resolved
 from search.run_directory import RunDirectory
 from search.workbench import Workbench
 from space.axis_map import AxisMap
+from space.basis import BasisName
 from space.extraction import saved_tensors, sort_by_importance
 from space.input_error import InputError
 from space.ranking import Ranking
@@ -81,7 +82,7 @@ def prepare(
     config = resolved.config
     check_head(teacher.model)
     with console.stage("ranking"):
-        ranking = _rank(teacher, resolved.axis_map, corpus, directory, console)
+        ranking = _rank(config, teacher, resolved.axis_map, corpus, directory, console)
     weights = saved_tensors(teacher.model, resolved.axis_map)
     canonical = sort_by_importance(weights, resolved.axis_map, ranking)
     accelerator = Accelerator(
@@ -118,16 +119,27 @@ def _read(config: RunConfig, teacher: Teacher) -> Corpus:
 
 
 def _rank(
-    teacher: Teacher, axis_map: AxisMap, corpus: Corpus, directory: RunDirectory, console: Console
+    config: RunConfig,
+    teacher: Teacher,
+    axis_map: AxisMap,
+    corpus: Corpus,
+    directory: RunDirectory,
+    console: Console,
 ) -> Ranking:
-    key = ranking_fingerprint(teacher.fingerprint, corpus.calibration)
+    basis = BasisName(config.basis)
+    key = ranking_fingerprint(teacher.fingerprint, corpus.calibration, basis)
     if (ranking := Ranking.load(directory.ranking, key)) is not None:
         console.say(f"reusing the ranking in {directory.ranking}: same teacher, text and method")
         console.forecast.skip("forward", corpus.calibration.numel())
         return ranking
     with console.work("ranking every axis", "forward", corpus.calibration.numel()) as advance:
         ranking = rank(
-            teacher.model, axis_map, corpus.calibration, key, lambda blocks: advance(blocks * corpus.block)
+            teacher.model,
+            axis_map,
+            corpus.calibration,
+            key,
+            lambda blocks: advance(blocks * corpus.block),
+            basis,
         )
     ranking.save(directory.ranking)
     return ranking

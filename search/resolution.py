@@ -20,6 +20,7 @@ from search.scale import Scale, default_device, default_dtype, scale_for
 from search.teachers import EMBEDDED, default_text, short_name, teacher_for
 from space.axis_map import AxisMap
 from space.baselines import baselines
+from space.basis import BasisName
 from space.budget import Budget, BudgetText, Measure
 from space.counting import budget_polynomial, parameter_polynomial
 from space.enumeration import enumerate_space
@@ -62,7 +63,7 @@ def resolve(flags: Flags) -> Resolved:
     if teacher == str(EMBEDDED):
         teacher = os.path.relpath(EMBEDDED)
     config = load_config(teacher, flags.revision, flags.trust_remote_code)
-    axis_map = axis_map_of(config)
+    axis_map = axis_map_of(config, BasisName(flags.basis))
     parameters = parameter_polynomial(axis_map).of(axis_map.teacher)
     budget = _budget(flags, text, axis_map)
     space = enumerate_space(axis_map, budget, read_limits(flags.keep, flags.sizes))
@@ -85,6 +86,7 @@ def resolve(flags: Flags) -> Resolved:
         tolerance=flags.tolerance,
         keep=flags.keep,
         sizes=flags.sizes,
+        basis=flags.basis,
         data=flags.data or default_text(teacher),
         block=block,
         calibration_blocks=scale.calibration_blocks,

@@ -32,13 +32,20 @@ def step_of(axis: Axis, axis_map: AxisMap) -> int:
     size = axis_map.teacher[axis]
     if axis is Axis.EXPERTS:
         groups = expert_groups(axis_map)
-        return groups * next((step for step in (8, 4, 2) if size >= 16 * step * groups), 1)
+        return groups * _share_of(size // groups)
     if axis is Axis.HEAD_DIM:
         return 16 if size >= 64 else 4
     step = 1 if axis in (Axis.HEADS, Axis.KV_HEADS, Axis.LAYERS) else divisor(size)
+    if axis is Axis.HEADS and Axis.KV_HEADS not in axis_map.free:
+        step = _share_of(size)
     whole = math.lcm(1, *(c.factor.denominator for c in axis_map.couplings if c.of is axis))
     both = math.lcm(step, whole)
     return both if both <= size // 8 else max(step, whole) if step % whole == 0 else whole
+
+
+def _share_of(size: int) -> int:
+    """What numbers of experts, and of heads without groups, are multiples of: devices share them."""
+    return next((step for step in (8, 4, 2) if size >= 16 * step), 1)
 
 
 def sizes_of(axis: Axis, axis_map: AxisMap, least: int, limit: Limit | None) -> list[int]:

@@ -81,8 +81,10 @@ def _kv_heads(probes: Probes, sizes: Sizes) -> None:
     if field and _moved_anywhere(probes, Axis.KV_HEADS):
         sizes.units[Axis.KV_HEADS], sizes.fields[Axis.KV_HEADS] = probes.sizes[Axis.KV_HEADS], (field,)
         return
-    if field and field in probes.failed:
-        sizes.refused[Axis.KV_HEADS] = probes.failed[field]
+    if field and Axis.KV_HEADS in probes.failed:
+        sizes.units[Axis.KV_HEADS] = probes.sizes[Axis.KV_HEADS]
+        sizes.refused[Axis.KV_HEADS] = probes.failed[Axis.KV_HEADS]
+        return
     key = Axis.HIDDEN if probes.coupled else Axis.HEADS
     rests = {
         length - moved

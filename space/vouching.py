@@ -95,7 +95,7 @@ def _turnable(whole: AxisMap, vouched: Vouched) -> AxisMap:
     if whole.stream is None:
         raise InputError(
             "A basis other than coordinates needs a stream that can be turned",
-            f"that of {whole.config.model_type!r} cannot: its norms subtract a mean, or scale the stream itself",
+            f"that of {whole.config.model_type!r} cannot: norms subtract a mean or scale the stream",
             "Take --basis coordinate",
         )
     return whole

@@ -32,7 +32,7 @@ def method_of(basis: BasisName) -> str:
     return f"{METHOD}; hidden along the {basis} basis, with the norm gain"
 
 
-def ranking_fingerprint(teacher: str, calibration: Tensor, basis: BasisName) -> str:
+def ranking_fingerprint(teacher: str, calibration: Tensor, basis: BasisName = BasisName.COORDINATE) -> str:
     """What a ranking depends on: the teacher's fingerprint, the calibration blocks, the method."""
     return fingerprint(teacher, calibration, method_of(basis))
 
@@ -43,8 +43,8 @@ def rank(
     axis_map: AxisMap,
     calibration: Tensor,
     fingerprint: str,
-    basis: BasisName = BasisName.COORDINATE,
     advance: Callable[[int], None] = lambda blocks: None,
+    basis: BasisName = BasisName.COORDINATE,
 ) -> Ranking:
     """Rank the units of every axis in one forward-only pass.
 
@@ -53,8 +53,8 @@ def rank(
         axis_map: the teacher's.
         calibration: (N, T) token numbers; each block is one sample of the batch.
         fingerprint: from ``ranking_fingerprint``.
-        basis: the directions of hidden that students keep; all but coordinates need ``axis_map.stream``.
         advance: told the number of blocks after each batch.
+        basis: the directions of hidden that students keep; all but coordinates need ``axis_map.stream``.
 
     Raises:
         InputError: activations are not finite, or the class computes with an axis in an unknown way.

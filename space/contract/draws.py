@@ -12,9 +12,8 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from space.architecture import Architecture, Axis
 from space.axis_map import AxisMap, build
+from space.experts import expert_groups, fewest_experts
 from space.extraction import student_config
-from space.fields import TOP_K, named, read
-from space.layout import Each, Layout, Together
 from space.probing import Refusal
 from space.ranking import Ranking
 
@@ -77,23 +76,6 @@ def random_ranking(axis_map: AxisMap, seed: int, axes: Collection[Axis] | None =
     )
 
 
-def expert_groups(axis_map: AxisMap) -> int:
-    """In how many groups experts are routed."""
-    groups = (_groups(layout) for tensor in axis_map.tensors for layout in tensor.dimensions)
-    return next((found for found in groups if found), 1)
-
-
-def _groups(layout: Layout) -> int:
-    match layout:
-        case Each(None, units, Each(Axis.EXPERTS, _, _)):
-            return units
-        case Each(_, _, inner):
-            return _groups(inner)
-        case Together(parts):
-            return max(map(_groups, parts))
-    return 0
-
-
 def random_architecture(
     axis_map: AxisMap, axes: Collection[Axis], rng: random.Random
 ) -> tuple[Architecture, list[int]] | None:
@@ -146,11 +128,3 @@ def _draw_heads(
         sizes[Axis.HEADS] = heads
     else:
         sizes[Axis.HIDDEN] = int(heads / with_hidden.factor)
-
-
-def fewest_experts(axis_map: AxisMap) -> int:
-    """As many as a token is sent to; two a group where they are routed in groups."""
-    field = named(axis_map.config, TOP_K)
-    chosen = int(read(axis_map.config, field)) if field else 1
-    groups = expert_groups(axis_map)
-    return max(chosen, 2 * groups) if groups > 1 else chosen

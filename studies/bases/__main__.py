@@ -102,7 +102,7 @@ class Bench:
         """Map, ranking and canonical weights, head and embedding apart in every basis."""
         if basis not in self.prepared:
             axis_map = axis_map_of(self.teacher.model.config, BasisName.PRINCIPAL)
-            ranking = rank(self.teacher.model, axis_map, self.corpus.calibration, "study", basis)
+            ranking = rank(self.teacher.model, axis_map, self.corpus.calibration, "study", basis=basis)
             weights = saved_tensors(self.teacher.model, axis_map)
             self.prepared[basis] = axis_map, ranking, sort_by_importance(weights, axis_map, ranking)
         return self.prepared[basis]

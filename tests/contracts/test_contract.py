@@ -58,7 +58,7 @@ def apart(model: PreTrainedModel, axis_map: AxisMap, cut: Cut, ranking: Ranking 
 def test_logits_are_those_of_the_masked_teacher(case: str) -> None:
     model, axis_map = vouched(case).model, vouched(case).small
 
-    @few(8)
+    @few(5)
     @given(cuts(axis_map, axis_map.free))
     def all_at_once(cut: Cut) -> None:
         assert apart(model, axis_map, cut) < TOLERANCE, cut
@@ -69,7 +69,7 @@ def test_logits_are_those_of_the_masked_teacher(case: str) -> None:
 
 
 def _alone(model: PreTrainedModel, axis_map: AxisMap, axis: Axis) -> None:
-    @few(2)
+    @few(1)
     @given(cuts(axis_map, {axis}))
     def holds(cut: Cut) -> None:
         assert apart(model, axis_map, cut) < TOLERANCE, cut
@@ -82,7 +82,7 @@ def test_layers_may_be_a_block(case: str) -> None:
     model, axis_map = vouched(case).model, vouched(case).small
     assert Axis.LAYERS in axis_map.free
 
-    @few(4)
+    @few(2)
     @given(cuts(axis_map, {Axis.LAYERS}, block=True))
     def holds(cut: Cut) -> None:
         assert apart(model, on_trial(axis_map, {Axis.LAYERS}), cut) < TOLERANCE, cut
@@ -94,7 +94,7 @@ def test_layers_may_be_a_block(case: str) -> None:
 def test_sorting_keeps_the_logits(case: str) -> None:
     model, axis_map = vouched(case).model, vouched(case).small
 
-    @few(3)
+    @few(2)
     @given(seeds)
     def holds(seed: int) -> None:
         assert sorting_keeps(model, axis_map, axis_map.sortable, seed)

@@ -34,7 +34,7 @@ def by_hand(family: str, name: str) -> tuple[PreTrainedModel, AxisMap]:
 def test_it_computes_what_the_hand_made_one_computes(family: str, name: str) -> None:
     teacher, axis_map = by_hand(family, name)
 
-    @few(10)
+    @few(6)
     @given(cuts(axis_map, axis_map.free))
     def holds(cut: Cut) -> None:
         simple = masked_teacher(teacher, axis_map.head_dim, cut.ranking, cut.architecture, cut.layers)
@@ -48,7 +48,7 @@ def test_it_computes_what_the_hand_made_one_computes(family: str, name: str) -> 
 def test_of_a_mixture_too() -> None:
     found = vouched("mixtral")
 
-    @few(10)
+    @few(6)
     @given(cuts(found.small, found.small.free))
     def holds(cut: Cut) -> None:
         simple = student_by_hand(found.model, cut.ranking, cut.architecture, cut.layers)

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 from evaluators.latency import Latency, Workload
 from evaluators.latency_book import LatencyBook, device_name, latency_key
 from space.architecture import Architecture
-from space.axis_map import discover
+from space.discovery import discover
 from space.extraction import student_config
 from tests.evaluators.tiny_models import tiny_config, tiny_model
 
@@ -179,7 +179,7 @@ def test_weights_and_the_place_of_the_config_do_not_matter(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
 def test_which_layers_are_kept_does_not_matter(model_type: str) -> None:
-    axis_map = discover(tiny_config(model_type))
+    axis_map = discover(tiny_config(model_type)).axis_map
     student = Architecture(hidden=8, mlp=16, heads=2, kv_heads=1, layers=2)
     keys = {key(student_config(axis_map, student, kept)) for kept in ([0, 1], [0, 2], [1, 2])}
     assert len(keys) == 1

@@ -15,6 +15,7 @@ import pytest
 from transformers import AutoConfig, LlamaConfig, PretrainedConfig, Qwen3Config
 
 from space.axis_map import AxisMap
+from space.basis import BasisName
 from space.vouching import axis_map_of
 from studies.demo.train import CONFIG
 from tests.space.maps import NEMOTRON_15B
@@ -48,9 +49,9 @@ def quick_disk() -> Iterator[Path]:
 
 
 @cache
-def _map_of(text: str) -> AxisMap:
+def _map_of(text: str, basis: BasisName) -> AxisMap:
     fields = json.loads(text)
-    return axis_map_of(AutoConfig.for_model(fields.pop("model_type"), **fields))
+    return axis_map_of(AutoConfig.for_model(fields.pop("model_type"), **fields), basis)
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +59,7 @@ def each_teacher_vouched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """To try the contract takes seconds, and here it is the same few teachers over and over."""
     monkeypatch.setattr(
         "search.resolution.axis_map_of",
-        lambda config: _map_of(config.to_json_string(use_diff=False)),
+        lambda config, basis: _map_of(config.to_json_string(use_diff=False), basis),
     )
 
 

@@ -40,6 +40,7 @@ _CONFIG = RunConfig(
     tolerance=0.02,
     keep=(),
     sizes=(),
+    basis="coordinate",
     data="stdlib",
     block=128,
     calibration_blocks=4,

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     BloomConfig,
+    DeepseekV3Config,
     FalconConfig,
     LlamaConfig,
     MambaConfig,
@@ -21,10 +22,11 @@ from transformers import (
 
 from space.architecture import Architecture, Axis
 from space.axis_map import AxisMap, Coupling, build
-from space.discovery import Tie, discover
+from space.discovery import discover
 from space.families.tiny import tiny
 from space.input_error import InputError
 from space.scales import Roles
+from space.sizing import Tie
 from tests.contracts.tiny import SAMPLE, TINY
 from tests.space.models import QWEN3_8B, SMALL
 
@@ -210,7 +212,7 @@ class TestCouplings:
         assert axis_map.refused[Axis.KV_HEADS] == "all heads share one"
 
     def test_a_shared_expert_is_a_multiple_of_the_others(self) -> None:
-        config = CONFIG_MAPPING["deepseek_v3"](n_shared_experts=2)
+        config = DeepseekV3Config(n_shared_experts=2)
         axis_map = map_of(tiny(config))
         assert Coupling(Axis.SHARED_MLP, Axis.EXPERT_MLP, Fraction(2)) in axis_map.couplings
         assert axis_map.teacher.shared_mlp == 2 * axis_map.teacher.expert_mlp

@@ -17,14 +17,13 @@ from transformers import LlamaConfig, PretrainedConfig
 from space.architecture import Architecture, Axis
 from space.axis_map import build
 from space.baselines import baselines
-from space.budget import Budget, BudgetText, Measure
+from space.budget import Budget, BudgetText
 from space.choices import divisor
-from space.counting import active_polynomial, budget_polynomial, parameter_polynomial
+from space.counting import parameter_polynomial
 from space.depth import kept_layers
 from space.enumeration import enumerate_space, floors
 from space.extraction import student_config
 from space.input_error import InputError
-from space.limits import read_limits
 from space.search_space import SearchSpace
 from space.vouching import axis_map_of
 from tests.space.maps import map_of, tiny_map
@@ -261,175 +260,6 @@ def test_a_config_is_not_changed_by_looking_at_it() -> None:
     before = config.to_dict()
     enumerate_space(MAP, Budget(10_000, 0.02))
     assert config.to_dict() == before
-
-
-def test_the_space_of_the_first_minitron_paper() -> None:
-    """arXiv 2407.14679, 4.3: 18 candidates within 5% of 4B, the published model among them."""
-    limits = read_limits(
-        ["kv_heads"],
-        [
-            "hidden=2560,3072,3584,4096,4608",
-            "heads=24,32,48",
-            "layers=29..32",
-            "mlp=2.5x,3x,3.5x,4x",
-        ],
-    )
-    space = enumerate_space(map_of("nemotron"), Budget(4_000_000_000, 0.05), limits)
-    assert len(space) == 18
-    assert space.solved is None
-    assert Architecture(3072, 9216, 24, 8, 32) in list(space.architectures)
-    for a in space.architectures:
-        parameters = 2 * 256_000 * a.hidden + a.layers * (2 * a.hidden * a.heads * 128)
-        parameters += a.layers * (2 * a.hidden * 8 * 128 + 2 * a.hidden * a.mlp)
-        assert abs(parameters / 4e9 - 1) <= 0.05
-        assert (a.kv_heads, a.mlp / a.hidden in (2.5, 3, 3.5, 4)) == (8, True)
-
-
-class TestMixtures:
-    def test_a_slow_enumeration_finds_the_same(self) -> None:
-        """Of a tiny Mixtral: hidden 36, heads 6 in 2 groups, experts of 40 neurons."""
-        axis_map = tiny_map("mixtral")
-        teacher, count = axis_map.teacher, parameter_polynomial(axis_map)
-        budget = Budget(round(0.6 * count.of(teacher)), 0.03)
-        least, found = floors(teacher, 0.6, Axis.EXPERT_MLP), set()
-        widths = itertools.product(
-            range(4, 37, 4), (1, 2), (1, 2, 3), range(2, teacher.experts + 1), range(1, teacher.layers + 1)
-        )
-        for hidden, kv_heads, each, experts, layers in widths:
-            sizes = {Axis.HIDDEN: hidden, Axis.KV_HEADS: kv_heads, Axis.HEADS: kv_heads * each}
-            sizes |= {Axis.EXPERTS: experts, Axis.LAYERS: layers}
-            if any(size < least[axis] or size > teacher[axis] for axis, size in sizes.items()):
-                continue
-            mlps = [n for n in range(4, teacher.expert_mlp + 1, 4) if n >= least[Axis.EXPERT_MLP]]
-            row = [axis_map.complete(sizes | {Axis.EXPERT_MLP: neurons}) for neurons in mlps]
-            best = min(row, key=lambda a: abs(count.of(a) - budget.amount))
-            if budget.lowest <= count.of(best) <= budget.highest:
-                found.add(best)
-        space = enumerate_space(axis_map, budget)
-        assert found
-        assert set(space.architectures) == found
-
-    def test_experts_are_never_fewer_than_a_token_is_sent_to(self) -> None:
-        space = enumerate_space(map_of("mixtral"), Budget(2 * 10**9, 0.02))
-        assert min(space.values(Axis.EXPERTS)) == 2
-
-    def test_active_parameters_have_a_budget_of_their_own(self) -> None:
-        axis_map = map_of("qwen2_moe")
-        space = enumerate_space(axis_map, Budget(1_500_000_000, 0.02, Measure.ACTIVE))
-        active = active_polynomial(axis_map).at({axis: space.column(axis) for axis in Axis})
-        assert (np.abs(active / 1.5e9 - 1) <= 0.02).all()
-        assert len(space.values(Axis.EXPERTS)) > 3, "the router alone holds weights that experts move"
-
-
-class TestMeasures:
-    @pytest.mark.parametrize("measure", list(Measure))
-    @pytest.mark.parametrize("name", ["llama", "qwen3", "mixtral"])
-    def test_every_member_is_within_the_budget(self, name: str, measure: Measure) -> None:
-        axis_map = map_of(name)
-        count = budget_polynomial(axis_map, Budget(1, 0.1, measure))
-        budget = Budget(count.of(axis_map.teacher) // 2, 0.02, measure)
-        space = enumerate_space(axis_map, budget)
-        amounts = count.at({axis: space.column(axis) for axis in Axis})
-        assert len(space)
-        assert (amounts >= budget.lowest).all()
-        assert (amounts <= budget.highest).all()
-
-    def test_bytes_of_weights_are_parameters_times_bytes(self) -> None:
-        weights = enumerate_space(map_of("llama"), Budget(8 * 10**9, 0.02, Measure.WEIGHTS))
-        assert np.array_equal(weights.table, space_of("llama", 4 * 10**9).table)
-
-    def test_a_budget_cuts_only_what_it_measures(self) -> None:
-        """Half of Llama's cache: half of the groups with all of their queries, or half of the layers."""
-        budget = Budget(65_536, 0.02, Measure.KV_CACHE)
-        space = enumerate_space(map_of("llama"), budget)
-        assert set(space.architectures) == {
-            Architecture(4096, 14336, 16, 4, 32),
-            Architecture(4096, 14336, 32, 8, 16),
-        }
-        narrower = enumerate_space(map_of("llama"), budget, read_limits([], ["mlp=7168,14336"]))
-        assert len(narrower) == 4
-        assert Architecture(4096, 7168, 32, 8, 16) in list(narrower.architectures)
-
-
-class TestLimits:
-    def space(self, keep: list[str], sizes: list[str], budget: int = 4 * 10**9) -> SearchSpace:
-        return enumerate_space(map_of("llama"), Budget(budget, 0.02), read_limits(keep, sizes))
-
-    def test_what_is_kept_is_the_teacher_s(self) -> None:
-        space = self.space(["hidden", "kv_heads"], [])
-        assert (space.values(Axis.HIDDEN), space.values(Axis.KV_HEADS)) == ([4096], [8])
-        whole = space_of("llama", 4 * 10**9)
-        kept = (whole.column(Axis.HIDDEN) == 4096) & (whole.column(Axis.KV_HEADS) == 8)
-        assert np.array_equal(space.table, whole.table[kept])
-
-    def test_lists_and_ranges_are_what_may_be_chosen(self) -> None:
-        space = self.space([], ["hidden=3000..3400", "layers=28,30,32", "mlp=8192..10240"])
-        assert space.values(Axis.HIDDEN) == [3072, 3200, 3328]
-        assert set(space.values(Axis.LAYERS)) <= {28, 30, 32}
-        assert min(space.values(Axis.MLP)) >= 8192
-        assert max(space.values(Axis.MLP)) <= 10240
-        assert space.solved is Axis.MLP
-
-    def test_a_limit_goes_beyond_what_is_usual(self) -> None:
-        """Without one, no axis goes below four tenths here."""
-        space = self.space([], ["kv_heads=2", "heads=8"])
-        assert (space.values(Axis.KV_HEADS), space.values(Axis.HEADS)) == ([2], [8])
-
-    def test_multiples_that_are_not_whole_go_to_the_nearest_step(self) -> None:
-        space = self.space([], ["mlp=3.3x"])
-        for a in space.architectures:
-            assert a.mlp % 128 == 0 or a.mlp == 3.3 * a.hidden
-            assert abs(a.mlp - 3.3 * a.hidden) <= 64
-
-    @pytest.mark.parametrize(
-        ("keep", "sizes", "message"),
-        [
-            (
-                [],
-                ["hidden=2050..2100"],
-                "Sizes of hidden are multiples of 128; --sizes hidden=2050..2100 holds none. Widen the "
-                "range, or name sizes one by one: --sizes hidden=A,B,C.",
-            ),
-            (
-                [],
-                ["mlp=2050..2100"],
-                "Sizes of mlp are multiples of 128; --sizes mlp=2050..2100 holds none. Widen the range, or "
-                "name sizes one by one: --sizes mlp=A,B,C.",
-            ),
-            (
-                ["kv_heads"],
-                ["heads=20,24"],
-                "The class LlamaConfig has to allow every size; --sizes heads=20,24 names 20, which goes "
-                "with none of the sizes of the other axes. Leave 20 out, or widen the limits of the "
-                "other axes.",
-            ),
-            (
-                [],
-                ["mlp=20x"],
-                "Sizes have to lie within the teacher's; --sizes mlp=20x names 20x, and the teacher has "
-                "14336. Name a smaller multiple.",
-            ),
-        ],
-    )
-    def test_a_limit_that_cannot_be_met_is_named(
-        self, keep: list[str], sizes: list[str], message: str
-    ) -> None:
-        with pytest.raises(InputError) as refusal:
-            self.space(keep, sizes)
-        assert str(refusal.value) == message
-
-    def test_the_limit_that_forbids_everything_is_named(self) -> None:
-        """KV heads are few weights: to leave them free would not help."""
-        limits = ["layers", "kv_heads"], ["hidden=4096", "mlp=12288..14336"]
-        with pytest.raises(InputError) as refusal:
-            self.space(*limits)
-        text = str(refusal.value)
-        named = "--keep layers or --sizes hidden=4096 or --sizes mlp=12288..14336 forbids them"
-        assert f"for a teacher of 8,030,261,248; {named}; the nearest are" in text
-        assert "as --budget, leave --keep layers out, widen --tolerance, or name a teacher" in text
-        above = int(re.findall(r"the nearest are (\d+)", text)[0])
-        assert above > 4 * 10**9
-        assert len(self.space(*limits, above))
 
 
 def test_an_explosive_space_is_thinned_and_keeps_what_a_person_would_try(

@@ -23,7 +23,7 @@ def test_a_list_with_one_entry_a_layer() -> None:
 
 
 def test_a_class_that_does_not_read_the_list_still_wants_its_length() -> None:
-    config = LlamaConfig(num_hidden_layers=4, layer_types=["full_attention"] * 4)
+    config = LlamaConfig.from_dict({"num_hidden_layers": 4, "layer_types": ["full_attention"] * 4})
     assert following(config, 4, [1, 2, 3])["layer_types"] == ["full_attention"] * 3
 
 

@@ -81,7 +81,7 @@ def layouts(draw: st.DrawFn) -> Layout:
     head = draw(_of_heads(draw(st.integers(1, 3))))
     queries, keys = Each(K, 3, Each(H, 2, head)), Each(K, 3, head)
     neurons = Each(F, 5, Fixed(draw(st.integers(1, 2))))
-    forms = [
+    forms: list[Layout] = [
         queries,
         Together((queries, keys, keys)),
         Together((keys, Fixed(2), queries)),
@@ -91,8 +91,9 @@ def layouts(draw: st.DrawFn) -> Layout:
         Each(None, draw(st.sampled_from((1, 2))), Each(E, 4, neurons)),
         Fixed(draw(st.integers(1, 4))),
     ]
-    grouped: Layout = Each(None, 2, Each(E, 2, draw(st.sampled_from((ONE, neurons)))))
-    return draw(st.sampled_from([*forms, grouped]))
+    inner: list[Layout] = [ONE, neurons]
+    forms += [Each(None, 2, Each(E, 2, one)) for one in inner]
+    return draw(st.sampled_from(forms))
 
 
 @st.composite

@@ -14,12 +14,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from space.architecture import Architecture, Axis
 from space.axis_map import AxisMap, Coupling
-from space.discovery import Tie
 from space.families import __main__ as command
 from space.families import support
 from space.families.support import TYPES, Row, markdown, row_of, rows, summary
 from space.input_error import InputError
 from space.scales import Roles
+from space.sizing import Tie
 
 ROWS = [
     Row("llama", ("hidden", "mlp")),

@@ -102,3 +102,8 @@ def test_quantity(value: float, unit: str, text: str) -> None:
 )
 def test_sentence(text: str, result: str) -> None:
     assert words.sentence(text) == result
+
+
+def test_the_sizes_of_a_mixture_name_its_experts_and_no_axis_that_it_lacks() -> None:
+    mixture = {"hidden": 64, "heads": 4, "kv_heads": 2, "layers": 3, "experts": 8, "expert_mlp": 96}
+    assert words.sizes(mixture) == "hidden 64, heads 4, KV heads 2, experts 8, expert MLP 96, layers 3"

@@ -1,0 +1,98 @@
+"""In a turned basis the whole teacher computes what it did, and students are cut from that."""
+
+from __future__ import annotations
+
+import copy
+import random
+from functools import cache
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING
+
+from space.architecture import Axis
+from space.basis import Basis, BasisName
+from space.contract.draws import random_architecture, random_ranking
+from space.contract.stream import with_stream
+from space.contract.trial import TOLERANCE, distance, logits_of, trial_tokens
+from space.extraction import assemble, extract, saved_tensors, sort_by_importance
+from space.input_error import InputError
+from space.ranking import Ranking
+from space.turning import folded, turned
+from space.vouching import Vouched, axis_map_of, vouch
+
+TURNABLE = ("llama", "qwen3", "gemma", "mixtral", "phi3", "gpt_oss")
+FIXED = ("gpt2", "gemma2", "olmo2", "cohere")
+
+
+@cache
+def apart(model_type: str) -> Vouched:
+    """A small copy whose head is a matrix of its own."""
+    config = CONFIG_MAPPING[model_type]()
+    config.tie_word_embeddings = False
+    return vouch(config)
+
+
+def turn(model_type: str, seed: int) -> tuple[Vouched, Ranking]:
+    found = apart(model_type)
+    hidden = found.small.teacher.hidden
+    generator = torch.Generator().manual_seed(seed)
+    rotation = torch.linalg.qr(torch.randn(hidden, hidden, generator=generator))[0]
+    ranking = random_ranking(found.small, seed)
+    basis = Basis(rotation, torch.rand(hidden, generator=generator) + 0.5)
+    return found, Ranking(ranking.scores, ranking.kv_heads, "", "", ranking.expert_groups, basis)
+
+
+@pytest.mark.parametrize("model_type", TURNABLE)
+def test_the_whole_teacher_keeps_its_logits(model_type: str) -> None:
+    found, ranking = turn(model_type, 1)
+    tokens = trial_tokens(found.model.config.vocab_size)
+    axis_map = with_stream(found.small, found.small, found.model, tokens)
+    assert axis_map.stream is not None
+    canonical = sort_by_importance(saved_tensors(found.model, axis_map), axis_map, ranking)
+    whole = copy.deepcopy(found.model)
+    whole.load_state_dict(canonical, strict=False)
+    assert distance(logits_of(whole, tokens), logits_of(found.model, tokens)) < TOLERANCE
+
+
+@pytest.mark.parametrize("model_type", FIXED)
+def test_a_stream_that_cannot_be_turned_is_told(model_type: str) -> None:
+    found = apart(model_type)
+    tokens = trial_tokens(found.model.config.vocab_size)
+    assert with_stream(found.small, found.small, found.model, tokens).stream is None
+    with pytest.raises(InputError, match=r"needs a stream that can be turned.*Take --basis coordinate"):
+        axis_map_of(CONFIG_MAPPING[model_type](), BasisName.WEIGHTED)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mixtral"])
+def test_a_student_is_a_prefix_of_the_turned_teacher_with_the_gain(model_type: str) -> None:
+    """Cut by coordinates from a teacher turned by hand, with its norms set, it is the same."""
+    found, ranking = turn(model_type, 2)
+    tokens = trial_tokens(found.model.config.vocab_size)
+    axis_map = with_stream(found.small, found.small, found.model, tokens)
+    drawn = random_architecture(axis_map, {Axis.HIDDEN}, random.Random(3))
+    assert drawn is not None
+    assert axis_map.stream is not None
+    assert ranking.basis is not None
+    architecture, kept = drawn
+    weights = saved_tensors(found.model, axis_map)
+    student = extract(sort_by_importance(weights, axis_map, ranking), axis_map, ranking, architecture, kept)
+
+    by_hand = turned(
+        folded(weights, axis_map, axis_map.stream), axis_map, axis_map.stream, ranking.basis.rotation
+    )
+    in_order = {**ranking.scores, Axis.HIDDEN: -torch.arange(axis_map.teacher.hidden).float()}
+    plain = Ranking(in_order, ranking.kv_heads, "", "", ranking.expert_groups)
+    model = assemble(axis_map.config, by_hand)
+    cut = extract(
+        sort_by_importance(saved_tensors(model, axis_map), axis_map, plain),
+        axis_map,
+        plain,
+        architecture,
+        kept,
+    )
+    gain = float((ranking.basis.energy[: architecture.hidden].sum() / architecture.hidden).sqrt())
+    for module in cut.modules():
+        if type(module).__name__.endswith("RMSNorm") and module.weight.shape == (architecture.hidden,):
+            torch.nn.init.constant_(module.weight, gain)  # type: ignore[arg-type]
+    assert distance(logits_of(student, tokens), logits_of(cut, tokens)) < TOLERANCE
