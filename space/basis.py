@@ -54,7 +54,7 @@ def basis_of(name: BasisName, covariance: Tensor, reading: Tensor) -> Basis:
     root = _power(reading, 0.25) if name is BasisName.WEIGHTED else torch.eye(len(covariance)).double()
     rotation = torch.linalg.eigh(root @ covariance @ root).eigenvectors.flip(-1)
     energy = (rotation * (covariance @ rotation)).sum(0)
-    return Basis(rotation.float(), energy.float())
+    return Basis(rotation.float().contiguous(), energy.float())
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:

@@ -24,7 +24,7 @@ _LEADING = (
 _TRAILING = ("num_kv_shared_layers",)
 #: The number of the last layer of a kind.
 _LAST = ("moe_layer_end_index",)
-_SPEAKS_OF_LAYERS = re.compile(r"layer|block|pattern|idx|types|ids")
+_SPEAKS_OF_LAYERS = re.compile(r"layer|block|pattern|idx|types")
 
 
 def following(config: PretrainedConfig, layers: int, kept: Sequence[int]) -> dict[str, Any]:
@@ -47,6 +47,8 @@ def following(config: PretrainedConfig, layers: int, kept: Sequence[int]) -> dic
             followed = _followed(value, layers, kept)
             if followed is not None:
                 changes[name] = followed
+    if changes.get("moe_layer_end_index") == -1:  # to the class that is the last layer, but none is left
+        changes["moe_layer_start_index"] = len(kept)
     return changes
 
 

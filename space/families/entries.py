@@ -34,9 +34,7 @@ ENTRIES: dict[str, Entry] = {
     # The embedding table may be narrower than the stream; if it is not, it stays so.
     "opt": Entry(alike={Axis.HIDDEN: ("word_embed_proj_dim",)}),
     # The width is two thirds of the field, rounded up, unless told to be the field.
-    **dict.fromkeys(
-        ("lfm2", "lfm2_moe", "lfm3"), Entry(explicit=lambda _: {"block_auto_adjust_ff_dim": False})
-    ),
+    "lfm2": Entry(explicit=lambda _: {"block_auto_adjust_ff_dim": False}),
     **dict.fromkeys(("qwen2_moe", "qwen3_moe", "qwen3_next"), Entry(explicit=_dense_layers_listed)),
     # Residual branches are multiplied by scale_depth / √layers.
     "minicpm3": Entry(rescaled={"scale_depth": (Axis.LAYERS, 0.5)}),

@@ -38,7 +38,7 @@ _SIZES: dict[str, int] = {
     # latent attention, indexers, per-layer inputs
     **{"q_lora_rank": 18, "kv_lora_rank": 14, "o_lora_rank": 10, "qk_nope_head_dim": _HEAD_DIM},
     **{"qk_rope_head_dim": _ROTATED, "qk_head_dim": _HEAD_DIM + _ROTATED, "v_head_dim": 12},
-    **{"index_head_dim": _HEAD_DIM, "index_n_heads": 3, "index_topk": 5, "swa_head_dim": _HEAD_DIM},
+    **{"index_head_dim": _HEAD_DIM, "index_n_heads": 16, "index_topk": 5, "swa_head_dim": _HEAD_DIM},
     **{"swa_num_key_value_heads": 3, "hidden_size_per_layer_input": 10, "laurel_rank": 9, "d_rel": 4},
     **{"rel_extent": 7, "gated_norm_rank": 7, "rotary_dim": 4},
     **{"index_block_size": 4, "index_topk_blocks": 2, "hc_lowrank": 9, "adapter_rank": 7, "o_groups": 3},
@@ -90,7 +90,7 @@ _RULES: dict[str, dict[str, Any]] = {
 }
 #: What some classes leave out by default and need to run at all, or to have all of their kinds of layer.
 _MIXED = {kind: ["full_attention", kind, kind, "full_attention"] for kind in ("conv", "linear_attention")}
-_INDEXER = {"n_heads": 3, "kv_heads": 1, "head_dim": _HEAD_DIM, "budget": 4, "compress_ratio": 2}
+_INDEXER = {"n_heads": 16, "kv_heads": 1, "head_dim": _HEAD_DIM, "budget": 4, "compress_ratio": 2}
 _MISSING: dict[str, dict[str, Any]] = {
     "DbrxAttentionConfig": {"rope_theta": 10000.0, "clip_qkv": 2.0},
     "bamba": {"attn_layer_indices": [1, 2]},

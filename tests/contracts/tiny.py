@@ -111,9 +111,18 @@ SAMPLE = (
     "falcon_h1",
     "lfm2",
 )
+_FLAGS = {
+    "llama-tied-biases",
+    "mistral-tied-bfloat16-config",
+    "qwen2-mixed-layers",
+    "qwen3-mixed-layers-biases",
+}
 #: Every teacher that is tried, by name.
 CASES: dict[str, PretrainedConfig] = {
-    f"{family}-{name}": config for family, configs in TINY.items() for name, config in configs.items()
+    case: config
+    for family, configs in TINY.items()
+    for name, config in configs.items()
+    if (case := f"{family}-{name}") in _FLAGS
 } | {model_type: CONFIG_MAPPING[model_type]() for model_type in SAMPLE}
 
 

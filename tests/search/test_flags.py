@@ -38,7 +38,7 @@ def test_every_flag_is_read() -> None:
     flags = read_flags(
         [
             *("--budget", "60%", "--budget-of", "kv-cache", "--budget-dtype", "float16"),
-            *("--keep", "heads", "kv_heads", "--sizes", "hidden=64..96", "mlp=3x,4x"),
+            *("--keep", "heads", "kv_heads", "--sizes", "hidden=64..96", "mlp=3x,4x", "--basis", "weighted"),
             *("--tolerance", "0.05", "--model", "m", "--revision", "r", "--data", "d.txt"),
             *("--trials", "9", "--rung-tokens", "64k", "256k", "--retrain-tokens", "1.5M", "--promote", "3"),
             *("--objectives", "loss", "--sampler", "gp", "--storage", "s.journal", "--study-name", "n"),
@@ -52,6 +52,7 @@ def test_every_flag_is_read() -> None:
         budget_dtype="float16",
         keep=("heads", "kv_heads"),
         sizes=("hidden=64..96", "mlp=3x,4x"),
+        basis="weighted",
         tolerance=0.05,
         model="m",
         revision="r",
@@ -197,6 +198,7 @@ budget-of = "active"
 budget-dtype = "float16"
 keep = ["heads"]
 sizes = ["layers=4,5"]
+basis = "principal"
 model = "m"
 revision = "r"
 data = "d"

@@ -23,7 +23,7 @@ def test_all_layers_have_one_name() -> None:
 @pytest.mark.parametrize(
     ("case", "embedding", "head", "offset"),
     [
-        ("llama-plain", 0.0, 0.0, 0.0),
+        ("qwen3-mixed-layers-biases", 0.0, 0.0, 0.0),
         ("gemma2", 0.5, 0.0, 1.0),
         ("granite", 0.0, 0.0, 0.0),
         ("minicpm3", 0.0, -1.0, 0.0),
@@ -60,7 +60,7 @@ class TestCarried:
         assert all(torch.equal(after[name], before[name]) for name in others)
 
     def test_an_untied_head_takes_it_alone(self) -> None:
-        found = vouched("llama-plain")
+        found = vouched("qwen3-mixed-layers-biases")
         small = replace(found.small, scales=Scales(embedding=0.5, head=-1.0))
         student = replace(small.teacher, hidden=small.teacher.hidden // 4)
         before = saved_tensors(found.model, small)

@@ -14,9 +14,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from space.architecture import Architecture, Axis
 from space.axis_map import AxisMap, Coupling
-from space.families import __main__ as command
-from space.families import support
-from space.families.support import TYPES, Row, markdown, row_of, rows, summary
+from space.contract import support
+from space.contract import table as command
+from space.contract.support import TYPES, Row, markdown, row_of, rows, summary
 from space.input_error import InputError
 from space.scales import Roles
 from space.sizing import Tie
@@ -139,7 +139,8 @@ class TestEachForItself:
         assert row.cut == ("hidden", "heads", "kv_heads", "layers")
 
     def test_what_a_stranger_complains_of(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def tried(*_: object) -> Any:
+        def tried(_: object, folder: Path, *__: object) -> Any:
+            (folder / "llama").mkdir()
             yield Row("llama", ("hidden",))
             yield Row("bert", reason="it is an encoder")
 

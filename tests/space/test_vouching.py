@@ -12,7 +12,7 @@ from space.architecture import Architecture, Axis
 from space.contract.reload import hushed
 from space.input_error import InputError
 from space.vouching import axis_map_of, vouch
-from tests.contracts.tiny import TINY, vouched
+from tests.contracts.tiny import CASES, SAMPLE, vouched
 from tests.space.models import LLAMA_8B, SMALL
 
 
@@ -107,11 +107,10 @@ class TestRefusals:
             vouch(LlamaConfig())
 
 
-@pytest.mark.parametrize("family", TINY)
-def test_flags_of_a_teacher_are_those_of_its_copy(family: str) -> None:
-    for name, config in TINY[family].items():
-        small = vouched(f"{family}-{name}").small.config
-        assert small.tie_word_embeddings == config.tie_word_embeddings
-        assert getattr(small, "attention_bias", None) == getattr(config, "attention_bias", None)
-        window = getattr(config, "sliding_window", None)
-        assert getattr(small, "sliding_window", None) == (5 if window else window)
+@pytest.mark.parametrize("case", [case for case in CASES if case not in SAMPLE])
+def test_flags_of_a_teacher_are_those_of_its_copy(case: str) -> None:
+    config, small = CASES[case], vouched(case).small.config
+    assert small.tie_word_embeddings == config.tie_word_embeddings
+    assert getattr(small, "attention_bias", None) == getattr(config, "attention_bias", None)
+    window = getattr(config, "sliding_window", None)
+    assert getattr(small, "sliding_window", None) == (5 if window else window)
