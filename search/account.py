@@ -95,7 +95,7 @@ class Account:
     def _teacher(self) -> dict[str, Any]:
         bench = self.bench
         sizes, validation = bench.axis_map.teacher, bench.corpus.validation
-        costs = bench.costs(sizes)
+        costs = bench.costs(sizes, bench.axis_map.given)
         predicted = validation.shape[0] * (validation.shape[1] - 1)
         return {
             "id": bench.teacher.id,

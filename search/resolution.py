@@ -64,7 +64,7 @@ def resolve(flags: Flags) -> Resolved:
         teacher = os.path.relpath(EMBEDDED)
     config = load_config(teacher, flags.revision, flags.trust_remote_code)
     axis_map = axis_map_of(config, BasisName(flags.basis))
-    parameters = parameter_polynomial(axis_map).of(axis_map.teacher)
+    parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
     budget = _budget(flags, text, axis_map)
     space = enumerate_space(axis_map, budget, read_limits(flags.keep, flags.sizes))
     scale = scale_for(parameters)
@@ -115,7 +115,7 @@ def _budget(flags: Flags, text: BudgetText, axis_map: AxisMap) -> Budget:
     """The budget that was asked for; a share is one of the teacher's."""
     value_bytes = getattr(torch, _budget_dtype(flags, axis_map.config)).itemsize
     whole = Budget(0, flags.tolerance, Measure(flags.budget_of), value_bytes)
-    amount = text.of(budget_polynomial(axis_map, whole).of(axis_map.teacher))
+    amount = text.of(budget_polynomial(axis_map.given, whole).of(axis_map.teacher))
     return replace(whole, amount=amount)
 
 

@@ -74,13 +74,14 @@ class Workbench:
             self._key(model), lambda: measure_beside(model, teacher, reference, self.workload)
         )
 
-    def costs(self, architecture: Architecture) -> dict[str, float]:
-        """The objectives that follow from the sizes alone."""
+    def costs(self, architecture: Architecture, axis_map: AxisMap | None = None) -> dict[str, float]:
+        """The objectives that follow from the sizes alone, of a student unless another map is given."""
+        axis_map = axis_map or self.axis_map
         context, kept = self.workload.prompt + self.workload.answer, self.kept_layers(architecture)
-        parameters = parameter_polynomial(self.axis_map).of(architecture)
-        cached = self.workload.batch * cache_polynomial(self.axis_map, context, kept).of(architecture)
+        parameters = parameter_polynomial(axis_map).of(architecture)
+        cached = self.workload.batch * cache_polynomial(axis_map, context, kept).of(architecture)
         memory = (parameters + cached) * self.teacher.stored_dtype.itemsize
-        flops = decode_flops(self.axis_map, context, kept).of(architecture)
+        flops = decode_flops(axis_map, context, kept).of(architecture)
         return {"parameters": float(parameters), "memory": float(memory), "flops": float(flops)}
 
     def train(

@@ -7,7 +7,7 @@ to cut, with no code of any family.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import torch
@@ -90,6 +90,8 @@ class AxisMap:
     """What the class derives from sizes, to be made up for."""
     stream: Stream | None = None
     """How the residual stream is read; None where it cannot be turned, or need not be."""
+    head_apart: bool = False
+    """The teacher's head is its embedding table, and was set apart for the basis."""
     characters: tuple[Character, ...] = ()
     """Of each layer what shapes do not show, such as its window."""
 
@@ -103,6 +105,14 @@ class AxisMap:
         """The axes whose sizes may be chosen: neither coupled to another nor refused."""
         bound = {coupling.axis for coupling in self.couplings} | set(self.refused)
         return tuple(axis for axis in self.axes if axis not in bound)
+
+    @property
+    def given(self) -> AxisMap:
+        """The map of the teacher as it was given: without a head that was set apart."""
+        if not self.head_apart:
+            return self
+        tensors = tuple(tensor for tensor in self.tensors if tensor.name != self.roles.head)
+        return replace(self, tensors=tensors, roles=replace(self.roles, head=self.roles.embedding))
 
     @property
     def sortable(self) -> frozenset[Axis]:

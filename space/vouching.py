@@ -75,14 +75,15 @@ def axis_map_of(config: PretrainedConfig, basis: BasisName = BasisName.COORDINAT
         InputError: the type is no decoder, not even one axis keeps the contract, or the class does not
             allow the basis.
     """
-    if basis is not BasisName.COORDINATE and config.tie_word_embeddings:
+    tied = basis is not BasisName.COORDINATE and bool(config.tie_word_embeddings)
+    if tied:
         config = with_sizes(config, {"tie_word_embeddings": False})
     vouched = vouch(config)
     whole = discover(config, vouched.choices, vouched.attention, vouched.tie).axis_map
     if unseen := _unlike(whole, vouched.small):
         raise _refusal(config, f"{unseen} is not made as in the small copy that its axes are tried on")
     refused = dict(whole.refused) | vouched.failures
-    whole = replace(whole, scales=vouched.scales, refused=refused)
+    whole = replace(whole, scales=vouched.scales, refused=refused, head_apart=tied)
     if not whole.free:
         reasons = "; ".join(f"{axis}: {why}" for axis, why in refused.items())
         raise _refusal(config, f"none of its axes can be cut ({reasons})")

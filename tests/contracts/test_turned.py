@@ -11,11 +11,14 @@ import torch
 from transformers import CONFIG_MAPPING
 
 from space.architecture import Axis
+from space.axis_map import build
 from space.basis import Basis, BasisName
 from space.contract.draws import random_architecture, random_ranking
 from space.contract.stream import with_stream
 from space.contract.trial import TOLERANCE, distance, logits_of, trial_tokens
+from space.counting import parameter_polynomial
 from space.extraction import assemble, extract, saved_tensors, sort_by_importance
+from space.families.tiny import tiny
 from space.input_error import InputError
 from space.ranking import Ranking
 from space.turning import folded, turned
@@ -96,3 +99,13 @@ def test_a_student_is_a_prefix_of_the_turned_teacher_with_the_gain(model_type: s
         if type(module).__name__.endswith("RMSNorm") and module.weight.shape == (architecture.hidden,):
             torch.nn.init.constant_(module.weight, gain)  # type: ignore[arg-type]
     assert distance(logits_of(student, tokens), logits_of(cut, tokens)) < TOLERANCE
+
+
+def test_the_teacher_is_counted_as_it_was_given() -> None:
+    config = tiny(CONFIG_MAPPING["gemma"]())
+    assert config.tie_word_embeddings
+    axis_map = axis_map_of(config, BasisName.PRINCIPAL)
+    given = sum(parameter.numel() for parameter in build(config).parameters())
+    head = config.vocab_size * config.hidden_size
+    assert parameter_polynomial(axis_map.given).of(axis_map.teacher) == given
+    assert parameter_polynomial(axis_map).of(axis_map.teacher) == given + head
