@@ -30,7 +30,7 @@ from space.contract.new_process import complaints, leave
 from space.contract.reload import hushed, random_student
 from space.contract.trial import breach
 from space.input_error import InputError
-from space.probing import last_line
+from space.probing import Refusal, last_line
 from space.sizing import Tie
 from space.vouching import Vouched, vouch
 
@@ -122,7 +122,11 @@ def row_of(model_type: str, folder: Path | None = None) -> Row:
 
 
 def _row(model_type: str, folder: Path | None) -> Row:
-    vouched = vouch(CONFIG_MAPPING[model_type]())
+    try:
+        config = CONFIG_MAPPING[model_type]()
+    except Refusal as error:
+        return Row(model_type, reason=_tidy(f"its class refuses its own defaults ({last_line(error)})"))
+    vouched = vouch(config)
     late = _late_failures(vouched)
     vouched = replace(vouched, small=replace(vouched.small, refused={**vouched.small.refused, **late}))
     axis_map = vouched.small
