@@ -20,7 +20,7 @@ from space.architecture import Axis
 from space.axis_map import AxisMap, layer_modules
 from space.basis import BasisName
 from space.contract.draws import random_architecture, random_teacher
-from space.contract.reload import unreadable
+from space.contract.reload import hushed, unreadable
 from space.contract.scaling import measured
 from space.contract.stream import with_stream
 from space.contract.trial import breach, sorting_keeps, trial_tokens
@@ -112,6 +112,16 @@ def vouch(config: PretrainedConfig) -> Vouched:
     if reason:
         raise _refusal(config, reason)
     state = torch.get_rng_state()
+    with hushed():
+        found = _tried(config)
+    torch.set_rng_state(state)
+    if found.small.free and (lost := unreadable(found.model, found.small)):
+        raise _refusal(config, f"none of its students can be saved and read back: {lost}")
+    return found
+
+
+def _tried(config: PretrainedConfig) -> Vouched:
+    """The tie and the choices under which most axes hold."""
     try:
         small = tiny(config)
         model = random_teacher(small)
@@ -127,9 +137,6 @@ def vouch(config: PretrainedConfig) -> Vouched:
             found = other
     if found.tie is None and _heads_shrink(model, small, attention, found.choices):
         found = _vouched(model, small, attention, Tie.NOTHING)
-    torch.set_rng_state(state)
-    if found.small.free and (lost := unreadable(model, found.small)):
-        raise _refusal(config, f"none of its students can be saved and read back: {lost}")
     return found
 
 

@@ -54,6 +54,8 @@ class Setting:
     widths: dict[Axis, int]
     steps: tuple[int, ...]
     """Of the runs; the first is all that coordinates are compared at."""
+    precision: str
+    """Of training, as Accelerate names it."""
 
 
 SETTINGS = (
@@ -64,6 +66,7 @@ SETTINGS = (
         256,
         {Axis.HIDDEN: 48, Axis.MLP: 112},
         (300, 135, 75),
+        "no",
     ),
     Setting(
         "embedded",
@@ -72,6 +75,7 @@ SETTINGS = (
         256,
         {Axis.HIDDEN: 128, Axis.MLP: 320},
         (300, 90, 45),
+        "bf16",
     ),
 )
 
@@ -92,7 +96,7 @@ class Bench:
             validation_blocks=64,
         )
         self.corpus = read_corpus(request, self.teacher.tokenizer, setting.data, folder / "text")
-        self.accelerator = Accelerator(cpu=True, mixed_precision="no")
+        self.accelerator = Accelerator(cpu=True, mixed_precision=setting.precision)
         targets = folder / f"{setting.name}.bin"
         cache_targets(self.teacher.model, self.corpus.distillation, targets, "study", lambda blocks: None)
         self.targets = CachedTargets(targets, self.teacher.model, self.corpus.distillation)
