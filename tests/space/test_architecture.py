@@ -5,8 +5,8 @@ from space.architecture import Architecture, Axis
 ARCHITECTURE = Architecture(hidden=96, mlp=256, heads=6, kv_heads=2, layers=7)
 
 
-def test_every_axis_has_a_size() -> None:
-    assert [ARCHITECTURE[axis] for axis in Axis] == [96, 256, 6, 2, 7]
+def test_every_axis_has_a_size_and_those_that_the_class_lacks_have_none() -> None:
+    assert [ARCHITECTURE[axis] for axis in Axis] == [96, 256, 6, 2, 7, 0, 0, 0, 0]
     assert ARCHITECTURE.sizes() == {"hidden": 96, "mlp": 256, "heads": 6, "kv_heads": 2, "layers": 7}
     assert Architecture(**ARCHITECTURE.sizes()) == ARCHITECTURE
 
