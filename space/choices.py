@@ -36,6 +36,8 @@ def step_of(axis: Axis, axis_map: AxisMap) -> int:
     if axis is Axis.HEAD_DIM:
         return 16 if size >= 64 else 4
     step = 1 if axis in (Axis.HEADS, Axis.KV_HEADS, Axis.LAYERS) else divisor(size)
+    if axis_map.teacher.experts and axis in (Axis.HIDDEN, Axis.EXPERT_MLP):
+        step = math.lcm(step, 8)  # grouped products want rows of 16 bytes
     if axis is Axis.HEADS and Axis.KV_HEADS not in axis_map.free:
         step = _share_of(size)
     whole = math.lcm(1, *(c.factor.denominator for c in axis_map.couplings if c.of is axis))

@@ -18,7 +18,7 @@ from space.architecture import Architecture, Axis
 from space.axis_map import build
 from space.baselines import baselines
 from space.budget import Budget, BudgetText
-from space.choices import divisor
+from space.choices import divisor, step_of
 from space.counting import parameter_polynomial
 from space.depth import kept_layers
 from space.enumeration import enumerate_space, floors
@@ -188,6 +188,13 @@ class TestSpaces:
 )
 def test_large_sizes_are_multiples_of_more(size: int, step: int) -> None:
     assert divisor(size) == step
+
+
+def test_rows_of_mixtures_fit_grouped_products() -> None:
+    """Their kernels want 16 bytes, which is eight numbers of bfloat16, however small the teacher."""
+    small = tiny_map("mixtral")
+    assert [step_of(axis, small) for axis in (Axis.HIDDEN, Axis.EXPERT_MLP)] == [8, 8]
+    assert step_of(Axis.HIDDEN, tiny_map("llama")) == 4
 
 
 def test_no_axis_carries_the_whole_cut() -> None:
