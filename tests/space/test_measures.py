@@ -17,20 +17,24 @@ from tests.space.maps import map_of, tiny_map
 
 class TestMixtures:
     def test_a_slow_enumeration_finds_the_same(self) -> None:
-        """Of a tiny Mixtral: hidden 36, heads 6 in 2 groups, experts of 40 neurons."""
+        """Of a tiny Mixtral: hidden 36, heads 6 in 2 groups, experts of 40 neurons, in steps of eight."""
         axis_map = tiny_map("mixtral")
         teacher, count = axis_map.teacher, parameter_polynomial(axis_map)
         budget = Budget(round(0.6 * count.of(teacher)), 0.03)
         least, found = floors(teacher, 0.6, Axis.EXPERT_MLP), set()
         widths = itertools.product(
-            range(4, 37, 4), (1, 2), (1, 2, 3), range(2, teacher.experts + 1), range(1, teacher.layers + 1)
+            (8, 16, 24, 32, 36),
+            (1, 2),
+            (1, 2, 3),
+            range(2, teacher.experts + 1),
+            range(1, teacher.layers + 1),
         )
         for hidden, kv_heads, each, experts, layers in widths:
             sizes = {Axis.HIDDEN: hidden, Axis.KV_HEADS: kv_heads, Axis.HEADS: kv_heads * each}
             sizes |= {Axis.EXPERTS: experts, Axis.LAYERS: layers}
             if any(size < least[axis] or size > teacher[axis] for axis, size in sizes.items()):
                 continue
-            mlps = [n for n in range(4, teacher.expert_mlp + 1, 4) if n >= least[Axis.EXPERT_MLP]]
+            mlps = [n for n in range(8, teacher.expert_mlp + 1, 8) if n >= least[Axis.EXPERT_MLP]]
             row = [axis_map.complete(sizes | {Axis.EXPERT_MLP: neurons}) for neurons in mlps]
             best = min(row, key=lambda a: abs(count.of(a) - budget.amount))
             if budget.lowest <= count.of(best) <= budget.highest:
