@@ -23,6 +23,8 @@ from space.scales import starred
 
 #: Float32 logits of two ways to compute the same thing, absolute and relative.
 TOLERANCE = 1e-4
+#: Logits no larger than this would agree whatever was cut.
+_FLAT = 1e-2
 #: Logits that hardly differ are alike for any student.
 _FLAT = 1e-3
 
@@ -40,8 +42,8 @@ def trial_tokens(vocabulary: int) -> Tensor:
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """The largest difference of two logits, over one plus the logit's own size."""
-    if one.shape != other.shape or not torch.isfinite(one).all():
+    """The largest difference of two logits, over one plus its own size; infinite if all are next to 0."""
+    if one.shape != other.shape or not torch.isfinite(one).all() or float(other.abs().max()) < _FLAT:
         return float("inf")
     return float(((one - other).abs() / (1 + other.abs())).max())
 
