@@ -33,7 +33,7 @@ def evaluate(
         return _evaluate(bench, architecture, rung, advance)
     except DivergenceError as error:
         raise CandidateError(f"diverged: {error}") from None
-    except (RuntimeError, ValueError, MemoryError, AssertionError) as error:
+    except (RuntimeError, ValueError, MemoryError) as error:
         kind = "out of memory" if _out_of_memory(error) else type(error).__name__
         raise CandidateError(f"{kind}: {_first_line(error)}") from error
     finally:
