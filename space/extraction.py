@@ -16,6 +16,7 @@ from space.axis_map import AxisMap
 from space.axis_map import Tensor as MappedTensor
 from space.depth import kept_layers
 from space.fields import with_sizes
+from space.input_error import InputError
 from space.layer_fields import following
 from space.layout import positions, prefix
 from space.likeness import characters, check_likeness
@@ -125,7 +126,7 @@ def extract(
         A model with memory of its own, in evaluation mode, on the device of ``canonical``.
 
     Raises:
-        InputError: the class cannot be told to keep just these layers.
+        InputError: the class cannot be told to keep just these layers, or then wants other tensors.
     """
     kept = keeps(axis_map, ranking, architecture) if kept is None else kept
     weights = {}
@@ -185,13 +186,22 @@ def cut(
 
 
 def assemble(config: PretrainedConfig, weights: Weights) -> PreTrainedModel:
-    """A model of the given weights, without initialising others first; tied weights are tied."""
+    """A model of the given weights, without initialising others first; tied weights are tied.
+
+    Raises:
+        InputError: the class wants weights that are not given.
+    """
     with init_empty_weights(include_buffers=False), no_init_weights():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(copy.deepcopy(config))
     model.load_state_dict(dict(weights), strict=False, assign=True)
     model.tie_weights()
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    assert not missing, f"no weights for {missing}"
+    if missing:
+        raise InputError(
+            "A student is made of the teacher's tensors alone",
+            f"the class then wants {starred(missing[0])}, which the teacher does not have there",
+            "Choose another teacher with --model, or keep its layers with --keep layers",
+        )
     nn.Module.to(model, next(iter(weights.values())).device)
     model.eval()
     return model

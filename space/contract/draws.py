@@ -18,6 +18,8 @@ from space.probing import Refusal
 from space.ranking import Ranking
 
 _TRIES = 40
+#: What a norm centres has to be two numbers at least, or nothing is left of it and students prove nothing.
+_LEAST_HIDDEN = 2
 
 
 @torch.no_grad()
@@ -103,7 +105,8 @@ def _drawn(axis_map: AxisMap, axes: Collection[Axis], rng: random.Random) -> Arc
     for axis in axes:
         whole = teacher[axis]
         step = math.lcm(*(coupling.factor.denominator for coupling in factors if coupling.of is axis), 1)
-        sizes[axis] = step * rng.randint(1, whole // step)
+        least = -(-_LEAST_HIDDEN // step) if axis is Axis.HIDDEN else 1
+        sizes[axis] = step * rng.randint(least, whole // step)
     _draw_heads(axis_map, axes, rng, sizes)
     if Axis.EXPERTS in axes:
         groups = expert_groups(axis_map)

@@ -24,8 +24,6 @@ from space.scales import starred
 #: Float32 logits of two ways to compute the same thing, absolute and relative.
 TOLERANCE = 1e-4
 #: Logits no larger than this would agree whatever was cut.
-_FLAT = 1e-2
-#: Logits that hardly differ are alike for any student.
 _FLAT = 1e-3
 
 
@@ -104,8 +102,6 @@ def _spoken(error: Exception) -> str:
     said = str(error)
     if found := re.search(r"size mismatch for ([\w.]+)", said):
         return f"the class then makes {starred(found[1])} of another shape"
-    if isinstance(error, AssertionError) and (found := re.search(r"no weights for \['([\w.]+)'", said)):
-        return f"the class then wants {starred(found[1])}, which the teacher does not have there"
     if isinstance(error, AssertionError):
         return f"it cannot be cut ({last_line(error)[:140]})"
     return f"the student does not run ({type(error).__name__}: {last_line(error)[:140]})"

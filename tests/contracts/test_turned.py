@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING
 from space.architecture import Axis
 from space.axis_map import build
 from space.basis import Basis, BasisName
-from space.contract.draws import random_architecture, random_ranking
+from space.contract.draws import one_expert_at_a_time, random_architecture, random_ranking
 from space.contract.stream import with_stream
 from space.contract.trial import TOLERANCE, distance, logits_of, trial_tokens
 from space.counting import parameter_polynomial
@@ -98,6 +98,8 @@ def test_a_student_is_a_prefix_of_the_turned_teacher_with_the_gain(model_type: s
     for module in cut.modules():
         if type(module).__name__.endswith("RMSNorm") and module.weight.shape == (architecture.hidden,):
             torch.nn.init.constant_(module.weight, gain)  # type: ignore[arg-type]
+    for model in (student, cut):
+        one_expert_at_a_time(model)
     assert distance(logits_of(student, tokens), logits_of(cut, tokens)) < TOLERANCE
 
 

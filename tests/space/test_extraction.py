@@ -189,7 +189,7 @@ def test_a_layer_that_would_be_made_differently_is_refused() -> None:
 
 def test_no_weight_may_be_missing(axis_map: AxisMap, weights: dict[str, torch.Tensor]) -> None:
     del weights["model.norm.weight"]
-    with pytest.raises(AssertionError, match=r"no weights for \['model.norm.weight'\]"):
+    with pytest.raises(InputError, match=r"the class then wants model\.norm\.weight, which"):
         assemble(axis_map.config, weights)
 
 
