@@ -21,6 +21,7 @@ from evaluators.distillation.targets import (
 )
 from evaluators.final_states import check_head, states_width
 from evaluators.fingerprint import fingerprint
+from evaluators.importance.method import Method
 from evaluators.importance.rank import rank, ranking_fingerprint
 from evaluators.latency import Workload
 from evaluators.latency_book import LatencyBook
@@ -126,8 +127,8 @@ def _rank(
     directory: RunDirectory,
     console: Console,
 ) -> Ranking:
-    basis = BasisName(config.basis)
-    key = ranking_fingerprint(teacher.fingerprint, corpus.calibration, basis)
+    method = Method(basis=BasisName(config.basis))
+    key = ranking_fingerprint(teacher.fingerprint, corpus.calibration, method)
     if (ranking := Ranking.load(directory.ranking, key)) is not None:
         console.say(f"reusing the ranking in {directory.ranking}: same teacher, text and method")
         console.forecast.skip("forward", corpus.calibration.numel())
@@ -139,7 +140,7 @@ def _rank(
             corpus.calibration,
             key,
             lambda blocks: advance(blocks * corpus.block),
-            basis,
+            method,
         )
     ranking.save(directory.ranking)
     return ranking

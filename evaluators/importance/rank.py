@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.fingerprint import fingerprint
 from evaluators.importance.activations import WORDS, Listener, unheard
 from evaluators.importance.covariance import reading
+from evaluators.importance.gathering import gathered, share
+from evaluators.importance.method import Method
 from space.architecture import Axis
 from space.axis_map import AxisMap
 from space.basis import Basis, BasisName, basis_of
@@ -18,23 +21,13 @@ from space.experts import expert_groups
 from space.input_error import InputError
 from space.ranking import Ranking
 
-METHOD = (
-    "activations, batch = L2, sequence = mean; routed experts by the L2 norm over their tokens; "
-    "layers by block influence"
-)
-_TOKENS_AT_ONCE = 4096
+_DEFAULT = Method()
+TOKENS_AT_ONCE = 4096
 
 
-def method_of(basis: BasisName) -> str:
-    """How scores and directions are made, in words for the report."""
-    if basis is BasisName.COORDINATE:
-        return METHOD
-    return f"{METHOD}; hidden along the {basis} basis, with the norm gain"
-
-
-def ranking_fingerprint(teacher: str, calibration: Tensor, basis: BasisName = BasisName.COORDINATE) -> str:
+def ranking_fingerprint(teacher: str, calibration: Tensor, method: Method = _DEFAULT) -> str:
     """What a ranking depends on: the teacher's fingerprint, the calibration blocks, the method."""
-    return fingerprint(teacher, calibration, method_of(basis))
+    return fingerprint(teacher, calibration, method.words)
 
 
 @torch.no_grad()
@@ -44,7 +37,8 @@ def rank(
     calibration: Tensor,
     fingerprint: str,
     advance: Callable[[int], None] = lambda blocks: None,
-    basis: BasisName = BasisName.COORDINATE,
+    method: Method = _DEFAULT,
+    accelerator: Accelerator | None = None,
 ) -> Ranking:
     """Rank the units of every axis in one forward-only pass.
 
@@ -53,35 +47,60 @@ def rank(
         axis_map: the teacher's.
         calibration: (N, T) token numbers; each block is one sample of the batch.
         fingerprint: from ``ranking_fingerprint``.
-        advance: told the number of blocks after each batch.
-        basis: the directions of hidden that students keep; all but coordinates need ``axis_map.stream``.
+        advance: told the number of blocks after each batch, those of this process alone.
+        method: how; bases other than coordinates need ``axis_map.stream``.
+        accelerator: of the processes that share the blocks among them, each with the whole teacher; every
+            one of them returns the same ranking. None for this process alone.
 
     Raises:
         InputError: activations are not finite, or the class computes with an axis in an unknown way.
     """
     listener = Listener(model, axis_map)
     with listener.on():
-        for batch in calibration.split(max(1, _TOKENS_AT_ONCE // calibration.shape[1])):
+        for batch in share(calibration, accelerator).split(max(1, TOKENS_AT_ONCE // calibration.shape[1])):
             listener.read(batch.to(model.device, torch.long))
             advance(len(batch))
+    return ranking_of(gathered(listener, accelerator), fingerprint, method)
+
+
+def ranking_of(
+    listener: Listener, fingerprint: str, method: Method, read_by: Callable[[Tensor], Tensor] | None = None
+) -> Ranking:
+    """What was heard as a ranking.
+
+    Args:
+        listener: that has heard the whole calibration set.
+        fingerprint: from ``ranking_fingerprint``.
+        method: as for ``rank``.
+        read_by: of the covariance (D, D), how the stream is read, as in ``covariance.reading``; by default
+            that of the listener's model, whose weights then have to be there.
+
+    Raises:
+        InputError: as for ``rank``.
+    """
+    axis_map = listener.axis_map
     return Ranking(
         scores={axis: _finite(scores, axis) for axis, scores in scores_of(listener).items()},
         kv_heads=axis_map.teacher.kv_heads,
-        method=method_of(basis),
+        method=method.words,
         fingerprint=fingerprint,
         expert_groups=expert_groups(axis_map),
-        basis=_basis(listener, basis),
+        basis=_basis(listener, method.basis, read_by),
     )
 
 
-def _basis(listener: Listener, name: BasisName) -> Basis | None:
+def _basis(
+    listener: Listener, name: BasisName, read_by: Callable[[Tensor], Tensor] | None
+) -> Basis | None:
     if name is BasisName.COORDINATE:
         return None
     model, axis_map, covariance = listener.model, listener.axis_map, listener.covariance.mean
     assert axis_map.stream is not None, "only a stream that can be turned has a basis"
     if not bool(torch.isfinite(covariance).all()):
         raise _not_finite("the residual stream")
-    return basis_of(name, covariance, reading(model, axis_map, axis_map.stream, covariance))
+    if read_by is None:
+        return basis_of(name, covariance, reading(model, axis_map, axis_map.stream, covariance))
+    return basis_of(name, covariance, read_by(covariance))
 
 
 def scores_of(listener: Listener) -> dict[Axis, Tensor]:

@@ -27,6 +27,7 @@ from evaluators.corpus.corpus import CorpusRequest, read_corpus
 from evaluators.distillation.loop import distil
 from evaluators.distillation.schedule import Schedule, peak_rate
 from evaluators.distillation.targets import CachedTargets, Targets, cache_targets
+from evaluators.importance.method import Method
 from evaluators.importance.rank import rank
 from evaluators.loss import validation_loss
 from evaluators.teacher import Teacher, load_teacher
@@ -106,7 +107,9 @@ class Bench:
         """Map, ranking and canonical weights, head and embedding apart in every basis."""
         if basis not in self.prepared:
             axis_map = axis_map_of(self.teacher.model.config, BasisName.PRINCIPAL)
-            ranking = rank(self.teacher.model, axis_map, self.corpus.calibration, "study", basis=basis)
+            ranking = rank(
+                self.teacher.model, axis_map, self.corpus.calibration, "study", method=Method(basis=basis)
+            )
             weights = saved_tensors(self.teacher.model, axis_map)
             self.prepared[basis] = axis_map, ranking, sort_by_importance(weights, axis_map, ranking)
         return self.prepared[basis]

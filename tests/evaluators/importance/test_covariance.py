@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 
 from evaluators.importance.covariance import Covariance, reading
+from evaluators.importance.method import Method
 from evaluators.importance.rank import rank, ranking_fingerprint
 from space.axis_map import AxisMap
 from space.basis import BasisName
@@ -81,8 +82,8 @@ def test_readers_are_weighed_as_defined() -> None:
 
 @pytest.mark.parametrize("basis", [BasisName.PRINCIPAL, BasisName.WEIGHTED])
 def test_a_ranking_carries_its_basis(basis: BasisName) -> None:
-    key = ranking_fingerprint("a teacher", CALIBRATION, basis)
-    ranking = rank(random_teacher(CONFIG), turnable(), CALIBRATION, key, basis=basis)
+    key = ranking_fingerprint("a teacher", CALIBRATION, Method(basis=basis))
+    ranking = rank(random_teacher(CONFIG), turnable(), CALIBRATION, key, method=Method(basis=basis))
     assert ranking.basis is not None
     torch.testing.assert_close(
         ranking.basis.rotation.T @ ranking.basis.rotation, torch.eye(24), rtol=0, atol=1e-5
@@ -97,4 +98,4 @@ def test_a_stream_that_is_not_finite_is_refused() -> None:
     with torch.no_grad():
         model.model.embed_tokens.weight[:, 3] = float("nan")
     with pytest.raises(InputError, match="activations have to be finite"):
-        rank(model, turnable(), CALIBRATION, "", basis=BasisName.PRINCIPAL)
+        rank(model, turnable(), CALIBRATION, "", method=Method(basis=BasisName.PRINCIPAL))

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 from evaluators.importance import rank as rank_module
 from evaluators.importance.activations import Listener
-from evaluators.importance.rank import METHOD, rank, ranking_fingerprint, scores_of
+from evaluators.importance.method import Depth, Method
+from evaluators.importance.rank import rank, ranking_fingerprint, scores_of
 from space.architecture import Axis
 from space.axis_map import AxisMap
 from space.input_error import InputError
@@ -48,7 +49,7 @@ def test_scores_are_those_of_the_formulas(model_type: str, changes: dict[str, An
     for axis, scores in wanted.items():
         assert_allclose(ranking.scores[axis], scores, rtol=2e-5)
     assert (ranking.kv_heads, ranking.expert_groups) == (2, 1)
-    assert ranking.method == METHOD
+    assert ranking.method == Method().words
 
 
 def test_influence_is_that_of_the_states_between_layers() -> None:
@@ -200,7 +201,7 @@ def hooks(model: nn.Module) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
-def test_a_ranking_belongs_to_teacher_calibration_set_and_method(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ranking_belongs_to_teacher_calibration_set_and_method() -> None:
     names = {
         ranking_fingerprint("teacher", CALIBRATION),
         ranking_fingerprint("another", CALIBRATION),
@@ -208,6 +209,5 @@ def test_a_ranking_belongs_to_teacher_calibration_set_and_method(monkeypatch: py
         ranking_fingerprint("teacher", CALIBRATION + 1),
     }
     assert ranking_fingerprint("teacher", CALIBRATION.clone()) in names
-    monkeypatch.setattr(rank_module, "METHOD", "another method")
-    assert ranking_fingerprint("teacher", CALIBRATION) not in names
+    assert ranking_fingerprint("teacher", CALIBRATION, Method(depth=Depth.PERPLEXITY)) not in names
     assert len(names) == 4
