@@ -6,7 +6,7 @@ import datetime
 import importlib.metadata
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -58,6 +58,7 @@ class Account:
             "teacher": self._teacher(),
             "budget": self._budget(),
             "space": {"architectures": len(self.bench.space)},
+            "basis": self._basis(),
             "objectives": [self._objective(name) for name in config.objectives],
             "rungs": [{"rung": i, "tokens": t} for i, t in enumerate((0, *config.rung_tokens))],
             "corpus": {
@@ -86,6 +87,16 @@ class Account:
             "of": budget.of.value,
             "unit": budget.of.unit,
             "tolerance": budget.tolerance,
+        }
+
+    def _basis(self) -> dict[str, Any]:
+        trial = self.bench.basis_trial
+        if trial is None:
+            return {"name": self.bench.config.basis, "reason": None, "tried": []}
+        return {
+            "name": trial.basis,
+            "reason": trial.reason,
+            "tried": [{**asdict(one), "tokens": trial.tokens} for one in trial.tried],
         }
 
     def _architecture(self, architecture: Architecture) -> dict[str, Any]:
@@ -186,10 +197,12 @@ class Account:
         return rank_correlations(orders)
 
     def _tokens(self, records: Sequence[Record]) -> dict[str, int]:
+        trial = self.bench.basis_trial
+        tried = trial.tokens * len(trial.tried) if trial else 0
         tokens = {
             "ranking": self.bench.corpus.calibration.numel(),
             "targets": self.bench.targets.blocks * self.bench.corpus.block,
-            "short_distillation": sum(r.evaluation.tokens for r in records if r.evaluation),
+            "short_distillation": sum(r.evaluation.tokens for r in records if r.evaluation) + tried,
             "retraining": sum(r.tokens for r in (*self.promoted, *self.baselines)),
         }
         return tokens | {"total": sum(tokens.values())}

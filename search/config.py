@@ -36,7 +36,7 @@ class RunConfig:
     sizes: tuple[str, ...]
     """Axes with the sizes that they may have, such as ``hidden=2048..3584``."""
     basis: str
-    """Of hidden: coordinate, principal or weighted."""
+    """Of hidden: coordinate, principal or weighted; auto if it is tried out."""
     data: str
     """Text: a file, a hub id, or ``stdlib``."""
     block: int

@@ -52,9 +52,10 @@ class Flags:
     expert_mlp, shared_mlp, head_dim."""
     sizes: Annotated[tuple[str, ...], _shown("AXIS=SIZES ...")] = ()
     """Sizes that axes may have: hidden=2048..3584 layers=28,30,32 mlp=2.5x,3x,4x (multiples of hidden)."""
-    basis: Literal["coordinate", "principal", "weighted"] = "coordinate"
+    basis: Literal["auto", "coordinate", "principal", "weighted"] = "auto"
     """Which directions of hidden students keep: the best coordinates, or those of the largest variance, plain
-    or weighted by how much they are read. The latter two untie the head."""
+    or weighted by how much they are read; these two untie the head. Default: the first or the last
+    of the three, as a short distillation of students tells."""
     model: Annotated[str | None, _shown("DIR_OR_HUB_ID")] = None
     """The teacher. Default: the smallest known one of at least 1.25 times the budget."""
     revision: Annotated[str | None, _shown("NAME")] = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,13 +28,13 @@ from evaluators.importance.rank import rank, ranking_fingerprint
 from evaluators.latency import Workload
 from evaluators.latency_book import LatencyBook
 from evaluators.teacher import Teacher, load_teacher
+from search.bases import contestants, try_out, variants_of
+from search.basis_trial import BasisTrial
 from search.config import RunConfig
 from search.console import Console
 from search.resolution import Resolved
 from search.run_directory import RunDirectory
 from search.workbench import Workbench
-from space.axis_map import AxisMap
-from space.basis import BasisName
 from space.extraction import saved_tensors, sort_by_importance
 from space.input_error import InputError
 from space.ranking import Ranking
@@ -82,30 +84,57 @@ def prepare(
     """
     config = resolved.config
     check_head(teacher.model)
-    with console.stage("ranking"):
-        ranking = _rank(config, teacher, resolved.axis_map, corpus, directory, console)
-    weights = saved_tensors(teacher.model, resolved.axis_map)
-    canonical = sort_by_importance(weights, resolved.axis_map, ranking)
     accelerator = Accelerator(
         cpu=config.device == "cpu", mixed_precision="bf16" if config.dtype == "bfloat16" else "no"
     )
     with console.stage("targets"), accelerator.autocast():
-        targets, retraining_targets = _targets(config, teacher, corpus, directory, console)
-    return Workbench(
-        config,
-        directory.path,
-        teacher,
-        resolved.axis_map,
-        resolved.space,
-        corpus,
-        ranking,
-        canonical,
-        targets,
-        retraining_targets,
-        accelerator,
-        LatencyBook(cache_directory() / "latencies.jsonl"),
-        _WORKLOADS.get(torch.device(config.device).type, Workload()),
-    )
+        targets = _targets(config, teacher, corpus, directory, console)
+
+    def bench(variant: Resolved) -> Workbench:
+        ranking = _rank(variant, teacher, corpus, directory, console)
+        weights = saved_tensors(teacher.model, variant.axis_map)
+        return Workbench(
+            config,
+            directory.path,
+            teacher,
+            variant.axis_map,
+            variant.space,
+            corpus,
+            ranking,
+            sort_by_importance(weights, variant.axis_map, ranking),
+            *targets,
+            accelerator,
+            LatencyBook(cache_directory() / "latencies.jsonl"),
+            _WORKLOADS.get(torch.device(config.device).type, Workload()),
+        )
+
+    return _settled(resolved, bench, directory, console)
+
+
+def _settled(
+    resolved: Resolved, bench: Callable[[Resolved], Workbench], directory: RunDirectory, console: Console
+) -> Workbench:
+    """The workbench of the basis that the user named, or of the better one of two."""
+    if resolved.turned is None:
+        with console.stage("ranking"):
+            return bench(resolved)
+    trial = BasisTrial.load(directory.basis, resolved.config.rung_tokens[0])
+    variants, waiting = variants_of(resolved), contestants(resolved)[len(trial.tried) :]
+    console.forecast.skip("distil", trial.tokens * len(trial.tried))
+    with console.stage("ranking"):
+        names = {contestant.basis for contestant in waiting} or {trial.basis}
+        benches = {name: bench(variants[name]) for name in variants if name in names}
+    left = trial.tokens * len(waiting)
+    with console.stage("basis"), console.work("trying the bases of hidden", "distil", left) as advance:
+        for contestant in waiting:
+            trial = trial.plus(try_out(contestant, benches[contestant.basis], advance))
+            trial.save(directory.basis)
+    console.say(trial.reason)
+    made = benches.get(trial.basis) or bench(variants[trial.basis])
+    made.ranking.save(directory.ranking)
+    for name in variants:
+        directory.ranking_of(name).unlink(missing_ok=True)
+    return replace(made, basis_trial=trial)
 
 
 def _read(config: RunConfig, teacher: Teacher) -> Corpus:
@@ -120,29 +149,27 @@ def _read(config: RunConfig, teacher: Teacher) -> Corpus:
 
 
 def _rank(
-    config: RunConfig,
-    teacher: Teacher,
-    axis_map: AxisMap,
-    corpus: Corpus,
-    directory: RunDirectory,
-    console: Console,
+    variant: Resolved, teacher: Teacher, corpus: Corpus, directory: RunDirectory, console: Console
 ) -> Ranking:
-    method = Method(basis=BasisName(config.basis))
+    method = Method(basis=variant.basis)
     key = ranking_fingerprint(teacher.fingerprint, corpus.calibration, method)
-    if (ranking := Ranking.load(directory.ranking, key)) is not None:
-        console.say(f"reusing the ranking in {directory.ranking}: same teacher, text and method")
-        console.forecast.skip("forward", corpus.calibration.numel())
-        return ranking
+    settled = variant.config.basis == variant.basis
+    path = directory.ranking if settled else directory.ranking_of(variant.basis.value)
+    for made in (directory.ranking, path):
+        if (ranking := Ranking.load(made, key)) is not None:
+            console.say(f"reusing the ranking in {made}: same teacher, text and method")
+            console.forecast.skip("forward", corpus.calibration.numel())
+            return ranking
     with console.work("ranking every axis", "forward", corpus.calibration.numel()) as advance:
         ranking = rank(
             teacher.model,
-            axis_map,
+            variant.axis_map,
             corpus.calibration,
             key,
             lambda blocks: advance(blocks * corpus.block),
             method,
         )
-    ranking.save(directory.ranking)
+    ranking.save(path)
     return ranking
 
 

@@ -18,6 +18,7 @@ from search.flags import Flags, count_of
 from search.objectives import parse_objectives
 from search.scale import Scale, default_device, default_dtype, scale_for
 from search.teachers import EMBEDDED, default_text, short_name, teacher_for
+from space.architecture import Axis
 from space.axis_map import AxisMap
 from space.baselines import baselines
 from space.basis import BasisName
@@ -25,10 +26,14 @@ from space.budget import Budget, BudgetText, Measure
 from space.counting import budget_polynomial, parameter_polynomial
 from space.enumeration import enumerate_space
 from space.input_error import InputError
-from space.limits import read_limits
+from space.limits import Limits, read_limits
 from space.search_space import SearchSpace
 from space.vouching import axis_map_of
 
+#: The basis is tried out.
+AUTO = "auto"
+#: Against coordinates; the better of the two turned ones in studies/bases.
+_TURNED = BasisName.WEIGHTED
 #: Teacher targets for retraining are cached up to this size; beyond it the teacher runs again.
 _CACHE_BYTES = 20e9
 
@@ -41,6 +46,10 @@ class Resolved:
     axis_map: AxisMap
     space: SearchSpace
     teacher_parameters: int
+    basis: BasisName
+    """Of hidden, in this map and this space."""
+    turned: Resolved | None = None
+    """The same run in the turned basis, if both are to be tried and the better one taken."""
 
     @property
     def retrainings(self) -> int:
@@ -63,10 +72,13 @@ def resolve(flags: Flags) -> Resolved:
     if teacher == str(EMBEDDED):
         teacher = os.path.relpath(EMBEDDED)
     config = load_config(teacher, flags.revision, flags.trust_remote_code)
-    axis_map = axis_map_of(config, BasisName(flags.basis))
+    basis = BasisName.COORDINATE if flags.basis == AUTO else BasisName(flags.basis)
+    axis_map = axis_map_of(config, basis)
     parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
     budget = _budget(flags, text, axis_map)
-    space = enumerate_space(axis_map, budget, read_limits(flags.keep, flags.sizes))
+    limits = read_limits(flags.keep, flags.sizes)
+    space = enumerate_space(axis_map, budget, limits)
+    turned = _turned(config, space, budget, limits) if flags.basis == AUTO else None
     scale = scale_for(parameters)
     rungs = tuple(count_of(t, "--rung-tokens") for t in flags.rung_tokens) or scale.rung_tokens
     trials = min(flags.trials or scale.trials, len(space))
@@ -86,7 +98,7 @@ def resolve(flags: Flags) -> Resolved:
         tolerance=flags.tolerance,
         keep=flags.keep,
         sizes=flags.sizes,
-        basis=flags.basis,
+        basis=AUTO if turned else basis.value,
         data=flags.data or default_text(teacher),
         block=block,
         calibration_blocks=scale.calibration_blocks,
@@ -108,7 +120,23 @@ def resolve(flags: Flags) -> Resolved:
         dtype=flags.dtype or default_dtype(device, parameters),
         trust_remote_code=flags.trust_remote_code,
     )
-    return Resolved(run, axis_map, space, parameters)
+    resolved = Resolved(run, axis_map, space, parameters, basis)
+    if turned is None:
+        return resolved
+    return replace(resolved, turned=replace(resolved, axis_map=turned[0], space=turned[1], basis=_TURNED))
+
+
+def _turned(
+    config: PretrainedConfig, space: SearchSpace, budget: Budget, limits: Limits
+) -> tuple[AxisMap, SearchSpace] | None:
+    """Map and space of the turned basis; None where it cannot be or would change nothing."""
+    if len(set(space.column(Axis.HIDDEN).tolist())) == 1:
+        return None
+    try:
+        axis_map = axis_map_of(config, _TURNED)
+        return axis_map, enumerate_space(axis_map, budget, limits)
+    except InputError:
+        return None
 
 
 def _budget(flags: Flags, text: BudgetText, axis_map: AxisMap) -> Budget:

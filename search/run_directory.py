@@ -19,6 +19,7 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.toml"
         self.ranking = path / "ranking.safetensors"
+        self.basis = path / "basis.json"
         self.targets = path / "targets" / "states.bin"
         self.models = path / "models"
         self.retraining = path / "retraining"
@@ -26,6 +27,10 @@ class RunDirectory:
         self.summary = path / "summary.json"
         self.teacher = path / "teacher.json"
         self.seconds = path / "seconds.json"
+
+    def ranking_of(self, basis: str) -> Path:
+        """Where a ranking lies while its basis is tried."""
+        return self.path / f"ranking-{basis}.safetensors"
 
     @contextmanager
     def claimed(self, config: RunConfig) -> Iterator[None]:

@@ -10,6 +10,7 @@ from typing import Any
 from evaluators.corpus.corpus import Corpus
 from evaluators.teacher import Teacher
 from search.account import Account, TeacherFigures
+from search.bases import contestants
 from search.choice import choose
 from search.console import Console, clock
 from search.loop import Search, open_rungs
@@ -21,10 +22,13 @@ from search.resolution import Resolved
 from search.retraining import RANDOM_WEIGHTS, Assignment, Retrained, finished, retrain
 from search.run_directory import RunDirectory
 from search.rung import SEARCH, Record, Rung
+from search.storage import open_storage
 from search.summary import check, write
 from search.whole_file import write_whole
 from search.workbench import Workbench
+from space.architecture import Axis
 from space.baselines import baselines
+from space.ranking import Ranking
 
 
 def run(resolved: Resolved, directory: RunDirectory, console: Console, command: str) -> dict[str, Any]:
@@ -32,7 +36,7 @@ def run(resolved: Resolved, directory: RunDirectory, console: Console, command: 
     config = resolved.config
     directory.refuse_another(config)
     if config.storage:  # one that cannot be reached is refused before anything is made
-        open_rungs(config, resolved.space, directory.path)
+        open_storage(config.storage, directory.path)
     gc.freeze()  # the libraries stay for good; collecting among them costs each candidate half a second
     with console.running():
         teacher, corpus = load(config, console)
@@ -49,8 +53,8 @@ def _run(
     command: str,
 ) -> dict[str, Any]:
     console.forecast.planned.update(_planned(resolved, corpus))
-    rungs = open_rungs(resolved.config, resolved.space, directory.path)
     bench = prepare(resolved, teacher, corpus, directory, console)
+    rungs = open_rungs(resolved.config, bench.space, directory.path)
     figures = _teacher_figures(bench, directory)
     console.say(
         f"teacher: loss {figures.loss:.4f} nats per token, {resolved.teacher_parameters:,} parameters"
@@ -64,9 +68,14 @@ def _run(
     summary = account.summary()
     check(summary)
     _write_cards(bench, summary, directory)
-    write_report(summary, RankingView(bench.ranking.shown()), directory.report)
+    write_report(summary, _view(bench.ranking), directory.report)
     write(directory.summary, summary)
     return summary
+
+
+def _view(ranking: Ranking) -> RankingView:
+    layers = ranking.scores[Axis.LAYERS].tolist()
+    return RankingView(ranking.shown(), layers, ranking.method, turned=ranking.basis is not None)
 
 
 def _planned(resolved: Resolved, corpus: Corpus) -> dict[str, int]:
@@ -79,7 +88,8 @@ def _planned(resolved: Resolved, corpus: Corpus) -> dict[str, int]:
     return {
         "forward": corpus.calibration.numel() + targets,
         "score": config.trials * config.validation_blocks * config.block,
-        "distil": sum(tokens * candidates for tokens, candidates in rungs),
+        "distil": sum(tokens * candidates for tokens, candidates in rungs)
+        + config.rung_tokens[0] * len(contestants(resolved)),
         "retrain": resolved.retrainings * config.retrain_tokens,
     }
 

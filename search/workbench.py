@@ -19,6 +19,7 @@ from evaluators.latency import Latency, Workload, measure, measure_beside
 from evaluators.latency_book import LatencyBook, latency_key
 from evaluators.loss import validation_loss
 from evaluators.teacher import Teacher
+from search.basis_trial import BasisTrial
 from search.config import RunConfig
 from space.architecture import Architecture
 from space.axis_map import AxisMap
@@ -46,6 +47,8 @@ class Workbench:
     accelerator: Accelerator
     book: LatencyBook
     workload: Workload
+    basis_trial: BasisTrial | None = None
+    """How the basis of hidden was chosen, if it was tried out."""
 
     def extract(self, architecture: Architecture) -> PreTrainedModel:
         """A student straight after pruning, its weights in the teacher's dtype."""

@@ -60,6 +60,8 @@ class Stream:
     """Name of a norm's weight to names of matrices, numbers starred; those of one layer belong together."""
     offset: float
     """What the norms add to their weights: 0 in most classes, 1 in some."""
+    centred: bool = False
+    """The norms subtract the mean."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,11 @@ square at the norms' inputs, C the mean of x̂x̂ᵀ over tokens and norms, and 
 over all matrices W that read the stream. *Principal* directions are the leading eigenvectors of C;
 *weighted* ones those of M^¼ C M^¼, which also asks how much each direction is read. One rotation serves
 the whole model, so that every size is a prefix.
+
+Norms that subtract the mean read nothing of the direction 1 = (1, …, 1), and subtract the mean of whatever
+coordinates a student keeps. So the new coordinates are Σ aⱼhⱼ over the best directions' aⱼ, with hⱼ the
+columns of Helmert's matrix: hⱼ sums to zero over its first j + 1 entries and has no others. Of any k coordinates
+the norm then sees a₁ … aₖ₋₁ whole, and all later hⱼ as a constant, which it takes away.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ class Basis:
     rotation: Tensor
     """(D, D) orthogonal float32, new directions in columns, best first."""
     energy: Tensor
-    """(D,) float32, mean square of x̂ along each new direction; their sum is D."""
+    """(D,) float32, what each new direction adds to the mean square of x̂ that is kept; their sum is D."""
 
     def gain(self, kept: int) -> float:
         """What a norm over the first ``kept`` directions has to multiply by.
@@ -42,19 +47,43 @@ class Basis:
         return float((self.energy[:kept].sum() / kept).sqrt())
 
 
-def basis_of(name: BasisName, covariance: Tensor, reading: Tensor) -> Basis:
+def basis_of(name: BasisName, covariance: Tensor, reading: Tensor, centred: bool = False) -> Basis:
     """The principal or the weighted basis.
 
     Args:
         name: which; the coordinate basis needs no rotation.
         covariance: (D, D) C, float64.
         reading: (D, D) M, float64; the principal basis does not look at it.
+        centred: the norms subtract the mean; C is of centred states then.
     """
     assert name is not BasisName.COORDINATE, "coordinates are ranked, not turned"
-    root = _power(reading, 0.25) if name is BasisName.WEIGHTED else torch.eye(len(covariance)).double()
-    rotation = torch.linalg.eigh(root @ covariance @ root).eigenvectors.flip(-1)
-    energy = (rotation * (covariance @ rotation)).sum(0)
-    return Basis(rotation.float().contiguous(), energy.float())
+    inner = helmert(len(covariance))[:, :-1] if centred else torch.eye(len(covariance)).double()
+    varies, read = inner.T @ covariance @ inner, inner.T @ reading @ inner
+    root = _power(read, 0.25) if name is BasisName.WEIGHTED else torch.eye(len(read)).double()
+    best = inner @ torch.linalg.eigh(root @ varies @ root).eigenvectors.flip(-1)
+    energy = (best * (covariance @ best)).sum(0)
+    if centred:
+        best, energy = among_centred(best), torch.cat([torch.zeros(1).double(), energy])
+    return Basis(best.float().contiguous(), energy.float())
+
+
+def among_centred(directions: Tensor) -> Tensor:
+    """(D, D) rotation whose coordinates hold (D, D − 1) orthonormal directions without a mean, by Helmert's rows."""
+    frame = helmert(len(directions)).to(directions)
+    return torch.cat([directions, frame[:, -1:]], 1) @ frame.T
+
+
+def helmert(size: int) -> Tensor:
+    """(D, D) float64, Helmert's orthogonal matrix with its constant column last.
+
+    Column j < D − 1 holds 1 / √((j + 1)(j + 2)) in its first j + 1 entries and what makes their sum zero in
+    the next (H. O. Lancaster, "The Helmert matrices", 1965).
+    """
+    counts = torch.arange(1, size).double()
+    lengths = (counts * (counts + 1)).rsqrt()
+    columns = torch.ones(size, size - 1).double().triu() * lengths
+    columns[1:].diagonal().copy_(-counts * lengths)
+    return torch.cat([columns, torch.full((size, 1), size**-0.5).double()], 1)
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:

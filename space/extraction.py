@@ -22,10 +22,12 @@ from space.layout import positions, prefix
 from space.likeness import characters, check_likeness
 from space.probing import scalars
 from space.ranking import Ranking
+from space.repair import Repair
 from space.scales import carried, starred
 from space.turning import folded, turned
 
 Weights = Mapping[str, Tensor]
+_NOTHING = Repair()
 
 
 def saved_tensors(model: PreTrainedModel, axis_map: AxisMap) -> dict[str, Tensor]:
@@ -85,7 +87,7 @@ def _sorted(values: Tensor, tensor: MappedTensor, sortable: Collection[Axis], ra
 
 def keeps(axis_map: AxisMap, ranking: Ranking, architecture: Architecture) -> list[int]:
     """The teacher's layers that a student has, in order."""
-    return kept_layers(ranking.scores[Axis.LAYERS], architecture.layers, axis_map.kinds)
+    return kept_layers(ranking.scores[Axis.LAYERS], architecture.layers, axis_map.kinds, ranking.blocks)
 
 
 def student_config(axis_map: AxisMap, architecture: Architecture, kept: Sequence[int]) -> PretrainedConfig:
@@ -112,6 +114,7 @@ def extract(
     ranking: Ranking,
     architecture: Architecture,
     kept: Sequence[int] | None = None,
+    repair: Repair = _NOTHING,
 ) -> PreTrainedModel:
     """Build a student: the prefix of every axis, and the most important layers.
 
@@ -121,6 +124,7 @@ def extract(
         ranking: the one that ``canonical`` was sorted by.
         architecture: the student's sizes.
         kept: the teacher's layers that it has, ascending, if not the most important ones.
+        repair: of its weights for what is cut; nothing by default.
 
     Returns:
         A model with memory of its own, in evaluation mode, on the device of ``canonical``.
@@ -131,9 +135,10 @@ def extract(
     kept = keeps(axis_map, ranking, architecture) if kept is None else kept
     weights = {}
     for tensor in axis_map.tensors:
-        name = _student_name(tensor, axis_map, kept)
+        name = student_name(tensor, axis_map, kept)
         if name is not None:
-            weights[name] = cut(canonical[tensor.name], tensor, axis_map, architecture, kept)
+            values = repair.repaired(canonical[tensor.name], tensor, axis_map, architecture)
+            weights[name] = cut(values, tensor, axis_map, architecture, kept)
     _norm_gain(weights, axis_map, ranking, architecture)
     carried(weights, axis_map, architecture)
     student = assemble(student_config(axis_map, architecture, kept), weights)
@@ -154,7 +159,7 @@ def _norm_gain(
             values.fill_(gain)
 
 
-def _student_name(tensor: MappedTensor, axis_map: AxisMap, kept: Sequence[int]) -> str | None:
+def student_name(tensor: MappedTensor, axis_map: AxisMap, kept: Sequence[int]) -> str | None:
     """A tensor's name in the student; None if its layer is gone."""
     if tensor.layer is None:
         return tensor.name

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from space.architecture import Axis
 from space.basis import Basis
+from space.profile import Profile, profile_of
 
 
 def descending(scores: Tensor) -> Tensor:
@@ -43,6 +44,9 @@ class Ranking:
     """Groups that the experts are routed in; each keeps an equal share of its experts."""
     basis: Basis | None = None
     """Directions that hidden is turned to and cut along; None to keep the best coordinates."""
+    blocks: Tensor | None = None
+    """(L, L) float32: [n − 1, i] is what it costs to be without the n layers from i on; +inf where they would
+    end beyond the last, or nothing would be left. None to drop single layers by their scores."""
 
     @cached_property
     def orders(self) -> dict[Axis, Tensor]:
@@ -88,6 +92,8 @@ class Ranking:
         }
         if self.basis is not None:
             tensors |= {"basis.rotation": self.basis.rotation, "basis.energy": self.basis.energy}
+        if self.blocks is not None:
+            tensors["layers.blocks"] = self.blocks.contiguous()
         new = path.with_suffix(".new")
         save_file(tensors, new, metadata={"slimsearch": json.dumps(about)})
         os.replace(new, path)
@@ -104,18 +110,18 @@ class Ranking:
                 scores = {Axis(name): file.get_tensor(name) for name in names}
                 turned = "basis.rotation" in file.keys()  # noqa: SIM118
                 basis = Basis(*map(file.get_tensor, ("basis.rotation", "basis.energy"))) if turned else None
+                apart = "layers.blocks" in file.keys()  # noqa: SIM118
+                blocks = file.get_tensor("layers.blocks") if apart else None
         except (OSError, SafetensorError):
             return None
-        return cls(scores, **about, basis=basis)
+        return cls(scores, **about, basis=basis, blocks=blocks)
 
-    def shown(self) -> dict[str, list[float]]:
-        """Scores as the report shows them: each axis sorted, layers in their order."""
-        rows = {}
-        for axis, scores in self.scores.items():
-            if scores.ndim == 1:
-                ordered = scores if axis is Axis.LAYERS else scores.sort(descending=True).values
-                rows[axis.value] = ordered.tolist()
-            else:
-                for layer, row in enumerate(scores.flatten(1)):
-                    rows[f"{axis} layer {layer}"] = row.sort(descending=True).values.tolist()
-        return rows
+    def shown(self) -> dict[str, Profile]:
+        """How the scores of every axis but the layers fall off, as the report shows it.
+
+        Of a turned basis, hidden are its directions in their order, with their energy.
+        """
+        shown = {axis.value: profile_of(of) for axis, of in self.scores.items() if axis is not Axis.LAYERS}
+        if self.basis is not None:
+            shown[Axis.HIDDEN.value] = profile_of(self.basis.energy.clamp_min(0).sqrt(), in_order=True)
+        return shown

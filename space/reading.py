@@ -40,6 +40,7 @@ class Read:
 class _Place:
     tensor: MappedTensor
     strides: tuple[int, ...]
+    shape: tuple[int, ...]
     expert: int
 
 
@@ -92,10 +93,14 @@ class Reading(TorchFunctionMode):
         return func(*args, **named)
 
     def _look(self, place: _Place, weight: Tensor, summed: int, values: Tensor) -> None:
-        """Tell which dimension of the parameter the input runs along: the one of the same stride."""
-        if weight.ndim < 2 or weight.stride(summed) not in place.strides:
+        """Tell which dimension of the parameter the input runs along: the one of the same stride.
+
+        A single neuron has the stride of what is beside it; then the length tells.
+        """
+        found = [n for n, stride in enumerate(place.strides) if stride == weight.stride(summed)]
+        if weight.ndim < 2 or not found:
             return
-        dimension = place.strides.index(weight.stride(summed))
+        dimension = next((n for n in found if place.shape[n] == weight.shape[summed]), found[0])
         experts = weight.shape[0] if weight.ndim == 3 else None
         self._hear(Read(place.tensor, dimension, place.expert, values, experts))
 
@@ -107,13 +112,13 @@ def _argument(operands: _Operands, number: int, args: tuple[Any, ...], named: Ma
 
 def _places(tensor: MappedTensor, parameter: Tensor) -> Iterable[tuple[int, _Place]]:
     """Where a parameter begins, and each expert's part of it."""
-    yield parameter.data_ptr(), _Place(tensor, parameter.stride(), 0)
+    yield parameter.data_ptr(), _Place(tensor, parameter.stride(), tuple(parameter.shape), 0)
     for number, layout in enumerate(tensor.dimensions):
         if Axis.EXPERTS in axes_of(layout):
             experts, length = units(layout, Axis.EXPERTS)
             step = length * parameter.stride(number) * parameter.element_size()
             for expert, address in enumerate(accumulate([parameter.data_ptr(), *[step] * (experts - 1)])):
-                yield address, _Place(tensor, parameter.stride(), expert)
+                yield address, _Place(tensor, parameter.stride(), tuple(parameter.shape), expert)
 
 
 def units(layout: Layout, axis: Axis) -> tuple[int, int]:

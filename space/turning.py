@@ -2,7 +2,8 @@
 
 A decoder whose norms divide by the root mean square computes the same in any orthogonal basis of the
 stream, once the weights of every norm have been folded into the matrices that read it: readers and
-writers are turned, and all of them at once.
+writers are turned, and all of them at once. Where norms also subtract the mean, it does so in any basis that
+leaves the direction of the mean where it is.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from torch import Tensor
 
 from space.architecture import Axis
 from space.axis_map import AxisMap, Stream
+from space.input_error import InputError
 from space.scales import starred
 
 Weights = Mapping[str, Tensor]
+#: Of a norm's weights, relative to the largest: to divide by less would lose digits.
+_LEAST_GAIN = 1e-4
 
 
 def folded(weights: Weights, axis_map: AxisMap, stream: Stream) -> dict[str, Tensor]:
@@ -26,6 +30,9 @@ def folded(weights: Weights, axis_map: AxisMap, stream: Stream) -> dict[str, Ten
         weights: by name; stay as they are.
         axis_map: of the model.
         stream: of its class.
+
+    Raises:
+        InputError: a norm has a bias where its weight is next to nothing.
     """
     found = dict(weights)
     for norm in axis_map.tensors:
@@ -38,7 +45,22 @@ def folded(weights: Weights, axis_map: AxisMap, stream: Stream) -> dict[str, Ten
                 place = hidden_place(tensor.axes)
                 found[tensor.name] = (found[tensor.name].movedim(place, -1) * gain).movedim(-1, place)
         found[norm.name] = torch.full_like(weights[norm.name], 1 - stream.offset)
+        bias = f"{norm.module}.bias"
+        if bias in weights:
+            found[bias] = _behind(weights[bias], gain, bias)
     return found
+
+
+def _behind(bias: Tensor, gain: Tensor, name: str) -> Tensor:
+    """(D,) what has to be added before the gain is applied, so that the bias is what is added after it."""
+    lost = (gain.abs() < _LEAST_GAIN * gain.abs().max()) & (bias != 0)
+    if bool(lost.any()):
+        raise InputError(
+            "A basis other than coordinates needs norms that let through what they add",
+            f"{name} adds to {int(lost.sum())} dimensions whose weight is next to 0",
+            "Take --basis coordinate",
+        )
+    return torch.where(bias == 0, torch.zeros_like(bias), bias / gain)
 
 
 def turned(weights: Weights, axis_map: AxisMap, stream: Stream, rotation: Tensor) -> dict[str, Tensor]:

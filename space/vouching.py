@@ -96,7 +96,7 @@ def _turnable(whole: AxisMap, vouched: Vouched) -> AxisMap:
     if whole.stream is None:
         raise InputError(
             "A basis other than coordinates needs a stream that can be turned",
-            f"that of {whole.config.model_type!r} cannot: norms subtract a mean or scale the stream",
+            f"that of {whole.config.model_type!r} cannot: norms write into it or something scales it",
             "Take --basis coordinate",
         )
     return whole

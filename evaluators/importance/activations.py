@@ -6,8 +6,9 @@ them, hidden dimensions behind the norms of the residual stream, layers at their
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from evaluators.final_states import final_states
+from evaluators.importance.aggregation import L2_OF_MEANS, Aggregation, Grid
 from evaluators.importance.covariance import Covariance, norm_inputs
 from evaluators.importance.sums import ExpertSquares, Influence, Squares
 from space.architecture import Axis
@@ -41,31 +43,60 @@ WORDS = {
 class Listener:
     """Gathers every width score and every block influence at once."""
 
-    def __init__(self, model: PreTrainedModel, axis_map: AxisMap) -> None:
+    SUMS = ("covariance", "influences", "norms", "grids", "squares", "experts")
+    """Attributes that hold streaming sums: what other processes have heard is merged into them."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        axis_map: AxisMap,
+        aggregations: Collection[Aggregation] = (L2_OF_MEANS,),
+        *,
+        covariance: bool = True,
+    ) -> None:
         self.model, self.axis_map = model, axis_map
+        #: Of widths, all from the one pass; with none, widths are not listened to.
+        self.aggregations = tuple(aggregations)
         self.covariance = Covariance()
+        #: Of the covariance; only bases other than coordinates need it.
+        self._stream = axis_map.stream if covariance else None
         self.influences = [Influence() for _ in range(axis_map.teacher.layers)]
-        self.norms = {name: Squares() for name in norms(model, axis_map)}
+        self.norms = {name: Grid(self.aggregations) for name in norms(model, axis_map)}
+        self.grids: dict[tuple[Axis, int], Grid] = {}
         self.squares: dict[tuple[Axis, int], Squares] = {}
         self.experts: dict[int, ExpertSquares] = {}
         self._fixed_experts = not any(tensor.has(Axis.EXPERT_MLP) for tensor in axis_map.tensors)
         self._blocks = (0, 0)
 
     @contextmanager
-    def on(self) -> Iterator[None]:
-        """Within the context every batch that is read is listened to."""
+    def on(self, listens_at: Callable[[str], bool] = lambda name: True) -> Iterator[None]:
+        """Within the context every batch that is read is listened to.
+
+        Args:
+            listens_at: of a module's or a tensor's name, whether it is listened to; all are unless told.
+        """
+        with ExitStack() as stack:
+            for handle in self._hooks(listens_at):
+                stack.callback(handle.remove)
+            if self.aggregations:
+                stack.enter_context(_experts_one_by_one(self.model))
+                stack.enter_context(self._reading(listens_at))
+            yield
+
+    def _hooks(self, listens_at: Callable[[str], bool]) -> Iterator[RemovableHandle]:
+        if self.aggregations:
+            yield from self._norm_hooks(listens_at)
+        yield from self._layer_hooks(listens_at)
+        if (stream := self._stream) is not None:
+            tensors = tuple(tensor for tensor in self.axis_map.tensors if listens_at(tensor.name))
+            here = replace(self.axis_map, tensors=tensors)
+            yield from norm_inputs(self.model, here, stream, self.covariance)
+
+    def _reading(self, listens_at: Callable[[str], bool]) -> Reading:
         buffers = self.axis_map.buffers
         matrices = [t for t in self.axis_map.tensors if len(t.dimensions) > 1 and t.name not in buffers]
-        inner = [matrix for matrix in matrices if matrix.layer is not None]
-        handles = [*self._norm_hooks(), *self._layer_hooks()]
-        if (stream := self.axis_map.stream) is not None:
-            handles += norm_inputs(self.model, self.axis_map, stream, self.covariance)
-        with ExitStack() as stack:
-            for handle in handles:
-                stack.callback(handle.remove)
-            stack.enter_context(_experts_one_by_one(self.model))
-            stack.enter_context(Reading(self.model, inner, self._hear))
-            yield
+        inner = [matrix for matrix in matrices if matrix.layer is not None and listens_at(matrix.name)]
+        return Reading(self.model, inner, self._hear)
 
     def read(self, tokens: Tensor) -> None:
         """Run the model on (B, T) token numbers."""
@@ -95,7 +126,8 @@ class Listener:
             values = torch.linalg.vector_norm(values.unflatten(-1, row), dim=-1, dtype=torch.float32)
         if values[..., 0].numel() != self._blocks[0] * self._blocks[1]:
             raise unheard(self.axis_map, f"{WORDS[axis]} of layer {layer}")
-        self._sum(axis, layer).add_blocks(values.reshape(*self._blocks, values.shape[-1]))
+        grid = self.grids.setdefault((axis, layer), Grid(self.aggregations))
+        grid.add_blocks(values.reshape(*self._blocks, values.shape[-1]))
 
     def _hear_experts(self, layer: int, read: Read) -> None:
         if layer not in self.experts:
@@ -107,21 +139,26 @@ class Listener:
     def _sum(self, axis: Axis, layer: int) -> Squares:
         return self.squares.setdefault((axis, layer), Squares())
 
-    def _norm_hooks(self) -> Iterator[RemovableHandle]:
+    def _norm_hooks(self, listens_at: Callable[[str], bool]) -> Iterator[RemovableHandle]:
         hidden = self.axis_map.teacher.hidden
-        for name, squares in self.norms.items():
+        for name, grid in self.norms.items():
+            if not listens_at(name):
+                continue
 
-            def outputs(_: nn.Module, __: Any, output: Tensor, squares: Squares = squares) -> None:
+            def outputs(_: nn.Module, __: Any, output: Tensor, grid: Grid = grid) -> None:
                 if (
                     output.numel() == hidden * self._blocks[0] * self._blocks[1]
                     and output.shape[-1] == hidden
                 ):
-                    squares.add_blocks(output.reshape(*self._blocks, hidden))
+                    grid.add_blocks(output.reshape(*self._blocks, hidden))
 
             yield self.model.get_submodule(name).register_forward_hook(outputs)
 
-    def _layer_hooks(self) -> Iterator[RemovableHandle]:
-        for layer, influence in zip(layer_modules(self.model, self.axis_map), self.influences, strict=True):
+    def _layer_hooks(self, listens_at: Callable[[str], bool]) -> Iterator[RemovableHandle]:
+        layers = layer_modules(self.model, self.axis_map)
+        for number, (layer, influence) in enumerate(zip(layers, self.influences, strict=True)):
+            if not listens_at(f"{self.axis_map.stacks[0]}{number}"):
+                continue
 
             def states(
                 _: nn.Module,

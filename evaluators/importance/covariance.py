@@ -45,7 +45,8 @@ def norm_inputs(
         if starred(tensor.name) in stream.readers:
 
             def note(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-                covariance.add(arguments[0])
+                states = arguments[0].detach().float()
+                covariance.add(states - states.mean(-1, keepdim=True) if stream.centred else states)
 
             yield model.get_submodule(tensor.module).register_forward_pre_hook(note)
 

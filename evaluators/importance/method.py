@@ -76,10 +76,16 @@ class Method:
         width = f"{self.width}"
         if self.width is Width.ACTIVATIONS:
             width = f"activations, batch = {self.batch}, sequence = {self.sequence}"
-            width += "; routed experts by the L2 norm over their tokens"
+            width += "; routed experts, and entries of heads, by the L2 norm over their tokens"
         elif self.width is Width.RANDOM:
             width = f"random numbers of seed {self.seed}"
+        elif self.width is Width.TAYLOR:
+            width = "taylor, the mean over blocks of (Σ gradient × weight)² of each unit"
+        elif self.width is Width.MAGNITUDE:
+            width = "magnitude, the L2 norm of each unit's weights"
         layers = f"{self.depth} of {self.benchmark}" if self.benchmark else f"{self.depth}"
+        if self.depth is Depth.RANDOM:
+            layers = f"random numbers of seed {self.seed}"
         layers = f"{layers}, greedily" if self.greedy else layers
         parts = [width, f"layers by {layers}"]
         if self.rounds > 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -11,9 +13,16 @@ from transformers import PreTrainedModel
 
 from evaluators.fingerprint import fingerprint
 from evaluators.importance.activations import WORDS, Listener, unheard
+from evaluators.importance.aggregation import ALL, Aggregation
+from evaluators.importance.baselines import Scores, magnitudes, random_scores
 from evaluators.importance.covariance import reading
+from evaluators.importance.depth.influence import Chords
+from evaluators.importance.depth.scores import Judge, check_depth, rescored
+from evaluators.importance.depth.setting import Setting
 from evaluators.importance.gathering import gathered, share
-from evaluators.importance.method import Method
+from evaluators.importance.method import Depth, Method, Width
+from evaluators.importance.rows import layers_with, rows
+from evaluators.importance.taylor import check_width, taylor_scores
 from space.architecture import Axis
 from space.axis_map import AxisMap
 from space.basis import Basis, BasisName, basis_of
@@ -22,12 +31,17 @@ from space.input_error import InputError
 from space.ranking import Ranking
 
 _DEFAULT = Method()
-TOKENS_AT_ONCE = 4096
+_TOKENS_AT_ONCE = 4096
 
 
 def ranking_fingerprint(teacher: str, calibration: Tensor, method: Method = _DEFAULT) -> str:
     """What a ranking depends on: the teacher's fingerprint, the calibration blocks, the method."""
     return fingerprint(teacher, calibration, method.words)
+
+
+def batches(calibration: Tensor) -> tuple[Tensor, ...]:
+    """The blocks of (N, T) as they pass through the teacher, a few at a time; none if N is 0."""
+    return calibration.split(max(1, _TOKENS_AT_ONCE // calibration.shape[1])) if len(calibration) else ()
 
 
 @torch.no_grad()
@@ -39,8 +53,9 @@ def rank(
     advance: Callable[[int], None] = lambda blocks: None,
     method: Method = _DEFAULT,
     accelerator: Accelerator | None = None,
+    judge: Judge | None = None,
 ) -> Ranking:
-    """Rank the units of every axis in one forward-only pass.
+    """Rank the units of every axis, by default in one forward-only pass.
 
     Args:
         model: the teacher, in evaluation mode.
@@ -51,20 +66,101 @@ def rank(
         method: how; bases other than coordinates need ``axis_map.stream``.
         accelerator: of the processes that share the blocks among them, each with the whole teacher; every
             one of them returns the same ranking. None for this process alone.
+        judge: the benchmark of ``Depth.BENCHMARK``.
 
     Raises:
-        InputError: activations are not finite, or the class computes with an axis in an unknown way.
+        InputError: what scores are made of is not finite, the class computes with an axis in an unknown
+            way, or layers or units cannot be scored in the way of the method.
     """
-    listener = Listener(model, axis_map)
+    assert method.rounds == 1, "rounds of scoring and pruning are those of rank_in_rounds"
+    check_depth(method, judge, calibration)
+    check_width(method, calibration)
+    turned = method.basis is not BasisName.COORDINATE
+    listener = Listener(model, axis_map, _listened_for(method), covariance=turned)
+    chords = Chords(model, axis_map)
+    mine = batches(share(calibration, accelerator))
+    with listener.on(), chords.on() if method.depth is Depth.BLOCK_INFLUENCE else nullcontext():
+        _listen(listener, mine if _listens(method) else (), advance)
+    widths = _baseline(model, axis_map, mine, method, accelerator)
+    ranking = ranking_of(gathered(listener, accelerator), fingerprint, method, widths=widths)
+    setting = Setting(model, axis_map, mine, accelerator=accelerator)
+    return rescored(ranking, setting, method, chords, judge)
+
+
+@torch.no_grad()
+def rank_all(
+    model: PreTrainedModel,
+    axis_map: AxisMap,
+    calibration: Tensor,
+    teacher: str,
+    advance: Callable[[int], None] = lambda blocks: None,
+) -> dict[Aggregation, Ranking]:
+    """The rankings by activations of all nine aggregations, from one forward pass; layers by influence.
+
+    Args:
+        model: the teacher, in evaluation mode.
+        axis_map: the teacher's.
+        calibration: (N, T) token numbers; each block is one sample of the batch.
+        teacher: its fingerprint.
+        advance: told the number of blocks after each batch.
+
+    Raises:
+        InputError: as for ``rank``.
+    """
+    listener = Listener(model, axis_map, ALL)
     with listener.on():
-        for batch in share(calibration, accelerator).split(max(1, TOKENS_AT_ONCE // calibration.shape[1])):
-            listener.read(batch.to(model.device, torch.long))
-            advance(len(batch))
-    return ranking_of(gathered(listener, accelerator), fingerprint, method)
+        _listen(listener, batches(calibration), advance)
+    rankings = {}
+    for aggregation in ALL:
+        method = replace(_DEFAULT, batch=aggregation.batch, sequence=aggregation.sequence)
+        key = ranking_fingerprint(teacher, calibration, method)
+        rankings[aggregation] = ranking_of(listener, key, method)
+    return rankings
+
+
+def _listened_for(method: Method) -> tuple[Aggregation, ...]:
+    """The aggregations of the widths that the pass has to hear."""
+    return (Aggregation(method.batch, method.sequence),) if method.width is Width.ACTIVATIONS else ()
+
+
+def _listens(method: Method) -> bool:
+    """Whether anything of the ranking is heard in a forward pass; weights and chance need none."""
+    layers = method.depth in (Depth.INFLUENCE, Depth.BLOCK_INFLUENCE)
+    return bool(_listened_for(method)) or layers or method.basis is not BasisName.COORDINATE
+
+
+def _listen(listener: Listener, batches: Sequence[Tensor], advance: Callable[[int], None]) -> None:
+    """Let the listener, which is on, hear (B, T) batches."""
+    for batch in batches:
+        listener.read(batch.to(listener.model.device, torch.long))
+        advance(len(batch))
+
+
+def _baseline(
+    model: PreTrainedModel,
+    axis_map: AxisMap,
+    batches: Sequence[Tensor],
+    method: Method,
+    accelerator: Accelerator | None,
+) -> Scores | None:
+    """Scores of all axes but LAYERS that are not heard; None for those by activations."""
+    match method.width:
+        case Width.ACTIVATIONS:
+            return None
+        case Width.TAYLOR:
+            return taylor_scores(model, axis_map, batches, accelerator)
+        case Width.MAGNITUDE:
+            return magnitudes(model, axis_map)
+        case Width.RANDOM:
+            return random_scores(axis_map, method.seed)
 
 
 def ranking_of(
-    listener: Listener, fingerprint: str, method: Method, read_by: Callable[[Tensor], Tensor] | None = None
+    listener: Listener,
+    fingerprint: str,
+    method: Method,
+    read_by: Callable[[Tensor], Tensor] | None = None,
+    widths: Mapping[Axis, Tensor] | None = None,
 ) -> Ranking:
     """What was heard as a ranking.
 
@@ -74,13 +170,17 @@ def ranking_of(
         method: as for ``rank``.
         read_by: of the covariance (D, D), how the stream is read, as in ``covariance.reading``; by default
             that of the listener's model, whose weights then have to be there.
+        widths: scores of all axes but LAYERS, if not those that were heard.
 
     Raises:
         InputError: as for ``rank``.
     """
     axis_map = listener.axis_map
+    if widths is None:
+        widths = widths_of(listener, Aggregation(method.batch, method.sequence))
+    scores = {**widths, **layers_of(listener)}
     return Ranking(
-        scores={axis: _finite(scores, axis) for axis, scores in scores_of(listener).items()},
+        scores={axis: _finite(of, axis, method.width) for axis, of in scores.items()},
         kv_heads=axis_map.teacher.kv_heads,
         method=method.words,
         fingerprint=fingerprint,
@@ -98,58 +198,78 @@ def _basis(
     assert axis_map.stream is not None, "only a stream that can be turned has a basis"
     if not bool(torch.isfinite(covariance).all()):
         raise _not_finite("the residual stream")
-    if read_by is None:
-        return basis_of(name, covariance, reading(model, axis_map, axis_map.stream, covariance))
-    return basis_of(name, covariance, read_by(covariance))
+    stream = axis_map.stream
+    read = read_by(covariance) if read_by else reading(model, axis_map, stream, covariance)
+    return basis_of(name, covariance, read, stream.centred)
 
 
-def scores_of(listener: Listener) -> dict[Axis, Tensor]:
-    """What was heard as the scores of ``Ranking``, in float64 and in the order in which they are checked."""
-    axis_map, influences = listener.axis_map, listener.influences
-    scores = _of_hidden(listener)
-    for axis in (Axis.MLP, Axis.SHARED_MLP, Axis.HEADS, Axis.HEAD_DIM):
-        norms = {layer: squares.norm for (of, layer), squares in listener.squares.items() if of is axis}
-        scores |= _of_layers(axis_map, axis, norms, (axis_map.teacher[axis],))
-    size = (axis_map.teacher.experts, axis_map.teacher.expert_mlp)
+def scores_of(listener: Listener, aggregation: Aggregation | None = None) -> dict[Axis, Tensor]:
+    """What was heard as the scores of ``Ranking``, in float64; by default in the first aggregation."""
+    return {**widths_of(listener, aggregation or listener.aggregations[0]), **layers_of(listener)}
+
+
+def layers_of(listener: Listener) -> dict[Axis, Tensor]:
+    """(L,) block influences, if they were listened to."""
+    influences = listener.influences
+    if any(influence.cosines is None for influence in influences):
+        return {}
+    return {Axis.LAYERS: torch.tensor([influence.value for influence in influences])}
+
+
+def widths_of(listener: Listener, aggregation: Aggregation) -> dict[Axis, Tensor]:
+    """What was heard of all axes but LAYERS, in float64 and in the order in which they are checked.
+
+    Routed experts and entries of heads are no (batch, sequence) grid: they have the L2 norm over their
+    tokens whatever the aggregation.
+    """
+    axis_map = listener.axis_map
+    scores = _of_hidden(listener, aggregation)
+    for axis in (Axis.MLP, Axis.SHARED_MLP, Axis.HEADS):
+        grids = {layer: grid.score(aggregation) for (of, layer), grid in listener.grids.items() if of is axis}
+        scores |= _of_layers(axis_map, axis, grids)
+    entries = {layer: squares.norm for (_, layer), squares in listener.squares.items()}
     whole = {layer: squares.whole for layer, squares in listener.experts.items()}
     neurons = {layer: squares.neurons for layer, squares in listener.experts.items()}
-    scores |= _of_layers(axis_map, Axis.EXPERTS, whole, size[:1])
-    scores |= _of_layers(axis_map, Axis.EXPERT_MLP, neurons, size)
-    return scores | {Axis.LAYERS: torch.tensor([influence.value for influence in influences])}
+    scores |= _of_layers(axis_map, Axis.HEAD_DIM, entries)
+    scores |= _of_layers(axis_map, Axis.EXPERTS, whole)
+    scores |= _of_layers(axis_map, Axis.EXPERT_MLP, neurons)
+    return scores
 
 
-def _of_hidden(listener: Listener) -> dict[Axis, Tensor]:
+def _of_hidden(listener: Listener, aggregation: Aggregation) -> dict[Axis, Tensor]:
     """(D,) scores of hidden, summed over all norms, if it moves any tensor."""
     if not any(tensor.has(Axis.HIDDEN) for tensor in listener.axis_map.tensors):
         return {}
-    heard = [squares.norm for squares in listener.norms.values() if squares.total is not None]
+    heard = [grid.score(aggregation) for grid in listener.norms.values() if grid.heard]
     if not heard:
         raise unheard(listener.axis_map, "the norms of the residual stream")
     return {Axis.HIDDEN: torch.stack(heard).sum(0)}
 
 
-def _of_layers(
-    axis_map: AxisMap, axis: Axis, heard: dict[int, Tensor], shape: tuple[int, ...]
-) -> dict[Axis, Tensor]:
+def _of_layers(axis_map: AxisMap, axis: Axis, heard: Mapping[int, Tensor]) -> dict[Axis, Tensor]:
     """(L, ...) scores of an axis that moves any tensor, with zeros for layers that lack it."""
-    layers = {tensor.layer for tensor in axis_map.tensors if tensor.layer is not None and tensor.has(axis)}
-    if silent := sorted(layers - heard.keys()):
+    if silent := sorted(layers_with(axis_map, axis) - heard.keys()):
         raise unheard(axis_map, f"{WORDS[axis]} of layer {silent[0]}")
-    nothing = torch.zeros(shape, dtype=torch.float64)
-    rows = [heard[layer] if layer in layers else nothing for layer in range(axis_map.teacher.layers)]
-    return {axis: torch.stack(rows)} if layers else {}
+    return rows(axis_map, axis, heard)
 
 
-def _finite(scores: Tensor, axis: Axis) -> Tensor:
+def _finite(scores: Tensor, axis: Axis, width: Width) -> Tensor:
     """The scores as float32, or a message if any is not finite."""
-    if not bool(torch.isfinite(scores).all()):
-        raise _not_finite(f"the scores of {WORDS[axis]}")
+    if not bool(torch.isfinite(scores.float()).all()):
+        raise _not_finite(f"the scores of {WORDS[axis]}", Width.ACTIVATIONS if axis is Axis.LAYERS else width)
     return scores.float()
 
 
-def _not_finite(what: str) -> InputError:
+_MADE_OF = {
+    Width.TAYLOR: "gradients have to be finite on the calibration set",
+    Width.MAGNITUDE: "weights have to be finite",
+}
+
+
+def _not_finite(what: str, width: Width = Width.ACTIVATIONS) -> InputError:
+    made_of = _MADE_OF.get(width, "activations have to be finite on the calibration set")
     return InputError(
-        "The teacher's activations have to be finite on the calibration set",
+        f"The teacher's {made_of}",
         f"{what} are not" if what.startswith("the scores") else f"{what} is not",
         "Try --dtype float32, or another teacher",
     )

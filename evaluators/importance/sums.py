@@ -1,8 +1,8 @@
 """Streaming sums behind the scores: whatever the split of the calibration set, the same totals.
 
-Scores follow Minitron (arXiv 2407.14679, section 2.2): the mean of |a| along the sequence, then the
-L2 norm along the batch. The square of the norm is a plain sum over the blocks. What a routed expert
-reads is no sequence, so there the squares are summed over its tokens.
+What a routed expert reads is no sequence, so that ``aggregation`` does not apply: its squares are summed over
+its tokens. So are those of the entries of heads. Layers are scored as in Minitron (arXiv 2407.14679, section
+2.2).
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ class Squares:
     def __init__(self) -> None:
         self.total: Tensor | None = None
 
-    def add_blocks(self, activations: Tensor) -> None:
-        """Take in (B, T, units) activations: (mean over the sequence of |a|)² of each block."""
-        means = activations.abs().mean(dim=1, dtype=torch.float32)
-        self._add(means.double().square().sum(dim=0))
-
     def add_tokens(self, activations: Tensor) -> None:
         """Take in (..., units) activations: a² of each token."""
         self._add(activations.flatten(0, -2).float().square().sum(dim=0).double())
 
     def _add(self, squares: Tensor) -> None:
         self.total = squares if self.total is None else self.total + squares
+
+    def merge(self, other: Squares) -> None:
+        """Take in what another one has heard of other blocks."""
+        if other.total is not None:
+            self._add(other.total)
 
     @property
     def norm(self) -> Tensor:
@@ -52,6 +52,11 @@ class ExpertSquares:
         if self.total is None:
             self.total = sums.new_zeros(self.experts, sums.shape[1])
         self.total[first : first + len(sums)] += sums
+
+    def merge(self, other: ExpertSquares) -> None:
+        """Take in what another one has heard of other blocks."""
+        if other.total is not None:
+            self.total = other.total if self.total is None else self.total + other.total
 
     @property
     def neurons(self) -> Tensor:
@@ -83,6 +88,12 @@ class Influence:
         total = cosine.double().sum()
         self.cosines = total if self.cosines is None else self.cosines + total
         self.tokens += cosine.numel()
+
+    def merge(self, other: Influence) -> None:
+        """Take in what another one has heard of other blocks."""
+        if other.cosines is not None:
+            self.cosines = other.cosines if self.cosines is None else self.cosines + other.cosines
+            self.tokens += other.tokens
 
     @property
     def value(self) -> float:

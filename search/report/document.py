@@ -71,6 +71,7 @@ def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
             sizes=sizes_figure(summary),
             axes=words.AXES,
             importance=importance_panels(summary, ranking) if ranking else [],
+            method=ranking.method if ranking else "",
             retrained=_retrained(summary),
             style=Markup(_asset("page.css")),
             scripts={name: Markup(text) for name, text in scripts.items()},

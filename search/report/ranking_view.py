@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from space.profile import Profile
+
 
 @dataclass(frozen=True)
 class RankingView:
     """Scores of every axis.
 
     Attributes:
-        scores: by axis, named as in ``mlp layer 0``, ``heads layer 0`` or ``hidden``, the scores from
-            the highest to the lowest; under ``layers`` the block influence by layer, in the order of
-            the layers.
+        profiles: by axis, named as in architectures: ``mlp``, ``heads`` or ``hidden``.
+        layers: the scores of the layers, in their order; none if they have none.
+        method: how the scores were made, in words.
+        turned: hidden are directions of a turned basis, not coordinates.
     """
 
-    scores: Mapping[str, Sequence[float]]
+    profiles: Mapping[str, Profile]
+    layers: Sequence[float] = ()
+    method: str = ""
+    turned: bool = False

@@ -10,11 +10,12 @@ import copy
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from space.architecture import Axis
 from space.axis_map import AxisMap, Stream
+from space.basis import among_centred, helmert
 from space.contract.trial import TOLERANCE, distance, logits_of
 from space.extraction import saved_tensors
 from space.reading import Read, Reading
@@ -35,15 +36,22 @@ def with_stream(axis_map: AxisMap, small: AxisMap, model: PreTrainedModel, token
         The map; its ``stream`` is None if the class does not allow to turn it.
     """
     stream = stream_of(model, small, tokens)
-    generator = torch.Generator().manual_seed(0)
-    rotation = torch.linalg.qr(torch.randn(small.teacher.hidden, small.teacher.hidden, generator=generator))[
-        0
-    ]
+    rotation = random_rotation(small.teacher.hidden, stream.centred, seed=0)
     weights = turned(folded(saved_tensors(model, small), small, stream), small, stream, rotation)
     other = copy.deepcopy(model)
     other.load_state_dict(weights, strict=False)
     apart = distance(logits_of(other, tokens), logits_of(model, tokens))
     return replace(axis_map, stream=stream) if apart < TOLERANCE else axis_map
+
+
+def random_rotation(size: int, centred: bool, seed: int) -> Tensor:
+    """(D, D) float32 orthogonal; if the norms subtract the mean, one that keeps the direction of the mean."""
+    generator = torch.Generator().manual_seed(seed)
+    inner = size - centred
+    rotation = torch.linalg.qr(torch.randn(inner, inner, generator=generator).double())[0]
+    if centred:
+        rotation = among_centred(helmert(size)[:, :-1] @ rotation)
+    return rotation.float()
 
 
 def stream_of(model: PreTrainedModel, axis_map: AxisMap, tokens: Tensor) -> Stream:
@@ -66,13 +74,27 @@ def stream_of(model: PreTrainedModel, axis_map: AxisMap, tokens: Tensor) -> Stre
         factors = 1 + 1e-3 * torch.rand(len(whole), generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             weight.copy_((whole + offset) * factors - offset)
+            bias = getattr(model.get_submodule(norm.module), "bias", None)
+            added = None if bias is None else bias.detach().clone()
+            if bias is not None:
+                bias.mul_(factors)
             after = _inputs(model, axis_map, tokens)
             weight.copy_(whole)
+            if bias is not None:
+                bias.copy_(added)
         found = [name for name in before if _grew(before[name], after.get(name, []), factors)]
         readers[starred(norm.name)] = tuple(
             sorted(set(readers.get(starred(norm.name), ())) | set(map(starred, found)))
         )
-    return Stream(readers, offset)
+    modules = [model.get_submodule(norm.module) for norm in norms if readers[starred(norm.name)]]
+    return Stream(readers, offset, bool(modules) and all(map(_subtracts_the_mean, modules)))
+
+
+@torch.no_grad()
+def _subtracts_the_mean(norm: nn.Module) -> bool:
+    size = len(next(norm.parameters()))
+    states = torch.randn(4, size, generator=torch.Generator().manual_seed(0))
+    return bool(torch.allclose(norm(states), norm(states + 1), atol=1e-4))
 
 
 @torch.no_grad()

@@ -1,211 +1,130 @@
 """Tokens of distillation that each basis of hidden needs to reach the same loss.
 
 ``python -m studies.bases`` trains width-pruned students of two teachers, head and embedding apart on all
-sides, by forward KL; it appends each result to ``results.jsonl`` beside this file as it comes, goes on
-where it stopped, and prints the table (``--table`` alone prints it without training).
+sides, by forward KL, for 40, 80 and 160 steps of 2048 tokens; it appends each result to ``results.jsonl``
+beside this file as it comes, goes on where it stopped, and writes ``RESULTS.md`` (``--table`` alone writes
+it without training; ``--teacher`` takes some of the work, so that several processes can share it).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
+import math
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor
 
-from evaluators.corpus.corpus import CorpusRequest, read_corpus
-from evaluators.distillation.loop import distil
-from evaluators.distillation.schedule import Schedule, peak_rate
-from evaluators.distillation.targets import CachedTargets, Targets, cache_targets
-from evaluators.importance.method import Method
-from evaluators.importance.rank import rank
-from evaluators.loss import validation_loss
-from evaluators.teacher import Teacher, load_teacher
-from space.architecture import Architecture, Axis
-from space.axis_map import AxisMap
-from space.basis import BasisName
-from space.extraction import extract, saved_tensors, sort_by_importance
-from space.ranking import Ranking
-from space.vouching import axis_map_of
+from evaluators.distillation.schedule import peak_rate
+from studies.bases.variants import RATES, VARIANTS, Students, Variant
+from studies.bench.bench import Bench
+from studies.bench.results import Results, Row, markdown, spread
+from studies.bench.setting import SETTINGS, STEP_TOKENS
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results.jsonl"
-_REAL = Path(os.environ.get("SLIMSEARCH_REAL", HERE.parents[1] / ".." / "shared" / "real"))
-_STEP_TOKENS, _SEEDS = 2048, (0, 1, 2)
+_KEY = ("teacher", "basis", "gain", "size", "rate", "steps", "seed")
+RESULTS = Results(HERE / "results.jsonl", _KEY)
+_STEPS, _SEEDS = (40, 80, 160), (0, 1, 2)
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One teacher, its text and the widths that its students keep."""
-
-    name: str
-    teacher: Path
-    data: str
-    block: int
-    widths: dict[Axis, int]
-    steps: tuple[int, ...]
-    """Of the runs; the first is all that coordinates are compared at."""
-    precision: str
-    """Of training, as Accelerate names it."""
+def described(teacher: str, variant: Variant, steps: int, seed: int) -> Row:
+    """What a run is known by."""
+    return {"teacher": teacher, **vars(variant), "steps": steps, "seed": seed}
 
 
-SETTINGS = (
-    Setting(
-        "stories260K",
-        _REAL / "stories260K",
-        str(_REAL / "tinystories.txt"),
-        256,
-        {Axis.HIDDEN: 48, Axis.MLP: 112},
-        (300, 135, 75),
-        "no",
-    ),
-    Setting(
-        "embedded",
-        HERE.parent / "demo" / "teacher",
-        "stdlib",
-        256,
-        {Axis.HIDDEN: 128, Axis.MLP: 320},
-        (300, 90, 45),
-        "bf16",
-    ),
-)
+def work(teacher: str) -> None:
+    """Run what is missing of one teacher, one seed after the other."""
+    runs = [(v, steps, seed) for seed in _SEEDS for v in VARIANTS for steps in _STEPS]
+    if not RESULTS.missing([described(teacher, *run) for run in runs]):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(SETTINGS[teacher], max(_STEPS), Path(folder))
+        students = Students(bench)
+        for number, (variant, steps, seed) in enumerate(runs, 1):
+            about = described(teacher, variant, steps, seed)
+            if RESULTS.missing([about]):
+                student = students.student(variant)
+                rate = RATES[variant.rate] * peak_rate(student.num_parameters())
+                row = {**about, **bench.distilled(student, steps, seed, rate)}
+                RESULTS.add(row)
+                print(f"{number} of {len(runs)}: {row}", file=sys.stderr, flush=True)
 
 
-class Bench:
-    """A teacher with its text and cached targets."""
+Curve = Mapping[int, float]
+"""Loss by steps of distillation, each with a schedule of its own."""
 
-    def __init__(self, setting: Setting, folder: Path) -> None:
-        self.setting = setting
-        device, dtype = torch.device("cpu"), torch.float32
-        self.teacher: Teacher = load_teacher(str(setting.teacher), revision=None, device=device, dtype=dtype)
-        blocks = max(setting.steps) * _STEP_TOKENS // setting.block
-        request = CorpusRequest(
-            data=setting.data,
-            block=setting.block,
-            calibration_blocks=256,
-            distillation_blocks=2 * blocks,
-            validation_blocks=64,
+
+def share_of_tokens(curve: Curve, reference: Curve) -> float:
+    """Which share of the reference's steps a basis needs for the reference's last loss.
+
+    Between the measured numbers of steps the loss is taken as linear in their logarithm; outside of them
+    the nearest two go on.
+    """
+    steps, wanted = sorted(curve), reference[max(reference)]
+    pairs = list(pairwise(steps))
+    first, second = next((pair for pair in pairs if curve[pair[1]] <= wanted), pairs[-1])
+    slope = (curve[second] - curve[first]) / math.log(second / first)
+    return first * math.exp((wanted - curve[first]) / slope) / max(reference)
+
+
+def tables() -> str:
+    """For each teacher, size and rate: losses by basis, and the share of tokens."""
+    parts = [
+        "# Bases of hidden: what was measured\n",
+        "Validation loss in nats per token, mean and standard deviation over three orders of the text, after",
+        f"so many steps of {STEP_TOKENS} tokens. The last column is the share of coordinates' tokens with",
+        "which a basis reaches what coordinates reach with the most, interpolated in the logarithm of the",
+        "steps, seed by seed. Written by `python -m studies.bases --table` from `results.jsonl`.\n",
+    ]
+    rows = RESULTS.rows()
+    keys = dict.fromkeys((row["teacher"], row["size"], row["rate"]) for row in rows)
+    for teacher, size, rate in sorted(keys):
+        found = [r for r in rows if (r["teacher"], r["size"], r["rate"]) == (teacher, size, rate)]
+        parts += [f"## {teacher}, {size} cut, {rate} rate\n", _table(found), ""]
+    return "\n".join(parts)
+
+
+def _table(rows: Sequence[Row]) -> str:
+    curves: dict[tuple[str, bool], dict[int, dict[int, float]]] = {}
+    for row in rows:
+        of_seed = curves.setdefault((row["basis"], row["gain"]), {}).setdefault(row["seed"], {})
+        of_seed[row["steps"]] = row["after"]
+    reference = curves.get(("coordinate", False), {})
+    lines = []
+    for (basis, gain), seeds in curves.items():
+        before = next(r["before"] for r in rows if (r["basis"], r["gain"]) == (basis, gain))
+        losses = [[c[steps] for c in seeds.values() if steps in c] for steps in _STEPS]
+        both = [s for s in seeds if s in reference and len(seeds[s]) == len(reference[s]) == len(_STEPS)]
+        shares = [share_of_tokens(seeds[s], reference[s]) for s in both]
+        name = f"{basis}, gain" if gain else basis
+        lines.append(
+            [
+                name,
+                f"{before:.3f}",
+                *(spread(of) if of else "" for of in losses),
+                f"{statistics.mean(shares):.2f}" if shares and (basis, gain) != ("coordinate", False) else "",
+            ]
         )
-        self.corpus = read_corpus(request, self.teacher.tokenizer, setting.data, folder / "text")
-        self.accelerator = Accelerator(cpu=True, mixed_precision=setting.precision)
-        targets = folder / f"{setting.name}.bin"
-        cache_targets(self.teacher.model, self.corpus.distillation, targets, "study", lambda blocks: None)
-        self.targets = CachedTargets(targets, self.teacher.model, self.corpus.distillation)
-        self.prepared: dict[BasisName, tuple[AxisMap, Ranking, dict[str, Tensor]]] = {}
-
-    def prepare(self, basis: BasisName) -> tuple[AxisMap, Ranking, dict[str, Tensor]]:
-        """Map, ranking and canonical weights, head and embedding apart in every basis."""
-        if basis not in self.prepared:
-            axis_map = axis_map_of(self.teacher.model.config, BasisName.PRINCIPAL)
-            ranking = rank(
-                self.teacher.model, axis_map, self.corpus.calibration, "study", method=Method(basis=basis)
-            )
-            weights = saved_tensors(self.teacher.model, axis_map)
-            self.prepared[basis] = axis_map, ranking, sort_by_importance(weights, axis_map, ranking)
-        return self.prepared[basis]
-
-    def run(self, basis: BasisName, steps: int, seed: int) -> dict[str, Any]:
-        """Distil one student; the seed chooses its text."""
-        axis_map, ranking, canonical = self.prepare(basis)
-        sizes = {axis: axis_map.teacher[axis] for axis in axis_map.free} | self.setting.widths
-        architecture: Architecture = axis_map.complete(sizes)
-        student = extract(canonical, axis_map, ranking, architecture)
-        before = validation_loss(student, self.corpus.validation)
-        schedule = Schedule(
-            tokens=steps * _STEP_TOKENS,
-            blocks=_STEP_TOKENS // self.setting.block,
-            block=self.setting.block,
-            peak_rate=peak_rate(student.num_parameters()),
-        )
-        began = time.monotonic()
-        distil(student, Shuffled(self.targets, seed), schedule, self.accelerator)
-        return {
-            "teacher": self.setting.name,
-            "basis": basis.value,
-            "steps": steps,
-            "seed": seed,
-            "architecture": architecture.label,
-            "parameters": student.num_parameters(),
-            "before": before,
-            "after": validation_loss(student, self.corpus.validation),
-            "seconds": round(time.monotonic() - began, 1),
-        }
-
-
-class Shuffled:
-    """The same blocks in the order of a seed."""
-
-    def __init__(self, targets: Targets, seed: int) -> None:
-        self.targets, self.blocks = targets, targets.blocks
-        self.order = torch.randperm(targets.blocks, generator=torch.Generator().manual_seed(seed))
-
-    def head(self, states: Tensor) -> Tensor:
-        """See ``Targets``."""
-        return self.targets.head(states)
-
-    def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """The blocks at these places of the shuffled order."""
-        return self.targets.batch(self.order[numbers])
-
-
-def done() -> list[dict[str, Any]]:
-    """The results so far."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-
-
-def missing(setting: Setting) -> Iterator[tuple[BasisName, int, int]]:
-    """The runs of a setting that have no result; coordinates need the longest alone."""
-    have = {(r["teacher"], r["basis"], r["steps"], r["seed"]) for r in done()}
-    for seed in _SEEDS:
-        for basis in BasisName:
-            for steps in setting.steps[:1] if basis is BasisName.COORDINATE else setting.steps:
-                if (setting.name, basis.value, steps, seed) not in have:
-                    yield basis, steps, seed
-
-
-def table(results: list[dict[str, Any]]) -> str:
-    """Mean validation loss with its standard deviation over seeds, one row a basis and number of steps."""
-    rows = ["| teacher | basis | steps | before | after | ± | seeds |", "|---|---|--:|--:|--:|--:|--:|"]
-    keys = sorted({(r["teacher"], r["steps"], r["basis"]) for r in results})
-    for teacher, steps, basis in keys:
-        of = [r for r in results if (r["teacher"], r["steps"], r["basis"]) == (teacher, steps, basis)]
-        after = [r["after"] for r in of]
-        spread = statistics.stdev(after) if len(after) > 1 else float("nan")
-        rows.append(
-            f"| {teacher} | {basis} | {steps} | {of[0]['before']:.3f} | {statistics.mean(after):.3f} "
-            f"| {spread:.3f} | {len(of)} |"
-        )
-    return "\n".join(rows)
+    return markdown(["", "after pruning", *(f"{steps} steps" for steps in _STEPS), "share of tokens"], lines)
 
 
 def main() -> int:
-    """Train what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--table", action="store_true", help="print the table of what is done")
-    if not parser.parse_args().table:
+    """Train what is missing and write the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", action="store_true", help="write the tables of what is done")
+    parser.add_argument("--teacher", nargs="*", choices=SETTINGS, default=list(SETTINGS))
+    asked = parser.parse_args()
+    if not asked.table:
         torch.set_num_threads(1)
-        for setting in SETTINGS:
-            runs = list(missing(setting))
-            if not runs:
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                bench = Bench(setting, Path(folder))
-                for number, (basis, steps, seed) in enumerate(runs, 1):
-                    result = bench.run(basis, steps, seed)
-                    with RESULTS.open("a") as file:
-                        file.write(json.dumps(result) + "\n")
-                    print(f"{number} of {len(runs)}: {result}", file=sys.stderr, flush=True)
-    print(table(done()))
+        for teacher in asked.teacher:
+            work(teacher)
+    (HERE / "RESULTS.md").write_text(tables())
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Measure ratios within one run, ours beside a stated reference: ``python -m studies.benchmarks space``."""
+"""Measure ratios within one run, ours beside a stated reference: ``python -m studies.benchmarks rank``."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ import tyro
 
 from space.input_error import InputError
 from studies.benchmarks.figure import Figure, table
+from studies.benchmarks.rank import RankWork, rank_suite
 from studies.benchmarks.space import SpaceWork, space_suite
 
 #: Every suite by name; each measures and returns its figures.
-SUITES: dict[str, Callable[[], list[Figure]]] = {"space": lambda: space_suite(SpaceWork())}
+SUITES: dict[str, Callable[[], list[Figure]]] = {
+    "space": lambda: space_suite(SpaceWork()),
+    "rank": lambda: rank_suite(RankWork()),
+}
 
 
 @dataclass(frozen=True)
 class Choice:
     """Measure ours beside a reference in the same run. Exit status 1 if a bound does not hold."""
 
-    suite: tyro.conf.Positional[Literal["space", "all"]] = "all"
+    suite: tyro.conf.Positional[Literal["space", "rank", "all"]] = "all"
     """Which to run."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON list."""

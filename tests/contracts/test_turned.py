@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -12,20 +13,23 @@ from transformers import CONFIG_MAPPING
 
 from space.architecture import Axis
 from space.axis_map import build
-from space.basis import Basis, BasisName
+from space.basis import Basis, BasisName, basis_of
 from space.contract.draws import one_expert_at_a_time, random_architecture, random_ranking
-from space.contract.stream import with_stream
+from space.contract.stream import random_rotation, with_stream
 from space.contract.trial import TOLERANCE, distance, logits_of, trial_tokens
 from space.counting import parameter_polynomial
 from space.extraction import assemble, extract, saved_tensors, sort_by_importance
 from space.families.tiny import tiny
 from space.input_error import InputError
 from space.ranking import Ranking
-from space.turning import folded, turned
+from space.scales import starred
+from space.turning import folded, hidden_place, turned
 from space.vouching import Vouched, axis_map_of, vouch
 
 TURNABLE = ("llama", "qwen3", "gemma", "mixtral", "phi3", "gpt_oss")
-FIXED = ("gpt2", "gemma2", "olmo2", "cohere")
+#: Their norms subtract the mean.
+CENTRED = ("gpt2", "gpt_neox", "falcon", "stablelm", "nemotron", "cohere")
+FIXED = ("bloom", "gemma2", "olmo2")
 
 
 @cache
@@ -40,18 +44,19 @@ def turn(model_type: str, seed: int) -> tuple[Vouched, Ranking]:
     found = apart(model_type)
     hidden = found.small.teacher.hidden
     generator = torch.Generator().manual_seed(seed)
-    rotation = torch.linalg.qr(torch.randn(hidden, hidden, generator=generator))[0]
+    rotation = random_rotation(hidden, model_type in CENTRED, seed)
     ranking = random_ranking(found.small, seed)
     basis = Basis(rotation, torch.rand(hidden, generator=generator) + 0.5)
     return found, Ranking(ranking.scores, ranking.kv_heads, "", "", ranking.expert_groups, basis)
 
 
-@pytest.mark.parametrize("model_type", TURNABLE)
+@pytest.mark.parametrize("model_type", [*TURNABLE, *CENTRED])
 def test_the_whole_teacher_keeps_its_logits(model_type: str) -> None:
     found, ranking = turn(model_type, 1)
     tokens = trial_tokens(found.model.config.vocab_size)
     axis_map = with_stream(found.small, found.small, found.model, tokens)
     assert axis_map.stream is not None
+    assert axis_map.stream.centred == (model_type in CENTRED)
     canonical = sort_by_importance(saved_tensors(found.model, axis_map), axis_map, ranking)
     whole = copy.deepcopy(found.model)
     whole.load_state_dict(canonical, strict=False)
@@ -101,6 +106,54 @@ def test_a_student_is_a_prefix_of_the_turned_teacher_with_the_gain(model_type: s
     for model in (student, cut):
         one_expert_at_a_time(model)
     assert distance(logits_of(student, tokens), logits_of(cut, tokens)) < TOLERANCE
+
+
+@pytest.mark.parametrize("model_type", ["nemotron", "cohere"])
+@pytest.mark.parametrize("seed", [2, 9])
+def test_norms_that_subtract_the_mean_see_one_direction_less_and_no_other(model_type: str, seed: int) -> None:
+    """The oracle has the teacher's size: what is written is projected on the first k − 1 directions."""
+    found = apart(model_type)
+    tokens = trial_tokens(found.model.config.vocab_size)
+    axis_map = with_stream(found.small, found.small, found.model, tokens)
+    assert axis_map.stream is not None
+    size = axis_map.teacher.hidden
+    noise = torch.randn(size, size, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    centring = torch.eye(size).double() - 1 / size
+    covariance = centring @ noise @ noise.T @ centring
+    covariance *= size / covariance.trace()
+    basis = basis_of(BasisName.PRINCIPAL, covariance, torch.eye(size).double(), centred=True)
+    ranking = replace(random_ranking(axis_map, 0, ()), basis=basis)
+    weights = saved_tensors(found.model, axis_map)
+    drawn = random_architecture(axis_map, {Axis.HIDDEN}, random.Random(seed))
+    assert drawn is not None
+    architecture, layers = drawn
+    kept = architecture.hidden
+    canonical = sort_by_importance(weights, axis_map, ranking)
+    student = extract(canonical, axis_map, ranking, architecture, layers)
+
+    best = torch.linalg.eigh(covariance).eigenvectors.flip(-1)[:, : kept - 1].float()
+    coordinates = basis.rotation[:, :kept]
+    by_hand = folded(weights, axis_map, axis_map.stream)
+    readers = {name for names in axis_map.stream.readers.values() for name in names}
+    biases = {f"{name.removesuffix('weight')}bias" for name in axis_map.stream.readers}
+    for tensor in axis_map.tensors:
+        if not tensor.has(Axis.HIDDEN) or starred(tensor.name) in readers:
+            continue
+        values = by_hand[tensor.name]
+        if starred(tensor.name) in axis_map.stream.readers:
+            gain = basis.gain(kept) * (kept / size) ** 0.5
+            by_hand[tensor.name] = torch.full_like(values, gain - axis_map.stream.offset)
+            continue
+        onto = coordinates if starred(tensor.name) in biases else best
+        place = hidden_place(tensor.axes)
+        by_hand[tensor.name] = (values.movedim(place, -1) @ onto @ onto.T).movedim(-1, place)
+    oracle = assemble(axis_map.config, by_hand)
+    for module in oracle.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps *= kept / size
+        elif hasattr(module, "variance_epsilon"):
+            module.variance_epsilon *= kept / size
+    assert distance(logits_of(student, tokens), logits_of(oracle, tokens)) < TOLERANCE
 
 
 def test_the_teacher_is_counted_as_it_was_given() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from space.basis import Basis, BasisName, basis_of
+from space.basis import Basis, BasisName, basis_of, helmert
 
 
 def orthogonal(size: int, seed: int) -> Tensor:
@@ -65,3 +65,38 @@ def test_the_gain_is_the_root_of_the_mean_energy_kept() -> None:
 def test_coordinates_are_not_turned() -> None:
     with pytest.raises(AssertionError, match="coordinates are ranked"):
         basis_of(BasisName.COORDINATE, torch.eye(2).double(), torch.eye(2).double())
+
+
+@given(st.integers(2, 20))
+def test_helmert_has_a_constant_column_and_sees_the_rest_in_the_first_entries(size: int) -> None:
+    frame = helmert(size)
+    torch.testing.assert_close(frame.T @ frame, torch.eye(size).double())
+    torch.testing.assert_close(frame[:, -1], torch.full((size,), size**-0.5).double())
+    for column in range(size - 1):
+        assert not frame[column + 2 :, column].any()
+        first = frame[: column + 1, column]
+        assert bool((first == first[0]).all())
+
+
+@given(st.integers(3, 12), st.integers(0, 99), st.data())
+def test_of_centred_states_k_coordinates_keep_the_best_directions_but_one(
+    size: int, seed: int, data: st.DataObject
+) -> None:
+    """What a centring norm sees of the first k coordinates is as long as the projection on k − 1 directions."""
+    kept = data.draw(st.integers(2, size))
+    q = orthogonal(size - 1, seed)
+    directions = helmert(size)[:, :-1] @ q
+    energy = torch.arange(size - 1, 0, -1).double()
+    covariance = directions @ energy.diag() @ directions.T
+    found = basis_of(BasisName.PRINCIPAL, covariance, torch.eye(size).double(), centred=True)
+    rotation = found.rotation.double()
+    torch.testing.assert_close(rotation.T @ rotation, torch.eye(size).double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rotation.sum(0), torch.ones(size).double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        found.energy.double(), torch.cat([torch.zeros(1).double(), energy]), atol=1e-4, rtol=0
+    )
+    states = torch.randn(5, size, generator=torch.Generator().manual_seed(seed)).double()
+    coordinates = (states @ rotation)[:, :kept]
+    seen = coordinates - coordinates.mean(-1, keepdim=True)
+    projected = states @ directions[:, : kept - 1]
+    torch.testing.assert_close(seen.norm(dim=-1), projected.norm(dim=-1), atol=1e-5, rtol=1e-5)

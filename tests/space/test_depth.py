@@ -70,3 +70,33 @@ def test_the_best_of_each_kind_are_kept_in_order(kinds: list[int], data: st.Data
 
 def test_with_one_kind_only_scores_count() -> None:
     assert kept_layers(torch.tensor([0.1, 3.0, 2.0, 0.5]), 2, [0] * 4) == [1, 2]
+
+
+@given(kinds_of_layers, st.data())
+def test_the_cheapest_block_goes_that_leaves_every_kind_its_share(
+    kinds: list[int], data: st.DataObject
+) -> None:
+    """Beside going through all blocks; if none leaves the shares, single layers go by their scores."""
+    count = len(kinds)
+    costs = st.lists(st.integers(0, 3), min_size=count, max_size=count)
+    blocks = torch.tensor(data.draw(st.lists(costs, min_size=count, max_size=count))).float()
+    layers = data.draw(st.integers(1, count))
+    found = kept_layers(blocks[0], layers, kinds, blocks)
+    share = layers_of_each_kind(kinds, layers)
+    fair: dict[tuple[int, ...], float] = {}
+    for start in range(layers + 1) if layers < count else ():
+        left = [n for n in range(count) if not start <= n < start + count - layers]
+        if Counter(kinds[n] for n in left) == Counter(share):
+            fair[tuple(left)] = float(blocks[count - layers - 1, start])
+    if fair:
+        assert fair[tuple(found)] == min(fair.values())
+    else:
+        assert found == kept_layers(blocks[0], layers, kinds)
+
+
+def test_a_block_of_another_kind_is_left_alone_however_cheap() -> None:
+    blocks = torch.tensor([[1.0, 9.0, 0.0, 5.0], [9.0, 4.0, 3.0, torch.inf]])
+    assert kept_layers(blocks[0], 3, [0, 0, 1, 0], blocks) == [1, 2, 3]
+    assert kept_layers(blocks[0], 2, [0, 0, 0, 0], blocks) == [0, 1]
+    assert kept_layers(blocks[0], 2, [0, 1, 0, 1], blocks) == [0, 1]
+    assert kept_layers(blocks[0], 2, [0, 0, 1, 1], blocks) == [0, 3]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from space.architecture import Architecture, Axis
+from space.basis import Basis
 from space.ranking import Ranking, descending
 from tests.contracts.draws import seeds
 from tests.contracts.masked import best, kept_heads
@@ -87,26 +89,25 @@ class TestOrders:
             assert heads == kept_heads(scores, 3, student)
 
 
-def test_the_report_is_shown_sorted_scores() -> None:
+def test_the_report_is_shown_profiles_of_all_but_the_layers() -> None:
     ranking = Ranking(
         {
             Axis.HIDDEN: torch.tensor([1.0, 3.0, 2.0]),
             Axis.MLP: torch.tensor([[1.0, 2.0], [4.0, 3.0]]),
-            Axis.HEADS: torch.tensor([[5.0], [6.0]]),
             Axis.LAYERS: torch.tensor([0.25, 0.5]),
         },
         kv_heads=1,
         method="by hand",
         fingerprint="f",
     )
-    assert ranking.shown() == {
-        "hidden": [3, 2, 1],
-        "mlp layer 0": [2, 1],
-        "mlp layer 1": [4, 3],
-        "heads layer 0": [5],
-        "heads layer 1": [6],
-        "layers": [0.25, 0.5],
-    }
+    shown = ranking.shown()
+    assert shown.keys() == {"hidden", "mlp"}
+    assert shown["hidden"].scores == ((3, 2, 1),)
+    assert shown["mlp"].scores == ((2, 1), (4, 3))
+    assert shown["mlp"].energy == ((0, 0.8, 1), (0, 0.64, 1))
+    basis = Basis(torch.eye(3), torch.tensor([1.0, 1.5, 0.5]))
+    turned = dataclasses.replace(ranking, basis=basis).shown()["hidden"]
+    assert turned.energy == ((0, 0.3333, 0.8333, 1),), "directions stay in the order of the basis"
 
 
 class TestFile:
@@ -134,6 +135,11 @@ class TestFile:
         for axis in (Axis.HIDDEN, Axis.MLP, Axis.KV_HEADS, Axis.HEADS, Axis.EXPERTS, Axis.EXPERT_MLP):
             assert torch.equal(tensors[f"order.{axis}"], ranking.orders[axis])
         assert torch.equal(tensors["order.layers"], descending(ranking.scores[Axis.LAYERS]))
+
+    def test_it_says_how_it_was_made_and_of_what(self, path: Path) -> None:
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["slimsearch"])
+        assert about == {"kv_heads": 3, "method": "random", "fingerprint": "0", "expert_groups": 2}
 
     def test_nothing_else_is_left_beside_it(self, path: Path) -> None:
         assert list(path.parent.iterdir()) == [path]

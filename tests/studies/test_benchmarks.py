@@ -6,10 +6,17 @@ import json
 import math
 
 import pytest
+import torch
+from transformers import LlamaConfig
 
+from evaluators.final_states import final_states
+from evaluators.importance.depth.passes import Passes
 from studies.benchmarks.__main__ import SUITES, main
 from studies.benchmarks.figure import Figure, in_turns, table
+from studies.benchmarks.rank import RankWork, rank_suite, without_layer
 from studies.benchmarks.space import SpaceWork, space_suite
+from tests.evaluators.importance.maps import map_of
+from tests.evaluators.tiny_models import random_tokens, tiny_model
 from tests.space.models import SMALL
 
 TOY = SpaceWork(teacher=SMALL, budget=10_000, counted=100, built=2, cut=SMALL, repeats=1)
@@ -58,7 +65,7 @@ def test_a_suite_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str]
         main(["nothing"])
     assert caught.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
-    assert set(SUITES) == {"space"}
+    assert set(SUITES) == {"space", "rank"}
 
 
 def test_both_are_timed_in_turns_after_a_round_that_does_not_count() -> None:
@@ -66,3 +73,32 @@ def test_both_are_timed_in_turns_after_a_round_that_does_not_count() -> None:
     seconds = in_turns(lambda: calls.append("ours"), lambda: calls.append("reference"), 3)
     assert calls == ["ours", "reference"] * 4
     assert all(0 < time < 1 for time in seconds)
+
+
+def test_the_suite_of_the_ranking() -> None:
+    toy = LlamaConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    ranking, removal = rank_suite(RankWork(teacher=toy, blocks=2, block=8, repeats=1, large=False))
+    for figure in (ranking, removal):
+        assert min(figure.ours, figure.reference, figure.ratio) > 0
+        assert figure.ratio == pytest.approx(figure.reference / figure.ours)
+        assert figure.name.startswith("3 layers × 16, 16 tokens: ")
+    assert ranking.bound == pytest.approx(1 / 1.3)
+    assert removal.bound == pytest.approx(1 / (0.5 + 2 / 3))
+
+
+@torch.no_grad()
+def test_the_naive_way_lacks_a_layer_and_leaves_the_teacher_whole() -> None:
+    model = tiny_model(num_hidden_layers=3)
+    tokens = random_tokens(2, 6).long()
+    whole, states = model(input_ids=tokens).logits, Passes(model, map_of(model.config), tokens)
+    less = without_layer(model, 1)
+    assert len(less.get_submodule("model.layers")) == 2  # type: ignore[arg-type]
+    assert torch.equal(final_states(less, tokens), states.without(1, 2))
+    assert torch.equal(model(input_ids=tokens).logits, whole)

@@ -41,9 +41,13 @@ class Names:
 
 
 def reference_scores(
-    model: PreTrainedModel, calibration: Tensor, names: Names | None = None
+    model: PreTrainedModel,
+    calibration: Tensor,
+    names: Names | None = None,
+    aggregate: Callable[[Grid], Grid] | None = None,
 ) -> dict[Axis, Grid]:
     """The scores of every axis that ``names`` knows, in the shapes of ``Ranking.scores``."""
+    aggregate = aggregate or l2_of_means
     names = names or Names()
     inputs, outputs = recorded(model, calibration)
     layers, heads = range(model.config.num_hidden_layers), model.config.num_attention_heads
@@ -52,13 +56,13 @@ def reference_scores(
     by_head = [values.reshape(*values.shape[:2], heads, -1) for values in attention]
     at = [names.layer.format(i) for i in layers]
     scores = {
-        Axis.HIDDEN: np.asarray(sum(l2_of_means(outputs[name]) for name in [*norms, names.last_norm])),
-        Axis.HEADS: np.stack([l2_of_means(np.sqrt((values**2).sum(-1))) for values in by_head]),
+        Axis.HIDDEN: np.asarray(sum(aggregate(outputs[name]) for name in [*norms, names.last_norm])),
+        Axis.HEADS: np.stack([aggregate(np.sqrt((values**2).sum(-1))) for values in by_head]),
         Axis.LAYERS: np.array([influence(inputs[name], outputs[name]) for name in at]),
     }
     neurons = {Axis.MLP: "layers.{}.mlp.down_proj"} if names.neurons is None else names.neurons
     for axis, name in neurons.items():
-        scores[axis] = np.stack([l2_of_means(inputs[name.format(i)]) for i in layers])
+        scores[axis] = np.stack([aggregate(inputs[name.format(i)]) for i in layers])
     return scores | expert_scores(model, calibration, names)
 
 
@@ -115,6 +119,7 @@ def recorded(model: PreTrainedModel, calibration: Tensor) -> tuple[dict[str, Gri
     def record(name: str, _: Any, arguments: tuple[Any, ...], output: Any) -> None:
         if arguments and isinstance(arguments[0], Tensor):
             inputs[name].append(of_block(arguments[0]))
+        output = output[0] if isinstance(output, tuple) else output
         if isinstance(output, Tensor):
             outputs[name].append(of_block(output))
 
@@ -139,6 +144,25 @@ def recorded(model: PreTrainedModel, calibration: Tensor) -> tuple[dict[str, Gri
 def l2_of_means(values: Grid) -> Grid:
     """√Σ over blocks of (mean over the sequence of |a|)²."""
     return np.asarray(np.sqrt((np.abs(values).mean(axis=1) ** 2).sum(axis=0)))
+
+
+def along(values: Grid, kind: str, place: int) -> Grid:
+    """Mean, L2 norm or variance of absolute values along a dimension, by the formulas of the paper."""
+    values = np.abs(values)
+    match kind:
+        case "mean":
+            return np.asarray(values.sum(place) / values.shape[place])
+        case "l2":
+            return np.asarray(np.sqrt((values**2).sum(place)))
+        case "var":
+            mean = values.sum(place, keepdims=True) / values.shape[place]
+            return np.asarray(((values - mean) ** 2).sum(place) / values.shape[place])
+    raise ValueError(kind)
+
+
+def aggregated(values: Grid, batch: str, sequence: str) -> Grid:
+    """(units,) of (N, T, units): first along the sequence, then along the batch."""
+    return along(along(values, sequence, 1), batch, 0)
 
 
 def influence(before: Grid, after: Grid) -> float:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig
 
+from evaluators.importance.activations import Listener
 from evaluators.importance.covariance import Covariance, reading
 from evaluators.importance.method import Method
 from evaluators.importance.rank import rank, ranking_fingerprint
@@ -99,3 +100,12 @@ def test_a_stream_that_is_not_finite_is_refused() -> None:
         model.model.embed_tokens.weight[:, 3] = float("nan")
     with pytest.raises(InputError, match="activations have to be finite"):
         rank(model, turnable(), CALIBRATION, "", method=Method(basis=BasisName.PRINCIPAL))
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_covariance_that_nobody_wants_is_not_made(wanted: bool) -> None:
+    model = random_teacher(CONFIG)
+    listener = Listener(model, turnable(), covariance=wanted)
+    with torch.no_grad(), listener.on():
+        listener.read(CALIBRATION.long())
+    assert (listener.covariance.total is not None) == wanted

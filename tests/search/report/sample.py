@@ -6,7 +6,10 @@ import math
 import random
 from typing import Any
 
+import torch
+
 from search.report import RankingView
+from space.profile import profile_of
 
 TEACHER_LAYERS = 8
 TEACHER = {
@@ -103,6 +106,7 @@ def _run() -> dict[str, Any]:
         },
         "budget": {"amount": BUDGET, "of": "total", "unit": "parameters", "tolerance": 0.02},
         "space": {"architectures": 1184},
+        "basis": {"name": "coordinate", "reason": None, "tried": []},
         "objectives": [
             {"name": "loss", "unit": "nats/token"},
             {
@@ -162,13 +166,17 @@ def _cost() -> dict[str, Any]:
 def sample_ranking() -> RankingView:
     """Scores that fall off as those of real models do: fast for neurons, slowly for hidden."""
     draw = random.Random(11)
-    scores: dict[str, list[float]] = {}
-    for layer in range(TEACHER_LAYERS):
-        scores[f"mlp layer {layer}"] = _falling(448, 2.0 + 0.4 * layer, draw)
-        scores[f"heads layer {layer}"] = _falling(8, 0.8 + 0.1 * layer, draw)
-    scores["hidden"] = _falling(160, 1.1, draw)
-    scores["layers"] = [0.62, 0.21, 0.13, 0.11, 0.09, 0.12, 0.17, 0.41]
-    return RankingView(scores)
+    layers = range(TEACHER_LAYERS)
+    scores = {
+        "mlp": [[1.3**layer * x for x in _falling(448, 2.0 + 0.4 * layer, draw)] for layer in layers],
+        "heads": [_falling(8, 0.8 + 0.1 * layer, draw) for layer in layers],
+        "hidden": _falling(160, 1.1, draw),
+    }
+    return RankingView(
+        {name: profile_of(torch.tensor(values)) for name, values in scores.items()},
+        [0.62, 0.21, 0.13, 0.11, 0.09, 0.12, 0.17, 0.41],
+        "activations, batch = l2, sequence = mean; layers by influence",
+    )
 
 
 def _parameters(hidden: int, mlp: int, heads: int, kv_heads: int, layers: int) -> int:

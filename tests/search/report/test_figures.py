@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import math
+import json
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from search.report import RankingView
 from search.report.cost_axis import cost_axis
 from search.report.figures.curves import curves_figure
+from search.report.figures.falling import energy_kept
 from search.report.figures.figure import padded, round_ticks
 from search.report.figures.front import front_figure, undominated
 from search.report.figures.importance import importance_panels
 from search.report.figures.sizes import sizes_figure
 from search.report.figures.stability import stability_panels
 from search.report.journeys import Role, journeys
+from space.profile import Profile, profile_of
 from tests.search.report.sample import TEACHER_LOSS, sample_ranking, sample_summary
 from tests.search.report.variants import VARIANTS
 
@@ -142,31 +145,71 @@ def test_a_cost_that_was_never_measured_is_passed_over() -> None:
     assert cost_axis(summary).name == "memory"
 
 
-def test_importance_has_a_panel_for_every_axis() -> None:
+def test_importance_has_panels_for_every_axis() -> None:
     panels = importance_panels(sample_summary(), sample_ranking())
-    assert [panel.title for panel in panels] == ["MLP neurons", "Heads", "Hidden dimensions", "Layers"]
-    assert [panel.kept for panel in panels] == [
-        "keeps 248 of 448",
-        "keeps 8 of 8",
-        "keeps 112 of 160",
-        "keeps 8 of 8",
+    assert [(panel.title, panel.kept) for panel in panels] == [
+        ("MLP neurons", "keeps 248 of 448"),
+        ("MLP neurons: energy", "248 of 448 keep 99.8%"),
+        ("Heads", "keeps 8 of 8"),
+        ("Heads: energy", "8 of 8 keep 100.0%"),
+        ("Hidden dimensions: energy", "112 of 160 keep 97.0%"),
+        ("Layers", "keeps 8 of 8"),
     ]
 
 
+def view_of(**scores: torch.Tensor) -> RankingView:
+    return RankingView({name: profile_of(of) for name, of in scores.items()})
+
+
 def test_importance_of_a_large_model_stays_small() -> None:
-    scores = {f"mlp layer {layer}": [1.0 / (rank + 1) for rank in range(14_336)] for layer in range(32)}
-    [panel] = importance_panels(sample_summary(), RankingView(scores))
-    assert len(panel.figure.traces) == 32
-    assert max(len(trace["x"]) for trace in panel.figure.traces) < 200
-    assert panel.figure.traces[0]["x"][-2] == 14_335.5, "the last unit is missing"
-    assert panel.figure.layout["yaxis"]["type"] == "log"
+    """8B: 32 layers of 14336 neurons; and of a mixture 256 experts of 2048 neurons each."""
+    neurons = 1 / torch.arange(1.0, 14_337).expand(32, -1)
+    ranking = view_of(mlp=neurons, expert_mlp=torch.ones(61, 256, 2048), hidden=torch.ones(7168))
+    panels = importance_panels(sample_summary(), ranking)
+    assert len(panels) == 5
+    assert len(json.dumps([panel.figure.data() for panel in panels])) < 1_000_000
 
 
-def test_importance_of_nought_and_of_unknown_axes_is_drawn() -> None:
-    scores = {"experts layer 0": [0.0, 0.0], "hidden": [], "experts layer 1": [2.0, 1.0]}
-    [panel] = importance_panels(VARIANTS["all_failed"](), RankingView(scores))
-    assert (panel.title, panel.kept) == ("Experts", "")
-    assert all(math.isfinite(y) for trace in panel.figure.traces for y in trace["y"][:-1])
+def test_a_heat_map_has_a_row_a_layer_over_the_highest_of_all() -> None:
+    scores = torch.tensor([[1.0, 10.0], [0.0, 0.0], [1e-9, 100.0]])
+    heat, _ = importance_panels(VARIANTS["all_failed"](), view_of(experts=scores))
+    [trace] = heat.figure.traces
+    assert (heat.title, heat.kept, trace["x"]) == ("Experts", "", [0, 1, 2])
+    assert trace["z"] == [[-1, -2], [None, None], [0, -3]], "layer 1 has no experts"
+    assert trace["customdata"][0] == [0.1, 0.01]
+
+
+def test_what_the_chosen_model_drops_is_dimmed_in_a_heat_map() -> None:
+    summary = sample_summary()
+    chosen = summary["promoted"][0]["architecture"]
+    chosen.update(mlp=3, kept_layers=[0, 2])
+    heat, energy, *_ = importance_panels(summary, view_of(mlp=torch.ones(3, 4)))
+    row, column, edge = heat.figure.layout["shapes"]
+    assert (row["y0"], row["y1"], row["fillcolor"]) == (0.5, 1.5, "@paper 0.75")
+    assert (column["x0"], column["x1"], edge["x0"]) == (3, 4, 3)
+    assert (heat.kept, energy.kept) == ("keeps 3 of 4", "3 of 4 keep 75.0%")
+
+
+@given(st.integers(1, 700), st.integers(1, 3), st.data())
+def test_energy_kept_is_the_share_of_the_squares(units: int, layers: int, data: st.DataObject) -> None:
+    seed = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    scores = torch.rand(layers, units, generator=seed, dtype=torch.float64)
+    profile = profile_of(scores)
+    kept = data.draw(st.sampled_from(profile.edges))
+    best = scores.square().sort(dim=-1, descending=True).values
+    wanted = float((best[:, :kept].sum(-1) / best.sum(-1)).mean())
+    assert energy_kept(profile, kept) == pytest.approx(wanted, abs=2e-4)
+
+
+def test_between_two_groups_energy_rises_straight() -> None:
+    profile = Profile((0, 4, 8), ((2.0, 1.0),), ((0.0, 0.8, 1.0),))
+    assert [energy_kept(profile, kept) for kept in (0, 2, 4, 6, 8)] == pytest.approx([0, 0.4, 0.8, 0.9, 1])
+
+
+def test_importance_of_nought_is_drawn() -> None:
+    heat, energy = importance_panels(VARIANTS["all_failed"](), view_of(experts=torch.zeros(2, 2)))
+    assert heat.figure.traces[0]["z"] == [[-3, -3], [-3, -3]]
+    assert energy.figure.traces[0]["y"] == [0, 0.5, 1, None]
 
 
 @given(st.floats(1e-3, 1e9), st.floats(1.01, 1e6))

@@ -173,7 +173,7 @@ def test_every_summary_has_a_report_that_plotly_can_draw(name: str) -> None:
     page = page_of(VARIANTS[name](), sample_ranking())
     plots = {attributes["id"] for _, attributes in page.elements if attributes.get("class") == "plot"}
     assert plots == page.data.keys()
-    assert "importance-hidden" in plots
+    assert "energy-hidden" in plots
     for figure in page.data.values():
         go.Figure(data=resolved(figure["traces"]), layout=resolved(figure["layout"]))
 

@@ -1,0 +1,125 @@
+"""Downstream scores by the Language Model Evaluation Harness, which is installed only if asked for.
+
+It knows the tasks, their prompts and their metrics; here a task becomes a function of a model.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from space.input_error import InputError
+
+
+def judge_of(
+    task: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    folder: Path | None = None,
+    metric: str = "",
+    examples: int | None = None,
+    batch: int = 16,
+) -> Callable[[PreTrainedModel], float]:
+    """A task as a function of a model: its score, signed so that higher is better.
+
+    Args:
+        task: as the harness, or a YAML file in ``folder``, names it.
+        tokenizer: of all models that will be judged.
+        folder: of tasks of one's own; then no others are known, and nothing is downloaded for their sake.
+        metric: which of the task's, such as ``acc_norm``; by default its first.
+        examples: the first so many of the task; all by default.
+        batch: examples at once.
+
+    Raises:
+        InputError: the harness is not installed, or does not know the task; later, when a model is judged:
+            the task's examples cannot be had, or it has no such metric.
+    """
+    harness = _harness()
+    manager = harness.tasks.TaskManager(
+        include_path=None if folder is None else str(folder), include_defaults=folder is None
+    )
+    if task not in manager.all_tasks:
+        where = "the harness has no such task" if folder is None else f"{folder} has no such task"
+        raise InputError(
+            "A benchmark has to be a task of the evaluation harness",
+            f"{task!r}: {where}",
+            "List the names with `python -m lm_eval --tasks list`",
+        )
+
+    def judge(model: PreTrainedModel) -> float:
+        with redirect_stderr(StringIO()), redirect_stdout(StringIO()):
+            lm = harness.models.huggingface.HFLM(
+                pretrained=model, tokenizer=tokenizer, batch_size=batch, device=str(model.device)
+            )
+            found = _evaluated(harness, lm, task, manager, examples)
+        return score_of(found, task, metric)
+
+    return judge
+
+
+def _harness() -> Any:
+    """The package, with the parts that are used."""
+    try:
+        import lm_eval
+        import lm_eval.models.huggingface
+        import lm_eval.tasks
+    except ImportError as error:
+        raise InputError(
+            "Benchmarks are run by the package lm-eval",
+            f"it cannot be imported ({error})",
+            "Install it: pip install 'lm-eval>=0.4.13'",
+        ) from error
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    return lm_eval
+
+
+def _evaluated(harness: Any, lm: Any, task: str, manager: Any, examples: int | None) -> Any:
+    """What the harness returns; it leaves the global random generators as they are."""
+    try:
+        return harness.simple_evaluate(
+            model=lm,
+            tasks=[task],
+            task_manager=manager,
+            limit=examples,
+            bootstrap_iters=0,
+            log_samples=False,
+            random_seed=None,
+            numpy_random_seed=None,
+            torch_random_seed=None,
+        )
+    except OSError as error:  # connections, missing files, and what the hub raises for both
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(
+            "The examples of a benchmark have to be at hand or within reach",
+            f"those of {task!r} are not ({why})",
+            "Download them first, or name a task whose data_files lie on this machine",
+        ) from error
+
+
+def score_of(found: Any, task: str, metric: str = "") -> float:
+    """The score among what ``lm_eval.simple_evaluate`` returned, signed so that higher is better.
+
+    Args:
+        found: with ``results`` and ``higher_is_better``, each by task.
+        task: its name.
+        metric: of the task; by default its first.
+
+    Raises:
+        InputError: there is no such metric.
+    """
+    better: dict[str, bool] = found["higher_is_better"][task]
+    name = metric or next(iter(better))
+    values = [value for key, value in found["results"][task].items() if key.partition(",")[0] == name]
+    if name not in better or not values:
+        raise InputError(
+            "A benchmark is scored by one of its own metrics",
+            f"{task!r} has {', '.join(better)}, not {name!r}",
+            "Name one of these",
+        )
+    return float(values[0]) if better[name] else -float(values[0])

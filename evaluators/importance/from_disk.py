@@ -1,0 +1,260 @@
+"""Ranking a teacher that is larger than memory: each layer is read once, for all calibration blocks.
+
+The class's own decoder runs, once for every layer and batch, but only one of its layers computes. Those
+before it hand on what the layer below was heard to give out, kept from the run before; those after it
+hand on what it gives. All that decoders do around their layers (masks, positions, other embeddings)
+is done by their own code, so that nothing of it has to be known here.
+
+In memory there are the parameters of one layer, those outside the layers, and a batch's activations;
+the states between two layers lie in a mapped file, which takes memory only while there is some to spare.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from evaluators.importance.activations import Listener
+from evaluators.importance.aggregation import Aggregation
+from evaluators.importance.covariance import reading
+from evaluators.importance.gathering import gathered, share
+from evaluators.importance.method import Depth, Method, Width
+from evaluators.importance.rank import batches, ranking_of
+from evaluators.one_line import one_line
+from evaluators.teacher.on_disk import TeacherOnDisk, teacher_on_disk
+from space.axis_map import AxisMap, layer_modules
+from space.basis import BasisName
+from space.input_error import InputError
+from space.ranking import Ranking
+from space.scales import starred
+
+
+@torch.no_grad()
+def rank_from_disk(
+    directory: Path,
+    axis_map: AxisMap,
+    calibration: Tensor,
+    fingerprint: str,
+    advance: Callable[[int], None] = lambda blocks: None,
+    method: Method | None = None,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    scratch: Path | None = None,
+    trust_remote_code: bool = False,
+    accelerator: Accelerator | None = None,
+) -> Ranking:
+    """The ranking that ``rank`` gives, of a teacher of which only one layer is in memory at a time.
+
+    Every weight is read once; those that read the stream a second time where the basis asks for it.
+
+    Args:
+        directory: the teacher's.
+        axis_map: the teacher's.
+        calibration: (N, T) token numbers; each block is one sample of the batch.
+        fingerprint: from ``ranking_fingerprint``.
+        advance: told the number of blocks after each batch has passed the last layer.
+        method: activations and block influence, the default; in any basis.
+        device: where layers are computed.
+        dtype: of the weights in memory.
+        scratch: a folder with room for the states of all blocks; by default that of temporary files.
+        trust_remote_code: whether Python code that comes with the model may run.
+        accelerator: as for ``rank``.
+
+    Raises:
+        InputError: the method needs the whole teacher, its layers share more than the stream, the states do
+            not fit on the disk; and as for ``rank``.
+    """
+    method = method or Method()
+    _refuse_method(method)
+    _refuse_stacks(axis_map)
+    with (
+        teacher_on_disk(directory, device, dtype, trust_remote_code) as teacher,
+        TemporaryDirectory(dir=scratch) as folder,
+    ):
+        listener = Listener(teacher.model, axis_map, [Aggregation(method.batch, method.sequence)])
+        blocks = share(calibration, accelerator)
+        _listen(teacher, listener, batches(blocks), _States(Path(folder), len(blocks)), advance)
+        listener = gathered(listener, accelerator)
+        return ranking_of(listener, fingerprint, method, partial(_read_by, teacher, axis_map, method.basis))
+
+
+def _listen(
+    teacher: TeacherOnDisk,
+    listener: Listener,
+    batches: Sequence[Tensor],
+    states: _States,
+    advance: Callable[[int], None],
+) -> None:
+    """Pass all batches through one layer after the other, then through what comes behind the last."""
+    layers = layer_modules(teacher.model, listener.axis_map)
+    prefixes = [f"{listener.axis_map.stacks[0]}{number}" for number in range(len(layers))]
+    teacher.fetch(lambda name: not any(_within(prefix, name) for prefix in prefixes))
+    with _one_computes(layers) as passing:
+        for number, layer in enumerate(layers):
+            within = partial(_within, prefixes[number])
+            teacher.fetch(within)
+            passing.computes = number
+            with listener.on(within):
+                for batch, tokens in enumerate(batches):
+                    passing.output = states.read(batch, teacher.device) if number else None
+                    _read(listener, tokens.to(teacher.device, torch.long))
+                    states.write(batch, len(tokens), passing.output)
+            teacher.drop(layer)
+        passing.computes = None
+        with listener.on(lambda name: not any(_within(prefix, name) for prefix in prefixes)):
+            for batch, tokens in enumerate(batches):
+                passing.output = states.read(batch, teacher.device)
+                _read(listener, tokens.to(teacher.device, torch.long))
+                advance(len(tokens))
+
+
+def _read(listener: Listener, tokens: Tensor) -> None:
+    """Run the decoder; a class whose layers miss what others did fails in ways of its own."""
+    try:
+        listener.read(tokens)
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise _not_layer_by_layer(f"run one by one, layers of this class fail ({one_line(error)})") from error
+
+
+def _within(prefix: str, name: str) -> bool:
+    return name == prefix or name.startswith(f"{prefix}.")
+
+
+@dataclass
+class _Passing:
+    """Which layer computes, and what all others hand on."""
+
+    computes: int | None = None
+    output: Any = None
+
+
+@contextmanager
+def _one_computes(layers: Sequence[nn.Module]) -> Iterator[_Passing]:
+    """Within the context only one layer of a decoder computes."""
+    passing = _Passing()
+
+    def forward(number: int, own: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        if number == passing.computes:
+            _refuse_sharing((*arguments, *keywords.values()))
+            passing.output = own(*arguments, **keywords)
+        return passing.output
+
+    try:
+        for number, layer in enumerate(layers):
+            vars(layer)["forward"] = partial(forward, number, layer.forward)
+        yield passing
+    finally:
+        for layer in layers:
+            vars(layer).pop("forward", None)
+
+
+class _States:
+    """What a layer gives out for every block, in a mapped file, batch after batch."""
+
+    def __init__(self, folder: Path, blocks: int) -> None:
+        self._folder, self._blocks = folder, blocks
+        self._all: Tensor | None = None
+        self._places: dict[int, tuple[int, torch.Size]] = {}
+        self._rest: tuple[Tensor | None, ...] | None = None
+
+    def write(self, batch: int, blocks: int, output: Any) -> None:
+        """Keep the output for a batch of so many blocks; the first time batches come in their order."""
+        states = output if isinstance(output, Tensor) else output[0]
+        self._rest = None if isinstance(output, Tensor) else tuple(map(_without_memory, output[1:]))
+        if self._all is None:
+            self._all = self._mapped(states.numel() // blocks * self._blocks, states.dtype)
+        start = self._places[batch][0] if batch in self._places else self._end()
+        self._places[batch] = start, states.shape
+        self._all[start : start + states.numel()].copy_(states.flatten())
+
+    def _end(self) -> int:
+        return max((start + shape.numel() for start, shape in self._places.values()), default=0)
+
+    def read(self, batch: int, device: torch.device) -> Any:
+        """The output for a batch as the layer gave it; whatever is not its states comes without memory."""
+        assert self._all is not None, "nothing was written"
+        start, shape = self._places[batch]
+        states = self._all[start : start + shape.numel()].view(shape).to(device)
+        return states if self._rest is None else (states, *self._rest)
+
+    def _mapped(self, size: int, dtype: torch.dtype) -> Tensor:
+        needed, free = size * dtype.itemsize, shutil.disk_usage(self._folder).free
+        if needed > 0.95 * free:
+            raise InputError(
+                "The states between two layers have to fit on the disk to rank a teacher layer by layer",
+                f"{needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free in {self._folder.parent}",
+                "Make space there, name another folder with TMPDIR, or take fewer calibration blocks",
+            )
+        return torch.from_file(str(self._folder / "states"), shared=True, size=size, dtype=dtype)
+
+
+def _read_by(teacher: TeacherOnDisk, axis_map: AxisMap, basis: BasisName, covariance: Tensor) -> Tensor:
+    """(D, D) how the stream is read, as in ``covariance.reading``, one layer in memory at a time."""
+    total = torch.zeros_like(covariance)
+    if basis is BasisName.PRINCIPAL:  # does not look at it
+        return total
+    stream = axis_map.stream
+    assert stream is not None, "only a stream that can be turned has a basis"
+    outer = tuple(tensor for tensor in axis_map.tensors if tensor.layer is None)
+    norms = tuple(tensor for tensor in outer if starred(tensor.name) in stream.readers)
+    total += reading(teacher.model, replace(axis_map, tensors=outer), stream, covariance)
+    for number, layer in enumerate(layer_modules(teacher.model, axis_map)):
+        teacher.fetch(partial(_within, f"{axis_map.stacks[0]}{number}"))
+        inner = tuple(tensor for tensor in axis_map.tensors if tensor.layer == number)
+        total += reading(teacher.model, replace(axis_map, tensors=(*inner, *norms)), stream, covariance)
+        teacher.drop(layer)
+    return total
+
+
+def _refuse_method(method: Method) -> None:
+    if (method.width, method.depth, method.greedy, method.rounds) != (
+        Width.ACTIVATIONS,
+        Depth.INFLUENCE,
+        False,
+        1,
+    ):
+        raise InputError(
+            "A teacher that does not fit into memory is ranked by activations and block influence, once",
+            f"the method asked for is: {method.words}",
+            "Take the default method, or a device on which the whole teacher fits",
+        )
+
+
+def _refuse_stacks(axis_map: AxisMap) -> None:
+    if len(axis_map.stacks) > 1:
+        raise _not_layer_by_layer(f"layers lie in {len(axis_map.stacks)} lists")
+
+
+def _refuse_sharing(given: Sequence[Any]) -> None:
+    """Layers that write into what all are given, or are given more of one another than the stream."""
+    parts = [part for value in given for part in (value if isinstance(value, tuple) else (value,))]
+    if any(isinstance(part, dict | list) for part in parts):
+        raise _not_layer_by_layer("layers share a dictionary or a list")
+    if any(isinstance(part, Tensor) and part.is_meta for part in parts):
+        raise _not_layer_by_layer("layers give one another more than the stream")
+
+
+def _without_memory(value: Any) -> Tensor | None:
+    """In place of what a layer gives out besides its states, which few decoders look at."""
+    return value.to("meta") if isinstance(value, Tensor) else None
+
+
+def _not_layer_by_layer(what: str) -> InputError:
+    return InputError(
+        "A teacher that does not fit into memory is ranked layer by layer, from the stream alone",
+        what,
+        "Take a device on which the whole teacher fits, or another teacher",
+    )

@@ -1,0 +1,193 @@
+"""Gathering, in one forward pass, what repairs after a cut are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from evaluators.final_states import final_states
+from space import moments
+from space.architecture import Axis
+from space.axis_map import AxisMap
+from space.axis_map import Tensor as MappedTensor
+from space.input_error import InputError
+from space.moments import Energy, Moments, experts_place
+from space.probing import Refusal
+from space.reading import Read, Reading
+
+_READ = frozenset({Axis.MLP, Axis.SHARED_MLP, Axis.EXPERT_MLP, Axis.HEADS, Axis.KV_HEADS, Axis.HEAD_DIM})
+_TOKENS_AT_ONCE = 4096
+
+
+class Sum:
+    """A streaming sum with its number of tokens; float32 products, float64 totals."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self.tokens = 0
+
+    def add(self, sums: Tensor, tokens: int) -> None:
+        """Take in what was summed over so many tokens."""
+        self.total = sums.double() if self.total is None else self.total + sums
+        self.tokens += tokens
+
+    @property
+    def mean(self) -> Tensor:
+        """Over all tokens, on the host; 0 if there were none."""
+        assert self.total is not None, "nothing was listened to"
+        return self.total.cpu() / max(1, self.tokens)
+
+
+class MomentsListener:
+    """Gathers the second moments of what matrices read and the energies of what norms read.
+
+    It may listen to the pass that scores are made from: ``with listener.on(): rank(...)``, as long as
+    that runs the whole teacher once over each block.
+    """
+
+    def __init__(self, model: PreTrainedModel, axis_map: AxisMap) -> None:
+        self.model, self.axis_map = model, axis_map
+        self.seconds: dict[tuple[str, int], dict[int, Sum]] = {}
+        self.norms = rms_norms(model, axis_map)
+        self.energies = {name: Sum() for name in self.norms}
+        self._tensors = {tensor.name: tensor for tensor in axis_map.tensors}
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Within the context every batch that the model reads is listened to."""
+        matrices = [
+            tensor
+            for tensor in self.axis_map.tensors
+            if tensor.layer is not None
+            and len(tensor.dimensions) > 1
+            and any(axes & _READ and Axis.HIDDEN not in axes for axes in tensor.axes)
+        ]
+        came_with = self.model.get_experts_implementation()
+        with ExitStack() as stack:
+            for name in self.norms:
+                module = self.model.get_submodule(self._tensors[name].module)
+                stack.callback(module.register_forward_pre_hook(self._noting(name), with_kwargs=True).remove)
+            self.model.set_experts_implementation("eager")
+            stack.callback(self.model.set_experts_implementation, came_with)
+            stack.enter_context(Reading(self.model, matrices, self._hear))
+            yield
+
+    def _noting(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
+        def note(_: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> None:
+            states = next(iter((*arguments, *keywords.values())))
+            rows = states.detach().flatten(0, -2).float()
+            squares = rows.square()
+            squares = squares / squares.mean(-1, keepdim=True).clamp_min(1e-30)
+            self.energies[name].add(squares.sum(0), len(rows))
+
+        return note
+
+    def _hear(self, read: Read) -> None:
+        axes = read.tensor.axes[read.dimension]
+        if not axes & _READ or axes & {Axis.HIDDEN, Axis.EXPERTS}:
+            return
+        found = self.seconds.setdefault((read.tensor.name, read.dimension), {})
+        several = read.values if read.experts else read.values[None]
+        for expert, values in enumerate(several, read.first_expert):
+            rows = values.detach().reshape(-1, values.shape[-1]).float()
+            found.setdefault(expert, Sum()).add(rows.T @ rows, len(rows))
+
+    def moments(self, fingerprint: str) -> Moments:
+        """What was heard.
+
+        Args:
+            fingerprint: of teacher and calibration set.
+
+        Raises:
+            InputError: it is not finite.
+        """
+        reads = {
+            name: moments.Read(place, self._second(self._tensors[name], sums))
+            for (name, place), sums in self.seconds.items()
+        }
+        energies = {
+            name: Energy(energy.mean, self.norms[name])
+            for name, energy in self.energies.items()
+            if energy.total is not None
+        }
+        for name, values in [(n, r.second) for n, r in reads.items()] + [
+            (n, e.mean) for n, e in energies.items()
+        ]:
+            if not bool(torch.isfinite(values).all()):
+                raise InputError(
+                    "The teacher's activations have to be finite on the calibration set",
+                    f"what {name} reads is not",
+                    "Try --dtype float32, or another teacher",
+                )
+        return Moments(reads, energies, fingerprint)
+
+    def _second(self, tensor: MappedTensor, sums: dict[int, Sum]) -> Tensor:
+        """(n, n), or (E, n, n) with zeros for experts that no token came to."""
+        place = experts_place(tensor)
+        if place is None:
+            return sums[0].mean
+        nothing = torch.zeros_like(next(iter(sums.values())).mean)
+        experts = tensor.dimensions[place].length
+        return torch.stack([sums[e].mean if e in sums else nothing for e in range(experts)])
+
+
+@torch.no_grad()
+def gather_moments(
+    model: PreTrainedModel,
+    axis_map: AxisMap,
+    calibration: Tensor,
+    fingerprint: str,
+    advance: Callable[[int], None] = lambda blocks: None,
+) -> Moments:
+    """Listen to one forward pass over the calibration set.
+
+    Args:
+        model: the teacher, in evaluation mode.
+        axis_map: the teacher's.
+        calibration: (N, T) token numbers.
+        fingerprint: of teacher and calibration set.
+        advance: told the number of blocks after each batch.
+
+    Raises:
+        InputError: activations are not finite.
+    """
+    listener = MomentsListener(model, axis_map)
+    with listener.on():
+        for batch in calibration.split(max(1, _TOKENS_AT_ONCE // calibration.shape[1])):
+            final_states(model, batch.to(model.device, torch.long))
+            advance(len(batch))
+    return listener.moments(fingerprint)
+
+
+@torch.no_grad()
+def rms_norms(model: PreTrainedModel, axis_map: AxisMap) -> dict[str, float]:
+    """The norms over hidden that divide by the root mean square alone: weight's name to offset.
+
+    Found by behaviour. Those that subtract a mean, or have a bias, are left out: their output is no
+    multiple of what a scale of the weights could mend.
+    """
+    found: dict[str, float] = {}
+    for tensor in axis_map.tensors:
+        if tensor.axes != (frozenset({Axis.HIDDEN}),) or not tensor.name.endswith("weight"):
+            continue
+        module, weight = model.get_submodule(tensor.module), model.get_parameter(tensor.name)
+        if len(list(module.parameters())) > 1:
+            continue
+        noise = torch.randn(len(weight), generator=torch.Generator().manual_seed(0)) + 0.5
+        states = (100 * noise).to(weight.device, weight.dtype)[None, None]
+        try:
+            output = module(states)
+        except Refusal:
+            continue  # it wants more than a stream
+        if not isinstance(output, Tensor) or output.shape != states.shape:
+            continue
+        unit = states.float() / states.float().square().mean().sqrt()
+        for offset in (0.0, 1.0):
+            wanted = unit * (weight.float() + offset)
+            if bool((output.float() - wanted).abs().max() <= 1e-2 * wanted.abs().max()):
+                found.setdefault(tensor.name, offset)
+    return found

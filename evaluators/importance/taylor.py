@@ -1,0 +1,167 @@
+"""How much the loss would change without a unit, to first order: one backward pass over the text.
+
+Taking out a unit with weights w, where g are the gradients of a block's loss, changes that loss by −Σ g·w to
+first order. The unit's score is the mean over all blocks of (Σ g·w)²: Molchanov et al., "Importance
+Estimation for Neural Network Pruning" (CVPR 2019, arXiv 1906.10771), section 3, with all weights of a unit
+as one group. Every block is a minibatch of its own, so that scores do not depend on how blocks are batched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from evaluators.final_states import final_states, logits_of, token_slice, vocabulary
+from evaluators.importance.baselines import Scores, scores_of_units
+from evaluators.importance.method import Method, Width
+from evaluators.importance.unit_sums import UnitSums
+from space.axis_map import AxisMap
+from space.axis_map import Tensor as MappedTensor
+from space.input_error import InputError
+
+
+def check_width(method: Method, calibration: Tensor) -> None:
+    """See before any work that widths can be scored this way.
+
+    Raises:
+        InputError: there is no loss to take the gradient of.
+    """
+    if method.width is Width.TAYLOR and calibration.shape[1] < 2:
+        raise InputError(
+            "Units scored by the gradient of the loss need calibration blocks of two tokens or more",
+            f"the blocks have {calibration.shape[1]}",
+            "Take longer blocks, or score units by activations",
+        )
+
+
+class Taylor:
+    """Streaming sums over blocks of (Σ g·w)² of each unit.
+
+    A gradient is dropped as soon as its tensor has added to the sums: beside the weights there are the
+    activations of one block, and one gradient with its product.
+    """
+
+    def __init__(self, model: PreTrainedModel, axis_map: AxisMap) -> None:
+        self.model, self.axis_map = model, axis_map
+        self.totals = {key: torch.zeros_like(sums) for key, sums in self._nothing().sums.items()}
+        self.blocks = 0
+        self._block = UnitSums(axis_map)
+
+    def read(self, tokens: Tensor) -> None:
+        """Take in one block, (T,) token numbers with T at least 2, within ``on``."""
+        self._block = UnitSums(self.axis_map)
+        backward_of_loss(self.model, tokens)
+        for key, sums in self._block.sums.items():
+            self.totals[key] += sums.square()
+        self.blocks += 1
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Within the context gradients of the mapped parameters become sums of units."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(_only(self.model, self._parameters()))
+            for tensor, parameter in self._parameters():
+                hook = parameter.register_post_accumulate_grad_hook(self._taking(tensor))
+                stack.callback(hook.remove)
+            yield
+
+    def gather(self, accelerator: Accelerator) -> None:
+        """Join what the processes have taken in; each of them has to call this."""
+        device = accelerator.device
+        for key, total in self.totals.items():
+            self.totals[key] = accelerator.reduce(total.to(device), "sum")
+        self.blocks = int(accelerator.reduce(torch.tensor(self.blocks, device=device), "sum"))
+
+    @property
+    def scores(self) -> Scores:
+        """Of every axis but LAYERS, in the shapes of ``Ranking.scores``, float64."""
+        assert self.blocks, "no block was read"
+        return scores_of_units(
+            self.axis_map, {key: total / self.blocks for key, total in self.totals.items()}
+        )
+
+    def _parameters(self) -> list[tuple[MappedTensor, nn.Parameter]]:
+        buffers = self.axis_map.buffers
+        mapped = [tensor for tensor in self.axis_map.tensors if tensor.name not in buffers]
+        return [(tensor, self.model.get_parameter(tensor.name)) for tensor in mapped]
+
+    def _nothing(self) -> UnitSums:
+        sums = UnitSums(self.axis_map)
+        for tensor, parameter in self._parameters():
+            sums.add(tensor, torch.zeros((), device=parameter.device).expand(parameter.shape))
+        return sums
+
+    def _taking(self, tensor: MappedTensor) -> Callable[[Tensor], None]:
+        def take(parameter: Tensor) -> None:
+            assert parameter.grad is not None
+            self._block.add(tensor, parameter.grad.float() * parameter.detach().float())
+            parameter.grad = None
+
+        return take
+
+
+def backward_of_loss(model: PreTrainedModel, tokens: Tensor) -> None:
+    """Gradients of a block's mean cross-entropy of the next token, with the logits of few tokens at once.
+
+    Args:
+        model: in evaluation mode.
+        tokens: (T,) token numbers.
+    """
+    states = final_states(model, tokens[None])[0, :-1]
+    apart = states.detach().requires_grad_()
+    size = token_slice(vocabulary(model))
+    for some, nexts in zip(apart.split(size), tokens[1:].split(size), strict=True):
+        logits = logits_of(model, some).float()
+        loss = nn.functional.cross_entropy(logits, nexts, reduction="sum") / (len(tokens) - 1)
+        loss.backward()
+    states.backward(apart.grad)
+
+
+@contextmanager
+def _only(model: nn.Module, mapped: list[tuple[MappedTensor, nn.Parameter]]) -> Iterator[None]:
+    """Within the context the mapped parameters have gradients, and no others."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    gradients = [parameter.grad for parameter, _ in before]
+    wanted = {id(parameter) for _, parameter in mapped}
+    for parameter, _ in before:
+        parameter.requires_grad_(id(parameter) in wanted)
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for (parameter, required), gradient in zip(before, gradients, strict=True):
+            parameter.requires_grad_(required)
+            parameter.grad = gradient
+
+
+def taylor_scores(
+    model: PreTrainedModel,
+    axis_map: AxisMap,
+    batches: Iterable[Tensor],
+    accelerator: Accelerator | None = None,
+) -> Scores:
+    """The mean over blocks of (Σ g·w)² of each unit.
+
+    Args:
+        model: the teacher, in evaluation mode.
+        axis_map: the teacher's.
+        batches: (B, T) token numbers; of several processes, this one's share. Blocks are read one by one.
+        accelerator: of the processes that share the blocks among them; None for this process alone.
+
+    Returns:
+        Scores of every axis but LAYERS, in the shapes of ``Ranking.scores``, float64.
+    """
+    taylor = Taylor(model, axis_map)
+    with taylor.on():
+        for batch in batches:
+            for tokens in batch:
+                taylor.read(tokens.to(model.device, torch.long))
+    if accelerator is not None:
+        taylor.gather(accelerator)
+    return taylor.scores

@@ -1,0 +1,141 @@
+"""Sums over all entries of a tensor that belong to a unit: how weights become scores of units.
+
+The axis map says of every dimension how its entries are made up of units, so that one function does for
+fused, transposed and interleaved tensors, and for those of all experts at once.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from evaluators.importance.rows import BY_LAYER
+from space.architecture import Axis
+from space.axis_map import AxisMap
+from space.axis_map import Tensor as MappedTensor
+from space.layout import Each, Fixed, Layout, Together, axes_of
+
+
+class UnitSums:
+    """What the entries of each unit add up to: of hidden over the whole model, of all else in each layer."""
+
+    def __init__(self, axis_map: AxisMap) -> None:
+        self.axis_map = axis_map
+        self.sums: dict[tuple[Axis, int | None], Tensor] = {}
+        """(units,) float64 by axis and layer; (E · I,) for the neurons of experts, expert by expert."""
+
+    def add(self, tensor: MappedTensor, values: Tensor) -> None:
+        """Take in one number an entry of a tensor, summed in float32 over all but the units' dimension."""
+        if tensor.has(Axis.HIDDEN):
+            self._add((Axis.HIDDEN, None), unit_sums(values, tensor, Axis.HIDDEN, self.axis_map))
+        if tensor.layer is None:
+            return
+        for axis in BY_LAYER:
+            if tensor.has(axis) or (axis is Axis.HEADS and tensor.has(Axis.KV_HEADS)):
+                self._add((axis, tensor.layer), unit_sums(values, tensor, axis, self.axis_map))
+
+    def _add(self, key: tuple[Axis, int | None], sums: Tensor) -> None:
+        self.sums[key] = self.sums[key] + sums if key in self.sums else sums
+
+
+def unit_sums(values: Tensor, tensor: MappedTensor, axis: Axis, axis_map: AxisMap) -> Tensor:
+    """(units,) float64: the sum over the entries of each unit, each entry once.
+
+    The keys and values that the heads of a group share count for them in equal parts.
+
+    Args:
+        values: one number an entry, of the tensor's shape.
+        tensor: its place in the map.
+        axis: whose units; (E · I,) for EXPERT_MLP.
+        axis_map: the teacher's.
+    """
+    values = values.float()
+    if axis is Axis.EXPERT_MLP:
+        return _of_neurons(values, tensor, axis_map)
+    units = axis_map.teacher[axis]
+    sums = values.new_zeros(units, dtype=torch.float64)
+    places = [place for place, axes in enumerate(tensor.axes) if axis in axes]
+    for number, place in enumerate(places):
+        left = _without(values, tensor, axis, units, places[:number], place)
+        sums += _sum_by(left, place, unit_numbers(tensor.dimensions[place], axis, units), units)
+    return sums + _of_groups(values, tensor, axis_map) if axis is Axis.HEADS else sums
+
+
+@lru_cache(maxsize=256)
+def unit_numbers(layout: Layout, axis: Axis, units: int, within: int = 0) -> Tensor:
+    """(length,) for each entry of a dimension the number of its unit, and ``units`` for entries of none.
+
+    Args:
+        layout: of the dimension.
+        axis: whose units.
+        units: of the whole axis; where fewer follow one another, such as the heads of a group, those of
+            the next part are counted on.
+        within: the number of this part in what is around it.
+    """
+    match layout:
+        case Fixed(length):
+            return torch.full((length,), units)
+        case Together(parts):
+            return torch.cat([unit_numbers(part, axis, units, within) for part in parts])
+        case Each(of, number, inner) if of is axis:
+            first = within * number if number < units else 0
+            return (first + torch.arange(number)).repeat_interleave(inner.length)
+        case Each(_, number, inner):
+            if axis not in axes_of(inner):
+                return torch.full((layout.length,), units)
+            return torch.cat([unit_numbers(inner, axis, units, unit) for unit in range(number)])
+
+
+def _sum_by(values: Tensor, place: int, numbers: Tensor, units: int) -> Tensor:
+    """(units,) float64 sums over the entries of each number along a dimension."""
+    rows = values.movedim(place, 0).reshape(len(numbers), -1).sum(dim=1)
+    sums = values.new_zeros(units + 1, dtype=torch.float64)
+    return sums.index_add_(0, numbers.to(values.device), rows.double())[:units]
+
+
+def _without(
+    values: Tensor, tensor: MappedTensor, axis: Axis, units: int, before: list[int], place: int
+) -> Tensor:
+    """The values, with nothing where an entry has counted for the same unit along an earlier dimension."""
+    for earlier in before:
+        one, other = (
+            unit_numbers(tensor.dimensions[at], axis, units)
+            .to(values.device)
+            .reshape([-1 if dimension == at else 1 for dimension in range(values.ndim)])
+            for at in (earlier, place)
+        )
+        values = values.masked_fill(one == other, 0)
+    return values
+
+
+def _of_groups(values: Tensor, tensor: MappedTensor, axis_map: AxisMap) -> Tensor:
+    """(H,) float64: for each head its share of the entries that belong to its group as a whole."""
+    heads, groups = axis_map.teacher.heads, axis_map.teacher.kv_heads
+    sums = values.new_zeros(heads, dtype=torch.float64)
+    for place, axes in enumerate(tensor.axes):
+        if Axis.KV_HEADS in axes:
+            layout = tensor.dimensions[place]
+            of_heads = unit_numbers(layout, Axis.HEADS, heads) < heads
+            numbers = unit_numbers(layout, Axis.KV_HEADS, groups).masked_fill(of_heads, groups)
+            shares = _sum_by(values, place, numbers, groups) * groups / heads
+            sums += shares.repeat_interleave(heads // groups)
+    return sums
+
+
+def _of_neurons(values: Tensor, tensor: MappedTensor, axis_map: AxisMap) -> Tensor:
+    """(E · I,) float64 sums over the entries of each neuron of each expert."""
+    experts, neurons = axis_map.teacher.experts, axis_map.teacher.expert_mlp
+    of_experts, of_neurons = (
+        next(place for place, axes in enumerate(tensor.axes) if axis in axes)
+        for axis in (Axis.EXPERTS, Axis.EXPERT_MLP)
+    )
+    assert of_experts != of_neurons, f"{tensor.name} has experts and their neurons in one dimension"
+    expert = unit_numbers(tensor.dimensions[of_experts], Axis.EXPERTS, experts)
+    neuron = unit_numbers(tensor.dimensions[of_neurons], Axis.EXPERT_MLP, neurons)
+    matrix = values.movedim((of_experts, of_neurons), (0, 1)).reshape(len(expert), len(neuron), -1)
+    sums = values.new_zeros(experts + 1, neurons + 1, dtype=torch.float64)
+    at = expert[:, None] * (neurons + 1) + neuron
+    sums.flatten().index_add_(0, at.flatten().to(values.device), matrix.sum(dim=2).double().flatten())
+    return sums[:experts, :neurons].flatten()

@@ -1,0 +1,143 @@
+"""A teacher whose weights stay on disk: parts of it are fetched when they are needed, and dropped after.
+
+Checkpoints are not always stored as the class holds them (experts one by one, a prefix left out), so the
+weights come in through the very code by which transformers loads whole models, a few names at a time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    convert_and_load_state_dict_in_model,
+    rename_source_key,
+)
+from transformers.initialization import no_init_weights
+from transformers.modeling_utils import LoadStateDictConfig
+
+from evaluators.quiet import quiet
+from evaluators.teacher.config import read_config
+from evaluators.teacher.weights import weight_files
+from space.input_error import InputError
+
+
+class TeacherOnDisk:
+    """A teacher on the meta device, and the files that its weights can be fetched from.
+
+    Attributes:
+        model: in evaluation mode, its parameters without memory until they are fetched.
+        device: where they are fetched to.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        slices: dict[str, Any],
+        device: torch.device,
+        dtype: torch.dtype,
+        id: str,
+    ) -> None:
+        self.model, self.device = model, device
+        self._slices, self._id = slices, id
+        self._how = LoadStateDictConfig(
+            device_map={"": device},
+            dtype=dtype,
+            dtype_plan=model._get_dtype_plan(dtype),
+            weight_mapping=cast(list[WeightConverter | WeightRenaming], get_model_conversion_mapping(model)),
+        )
+        self._places = dict(self._placed())
+
+    def _placed(self) -> Iterator[tuple[str, str]]:
+        """Each stored tensor's name, and the name in the model of what it is part of.
+
+        Raises:
+            InputError: one has no place in the model.
+        """
+        mapping = self._how.weight_mapping or []
+        renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
+        converters = [one for one in mapping if isinstance(one, WeightConverter)]
+        wanted = self.model.state_dict()
+        ignored = self.model._keys_to_ignore_on_load_unexpected or ()
+        for name in self._slices:
+            place, _ = rename_source_key(name, renamings, converters, self.model.base_model_prefix, wanted)
+            if place in wanted:
+                yield name, place
+            elif not any(re.search(pattern, name) for pattern in ignored):
+                raise _misfit(self._id, f"{name} has no place in the model")
+
+    def fetch(self, belongs: Callable[[str], bool]) -> None:
+        """Read the parameters and saved buffers whose names belong; tied ones are tied.
+
+        Raises:
+            InputError: a parameter that belongs is not among the weights, or has another shape.
+        """
+        chosen = {name: self._slices[name] for name, place in self._places.items() if belongs(place)}
+        with quiet():
+            info, _ = convert_and_load_state_dict_in_model(self.model, chosen, self._how)
+            self.model.tie_weights()
+        self.model.requires_grad_(False)
+        for name, stored, built in sorted(info.mismatched_keys):
+            raise _misfit(self._id, f"{name} is {tuple(stored)} stored, {tuple(built)} by the config")
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            if parameter.is_meta and belongs(name):
+                raise _misfit(self._id, f"{name} is not stored, or shared between layers")
+
+    @staticmethod
+    def drop(module: nn.Module) -> None:
+        """Give back the memory of all parameters of a module."""
+        for part in module.modules():
+            for name, parameter in part._parameters.items():
+                if parameter is not None:
+                    part._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)
+
+
+@contextmanager
+def teacher_on_disk(
+    directory: Path, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False
+) -> Iterator[TeacherOnDisk]:
+    """Within the context a teacher's files are open; none of its parameters is read yet.
+
+    Args:
+        directory: config.json, and weights in one safetensors file or in shards with an index.
+        device: where fetched parts go.
+        dtype: of fetched parts.
+        trust_remote_code: whether Python code that comes with the model may run.
+
+    Raises:
+        InputError: there is no teacher, or weights and config do not fit each other.
+    """
+    id = str(directory)
+    config = read_config(directory, id, trust_remote_code)
+    files = weight_files(directory, id)
+    with quiet(), init_empty_weights(include_buffers=False), no_init_weights():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+    model.eval()
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = buffer if buffer is None else buffer.to(device)
+    with ExitStack() as stack:
+        opened = [stack.enter_context(safe_open(file, "pt")) for file in files]
+        slices = {name: file.get_slice(name) for file in opened for name in file.keys()}  # noqa: SIM118
+        yield TeacherOnDisk(model, slices, device, dtype, id)
+
+
+def _misfit(id: str, what: str) -> InputError:
+    return InputError(
+        "config and weights of a teacher have to fit each other to be read layer by layer",
+        f"of {id}'s tensors {what}",
+        "Check that config.json belongs to the weights, or take a device on which the whole teacher fits",
+    )

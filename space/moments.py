@@ -1,0 +1,141 @@
+"""How what matrices and norms read varies on the calibration set: what repairs after a cut are made of."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from space.architecture import Axis
+from space.axis_map import AxisMap
+from space.axis_map import Tensor as MappedTensor
+from space.layout import Layout, positions
+from space.ranking import Ranking
+
+
+@dataclass(frozen=True)
+class Read:
+    """The second moment of what a matrix reads."""
+
+    place: int
+    """The matrix's dimension that the input runs along."""
+    second: Tensor
+    """(n, n) float64, the mean of x xᵀ over tokens; (E, n, n) where each of E experts reads its own."""
+
+
+@dataclass(frozen=True)
+class Energy:
+    """How the energy of what a norm reads lies in its dimensions."""
+
+    mean: Tensor
+    """(D,) float64, the mean over tokens of x̂², with x̂ the input over its root mean square; they add to D."""
+    offset: float
+    """What the norm adds to its weights: 0 in most classes, 1 in some."""
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Of one teacher on one calibration set: 8 n² bytes for each matrix that reads n numbers."""
+
+    reads: Mapping[str, Read]
+    """By the name of the matrix: those that read neurons or heads."""
+    energies: Mapping[str, Energy]
+    """By the name of the weight: norms over hidden that divide by the root mean square."""
+    fingerprint: str
+    """Of teacher and calibration set."""
+
+    def save(self, path: Path) -> None:
+        """Write them; the file appears whole or not at all."""
+        tensors = {f"second.{name}": read.second.contiguous() for name, read in self.reads.items()}
+        tensors |= {f"energy.{name}": energy.mean for name, energy in self.energies.items()}
+        about = {
+            "fingerprint": self.fingerprint,
+            "places": {name: read.place for name, read in self.reads.items()},
+            "offsets": {name: energy.offset for name, energy in self.energies.items()},
+        }
+        new = path.with_suffix(".new")
+        save_file(tensors, new, metadata={"slimsearch": json.dumps(about)})
+        os.replace(new, path)
+
+    @classmethod
+    def load(cls, path: Path, fingerprint: str) -> Moments | None:
+        """Read them; None if there are none, or they are torn, or belong to something else."""
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {}).get("slimsearch", "{}"))
+                if about.get("fingerprint") != fingerprint:
+                    return None
+                reads = {
+                    name: Read(place, file.get_tensor(f"second.{name}"))
+                    for name, place in about["places"].items()
+                }
+                energies = {
+                    name: Energy(file.get_tensor(f"energy.{name}"), offset)
+                    for name, offset in about["offsets"].items()
+                }
+        except (OSError, SafetensorError):
+            return None
+        return cls(reads, energies, fingerprint)
+
+    def sorted_by(self, axis_map: AxisMap, ranking: Ranking) -> Moments:
+        """The moments of the canonical teacher, every axis in the ranking's order.
+
+        In a turned basis norms have the gain of its directions already, so that no energies are left.
+
+        Args:
+            axis_map: the teacher's.
+            ranking: the one that the weights are sorted by.
+        """
+        tensors = {tensor.name: tensor for tensor in axis_map.tensors}
+        order = _Order(axis_map, ranking)
+        reads = {
+            name: replace(read, second=order.second(tensors[name], read)) for name, read in self.reads.items()
+        }
+        energies = {
+            name: replace(energy, mean=energy.mean[order.of(tensors[name], 0)])
+            for name, energy in self.energies.items()
+            if ranking.basis is None
+        }
+        return replace(self, reads=reads, energies=energies)
+
+
+class _Order:
+    """Where the entries of the canonical teacher's dimensions stood before."""
+
+    def __init__(self, axis_map: AxisMap, ranking: Ranking) -> None:
+        self.axis_map, self.ranking = axis_map, ranking
+
+    def of(self, tensor: MappedTensor, place: int, expert: int | None = None) -> Tensor:
+        """(n,) along one dimension."""
+        layout: Layout = tensor.dimensions[place]
+
+        def units(axis: Axis, within: int | None) -> Tensor:
+            order = self.ranking.order(axis, tensor.layer, within)
+            return order if axis in self.axis_map.sortable else torch.arange(len(order))
+
+        return positions(layout, units, expert)
+
+    def second(self, tensor: MappedTensor, read: Read) -> Tensor:
+        """The sorted second moment; experts in their new places, each with its neurons in its own order."""
+        if read.second.ndim == 2:
+            index = self.of(tensor, read.place)
+            return read.second[index][:, index]
+        place = experts_place(tensor)
+        assert place is not None, "several moments belong to several experts"
+        rows = []
+        for expert in self.of(tensor, place).tolist():
+            index = self.of(tensor, read.place, expert)
+            rows.append(read.second[expert][index][:, index])
+        return torch.stack(rows)
+
+
+def experts_place(tensor: MappedTensor) -> int | None:
+    """The dimension that runs along experts, one entry each; None if there is none."""
+    return next((place for place, axes in enumerate(tensor.axes) if Axis.EXPERTS in axes), None)

@@ -1,0 +1,98 @@
+"""The students that the study of the bases compares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from transformers import PreTrainedModel
+
+from evaluators.importance.method import Method
+from evaluators.importance.rank import rank
+from space.architecture import Axis
+from space.basis import Basis, BasisName
+from space.extraction import extract, saved_tensors, sort_by_importance
+from space.ranking import Ranking
+from space.repair import Repair
+from space.vouching import axis_map_of
+from studies.bench.bench import Bench
+from studies.bench.setting import Setting
+
+MAIN = "main"
+#: Of the rule's peak rate.
+RATES = {"rule": 1.0, "quarter": 0.25}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A basis with or without the norm gain, a size and a learning rate."""
+
+    basis: str
+    gain: bool
+    size: str = MAIN
+    rate: str = "rule"
+
+
+_BOTH = (("coordinate", False), ("weighted", True))
+VARIANTS = (
+    *(Variant(basis, gain) for basis, gain in _BOTH),
+    *(Variant(basis, gain, size) for size in ("mild", "deep") for basis, gain in _BOTH),
+    *(Variant(basis, gain, rate="quarter") for basis, gain in _BOTH),
+    Variant("principal", True),
+    Variant("coordinate", True),
+    Variant("principal", False),
+    Variant("weighted", False),
+)
+
+
+def sizes_of(setting: Setting) -> Iterator[tuple[str, Mapping[Axis, int]]]:
+    """The students' widths by the name of their size."""
+    yield MAIN, setting.widths
+    yield from setting.others.items()
+
+
+class Students:
+    """Makes the students of one teacher, head and embedding apart in every basis."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.model = bench, bench.teacher.model
+        self.axis_map = axis_map_of(self.model.config, BasisName.PRINCIPAL)
+        self.sizes = dict(sizes_of(bench.setting))
+        self.rankings: dict[str, Ranking] = {}
+
+    def student(self, variant: Variant) -> PreTrainedModel:
+        """Straight after pruning."""
+        axis_map, ranking = self.axis_map, self._ranking(variant)
+        whole = {axis: axis_map.teacher[axis] for axis in axis_map.free}
+        architecture = axis_map.complete({**whole, **self.sizes[variant.size]})
+        canonical = sort_by_importance(saved_tensors(self.model, axis_map), axis_map, ranking)
+        student = extract(canonical, axis_map, ranking, architecture, repair=Repair())
+        if ranking.basis is not None and not variant.gain:
+            self._without_gain(student, ranking.basis, architecture.hidden)
+        return student
+
+    def _ranking(self, variant: Variant) -> Ranking:
+        """Coordinates with the gain are a turned basis whose directions are the coordinates, best first."""
+        name = "principal" if variant.basis == "coordinate" and variant.gain else variant.basis
+        if name not in self.rankings:
+            method = Method(basis=BasisName(name))
+            self.rankings[name] = rank(
+                self.model, self.axis_map, self.bench.corpus.calibration, "study", method=method
+            )
+        ranking = self.rankings[name]
+        if name == variant.basis:
+            return ranking
+        assert ranking.basis is not None
+        old = ranking.basis
+        covariance = (old.rotation * old.energy) @ old.rotation.T
+        order = ranking.orders[Axis.HIDDEN]
+        rotation = torch.eye(len(order))[:, order]
+        return replace(ranking, basis=Basis(rotation, covariance.diagonal()[order]))
+
+    def _without_gain(self, student: PreTrainedModel, basis: Basis, hidden: int) -> None:
+        assert self.axis_map.stream is not None
+        gain, offset = basis.gain(hidden), self.axis_map.stream.offset
+        for parameter in student.parameters():
+            if parameter.ndim == 1 and bool((parameter + offset == gain).all()):
+                torch.nn.init.constant_(parameter, 1 - offset)

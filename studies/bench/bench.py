@@ -1,0 +1,99 @@
+"""A teacher with its text and cached targets, and what its students are worth after a short distillation."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from evaluators.corpus.corpus import CorpusRequest, read_corpus
+from evaluators.distillation.loop import distil
+from evaluators.distillation.schedule import Schedule, peak_rate
+from evaluators.distillation.targets import CachedTargets, Targets, cache_targets
+from evaluators.loss import validation_loss
+from evaluators.teacher import Teacher, load_teacher
+from studies.bench.setting import STEP_TOKENS, Setting
+
+_CALIBRATION_BLOCKS, _VALIDATION_TOKENS = 128, 32768
+
+
+class Bench:
+    """What all students of one teacher share."""
+
+    def __init__(self, setting: Setting, steps: int, folder: Path) -> None:
+        """Load the teacher, read its text and run it once over what the students learn from.
+
+        Args:
+            setting: the teacher and its text.
+            steps: of the longest distillation.
+            folder: for the text and the targets.
+        """
+        self.setting = setting
+        device, dtype = torch.device("cpu"), torch.float32
+        self.teacher: Teacher = load_teacher(str(setting.teacher), revision=None, device=device, dtype=dtype)
+        self.step_blocks = STEP_TOKENS // setting.block
+        request = CorpusRequest(
+            data=setting.data,
+            block=setting.block,
+            calibration_blocks=_CALIBRATION_BLOCKS,
+            distillation_blocks=steps * self.step_blocks,
+            validation_blocks=_VALIDATION_TOKENS // setting.block,
+        )
+        self.corpus = read_corpus(request, self.teacher.tokenizer, setting.data, folder / "text")
+        self.accelerator = Accelerator(cpu=True, mixed_precision=setting.precision)
+        targets = folder / f"{setting.name}-{os.getpid()}.bin"
+        cache_targets(self.teacher.model, self.corpus.distillation, targets, "study")
+        self.targets = CachedTargets(targets, self.teacher.model, self.corpus.distillation)
+
+    def loss(self, model: PreTrainedModel) -> float:
+        """Validation loss in float32, nats per token."""
+        return validation_loss(model, self.corpus.validation)
+
+    def distilled(
+        self, student: PreTrainedModel, steps: int, seed: int, rate: float | None = None
+    ) -> dict[str, Any]:
+        """Distil a student in place; losses before and after, parameters and seconds.
+
+        Args:
+            student: straight after pruning.
+            steps: of 2048 tokens each; none is zero-shot alone.
+            seed: of the order of the text.
+            rate: the highest of the schedule; None for the rule's.
+        """
+        before, began = self.loss(student), time.monotonic()
+        if steps:
+            schedule = Schedule(
+                tokens=steps * STEP_TOKENS,
+                blocks=self.step_blocks,
+                block=self.setting.block,
+                peak_rate=rate or peak_rate(student.num_parameters()),
+            )
+            distil(student, Shuffled(self.targets, seed), schedule, self.accelerator)
+        return {
+            "parameters": student.num_parameters(),
+            "before": before,
+            "after": self.loss(student) if steps else before,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+
+
+class Shuffled:
+    """The same blocks in the order of a seed."""
+
+    def __init__(self, targets: Targets, seed: int) -> None:
+        self.targets, self.blocks = targets, targets.blocks
+        self.order = torch.randperm(targets.blocks, generator=torch.Generator().manual_seed(seed))
+
+    def head(self, states: Tensor) -> Tensor:
+        """See ``Targets``."""
+        return self.targets.head(states)
+
+    def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """The blocks at these places of the shuffled order."""
+        return self.targets.batch(self.order[numbers])

@@ -1,0 +1,119 @@
+"""What each way to measure importance is worth, straight after pruning and after a short distillation.
+
+``python -m studies.importance`` prunes two teachers in every way that ``variants`` names, distils each
+student for 64 steps of 2048 tokens on the text of three seeds, appends each result to ``results.jsonl``
+beside this file as it comes, goes on where it stopped, and writes ``RESULTS.md``. ``--table`` only writes it;
+``--teacher`` and ``--study`` take some of the work, so that several processes can share it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from studies.bench.bench import Bench
+from studies.bench.results import Results, Row, effect, markdown, spread
+from studies.bench.setting import SETTINGS, STEP_TOKENS
+from studies.importance.variants import REFERENCES, VARIANTS, Students, Variant
+
+HERE = Path(__file__).parent
+RESULTS = Results(HERE / "results.jsonl", ("teacher", "study", "variant", "steps", "seed"))
+_STEPS, _SEEDS = 64, (0, 1, 2)
+
+
+def runs(teachers: Sequence[str], studies: Sequence[str]) -> list[tuple[str, Variant, int]]:
+    """Teacher, variant and seed of all that is asked for, one seed after the other."""
+    return [
+        (teacher, variant, seed)
+        for seed in _SEEDS
+        for teacher in teachers
+        for variant in VARIANTS
+        if variant.study in studies
+    ]
+
+
+def described(teacher: str, variant: Variant, seed: int) -> Row:
+    """What a run is known by."""
+    return {
+        "teacher": teacher,
+        "study": variant.study,
+        "variant": variant.name,
+        "steps": _STEPS,
+        "seed": seed,
+    }
+
+
+def work(teacher: str, wanted: Sequence[tuple[Variant, int]]) -> None:
+    """Run what is missing of one teacher."""
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(SETTINGS[teacher], _STEPS, Path(folder))
+        students = Students(bench)
+        for number, (variant, seed) in enumerate(wanted, 1):
+            about = described(teacher, variant, seed)
+            if not RESULTS.missing([about]):
+                continue
+            row = {**about, **bench.distilled(students.student(variant, seed), _STEPS, seed)}
+            RESULTS.add(row)
+            print(f"{number} of {len(wanted)}: {row}", file=sys.stderr, flush=True)
+
+
+def tables() -> str:
+    """A table for each study and teacher: mean and standard deviation over seeds, and the effect."""
+    parts = [
+        "# Importance: what was measured\n",
+        f"Validation loss in nats per token; {_STEPS} steps of {STEP_TOKENS} tokens, forward KL; mean and",
+        "standard deviation over three orders of the text. The last column is the difference to the first",
+        "row, seed by seed. Written by `python -m studies.importance --table` from `results.jsonl`.\n",
+    ]
+    rows = RESULTS.rows()
+    for study, reference in REFERENCES.items():
+        for teacher in SETTINGS:
+            found = [row for row in rows if (row["study"], row["teacher"]) == (study, teacher)]
+            if found:
+                parts += [f"## {study}, {teacher}\n", _table(found, reference), ""]
+    return "\n".join(parts)
+
+
+def _table(rows: Sequence[Row], reference: str) -> str:
+    after: dict[str, dict[int, float]] = {}
+    before: dict[str, list[float]] = {}
+    for row in rows:
+        after.setdefault(row["variant"], {})[row["seed"]] = row["after"]
+        before.setdefault(row["variant"], []).append(row["before"])
+    order = sorted(after, key=lambda name: (name != reference, sum(after[name].values()) / len(after[name])))
+    lines = [
+        [
+            name,
+            f"{sum(before[name]) / len(before[name]):.3f}",
+            spread(list(after[name].values())),
+            "" if name == reference else effect(after[name], after.get(reference, {})),
+        ]
+        for name in order
+    ]
+    return markdown(["", "after pruning", "after distillation", "effect"], lines)
+
+
+def main() -> int:
+    """Train what is missing and write the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", action="store_true", help="write the tables of what is done")
+    parser.add_argument("--teacher", nargs="*", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--study", nargs="*", choices=REFERENCES, default=list(REFERENCES))
+    asked = parser.parse_args()
+    if not asked.table:
+        torch.set_num_threads(1)
+        for teacher in asked.teacher:
+            work(teacher, [(variant, seed) for _, variant, seed in runs([teacher], asked.study)])
+    (HERE / "RESULTS.md").write_text(tables())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Several processes that share the calibration blocks give the ranking that one gives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from evaluators.importance.activations import Listener
+from evaluators.importance.covariance import Covariance
+from evaluators.importance.gathering import gathered, joined, share
+from evaluators.importance.rank import rank
+from space.ranking import Ranking
+from tests.evaluators.importance.maps import map_of
+from tests.evaluators.importance.one_of_many import CASES, FROM_DISK, case, ranking
+from tests.evaluators.tiny_models import random_tokens, tiny_model
+
+PROCESSES = 2
+
+
+@pytest.fixture(scope="module")
+def by_many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which each of two processes has left its rankings."""
+    folder = tmp_path_factory.mktemp("processes")
+    model, *_ = case(FROM_DISK)
+    model.save_pretrained(folder / "teacher")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
+    command = [*launch, "-m", "tests.evaluators.importance.one_of_many", str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    root = Path(__file__).parents[3]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+@pytest.mark.parametrize("name", [*CASES, "from disk"])
+def test_two_processes_rank_as_one(name: str, by_many: Path) -> None:
+    one = ranking(FROM_DISK if name == "from disk" else name, None)
+    both = [Ranking.load(by_many / str(process) / name, name) for process in range(PROCESSES)]
+    for other in both:
+        assert other is not None
+        assert other.scores.keys() == one.scores.keys()
+        for axis, scores in one.scores.items():
+            torch.testing.assert_close(other.scores[axis], scores, rtol=1e-6, atol=1e-9, msg=axis)
+        assert (other.blocks is None) == (one.blocks is None)
+        if one.blocks is not None and other.blocks is not None:
+            torch.testing.assert_close(other.blocks, one.blocks, rtol=1e-6, atol=1e-6)
+        if one.basis is not None:
+            assert other.basis is not None
+            torch.testing.assert_close(other.basis.energy, one.basis.energy, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*CASES, "from disk"])
+def test_both_end_with_the_same_numbers(name: str, by_many: Path) -> None:
+    first, second = (by_many / str(process) / name for process in range(PROCESSES))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_process_may_have_no_token_of_an_expert() -> None:
+    """Else the case of few tokens would not try what it is meant to."""
+    model, axis_map, calibration, _ = case("few tokens")
+    shares = [calibration[process::PROCESSES] for process in range(PROCESSES)]
+    parts = [rank(model, axis_map, part, "").scores for part in shares]
+    assert any((parts[0][axis] == 0).ne(parts[1][axis] == 0).any() for axis in parts[0])
+
+
+def test_one_process_has_all_blocks_and_gathers_nothing() -> None:
+    calibration, model = random_tokens(3, 4), tiny_model("llama")
+    listener = Listener(model, map_of(model.config))
+    assert share(calibration, None) is calibration
+    assert gathered(listener, None) is listener
+
+
+def test_a_sum_that_only_one_has_is_kept() -> None:
+    one, other, empty = Covariance(), Covariance(), Covariance()
+    one.add(torch.tensor([[1.0, 2.0]]))
+    other.add(torch.tensor([[3.0, 1.0]]))
+    wanted = Covariance()
+    wanted.add(torch.tensor([[1.0, 2.0], [3.0, 1.0]]))
+    both = joined({"a": one, "b": empty}, {"a": other, "c": empty})
+    assert both.keys() == {"a", "b", "c"}
+    torch.testing.assert_close(both["a"].mean, wanted.mean)
+    torch.testing.assert_close(joined(Covariance(), wanted).mean, wanted.mean)

@@ -1,0 +1,49 @@
+"""Whether a teacher fits is told from its files and from what the system says is free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from evaluators.teacher import memory
+from evaluators.teacher.memory import fits, free_bytes, weight_bytes
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Two shards of 3000 bytes together."""
+    for name, size in (("a", 1000), ("b", 2000)):
+        (tmp_path / name).write_bytes(bytes(size))
+    return [tmp_path / "a", tmp_path / "b"]
+
+
+def test_weights_grow_with_their_type(files: list[Path]) -> None:
+    assert weight_bytes(files, torch.bfloat16, torch.bfloat16) == 3000
+    assert weight_bytes(files, torch.bfloat16, torch.float32) == 6000
+    assert weight_bytes(files, torch.float32, torch.float16) == 1500
+
+
+def test_free_memory_is_what_the_system_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = tmp_path / "meminfo"
+    said.write_text("MemTotal:       9000 kB\nMemAvailable:      4 kB\n")
+    monkeypatch.setattr(memory, "_MEMORY", said)
+    assert free_bytes(CPU) == 4096
+    monkeypatch.setattr(memory, "_MEMORY", tmp_path / "absent")
+    assert free_bytes(CPU) is None
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (123, 456))
+    assert free_bytes(torch.device("cuda")) == 123
+
+
+@pytest.mark.parametrize(
+    ("host", "device", "wanted"),
+    [(4000, 4000, True), (3334, 3334, True), (3333, 9999, False), (9999, 3333, False), (None, None, True)],
+)
+def test_a_tenth_of_the_free_memory_is_left_on_both(
+    host: int | None, device: int | None, wanted: bool, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda place: host if place.type == "cpu" else device)
+    assert fits(files, torch.float32, torch.float32, torch.device("cuda")) is wanted
