@@ -40,17 +40,7 @@ def judge_of(
         InputError: the harness is not installed, or does not know the task; later, when a model is judged:
             the task's examples cannot be had, or it has no such metric.
     """
-    harness = _harness()
-    manager = harness.tasks.TaskManager(
-        include_path=None if folder is None else str(folder), include_defaults=folder is None
-    )
-    if task not in manager.all_tasks:
-        where = "the harness has no such task" if folder is None else f"{folder} has no such task"
-        raise InputError(
-            "A benchmark has to be a task of the evaluation harness",
-            f"{task!r}: {where}",
-            "List the names with `python -m lm_eval --tasks list`",
-        )
+    harness, manager = _harness(), check_task(task, folder)
 
     def judge(model: PreTrainedModel) -> float:
         with redirect_stderr(StringIO()), redirect_stdout(StringIO()):
@@ -61,6 +51,29 @@ def judge_of(
         return score_of(found, task, metric)
 
     return judge
+
+
+def check_task(task: str, folder: Path | None = None) -> Any:
+    """The harness's manager of tasks, if it knows the task.
+
+    Args:
+        task: see ``judge_of``.
+        folder: see ``judge_of``.
+
+    Raises:
+        InputError: the harness is not installed, or does not know the task.
+    """
+    manager = _harness().tasks.TaskManager(
+        include_path=None if folder is None else str(folder), include_defaults=folder is None
+    )
+    if task not in manager.all_tasks:
+        where = "the harness has no such task" if folder is None else f"{folder} has no such task"
+        raise InputError(
+            "A benchmark has to be a task of the evaluation harness",
+            f"{task!r}: {where}",
+            "List the names with `python -m lm_eval --tasks list`",
+        )
+    return manager
 
 
 def _harness() -> Any:

@@ -37,6 +37,16 @@ class RunConfig:
     """Axes with the sizes that they may have, such as ``hidden=2048..3584``."""
     basis: str
     """Of hidden: coordinate, principal or weighted; auto if it is tried out."""
+    width_by: str
+    """What hidden and the units inside the layers are scored by: activations, taylor, magnitude, random."""
+    aggregation: str
+    """Of activations along batch and sequence, such as ``l2,mean``."""
+    depth_by: str
+    """What layers are scored by; a task of the evaluation harness if it is no method's name."""
+    rounds: int
+    """Of scoring and pruning, down to the smallest sizes."""
+    repair: tuple[str, ...]
+    """Of students after cutting: least-squares, norm-scale, head-residual."""
     data: str
     """Text: a file, a hub id, or ``stdlib``."""
     block: int

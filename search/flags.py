@@ -56,6 +56,19 @@ class Flags:
     """Which directions of hidden students keep: the best coordinates, or those of the largest variance, plain
     or weighted by how much they are read; these two untie the head. Default: the first or the last
     of the three, as a short distillation of students tells."""
+    width_by: Literal["activations", "taylor", "magnitude", "random"] = "activations"
+    """What hidden, neurons, heads and experts are scored by."""
+    aggregation: Annotated[str, tyro.conf.arg(metavar="BATCH,SEQUENCE")] = "l2,mean"
+    """How activations become one score: mean, l2 or var along the batch, and along the sequence."""
+    depth_by: Annotated[str, tyro.conf.arg(metavar="NAME")] = "influence"
+    """What layers are scored by: influence, perplexity, divergence (each also greedy-...), block-influence or
+    block-perplexity (layers in a row), random, or a task of lm-evaluation-harness."""
+    rounds: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Rounds of scoring and pruning from which the ranking is made."""
+    repair: Annotated[
+        tuple[Literal["least-squares", "norm-scale", "head-residual"], ...], _shown("NAME ...")
+    ] = ()
+    """Repair students after cutting: least-squares, norm-scale, head-residual."""
     model: Annotated[str | None, _shown("DIR_OR_HUB_ID")] = None
     """The teacher. Default: the smallest known one of at least 1.25 times the budget."""
     revision: Annotated[str | None, _shown("NAME")] = None
@@ -200,7 +213,7 @@ def check(flags: Flags) -> None:
             f"{flags.tolerance} was given",
             "Try --tolerance 0.02",
         )
-    for name in ("trials", "promote"):
+    for name in ("trials", "promote", "rounds"):
         value = getattr(flags, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} has to be at least 1", f"{value} was given", f"Leave --{name} out")

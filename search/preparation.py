@@ -23,8 +23,6 @@ from evaluators.distillation.targets import (
 )
 from evaluators.final_states import check_head, states_width
 from evaluators.fingerprint import fingerprint
-from evaluators.importance.method import Method
-from evaluators.importance.rank import rank, ranking_fingerprint
 from evaluators.latency import Workload
 from evaluators.latency_book import LatencyBook
 from evaluators.teacher import Teacher, load_teacher
@@ -32,12 +30,12 @@ from search.bases import contestants, try_out, variants_of
 from search.basis_trial import BasisTrial
 from search.config import RunConfig
 from search.console import Console
+from search.importance import ranked, repair_of
 from search.resolution import Resolved
 from search.run_directory import RunDirectory
 from search.workbench import Workbench
 from space.extraction import saved_tensors, sort_by_importance
 from space.input_error import InputError
-from space.ranking import Ranking
 
 _WORKLOADS = {"cpu": Workload(), "cuda": Workload(prompt=1024, answer=128, timed_answer=16)}
 
@@ -91,7 +89,9 @@ def prepare(
         targets = _targets(config, teacher, corpus, directory, console)
 
     def bench(variant: Resolved) -> Workbench:
-        ranking = _rank(variant, teacher, corpus, directory, console)
+        tried = [] if variant.config.basis == variant.basis else [directory.ranking_of(variant.basis.value)]
+        ranking = ranked(variant, teacher, corpus, [directory.ranking, *tried], console)
+        repair = repair_of(variant, teacher, corpus, ranking, directory.moments, console)
         weights = saved_tensors(teacher.model, variant.axis_map)
         return Workbench(
             config,
@@ -102,6 +102,7 @@ def prepare(
             corpus,
             ranking,
             sort_by_importance(weights, variant.axis_map, ranking),
+            repair,
             *targets,
             accelerator,
             LatencyBook(cache_directory() / "latencies.jsonl"),
@@ -146,31 +147,6 @@ def _read(config: RunConfig, teacher: Teacher) -> Corpus:
         validation_blocks=config.validation_blocks,
     )
     return read_corpus(request, teacher.tokenizer, config.data, cache_directory() / "text")
-
-
-def _rank(
-    variant: Resolved, teacher: Teacher, corpus: Corpus, directory: RunDirectory, console: Console
-) -> Ranking:
-    method = Method(basis=variant.basis)
-    key = ranking_fingerprint(teacher.fingerprint, corpus.calibration, method)
-    settled = variant.config.basis == variant.basis
-    path = directory.ranking if settled else directory.ranking_of(variant.basis.value)
-    for made in (directory.ranking, path):
-        if (ranking := Ranking.load(made, key)) is not None:
-            console.say(f"reusing the ranking in {made}: same teacher, text and method")
-            console.forecast.skip("forward", corpus.calibration.numel())
-            return ranking
-    with console.work("ranking every axis", "forward", corpus.calibration.numel()) as advance:
-        ranking = rank(
-            teacher.model,
-            variant.axis_map,
-            corpus.calibration,
-            key,
-            lambda blocks: advance(blocks * corpus.block),
-            method,
-        )
-    ranking.save(path)
-    return ranking
 
 
 def _targets(

@@ -15,6 +15,7 @@ from evaluators.one_line import one_line
 from evaluators.teacher import load_config
 from search.config import RunConfig
 from search.flags import Flags, count_of
+from search.method import method_of
 from search.objectives import parse_objectives
 from search.scale import Scale, default_device, default_dtype, scale_for
 from search.teachers import EMBEDDED, default_text, short_name, teacher_for
@@ -66,7 +67,7 @@ def resolve(flags: Flags) -> Resolved:
     """
     measure = Measure(flags.budget_of)
     text = BudgetText.parse(flags.budget, measure)
-    objectives = parse_objectives(flags.objectives)
+    parse_objectives(flags.objectives)
     device = _device(flags.device)
     teacher = flags.model or teacher_for(text, measure)
     if teacher == str(EMBEDDED):
@@ -79,6 +80,26 @@ def resolve(flags: Flags) -> Resolved:
     limits = read_limits(flags.keep, flags.sizes)
     space = enumerate_space(axis_map, budget, limits)
     turned = _turned(config, space, budget, limits) if flags.basis == AUTO else None
+    run = _config(flags, teacher, config, axis_map, space, budget, device)
+    run = replace(run, basis=AUTO if turned else basis.value)
+    method_of(run)
+    resolved = Resolved(run, axis_map, space, parameters, basis)
+    if turned is None:
+        return resolved
+    return replace(resolved, turned=replace(resolved, axis_map=turned[0], space=turned[1], basis=_TURNED))
+
+
+def _config(
+    flags: Flags,
+    teacher: str,
+    config: PretrainedConfig,
+    axis_map: AxisMap,
+    space: SearchSpace,
+    budget: Budget,
+    device: str,
+) -> RunConfig:
+    """Flags and defaults, to the last number."""
+    parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
     scale = scale_for(parameters)
     rungs = tuple(count_of(t, "--rung-tokens") for t in flags.rung_tokens) or scale.rung_tokens
     trials = min(flags.trials or scale.trials, len(space))
@@ -88,7 +109,7 @@ def resolve(flags: Flags) -> Resolved:
     )
     block = _block(scale, config, max(rungs))
     blocks = math.ceil(max(*rungs, retrain) / block)
-    run = RunConfig(
+    return RunConfig(
         name=_name(flags, teacher),
         teacher=teacher,
         revision=flags.revision or "",
@@ -98,13 +119,18 @@ def resolve(flags: Flags) -> Resolved:
         tolerance=flags.tolerance,
         keep=flags.keep,
         sizes=flags.sizes,
-        basis=AUTO if turned else basis.value,
+        basis=flags.basis,
+        width_by=flags.width_by,
+        aggregation=flags.aggregation,
+        depth_by=flags.depth_by,
+        rounds=flags.rounds,
+        repair=flags.repair,
         data=flags.data or default_text(teacher),
         block=block,
         calibration_blocks=scale.calibration_blocks,
         validation_blocks=scale.validation_blocks,
         distillation_blocks=blocks,
-        objectives=objectives,
+        objectives=parse_objectives(flags.objectives),
         sampler=flags.sampler,
         trials=trials,
         rung_tokens=rungs,
@@ -120,10 +146,6 @@ def resolve(flags: Flags) -> Resolved:
         dtype=flags.dtype or default_dtype(device, parameters),
         trust_remote_code=flags.trust_remote_code,
     )
-    resolved = Resolved(run, axis_map, space, parameters, basis)
-    if turned is None:
-        return resolved
-    return replace(resolved, turned=replace(resolved, axis_map=turned[0], space=turned[1], basis=_TURNED))
 
 
 def _turned(

@@ -19,6 +19,7 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.toml"
         self.ranking = path / "ranking.safetensors"
+        self.moments = path / "moments.safetensors"
         self.basis = path / "basis.json"
         self.targets = path / "targets" / "states.bin"
         self.models = path / "models"

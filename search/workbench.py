@@ -26,6 +26,7 @@ from space.axis_map import AxisMap
 from space.counting import cache_polynomial, decode_flops, parameter_polynomial
 from space.extraction import extract, keeps
 from space.ranking import Ranking
+from space.repair import Repair
 from space.search_space import SearchSpace
 
 
@@ -42,6 +43,8 @@ class Workbench:
     ranking: Ranking
     canonical: Mapping[str, Tensor]
     """The teacher's weights, sorted by importance."""
+    repair: Repair
+    """Of students straight after cutting."""
     targets: Targets
     retraining_targets: Targets
     accelerator: Accelerator
@@ -52,7 +55,7 @@ class Workbench:
 
     def extract(self, architecture: Architecture) -> PreTrainedModel:
         """A student straight after pruning, its weights in the teacher's dtype."""
-        return extract(self.canonical, self.axis_map, self.ranking, architecture)
+        return extract(self.canonical, self.axis_map, self.ranking, architecture, repair=self.repair)
 
     def kept_layers(self, architecture: Architecture) -> list[int]:
         """Which of the teacher's layers a student keeps, ascending."""

@@ -189,9 +189,7 @@ def ranking_of(
     )
 
 
-def _basis(
-    listener: Listener, name: BasisName, read_by: Callable[[Tensor], Tensor] | None
-) -> Basis | None:
+def _basis(listener: Listener, name: BasisName, read_by: Callable[[Tensor], Tensor] | None) -> Basis | None:
     if name is BasisName.COORDINATE:
         return None
     model, axis_map, covariance = listener.model, listener.axis_map, listener.covariance.mean

@@ -48,7 +48,7 @@ def random_rotation(size: int, centred: bool, seed: int) -> Tensor:
     """(D, D) float32 orthogonal; if the norms subtract the mean, one that keeps the direction of the mean."""
     generator = torch.Generator().manual_seed(seed)
     inner = size - centred
-    rotation = torch.linalg.qr(torch.randn(inner, inner, generator=generator).double())[0]
+    rotation: Tensor = torch.linalg.qr(torch.randn(inner, inner, generator=generator).double())[0]
     if centred:
         rotation = among_centred(helmert(size)[:, :-1] @ rotation)
     return rotation.float()

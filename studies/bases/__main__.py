@@ -1,7 +1,7 @@
 """Tokens of distillation that each basis of hidden needs to reach the same loss.
 
 ``python -m studies.bases`` trains width-pruned students of two teachers, head and embedding apart on all
-sides, by forward KL, for 40, 80 and 160 steps of 2048 tokens; it appends each result to ``results.jsonl``
+sides, by forward KL, for up to 160 steps of 2048 tokens; it appends each result to ``results.jsonl``
 beside this file as it comes, goes on where it stopped, and writes ``RESULTS.md`` (``--table`` alone writes
 it without training; ``--teacher`` takes some of the work, so that several processes can share it).
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from evaluators.distillation.schedule import peak_rate
-from studies.bases.variants import RATES, VARIANTS, Students, Variant
+from studies.bases.variants import RATES, STEPS, VARIANTS, Students, Variant
 from studies.bench.bench import Bench
 from studies.bench.results import Results, Row, markdown, spread
 from studies.bench.setting import SETTINGS, STEP_TOKENS
@@ -28,7 +28,7 @@ from studies.bench.setting import SETTINGS, STEP_TOKENS
 HERE = Path(__file__).parent
 _KEY = ("teacher", "basis", "gain", "size", "rate", "steps", "seed")
 RESULTS = Results(HERE / "results.jsonl", _KEY)
-_STEPS, _SEEDS = (40, 80, 160), (0, 1, 2)
+_SEEDS = (0, 1, 2)
 
 
 def described(teacher: str, variant: Variant, steps: int, seed: int) -> Row:
@@ -38,11 +38,11 @@ def described(teacher: str, variant: Variant, steps: int, seed: int) -> Row:
 
 def work(teacher: str) -> None:
     """Run what is missing of one teacher, one seed after the other."""
-    runs = [(v, steps, seed) for seed in _SEEDS for v in VARIANTS for steps in _STEPS]
+    runs = [(v, steps, seed) for seed in _SEEDS for v in VARIANTS for steps in v.steps]
     if not RESULTS.missing([described(teacher, *run) for run in runs]):
         return
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(SETTINGS[teacher], max(_STEPS), Path(folder))
+        bench = Bench(SETTINGS[teacher], max(STEPS), Path(folder))
         students = Students(bench)
         for number, (variant, steps, seed) in enumerate(runs, 1):
             about = described(teacher, variant, steps, seed)
@@ -97,8 +97,8 @@ def _table(rows: Sequence[Row]) -> str:
     lines = []
     for (basis, gain), seeds in curves.items():
         before = next(r["before"] for r in rows if (r["basis"], r["gain"]) == (basis, gain))
-        losses = [[c[steps] for c in seeds.values() if steps in c] for steps in _STEPS]
-        both = [s for s in seeds if s in reference and len(seeds[s]) == len(reference[s]) == len(_STEPS)]
+        losses = [[c[steps] for c in seeds.values() if steps in c] for steps in STEPS]
+        both = [s for s in seeds if len(seeds[s]) == len(STEPS) and STEPS[-1] in reference.get(s, {})]
         shares = [share_of_tokens(seeds[s], reference[s]) for s in both]
         name = f"{basis}, gain" if gain else basis
         lines.append(
@@ -109,7 +109,7 @@ def _table(rows: Sequence[Row]) -> str:
                 f"{statistics.mean(shares):.2f}" if shares and (basis, gain) != ("coordinate", False) else "",
             ]
         )
-    return markdown(["", "after pruning", *(f"{steps} steps" for steps in _STEPS), "share of tokens"], lines)
+    return markdown(["", "after pruning", *(f"{steps} steps" for steps in STEPS), "share of tokens"], lines)
 
 
 def main() -> int:

@@ -20,6 +20,7 @@ from studies.bench.bench import Bench
 from studies.bench.setting import Setting
 
 MAIN = "main"
+STEPS = (40, 80, 160)
 #: Of the rule's peak rate.
 RATES = {"rule": 1.0, "quarter": 0.25}
 
@@ -32,6 +33,13 @@ class Variant:
     gain: bool
     size: str = MAIN
     rate: str = "rule"
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Of the distillations: coordinates set the mark, the gain is compared at one length."""
+        if (self.basis, self.gain) == ("coordinate", False):
+            return STEPS[-1:] if (self.size, self.rate) != (MAIN, "rule") else STEPS[1:]
+        return STEPS if self.gain and self.basis != "coordinate" else STEPS[1:2]
 
 
 _BOTH = (("coordinate", False), ("weighted", True))

@@ -20,7 +20,7 @@ from evaluators.loss import validation_loss
 from evaluators.teacher import Teacher, load_teacher
 from studies.bench.setting import STEP_TOKENS, Setting
 
-_CALIBRATION_BLOCKS, _VALIDATION_TOKENS = 128, 32768
+_CALIBRATION_BLOCKS, _VALIDATION_TOKENS = 128, 16384
 
 
 class Bench:

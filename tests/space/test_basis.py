@@ -82,7 +82,7 @@ def test_helmert_has_a_constant_column_and_sees_the_rest_in_the_first_entries(si
 def test_of_centred_states_k_coordinates_keep_the_best_directions_but_one(
     size: int, seed: int, data: st.DataObject
 ) -> None:
-    """What a centring norm sees of the first k coordinates is as long as the projection on k − 1 directions."""
+    """What a centring norm sees of k coordinates is as long as the projection on k − 1 directions."""
     kept = data.draw(st.integers(2, size))
     q = orthogonal(size - 1, seed)
     directions = helmert(size)[:, :-1] @ q

@@ -2,52 +2,49 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
-from space.basis import BasisName
 from studies.bases import __main__ as study
+from studies.bases.variants import STEPS, VARIANTS, Variant
+from studies.bench.results import Results
 
 
-def result(basis: str, steps: int, seed: int, after: float) -> dict[str, object]:
-    return {
-        "teacher": "embedded",
-        "basis": basis,
-        "steps": steps,
-        "seed": seed,
-        "before": 5.0,
-        "after": after,
-    }
+def row(basis: str, gain: bool, steps: int, seed: int, after: float) -> dict[str, Any]:
+    about = study.described("embedded", Variant(basis, gain), steps, seed)
+    return {**about, "before": 5.0, "after": after}
 
 
-def test_only_what_has_no_result_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = tmp_path / "results.jsonl"
+def test_every_variant_has_a_mark_to_be_compared_to() -> None:
+    marks = {(v.size, v.rate) for v in VARIANTS if v.basis == "coordinate" and STEPS[-1] in v.steps}
+    assert {(v.size, v.rate) for v in VARIANTS} == marks
+    assert all(v.steps for v in VARIANTS)
+    assert len(set(VARIANTS)) == len(VARIANTS)
+
+
+def test_the_share_of_tokens_is_found_between_the_lengths_that_were_run() -> None:
+    def loss(steps: float) -> float:
+        return 4 - 0.5 * math.log(steps)
+
+    curve = {steps: loss(steps) for steps in (40, 80, 160)}
+    for wanted in (48.0, 100.0, 160.0, 20.0, 320.0):
+        assert study.share_of_tokens(curve, {160: loss(wanted)}) == pytest.approx(wanted / 160)
+    assert study.share_of_tokens(curve, {80: 9.0, 160: loss(80)}) == pytest.approx(0.5), (
+        "the longest is the mark"
+    )
+
+
+def test_the_table_has_means_deviations_and_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = Results(tmp_path / "results.jsonl", study.RESULTS.key)
     monkeypatch.setattr(study, "RESULTS", results)
-    setting = next(setting for setting in study.SETTINGS if setting.name == "embedded")
-    runs = list(study.missing(setting))
-    assert len(runs) == 3 * (1 + 3 + 3)
-    results.write_text(json.dumps(result("coordinate", 300, 0, 3.0)) + "\n")
-    assert list(study.missing(setting)) == [run for run in runs if run != (BasisName.COORDINATE, 300, 0)]
-
-
-def test_the_table_has_means_and_deviations_over_seeds() -> None:
-    rows = study.table([result("coordinate", 300, seed, after) for seed, after in enumerate((3.0, 3.2, 3.4))])
-    assert rows.splitlines()[-1] == "| embedded | coordinate | 300 | 5.000 | 3.200 | 0.200 | 3 |"
-
-
-def test_a_seed_is_an_order_of_the_same_blocks() -> None:
-    class Numbered:
-        blocks = 7
-
-        def head(self, states: torch.Tensor) -> torch.Tensor:
-            return states
-
-        def batch(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return numbers, numbers
-
-    orders = [study.Shuffled(Numbered(), seed).batch(torch.arange(7))[0].tolist() for seed in (0, 0, 1)]
-    assert orders[0] == orders[1] != orders[2]
-    assert all(sorted(order) == list(range(7)) for order in orders)
+    for seed, off in enumerate((0.0, 0.2, 0.4)):
+        results.add(row("coordinate", False, 160, seed, 3.0 + off))
+        for steps, loss in ((40, 3.5), (80, 3.0), (160, 2.5)):
+            results.add(row("weighted", True, steps, seed, loss + off))
+    lines = study.tables().splitlines()
+    assert "## embedded, main cut, rule rate" in lines
+    assert "| coordinate | 5.000 |  |  | 3.200 ± 0.200 |  |" in lines
+    assert "| weighted, gain | 5.000 | 3.700 ± 0.200 | 3.200 ± 0.200 | 2.700 ± 0.200 | 0.50 |" in lines
