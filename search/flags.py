@@ -184,7 +184,7 @@ def _of_kind(kind: Any, value: Any) -> Any:
     if NoneType in get_args(kind):
         kind = get_args(kind)[0]
     if get_origin(kind) is tuple and isinstance(value, list):
-        return tuple(_of_kind(str, item) for item in value)
+        return tuple(_of_kind(get_args(kind)[0], item) for item in value)
     if get_origin(kind) is Literal and value in get_args(kind):
         return value
     number = isinstance(value, int | float) and not isinstance(value, bool)

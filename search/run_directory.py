@@ -19,7 +19,6 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.toml"
         self.ranking = path / "ranking.safetensors"
-        self.moments = path / "moments.safetensors"
         self.basis = path / "basis.json"
         self.targets = path / "targets" / "states.bin"
         self.models = path / "models"
@@ -28,6 +27,10 @@ class RunDirectory:
         self.summary = path / "summary.json"
         self.teacher = path / "teacher.json"
         self.seconds = path / "seconds.json"
+
+    def moments_of(self, basis: str) -> Path:
+        """Where the moments lie that repairs in a basis are made of."""
+        return self.path / f"moments-{basis}.safetensors"
 
     def ranking_of(self, basis: str) -> Path:
         """Where a ranking lies while its basis is tried."""

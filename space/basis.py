@@ -8,8 +8,8 @@ the whole model, so that every size is a prefix.
 
 Norms that subtract the mean read nothing of the direction 1 = (1, …, 1), and subtract the mean of whatever
 coordinates a student keeps. So the new coordinates are Σ aⱼhⱼ over the best directions' aⱼ, with hⱼ the
-columns of Helmert's matrix: hⱼ sums to zero over its first j + 1 entries and has no others. Of any k coordinates
-the norm then sees a₁ … aₖ₋₁ whole, and all later hⱼ as a constant, which it takes away.
+columns of Helmert's matrix: hⱼ sums to zero over its first j + 1 entries and has no others. Of any k
+coordinates the norm then sees a₁ … aₖ₋₁ whole, and all later hⱼ as a constant, which it takes away.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def basis_of(name: BasisName, covariance: Tensor, reading: Tensor, centred: bool
 
 
 def among_centred(directions: Tensor) -> Tensor:
-    """(D, D) rotation whose coordinates hold (D, D − 1) orthonormal directions without a mean, by Helmert's rows."""
+    """(D, D) rotation to coordinates that hold (D, D − 1) orthonormal directions without a mean."""
     frame = helmert(len(directions)).to(directions)
     return torch.cat([directions, frame[:, -1:]], 1) @ frame.T
 

@@ -139,7 +139,8 @@ def extract(
         if name is not None:
             values = repair.repaired(canonical[tensor.name], tensor, axis_map, architecture)
             weights[name] = cut(values, tensor, axis_map, architecture, kept)
-    _norm_gain(weights, axis_map, ranking, architecture)
+    if not repair.sets_gains:
+        _norm_gain(weights, axis_map, ranking, architecture)
     carried(weights, axis_map, architecture)
     student = assemble(student_config(axis_map, architecture, kept), weights)
     found = characters(scalars(student), axis_map.stacks, len(kept))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from space.axis_map import AxisMap
 from space.axis_map import Tensor as MappedTensor
 from space.layout import Layout, positions
 from space.ranking import Ranking
+from space.scales import starred
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,23 @@ class Moments:
     """By the name of the weight: norms over hidden that divide by the root mean square."""
     fingerprint: str
     """Of teacher and calibration set."""
+    stream: Mapping[str, Tensor] = field(default_factory=dict)
+    """By the name of the weight: (D, D) float64, the mean of x̂x̂ᵀ at each norm of a stream that can be turned
+    and is not centred, with x̂ its input over the root mean square; 8 D² bytes. Sorted moments have it in a
+    turned basis alone, in that basis."""
+    norm_of: Mapping[str, str] = field(default_factory=dict)
+    """The norm that each matrix reads behind, where ``stream`` has it."""
 
     def save(self, path: Path) -> None:
         """Write them; the file appears whole or not at all."""
         tensors = {f"second.{name}": read.second.contiguous() for name, read in self.reads.items()}
         tensors |= {f"energy.{name}": energy.mean for name, energy in self.energies.items()}
+        tensors |= {f"stream.{name}": second for name, second in self.stream.items()}
         about = {
             "fingerprint": self.fingerprint,
             "places": {name: read.place for name, read in self.reads.items()},
             "offsets": {name: energy.offset for name, energy in self.energies.items()},
+            "stream": list(self.stream),
         }
         new = path.with_suffix(".new")
         save_file(tensors, new, metadata={"slimsearch": json.dumps(about)})
@@ -80,9 +89,10 @@ class Moments:
                     name: Energy(file.get_tensor(f"energy.{name}"), offset)
                     for name, offset in about["offsets"].items()
                 }
+                stream = {name: file.get_tensor(f"stream.{name}") for name in about["stream"]}
         except (OSError, SafetensorError):
             return None
-        return cls(reads, energies, fingerprint)
+        return cls(reads, energies, fingerprint, stream)
 
     def sorted_by(self, axis_map: AxisMap, ranking: Ranking) -> Moments:
         """The moments of the canonical teacher, every axis in the ranking's order.
@@ -103,7 +113,24 @@ class Moments:
             for name, energy in self.energies.items()
             if ranking.basis is None
         }
-        return replace(self, reads=reads, energies=energies)
+        stream = self._turned(ranking)
+        norm_of = {
+            reader.name: norm
+            for norm in stream
+            for reader in axis_map.tensors
+            if tensors[norm].layer in (None, reader.layer) and _reads(axis_map, reader, norm)
+        }
+        return replace(self, reads=reads, energies=energies, stream=stream, norm_of=norm_of)
+
+    def _turned(self, ranking: Ranking) -> dict[str, Tensor]:
+        if ranking.basis is None:
+            return {}
+        rotation = ranking.basis.rotation.double()
+        return {name: rotation.T @ second @ rotation for name, second in self.stream.items()}
+
+
+def _reads(axis_map: AxisMap, reader: MappedTensor, norm: str) -> bool:
+    return axis_map.stream is not None and starred(reader.name) in axis_map.stream.readers[starred(norm)]
 
 
 class _Order:

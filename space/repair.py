@@ -5,6 +5,9 @@ dropped ones x_d takes in what the kept tell of the dropped, ``W_k ← W_k + W_d
 A the mean of x xᵀ, which is the ridge regression of its own output on what it still reads. *Norm
 scale*: a norm over k kept of D dimensions divides by another root mean square than over all; its weight
 is multiplied by ``√(mean over kept of E[x̂²])``, with x̂ the input over its root mean square.
+
+In a turned basis least squares also mend the matrices that read the stream, each by what its own norm
+lets through, and every norm's gain becomes that of what it reads itself.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from space.axis_map import Tensor as MappedTensor
 from space.layout import Layout, prefix
 from space.moments import Moments, experts_place
 from space.residual import with_residual
+from space.turning import hidden_place
 
 #: Relative to the mean of the kept inputs' squares. On two small Llamas, cut to two thirds of their neurons,
 #: the loss of the repaired student moved by less than 0.001 between 1e-7 and 1e-3.
@@ -62,12 +66,34 @@ class Repair:
             return values
         if self.least_squares and tensor.name in self.moments.reads:
             values = self._refitted(values, tensor, student, teacher)
+        if self.least_squares and student.hidden < teacher.hidden:
+            values = self._reread(values, tensor, axis_map, student.hidden)
         if self.norm_scale and tensor.name in self.moments.energies:
             energy = self.moments.energies[tensor.name]
             kept = prefix(energy.mean, 0, tensor.dimensions[0], student, teacher)
             if len(kept) < len(energy.mean):
                 values = (values + energy.offset) * float(kept.mean().sqrt()) - energy.offset
         return values
+
+    def _reread(self, values: Tensor, tensor: MappedTensor, axis_map: AxisMap, hidden: int) -> Tensor:
+        """A norm with its own gain, or a matrix that reads behind one."""
+        assert self.moments is not None
+        stream = self.moments.stream
+        if tensor.name in stream:
+            assert axis_map.stream is not None
+            gain = (stream[tensor.name].diagonal()[:hidden].mean()).sqrt()
+            return torch.full_like(values, float(gain) - axis_map.stream.offset)
+        if tensor.name not in self.moments.norm_of:
+            return values
+        second, place = stream[self.moments.norm_of[tensor.name]], hidden_place(tensor.axes)
+        along = values.movedim(place, -1)
+        rows = refitted(along.flatten(0, -2), second, torch.arange(hidden), self.ridge)
+        return rows.view(along.shape).movedim(-1, place)
+
+    @property
+    def sets_gains(self) -> bool:
+        """Whether norms of a turned stream get gains of their own."""
+        return self.least_squares and self.moments is not None and bool(self.moments.stream)
 
     def _refitted(
         self, values: Tensor, tensor: MappedTensor, student: Architecture, teacher: Architecture

@@ -24,8 +24,7 @@ class Covariance:
 
     def add(self, states: Tensor) -> None:
         """Take in (..., D) states at the input of a norm; those of no length are left out."""
-        rows = states.detach().flatten(0, -2).float()
-        rows = rows * rows.square().mean(-1, keepdim=True).clamp_min(1e-30).rsqrt()
+        rows = normalised(states)
         product = (rows.T @ rows).double()
         self.total = product if self.total is None else self.total + product
         self.tokens += len(rows)
@@ -35,6 +34,12 @@ class Covariance:
         """(D, D) float64 over all tokens and norms taken in."""
         assert self.total is not None, "nothing was listened to"
         return self.total.cpu() / self.tokens
+
+
+def normalised(states: Tensor) -> Tensor:
+    """(n, D) float32 from (..., D): each state over its root mean square."""
+    rows = states.detach().flatten(0, -2).float()
+    return rows * rows.square().mean(-1, keepdim=True).clamp_min(1e-30).rsqrt()
 
 
 def norm_inputs(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from evaluators.final_states import final_states
+from evaluators.importance.covariance import normalised
 from space import moments
 from space.architecture import Axis
 from space.axis_map import AxisMap
@@ -18,6 +19,7 @@ from space.input_error import InputError
 from space.moments import Energy, Moments, experts_place
 from space.probing import Refusal
 from space.reading import Read, Reading
+from space.scales import starred
 
 _READ = frozenset({Axis.MLP, Axis.SHARED_MLP, Axis.EXPERT_MLP, Axis.HEADS, Axis.KV_HEADS, Axis.HEAD_DIM})
 _TOKENS_AT_ONCE = 4096
@@ -54,6 +56,7 @@ class MomentsListener:
         self.seconds: dict[tuple[str, int], dict[int, Sum]] = {}
         self.norms = rms_norms(model, axis_map)
         self.energies = {name: Sum() for name in self.norms}
+        self.stream = {name: Sum() for name in _stream_norms(axis_map)}
         self._tensors = {tensor.name: tensor for tensor in axis_map.tensors}
 
     @contextmanager
@@ -71,6 +74,9 @@ class MomentsListener:
             for name in self.norms:
                 module = self.model.get_submodule(self._tensors[name].module)
                 stack.callback(module.register_forward_pre_hook(self._noting(name), with_kwargs=True).remove)
+            for name in self.stream:
+                module = self.model.get_submodule(self._tensors[name].module)
+                stack.callback(module.register_forward_pre_hook(self._taking(name)).remove)
             self.model.set_experts_implementation("eager")
             stack.callback(self.model.set_experts_implementation, came_with)
             stack.enter_context(Reading(self.model, matrices, self._hear))
@@ -85,6 +91,13 @@ class MomentsListener:
             self.energies[name].add(squares.sum(0), len(rows))
 
         return note
+
+    def _taking(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def take(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            rows = normalised(arguments[0])
+            self.stream[name].add(rows.T @ rows, len(rows))
+
+        return take
 
     def _hear(self, read: Read) -> None:
         axes = read.tensor.axes[read.dimension]
@@ -114,16 +127,16 @@ class MomentsListener:
             for name, energy in self.energies.items()
             if energy.total is not None
         }
-        for name, values in [(n, r.second) for n, r in reads.items()] + [
-            (n, e.mean) for n, e in energies.items()
-        ]:
+        stream = {name: second.mean for name, second in self.stream.items() if second.total is not None}
+        heard = [(n, r.second) for n, r in reads.items()] + [(n, e.mean) for n, e in energies.items()]
+        for name, values in [*heard, *stream.items()]:
             if not bool(torch.isfinite(values).all()):
                 raise InputError(
                     "The teacher's activations have to be finite on the calibration set",
                     f"what {name} reads is not",
                     "Try --dtype float32, or another teacher",
                 )
-        return Moments(reads, energies, fingerprint)
+        return Moments(reads, energies, fingerprint, stream)
 
     def _second(self, tensor: MappedTensor, sums: dict[int, Sum]) -> Tensor:
         """(n, n), or (E, n, n) with zeros for experts that no token came to."""
@@ -133,6 +146,13 @@ class MomentsListener:
         nothing = torch.zeros_like(next(iter(sums.values())).mean)
         experts = tensor.dimensions[place].length
         return torch.stack([sums[e].mean if e in sums else nothing for e in range(experts)])
+
+
+def _stream_norms(axis_map: AxisMap) -> list[str]:
+    """The weights of the norms of a stream that can be turned; none if they subtract a mean."""
+    if axis_map.stream is None or axis_map.stream.centred:
+        return []
+    return [t.name for t in axis_map.tensors if axis_map.stream.readers.get(starred(t.name))]
 
 
 @torch.no_grad()

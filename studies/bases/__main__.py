@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 
 from evaluators.distillation.schedule import peak_rate
-from studies.bases.variants import RATES, STEPS, VARIANTS, Students, Variant
+from studies.bases.variants import RATES, RULE, STEPS, VARIANTS, Students, Variant
 from studies.bench.bench import Bench
 from studies.bench.results import Results, Row, markdown, spread
-from studies.bench.setting import SETTINGS, STEP_TOKENS
+from studies.bench.setting import SETTINGS, STEP_TOKENS, STORIES
 
 HERE = Path(__file__).parent
-_KEY = ("teacher", "basis", "gain", "size", "rate", "steps", "seed")
+_KEY = ("teacher", "basis", "gain", "size", "rate", "repaired", "steps", "seed")
 RESULTS = Results(HERE / "results.jsonl", _KEY)
 _SEEDS = (0, 1, 2)
 
@@ -38,7 +38,8 @@ def described(teacher: str, variant: Variant, steps: int, seed: int) -> Row:
 
 def work(teacher: str) -> None:
     """Run what is missing of one teacher, one seed after the other."""
-    runs = [(v, steps, seed) for seed in _SEEDS for v in VARIANTS for steps in v.steps]
+    asked = [variant for variant in VARIANTS if variant.rate == RULE or teacher == STORIES.name]
+    runs = [(variant, steps, seed) for seed in _SEEDS for variant in asked for steps in variant.steps]
     if not RESULTS.missing([described(teacher, *run) for run in runs]):
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -54,6 +55,8 @@ def work(teacher: str) -> None:
                 print(f"{number} of {len(runs)}: {row}", file=sys.stderr, flush=True)
 
 
+Kind = tuple[str, bool, bool]
+"""Basis, with the norm gain, repaired."""
 Curve = Mapping[int, float]
 """Loss by steps of distillation, each with a schedule of its own."""
 
@@ -76,9 +79,10 @@ def tables() -> str:
     parts = [
         "# Bases of hidden: what was measured\n",
         "Validation loss in nats per token, mean and standard deviation over three orders of the text, after",
-        f"so many steps of {STEP_TOKENS} tokens. The last column is the share of coordinates' tokens with",
-        "which a basis reaches what coordinates reach with the most, interpolated in the logarithm of the",
-        "steps, seed by seed. Written by `python -m studies.bases --table` from `results.jsonl`.\n",
+        f"so many steps of {STEP_TOKENS} tokens. The last columns are the share of coordinates' tokens with",
+        "which a basis reaches what coordinates reach with the most (without and with repairs), interpolated",
+        "in the logarithm of the steps, seed by seed. Written by `python -m studies.bases --table` from",
+        "`results.jsonl`.\n",
     ]
     rows = RESULTS.rows()
     keys = dict.fromkeys((row["teacher"], row["size"], row["rate"]) for row in rows)
@@ -89,27 +93,33 @@ def tables() -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    curves: dict[tuple[str, bool], dict[int, dict[int, float]]] = {}
+    curves: dict[Kind, dict[int, dict[int, float]]] = {}
     for row in rows:
-        of_seed = curves.setdefault((row["basis"], row["gain"]), {}).setdefault(row["seed"], {})
-        of_seed[row["steps"]] = row["after"]
-    reference = curves.get(("coordinate", False), {})
+        kind = row["basis"], row["gain"], row["repaired"]
+        curves.setdefault(kind, {}).setdefault(row["seed"], {})[row["steps"]] = row["after"]
     lines = []
-    for (basis, gain), seeds in curves.items():
-        before = next(r["before"] for r in rows if (r["basis"], r["gain"]) == (basis, gain))
+    for kind, seeds in sorted(curves.items()):
+        basis, gain, repaired = kind
+        before = next(r["before"] for r in rows if (r["basis"], r["gain"], r["repaired"]) == kind)
         losses = [[c[steps] for c in seeds.values() if steps in c] for steps in STEPS]
-        both = [s for s in seeds if len(seeds[s]) == len(STEPS) and STEPS[-1] in reference.get(s, {})]
-        shares = [share_of_tokens(seeds[s], reference[s]) for s in both]
-        name = f"{basis}, gain" if gain else basis
         lines.append(
             [
-                name,
+                f"{basis}{', gain' if gain else ''}{', repaired' if repaired else ''}",
                 f"{before:.3f}",
                 *(spread(of) if of else "" for of in losses),
-                f"{statistics.mean(shares):.2f}" if shares and (basis, gain) != ("coordinate", False) else "",
+                _shares(seeds, curves.get(("coordinate", False, False), {})),
+                _shares(seeds, curves.get(("coordinate", False, True), {})),
             ]
         )
-    return markdown(["", "after pruning", *(f"{steps} steps" for steps in STEPS), "share of tokens"], lines)
+    lengths = [f"{steps} steps" for steps in STEPS]
+    return markdown(["", "after pruning", *lengths, "share of tokens", "of repaired"], lines)
+
+
+def _shares(seeds: Mapping[int, Curve], reference: Mapping[int, Curve]) -> str:
+    """Mean over the seeds that were run in full."""
+    whole = [s for s in seeds if len(seeds[s]) == len(STEPS) and STEPS[-1] in reference.get(s, {})]
+    shares = [share_of_tokens(seeds[seed], reference[seed]) for seed in whole]
+    return f"{statistics.mean(shares):.2f}" if shares else ""
 
 
 def main() -> int:

@@ -9,10 +9,12 @@ import torch
 from transformers import PreTrainedModel
 
 from evaluators.importance.method import Method
+from evaluators.importance.moments import gather_moments
 from evaluators.importance.rank import rank
 from space.architecture import Axis
 from space.basis import Basis, BasisName
 from space.extraction import extract, saved_tensors, sort_by_importance
+from space.moments import Moments
 from space.ranking import Ranking
 from space.repair import Repair
 from space.vouching import axis_map_of
@@ -22,7 +24,8 @@ from studies.bench.setting import Setting
 MAIN = "main"
 STEPS = (40, 80, 160)
 #: Of the rule's peak rate.
-RATES = {"rule": 1.0, "quarter": 0.25}
+RULE = "rule"
+RATES = {RULE: 1.0, "quarter": 0.25}
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,15 @@ class Variant:
     basis: str
     gain: bool
     size: str = MAIN
-    rate: str = "rule"
+    rate: str = RULE
+    repaired: bool = False
+    """By least squares."""
 
     @property
     def steps(self) -> tuple[int, ...]:
         """Of the distillations: coordinates set the mark, the gain is compared at one length."""
         if (self.basis, self.gain) == ("coordinate", False):
-            return STEPS[-1:] if (self.size, self.rate) != (MAIN, "rule") else STEPS[1:]
+            return STEPS[1:] if (self.size, self.rate, self.repaired) == (MAIN, RULE, False) else STEPS[-1:]
         return STEPS if self.gain and self.basis != "coordinate" else STEPS[1:2]
 
 
@@ -46,6 +51,7 @@ _BOTH = (("coordinate", False), ("weighted", True))
 VARIANTS = (
     *(Variant(basis, gain) for basis, gain in _BOTH),
     *(Variant(basis, gain, size) for size in ("mild", "deep") for basis, gain in _BOTH),
+    *(Variant(basis, gain, repaired=True) for basis, gain in _BOTH),
     *(Variant(basis, gain, rate="quarter") for basis, gain in _BOTH),
     Variant("principal", True),
     Variant("coordinate", True),
@@ -68,6 +74,7 @@ class Students:
         self.axis_map = axis_map_of(self.model.config, BasisName.PRINCIPAL)
         self.sizes = dict(sizes_of(bench.setting))
         self.rankings: dict[str, Ranking] = {}
+        self.moments: Moments | None = None
 
     def student(self, variant: Variant) -> PreTrainedModel:
         """Straight after pruning."""
@@ -75,10 +82,17 @@ class Students:
         whole = {axis: axis_map.teacher[axis] for axis in axis_map.free}
         architecture = axis_map.complete({**whole, **self.sizes[variant.size]})
         canonical = sort_by_importance(saved_tensors(self.model, axis_map), axis_map, ranking)
-        student = extract(canonical, axis_map, ranking, architecture, repair=Repair())
+        student = extract(canonical, axis_map, ranking, architecture, repair=self._repair(variant, ranking))
         if ranking.basis is not None and not variant.gain:
             self._without_gain(student, ranking.basis, architecture.hidden)
         return student
+
+    def _repair(self, variant: Variant, ranking: Ranking) -> Repair:
+        if not variant.repaired:
+            return Repair()
+        if self.moments is None:
+            self.moments = gather_moments(self.model, self.axis_map, self.bench.corpus.calibration, "study")
+        return Repair(least_squares=True, moments=self.moments.sorted_by(self.axis_map, ranking))
 
     def _ranking(self, variant: Variant) -> Ranking:
         """Coordinates with the gain are a turned basis whose directions are the coordinates, best first."""

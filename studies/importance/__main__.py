@@ -1,7 +1,7 @@
 """What each way to measure importance is worth, straight after pruning and after a short distillation.
 
 ``python -m studies.importance`` prunes two teachers in every way that ``variants`` names, distils each
-student for 48 steps of 2048 tokens on the text of three seeds, appends each result to ``results.jsonl``
+student for 32 steps of 2048 tokens on the text of three seeds, appends each result to ``results.jsonl``
 beside this file as it comes, goes on where it stopped, and writes ``RESULTS.md``. ``--table`` only writes it;
 ``--teacher`` and ``--study`` take some of the work, so that several processes can share it.
 """
@@ -23,7 +23,7 @@ from studies.importance.variants import REFERENCES, VARIANTS, Students, Variant
 
 HERE = Path(__file__).parent
 RESULTS = Results(HERE / "results.jsonl", ("teacher", "study", "variant", "steps", "seed"))
-_STEPS, _SEEDS = 48, (0, 1, 2)
+_STEPS, _SEEDS = 32, (0, 1, 2)
 
 
 def runs(teachers: Sequence[str], studies: Sequence[str]) -> list[tuple[str, Variant, int]]:

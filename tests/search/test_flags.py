@@ -39,6 +39,8 @@ def test_every_flag_is_read() -> None:
         [
             *("--budget", "60%", "--budget-of", "kv-cache", "--budget-dtype", "float16"),
             *("--keep", "heads", "kv_heads", "--sizes", "hidden=64..96", "mlp=3x,4x", "--basis", "weighted"),
+            *("--width-by", "taylor", "--aggregation", "var,l2", "--depth-by", "perplexity", "--rounds", "2"),
+            *("--repair", "least-squares", "norm-scale"),
             *("--tolerance", "0.05", "--model", "m", "--revision", "r", "--data", "d.txt"),
             *("--trials", "9", "--rung-tokens", "64k", "256k", "--retrain-tokens", "1.5M", "--promote", "3"),
             *("--objectives", "loss", "--sampler", "gp", "--storage", "s.journal", "--study-name", "n"),
@@ -53,6 +55,11 @@ def test_every_flag_is_read() -> None:
         keep=("heads", "kv_heads"),
         sizes=("hidden=64..96", "mlp=3x,4x"),
         basis="weighted",
+        width_by="taylor",
+        aggregation="var,l2",
+        depth_by="perplexity",
+        rounds=2,
+        repair=("least-squares", "norm-scale"),
         tolerance=0.05,
         model="m",
         revision="r",
@@ -199,6 +206,11 @@ budget-dtype = "float16"
 keep = ["heads"]
 sizes = ["layers=4,5"]
 basis = "principal"
+width-by = "magnitude"
+aggregation = "l2,var"
+depth-by = "block-influence"
+rounds = 2
+repair = ["head-residual"]
 model = "m"
 revision = "r"
 data = "d"
