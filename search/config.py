@@ -45,6 +45,8 @@ class RunConfig:
     """What layers are scored by; a task of the evaluation harness if it is no method's name."""
     rounds: int
     """Of scoring and pruning, down to the smallest sizes."""
+    rounds_order: str
+    """What a round scores and prunes: ``together``, or ``width-depth`` or ``depth-width`` in turn."""
     repair: tuple[str, ...]
     """Of students after cutting: least-squares, norm-scale, head-residual."""
     data: str

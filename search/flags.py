@@ -65,6 +65,8 @@ class Flags:
     block-perplexity (layers in a row), random, or a task of lm-evaluation-harness."""
     rounds: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Rounds of scoring and pruning from which the ranking is made."""
+    rounds_order: Literal["together", "width-depth", "depth-width"] = "together"
+    """Whether a round scores and prunes widths and layers together or in turn."""
     repair: Annotated[
         tuple[Literal["least-squares", "norm-scale", "head-residual"], ...], _shown("NAME ...")
     ] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +10,12 @@ from evaluators.benchmarks import judge_of
 from evaluators.corpus.corpus import Corpus
 from evaluators.fingerprint import fingerprint
 from evaluators.importance.depth.scores import Judge
-from evaluators.importance.iterative import rank_in_rounds
+from evaluators.importance.iterative import Phase, rank_in_rounds
 from evaluators.importance.method import Method
-from evaluators.importance.moments import gather_moments
-from evaluators.importance.rank import rank, ranking_fingerprint
+from evaluators.importance.moments import MomentsListener, gather_moments
+from evaluators.importance.rank import in_one_pass, rank, ranking_fingerprint
 from evaluators.teacher import Teacher
+from search.config import RunConfig
 from search.console import Console
 from search.method import method_of
 from search.resolution import Resolved
@@ -38,7 +40,12 @@ def smallest(space: SearchSpace, axis_map: AxisMap) -> Architecture:
 
 
 def ranked(
-    variant: Resolved, teacher: Teacher, corpus: Corpus, places: list[Path], console: Console
+    variant: Resolved,
+    teacher: Teacher,
+    corpus: Corpus,
+    places: list[Path],
+    moments: Path,
+    console: Console,
 ) -> Ranking:
     """The ranking of a teacher: the one that was made before, or a new one, which is kept.
 
@@ -47,13 +54,17 @@ def ranked(
         teacher: its.
         corpus: with the calibration set.
         places: where it may lie; a new one is kept at the last.
+        moments: where those for repairs go, if they can be heard in the same pass.
         console: for progress.
     """
-    method = replace(method_of(variant.config), basis=variant.basis)
-    target = smallest(variant.space, variant.axis_map)
+    config, axis_map = variant.config, variant.axis_map
+    method = replace(method_of(config), basis=variant.basis)
+    order = tuple(Phase(name) for name in config.rounds_order.split("-"))
+    in_rounds = (method.rounds, order) != (1, (Phase.TOGETHER,))
+    target = smallest(variant.space, axis_map)
     key = ranking_fingerprint(teacher.fingerprint, corpus.calibration, method)
-    if method.rounds > 1:
-        key = fingerprint(key, target.label)
+    if in_rounds:
+        key = fingerprint(key, target.label, config.rounds_order)
     tokens = corpus.calibration.numel()
     for place in places:
         if (ranking := Ranking.load(place, key)) is not None:
@@ -61,14 +72,24 @@ def ranked(
             console.forecast.skip("forward", tokens)
             return ranking
     judge = _judge(method, teacher)
-    with console.work("ranking every axis", "forward", method.rounds * tokens) as advance:
-        common = (teacher.model, variant.axis_map, corpus.calibration, key)
-        if method.rounds > 1:
-            ranking = rank_in_rounds(
-                *common, target, lambda blocks: advance(blocks * corpus.block), method, judge=judge
-            )
+    passes = method.rounds * len(order)
+    alone = in_rounds or not in_one_pass(method)
+    listener = None if alone or not _wants_moments(config) else MomentsListener(teacher.model, axis_map)
+    with (
+        listener.on() if listener else nullcontext(),
+        console.work("ranking every axis", "forward", passes * tokens) as advance,
+    ):
+
+        def told(blocks: int) -> None:
+            advance(blocks * corpus.block)
+
+        common = (teacher.model, axis_map, corpus.calibration, key)
+        if in_rounds:
+            ranking = rank_in_rounds(*common, target, told, method, order, judge=judge)
         else:
-            ranking = rank(*common, lambda blocks: advance(blocks * corpus.block), method, judge=judge)
+            ranking = rank(*common, told, method, judge=judge)
+    if listener is not None:
+        listener.moments(_moments_key(teacher, corpus)).save(moments)
     ranking.save(places[-1])
     return ranking
 
@@ -92,14 +113,22 @@ def repair_of(
     """
     wanted, axis_map = variant.config.repair, variant.axis_map
     heads = producing(axis_map) if HEAD_RESIDUAL in wanted else {}
-    if not {LEAST_SQUARES, NORM_SCALE} & set(wanted):
+    if not _wants_moments(variant.config):
         return Repair(heads)
     moments = _moments(teacher, axis_map, corpus, path, console).sorted_by(axis_map, ranking)
     return Repair(heads, LEAST_SQUARES in wanted, NORM_SCALE in wanted, moments)
 
 
+def _wants_moments(config: RunConfig) -> bool:
+    return bool({LEAST_SQUARES, NORM_SCALE} & set(config.repair))
+
+
+def _moments_key(teacher: Teacher, corpus: Corpus) -> str:
+    return fingerprint(teacher.fingerprint, corpus.calibration)
+
+
 def _moments(teacher: Teacher, axis_map: AxisMap, corpus: Corpus, path: Path, console: Console) -> Moments:
-    key = fingerprint(teacher.fingerprint, corpus.calibration)
+    key = _moments_key(teacher, corpus)
     if (moments := Moments.load(path, key)) is not None:
         return moments
     tokens = corpus.calibration.numel()

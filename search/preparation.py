@@ -90,10 +90,9 @@ def prepare(
 
     def bench(variant: Resolved) -> Workbench:
         tried = [] if variant.config.basis == variant.basis else [directory.ranking_of(variant.basis.value)]
-        ranking = ranked(variant, teacher, corpus, [directory.ranking, *tried], console)
-        repair = repair_of(
-            variant, teacher, corpus, ranking, directory.moments_of(variant.basis.value), console
-        )
+        moments = directory.moments_of(variant.basis.value)
+        ranking = ranked(variant, teacher, corpus, [directory.ranking, *tried], moments, console)
+        repair = repair_of(variant, teacher, corpus, ranking, moments, console)
         weights = saved_tensors(teacher.model, variant.axis_map)
         return Workbench(
             config,

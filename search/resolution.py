@@ -124,6 +124,7 @@ def _config(
         aggregation=flags.aggregation,
         depth_by=flags.depth_by,
         rounds=flags.rounds,
+        rounds_order=flags.rounds_order,
         repair=flags.repair,
         data=flags.data or default_text(teacher),
         block=block,

@@ -118,6 +118,12 @@ def rank_all(
     return rankings
 
 
+def in_one_pass(method: Method) -> bool:
+    """Whether ``rank`` runs the whole teacher once over each block, and nothing else."""
+    heard = method.depth in (Depth.INFLUENCE, Depth.BLOCK_INFLUENCE, Depth.RANDOM) and not method.greedy
+    return heard and _listens(method) and method.width is not Width.TAYLOR
+
+
 def _listened_for(method: Method) -> tuple[Aggregation, ...]:
     """The aggregations of the widths that the pass has to hear."""
     return (Aggregation(method.batch, method.sequence),) if method.width is Width.ACTIVATIONS else ()

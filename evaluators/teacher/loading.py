@@ -15,6 +15,7 @@ from evaluators.one_line import one_line
 from evaluators.quiet import quiet
 from evaluators.teacher.config import read_config
 from evaluators.teacher.files import find_all, find_config
+from evaluators.teacher.memory import fits
 from evaluators.teacher.tokenizer import load_tokenizer
 from evaluators.teacher.weights import fingerprint, stored_dtype, weight_files
 from space.input_error import InputError
@@ -68,6 +69,8 @@ def load_teacher(
     directory = find_all(id, config_directory, revision, trust_remote_code)
     files = weight_files(directory, id)
     stored = stored_dtype(files, id)
+    if not fits(files, stored, dtype, device):
+        raise _too_large(id, device)
     tokenizer = load_tokenizer(directory, id, config, trust_remote_code)
     logger.info("loading %s", id)
     with quiet():

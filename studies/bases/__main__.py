@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from evaluators.distillation.schedule import peak_rate
-from studies.bases.variants import RATES, RULE, STEPS, VARIANTS, Students, Variant
+from studies.bases.variants import LONGEST, RATES, RULE, VARIANTS, Students, Variant
 from studies.bench.bench import Bench
 from studies.bench.results import Results, Row, markdown, spread
 from studies.bench.setting import SETTINGS, STEP_TOKENS, STORIES
@@ -43,7 +43,7 @@ def work(teacher: str) -> None:
     if not RESULTS.missing([described(teacher, *run) for run in runs]):
         return
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(SETTINGS[teacher], max(STEPS), Path(folder))
+        bench = Bench(SETTINGS[teacher], LONGEST, Path(folder))
         students = Students(bench)
         for number, (variant, steps, seed) in enumerate(runs, 1):
             about = described(teacher, variant, steps, seed)
@@ -61,17 +61,21 @@ Curve = Mapping[int, float]
 """Loss by steps of distillation, each with a schedule of its own."""
 
 
-def share_of_tokens(curve: Curve, reference: Curve) -> float:
-    """Which share of the reference's steps a basis needs for the reference's last loss.
+def share_of_tokens(curve: Curve, mark: int, wanted: float) -> float:
+    """Which share of the mark's steps a basis needs for a loss.
 
     Between the measured numbers of steps the loss is taken as linear in their logarithm; outside of them
     the nearest two go on.
+
+    Args:
+        curve: of the basis.
+        mark: steps with which coordinates reach the loss.
+        wanted: the loss.
     """
-    steps, wanted = sorted(curve), reference[max(reference)]
-    pairs = list(pairwise(steps))
+    pairs = list(pairwise(sorted(curve)))
     first, second = next((pair for pair in pairs if curve[pair[1]] <= wanted), pairs[-1])
     slope = (curve[second] - curve[first]) / math.log(second / first)
-    return first * math.exp((wanted - curve[first]) / slope) / max(reference)
+    return first * math.exp((wanted - curve[first]) / slope) / mark
 
 
 def tables() -> str:
@@ -88,11 +92,12 @@ def tables() -> str:
     keys = dict.fromkeys((row["teacher"], row["size"], row["rate"]) for row in rows)
     for teacher, size, rate in sorted(keys):
         found = [r for r in rows if (r["teacher"], r["size"], r["rate"]) == (teacher, size, rate)]
-        parts += [f"## {teacher}, {size} cut, {rate} rate\n", _table(found), ""]
+        lengths = Variant("weighted", True, size, rate).lengths
+        parts += [f"## {teacher}, {size} cut, {rate} rate\n", _table(found, lengths), ""]
     return "\n".join(parts)
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[Row], lengths: Sequence[int]) -> str:
     curves: dict[Kind, dict[int, dict[int, float]]] = {}
     for row in rows:
         kind = row["basis"], row["gain"], row["repaired"]
@@ -101,24 +106,27 @@ def _table(rows: Sequence[Row]) -> str:
     for kind, seeds in sorted(curves.items()):
         basis, gain, repaired = kind
         before = next(r["before"] for r in rows if (r["basis"], r["gain"], r["repaired"]) == kind)
-        losses = [[c[steps] for c in seeds.values() if steps in c] for steps in STEPS]
+        losses = [[c[steps] for c in seeds.values() if steps in c] for steps in lengths]
         lines.append(
             [
                 f"{basis}{', gain' if gain else ''}{', repaired' if repaired else ''}",
                 f"{before:.3f}",
                 *(spread(of) if of else "" for of in losses),
-                _shares(seeds, curves.get(("coordinate", False, False), {})),
-                _shares(seeds, curves.get(("coordinate", False, True), {})),
+                _shares(lengths, seeds, curves.get(("coordinate", False, False), {})),
+                _shares(lengths, seeds, curves.get(("coordinate", False, True), {})),
             ]
         )
-    lengths = [f"{steps} steps" for steps in STEPS]
-    return markdown(["", "after pruning", *lengths, "share of tokens", "of repaired"], lines)
+    head = [f"{steps} steps" for steps in lengths]
+    return markdown(["", "after pruning", *head, "share of tokens", "of repaired"], lines)
 
 
-def _shares(seeds: Mapping[int, Curve], reference: Mapping[int, Curve]) -> str:
-    """Mean over the seeds that were run in full."""
-    whole = [s for s in seeds if len(seeds[s]) == len(STEPS) and STEPS[-1] in reference.get(s, {})]
-    shares = [share_of_tokens(seeds[seed], reference[seed]) for seed in whole]
+def _shares(lengths: Sequence[int], seeds: Mapping[int, Curve], reference: Mapping[int, Curve]) -> str:
+    """Mean over the seeds that were run at all lengths."""
+    whole = [s for s in seeds if {*lengths} <= seeds[s].keys() and lengths[-1] in reference.get(s, {})]
+    shares = [
+        share_of_tokens({n: seeds[seed][n] for n in lengths}, lengths[-1], reference[seed][lengths[-1]])
+        for seed in whole
+    ]
     return f"{statistics.mean(shares):.2f}" if shares else ""
 
 

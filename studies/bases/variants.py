@@ -22,7 +22,9 @@ from studies.bench.bench import Bench
 from studies.bench.setting import Setting
 
 MAIN = "main"
-STEPS = (40, 80, 160)
+LONGEST = 160
+#: Where all are compared.
+_AT_ONCE = 80
 #: Of the rule's peak rate.
 RULE = "rule"
 RATES = {RULE: 1.0, "quarter": 0.25}
@@ -40,11 +42,16 @@ class Variant:
     """By least squares."""
 
     @property
+    def lengths(self) -> tuple[int, int, int]:
+        """Numbers of steps at which its size is compared, the last of which is the mark."""
+        return (40, 80, 160) if (self.size, self.rate) == (MAIN, RULE) else (20, 40, 80)
+
+    @property
     def steps(self) -> tuple[int, ...]:
         """Of the distillations: coordinates set the mark, the gain is compared at one length."""
         if (self.basis, self.gain) == ("coordinate", False):
-            return STEPS[1:] if (self.size, self.rate, self.repaired) == (MAIN, RULE, False) else STEPS[-1:]
-        return STEPS if self.gain and self.basis != "coordinate" else STEPS[1:2]
+            return tuple(sorted({_AT_ONCE, self.lengths[-1]}))
+        return self.lengths if (self.basis, self.gain) == ("weighted", True) else (_AT_ONCE,)
 
 
 _BOTH = (("coordinate", False), ("weighted", True))

@@ -68,7 +68,8 @@ class Students:
         method = Method(basis=BasisName.WEIGHTED)
         self.ranking: Ranking = rank(self.model, self.axis_map, calibration, "study", method=method)
         moments = gather_moments(self.model, self.axis_map, calibration, "study")
-        self.moments = moments.sorted_by(self.axis_map, self.ranking)
+        # Without the stream's: neurons alone are mended, and in every basis alike.
+        self.moments = replace(moments, stream={}).sorted_by(self.axis_map, self.ranking)
         self.folded = folded_teacher(self.model, self.axis_map)
         self.statistics = statistics_of(self.folded, self.axis_map, calibration)
         self.values = value_moments(self.model, calibration)

@@ -12,6 +12,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -57,9 +58,24 @@ def work(teacher: str, wanted: Sequence[tuple[Variant, int]]) -> None:
             about = described(teacher, variant, seed)
             if not RESULTS.missing([about]):
                 continue
-            row = {**about, **bench.distilled(students.student(variant, seed), _STEPS, seed)}
+            measured = twin(about, variant) or bench.distilled(students.student(variant, seed), _STEPS, seed)
+            row = {**about, **measured}
             RESULTS.add(row)
             print(f"{number} of {len(wanted)}: {row}", file=sys.stderr, flush=True)
+
+
+def twin(about: Row, variant: Variant) -> Row | None:
+    """What was measured of the same student in another study."""
+    same = {
+        (v.study, v.name)
+        for v in VARIANTS
+        if replace(v, study="", name="") == replace(variant, study="", name="")
+    }
+    for row in RESULTS.rows():
+        alike = all(row[name] == about[name] for name in ("teacher", "steps", "seed"))
+        if alike and (row["study"], row["variant"]) in same:
+            return {name: row[name] for name in ("parameters", "before", "after", "seconds")}
+    return None
 
 
 def tables() -> str:

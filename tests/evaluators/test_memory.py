@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig
 
-from evaluators.teacher import memory
+from evaluators.teacher import load_teacher, memory
 from evaluators.teacher.memory import fits, free_bytes, weight_bytes
+from space.input_error import InputError
 
 CPU = torch.device("cpu")
 
@@ -47,3 +50,24 @@ def test_a_tenth_of_the_free_memory_is_left_on_both(
 ) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda place: host if place.type == "cpu" else device)
     assert fits(files, torch.float32, torch.float32, torch.device("cuda")) is wanted
+
+
+def test_a_teacher_that_does_not_fit_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LlamaConfig(
+        vocab_size=48,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    ).save_pretrained(tmp_path)
+    save_file({"a": torch.zeros(1000)}, tmp_path / "model.safetensors")
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 4000)
+    with pytest.raises(InputError) as caught:
+        load_teacher(str(tmp_path), revision=None, device=CPU, dtype=torch.float32)
+    assert str(caught.value) == (
+        f"the teacher has to fit into the memory of its device; {tmp_path} does not fit on cpu. "
+        "Give --dtype bfloat16, another --device, or a smaller --model."
+    )

@@ -45,6 +45,7 @@ _CONFIG = RunConfig(
     aggregation="l2,mean",
     depth_by="influence",
     rounds=1,
+    rounds_order="together",
     repair=(),
     data="stdlib",
     block=128,

@@ -40,6 +40,7 @@ def test_every_flag_is_read() -> None:
             *("--budget", "60%", "--budget-of", "kv-cache", "--budget-dtype", "float16"),
             *("--keep", "heads", "kv_heads", "--sizes", "hidden=64..96", "mlp=3x,4x", "--basis", "weighted"),
             *("--width-by", "taylor", "--aggregation", "var,l2", "--depth-by", "perplexity", "--rounds", "2"),
+            *("--rounds-order", "depth-width"),
             *("--repair", "least-squares", "norm-scale"),
             *("--tolerance", "0.05", "--model", "m", "--revision", "r", "--data", "d.txt"),
             *("--trials", "9", "--rung-tokens", "64k", "256k", "--retrain-tokens", "1.5M", "--promote", "3"),
@@ -59,6 +60,7 @@ def test_every_flag_is_read() -> None:
         aggregation="var,l2",
         depth_by="perplexity",
         rounds=2,
+        rounds_order="depth-width",
         repair=("least-squares", "norm-scale"),
         tolerance=0.05,
         model="m",
@@ -210,6 +212,7 @@ width-by = "magnitude"
 aggregation = "l2,var"
 depth-by = "block-influence"
 rounds = 2
+rounds-order = "width-depth"
 repair = ["head-residual"]
 model = "m"
 revision = "r"

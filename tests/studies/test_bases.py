@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from studies.bases import __main__ as study
-from studies.bases.variants import STEPS, VARIANTS, Variant
+from studies.bases.variants import VARIANTS, Variant
 from studies.bench.results import Results
 
 
@@ -19,7 +19,7 @@ def row(basis: str, gain: bool, steps: int, seed: int, after: float) -> dict[str
 
 
 def test_every_variant_has_a_mark_to_be_compared_to() -> None:
-    marks = {(v.size, v.rate) for v in VARIANTS if v.basis == "coordinate" and STEPS[-1] in v.steps}
+    marks = {(v.size, v.rate) for v in VARIANTS if v.basis == "coordinate" and v.lengths[-1] in v.steps}
     assert {(v.size, v.rate) for v in VARIANTS} == marks
     assert all(v.steps for v in VARIANTS)
     assert len(set(VARIANTS)) == len(VARIANTS)
