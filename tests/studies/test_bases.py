@@ -31,10 +31,8 @@ def test_the_share_of_tokens_is_found_between_the_lengths_that_were_run() -> Non
 
     curve = {steps: loss(steps) for steps in (40, 80, 160)}
     for wanted in (48.0, 100.0, 160.0, 20.0, 320.0):
-        assert study.share_of_tokens(curve, {160: loss(wanted)}) == pytest.approx(wanted / 160)
-    assert study.share_of_tokens(curve, {80: 9.0, 160: loss(80)}) == pytest.approx(0.5), (
-        "the longest is the mark"
-    )
+        assert study.share_of_tokens(curve, 160, loss(wanted)) == pytest.approx(wanted / 160)
+        assert study.share_of_tokens(curve, 80, loss(wanted)) == pytest.approx(wanted / 80)
 
 
 def test_the_table_has_means_deviations_and_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

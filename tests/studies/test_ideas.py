@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -23,13 +25,14 @@ from space.extraction import extract, saved_tensors, sort_by_importance
 from space.moments import Moments, Read
 from space.ranking import Ranking
 from space.vouching import axis_map_of
+from studies.bench.bench import Bench
 from studies.bench.results import Results
 from studies.ideas import __main__ as study
 from studies.ideas.merging import merged, with_merged
 from studies.ideas.regions import projected, region_bases, regions
 from studies.ideas.stream import ALIKE, GRADIENT, Statistics, folded_teacher, norms_of, statistics_of
 from studies.ideas.values import Entries, value_moments, with_values
-from studies.ideas.variants import STUDENTS
+from studies.ideas.variants import STUDENTS, Students, Variant
 from studies.ideas.work import RESULTS, STEPS, STUDENT, described
 
 CONFIG = LlamaConfig(
@@ -73,6 +76,16 @@ def ranking() -> Ranking:
 def logits(model: PreTrainedModel) -> Tensor:
     found: Tensor = model(input_ids=CALIBRATION, use_cache=False).logits
     return found
+
+
+@cache
+def students() -> Students:
+    bench = SimpleNamespace(
+        teacher=SimpleNamespace(model=teacher()),
+        corpus=SimpleNamespace(calibration=CALIBRATION),
+        setting=SimpleNamespace(widths={Axis.HIDDEN: 16, Axis.MLP: 24}),
+    )
+    return Students(cast(Bench, bench))
 
 
 class TestStream:
@@ -226,6 +239,16 @@ class TestMerging:
         canonical = saved_tensors(teacher(), axis_map())
         found = with_merged(canonical, axis_map(), moments, axis_map().teacher)
         assert all(found[name] is canonical[name] for name in canonical)
+
+
+@pytest.mark.parametrize("basis", ["coordinate", "weighted", GRADIENT])
+@pytest.mark.parametrize("neurons", ["merged", "least squares"])
+def test_students_of_a_basis_differ_in_what_reads_their_neurons(basis: str, neurons: str) -> None:
+    dropped, mended = (
+        dict(students().student(Variant(basis, n)).named_parameters()) for n in ("dropped", neurons)
+    )
+    differ = {name for name in dropped if not torch.equal(dropped[name], mended[name])}
+    assert differ == {f"model.layers.{layer}.mlp.down_proj.weight" for layer in (0, 1)}
 
 
 def test_variants_are_told_apart() -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel
 
+from evaluators.importance.method import Method
 from evaluators.importance.moments import gather_moments
-from evaluators.importance.rank import Method, rank
+from evaluators.importance.rank import rank
 from space.axis_map import AxisMap
 from space.basis import BasisName
 from space.contract.draws import random_ranking, random_teacher
