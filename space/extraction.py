@@ -132,6 +132,7 @@ def extract(
     Raises:
         InputError: the class cannot be told to keep just these layers, or then wants other tensors.
     """
+    assert ranking.basis is not None or not repair.sets_gains, "moments sorted by a turned ranking"
     kept = keeps(axis_map, ranking, architecture) if kept is None else kept
     weights = {}
     for tensor in axis_map.tensors:

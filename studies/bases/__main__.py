@@ -21,6 +21,7 @@ import torch
 
 from evaluators.distillation.schedule import peak_rate
 from studies.bases.variants import LONGEST, RATES, RULE, VARIANTS, Students, Variant
+from studies.bench.apart import apart
 from studies.bench.bench import Bench
 from studies.bench.results import Results, Row, markdown, spread
 from studies.bench.setting import SETTINGS, STEP_TOKENS, STORIES
@@ -38,6 +39,7 @@ def described(teacher: str, variant: Variant, steps: int, seed: int) -> Row:
 
 def work(teacher: str) -> None:
     """Run what is missing of one teacher, one seed after the other."""
+    torch.set_num_threads(1)
     asked = [variant for variant in VARIANTS if variant.rate == RULE or teacher == STORIES.name]
     runs = [(variant, steps, seed) for seed in _SEEDS for variant in asked for steps in variant.steps]
     if not RESULTS.missing([described(teacher, *run) for run in runs]):
@@ -139,9 +141,7 @@ def main() -> int:
     parser.add_argument("--teacher", nargs="*", choices=SETTINGS, default=list(SETTINGS))
     asked = parser.parse_args()
     if not asked.table:
-        torch.set_num_threads(1)
-        for teacher in asked.teacher:
-            work(teacher)
+        apart(work, asked.teacher)
     (HERE / "RESULTS.md").write_text(tables())
     return 0
 

@@ -18,9 +18,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
+from studies.bench.apart import apart
 from studies.bench.results import Row, effect, markdown, spread
 from studies.bench.setting import SETTINGS, STEP_TOKENS
 from studies.ideas.variants import COORDINATE, DROPPED, STUDENTS, WEIGHTED, Variant
@@ -87,10 +86,7 @@ def main() -> int:
     parser.add_argument("--seed", nargs="*", type=int, choices=SEEDS, default=list(SEEDS))
     asked = parser.parse_args()
     if not asked.table:
-        for teacher in asked.teacher:
-            # Accelerate holds one precision a process, and teachers are trained in different ones.
-            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-                pool.submit(work, teacher, asked.seed).result()
+        apart(work, asked.teacher, asked.seed)
     (HERE / "RESULTS.md").write_text(tables())
     return 0
 

@@ -2,7 +2,7 @@
 
 A stock class has one stream, hence one basis. Here a teacher of full size keeps its whole stream, and every
 norm sees only the best directions of its region's basis. With one region that is just what the student of one
-basis computes; with more it is better than any student could be, which would have to pass what it knows
+basis computes; with more it flatters, for a student of these bases would also have to pass what it knows
 through the few dimensions of every region on the way.
 """
 

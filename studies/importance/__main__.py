@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from studies.bench.apart import apart
 from studies.bench.bench import Bench
 from studies.bench.results import Results, Row, effect, markdown, spread
 from studies.bench.setting import SETTINGS, STEP_TOKENS
@@ -25,17 +26,6 @@ from studies.importance.variants import REFERENCES, VARIANTS, Students, Variant
 HERE = Path(__file__).parent
 RESULTS = Results(HERE / "results.jsonl", ("teacher", "study", "variant", "steps", "seed"))
 _STEPS, _SEEDS = 32, (0, 1, 2)
-
-
-def runs(teachers: Sequence[str], studies: Sequence[str]) -> list[tuple[str, Variant, int]]:
-    """Teacher, variant and seed of all that is asked for, one seed after the other."""
-    return [
-        (teacher, variant, seed)
-        for seed in _SEEDS
-        for teacher in teachers
-        for variant in VARIANTS
-        if variant.study in studies
-    ]
 
 
 def described(teacher: str, variant: Variant, seed: int) -> Row:
@@ -49,8 +39,10 @@ def described(teacher: str, variant: Variant, seed: int) -> Row:
     }
 
 
-def work(teacher: str, wanted: Sequence[tuple[Variant, int]]) -> None:
-    """Run what is missing of one teacher."""
+def work(teacher: str, studies: Sequence[str]) -> None:
+    """Run what is missing of one teacher, one seed after the other."""
+    torch.set_num_threads(1)
+    wanted = [(variant, seed) for seed in _SEEDS for variant in VARIANTS if variant.study in studies]
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(SETTINGS[teacher], _STEPS, Path(folder))
         students = Students(bench)
@@ -124,9 +116,7 @@ def main() -> int:
     parser.add_argument("--study", nargs="*", choices=REFERENCES, default=list(REFERENCES))
     asked = parser.parse_args()
     if not asked.table:
-        torch.set_num_threads(1)
-        for teacher in asked.teacher:
-            work(teacher, [(variant, seed) for _, variant, seed in runs([teacher], asked.study)])
+        apart(work, asked.teacher, asked.study)
     (HERE / "RESULTS.md").write_text(tables())
     return 0
 

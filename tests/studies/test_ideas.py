@@ -53,7 +53,7 @@ CALIBRATION = torch.randint(0, 48, (6, 10), generator=torch.Generator().manual_s
 
 @cache
 def axis_map() -> AxisMap:
-    return axis_map_of(CONFIG, BasisName.WEIGHTED)
+    return axis_map_of(teacher().config, BasisName.PRINCIPAL)
 
 
 @cache
