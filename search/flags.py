@@ -68,9 +68,10 @@ class Flags:
     rounds_order: Literal["together", "width-depth", "depth-width"] = "together"
     """Whether a round scores and prunes widths and layers together or in turn."""
     repair: Annotated[
-        tuple[Literal["least-squares", "norm-scale", "head-residual"], ...], _shown("NAME ...")
+        tuple[Literal["none", "least-squares", "norm-scale", "head-residual"], ...], _shown("NAME ...")
     ] = ()
-    """Repair students after cutting: least-squares, norm-scale, head-residual."""
+    """Repair students after cutting: least-squares, norm-scale, head-residual, or none. Default:
+    least-squares, unless the teacher is too large for what that needs."""
     model: Annotated[str | None, _shown("DIR_OR_HUB_ID")] = None
     """The teacher. Default: the smallest known one of at least 1.25 times the budget."""
     revision: Annotated[str | None, _shown("NAME")] = None

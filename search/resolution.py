@@ -28,6 +28,7 @@ from space.counting import budget_polynomial, parameter_polynomial
 from space.enumeration import enumerate_space
 from space.input_error import InputError
 from space.limits import Limits, read_limits
+from space.moments import moment_bytes
 from space.search_space import SearchSpace
 from space.vouching import axis_map_of
 
@@ -35,6 +36,8 @@ from space.vouching import axis_map_of
 AUTO = "auto"
 #: Against coordinates; the better of the two turned ones in studies/bases.
 _TURNED = BasisName.WEIGHTED
+#: Least squares are the default up to this size of what they need.
+_MOMENT_BYTES = 2e9
 #: Teacher targets for retraining are cached up to this size; beyond it the teacher runs again.
 _CACHE_BYTES = 20e9
 
@@ -125,7 +128,7 @@ def _config(
         depth_by=flags.depth_by,
         rounds=flags.rounds,
         rounds_order=flags.rounds_order,
-        repair=flags.repair,
+        repair=_repair(flags, axis_map),
         data=flags.data or default_text(teacher),
         block=block,
         calibration_blocks=scale.calibration_blocks,
@@ -147,6 +150,13 @@ def _config(
         dtype=flags.dtype or default_dtype(device, parameters),
         trust_remote_code=flags.trust_remote_code,
     )
+
+
+def _repair(flags: Flags, axis_map: AxisMap) -> tuple[str, ...]:
+    """What was asked for; else least squares, where its moments are small."""
+    if flags.repair:
+        return tuple(name for name in flags.repair if name != "none")
+    return ("least-squares",) if moment_bytes(axis_map) <= _MOMENT_BYTES else ()
 
 
 def _turned(

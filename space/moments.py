@@ -163,6 +163,32 @@ class _Order:
         return torch.stack(rows)
 
 
+#: Axes whose units are read by a projection of their own.
+_READ = frozenset({Axis.MLP, Axis.SHARED_MLP, Axis.EXPERT_MLP, Axis.HEADS, Axis.KV_HEADS, Axis.HEAD_DIM})
+
+
+def read_places(tensor: MappedTensor) -> list[int]:
+    """The dimensions of a layer's matrix along which neurons or heads may be read."""
+    if tensor.layer is None or len(tensor.dimensions) < 2:
+        return []
+    return [
+        place
+        for place, axes in enumerate(tensor.axes)
+        if axes & _READ and not axes & {Axis.HIDDEN, Axis.EXPERTS}
+    ]
+
+
+def moment_bytes(axis_map: AxisMap) -> int:
+    """The most that a teacher's moments can take: 8 n² for each matrix that reads, or writes, n numbers."""
+    total = 0
+    for tensor in axis_map.tensors:
+        each = experts_place(tensor)
+        experts = 1 if each is None else tensor.dimensions[each].length
+        lengths = [tensor.dimensions[place].length for place in read_places(tensor)]
+        total += experts * sum(8 * length**2 for length in lengths)
+    return total
+
+
 def experts_place(tensor: MappedTensor) -> int | None:
     """The dimension that runs along experts, one entry each; None if there is none."""
     return next((place for place, axes in enumerate(tensor.axes) if Axis.EXPERTS in axes), None)

@@ -16,12 +16,11 @@ from space.architecture import Axis
 from space.axis_map import AxisMap
 from space.axis_map import Tensor as MappedTensor
 from space.input_error import InputError
-from space.moments import Energy, Moments, experts_place
+from space.moments import Energy, Moments, experts_place, read_places
 from space.probing import Refusal
 from space.reading import Read, Reading
 from space.scales import starred
 
-_READ = frozenset({Axis.MLP, Axis.SHARED_MLP, Axis.EXPERT_MLP, Axis.HEADS, Axis.KV_HEADS, Axis.HEAD_DIM})
 _TOKENS_AT_ONCE = 4096
 
 
@@ -62,13 +61,7 @@ class MomentsListener:
     @contextmanager
     def on(self) -> Iterator[None]:
         """Within the context every batch that the model reads is listened to."""
-        matrices = [
-            tensor
-            for tensor in self.axis_map.tensors
-            if tensor.layer is not None
-            and len(tensor.dimensions) > 1
-            and any(axes & _READ and Axis.HIDDEN not in axes for axes in tensor.axes)
-        ]
+        matrices = [tensor for tensor in self.axis_map.tensors if read_places(tensor)]
         came_with = self.model.get_experts_implementation()
         with ExitStack() as stack:
             for name in self.norms:
@@ -100,8 +93,7 @@ class MomentsListener:
         return take
 
     def _hear(self, read: Read) -> None:
-        axes = read.tensor.axes[read.dimension]
-        if not axes & _READ or axes & {Axis.HIDDEN, Axis.EXPERTS}:
+        if read.dimension not in read_places(read.tensor):
             return
         found = self.seconds.setdefault((read.tensor.name, read.dimension), {})
         several = read.values if read.experts else read.values[None]

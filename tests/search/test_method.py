@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +70,17 @@ def test_it_is_refused_before_any_work(demo_config: Path) -> None:
     flags = Flags(budget="1M", model=str(demo_config), device="cpu")
     with pytest.raises(InputError, match="--aggregation takes"):
         resolve(replace(flags, aggregation="loud"))
+
+
+def test_least_squares_are_the_default_where_they_are_cheap(demo_config: Path, llama_8b: Path) -> None:
+    def repair(model: Path, budget: str, *names: Any) -> tuple[str, ...]:
+        flags = Flags(budget=budget, model=str(model), device="cpu", basis="coordinate", repair=names)
+        return resolve(flags).config.repair
+
+    assert repair(demo_config, "1M") == ("least-squares",)
+    assert repair(demo_config, "1M", "none") == ()
+    assert repair(demo_config, "1M", "norm-scale", "head-residual") == ("norm-scale", "head-residual")
+    assert repair(llama_8b, "4B") == (), "its down projections alone would take 53 GB"
 
 
 def test_rounds_lead_to_the_least_of_every_axis(demo_config: Path) -> None:
