@@ -15,8 +15,7 @@ from search.resolution import Resolved
 from search.trial import CandidateError, evaluate
 from search.workbench import Workbench
 from space.architecture import Architecture
-from space.baselines import UNIFORM, baselines
-from space.counting import parameter_polynomial
+from space.baselines import baselines
 
 
 class Contestant(NamedTuple):
@@ -35,22 +34,18 @@ def variants_of(resolved: Resolved) -> dict[str, Resolved]:
 
 
 def contestants(resolved: Resolved) -> list[Contestant]:
-    """Who has to be tried; nobody if the basis is settled.
+    """Who has to be tried: every baseline in every basis; nobody if the basis is settled.
 
-    Where the bases need the same parameters, uniform shrink alone tells them apart; where they do not, each
+    A basis is worth something where hidden is cut, and to untie a head costs something everywhere: each
     may spend the budget as it can.
     """
     variants = variants_of(resolved)
     if len(variants) == 1:
         return []
-    made = {name: baselines(one.space, one.axis_map.teacher) for name, one in variants.items()}
-    totals = {parameter_polynomial(one.axis_map).of(one.axis_map.teacher) for one in variants.values()}
-    uniform = len(totals) == 1 and all(UNIFORM in architectures for architectures in made.values())
     return [
         Contestant(name, origin, architecture)
-        for name, architectures in made.items()
-        for origin, architecture in architectures.items()
-        if origin == UNIFORM or not uniform
+        for name, one in variants.items()
+        for origin, architecture in baselines(one.space, one.axis_map.teacher).items()
     ]
 
 
