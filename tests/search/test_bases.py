@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from transformers import GPT2Config, LlamaConfig, PretrainedConfig
+from transformers import LlamaConfig, Olmo2Config, PretrainedConfig
 
 from evaluators.distillation.loop import DivergenceError, Outcome
 from search.bases import contestants, try_out, variants_of
@@ -78,7 +78,19 @@ def test_a_tied_teacher_spends_the_same_budget_in_either_basis(resolved: Callabl
         pytest.param(tied(), {"basis": "coordinate"}, id="named"),
         pytest.param(tied(), {"keep": ("hidden",)}, id="hidden stays"),
         pytest.param(
-            GPT2Config(vocab_size=512, n_embd=64, n_layer=4, n_head=4, n_positions=64), {}, id="LayerNorm"
+            Olmo2Config(
+                vocab_size=512,
+                hidden_size=64,
+                intermediate_size=192,
+                num_hidden_layers=4,
+                num_attention_heads=8,
+                num_key_value_heads=4,
+                max_position_embeddings=64,
+                pad_token_id=0,
+                eos_token_id=1,
+            ),
+            {},
+            id="norms write into the stream",
         ),
     ],
 )
