@@ -37,7 +37,7 @@ def tables() -> str:
     parts = [
         "# Four ideas: what was measured\n",
         f"Validation loss in nats per token. Students learn for {STEPS} steps of {STEP_TOKENS} tokens by",
-        "forward KL; mean and standard deviation over three orders of the text. The effect is the difference",
+        "forward KL; mean and standard deviation over orders of the text. The effect is the difference",
         "to the first row, seed by seed. Written by `python -m studies.ideas --table`.\n",
     ]
     rows = RESULTS.rows()

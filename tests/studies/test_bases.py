@@ -10,11 +10,12 @@ import pytest
 
 from studies.bases import __main__ as study
 from studies.bases.variants import VARIANTS, Variant
+from studies.bases.work import RESULTS, described
 from studies.bench.results import Results
 
 
 def row(basis: str, gain: bool, steps: int, seed: int, after: float) -> dict[str, Any]:
-    about = study.described("embedded", Variant(basis, gain), steps, seed)
+    about = described("embedded", Variant(basis, gain), steps, seed)
     return {**about, "before": 5.0, "after": after}
 
 
@@ -36,7 +37,7 @@ def test_the_share_of_tokens_is_found_between_the_lengths_that_were_run() -> Non
 
 
 def test_the_table_has_means_deviations_and_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = Results(tmp_path / "results.jsonl", study.RESULTS.key)
+    results = Results(tmp_path / "results.jsonl", RESULTS.key)
     monkeypatch.setattr(study, "RESULTS", results)
     for seed, off in enumerate((0.0, 0.2, 0.4)):
         results.add(row("coordinate", False, 160, seed, 3.0 + off))

@@ -12,6 +12,7 @@ from studies.bench.bench import Shuffled
 from studies.bench.results import Results, effect, markdown, spread
 from studies.bench.setting import SETTINGS
 from studies.importance import __main__ as importance
+from studies.importance import work as importance_work
 from studies.importance.variants import REFERENCES, VARIANTS
 
 
@@ -59,12 +60,12 @@ def test_students_of_a_study_differ_in_one_thing() -> None:
 
 
 def test_the_tables_compare_to_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = Results(tmp_path / "results.jsonl", importance.RESULTS.key)
+    results = Results(tmp_path / "results.jsonl", importance_work.RESULTS.key)
     monkeypatch.setattr(importance, "RESULTS", results)
     variants = {variant.name: variant for variant in VARIANTS if variant.study == "residual"}
     for seed in (0, 1):
         for name, after in (("on", 2.75), ("off", 2.5)):
-            about = importance.described("embedded", variants[name], seed)
+            about = importance_work.described("embedded", variants[name], seed)
             results.add({**about, "before": 4.0, "after": after + seed})
     lines = importance.tables().splitlines()
     assert "## residual, embedded" in lines
