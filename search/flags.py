@@ -58,10 +58,10 @@ class Flags:
     of the three, as a short distillation of students tells."""
     width_by: Literal["activations", "taylor", "magnitude", "random"] = "activations"
     """What hidden, neurons, heads and experts are scored by."""
-    aggregation: Annotated[str, tyro.conf.arg(metavar="BATCH,SEQUENCE")] = "l2,mean"
+    aggregation: Annotated[str, tyro.conf.arg(metavar="BATCH,SEQUENCE")] = "l2,l2"
     """How activations become one score: mean, l2 or var along the batch, and along the sequence."""
-    depth_by: Annotated[str, tyro.conf.arg(metavar="NAME")] = "influence"
-    """What layers are scored by: influence, perplexity, divergence (each also greedy-...), block-influence or
+    depth_by: Annotated[str, tyro.conf.arg(metavar="NAME")] = "perplexity"
+    """What layers are scored by: perplexity, divergence, influence (each also greedy-...), block-influence or
     block-perplexity (layers in a row), random, or a task of lm-evaluation-harness."""
     rounds: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Rounds of scoring and pruning from which the ranking is made."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from evaluators.importance.depth.scores import Judge
 from evaluators.importance.iterative import Phase, rank_in_rounds
 from evaluators.importance.method import Method
 from evaluators.importance.moments import MomentsListener, gather_moments
-from evaluators.importance.rank import in_one_pass, rank, ranking_fingerprint
+from evaluators.importance.rank import listens, rank, ranking_fingerprint
 from evaluators.teacher import Teacher
 from search.config import RunConfig
 from search.console import Console
@@ -73,12 +72,9 @@ def ranked(
             return ranking
     judge = _judge(method, teacher)
     passes = method.rounds * len(order)
-    alone = in_rounds or not in_one_pass(method)
+    alone = in_rounds or not listens(method)
     listener = None if alone or not _wants_moments(config) else MomentsListener(teacher.model, axis_map)
-    with (
-        listener.on() if listener else nullcontext(),
-        console.work("ranking every axis", "forward", passes * tokens) as advance,
-    ):
+    with console.work("ranking every axis", "forward", passes * tokens) as advance:
 
         def told(blocks: int) -> None:
             advance(blocks * corpus.block)
@@ -87,7 +83,8 @@ def ranked(
         if in_rounds:
             ranking = rank_in_rounds(*common, target, told, method, order, judge=judge)
         else:
-            ranking = rank(*common, told, method, judge=judge)
+            beside = listener.on() if listener else None
+            ranking = rank(*common, told, method, judge=judge, beside=beside)
     if listener is not None:
         listener.moments(_moments_key(teacher, corpus)).save(moments)
     ranking.save(places[-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -54,6 +54,7 @@ def rank(
     method: Method = _DEFAULT,
     accelerator: Accelerator | None = None,
     judge: Judge | None = None,
+    beside: AbstractContextManager[None] | None = None,
 ) -> Ranking:
     """Rank the units of every axis, by default in one forward-only pass.
 
@@ -67,6 +68,7 @@ def rank(
         accelerator: of the processes that share the blocks among them, each with the whole teacher; every
             one of them returns the same ranking. None for this process alone.
         judge: the benchmark of ``Depth.BENCHMARK``.
+        beside: entered around the pass that all is heard in, for others who listen to it.
 
     Raises:
         InputError: what scores are made of is not finite, the class computes with an axis in an unknown
@@ -79,8 +81,9 @@ def rank(
     listener = Listener(model, axis_map, _listened_for(method), covariance=turned)
     chords = Chords(model, axis_map)
     mine = batches(share(calibration, accelerator))
-    with listener.on(), chords.on() if method.depth is Depth.BLOCK_INFLUENCE else nullcontext():
-        _listen(listener, mine if _listens(method) else (), advance)
+    also = chords.on() if method.depth is Depth.BLOCK_INFLUENCE else nullcontext()
+    with listener.on(), also, beside or nullcontext():
+        _listen(listener, mine if listens(method) else (), advance)
     widths = _baseline(model, axis_map, mine, method, accelerator)
     ranking = ranking_of(gathered(listener, accelerator), fingerprint, method, widths=widths)
     setting = Setting(model, axis_map, mine, accelerator=accelerator)
@@ -118,18 +121,12 @@ def rank_all(
     return rankings
 
 
-def in_one_pass(method: Method) -> bool:
-    """Whether ``rank`` runs the whole teacher once over each block, and nothing else."""
-    heard = method.depth in (Depth.INFLUENCE, Depth.BLOCK_INFLUENCE, Depth.RANDOM) and not method.greedy
-    return heard and _listens(method) and method.width is not Width.TAYLOR
-
-
 def _listened_for(method: Method) -> tuple[Aggregation, ...]:
     """The aggregations of the widths that the pass has to hear."""
     return (Aggregation(method.batch, method.sequence),) if method.width is Width.ACTIVATIONS else ()
 
 
-def _listens(method: Method) -> bool:
+def listens(method: Method) -> bool:
     """Whether anything of the ranking is heard in a forward pass; weights and chance need none."""
     layers = method.depth in (Depth.INFLUENCE, Depth.BLOCK_INFLUENCE)
     return bool(_listened_for(method)) or layers or method.basis is not BasisName.COORDINATE

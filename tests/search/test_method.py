@@ -19,7 +19,7 @@ from space.input_error import InputError
 from tests.search.synthetic import run_config
 
 
-def test_the_defaults_are_those_of_a_method() -> None:
+def test_the_defaults_are_what_the_studies_found_best() -> None:
     flags = Flags()
     config = run_config(
         width_by=flags.width_by,
@@ -28,7 +28,7 @@ def test_the_defaults_are_those_of_a_method() -> None:
         rounds=flags.rounds,
         repair=flags.repair,
     )
-    assert method_of(config) == Method()
+    assert method_of(config) == Method(sequence=Aggregate.L2, depth=Depth.PERPLEXITY)
 
 
 def test_every_choice_is_heard() -> None:
