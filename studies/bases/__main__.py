@@ -48,7 +48,9 @@ def tables() -> str:
     """For each teacher, size and rate: losses by basis, and the share of tokens."""
     parts = [
         "# Bases of hidden: what was measured\n",
-        "Validation loss in nats per token, mean and standard deviation over three orders of the text, after",
+        "Validation loss in nats per token, mean and standard deviation over three orders of the text (one",
+        "where no deviation is given), head untied on all sides, forward KL, each length with its own",
+        "schedule, after",
         f"so many steps of {STEP_TOKENS} tokens. The last columns are the share of coordinates' tokens with",
         "which a basis reaches what coordinates reach with the most (without and with repairs), interpolated",
         "in the logarithm of the steps, seed by seed. Written by `python -m studies.bases --table` from",
