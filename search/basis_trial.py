@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from search.whole_file import write_whole
+from space.basis import BasisName
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,17 @@ class BasisTrial:
 
     @property
     def basis(self) -> str:
-        """The one with the best student; of equal ones the first."""
-        return min(self.tried, key=_loss).basis
+        """The one with the best student; of equal ones the first; coordinates if there is none."""
+        best = min(self.tried, key=_loss, default=None)
+        return BasisName.COORDINATE.value if best is None else best.basis
 
     @property
     def reason(self) -> str:
         """In words, for the report and the terminal."""
+        if all(one.loss is None for one in self.tried):
+            return (
+                f"hidden is cut along the {self.basis} basis: no hand-made student could be trained to tell"
+            )
         best = {basis: self._best(basis) for basis in dict.fromkeys(one.basis for one in self.tried)}
         losses = " and ".join(f"{one.loss:.4f} ({basis})" for basis, one in best.items() if one.loss)
         return (

@@ -136,6 +136,8 @@ def _settled(
     made.ranking.save(directory.ranking)
     for name in variants:
         directory.ranking_of(name).unlink(missing_ok=True)
+        if name != trial.basis:
+            directory.moments_of(name).unlink(missing_ok=True)
     return replace(made, basis_trial=trial)
 
 

@@ -156,6 +156,14 @@ class TestTheTrial:
             "loss of 3.0000 (coordinate) and 2.5000 (weighted)"
         )
 
+    @pytest.mark.parametrize("tried", [(), (TRIED[2],)])
+    def test_where_no_student_could_be_trained_it_says_so(self, tried: tuple[Tried, ...]) -> None:
+        trial = BasisTrial(1000, tried)
+        assert trial.basis == (tried[0].basis if tried else "coordinate")
+        assert trial.reason == (
+            f"hidden is cut along the {trial.basis} basis: no hand-made student could be trained to tell"
+        )
+
     def test_what_was_tried_is_not_lost(self, tmp_path: Path) -> None:
         path = tmp_path / "basis.json"
         trial = BasisTrial.load(path, 1000)
