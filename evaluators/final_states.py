@@ -65,6 +65,13 @@ def head_dtype(model: PreTrainedModel) -> torch.dtype:
     return dtype
 
 
+def head_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
+    """All that logits depend on besides the final states; a tied embedding is among them."""
+    below = {id(parameter) for parameter in decoder(model).parameters()}
+    head = {id(parameter) for parameter in model.get_output_embeddings().parameters()}
+    return [p for p in model.parameters() if id(p) in head or id(p) not in below]
+
+
 def states_width(model: PreTrainedModel) -> int:
     """D, how many numbers of a token the head reads; in OPT they may be fewer than hidden."""
     return int(model.get_output_embeddings().weight.shape[1])

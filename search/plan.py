@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from evaluators.distillation.targets import cache_bytes
+from evaluators.distillation.targets.cached import cache_bytes
 from evaluators.flops import training_flops
 from search.resolution import Resolved
 from search.run_directory import RunDirectory

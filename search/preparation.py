@@ -13,14 +13,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from evaluators.corpus.corpus import Corpus, CorpusRequest, read_corpus
-from evaluators.distillation.targets import (
-    CachedTargets,
-    LiveTargets,
-    Targets,
-    cache_bytes,
-    cache_targets,
-    is_cached,
-)
+from evaluators.distillation.targets.batch import Targets
+from evaluators.distillation.targets.cached import CachedTargets, cache_bytes, cache_targets, is_cached
+from evaluators.distillation.targets.live import LiveTargets
 from evaluators.final_states import check_head, states_width
 from evaluators.fingerprint import fingerprint
 from evaluators.latency import Workload

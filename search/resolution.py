@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig
 
-from evaluators.distillation.targets import cache_bytes
+from evaluators.distillation.targets.cached import cache_bytes
 from evaluators.one_line import one_line
 from evaluators.teacher import load_config
 from search.config import RunConfig

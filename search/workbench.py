@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from evaluators.corpus.corpus import Corpus
 from evaluators.distillation.loop import Checkpointing, Outcome, Watch, distil
 from evaluators.distillation.schedule import Schedule, peak_rate
-from evaluators.distillation.targets import Targets
+from evaluators.distillation.targets.batch import Targets
 from evaluators.latency import Latency, Workload, measure, measure_beside
 from evaluators.latency_book import LatencyBook, latency_key
 from evaluators.loss import validation_loss

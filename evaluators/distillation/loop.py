@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,10 +20,11 @@ from transformers import PreTrainedModel
 
 from evaluators.distillation.attention import training_attention
 from evaluators.distillation.checkpoint import Curve, Position, load_checkpoint, save_checkpoint
-from evaluators.distillation.divergence import Head, chunked, forward_kl
+from evaluators.distillation.losses import Loss
+from evaluators.distillation.module import Distillation
 from evaluators.distillation.schedule import Schedule
-from evaluators.distillation.targets import Targets
-from evaluators.final_states import final_states, logits_of, vocabulary
+from evaluators.distillation.states import States, StatesLoss
+from evaluators.distillation.targets.batch import Count, Targets
 
 
 class DivergenceError(RuntimeError):
@@ -63,21 +63,6 @@ class Outcome:
     seconds: float
 
 
-class Distillation(nn.Module):
-    """Student and loss as one module, so that wrappers for many processes see one forward pass."""
-
-    def __init__(self, student: PreTrainedModel, teacher_head: Head) -> None:
-        super().__init__()
-        self.student, self.teacher_head = student, teacher_head
-
-    def forward(self, tokens: Tensor, teacher_states: Tensor) -> Tensor:
-        """The mean forward KL of a batch, in nats per token; see ``chunked``."""
-        states = final_states(self.student, tokens)
-        head = partial(logits_of, self.student)
-        size = vocabulary(self.student)
-        return chunked(forward_kl, states, head, teacher_states, self.teacher_head, size)
-
-
 def distil(
     student: PreTrainedModel,
     targets: Targets,
@@ -85,6 +70,9 @@ def distil(
     accelerator: Accelerator,
     watch: Watch | None = None,
     checkpointing: Checkpointing | None = None,
+    *,
+    loss: Loss | None = None,
+    states: States | None = None,
 ) -> Outcome:
     """Train a student on the teacher's targets, in place.
 
@@ -99,6 +87,8 @@ def distil(
         accelerator: devices and precision.
         watch: validation and progress.
         checkpointing: resume from, and save to, a file; the file is removed by the caller.
+        loss: on the logits; forward KL unless told.
+        states: which intermediate states are compared besides; the targets have to have them.
 
     Raises:
         DivergenceError: the loss or the gradient is no number; the student is as it was before the step.
@@ -106,8 +96,10 @@ def distil(
     """
     watch, began = watch or Watch(), time.monotonic()
     student.eval()
-    optimizer = torch.optim.AdamW(_groups(student), lr=schedule.peak_rate, betas=(0.9, 0.95), fused=True)
-    module, optimizer = accelerator.prepare(Distillation(student, targets.head), optimizer)
+    compared = None if states is None else _states_loss(states, student, targets)
+    distillation = Distillation(student, targets, loss or Loss(), compared)
+    optimizer = torch.optim.AdamW(_groups(distillation), lr=schedule.peak_rate, betas=(0.9, 0.95), fused=True)
+    module, optimizer = accelerator.prepare(distillation, optimizer)
     position = Position(0, [], 0.0)
     if checkpointing is not None:
         saved = load_checkpoint(checkpointing.path, checkpointing.key, student, optimizer.optimizer)
@@ -115,7 +107,17 @@ def distil(
     watch.advance(position.step * schedule.blocks * schedule.block)
     began -= position.seconds
     run = _Run(
-        student, module, optimizer, targets, schedule, accelerator, watch, checkpointing, position, began
+        student,
+        distillation,
+        module,
+        optimizer,
+        targets,
+        schedule,
+        accelerator,
+        watch,
+        checkpointing,
+        position,
+        began,
     )
     smaller = _halves(schedule.blocks).__next__
     try:
@@ -124,6 +126,13 @@ def distil(
         accelerator.free_memory()
     tokens = schedule.steps * schedule.blocks * schedule.block
     return Outcome(tokens, position.curve, time.monotonic() - began)
+
+
+def _states_loss(states: States, student: PreTrainedModel, targets: Targets) -> StatesLoss:
+    """Maps between the widths of both; the teacher's shows in its states."""
+    of_teacher = targets.batch(torch.arange(1)).states[str(states.pairs[0].teacher)]
+    width = student.config.get_text_config(decoder=True).hidden_size
+    return StatesLoss(states, width, of_teacher.shape[-1]).to(student.device)
 
 
 def _halves(blocks: int) -> Iterator[int]:
@@ -144,6 +153,7 @@ def _groups(student: nn.Module) -> list[dict[str, object]]:
 @dataclass
 class _Run:
     student: PreTrainedModel
+    distillation: Distillation
     module: nn.Module
     optimizer: torch.optim.Optimizer
     targets: Targets
@@ -178,18 +188,39 @@ class _Run:
 
     def _step(self, micro: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
+        if self.distillation.states is not None and self.position.step == 0:
+            with torch.no_grad():
+                self._weigh(self._pass(micro, learn=False))
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.rate(self.position.step)
+        totals = self._pass(micro, learn=True)
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), 1.0)
+        self._check(norm, "norm of the gradient")
+        self.optimizer.step()
+        self._weigh(totals)
+
+    def _pass(self, micro: int, *, learn: bool) -> Tensor:
+        """(2,) a step's loss and its loss on the states, over this process's blocks, with their gradient."""
         first = self.position.step * self.schedule.blocks
         numbers = torch.arange(first, first + self.schedule.blocks) % self.targets.blocks
         mine = numbers[self.accelerator.process_index :: self.accelerator.num_processes]
+        count = Count.of(self.targets.tokens[numbers])
+        totals = torch.zeros(2, device=self.student.device)
         for some in mine.split(micro):
-            loss = self.module(*self.targets.batch(some))
+            loss, apart = self.module(self.targets.batch(some), count)
             self._check(loss, "loss")
-            self.accelerator.backward(loss * (len(some) / len(mine)))
-        norm = self.accelerator.clip_grad_norm_(self.student.parameters(), 1.0)
-        self._check(norm, "norm of the gradient")
-        self.optimizer.step()
+            totals += torch.stack([loss.detach(), apart])
+            if learn:
+                self.accelerator.backward(loss * self.accelerator.num_processes)
+        return totals
+
+    def _weigh(self, totals: Tensor) -> None:
+        """Let the states weigh as much as the logits in the step to come."""
+        if self.distillation.states is None:
+            return
+        loss, apart = self.accelerator.reduce(totals)
+        alpha = self.distillation.alpha
+        alpha.copy_((loss - alpha * apart) / apart.clamp(min=1e-12))
 
     def _check(self, value: Tensor, what: str) -> None:
         if not math.isfinite(value.item()):

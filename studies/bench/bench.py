@@ -13,9 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.corpus.corpus import CorpusRequest, read_corpus
+from evaluators.distillation.answer import Answer
 from evaluators.distillation.loop import distil
 from evaluators.distillation.schedule import Schedule, peak_rate
-from evaluators.distillation.targets import CachedTargets, Targets, cache_targets
+from evaluators.distillation.targets.batch import Batch, Targets
+from evaluators.distillation.targets.cached import CachedTargets, cache_targets
 from evaluators.loss import validation_loss
 from evaluators.teacher import Teacher, load_teacher
 from studies.bench.setting import STEP_TOKENS, Setting
@@ -87,13 +89,13 @@ class Shuffled:
     """The same blocks in the order of a seed."""
 
     def __init__(self, targets: Targets, seed: int) -> None:
-        self.targets, self.blocks = targets, targets.blocks
+        self.targets, self.blocks, self.tokens = targets, targets.blocks, targets.tokens
         self.order = torch.randperm(targets.blocks, generator=torch.Generator().manual_seed(seed))
 
-    def head(self, states: Tensor) -> Tensor:
+    def answer(self, *said: Tensor) -> Answer | None:
         """See ``Targets``."""
-        return self.targets.head(states)
+        return self.targets.answer(*said)
 
-    def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, numbers: Tensor) -> Batch:
         """The blocks at these places of the shuffled order."""
         return self.targets.batch(self.order[numbers])

@@ -9,16 +9,21 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from evaluators.distillation.loop import Distillation, distil
-from evaluators.distillation.targets import CachedTargets, LiveTargets, Targets, cache_targets
+from evaluators.distillation.loop import distil
+from evaluators.distillation.losses import Loss
+from evaluators.distillation.module import Distillation
+from evaluators.distillation.targets.batch import Count, Targets
+from evaluators.distillation.targets.cached import CachedTargets, cache_targets
+from evaluators.distillation.targets.live import LiveTargets
 from tests.evaluators.distillation.conftest import Accelerators
 from tests.evaluators.distillation.training import BLOCK, TOKENS, schedule
 from tests.evaluators.tiny_types import TYPES, model_of
 
 
 def divergence(student: PreTrainedModel, targets: Targets) -> float:
+    module, batch = Distillation(student, targets, Loss()), targets.batch(torch.arange(targets.blocks))
     with torch.no_grad():
-        return float(Distillation(student, targets.head)(*targets.batch(torch.arange(targets.blocks))))
+        return float(module(batch, Count.of(targets.tokens))[0])
 
 
 @pytest.mark.parametrize("model_type", TYPES)

@@ -13,9 +13,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from evaluators.distillation import loop
 from evaluators.distillation.loop import DivergenceError, Watch, distil
-from evaluators.distillation.targets import LiveTargets
+from evaluators.distillation.losses import Loss
+from evaluators.distillation.module import Distillation
+from evaluators.distillation.targets.batch import Count
+from evaluators.distillation.targets.live import LiveTargets
 from tests.evaluators.distillation.conftest import Accelerators
 from tests.evaluators.distillation.training import (
     BLOCK,
@@ -41,7 +43,8 @@ def test_the_loss_falls_to_almost_nothing_on_a_text_that_repeats(accelerator: Ac
 
 def divergence(student: PreTrainedModel, targets: LiveTargets) -> float:
     with torch.no_grad():
-        return float(loop.Distillation(student, targets.head)(*targets.batch(torch.arange(4))))
+        batch = targets.batch(torch.arange(4))
+        return float(Distillation(student, targets, Loss())(batch, Count.of(batch.tokens))[0])
 
 
 def test_the_teacher_learns_nothing(accelerator: Accelerator) -> None:
@@ -66,7 +69,8 @@ def test_its_steps_are_adamw_on_the_clipped_gradient_of_the_mean(accelerator: Ac
         for group in optimizer.param_groups:
             group["lr"] = schedule(5).rate(step)
         numbers = torch.arange(step * BLOCKS_A_STEP, (step + 1) * BLOCKS_A_STEP) % len(TOKENS)
-        tokens, states = targets.batch(numbers)
+        batch = targets.batch(numbers)
+        tokens, states = batch.tokens, batch.said[0]
         wanted = (states @ targets.teacher.get_parameter("lm_head.weight").T).detach().softmax(-1)
         log_ratio = wanted.clamp(min=1e-30).log() - by_hand(input_ids=tokens).logits.log_softmax(-1)
         optimizer.zero_grad()

@@ -13,14 +13,9 @@ from transformers import PreTrainedModel
 
 from evaluators.distillation import targets as targets_module
 from evaluators.distillation.divergence import chunked, forward_kl
-from evaluators.distillation.targets import (
-    CachedTargets,
-    LiveTargets,
-    Targets,
-    cache_bytes,
-    cache_targets,
-    is_cached,
-)
+from evaluators.distillation.targets.batch import Targets
+from evaluators.distillation.targets.cached import CachedTargets, cache_bytes, cache_targets, is_cached
+from evaluators.distillation.targets.live import LiveTargets
 from evaluators.final_states import final_states, logits_of, states_width
 from tests.evaluators.tiny_models import VOCABULARY, random_tokens, tiny_model, tiny_student
 

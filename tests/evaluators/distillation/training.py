@@ -7,7 +7,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.distillation.schedule import Schedule
-from evaluators.distillation.targets import LiveTargets
+from evaluators.distillation.targets.batch import Batch
+from evaluators.distillation.targets.live import LiveTargets
 from evaluators.loss import validation_loss
 from tests.evaluators.tiny_models import random_tokens, tiny_model
 
@@ -24,7 +25,7 @@ class Recorded(LiveTargets):
         self.asked: list[list[int]] = []
         self.autocast: set[bool] = set()
 
-    def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, numbers: Tensor) -> Batch:
         self.asked.append(numbers.tolist())
         self.autocast.add(torch.is_autocast_enabled("cpu"))
         return super().batch(numbers)

@@ -11,53 +11,19 @@ import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.final_states import final_states, head_dtype, logits_of, states_width
+from evaluators.distillation.targets.batch import Batch
+from evaluators.distillation.targets.live import OfTeacher
+from evaluators.final_states import final_states, states_width
 
 _TOKENS_AT_ONCE = 4096
 
 
-class Targets(Protocol):
-    """A source of training batches: tokens beside what the teacher makes of them."""
-
-    blocks: int
-    """How many blocks there are."""
-
-    def head(self, states: Tensor) -> Tensor:
-        """(n, V) the teacher's logits from (n, D) of its final states."""
-
-    def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T) int64 tokens and (B, T, D) final states of the blocks with these numbers, on the device."""
-
-
-class _OfTeacher:
-    """What live and cached targets share: the teacher's head."""
-
-    def __init__(self, teacher: PreTrainedModel, tokens: Tensor) -> None:
-        self.teacher, self.tokens, self.blocks = teacher, tokens, len(tokens)
-
-    @torch.no_grad()
-    def head(self, states: Tensor) -> Tensor:
-        """See ``Targets``; states that were rounded for the disk are read in the head's precision."""
-        return logits_of(self.teacher, states.to(head_dtype(self.teacher)))
-
-
-class LiveTargets(_OfTeacher):
-    """The teacher runs beside the student: no disk, twice the work."""
-
-    @torch.no_grad()
-    def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``Targets``."""
-        tokens = self.tokens[numbers].to(self.teacher.device, torch.long)
-        return tokens, final_states(self.teacher, tokens)
-
-
-class CachedTargets(_OfTeacher):
+class CachedTargets(OfTeacher):
     """The teacher's final states, read from a file that ``cache_targets`` wrote."""
 
     def __init__(self, path: Path, teacher: PreTrainedModel, tokens: Tensor) -> None:
@@ -66,10 +32,10 @@ class CachedTargets(_OfTeacher):
         size = shape[0] * shape[1] * shape[2]
         self._states = torch.from_file(str(path), size=size, dtype=torch.bfloat16).view(shape)
 
-    def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, numbers: Tensor) -> Batch:
         """See ``Targets``."""
         device = self.teacher.device
-        return self.tokens[numbers].to(device, torch.long), self._states[numbers].to(device)
+        return Batch(self.tokens[numbers].to(device, torch.long), (self._states[numbers].to(device),))
 
 
 def cache_bytes(tokens: int, width: int) -> int:
