@@ -15,7 +15,9 @@ from transformers import PreTrainedModel
 from evaluators.corpus.corpus import CorpusRequest, read_corpus
 from evaluators.distillation.answer import Answer
 from evaluators.distillation.loop import distil
+from evaluators.distillation.losses import Loss
 from evaluators.distillation.schedule import Schedule, peak_rate
+from evaluators.distillation.states import States
 from evaluators.distillation.targets.batch import Batch, Targets
 from evaluators.distillation.targets.cached import CachedTargets, cache_targets
 from evaluators.loss import validation_loss
@@ -58,7 +60,15 @@ class Bench:
         return validation_loss(model, self.corpus.validation)
 
     def distilled(
-        self, student: PreTrainedModel, steps: int, seed: int, rate: float | None = None
+        self,
+        student: PreTrainedModel,
+        steps: int,
+        seed: int,
+        rate: float | None = None,
+        *,
+        targets: Targets | None = None,
+        loss: Loss | None = None,
+        states: States | None = None,
     ) -> dict[str, Any]:
         """Distil a student in place; losses before and after, parameters and seconds.
 
@@ -67,6 +77,9 @@ class Bench:
             steps: of 2048 tokens each; none is zero-shot alone.
             seed: of the order of the text.
             rate: the highest of the schedule; None for the rule's.
+            targets: what is learnt from; by default the teacher's final states.
+            loss: on the logits; forward KL by default.
+            states: which intermediate ones are compared besides.
         """
         before, began = self.loss(student), time.monotonic()
         if steps:
@@ -76,7 +89,8 @@ class Bench:
                 block=self.setting.block,
                 peak_rate=rate or peak_rate(student.num_parameters()),
             )
-            distil(student, Shuffled(self.targets, seed), schedule, self.accelerator)
+            order = Shuffled(targets or self.targets, seed)
+            distil(student, order, schedule, self.accelerator, loss=loss, states=states)
         return {
             "parameters": student.num_parameters(),
             "before": before,

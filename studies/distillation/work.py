@@ -1,0 +1,156 @@
+"""The runs of the study: every variant, on the text of three seeds, for one teacher."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from evaluators.distillation.losses import Loss
+from evaluators.distillation.places import Kind, Place
+from evaluators.distillation.schedule import peak_rate
+from evaluators.distillation.states import Closeness, Pair, States, chosen
+from evaluators.distillation.targets.batch import Targets
+from evaluators.distillation.targets.live import LiveTargets
+from evaluators.importance.method import Aggregate, Depth, Method
+from evaluators.importance.rank import rank
+from space.architecture import Axis
+from space.extraction import extract, saved_tensors, sort_by_importance
+from space.vouching import axis_map_of
+from studies.bench.bench import Bench
+from studies.bench.results import Results, Row
+from studies.bench.setting import SETTINGS
+from studies.distillation.sparse import BYTES_OF_ONE, Few, drawn_bytes
+from studies.distillation.variants import LONGER, SEEDS, VARIANTS, Variant
+
+HERE = Path(__file__).parent
+RESULTS = Results(HERE / "results.jsonl", ("teacher", "study", "variant", "rate", "seed"))
+_METHOD = Method(batch=Aggregate.L2, sequence=Aggregate.L2, depth=Depth.PERPLEXITY)
+
+
+def described(teacher: str, variant: Variant, rate: float, seed: int) -> Row:
+    """What a run is known by."""
+    return {
+        "teacher": teacher,
+        "study": variant.study,
+        "variant": variant.name,
+        "rate": rate,
+        "seed": seed,
+    }
+
+
+def rates_of(teacher: str, variant: Variant, seed: int) -> Sequence[float]:
+    """All rates for the first seed, then the one that was best with it; of equal FLOPs the one of equal tokens."""
+    if seed == SEEDS[0] and not variant.equal_flops:
+        return variant.rates
+    name = variant.name.removesuffix(", equal FLOPs")
+    tried = [
+        row
+        for row in RESULTS.rows()
+        if (row["teacher"], row["study"], row["variant"], row["seed"])
+        == (teacher, variant.study, name, SEEDS[0])
+    ]
+    return [min(tried, key=lambda row: row["after"])["rate"]] if tried else variant.rates
+
+
+def runs(teacher: str) -> Iterator[tuple[Variant, float, int]]:
+    """All that is wanted of one teacher, seed by seed."""
+    for seed in SEEDS:
+        for variant in VARIANTS:
+            for rate in rates_of(teacher, variant, seed):
+                yield variant, rate, seed
+
+
+def work(teacher: str) -> None:
+    """Run what is missing of one teacher."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(SETTINGS[teacher], max(variant.steps for variant in LONGER), Path(folder))
+        students = Students(bench)
+        for variant, rate, seed in runs(teacher):
+            about = described(teacher, variant, rate, seed)
+            if not RESULTS.missing([about]):
+                continue
+            row = {**about, **(twin(about, variant) or students.trained(variant, rate, seed))}
+            RESULTS.add(row)
+            print(row, file=sys.stderr, flush=True)
+
+
+def twin(about: Row, variant: Variant) -> Row | None:
+    """What was measured of the same training in another study."""
+
+    def plain(one: Variant) -> tuple[Any, ...]:
+        return astuple(replace(one, study="", name="", rates=()))
+
+    same = {(one.study, one.name) for one in VARIANTS if plain(one) == plain(variant)}
+    for row in RESULTS.rows():
+        alike = all(row[name] == about[name] for name in ("teacher", "rate", "seed"))
+        if alike and (row["study"], row["variant"]) in same:
+            return {name: value for name, value in row.items() if name not in about}
+    return None
+
+
+class Students:
+    """Makes and trains the students of one teacher; it is ranked once."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench, model = bench, bench.teacher.model
+        self.axis_map = axis_map_of(model.config)
+        self.ranking = rank(model, self.axis_map, bench.corpus.calibration, "study", method=_METHOD)
+        self.weights = sort_by_importance(saved_tensors(model, self.axis_map), self.axis_map, self.ranking)
+
+    def trained(self, variant: Variant, rate: float, seed: int) -> Row:
+        """Train a student in one way; its losses before and after, and what was learnt from."""
+        student = self._student(variant.student, seed)
+        parameters, teachers = student.num_parameters(), self.bench.teacher.model.num_parameters()
+        steps = round(variant.steps * (1 + teachers / (3 * parameters))) if variant.equal_flops else variant.steps
+        states = self._states(variant, student)
+        targets, about = self._targets(variant, states)
+        measured = self.bench.distilled(
+            student,
+            steps,
+            seed,
+            rate * peak_rate(parameters),
+            targets=targets,
+            loss=Loss.parse(variant.loss, variant.temperature),
+            states=states,
+        )
+        return {**measured, **about, "steps": steps}
+
+    def _student(self, kind: str, seed: int) -> PreTrainedModel:
+        setting = self.bench.setting
+        sizes = {Axis.LAYERS: setting.layers} if kind == "depth" else setting.widths
+        whole = {axis: self.axis_map.teacher[axis] for axis in self.axis_map.free}
+        architecture = self.axis_map.complete({**whole, **sizes})
+        student = extract(self.weights, self.axis_map, self.ranking, architecture)
+        if kind != "random":
+            return student
+        torch.manual_seed(seed)
+        fresh: PreTrainedModel = AutoModelForCausalLM.from_config(student.config)
+        fresh.eval()
+        return fresh
+
+    def _states(self, variant: Variant, student: PreTrainedModel) -> States | None:
+        layers, teachers = student.config.num_hidden_layers, self.axis_map.teacher.layers
+        if variant.states == ("wrong",):
+            return States((Pair(Place(Kind.BLOCK, layers - 1), Place(Kind.BLOCK, 0)),))
+        states = chosen(variant.states, layers, teachers)
+        return None if states is None else replace(states, by=Closeness(variant.by))
+
+    def _targets(self, variant: Variant, states: States | None) -> tuple[Targets | None, Row]:
+        cached = self.bench.targets
+        if states is not None:
+            return LiveTargets(self.bench.teacher.model, cached.tokens, states.of_teacher), {}
+        if variant.draws:
+            size = drawn_bytes(cached, variant.draws)
+            return Few(cached, draws=variant.draws), {"bytes": round(size, 1)}
+        if variant.as_many_bytes_as:
+            largest = max(1, round(drawn_bytes(cached, variant.as_many_bytes_as) / BYTES_OF_ONE))
+            return Few(cached, largest=largest), {"bytes": largest * BYTES_OF_ONE, "largest": largest}
+        return None, {}
