@@ -59,7 +59,7 @@ class _Chunked(torch.autograd.Function):
                 some = some.detach().requires_grad_(needed)
                 value = of_slice(some, *beside)
             if needed:
-                first, *grads = torch.autograd.grad(value, [some, *wanted], allow_unused=True)
+                first, *grads = _gradients(value, [some, *wanted])
                 of_states[at : at + len(some)] = 0 if first is None else first
                 of_wanted = [_sum(old, new) for old, new in zip(of_wanted, grads, strict=True)]
             total += value.detach()
@@ -74,6 +74,10 @@ class _Chunked(torch.autograd.Function):
         """What was found in the forward pass, times the gradient of the sum."""
         gradients, ctx.gradients = ctx.gradients, None
         return tuple(None if one is None else one.mul_(outer[0].to(one.dtype)) for one in gradients)
+
+
+def _gradients(value: Tensor, of: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    return torch.autograd.grad(value, of, allow_unused=True)
 
 
 def _sum(old: Tensor | None, new: Tensor | None) -> Tensor | None:

@@ -6,6 +6,7 @@ are in all.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -146,7 +147,7 @@ def jensen_shannon(student: Tensor, teacher: Tensor, temperature: float = 1.0) -
     """
     mine = (student / temperature).log_softmax(dim=-1)
     theirs = (teacher / temperature).log_softmax(dim=-1)
-    middle = torch.logaddexp(mine, theirs) - torch.log(torch.tensor(2.0))
+    middle = torch.logaddexp(mine, theirs) - math.log(2)
     both = theirs.exp() * (theirs - middle) + mine.exp() * (mine - middle)
     return temperature**2 * both.sum(dim=-1) / 2
 
