@@ -56,7 +56,7 @@ class Distillation(nn.Module):
         def of_slice(states: Tensor, mask: Tensor, nexts: Tensor, *said: Tensor) -> Tensor:
             logits = logits_of(self.student, states)
             everywhere, known = self.loss.of(logits, self.answer(*said), nexts)
-            return (everywhere * mask).sum() / count.positions + known.sum() / count.predicted
+            return (everywhere * mask).sum() / count.positions + known.sum() / max(1, count.predicted)
 
         others = [part.flatten(0, 1) for part in (batch.mask, batch.nexts, *batch.said)]
         head = head_parameters(self.student)

@@ -46,7 +46,7 @@ def described(teacher: str, variant: Variant, rate: float, seed: int) -> Row:
 
 
 def rates_of(teacher: str, variant: Variant, seed: int) -> Sequence[float]:
-    """All rates for the first seed, then the one that was best with it; of equal FLOPs the one of equal tokens."""
+    """All rates for the first seed, then the one that was best with it; with equal FLOPs the same."""
     if seed == SEEDS[0] and not variant.equal_flops:
         return variant.rates
     name = variant.name.removesuffix(", equal FLOPs")
@@ -109,7 +109,9 @@ class Students:
         """Train a student in one way; its losses before and after, and what was learnt from."""
         student = self._student(variant.student, seed)
         parameters, teachers = student.num_parameters(), self.bench.teacher.model.num_parameters()
-        steps = round(variant.steps * (1 + teachers / (3 * parameters))) if variant.equal_flops else variant.steps
+        steps = (
+            round(variant.steps * (1 + teachers / (3 * parameters))) if variant.equal_flops else variant.steps
+        )
         states = self._states(variant, student)
         targets, about = self._targets(variant, states)
         measured = self.bench.distilled(
