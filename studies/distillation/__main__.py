@@ -26,10 +26,10 @@ tried, the first seed chose. The effect is the difference to the first row, seed
 `python -m studies.distillation --table` from `results.jsonl`.
 
 Where the paper (arXiv 2407.14679) has the same comparison, its own loss stands beside. Of its temperatures
-0.1, 0.5, 1 and 3 the best is 1. At equal compute (table 11) its HellaSwag and MMLU are 46.2 and 24.4 from random
-weights, 50.9 and 24.6 pruned and trained on text, 51.0 and 37.8 pruned and distilled. With equal FLOPs,
-training on text goes on for as many more steps as a live teacher's forward passes would have paid for; a
-cached teacher runs once for all.
+0.1, 0.5, 1 and 3 the best is 1. At equal compute (table 11) its HellaSwag and MMLU are 46.2 and 24.4 from
+random weights, 50.9 and 24.6 pruned and trained on text, 51.0 and 37.8 pruned and distilled. With equal
+FLOPs, training on text goes on for as many more steps as a live teacher's forward passes would have paid
+for; a cached teacher runs once for all.
 """
 
 

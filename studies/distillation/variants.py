@@ -7,6 +7,7 @@ from dataclasses import dataclass
 STEPS, SEEDS = 48, (0, 1, 2)
 #: Of the rule's peak rate. The first seed decides which of them a loss is compared at.
 RATES = (0.5, 1.0, 2.0)
+HIGHEST = 8.0
 RULE = (1.0,)
 
 

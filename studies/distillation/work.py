@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from studies.bench.bench import Bench
 from studies.bench.results import Results, Row
 from studies.bench.setting import SETTINGS
 from studies.distillation.sparse import BYTES_OF_ONE, Few, drawn_bytes
-from studies.distillation.variants import LONGER, SEEDS, VARIANTS, Variant
+from studies.distillation.variants import HIGHEST, LONGER, SEEDS, VARIANTS, Variant
 
 HERE = Path(__file__).parent
 RESULTS = Results(HERE / "results.jsonl", ("teacher", "study", "variant", "rate", "seed"))
@@ -45,18 +45,31 @@ def described(teacher: str, variant: Variant, rate: float, seed: int) -> Row:
     }
 
 
-def rates_of(teacher: str, variant: Variant, seed: int) -> Sequence[float]:
-    """All rates for the first seed, then the one that was best with it; with equal FLOPs the same."""
-    if seed == SEEDS[0] and not variant.equal_flops:
-        return variant.rates
-    name = variant.name.removesuffix(", equal FLOPs")
-    tried = [
-        row
+def rates_of(teacher: str, variant: Variant, seed: int) -> Iterator[float]:
+    """With the first seed all rates, and higher ones while the highest is best; then the best one.
+
+    With equal FLOPs it is the best of equal tokens. Each rate is asked for when those before have results.
+    """
+    first = seed == SEEDS[0] and not variant.equal_flops
+    if first:
+        yield from variant.rates
+    tried = _tried(teacher, variant)
+    if not first:
+        yield min(tried, key=lambda rate: tried[rate]) if tried else variant.rates[0]
+        return
+    while len(variant.rates) > 1 and max(tried) == min(tried, key=lambda rate: tried[rate]) < HIGHEST:
+        yield 2 * max(tried)
+        tried = _tried(teacher, variant)
+
+
+def _tried(teacher: str, variant: Variant) -> dict[float, float]:
+    """Losses with the first seed, by rate."""
+    wanted = teacher, variant.study, variant.name.removesuffix(", equal FLOPs"), SEEDS[0]
+    return {
+        row["rate"]: row["after"]
         for row in RESULTS.rows()
-        if (row["teacher"], row["study"], row["variant"], row["seed"])
-        == (teacher, variant.study, name, SEEDS[0])
-    ]
-    return [min(tried, key=lambda row: row["after"])["rate"]] if tried else variant.rates
+        if (row["teacher"], row["study"], row["variant"], row["seed"]) == wanted
+    }
 
 
 def runs(teacher: str) -> Iterator[tuple[Variant, float, int]]:

@@ -75,13 +75,22 @@ def test_the_first_seed_chooses_the_rate_for_the_others(results: Results) -> Non
     kl = next(v for v in VARIANTS if v.name == "pruned, distilled")
     text = next(v for v in VARIANTS if v.name == "pruned, cross-entropy")
     dear = next(v for v in VARIANTS if v.name == "pruned, cross-entropy, equal FLOPs")
-    assert work.rates_of("embedded", kl, 0) == kl.rates == (0.5, 1.0, 2.0)
     for rate, after in ((0.5, 3.0), (1.0, 2.5), (2.0, 2.75)):
         results.add(row(kl, rate, 0, after))
         results.add(row(text, rate, 0, 6 - after))
-    assert work.rates_of("embedded", kl, 1) == [1.0]
-    assert work.rates_of("embedded", dear, 0) == work.rates_of("embedded", dear, 2) == [0.5]
-    assert work.rates_of("stories260K", kl, 1) == kl.rates
+    assert list(work.rates_of("embedded", kl, 0)) == [0.5, 1.0, 2.0]
+    assert list(work.rates_of("embedded", kl, 1)) == [1.0]
+    assert list(work.rates_of("embedded", dear, 0)) == list(work.rates_of("embedded", dear, 2)) == [0.5]
+    assert list(work.rates_of("stories260K", kl, 1)) == [0.5]
+
+
+def test_while_the_highest_rate_is_best_a_higher_one_is_tried(results: Results) -> None:
+    kl, seen = next(v for v in VARIANTS if v.name == "forward-kl"), list[float]()
+    for rate in work.rates_of("embedded", kl, 0):
+        seen.append(rate)
+        results.add(row(kl, rate, 0, abs(rate - 4)))
+    assert seen == [0.5, 1.0, 2.0, 4.0, 8.0]
+    assert list(work.rates_of("embedded", kl, 1)) == [4.0]
 
 
 def test_a_training_is_not_repeated_for_a_second_study(results: Results) -> None:
