@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from evaluators.distillation.chunked import chunked
+from evaluators.distillation.liger import fused
 from evaluators.distillation.losses import Loss
 from evaluators.distillation.places import states_at
 from evaluators.distillation.states import StatesLoss
@@ -31,6 +32,7 @@ class Distillation(nn.Module):
         super().__init__()
         self.student, self.states = student, states
         self.loss, self.answer = loss, targets.answer
+        self.fused = fused(student, targets, loss)
         self.register_buffer("alpha", torch.ones((), device=student.device), persistent=False)
 
     def forward(self, batch: Batch, count: Count) -> tuple[Tensor, Tensor]:
@@ -53,6 +55,10 @@ class Distillation(nn.Module):
         return loss + self.alpha * apart, apart.detach()
 
     def _on_logits(self, final: Tensor, batch: Batch, count: Count) -> Tensor:
+        if self.fused is not None:
+            mine, theirs, mask = (part.flatten(0, 1) for part in (final, batch.said[0], batch.mask))
+            return self.fused(mine, theirs, mask) / count.positions
+
         def of_slice(states: Tensor, mask: Tensor, nexts: Tensor, *said: Tensor) -> Tensor:
             logits = logits_of(self.student, states)
             everywhere, known = self.loss.of(logits, self.answer(*said), nexts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from evaluators.distillation.losses import Loss
 from evaluators.distillation.schedule import Schedule, peak_rate
 from evaluators.distillation.states import States
 from evaluators.distillation.targets.batch import Batch, Targets
-from evaluators.distillation.targets.cached import CachedTargets, cache_targets
+from evaluators.distillation.targets.cached import CachedTargets
+from evaluators.distillation.targets.hidden import Hidden
 from evaluators.loss import validation_loss
 from evaluators.teacher import Teacher, load_teacher
 from studies.bench.setting import STEP_TOKENS, Setting
@@ -51,9 +51,14 @@ class Bench:
         )
         self.corpus = read_corpus(request, self.teacher.tokenizer, setting.data, folder / "text")
         self.accelerator = Accelerator(cpu=True, mixed_precision=setting.precision)
-        targets = folder / f"{setting.name}-{os.getpid()}.bin"
-        cache_targets(self.teacher.model, self.corpus.distillation, targets, "study")
-        self.targets = CachedTargets(targets, self.teacher.model, self.corpus.distillation)
+        self.targets = CachedTargets(
+            self.teacher.model,
+            self.corpus.distillation,
+            Hidden(self.teacher.model),
+            folder / f"targets-{setting.name}",
+            self.teacher.fingerprint,
+        )
+        self.targets.fill()
 
     def loss(self, model: PreTrainedModel) -> float:
         """Validation loss in float32, nats per token."""

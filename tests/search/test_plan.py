@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from search.flags import Flags
-from search.plan import plan
+from search.plan import TargetsRow, plan
 from search.resolution import resolve
 from search.run_directory import RunDirectory
 from space.baselines import baselines
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def planned(model: Path, out: Path, budget: str = "4B", **others: object) -> tuple[str, dict[str, str]]:
     """The plan, and its rows by name."""
-    resolved = resolve(Flags(budget=budget, model=str(model), device="cpu", **others))  # type: ignore[arg-type]
+    resolved = resolve(Flags(budget=budget, model=(str(model),), device="cpu", **others))  # type: ignore[arg-type]
     text = plan(resolved, RunDirectory(out / "name"))
     rows: dict[str, str] = {}
     for line in text.splitlines():
@@ -47,7 +47,7 @@ def test_counts_are_exact(
 ) -> None:
     directory: Path = request.getfixturevalue(model)
     text, rows = planned(directory, tmp_path)
-    resolved = resolve(Flags(budget="4B", model=str(directory), device="cpu"))
+    resolved = resolve(Flags(budget="4B", model=(str(directory),), device="cpu"))
     space = enumerate_space(resolved.axis_map, Budget(4_000_000_000, 0.02))
     assert f"{parameters} parameters" in text
     assert rows["budget"] == "4,000,000,000 parameters ±2%"
@@ -67,10 +67,12 @@ def test_work_is_counted_by_hand(demo_config: Path, tmp_path: Path) -> None:
     assert rows["rung 0"] == "32 candidates, loss straight after pruning"
     assert rows["rung 1"] == "16 candidates, 64,000 tokens each"
     assert rows["retraining"] == "6 models, 320,000 tokens each"
-    # 16 × 64,000 + 6 × 320,000 trained on; 2500 blocks of 128 cached
-    assert rows["tokens"] == "2,944,000 trained on, 320,000 of teacher targets cached"
-    # cached 320,000 × 128 × 2 bytes; 5 models of 4 MB; a checkpoint of 16 MB
-    assert rows["disk"] == "118 MB"
+    # 16 × 64,000 + 6 × 320,000 trained on
+    assert rows["tokens"] == "2,944,000 trained on"
+    # 320,000 × 128 × 2 bytes, and a kB for each of 2500 blocks
+    assert rows["targets"] == "320,000 tokens as hidden states, 84.5 MB"
+    # that, 5 models of 4 MB, a checkpoint of 16 MB
+    assert rows["disk"] == "120 MB"
     assert rows["run directory"] == str(tmp_path / "name")
 
 
@@ -95,9 +97,45 @@ def test_arithmetic_is_six_operations_a_weight_and_token_and_two_of_the_teacher(
     assert float(found[2]) == pytest.approx(math.log10(flops), abs=0.05)
 
 
+@pytest.mark.parametrize(
+    ("others", "free", "words", "kept", "read"),
+    [
+        ({}, 10**9, "320,000 tokens as hidden states, 84.5 MB", 84_480_000, 320_000),
+        ({"targets": "sampled"}, 10**9, "320,000 tokens as drawn tokens, 52.2 MB", 52_160_000, 320_000),
+        # of 64,000 tokens alone, 500 blocks
+        (
+            {"loss": "mse"},
+            10**8,
+            "64,000 tokens as hidden states, 16.9 MB; in retraining the teacher runs live",
+            16_896_000,
+            64_000 + 6 * 320_000,
+        ),
+        ({}, 10**6, "the teacher runs live", 0, 16 * 64_000 + 6 * 320_000),
+        ({"targets": "live"}, 10**9, "the teacher runs live", 0, 16 * 64_000 + 6 * 320_000),
+        ({"loss": "cross-entropy"}, 10**9, "none: the loss asks no teacher", 0, 0),
+    ],
+)
+def test_targets_are_counted_by_hand(
+    others: dict[str, str],
+    free: int,
+    words: str,
+    kept: int,
+    read: int,
+    demo_config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("search.plan.free_bytes", lambda path: free)
+    run = {"trials": 32, "rung_tokens": ("64k",), "retrain_tokens": "320k", "promote": 2}
+    resolved = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu", **run, **others))  # type: ignore[arg-type]
+    row = TargetsRow(resolved, RunDirectory(tmp_path))
+    assert (row.words, row.size, row.read(16 * 64_000, 6 * 320_000)) == (words, kept, read)
+    assert f"{words}\n" in plan(resolved, RunDirectory(tmp_path))
+
+
 @pytest.mark.parametrize(("budget", "unit"), [("1M", "MB"), ("4B", "GB"), ("40B", "TB")])
 def test_disk_has_a_unit(budget: str, unit: str, demo_config: Path, tmp_path: Path) -> None:
-    resolved = resolve(Flags(budget="1M", model=str(demo_config), device="cpu"))
+    resolved = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
     amount = round(BudgetText.parse(budget).amount)
     space = replace(resolved.space, parameters=np.full(len(resolved.space), amount))
     text = plan(replace(resolved, space=space), RunDirectory(tmp_path))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from evaluators.distillation.targets.live import TextTargets
 from space.architecture import Axis
 from studies.bench.bench import Shuffled
 from studies.bench.results import Results, effect, markdown, spread
@@ -35,16 +36,9 @@ def test_effects_are_taken_seed_by_seed() -> None:
 
 
 def test_a_seed_is_an_order_of_the_same_blocks() -> None:
-    class Numbered:
-        blocks = 7
-
-        def head(self, states: torch.Tensor) -> torch.Tensor:
-            return states
-
-        def batch(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return numbers, numbers
-
-    orders = [Shuffled(Numbered(), seed).batch(torch.arange(7))[0].tolist() for seed in (0, 0, 1)]
+    blocks = torch.arange(7)[:, None]
+    targets = TextTargets(blocks, torch.device("cpu"))
+    orders = [Shuffled(targets, seed).batch(torch.arange(7)).tokens.flatten().tolist() for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
     assert all(sorted(order) == list(range(7)) for order in orders)
 

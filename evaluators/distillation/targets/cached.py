@@ -1,97 +1,145 @@
-"""What the teacher says of the distillation set: computed once, kept on disk, shared by all candidates.
-
-The final hidden states are kept in bfloat16; the loss applies the teacher's own head to them, so the
-divergence is the true one at the price of one matrix product.
-"""
+"""What the teacher says of the distillation set: computed once, kept on disk, shared by all candidates."""
 
 from __future__ import annotations
 
-import json
-import os
-import zlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from evaluators.distillation.answer import Answer
+from evaluators.distillation.places import Place, states_at
 from evaluators.distillation.targets.batch import Batch
-from evaluators.distillation.targets.live import OfTeacher
-from evaluators.final_states import final_states, states_width
+from evaluators.distillation.targets.form import Form
+from evaluators.distillation.targets.hidden import Hidden
+from evaluators.distillation.targets.records import Records
+from evaluators.final_states import final_states
 
+logger = logging.getLogger(__name__)
 _TOKENS_AT_ONCE = 4096
+_STATES = "states of "
+
+Record = Mapping[str, Tensor]
 
 
-class CachedTargets(OfTeacher):
-    """The teacher's final states, read from a file that ``cache_targets`` wrote."""
-
-    def __init__(self, path: Path, teacher: PreTrainedModel, tokens: Tensor) -> None:
-        super().__init__(teacher, tokens)
-        shape = (*tokens.shape, states_width(teacher))
-        size = shape[0] * shape[1] * shape[2]
-        self._states = torch.from_file(str(path), size=size, dtype=torch.bfloat16).view(shape)
-
-    def batch(self, numbers: Tensor) -> Batch:
-        """See ``Targets``."""
-        device = self.teacher.device
-        return Batch(self.tokens[numbers].to(device, torch.long), (self._states[numbers].to(device),))
-
-
-def cache_bytes(tokens: int, width: int) -> int:
-    """Bytes on disk of the cached states of so many tokens, each state of ``width`` numbers."""
-    return 2 * tokens * width
-
-
-def is_cached(path: Path, fingerprint: str) -> bool:
-    """Whether the file at ``path`` is whole and belongs to ``fingerprint``."""
-    try:
-        about = json.loads(path.with_suffix(".json").read_text())
-        return bool(about["fingerprint"] == fingerprint and about["checksum"] == _checksum(path))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-@torch.no_grad()
-def cache_targets(
-    teacher: PreTrainedModel,
-    tokens: Tensor,
-    path: Path,
-    fingerprint: str,
-    advance: Callable[[int], None] = lambda blocks: None,
-) -> None:
-    """Run the teacher over all blocks and write its final states.
+class CachedTargets:
+    """Targets read from disk; a record that is not there, or not as it was written, the teacher makes again.
 
     Args:
         teacher: in evaluation mode.
-        tokens: (N, T) token numbers.
-        path: of the states; a JSON file beside it names what they belong to and is written last.
-        fingerprint: of teacher and tokens.
-        advance: told the number of blocks after each batch.
-
-    Raises:
-        OSError: the disk is full. What was there before stays, and nothing unfinished is left.
+        tokens: (N, T) of all blocks, on the host; those before a longer text keep their records.
+        form: what is kept of a block.
+        folder: of the records, for this teacher and form alone.
+        fingerprint: of teacher and precision.
+        places: of intermediate states that are kept too, in bfloat16.
+        precision: the context that the teacher runs in, such as ``Accelerator.autocast``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    about = path.with_suffix(".json")
-    new_states, new_about = path.with_suffix(".new"), path.with_suffix(".json.new")
-    try:
-        with new_states.open("wb") as file:
-            for batch in tokens.split(max(1, _TOKENS_AT_ONCE // tokens.shape[1])):
-                states = final_states(teacher, batch.to(teacher.device, torch.long))
-                file.write(states.to(torch.bfloat16).cpu().view(torch.int16).numpy().tobytes())
-                advance(len(batch))
-        new_about.write_text(json.dumps({"fingerprint": fingerprint, "checksum": _checksum(new_states)}))
-        os.replace(new_states, path)  # until the next line the JSON is that of other states, and not believed
-        os.replace(new_about, about)
-    finally:
-        new_states.unlink(missing_ok=True)
-        new_about.unlink(missing_ok=True)
 
+    def __init__(
+        self,
+        teacher: PreTrainedModel,
+        tokens: Tensor,
+        form: Form,
+        folder: Path,
+        fingerprint: str,
+        places: Sequence[Place] = (),
+        precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self.teacher, self.tokens, self.form = teacher, tokens, form
+        self.places, self.precision = tuple(places), precision
+        names = [str(place) for place in self.places]
+        self.records = Records(folder, {**form.about, "states": names, "fingerprint": fingerprint})
 
-def _checksum(path: Path) -> str:
-    value = 0
-    with path.open("rb") as file:
-        while piece := file.read(2**24):
-            value = zlib.crc32(piece, value)
-    return f"crc32 {value:08x} of {path.stat().st_size} bytes"
+    @property
+    def blocks(self) -> int:
+        """See ``Targets``."""
+        return len(self.tokens)
+
+    @property
+    def head_of(self) -> PreTrainedModel | None:
+        """Whose head makes the answers out of final states, if they are made so."""
+        return self.form.teacher if isinstance(self.form, Hidden) else None
+
+    def missing(self) -> list[int]:
+        """The numbers of the blocks that have no record yet.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        with self.records.claimed():
+            return self._missing()
+
+    def fill(self, advance: Callable[[int], None] = lambda blocks: None) -> None:
+        """Let the teacher make what is missing; another process that does the same is waited for.
+
+        Args:
+            advance: told the number of blocks after each batch.
+
+        Raises:
+            OSError: the disk is full. The records before are kept, and used when it is begun again.
+        """
+        with self.records.claimed():
+            missing = self._missing()
+            size = max(1, _TOKENS_AT_ONCE // self.tokens.shape[1])
+            for at in range(0, len(missing), size):
+                some = missing[at : at + size]
+                self._make(some)
+                advance(len(some))
+            if missing:
+                self.records.settle()
+
+    def batch(self, numbers: Tensor) -> Batch:
+        """See ``Targets``.
+
+        Raises:
+            OSError: a record had to be made again, and the disk is full.
+        """
+        device, records = self.teacher.device, [self._record(number) for number in numbers.tolist()]
+        states = {str(p): torch.stack([record[f"{_STATES}{p}"] for record in records]) for p in self.places}
+        return Batch(
+            self.tokens[numbers].to(device, torch.long),
+            tuple(part.to(device) for part in self.form.said(records)),
+            {name: state.to(device) for name, state in states.items()},
+        )
+
+    def answer(self, *said: Tensor) -> Answer:
+        """See ``Targets``."""
+        return self.form.answer(*said)
+
+    def _missing(self) -> list[int]:
+        return [n for n in range(self.blocks) if not self.records.has(n, self.tokens[n])]
+
+    def _record(self, number: int) -> Record:
+        found = self.records.read(number, self.tokens[number])
+        return self._again(number) if found is None else found
+
+    def _again(self, number: int) -> Record:
+        with self.records.claimed():
+            found = self.records.read(number, self.tokens[number])  # another process may have made it
+            if found is not None:
+                return found
+            logger.warning(
+                "the teacher's targets of block %d in %s are missing or not as they were written: made again",
+                number,
+                self.records.folder,
+            )
+            return self._make([number])[0]
+
+    @torch.no_grad()
+    def _make(self, numbers: list[int]) -> list[Record]:
+        """Ask the teacher about these blocks, all at once, and write what it says."""
+        made: list[Record] = []
+        tokens = self.tokens[numbers].to(self.teacher.device, torch.long)
+        with self.precision(), states_at(self.teacher, self.places) as states:
+            final = final_states(self.teacher, tokens.clamp(min=0))
+            for place, number in enumerate(numbers):
+                record = self.form.record(final[place], number)
+                for name, state in states.items():
+                    record[f"{_STATES}{name}"] = state[place].to(torch.bfloat16).cpu()
+                self.records.write(number, self.tokens[number], record)
+                made.append(record)
+        return made

@@ -11,33 +11,26 @@ from transformers import PreTrainedModel
 from evaluators.distillation.answer import Dense
 from evaluators.distillation.places import Place, states_at
 from evaluators.distillation.targets.batch import Batch
-from evaluators.final_states import final_states, head_dtype, logits_of
+from evaluators.distillation.targets.hidden import every_logit
+from evaluators.final_states import final_states
 
 
-class OfTeacher:
-    """What all targets share that apply the teacher's head."""
+class LiveTargets:
+    """The teacher runs beside the student: no disk, nearly twice the work."""
 
-    def __init__(self, teacher: PreTrainedModel, tokens: Tensor) -> None:
-        self.teacher, self.tokens = teacher, tokens
+    def __init__(self, teacher: PreTrainedModel, tokens: Tensor, places: Sequence[Place] = ()) -> None:
+        """Take a teacher and (N, T) tokens; places are those of intermediate states."""
+        self.teacher, self.tokens, self.places = teacher, tokens, tuple(places)
 
     @property
     def blocks(self) -> int:
         """See ``Targets``."""
         return len(self.tokens)
 
-    @torch.no_grad()
-    def answer(self, *said: Tensor) -> Dense:
-        """See ``Targets``; states that were rounded for the disk are read in the head's precision."""
-        return Dense(logits_of(self.teacher, said[0].to(head_dtype(self.teacher))).float())
-
-
-class LiveTargets(OfTeacher):
-    """The teacher runs beside the student: no disk, nearly twice the work."""
-
-    def __init__(self, teacher: PreTrainedModel, tokens: Tensor, places: Sequence[Place] = ()) -> None:
-        """Take a teacher and (N, T) tokens; places are those of intermediate states."""
-        super().__init__(teacher, tokens)
-        self.places = tuple(places)
+    @property
+    def head_of(self) -> PreTrainedModel:
+        """Whose head makes the answers out of final states."""
+        return self.teacher
 
     @torch.no_grad()
     def batch(self, numbers: Tensor) -> Batch:
@@ -46,6 +39,10 @@ class LiveTargets(OfTeacher):
         with states_at(self.teacher, self.places) as states:
             final = final_states(self.teacher, tokens.clamp(min=0))
         return Batch(tokens, (final,), dict(states))
+
+    def answer(self, *said: Tensor) -> Dense:
+        """See ``Targets``."""
+        return every_logit(self.teacher, said[0])
 
 
 class TextTargets:

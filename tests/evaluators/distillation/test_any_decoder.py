@@ -13,7 +13,8 @@ from evaluators.distillation.loop import distil
 from evaluators.distillation.losses import Loss
 from evaluators.distillation.module import Distillation
 from evaluators.distillation.targets.batch import Count, Targets
-from evaluators.distillation.targets.cached import CachedTargets, cache_targets
+from evaluators.distillation.targets.cached import CachedTargets
+from evaluators.distillation.targets.hidden import Hidden
 from evaluators.distillation.targets.live import LiveTargets
 from tests.evaluators.distillation.conftest import Accelerators
 from tests.evaluators.distillation.training import BLOCK, TOKENS, schedule
@@ -42,8 +43,8 @@ def test_cached_targets_lower_the_divergence_to_the_teacher(
     accelerator: Accelerator, tmp_path: Path, model_type: str
 ) -> None:
     teacher, student = model_of(model_type, seed=3), model_of(model_type, seed=4)
-    cache_targets(teacher, TOKENS, tmp_path / "states.bin", "a fingerprint")
-    targets = CachedTargets(tmp_path / "states.bin", teacher, TOKENS)
+    targets = CachedTargets(teacher, TOKENS, Hidden(teacher), tmp_path, "a fingerprint")
+    targets.fill()
     before = divergence(student, LiveTargets(teacher, TOKENS))
     distil(student, targets, schedule(20), accelerator)
     assert divergence(student, LiveTargets(teacher, TOKENS)) < 0.8 * before
