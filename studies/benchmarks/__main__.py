@@ -6,12 +6,15 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import tyro
 
 from space.input_error import InputError
+from studies.benchmarks.distil import DistilWork, distil_suite
 from studies.benchmarks.figure import Figure, table
+from studies.benchmarks.kept import keep
 from studies.benchmarks.rank import RankWork, rank_suite
 from studies.benchmarks.space import SpaceWork, space_suite
 
@@ -19,6 +22,7 @@ from studies.benchmarks.space import SpaceWork, space_suite
 SUITES: dict[str, Callable[[], list[Figure]]] = {
     "space": lambda: space_suite(SpaceWork()),
     "rank": lambda: rank_suite(RankWork()),
+    "distil": lambda: distil_suite(DistilWork()),
 }
 
 
@@ -26,10 +30,12 @@ SUITES: dict[str, Callable[[], list[Figure]]] = {
 class Choice:
     """Measure ours beside a reference in the same run. Exit status 1 if a bound does not hold."""
 
-    suite: tyro.conf.Positional[Literal["space", "rank", "all"]] = "all"
+    suite: tyro.conf.Positional[Literal["space", "rank", "distil", "all"]] = "all"
     """Which to run."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON list."""
+    keep: Path | None = None
+    """A folder for a file of the figures with device, versions and date."""
 
 
 def main(arguments: Sequence[str], suites: dict[str, Callable[[], list[Figure]]] = SUITES) -> int:
@@ -41,6 +47,8 @@ def main(arguments: Sequence[str], suites: dict[str, Callable[[], list[Figure]]]
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+    if choice.keep is not None:
+        keep(choice.keep, choice.suite, figures)
     print(json.dumps([f.row() for f in figures], indent=1) if choice.json else table(figures))
     return 0 if all(figure.holds for figure in figures) else 1
 

@@ -22,15 +22,21 @@ class Figure:
     """How many times better ours is."""
     bound: float
     """The least ratio that is good enough."""
+    missing: str = ""
+    """Why there is no reference, which is then no number; the figure holds nonetheless."""
 
     @property
     def holds(self) -> bool:
         """Whether it is good enough."""
-        return self.ratio >= self.bound
+        return bool(self.missing) or self.ratio >= self.bound
 
     def row(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self) | {"holds": self.holds}
+        row = asdict(self) | {"holds": self.holds}
+        if self.missing:
+            return row | {"reference": None, "ratio": None}
+        del row["missing"]
+        return row
 
 
 def in_turns(
@@ -58,7 +64,7 @@ def table(figures: Sequence[Figure]) -> str:
     """For people: a row a figure, columns aligned."""
     head = ("name", "ours", "reference", "ratio", "bound", "holds")
     rows = [
-        (f.name, f"{f.ours:.4g}", f"{f.reference:.4g}", f"{f.ratio:.2f}", f"≥ {f.bound:g}", _yes(f.holds))
+        (f.name, f"{f.ours:.4g}", *_beside(f), f"≥ {f.bound:.3g}", "-" if f.missing else _yes(f.holds))
         for f in figures
     ]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
@@ -67,6 +73,11 @@ def table(figures: Sequence[Figure]) -> str:
         padded = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
         lines.append("  ".join([name.ljust(widths[0]), *padded]))
     return "\n".join(lines)
+
+
+def _beside(figure: Figure) -> tuple[str, str]:
+    """Reference and ratio, or what there is instead."""
+    return (figure.missing, "-") if figure.missing else (f"{figure.reference:.4g}", f"{figure.ratio:.2f}")
 
 
 def _yes(holds: bool) -> str:
