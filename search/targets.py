@@ -68,7 +68,7 @@ def targets_of(
     places = places_of(resolved)
     setting = setting_of(resolved, tokens.numel(), states_width(teacher.model))
     plan = _decide(config, setting, directory)
-    live = LiveTargets(teacher.model, tokens, places)
+    live = LiveTargets(teacher.model, tokens, places, accelerator.autocast)
     if not plan.blocks:
         console.say("the teacher's targets are kept nowhere: it runs beside the student; --targets chooses")
         console.forecast.skip("forward", tokens.numel())

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from evaluators.distillation.targets.batch import Targets
 from evaluators.distillation.targets.cached import CachedTargets
+from evaluators.distillation.targets.choice import Setting, choose
 from evaluators.distillation.targets.form import Form, FormName
 from evaluators.distillation.targets.hidden import Hidden
 from evaluators.distillation.targets.sampled import Sampled
@@ -87,6 +88,29 @@ def cached(teacher: PreTrainedModel, text: Tensor, name: FormName, folder: Path)
     targets = CachedTargets(teacher, text, form, folder / name, "", precision=accelerator().autocast)
     targets.fill()
     return targets
+
+
+def picked(shape: Shape) -> FormName:
+    """The form that a run would choose by itself, on a disk with room."""
+    student, teacher = (_multiplied(config) for config in (shape.student, shape.teacher))
+    setting = Setting(
+        tokens=shape.text().numel(),
+        block=shape.block,
+        vocabulary=shape.teacher.vocab_size,
+        width=shape.teacher.hidden_size,
+        student=student,
+        teacher=teacher,
+        every_logit=False,
+    )
+    return choose("auto", setting, free=10**15)
+
+
+def _multiplied(config: LlamaConfig) -> int:
+    """Weights that a token is multiplied by: all, but of embeddings only a head's."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    read = 0 if config.tie_word_embeddings else model.get_input_embeddings().get_parameter("weight").numel()
+    return int(model.num_parameters() - read)
 
 
 class Marks:

@@ -24,9 +24,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback, TrainingArguments
 
 from evaluators.distillation.targets.form import FormName
-from studies.benchmarks.distil_models import Marks, Shape, cached, made, teacher_of, unit
+from studies.benchmarks.distil_models import Marks, Shape, cached, made, picked, teacher_of, unit
 from studies.benchmarks.distil_process import Peak, in_process
-from studies.benchmarks.distil_steps import CACHED, our_steps
+from studies.benchmarks.distil_steps import our_steps
 from studies.benchmarks.figure import Figure
 
 #: The extra that is needed for each peer, and what it is called.
@@ -46,7 +46,7 @@ class Trained:
 
 
 def peer_figures(shape: Shape, turns: int, memory: float = _MEMORY) -> list[Figure]:
-    """Tokens a second and peak memory of ours with each form of targets, beside those of every peer.
+    """Tokens a second and peak memory of ours, with the targets a run would choose, beside every peer's.
 
     Args:
         shape: of models and steps.
@@ -54,12 +54,13 @@ def peer_figures(shape: Shape, turns: int, memory: float = _MEMORY) -> list[Figu
         memory: how many times less of it is good enough.
     """
     there = [name for name in PEERS if find_spec(name) is not None]
-    runs: dict[str, list[Trained]] = {side: [] for side in (*CACHED, *there)}
+    form = picked(shape)
+    runs: dict[str, list[Trained]] = {side: [] for side in (form, *there)}
     for _ in range(turns):
         for side, found in runs.items():
             found.append(in_process(trained, side, shape))
     took = {side: _summary(found) for side, found in runs.items()}
-    return [figure for form in CACHED for peer in PEERS for figure in beside(shape, form, peer, took, memory)]
+    return [figure for peer in PEERS for figure in beside(shape, form, peer, took, memory)]
 
 
 def _summary(runs: Sequence[Trained]) -> tuple[float, int]:
@@ -100,7 +101,7 @@ def trained(side: str, shape: Shape) -> Trained:
     """Train a student for a few steps.
 
     Args:
-        side: one of ``CACHED``, which is ours, or of ``PEERS``.
+        side: a form of targets, which is ours, or one of ``PEERS``.
         shape: of models and steps.
     """
     warnings.simplefilter("ignore")

@@ -16,7 +16,7 @@ from space.input_error import InputError
 #: Targets may take this share of the free disk: models and checkpoints are still to come.
 _OF_FREE = 0.5
 #: Applying the teacher's head again may cost this share of a step of the student's.
-_OF_STEP = 0.25
+_OF_STEP = 0.1
 _SPOKEN = {
     FormName.HIDDEN: "hidden states",
     FormName.SAMPLED: "drawn tokens",
@@ -77,9 +77,10 @@ def choose(wanted: str, setting: Setting, free: int) -> FormName:
     """The form of the teacher's targets.
 
     Hidden states where the loss needs what only they hold, or where the teacher's head costs at most a
-    quarter of a step: they are exact, and add no noise to the gradient. Else drawn tokens, which cost no
-    arithmetic, are a fraction of the size, and right in the mean. Either only if it takes at most half of
-    what is free. Else the teacher runs live, at the price of a forward pass in every step.
+    tenth of a step: they are exact. Else drawn tokens, which cost no arithmetic, are a fraction of the
+    size, and right in the mean; students end at the same loss (studies/distillation). Either only if it
+    takes at most half of what is free. Else the teacher runs live, at the price of a forward pass in every
+    step.
 
     Top-k is never chosen: it is biased.
 

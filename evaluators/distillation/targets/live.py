@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -18,9 +19,23 @@ from evaluators.final_states import final_states
 class LiveTargets:
     """The teacher runs beside the student: no disk, nearly twice the work."""
 
-    def __init__(self, teacher: PreTrainedModel, tokens: Tensor, places: Sequence[Place] = ()) -> None:
-        """Take a teacher and (N, T) tokens; places are those of intermediate states."""
+    def __init__(
+        self,
+        teacher: PreTrainedModel,
+        tokens: Tensor,
+        places: Sequence[Place] = (),
+        precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """Let the teacher read the tokens when they are asked for.
+
+        Args:
+            teacher: in evaluation mode.
+            tokens: (N, T).
+            places: of intermediate states.
+            precision: the context that the teacher runs in, such as ``Accelerator.autocast``.
+        """
         self.teacher, self.tokens, self.places = teacher, tokens, tuple(places)
+        self.precision = precision
 
     @property
     def blocks(self) -> int:
@@ -36,7 +51,7 @@ class LiveTargets:
     def batch(self, numbers: Tensor) -> Batch:
         """See ``Targets``."""
         tokens = self.tokens[numbers].to(self.teacher.device, torch.long)
-        with states_at(self.teacher, self.places) as states:
+        with self.precision(), states_at(self.teacher, self.places) as states:
             final = final_states(self.teacher, tokens.clamp(min=0))
         return Batch(tokens, (final,), dict(states))
 

@@ -64,10 +64,10 @@ def test_the_rule(setting: Setting, free: int, form: FormName) -> None:
     assert choose("auto", setting, free) is form
 
 
-def test_the_border_is_a_quarter_of_a_step() -> None:
-    quarter = 2 * 4096 * 128_256 * 4 // 6
-    assert choose("auto", replace(LLAMA, student=quarter + 1), 2 * TB) is HIDDEN
-    assert choose("auto", replace(LLAMA, student=quarter - 1), 2 * TB) is SAMPLED
+def test_the_border_is_a_tenth_of_a_step() -> None:
+    border = 2 * 4096 * 128_256 * 10 // 6
+    assert choose("auto", replace(LLAMA, student=border + 1), 2 * TB) is HIDDEN
+    assert choose("auto", replace(LLAMA, student=border - 1), 2 * TB) is SAMPLED
 
 
 def test_the_border_is_half_of_what_is_free() -> None:

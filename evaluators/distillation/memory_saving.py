@@ -1,0 +1,80 @@
+"""What is done when a training does not fit into memory: smaller micro-batches, then recomputation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+#: Tokens of a micro-batch on a host: as fast as 2048 with 20 million parameters (2.6 CPU seconds a step of
+#: 2048 tokens), in two thirds of the memory.
+_HOST_TOKENS = 512
+
+
+def first_micro_batch(blocks: int, block: int, device: torch.device) -> int:
+    """How many blocks to begin with: on a GPU all, since it is fastest when full, on a host a few.
+
+    Args:
+        blocks: that the process reads in a step.
+        block: T, tokens a block.
+        device: of the student.
+    """
+    return blocks if device.type != "cpu" else min(blocks, max(1, _HOST_TOKENS // block))
+
+
+def ever_smaller(blocks: int, save_memory: Callable[[], bool]) -> Iterator[int]:
+    """The micro-batches to try after ``blocks``: halves, and the same again with recomputation.
+
+    Args:
+        blocks: of the first micro-batch, which did not fit.
+        save_memory: switches recomputation on; False if that cannot be done.
+
+    Raises:
+        torch.OutOfMemoryError: there are none left.
+    """
+    yield from _halves(blocks)
+    if save_memory():
+        yield blocks
+        yield from _halves(blocks)
+    raise torch.OutOfMemoryError("out of memory with a micro-batch of one block")
+
+
+def _halves(blocks: int) -> Iterator[int]:
+    while blocks := blocks // 2:
+        yield blocks
+
+
+@contextmanager
+def recomputed(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Within the context the blocks of a decoder keep what they are given alone, and run again for gradients.
+
+    transformers' own switch acts in training mode, in which dropout would be on. Nothing here draws random
+    numbers, so none are kept for the second time.
+    """
+
+    def again(forward: Callable[..., object]) -> Callable[..., object]:
+        return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
+
+    with replaced(blocks, again):
+        yield
+
+
+@contextmanager
+def replaced(
+    modules: Sequence[nn.Module], by: Callable[[Callable[..., object]], Callable[..., object]]
+) -> Iterator[None]:
+    """Within the context the forward functions of modules are what ``by`` makes of them."""
+    before = [vars(module).get("forward") for module in modules]
+    for module in modules:
+        vars(module)["forward"] = by(module.forward)
+    try:
+        yield
+    finally:
+        for module, forward in zip(modules, before, strict=True):
+            vars(module).pop("forward", None)
+            if forward is not None:
+                vars(module)["forward"] = forward
