@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from evaluators.distillation.loop import Checkpointing, DivergenceError
 from evaluators.loss import bits_per_byte
 from evaluators.quiet import quiet
+from search.branches import of_retraining, spared
 from search.whole_file import write_whole
 from search.workbench import Workbench
 from space.architecture import Architecture
@@ -41,6 +43,10 @@ class Retrained:
     path: str | None
     """Of the model, within the run directory."""
     failure: str | None = None
+    note: str | None = None
+    """What went otherwise than planned and did no harm: a step back, an early end, earlier weights."""
+    branch_tokens: int = 0
+    """Of its tokens those of a branch that it went on from."""
 
     @property
     def label(self) -> str:
@@ -74,6 +80,7 @@ def finished(bench: Workbench, assignment: Assignment) -> Retrained | None:
     path = bench.directory / "retraining" / f"{assignment.key}.json"
     if not path.exists():
         return None
+    _checkpointing(bench, assignment).remove()  # which that process may not have come to
     fields = json.loads(path.read_text())
     fields["architecture"] = Architecture(**fields["architecture"])
     fields["curve"] = [(tokens, loss) for tokens, loss in fields["curve"]]
@@ -83,31 +90,47 @@ def finished(bench: Workbench, assignment: Assignment) -> Retrained | None:
 def retrain(bench: Workbench, assignment: Assignment, advance: Callable[[int], None]) -> Retrained:
     """Distil a candidate for all of the retraining tokens, from where an earlier process stopped.
 
-    One that diverges, or does not fit into memory block by block, is recorded with the reason.
+    The model has the weights with the lowest validation loss of all that were seen on the way.
+    One that diverges in spite of a step back at a lower rate, or does not fit into memory block by block, is
+    recorded with the reason.
 
     A model from random weights is measured and not kept.
+
+    Raises:
+        OSError: the disk is full; after space is made the retraining goes on where it was.
     """
-    checkpoint = bench.directory / "retraining" / f"{assignment.key}.safetensors"
+    saving = _checkpointing(bench, assignment)
     try:
-        result = _retrain(bench, assignment, checkpoint, advance)
+        result = _retrain(bench, assignment, saving, advance)
     except (DivergenceError, torch.OutOfMemoryError) as error:
         result = Retrained(
             assignment.architecture, assignment.origin, None, None, 0, 0.0, [], None, str(error)
         )
-    path = checkpoint.with_suffix(".json")
+    path = saving.path.with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(asdict(result)))
-    checkpoint.unlink(missing_ok=True)
+    saving.remove()
     return result
 
 
+def _checkpointing(bench: Workbench, assignment: Assignment) -> Checkpointing:
+    path = bench.directory / "retraining" / f"{assignment.key}.safetensors"
+    return Checkpointing(
+        path=path,
+        best=path.with_suffix(".best.safetensors"),
+        key=f"{assignment.key} {bench.config.retrain_tokens}",
+    )
+
+
 def _retrain(
-    bench: Workbench, assignment: Assignment, checkpoint: Path, advance: Callable[[int], None]
+    bench: Workbench, assignment: Assignment, saving: Checkpointing, advance: Callable[[int], None]
 ) -> Retrained:
     architecture = assignment.architecture
     from_random = assignment.origin == RANDOM_WEIGHTS
     student = _random(bench, architecture) if from_random else bench.extract(architecture)
-    saving = Checkpointing(path=checkpoint, key=f"{assignment.key} {bench.config.retrain_tokens}")
+    if not from_random:
+        saving = of_retraining(bench, architecture, saving)
+    known = spared(bench, saving)
     outcome = bench.train(
         student, bench.config.retrain_tokens, bench.retraining_targets, advance, _VALIDATIONS, saving
     )
@@ -126,8 +149,10 @@ def _retrain(
         bits_per_byte(loss, predicted, bench.corpus.validation_bytes),
         outcome.tokens,
         outcome.seconds,
-        outcome.curve,
+        [(tokens, value) for tokens, value in outcome.curve if math.isfinite(value)],
         path,
+        note=outcome.note,
+        branch_tokens=known,
     )
 
 

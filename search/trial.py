@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import torch
 
-from evaluators.distillation.loop import DivergenceError
+from evaluators.distillation.loop import Checkpointing, DivergenceError
+from search.branches import of_rung, spared
 from search.rung import Evaluation
 from search.workbench import Workbench
 from space.architecture import Architecture
@@ -54,10 +55,22 @@ def _evaluate(
     if rung == 0:
         values["loss"] = _finite(bench.loss(student))
         return Evaluation(values, details=details)
-    tokens = bench.config.rung_tokens[rung - 1]
-    outcome = bench.train(student, tokens, bench.targets, advance, validations=2)
+    tokens, files = bench.config.rung_tokens[rung - 1], of_rung(bench, architecture, rung)
+    if known := spared(bench, files):
+        details["branch_tokens"] = float(known)
+    try:
+        outcome = bench.train(student, tokens, bench.targets, advance, validations=2, checkpointing=files)
+    except (RuntimeError, ValueError, MemoryError):
+        _remove(files)  # it is over for this candidate; one that was stopped goes on from them
+        raise
+    _remove(files)
     values["loss"] = _finite(outcome.curve[-1][1])
     return Evaluation(values, outcome.tokens, outcome.curve, outcome.seconds, details)
+
+
+def _remove(files: Checkpointing | None) -> None:
+    if files is not None:
+        files.remove()
 
 
 def _finite(loss: float) -> float:

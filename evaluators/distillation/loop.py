@@ -6,51 +6,35 @@ is a difference between their architectures.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import find_executable_batch_size
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
-from evaluators.distillation.attention import training_attention
-from evaluators.distillation.checkpoint import Curve, Position, load_checkpoint, save_checkpoint
+from evaluators.distillation.best import Best
+from evaluators.distillation.checkpoint import Curve
+from evaluators.distillation.compiling import forget_compiled
+from evaluators.distillation.divergence import DivergenceError, Setback
+from evaluators.distillation.gradient import Gradient
 from evaluators.distillation.losses import Loss
+from evaluators.distillation.memory_saving import ever_smaller, first_micro_batch, recomputed
 from evaluators.distillation.module import Distillation
+from evaluators.distillation.places import layers_of
+from evaluators.distillation.processes import Restoration, blocks_each
+from evaluators.distillation.saving import Checkpointing, Saving
 from evaluators.distillation.schedule import Schedule
 from evaluators.distillation.states import States, StatesLoss
-from evaluators.distillation.targets.batch import Count, Targets
+from evaluators.distillation.targets.batch import Targets
+from evaluators.distillation.training import Training, Watch
+from space.input_error import InputError
 
-
-class DivergenceError(RuntimeError):
-    """The loss of a student, or its gradient, stopped being a number."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpointing:
-    """Where and how often a training is saved."""
-
-    path: Path
-    key: str
-    """Names the training: a checkpoint of another one is not used."""
-    seconds: float = 120.0
-    """Between checkpoints."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Watch:
-    """Who looks on while a student learns."""
-
-    validate: Callable[[PreTrainedModel], float] | None = None
-    """The validation loss of the student, taken ``times`` times at equal distances."""
-    times: int = 0
-    advance: Callable[[int], None] = field(default=lambda tokens: None)
-    """Told the tokens of each step."""
+__all__ = ["Checkpointing", "DivergenceError", "Outcome", "Watch", "distil"]
 
 
 @dataclass(frozen=True)
@@ -58,9 +42,27 @@ class Outcome:
     """What a distillation came to; the student itself was trained in place."""
 
     tokens: int
+    """Learnt from, fewer than asked for if it ended early."""
     curve: Curve
     """(tokens, validation loss in nats per token)."""
     seconds: float
+    """Of all processes one after the other, a branch that it began from included."""
+    setback: Setback | None = None
+    """The step back that was taken."""
+    ended_early: str | None = None
+    """Why it was ended by its validations; the student has the best weights."""
+    best_tokens: int | None = None
+    """After how many tokens the student had the weights that it ends with; None: the last."""
+
+    @property
+    def note(self) -> str | None:
+        """What a reader of the results should know, if anything."""
+        notes = [str(self.setback)] if self.setback else []
+        if self.ended_early:
+            notes.append(f"ended early, {self.ended_early}")
+        if self.best_tokens not in (None, self.tokens):
+            notes.append(f"the weights are those after {self.best_tokens:,} tokens")
+        return "; ".join(notes) or None
 
 
 def distil(
@@ -76,56 +78,99 @@ def distil(
 ) -> Outcome:
     """Train a student on the teacher's targets, in place.
 
-    Out of memory halves the micro-batch and repeats the step; the blocks of a step stay the same.
+    Out of memory halves the micro-batch and repeats the step; where one block does not fit, the student's
+    blocks are recomputed for their gradients. The blocks of a step stay the same.
     Dropout stays off: the targets are whole distributions, and a step is then the same however it is
     cut into micro-batches and whether or not the process was stopped before it.
+    With checkpoints, a loss or gradient that is no number, or a spike, sets the training back to the last
+    one, once, at half the rate; see ``divergence``.
 
     Args:
-        student: float32 weights; left in evaluation mode.
+        student: float32 weights, the same in all processes; left in evaluation mode.
         targets: the teacher's, cached or live.
         schedule: steps and learning rates.
-        accelerator: devices and precision.
-        watch: validation and progress.
+        accelerator: devices, processes and precision.
+        watch: validation and progress; where there are several processes, in each.
         checkpointing: resume from, and save to, a file; the file is removed by the caller.
         loss: on the logits; forward KL unless told.
         states: which intermediate states are compared besides; the targets have to have them.
 
     Raises:
-        DivergenceError: the loss or the gradient is no number; the student is as it was before the step.
+        DivergenceError: the loss or the gradient is no number, with checkpoints for the second time; the
+            student is as it was before the step. Or the first validation gave no number.
         torch.OutOfMemoryError: not even one block at a time fits.
+        OSError: the disk is too full for a checkpoint; the one before is as it was.
     """
-    watch, began = watch or Watch(), time.monotonic()
+    began = time.monotonic()
     student.eval()
     compared = None if states is None else _states_loss(states, student, targets)
     distillation = Distillation(student, targets, loss or Loss(), compared)
-    optimizer = torch.optim.AdamW(_groups(distillation), lr=schedule.peak_rate, betas=(0.9, 0.95), fused=True)
-    module, optimizer = accelerator.prepare(distillation, optimizer)
-    position = Position(0, [], 0.0)
-    if checkpointing is not None:
-        saved = load_checkpoint(checkpointing.path, checkpointing.key, student, optimizer.optimizer)
-        position = saved or position
-    watch.advance(position.step * schedule.blocks * schedule.block)
-    began -= position.seconds
-    run = _Run(
-        student,
-        distillation,
-        module,
-        optimizer,
-        targets,
-        schedule,
-        accelerator,
-        watch,
-        checkpointing,
-        position,
-        began,
-    )
-    smaller = _halves(schedule.blocks).__next__
+    restoration = Restoration(student, accelerator)
     try:
-        find_executable_batch_size(run.steps, schedule.blocks, smaller)()
+        gradient, optimizer = _prepared(distillation, targets, schedule, accelerator)
+        saving, best = _files(checkpointing, gradient, optimizer)
+        training = Training(gradient, optimizer, watch or Watch(), saving, best, began)
+        _in_memory(training)
+        restoration.restore(student)
     finally:
         accelerator.free_memory()
-    tokens = schedule.steps * schedule.blocks * schedule.block
-    return Outcome(tokens, position.curve, time.monotonic() - began)
+    return _outcome(training)
+
+
+def _prepared(
+    distillation: Distillation, targets: Targets, schedule: Schedule, accelerator: Accelerator
+) -> tuple[Gradient, torch.optim.Optimizer]:
+    """Spread over the processes as the accelerator says."""
+    # Accelerate asks the module that it is given which of its parts are sharded one by one.
+    parts = getattr(distillation.student, "_no_split_modules", None)
+    distillation._no_split_modules = parts  # type: ignore[assignment]
+    optimizer = torch.optim.AdamW(_groups(distillation), lr=schedule.peak_rate, betas=(0.9, 0.95), fused=True)
+    module, prepared = accelerator.prepare(distillation, optimizer)
+    return Gradient(distillation, module, targets, schedule, accelerator), prepared
+
+
+def _files(
+    checkpointing: Checkpointing | None, gradient: Gradient, optimizer: Any
+) -> tuple[Saving | None, Best | None]:
+    if checkpointing is None:
+        return None, None
+    inner, blocks, accelerator = optimizer.optimizer, gradient.targets.blocks, gradient.accelerator
+    saving = Saving(checkpointing, gradient.distillation, inner, gradient.schedule, blocks, accelerator)
+    if checkpointing.best is None:
+        return saving, None
+    return saving, Best(checkpointing.best, checkpointing.key, accelerator)
+
+
+def _outcome(training: Training) -> Outcome:
+    return Outcome(
+        training.tokens,
+        training.position.curve,
+        training.seconds,
+        training.position.setback,
+        training.ended_early,
+        training.best.tokens if training.best is not None else None,
+    )
+
+
+def _in_memory(training: Training) -> None:
+    """Run a training with the largest micro-batches that fit."""
+    schedule, accelerator = training.schedule, training.accelerator
+    mine = blocks_each(schedule.blocks, accelerator.num_processes)
+    blocks = first_micro_batch(mine, schedule.block, accelerator.device)
+    with ExitStack() as stack:
+        if training.compiles:
+            stack.callback(forget_compiled)
+
+        def save_memory() -> bool:
+            try:
+                layers = layers_of(training.student)
+            except InputError:
+                return False
+            stack.enter_context(recomputed(layers))
+            return True
+
+        smaller = ever_smaller(blocks, save_memory).__next__
+        find_executable_batch_size(training.run, blocks, smaller)()
 
 
 def _states_loss(states: States, student: PreTrainedModel, targets: Targets) -> StatesLoss:
@@ -135,103 +180,9 @@ def _states_loss(states: States, student: PreTrainedModel, targets: Targets) -> 
     return StatesLoss(states, width, of_teacher.shape[-1]).to(student.device)
 
 
-def _halves(blocks: int) -> Iterator[int]:
-    """The micro-batches to try after ``blocks``."""
-    while blocks := blocks // 2:
-        yield blocks
-    raise torch.OutOfMemoryError("out of memory with a micro-batch of one block")
-
-
 def _groups(student: nn.Module) -> list[dict[str, object]]:
     """Weight decay for matrices alone, not for norms and biases."""
     matrices = [p for p in student.parameters() if p.ndim >= 2]
     vectors = [p for p in student.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
-
-
-@dataclass
-class _Run:
-    student: PreTrainedModel
-    distillation: Distillation
-    module: nn.Module
-    optimizer: torch.optim.Optimizer
-    targets: Targets
-    schedule: Schedule
-    accelerator: Accelerator
-    watch: Watch
-    checkpointing: Checkpointing | None
-    position: Position
-    began: float
-    """When it began on ``time.monotonic``, as if it had never been stopped."""
-
-    def steps(self, micro: int) -> None:
-        """All that is left of the steps, by micro-batches of ``micro`` blocks, and of the validations.
-
-        Called again after running out of memory, it goes on where it was.
-        """
-        steps, times = self.schedule.steps, min(self.watch.times, self.schedule.steps)
-        ends = [-(-steps * number // times) for number in range(1, times + 1)] or [steps]
-        for end in ends[len(self.position.curve) :]:
-            with training_attention(self.student, self.schedule.block, self.accelerator):
-                self._train(end, micro)
-            self._validate()
-
-    def _train(self, end: int, micro: int) -> None:
-        while self.position.step < end:
-            self._step(micro)
-            self.position.step += 1
-            self.watch.advance(self.schedule.blocks * self.schedule.block)
-            unsaved = time.monotonic() - self.began - self.position.seconds
-            if self.checkpointing and unsaved > self.checkpointing.seconds:
-                self._save(self.checkpointing)
-
-    def _step(self, micro: int) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.distillation.states is not None and self.position.step == 0:
-            with torch.no_grad():
-                self._weigh(self._pass(micro, learn=False))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.rate(self.position.step)
-        totals = self._pass(micro, learn=True)
-        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), 1.0)
-        self._check(norm, "norm of the gradient")
-        self.optimizer.step()
-        self._weigh(totals)
-
-    def _pass(self, micro: int, *, learn: bool) -> Tensor:
-        """(2,) a step's loss and its loss on the states, over this process's blocks, with their gradient."""
-        first = self.position.step * self.schedule.blocks
-        numbers = torch.arange(first, first + self.schedule.blocks) % self.targets.blocks
-        mine = numbers[self.accelerator.process_index :: self.accelerator.num_processes]
-        count = Count.of(self.targets.tokens[numbers])
-        totals = torch.zeros(2, device=self.student.device)
-        for some in mine.split(micro):
-            loss, apart = self.module(self.targets.batch(some), count)
-            self._check(loss, "loss")
-            totals += torch.stack([loss.detach(), apart])
-            if learn:
-                self.accelerator.backward(loss * self.accelerator.num_processes)
-        return totals
-
-    def _weigh(self, totals: Tensor) -> None:
-        """Let the states weigh as much as the logits in the step to come."""
-        if self.distillation.states is None:
-            return
-        loss, apart = self.accelerator.reduce(totals)
-        alpha = self.distillation.alpha
-        alpha.copy_((loss - alpha * apart) / apart.clamp(min=1e-12))
-
-    def _check(self, value: Tensor, what: str) -> None:
-        if not math.isfinite(value.item()):
-            raise DivergenceError(f"the {what} is {value.item()} at step {self.position.step + 1}")
-
-    def _validate(self) -> None:
-        if self.watch.validate is not None and self.watch.times:
-            tokens = self.position.step * self.schedule.blocks * self.schedule.block
-            self.position.curve.append((tokens, self.watch.validate(self.student)))
-
-    def _save(self, checkpointing: Checkpointing) -> None:
-        self.position.seconds = time.monotonic() - self.began
-        inner = self.optimizer.optimizer if hasattr(self.optimizer, "optimizer") else self.optimizer
-        save_checkpoint(checkpointing.path, checkpointing.key, self.position, self.student, inner)

@@ -29,7 +29,7 @@ def bench(**parts: Any) -> Workbench:
         "costs": lambda architecture: COSTS,
         "latency": lambda student: Latency(prefill_ms=4.0, decode_ms_per_token=0.5, answer=32),
         "loss": lambda student: 3.5,
-        "train": lambda student, tokens, targets, advance, validations: Outcome(tokens, curve, 1.5),
+        "train": lambda student, tokens, *_, **__: Outcome(tokens, curve, 1.5),
         "targets": None,
     }
     return cast(Workbench, SimpleNamespace(**whole | parts))

@@ -3,17 +3,25 @@ from __future__ import annotations
 import errno
 import json
 import resource
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from evaluators.distillation.checkpoint import Position, load_checkpoint, save_checkpoint
+from evaluators.distillation import checkpoint
+from evaluators.distillation.checkpoint import (
+    Position,
+    load_checkpoint,
+    save_checkpoint,
+    unfinished,
+)
+from evaluators.distillation.divergence import RECENT, Setback
 from tests.evaluators.tiny_models import random_tokens, same_weights, tiny_student
 
 KEY = "a training"
@@ -68,6 +76,25 @@ def test_losses_survive_to_the_last_bit(tmp_path: Path) -> None:
     assert load_checkpoint(path, KEY, student, optimizer) == Position(1, curve, 1 / 7)
 
 
+def test_the_whole_position_survives(tmp_path: Path) -> None:
+    path, (student, optimizer) = tmp_path / "student.safetensors", trained(1)
+    setback = Setback(step=40, what="loss", value=7.5, back_to=30, rate=0.1 / 3)
+    position = Position(50, [], 1.0, first=2 / 3, recent=deque([0.1, 0.7], RECENT), setback=setback)
+    save_checkpoint(path, KEY, position, student, optimizer)
+    loaded = load_checkpoint(path, KEY, student, optimizer)
+    assert loaded == position
+    assert loaded is not None
+    assert loaded.recent.maxlen == RECENT
+
+
+def test_what_changes_besides_is_kept_too(tmp_path: Path) -> None:
+    path, (student, optimizer) = tmp_path / "student.safetensors", trained(1)
+    save_checkpoint(path, KEY, Position(1, [], 1.0), student, optimizer, {"alpha": torch.tensor(0.3)})
+    alpha = torch.tensor(1.0)
+    load_checkpoint(path, KEY, student, optimizer, {"alpha": alpha})
+    assert alpha == torch.tensor(0.3)
+
+
 def foreign(path: Path) -> None:
     save_file({"model.a": torch.zeros(1)}, path, metadata={"format": "pt"})
 
@@ -107,7 +134,9 @@ def test_tied_weights_are_written_once_and_the_rest_is_text_to_read(path: Path) 
         names, about = set(file.keys()), json.loads(file.metadata()["slimsearch"])
     assert "model.model.embed_tokens.weight" in names
     assert "model.lm_head.weight" not in names
-    assert about == {"key": KEY, "step": 3, "curve": [[1024, 3.5], [2048, 3.25]], "seconds": 12.5}
+    curve = [[1024, 3.5], [2048, 3.25]]
+    more: dict[str, object] = {"first": None, "recent": [], "setback": None}
+    assert about == {"key": KEY, "step": 3, "curve": curve, "seconds": 12.5, **more}
 
 
 @contextmanager
@@ -128,3 +157,30 @@ def test_a_file_that_cannot_be_written_leaves_the_earlier_checkpoint(path: Path)
     assert error.value.errno == errno.EFBIG
     assert [file.name for file in path.parent.iterdir()] == ["student.safetensors"]
     assert load_checkpoint(path, KEY, *trained(0)) == Position(3, [(1024, 3.5), (2048, 3.25)], 12.5)
+
+
+def test_a_full_disk_is_said_and_leaves_the_earlier_checkpoint(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the words of safetensors on a file system with too little space."""
+
+    def full(tensors: object, new: Path, metadata: object) -> None:
+        new.write_bytes(b"the beginning")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        save_checkpoint(path, KEY, Position(4, [], 1.0), *trained(4))
+    assert error.value.errno == errno.ENOSPC
+    assert [file.name for file in path.parent.iterdir()] == ["student.safetensors"]
+    assert load_checkpoint(path, KEY, *trained(0)) == Position(3, [(1024, 3.5), (2048, 3.25)], 12.5)
+    monkeypatch.undo()
+    save_checkpoint(path, KEY, Position(4, [], 1.0), *trained(4))
+    assert load_checkpoint(path, KEY, *trained(0)) == Position(4, [], 1.0)
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed(path: Path) -> None:
+    unfinished(path).mkdir()
+    (unfinished(path) / ".tmp1234").write_bytes(b"of another process")
+    save_checkpoint(path, KEY, Position(4, [], 1.0), *trained(4))
+    assert [file.name for file in path.parent.iterdir()] == ["student.safetensors"]

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.distillation.loop import Watch, distil
+from evaluators.distillation.targets.batch import Batch
 from tests.evaluators.distillation.training import (
     Recorded,
     loss_of,
@@ -26,7 +27,7 @@ class Cramped(Recorded):
         super().__init__()
         self.most = most
 
-    def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, numbers: Tensor) -> Batch:
         if len(numbers) > self.most:
             raise RuntimeError(OUT_OF_MEMORY)
         return super().batch(numbers)
@@ -59,7 +60,7 @@ def test_a_step_that_ran_out_of_memory_half_way_is_taken_once(accelerator: Accel
     calls = count()
 
     class Sudden(Cramped):
-        def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        def batch(self, numbers: Tensor) -> Batch:
             if next(calls) == 1 + 2 * 2 + 1:  # the second micro-batch of the third step
                 raise torch.OutOfMemoryError(OUT_OF_MEMORY)
             return super().batch(numbers)
@@ -95,7 +96,7 @@ def test_other_errors_are_passed_on_at_once(accelerator: Accelerator) -> None:
     calls = count()
 
     class Broken(Recorded):
-        def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        def batch(self, numbers: Tensor) -> Batch:
             next(calls)
             raise RuntimeError("the disk was pulled out")
 

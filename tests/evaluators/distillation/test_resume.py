@@ -6,11 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from accelerate import Accelerator
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from evaluators.distillation import loop
+from evaluators.distillation import loop, saving, training
 from evaluators.distillation.checkpoint import Position
 from evaluators.distillation.loop import Checkpointing, Watch, distil
 from tests.evaluators.distillation.conftest import Accelerators
@@ -88,7 +89,8 @@ def test_seconds_are_counted_once_over_all_processes(
 ) -> None:
     """With a clock that goes on by one second whenever it is read."""
     ticks = count()
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    for module in (loop, training):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
     saving = Checkpointing(path=tmp_path / "student.safetensors", key="a training", seconds=0)
     outcome = distil(tiny_student(), Recorded(), schedule(), accelerator, checkpointing=saving)
     end = next(ticks)
@@ -100,21 +102,62 @@ def test_seconds_are_counted_once_over_all_processes(
     assert again.seconds == saved + (next(ticks) - 1) - (end + 1)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "saving_takes", "saved"),
+    [
+        (25, 0.0, [0, 3, 6]),
+        (25, 1.0, [0, 3, 6]),  # it may take a twentieth: at most every 20 s
+        (25, 2.0, [0, 4, 8]),  # every 40 s
+        (0, 2.0, [0, 1, 2, 3, 4, 5, 6, 7, 8]),
+    ],
+)
 def test_checkpoints_come_after_the_seconds_asked_for_however_often_it_validates(
-    accelerator: Accelerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    accelerator: Accelerator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    saving_takes: float,
+    saved: list[int],
 ) -> None:
-    """With a clock that goes on by ten seconds a step."""
-    seconds, saved = [0.0], list[int]()
+    """With a clock that goes on by ten seconds a step, and while it saves."""
+    now, found = [0.0], list[int]()
 
     def step(tokens: int) -> None:
-        seconds[0] += 10 if tokens else 0
+        now[0] += 10 if tokens else 0
 
-    def save(path: Path, key: str, position: Position, *_: object) -> None:
-        saved.append(position.step)
+    def save(path: Path, key: str, position: Position, *_: object, **__: object) -> None:
+        found.append(position.step)
+        now[0] += saving_takes
 
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
-    monkeypatch.setattr(loop, "save_checkpoint", save)
-    saving = Checkpointing(path=tmp_path / "student.safetensors", key="a training", seconds=25)
+    for module in (loop, training):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(saving, "save_checkpoint", save)
+    files = Checkpointing(path=tmp_path / "student.safetensors", key="a training", seconds=seconds)
     watch = Watch(validate=loss_of, times=STEPS, advance=step)
-    distil(tiny_student(), Recorded(), schedule(), accelerator, watch, saving)
-    assert saved == [3, 6]
+    distil(tiny_student(), Recorded(), schedule(), accelerator, watch, files)
+    assert found == saved
+
+
+def test_random_numbers_go_on_where_they_were(accelerator: Accelerator, tmp_path: Path) -> None:
+    """Drawn after each step and after all."""
+    saving = Checkpointing(path=tmp_path / "student.safetensors", key="a training", seconds=0)
+
+    def drawn(seed: int, stop: int) -> list[float]:
+        values = list[float]()
+
+        def draw(tokens: int) -> None:
+            if len(values) == stop:
+                raise KeyboardInterrupt
+            if tokens == BLOCKS_A_STEP * BLOCK:
+                values.append(torch.rand(()).item())
+
+        torch.manual_seed(seed)
+        distil(tiny_student(), Recorded(), schedule(), accelerator, Watch(advance=draw), saving)
+        return values
+
+    with pytest.raises(KeyboardInterrupt):
+        drawn(seed=7, stop=5)
+    resumed = drawn(seed=8, stop=-1)
+    saving.remove()
+    assert drawn(seed=7, stop=-1)[-len(resumed) :] == resumed
+    assert len(resumed) == STEPS - 5

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.distillation.schedule import Schedule, peak_rate
+from evaluators.distillation.schedule import Schedule, Shape, peak_rate
 
 
 def schedule(steps: int, peak: float = 1.0) -> Schedule:
@@ -44,6 +44,47 @@ def test_rates_rise_to_the_peak_and_then_fall_to_a_tenth(steps: int, peak: float
     assert falling == sorted(falling, reverse=True)
     assert 0 < min(rates) <= max(rates) <= peak * (1 + 1e-12)
     assert min([peak, *falling]) >= 0.1 * peak * (1 - 1e-12)
+
+
+def stable(steps: int, warm_up: int | None = 10) -> Schedule:
+    return Schedule(
+        tokens=steps * 128, blocks=8, block=16, peak_rate=1.0, shape=Shape.WSD, warm_up_steps=warm_up
+    )
+
+
+def test_rates_of_a_stable_schedule_of_a_hundred_steps() -> None:
+    rates = [stable(100).rate(step) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
+    assert rates[10:80] == [1.0] * 70
+    assert rates[80:] == pytest.approx([1 - 0.9 * n / 20 for n in range(1, 21)])
+    assert rates[-1] == pytest.approx(0.1)
+    assert stable(100).decay_begins == 80
+    assert schedule(100).decay_begins is None
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.integers(1, 80))
+def test_until_it_falls_a_stable_schedule_is_the_beginning_of_every_longer_one(
+    one: int, other: int, warm_up: int
+) -> None:
+    short, long = (stable(steps, warm_up) for steps in sorted((one, other)))
+    begins, of_long = short.decay_begins, long.decay_begins
+    assert begins is not None
+    assert of_long is not None
+    assert begins <= of_long
+    assert [short.rate(step) for step in range(begins)] == [long.rate(step) for step in range(begins)]
+
+
+@given(st.integers(1, 3000), st.none() | st.integers(1, 80))
+def test_a_stable_schedule_rises_stays_and_falls_to_a_tenth(steps: int, warm_up: int | None) -> None:
+    some = stable(steps, warm_up)
+    begins = some.decay_begins
+    assert begins is not None
+    rates = [some.rate(step) for step in range(steps)]
+    assert rates[: some.warm_up] == sorted(rates[: some.warm_up])
+    assert set(rates[some.warm_up : begins]) <= {1.0}
+    assert rates[begins:] == sorted(rates[begins:], reverse=True)
+    assert begins == steps or rates[-1] == pytest.approx(0.1)
+    assert 0 < min(rates) <= max(rates) <= 1
 
 
 def test_peak_rates_by_size() -> None:

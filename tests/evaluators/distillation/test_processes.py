@@ -1,0 +1,95 @@
+"""Two processes come to the weights of one, replicated or sharded, in float error."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file
+
+from evaluators.distillation.processes import blocks_each
+from tests.evaluators.distillation.conftest import forget
+from tests.evaluators.distillation.many_processes import CASES, STEPS, main
+from tests.evaluators.tiny_models import tiny_student, weights
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of what all trainings came to: run once, also where several processes share the tests."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "processes"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            folder.mkdir()
+            train(folder)
+    return folder
+
+
+def train(folder: Path) -> None:
+    """In this process alone, and in two others."""
+    main(folder, "alone")
+    forget()
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = ["-m", "tests.evaluators.distillation.many_processes", str(folder), "replicated", "sharded"]
+    command = [sys.executable, *launcher, *script]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def assert_same(folder: Path, one: str, other: str) -> None:
+    """Of two trainings: losses of the steps and the validations, and weights."""
+    wanted = json.loads((folder / f"{one}.json").read_text())
+    found = json.loads((folder / f"{other}.json").read_text())
+    assert found["recent"] == pytest.approx(wanted["recent"], rel=1e-3)
+    assert len(found["recent"]) == STEPS
+    assert found["curve"] == pytest.approx(wanted["curve"], rel=1e-3)
+    weights_of_one, weights_of_other = (load_file(folder / f"{name}.safetensors") for name in (one, other))
+    assert weights_of_one.keys() == weights_of_other.keys()
+    for name, value in weights_of_one.items():
+        torch.testing.assert_close(weights_of_other[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["replicated", "sharded"])
+@pytest.mark.parametrize("trained", [*(f"{case} False" for case in CASES), "even True"])
+def test_two_processes_are_one(folder: Path, kind: str, trained: str) -> None:
+    """True where the head is the embedding."""
+    assert_same(folder, f"alone {trained}", f"{kind} {trained}")
+
+
+def test_they_have_learnt(folder: Path) -> None:
+    for case in CASES:
+        values = load_file(folder / f"alone {case} False.safetensors")
+        apart = [float((values[name] - value).abs().max()) for name, value in weights(tiny_student()).items()]
+        assert min(apart) > 0.003
+
+
+@pytest.mark.parametrize("kind", ["replicated", "sharded"])
+def test_stopped_and_started_again_two_are_as_undisturbed(folder: Path, kind: str) -> None:
+    one, other = (
+        load_file(folder / f"{kind} {name}.safetensors")
+        for name in ("uneven, by single blocks False", "resumed")
+    )
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_where_one_runs_out_of_memory_all_take_smaller_micro_batches(folder: Path) -> None:
+    assert_same(folder, "alone even False", "replicated cramped")
+
+
+def test_gradients_are_exchanged_once_a_step(folder: Path) -> None:
+    """Six blocks, one at a time: three micro-batches a process; all weights fit in one bucket."""
+    assert json.loads((folder / "exchanges.json").read_text()) == STEPS
+
+
+@pytest.mark.parametrize(("blocks", "processes", "each"), [(4, 2, 2), (5, 2, 3), (1, 2, 1), (8, 1, 8)])
+def test_blocks_of_a_process(blocks: int, processes: int, each: int) -> None:
+    assert blocks_each(blocks, processes) == each
