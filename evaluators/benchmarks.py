@@ -5,9 +5,11 @@ It knows the tasks, their prompts and their metrics; here a task becomes a funct
 
 from __future__ import annotations
 
+import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,87 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from space.input_error import InputError
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task that the harness knows.
+
+    Attributes:
+        name: as the harness names it.
+        folder: of tasks of one's own; then no others are known, and nothing is downloaded for their sake.
+    """
+
+    name: str
+    folder: Path | None = None
+
+    @classmethod
+    def of(cls, text: str) -> Task:
+        """The task of a name, or of the YAML file at a path; the harness knows it.
+
+        Raises:
+            InputError: the harness is not installed, does not know the task, or makes nothing of the file.
+        """
+        if Path(text).suffix not in (".yaml", ".yml"):
+            check_task(text)
+            return cls(text)
+        path = Path(text).expanduser()
+        if not path.is_file():
+            raise InputError(
+                "A benchmark is the name of a task or a YAML file",
+                f"there is no file {text}",
+                "Check the path",
+            )
+        known = _manager(path.parent).task_index
+        names = (name for name, entry in known.items() if _same_file(entry.yaml_path, path))
+        if (name := next(names, None)) is None:
+            raise InputError(
+                "A benchmark's file has to be YAML that names a task, as the evaluation harness reads it",
+                f"{text} is none",
+                "Mend it, and let its name end in .yaml",
+            )
+        return cls(name, path.parent)
+
+
+def tasks_of(texts: Sequence[str]) -> list[Task]:
+    """The tasks that were asked for, in order.
+
+    Raises:
+        InputError: the harness is not installed or does not know one, or one is named twice.
+    """
+    tasks = [Task.of(text) for text in texts]
+    names = [task.name for task in tasks]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError("A benchmark is named once", f"{twice!r} was given twice", "Leave one out")
+    return tasks
+
+
+def _same_file(one: Any, other: Path) -> bool:
+    return one is not None and Path(one).resolve() == other.resolve()
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model reached on a task, as the harness states it."""
+
+    metric: str
+    value: float
+    error: float | None
+    """Its standard error; None where the harness tells none."""
+    higher_is_better: bool
+
+
+def benchmark(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, batch: int = 16
+) -> Score:
+    """Score a model by the first metric of a task.
+
+    Raises:
+        InputError: the task's examples cannot be had.
+        OSError: the disk is full.
+    """
+    harness, manager = _harness(), check_task(task.name, task.folder)
+    return _score(_found(harness, model, tokenizer, task.name, manager, None, batch), task.name)
 
 
 def judge_of(
@@ -43,14 +126,26 @@ def judge_of(
     harness, manager = _harness(), check_task(task, folder)
 
     def judge(model: PreTrainedModel) -> float:
-        with redirect_stderr(StringIO()), redirect_stdout(StringIO()):
-            lm = harness.models.huggingface.HFLM(
-                pretrained=model, tokenizer=tokenizer, batch_size=batch, device=str(model.device)
-            )
-            found = _evaluated(harness, lm, task, manager, examples)
+        found = _found(harness, model, tokenizer, task, manager, examples, batch)
         return score_of(found, task, metric)
 
     return judge
+
+
+def _found(
+    harness: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str,
+    manager: Any,
+    examples: int | None,
+    batch: int,
+) -> Any:
+    with redirect_stderr(StringIO()), redirect_stdout(StringIO()):
+        lm = harness.models.huggingface.HFLM(
+            pretrained=model, tokenizer=tokenizer, batch_size=batch, device=str(model.device)
+        )
+        return _evaluated(harness, lm, task, manager, examples)
 
 
 def check_task(task: str, folder: Path | None = None) -> Any:
@@ -63,9 +158,7 @@ def check_task(task: str, folder: Path | None = None) -> Any:
     Raises:
         InputError: the harness is not installed, or does not know the task.
     """
-    manager = _harness().tasks.TaskManager(
-        include_path=None if folder is None else str(folder), include_defaults=folder is None
-    )
+    manager = _manager(folder)
     if task not in manager.all_tasks:
         where = "the harness has no such task" if folder is None else f"{folder} has no such task"
         raise InputError(
@@ -74,6 +167,12 @@ def check_task(task: str, folder: Path | None = None) -> Any:
             "List the names with `python -m lm_eval --tasks list`",
         )
     return manager
+
+
+def _manager(folder: Path | None) -> Any:
+    return _harness().tasks.TaskManager(
+        include_path=None if folder is None else str(folder), include_defaults=folder is None
+    )
 
 
 def _harness() -> Any:
@@ -107,6 +206,8 @@ def _evaluated(harness: Any, lm: Any, task: str, manager: Any, examples: int | N
             torch_random_seed=None,
         )
     except OSError as error:  # connections, missing files, and what the hub raises for both
+        if error.errno == errno.ENOSPC:
+            raise
         why = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(
             "The examples of a benchmark have to be at hand or within reach",
@@ -126,13 +227,22 @@ def score_of(found: Any, task: str, metric: str = "") -> float:
     Raises:
         InputError: there is no such metric.
     """
+    score = _score(found, task, metric)
+    return score.value if score.higher_is_better else -score.value
+
+
+def _score(found: Any, task: str, metric: str = "") -> Score:
+    """Arguments and errors as in ``score_of``."""
     better: dict[str, bool] = found["higher_is_better"][task]
     name = metric or next(iter(better))
-    values = [value for key, value in found["results"][task].items() if key.partition(",")[0] == name]
-    if name not in better or not values:
+    result: dict[str, Any] = found["results"][task]
+    keys = [key for key in result if key.partition(",")[0] == name]
+    if name not in better or not keys:
         raise InputError(
             "A benchmark is scored by one of its own metrics",
             f"{task!r} has {', '.join(better)}, not {name!r}",
             "Name one of these",
         )
-    return float(values[0]) if better[name] else -float(values[0])
+    _, _, how = keys[0].partition(",")
+    error = result.get(f"{name}_stderr,{how}")
+    return Score(name, float(result[keys[0]]), error if isinstance(error, float) else None, better[name])

@@ -45,3 +45,11 @@ def bits_per_byte(loss: float, tokens: int, text_bytes: int) -> float:
         text_bytes: UTF-8 bytes of the same text.
     """
     return loss * tokens / text_bytes / math.log(2)
+
+
+def perplexity(loss: float) -> float:
+    """The perplexity per token of a loss in nats per token; infinite where a float cannot hold it."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

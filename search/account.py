@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,12 +13,15 @@ from typing import Any
 import torch
 
 from evaluators.latency_book import device_name
-from evaluators.loss import bits_per_byte
+from evaluators.loss import bits_per_byte, perplexity
+from search.benchmarks import TEACHER, Results
 from search.choice import choose
+from search.correction import Correction
+from search.distilling import loss_of, targets_told
 from search.objectives import UNITS
 from search.promotion import pareto_front
 from search.retraining import RANDOM_WEIGHTS, Retrained
-from search.rung import Record, Rung
+from search.rung import Evaluation, Record, Rung
 from search.stability import rank_correlations
 from search.workbench import Workbench
 from space.architecture import Architecture
@@ -42,6 +46,8 @@ class Account:
     teacher: TeacherFigures
     promoted: Sequence[Retrained]
     baselines: Sequence[Retrained]
+    benchmarks: Results
+    correction: Correction | None
     seconds: dict[str, float]
     command: str
 
@@ -59,6 +65,7 @@ class Account:
             "budget": self._budget(),
             "space": {"architectures": len(self.bench.space)},
             "basis": self._basis(),
+            "distillation": self._distillation(),
             "objectives": [self._objective(name) for name in config.objectives],
             "rungs": [{"rung": i, "tokens": t} for i, t in enumerate((0, *config.rung_tokens))],
             "corpus": {
@@ -111,12 +118,16 @@ class Account:
         return {
             "id": bench.teacher.id,
             "revision": bench.teacher.revision,
+            "phases": list(bench.config.phases),
+            "correction": self._correction(),
             "architecture": self._architecture(sizes),
             "parameters": int(costs["parameters"]),
             "loss": self.teacher.loss,
+            "perplexity": _perplexity(self.teacher.loss),
             "bits_per_byte": bits_per_byte(self.teacher.loss, predicted, bench.corpus.validation_bytes),
             "latency_ms": self.teacher.latency_ms,
             "memory_bytes": int(costs["memory"]),
+            "benchmarks": self._benchmarks(TEACHER),
             "objectives": costs
             | {"loss": self.teacher.loss}
             | ({"latency": self.teacher.latency_ms} if self.teacher.latency_ms is not None else {}),
@@ -170,6 +181,7 @@ class Account:
             "architecture": self._architecture(result.architecture),
             "parameters": int(costs["parameters"]),
             "loss": result.loss,
+            "perplexity": _perplexity(result.loss),
             "loss_after_pruning": by_rung.get(0, {}).get("loss") if pruned else None,
             "loss_after_short_distillation": by_rung[top]["loss"] if pruned and top else None,
             "bits_per_byte": result.bits_per_byte,
@@ -179,7 +191,42 @@ class Account:
             "seconds": result.seconds,
             "curve": [list(point) for point in result.curve],
             "objectives": objectives | ({"loss": result.loss} if result.loss is not None else {}),
+            "benchmarks": self._benchmarks(result.path) if result.path else {},
             "failure": result.failure,
+            "note": result.note,
+        }
+
+    def _benchmarks(self, model: str) -> dict[str, Any]:
+        return {task: result.told() for task, result in self.benchmarks.get(model, {}).items()}
+
+    def _correction(self) -> dict[str, Any] | None:
+        if (done := self.correction) is None:
+            return None
+        return {
+            "tokens": done.tokens,
+            "seconds": done.seconds,
+            "peak_rate": done.peak_rate,
+            "loss_before": done.loss_before,
+            "loss_after": done.loss_after,
+            "curve": [list(point) for point in done.curve],
+            "path": "teacher",
+            "note": done.note,
+        }
+
+    def _distillation(self) -> dict[str, Any]:
+        config = self.bench.config
+        return {
+            "loss": str(loss_of(config)),
+            "states": list(config.states),
+            "schedule": config.schedule,
+            "targets": self._targets(),
+        }
+
+    def _targets(self) -> dict[str, dict[str, Any]]:
+        bench = self.bench
+        return {
+            "short_distillation": targets_told(bench.targets),
+            "retraining": targets_told(bench.retraining_targets),
         }
 
     def _rank_correlation(self) -> list[dict[str, Any]]:
@@ -200,12 +247,24 @@ class Account:
         trial = self.bench.basis_trial
         tried = trial.tokens * len(trial.tried) if trial else 0
         tokens = {
+            "teacher_correction": self.correction.tokens if self.correction else 0,
             "ranking": self.bench.corpus.calibration.numel(),
-            "targets": self.bench.targets.blocks * self.bench.corpus.block,
-            "short_distillation": sum(r.evaluation.tokens for r in records if r.evaluation) + tried,
-            "retraining": sum(r.tokens for r in (*self.promoted, *self.baselines)),
+            "targets": max(told["tokens"] if told["bytes"] else 0 for told in self._targets().values()),
+            "short_distillation": sum(_read(r.evaluation) for r in records if r.evaluation) + tried,
+            "retraining": sum(r.tokens - r.branch_tokens for r in (*self.promoted, *self.baselines)),
         }
         return tokens | {"total": sum(tokens.values())}
+
+
+def _read(evaluation: Evaluation) -> int:
+    """Tokens that an evaluation took: not those of a branch that it went on from."""
+    return evaluation.tokens - int(evaluation.details.get("branch_tokens", 0))
+
+
+def _perplexity(loss: float | None) -> float | None:
+    """None where there is no loss, or no float that holds its perplexity."""
+    value = math.inf if loss is None else perplexity(loss)
+    return value if math.isfinite(value) else None
 
 
 def versions() -> dict[str, str]:

@@ -23,6 +23,11 @@ class RunConfig:
     """Directory or hub id."""
     revision: str
     """On the hub; empty for the newest."""
+    phases: tuple[str, ...]
+    """All checkpoints of the teacher's training that were named, in its order, the last one the teacher; none
+    if it was named alone."""
+    teacher_correction: int
+    """Tokens that the teacher is trained on before it is used; 0 for none."""
     budget: int
     """Parameters or bytes, as ``budget_of`` says."""
     budget_of: str
@@ -77,8 +82,18 @@ class RunConfig:
     """Whether hand-made baselines and random weights are retrained as well."""
     batch_blocks: int
     """Blocks of an optimiser step."""
-    cache_targets: bool
-    """Whether retraining reads the teacher's targets from disk too, as the rungs always do."""
+    loss: str
+    """On the logits: a term, or a sum of terms with weights."""
+    temperature: float
+    """Of the divergences in the loss."""
+    states: tuple[str, ...]
+    """Intermediate states that are compared besides: late, embedding, attention."""
+    targets: str
+    """The form of the teacher's targets: hidden, sampled, top-k or live; auto if it follows from the disk."""
+    schedule: str
+    """Of the learning rate: cosine or wsd."""
+    benchmarks: tuple[str, ...]
+    """Tasks, by name or by their file, that teacher and retrained models are scored by."""
     storage: str
     """Optuna's; empty for SQLite in the run directory."""
     seed: int

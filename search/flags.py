@@ -12,9 +12,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from evaluators.one_line import one_line
-from space.budget import BudgetText, Measure
+from search.flag_rules import check
 from space.input_error import InputError
-from space.limits import read_limits
 
 
 def _shown(metavar: str, *aliases: str) -> Any:
@@ -72,10 +71,13 @@ class Flags:
     ] = ()
     """Repair students after cutting: least-squares, norm-scale, head-residual, or none. Default:
     least-squares, unless the teacher is too large for what that needs."""
-    model: Annotated[str | None, _shown("DIR_OR_HUB_ID")] = None
-    """The teacher. Default: the smallest known one of at least 1.25 times the budget."""
-    revision: Annotated[str | None, _shown("NAME")] = None
-    """Branch, tag or commit of the teacher on the hub."""
+    model: Annotated[tuple[str, ...], _shown("DIR_OR_HUB_ID ...")] = ()
+    """The teacher; of several checkpoints of one training, in its order, the last. Default: the smallest
+    known one of at least 1.25 times the budget."""
+    revision: Annotated[tuple[str, ...], _shown("NAME ...")] = ()
+    """Branch, tag or commit of the teacher on the hub; of several, in the order of its training, the last."""
+    correct_teacher: Annotated[str | None, _shown("TOKENS")] = None
+    """Train the teacher on so many tokens of the text before it is used. Default: none."""
     data: Annotated[str | None, _shown("FILE_OR_HUB_ID")] = None
     """Text to distil on: .txt, .jsonl, .parquet, or a data set of the hub. Default: Python's standard
     library for the embedded teacher, HuggingFaceFW/fineweb-edu for others."""
@@ -87,6 +89,24 @@ class Flags:
     """Tokens of retraining for each promoted model. Default: by the teacher's size."""
     promote: Annotated[int | None, _shown("N")] = None
     """How many candidates are retrained at the end. Default: by the teacher's size."""
+    loss: Annotated[str, tyro.conf.arg(metavar="TERMS")] = "forward-kl"
+    """What distillation lowers: forward-kl, reverse-kl, jensen-shannon, mse, cosine, cross-entropy, or a sum
+    such as 0.5*forward-kl+0.5*cross-entropy."""
+    temperature: Annotated[float, tyro.conf.arg(metavar="TAU")] = 1.0
+    """That the logits of teacher and student are divided by in the divergences."""
+    states: Annotated[
+        tuple[Literal["auto", "none", "late", "embedding", "attention"], ...], _shown("NAME ...")
+    ] = ("auto",)
+    """Intermediate states that are compared besides: late (a late block), embedding, attention, or none.
+    Default: none."""
+    targets: Literal["auto", "hidden", "sampled", "top-k", "live"] = "auto"
+    """How the teacher's answers are kept: its final states, tokens drawn from its predictions, the likeliest
+    tokens, or not at all. Default: by vocabulary and free disk."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """Learning rate: a cosine, or warm-up, stable, decay, where each rung goes on from the one below."""
+    benchmarks: Annotated[tuple[str, ...], _shown("NAME ...")] = ()
+    """Tasks of lm-evaluation-harness, or YAML files of one's own, that teacher and retrained models are
+    scored by at the end."""
     objectives: Annotated[str, tyro.conf.arg(metavar="NAME,NAME")] = "loss,latency"
     """What to make small: loss, latency, parameters, memory, flops."""
     sampler: Literal["tpe", "gp", "nsga2", "random"] = "tpe"
@@ -181,13 +201,16 @@ def load_preset(path: Path) -> Flags:
 def _of_kind(kind: Any, value: Any) -> Any:
     """A value of TOML as a flag of this kind has it; numbers will do for text, since text may be ``64k``.
 
+    One text will do for a list of texts.
+
     Raises:
         TypeError: the flag does not take it.
     """
     if NoneType in get_args(kind):
         kind = get_args(kind)[0]
-    if get_origin(kind) is tuple and isinstance(value, list):
-        return tuple(_of_kind(get_args(kind)[0], item) for item in value)
+    if get_origin(kind) is tuple and isinstance(value, list | str):
+        items = [value] if isinstance(value, str) else value
+        return tuple(_of_kind(get_args(kind)[0], item) for item in items)
     if get_origin(kind) is Literal and value in get_args(kind):
         return value
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -196,57 +219,3 @@ def _of_kind(kind: Any, value: Any) -> Any:
     if kind in (int, bool) and type(value) is kind:
         return value
     raise TypeError
-
-
-def check(flags: Flags) -> None:
-    """Refuse values that break their rule.
-
-    Raises:
-        InputError: with the first rule that is broken.
-    """
-    if not flags.budget:
-        raise InputError(
-            "A run needs a budget", "--budget was not given", "Add for example --budget 1M or --budget 60%"
-        )
-    BudgetText.parse(flags.budget, Measure(flags.budget_of))
-    read_limits(flags.keep, flags.sizes)
-    if not 0 < flags.tolerance < 0.5:
-        raise InputError(
-            "The tolerance has to lie between 0 and 0.5",
-            f"{flags.tolerance} was given",
-            "Try --tolerance 0.02",
-        )
-    for name in ("trials", "promote", "rounds"):
-        value = getattr(flags, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} has to be at least 1", f"{value} was given", f"Leave --{name} out")
-    if not 0 <= flags.seed < 2**32:
-        raise InputError(
-            "--seed has to be a whole number from 0 to 4294967295", f"{flags.seed} was given", "Try --seed 0"
-        )
-    rungs = [count_of(tokens, "--rung-tokens") for tokens in flags.rung_tokens]
-    if rungs != sorted(set(rungs)):
-        raise InputError(
-            "Each rung has to have more tokens than the one before",
-            f"{' '.join(flags.rung_tokens)} was given",
-            "Put --rung-tokens in ascending order",
-        )
-    if flags.retrain_tokens is not None:
-        count_of(flags.retrain_tokens, "--retrain-tokens")
-    if flags.verbose and flags.quiet:
-        raise InputError("-v and -q exclude each other", "both were given", "Leave one out")
-
-
-def count_of(text: str, flag: str) -> int:
-    """A number of tokens: ``64k``, ``1.5M``, ``2B`` or a plain number.
-
-    Raises:
-        InputError: it is none.
-    """
-    try:
-        amount = BudgetText.parse(text)
-    except InputError:
-        amount = BudgetText(0, relative=True)
-    if amount.relative or amount.amount < 1:
-        raise InputError(f"{flag} takes numbers of tokens", f"{text!r} is none", "Write 64k, 1.5M or 2B")
-    return round(amount.amount)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 #: Work of a kind before any of it was timed, relative to a forward pass of the teacher over a token.
-_RELATIVE = {"forward": 1.0, "score": 1.0, "distil": 2.0, "retrain": 2.0}
+_RELATIVE = {"correct": 3.0, "forward": 1.0, "score": 1.0, "distil": 2.0, "retrain": 2.0, "benchmark": 1.0}
 
 
 class Forecast:
-    """Counts tokens of work by kind: ``forward``, ``score``, ``distil``, ``retrain``."""
+    """Counts tokens of work by kind: ``correct``, ``forward``, ``score``, ``distil``, ``retrain``.
+
+    Of ``benchmark`` it counts tasks, since nobody knows their tokens before.
+    """
 
     def __init__(self, planned: dict[str, int]) -> None:
         self.planned = Counter(planned)

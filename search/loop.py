@@ -8,6 +8,7 @@ from pathlib import Path
 from optuna.trial import Trial
 
 from search.bracket import Bracket
+from search.branches import tidy
 from search.config import RunConfig
 from search.console import Console
 from search.objectives import UNITS
@@ -96,4 +97,5 @@ class Search:
                 )
                 return
         rung.tell(trial, evaluation)
+        tidy(self.bench, self.rungs, self.bracket.candidates)
         self.console.told(rung.index, architecture.label, evaluation.values["loss"])

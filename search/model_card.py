@@ -16,6 +16,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from search.report import format as words
+from search.report.benchmark_table import metric, score
+from search.report.distillation import distillation_rows
 from search.report.journeys import retrained_entries
 
 Entry = dict[str, Any]
@@ -91,10 +93,10 @@ def _results(summary: dict[str, Any], student: Entry) -> list[EvalResult] | None
         return None
     measured = {
         ("loss", "Validation loss, nats per token"): loss,
-        ("perplexity", "Validation perplexity per token"): math.exp(loss) if loss < 700 else None,
+        ("perplexity", "Validation perplexity per token"): student["perplexity"],
         ("bits_per_byte", "Validation bits per byte"): student["bits_per_byte"],
     }
-    return [
+    on_text = [
         EvalResult(
             task_type="text-generation",
             dataset_type=corpus,
@@ -106,6 +108,21 @@ def _results(summary: dict[str, Any], student: Entry) -> list[EvalResult] | None
         )
         for (kind, name), value in measured.items()
         if value is not None
+    ]
+    return on_text + _benchmark_results(student)
+
+
+def _benchmark_results(student: Entry) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=task,
+            dataset_name=task,
+            metric_type=found["metric"],
+            metric_value=round(found["value"], 4),
+        )
+        for task, found in student["benchmarks"].items()
+        if found["value"] is not None
     ]
 
 
@@ -134,11 +151,19 @@ def _numbers(summary: dict[str, Any], student: Entry) -> str:
         ("latency, ms", words.milliseconds(student["latency_ms"]), words.milliseconds(teacher["latency_ms"])),
         ("loss straight after pruning", words.nats(student["loss_after_pruning"]), ""),
         ("loss after short distillation", words.nats(student["loss_after_short_distillation"]), ""),
+        *_benchmark_rows(student, teacher),
     ]
     measured = [row for row in rows if row[1] != words.DASH]
     device, corpus = _code(summary["device"]), _code(summary["corpus"]["id"])
     where = f"Measured on {device}, on the validation split of {corpus}.{_latency_words(summary)}"
     return _table(("", "this model", "teacher"), measured) + f"\n\n{where}"
+
+
+def _benchmark_rows(student: Entry, teacher: Entry) -> list[tuple[str, str, str]]:
+    return [
+        (f"{task}, {metric(task, [student, teacher])}", score(found), score(teacher["benchmarks"].get(task)))
+        for task, found in student["benchmarks"].items()
+    ]
 
 
 def _latency_words(summary: dict[str, Any]) -> str:
@@ -184,8 +209,11 @@ def _snippet(student: Entry) -> str:
 
 def _making(summary: dict[str, Any], student: Entry) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in summary["versions"].items())
+    how = "".join(f"- {name}: {_cell(text)}\n" for name, text in distillation_rows(summary))
+    note = f"- note: {_cell(student['note'])}\n" if student["note"] else ""
     return (
         f"- distillation: {student['tokens']:,} tokens, in {words.duration(student['seconds'])}\n"
+        f"{how}{note}"
         f"- text: {_code(summary['corpus']['id'])}, fingerprint {_code(summary['corpus']['fingerprint'])}\n"
         f"- command: {_code(summary['command'])}\n"
         f"- versions: {_cell(versions)}"

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
-from evaluators.distillation.targets.cached import cache_bytes
+from evaluators.distillation.targets.choice import size_text, spoken
 from evaluators.flops import training_flops
 from search.resolution import Resolved
 from search.run_directory import RunDirectory
+from search.targets_plan import asks_teacher, free_bytes, plan_targets, setting_of
 from space.architecture import Axis
 from space.baselines import baselines
-from space.budget import Measure, spoken
 from space.counting import matrix_polynomial
 
 
 def plan(resolved: Resolved, directory: RunDirectory) -> str:
-    """For people: a name and what it stands for on each line, however long."""
-    rows = [*_space_rows(resolved), *_work_rows(resolved), ("run directory", str(directory.path))]
+    """For people: a name and what it stands for on each line, however long.
+
+    Raises:
+        InputError: the form of targets that was asked for cannot be.
+    """
+    rows = [*_space_rows(resolved), *_work_rows(resolved, directory), ("run directory", str(directory.path))]
     width = max(len(name) for name, _ in rows)
     below = "\n" + " " * (width + 3)
     lines = (name.ljust(width + 3) + value.replace("\n", below) for name, value in rows)
@@ -46,7 +51,7 @@ def _space_rows(resolved: Resolved) -> list[tuple[str, str]]:
     ]
 
 
-def _work_rows(resolved: Resolved) -> list[tuple[str, str]]:
+def _work_rows(resolved: Resolved, directory: RunDirectory) -> list[tuple[str, str]]:
     config, matrices = resolved.config, matrix_polynomial(resolved.axis_map)
     whole = matrices.of(resolved.axis_map.teacher)
     space = resolved.space
@@ -55,29 +60,55 @@ def _work_rows(resolved: Resolved) -> list[tuple[str, str]]:
     rungs = list(zip(config.rung_tokens, config.rung_candidates, strict=True))
     short = sum(tokens * candidates for tokens, candidates in rungs)
     retrained = resolved.retrainings
-    cached = config.distillation_blocks * config.block if config.cache_targets else max(config.rung_tokens)
-    rows = [("rung 0", f"{config.trials} candidates, loss straight after pruning")]
+    retraining = retrained * config.retrain_tokens
+    targets = TargetsRow(resolved, directory)
+    corrected = config.teacher_correction
+    rows = [("correction", f"{corrected:,} tokens that the teacher is trained on")] if corrected else []
+    rows += [("rung 0", f"{config.trials} candidates, loss straight after pruning")]
     for number, (tokens, candidates) in enumerate(rungs, start=1):
         rows.append((f"rung {number}", f"{candidates} candidates, {tokens:,} tokens each"))
-    live = 0 if config.cache_targets else retrained * config.retrain_tokens
-    flops = training_flops(student, short + retrained * config.retrain_tokens) + 2 * whole * (cached + live)
+    flops = training_flops(student, short + retraining) + 2 * whole * targets.read(short, retraining)
+    flops += training_flops(whole, corrected)
     models = (retrained - config.retrain_baselines) * usual * 4  # random weights are not kept
-    disk = cache_bytes(cached, resolved.axis_map.teacher.hidden) + models + 16 * usual
+    # Of a teacher that is corrected: weights and a checkpoint with AdamW's moments.
+    teacher = 16 * resolved.teacher_parameters if corrected else 0
+    scored = [("benchmarks", " ".join(config.benchmarks))] if config.benchmarks else []
     return [
         *rows,
         ("retraining", f"{retrained} models, {config.retrain_tokens:,} tokens each"),
-        (
-            "tokens",
-            f"{short + retrained * config.retrain_tokens:,} trained on, {cached:,} of teacher targets cached",
-        ),
+        ("tokens", f"{short + retraining:,} trained on"),
+        ("targets", targets.words),
+        *scored,
         ("arithmetic", f"{flops:.2e} FLOPs (10^{math.log10(flops):.1f})"),
-        ("disk", _bytes(disk)),
+        ("disk", size_text(targets.size + models + 16 * usual + teacher)),
     ]
 
 
-def _bytes(number: float) -> str:
-    text = spoken(number, Measure.WEIGHTS)
-    return f"{text[:-2]} {text[-2:]}"
+class TargetsRow:
+    """What the teacher's targets come to, of all text that a run may read.
+
+    Raises:
+        InputError: the form that was asked for cannot be.
+    """
+
+    def __init__(self, resolved: Resolved, directory: RunDirectory) -> None:
+        config = resolved.config
+        self.asked = asks_teacher(config)
+        setting = setting_of(resolved, config.distillation_blocks * config.block)
+        found = plan_targets(config, setting, free_bytes(directory.path))
+        self.tokens = found.blocks * config.block
+        self.whole = found.blocks == config.distillation_blocks
+        self.size = replace(setting, tokens=self.tokens).bytes_of(found.form)
+        self.words = "none: the loss asks no teacher" if not self.asked else "the teacher runs live"
+        if found.blocks:
+            kept = f"{self.tokens:,} tokens as {spoken(found.form)}, {size_text(self.size)}"
+            self.words = kept if self.whole else f"{kept}; in retraining the teacher runs live"
+
+    def read(self, short: int, retraining: int) -> int:
+        """Tokens that the teacher reads, once for what is kept and each time for what is live."""
+        if not self.asked:
+            return 0
+        return self.tokens + (0 if self.tokens else short) + (0 if self.whole else retraining)
 
 
 def _span(values: list[int]) -> str:

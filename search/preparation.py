@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor
 
 from evaluators.corpus.corpus import Corpus, CorpusRequest, read_corpus
-from evaluators.distillation.targets.batch import Targets
-from evaluators.distillation.targets.cached import CachedTargets, cache_bytes, cache_targets, is_cached
-from evaluators.distillation.targets.live import LiveTargets
-from evaluators.final_states import check_head, states_width
-from evaluators.fingerprint import fingerprint
+from evaluators.final_states import check_head
 from evaluators.latency import Workload
 from evaluators.latency_book import LatencyBook
 from evaluators.teacher import Teacher, load_teacher
@@ -25,12 +19,14 @@ from search.bases import contestants, try_out, variants_of
 from search.basis_trial import BasisTrial
 from search.config import RunConfig
 from search.console import Console
+from search.distilling import check_states
 from search.importance import ranked, repair_of
+from search.precision import accelerator_of, weights_dtype
 from search.resolution import Resolved
 from search.run_directory import RunDirectory
+from search.targets import targets_of
 from search.workbench import Workbench
 from space.extraction import saved_tensors, sort_by_importance
-from space.input_error import InputError
 
 _WORKLOADS = {"cpu": Workload(), "cuda": Workload(prompt=1024, answer=128, timed_answer=16)}
 
@@ -45,6 +41,8 @@ def cache_directory() -> Path:
 def load(config: RunConfig, console: Console) -> tuple[Teacher, Corpus]:
     """Load the teacher and read the text; nothing is written to the run directory yet.
 
+    Of the distillation set there is as much as the correction of the teacher reads, if that is more.
+
     Raises:
         InputError: the teacher or the text cannot be used.
     """
@@ -53,17 +51,12 @@ def load(config: RunConfig, console: Console) -> tuple[Teacher, Corpus]:
             config.teacher,
             revision=config.revision or None,
             device=torch.device(config.device),
-            dtype=_weights_dtype(config),
+            dtype=weights_dtype(config),
             trust_remote_code=config.trust_remote_code,
         )
+        check_states(config, teacher.model)
     with console.stage("text"):
         return teacher, _read(config, teacher)
-
-
-def _weights_dtype(config: RunConfig) -> torch.dtype:
-    """Of the teacher in memory: on a CPU float32, since autocast does what bfloat16 is good for there."""
-    half = config.device.startswith("cuda") and config.dtype == "bfloat16"
-    return torch.bfloat16 if half else torch.float32
 
 
 def prepare(
@@ -77,11 +70,9 @@ def prepare(
     """
     config = resolved.config
     check_head(teacher.model)
-    accelerator = Accelerator(
-        cpu=config.device == "cpu", mixed_precision="bf16" if config.dtype == "bfloat16" else "no"
-    )
-    with console.stage("targets"), accelerator.autocast():
-        targets = _targets(config, teacher, corpus, directory, console)
+    accelerator = accelerator_of(config)
+    with console.stage("targets"):
+        targets = targets_of(resolved, teacher, corpus, directory, accelerator, console)
 
     def bench(variant: Resolved) -> Workbench:
         tried = [] if variant.config.basis == variant.basis else [directory.ranking_of(variant.basis.value)]
@@ -137,46 +128,12 @@ def _settled(
 
 
 def _read(config: RunConfig, teacher: Teacher) -> Corpus:
+    correction_blocks = math.ceil(config.teacher_correction / config.block)
     request = CorpusRequest(
         data=config.data,
         block=config.block,
         calibration_blocks=config.calibration_blocks,
-        distillation_blocks=config.distillation_blocks,
+        distillation_blocks=max(config.distillation_blocks, correction_blocks),
         validation_blocks=config.validation_blocks,
     )
     return read_corpus(request, teacher.tokenizer, config.data, cache_directory() / "text")
-
-
-def _targets(
-    config: RunConfig, teacher: Teacher, corpus: Corpus, directory: RunDirectory, console: Console
-) -> tuple[Targets, Targets]:
-    """The targets of the rungs, always cached, and those of retraining, cached if they are small."""
-    tokens = corpus.distillation
-    if not config.cache_targets:
-        tokens = tokens[: -(-max(config.rung_tokens) // corpus.block)]
-    key = fingerprint(teacher.fingerprint, tokens, config.dtype)
-    if is_cached(directory.targets, key):
-        console.say(f"reusing the teacher's targets in {directory.targets.parent}")
-        console.forecast.skip("forward", tokens.numel())
-    else:
-        _cache(teacher, tokens, directory, key, console)
-    cached = CachedTargets(directory.targets, teacher.model, tokens)
-    if config.cache_targets:
-        return cached, cached
-    return cached, LiveTargets(teacher.model, corpus.distillation)
-
-
-def _cache(teacher: Teacher, tokens: Tensor, directory: RunDirectory, key: str, console: Console) -> None:
-    size = cache_bytes(tokens.numel(), states_width(teacher.model))
-    free = shutil.disk_usage(directory.path).free
-    console.say(f"caching the teacher's targets of {tokens.numel():,} tokens: {size / 1e6:,.0f} MB")
-    if size > 0.95 * free:
-        raise InputError(
-            "The teacher's targets have to fit on the disk",
-            f"{size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free in {directory.path}",
-            "Make space, name another disk with --out, or take fewer --rung-tokens",
-        )
-    with console.work("caching the teacher's targets", "forward", tokens.numel()) as advance:
-        cache_targets(
-            teacher.model, tokens, directory.targets, key, lambda blocks: advance(blocks * tokens.shape[1])
-        )

@@ -6,17 +6,20 @@ import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PretrainedConfig
 
-from evaluators.distillation.targets.cached import cache_bytes
+from evaluators.benchmarks import tasks_of
 from evaluators.one_line import one_line
-from evaluators.teacher import load_config
 from search.config import RunConfig
-from search.flags import Flags, count_of
+from search.distilling import states_asked
+from search.flag_rules import count_of
+from search.flags import Flags
 from search.method import method_of
 from search.objectives import parse_objectives
+from search.phases import Phase, last_phase, phases_of
 from search.scale import Scale, default_device, default_dtype, scale_for
 from search.teachers import EMBEDDED, default_text, short_name, teacher_for
 from space.architecture import Axis
@@ -38,8 +41,6 @@ AUTO = "auto"
 _TURNED = BasisName.WEIGHTED
 #: Least squares are the default up to this size of what they need.
 _MOMENT_BYTES = 2e9
-#: Teacher targets for retraining are cached up to this size; beyond it the teacher runs again.
-_CACHE_BYTES = 20e9
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,9 @@ def resolve(flags: Flags) -> Resolved:
     text = BudgetText.parse(flags.budget, measure)
     parse_objectives(flags.objectives)
     device = _device(flags.device)
-    teacher = flags.model or teacher_for(text, measure)
-    if teacher == str(EMBEDDED):
-        teacher = os.path.relpath(EMBEDDED)
-    config = load_config(teacher, flags.revision, flags.trust_remote_code)
+    tasks_of(flags.benchmarks)
+    phases = phases_of(flags.model or (_default_teacher(text, measure),), flags.revision)
+    config = last_phase(phases, flags.trust_remote_code)
     basis = BasisName.COORDINATE if flags.basis == AUTO else BasisName(flags.basis)
     axis_map = axis_map_of(config, basis)
     parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
@@ -83,7 +83,7 @@ def resolve(flags: Flags) -> Resolved:
     limits = read_limits(flags.keep, flags.sizes)
     space = enumerate_space(axis_map, budget, limits)
     turned = _turned(config, space, budget, limits) if flags.basis == AUTO else None
-    run = _config(flags, teacher, config, axis_map, space, budget, device)
+    run = _config(flags, phases, config, axis_map, space, budget, device)
     run = replace(run, basis=AUTO if turned else basis.value)
     method_of(run)
     resolved = Resolved(run, axis_map, space, parameters, basis)
@@ -94,7 +94,7 @@ def resolve(flags: Flags) -> Resolved:
 
 def _config(
     flags: Flags,
-    teacher: str,
+    phases: list[Phase],
     config: PretrainedConfig,
     axis_map: AxisMap,
     space: SearchSpace,
@@ -102,20 +102,20 @@ def _config(
     device: str,
 ) -> RunConfig:
     """Flags and defaults, to the last number."""
+    teacher, revision = phases[-1]
     parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
     scale = scale_for(parameters)
     rungs = tuple(count_of(t, "--rung-tokens") for t in flags.rung_tokens) or scale.rung_tokens
     trials = min(flags.trials or scale.trials, len(space))
     candidates = _rung_candidates(trials, len(rungs), scale)
-    retrain = (
-        count_of(flags.retrain_tokens, "--retrain-tokens") if flags.retrain_tokens else scale.retrain_tokens
-    )
+    retrain = _tokens(flags.retrain_tokens, "--retrain-tokens", scale.retrain_tokens)
     block = _block(scale, config, max(rungs))
     blocks = math.ceil(max(*rungs, retrain) / block)
     return RunConfig(
         name=_name(flags, teacher),
         teacher=teacher,
-        revision=flags.revision or "",
+        revision=revision or "",
+        phases=tuple(map(str, phases)) if len(phases) > 1 else (),
         budget=budget.amount,
         budget_of=budget.of.value,
         budget_dtype=_budget_dtype(flags, config),
@@ -143,13 +143,36 @@ def _config(
         promote=min(flags.promote or scale.promote, candidates[-1]),
         retrain_baselines=parameters < 100e6 if flags.retrain_baselines is None else flags.retrain_baselines,
         batch_blocks=scale.batch_blocks,
-        cache_targets=cache_bytes(blocks * block, axis_map.teacher.hidden) <= _CACHE_BYTES,
+        **_distilling(flags),
         storage=flags.storage or "",
         seed=flags.seed,
         device=device,
         dtype=flags.dtype or default_dtype(device, parameters),
         trust_remote_code=flags.trust_remote_code,
     )
+
+
+def _distilling(flags: Flags) -> dict[str, Any]:
+    """What is said of the teacher's correction, of distillation and of what is measured after it."""
+    return {
+        "teacher_correction": _tokens(flags.correct_teacher, "--correct-teacher", 0),
+        "loss": flags.loss,
+        "temperature": flags.temperature,
+        "states": states_asked(flags.states),
+        "targets": flags.targets,
+        "schedule": flags.schedule,
+        "benchmarks": flags.benchmarks,
+    }
+
+
+def _tokens(text: str | None, flag: str, default: int) -> int:
+    return count_of(text, flag) if text else default
+
+
+def _default_teacher(text: BudgetText, measure: Measure) -> str:
+    """The one that the budget picks; the embedded one by a path that holds wherever the project lies."""
+    teacher = teacher_for(text, measure)
+    return os.path.relpath(EMBEDDED) if teacher == str(EMBEDDED) else teacher
 
 
 def _repair(flags: Flags, axis_map: AxisMap) -> tuple[str, ...]:

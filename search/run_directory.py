@@ -20,12 +20,17 @@ class RunDirectory:
         self.config = path / "config.toml"
         self.ranking = path / "ranking.safetensors"
         self.basis = path / "basis.json"
-        self.targets = path / "targets" / "states.bin"
+        self.targets = path / "targets"
         self.models = path / "models"
         self.retraining = path / "retraining"
         self.report = path / "report.html"
         self.summary = path / "summary.json"
         self.teacher = path / "teacher.json"
+        self.corrected_teacher = path / "teacher"
+        self.correction = path / "correction.json"
+        self.correction_checkpoint = path / "correction.safetensors"
+        self.benchmarks = path / "benchmarks.json"
+        self.branches = path / "branches"
         self.seconds = path / "seconds.json"
 
     def moments_of(self, basis: str) -> Path:

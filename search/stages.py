@@ -5,14 +5,19 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from evaluators.corpus.corpus import Corpus
 from evaluators.teacher import Teacher
 from search.account import Account, TeacherFigures
 from search.bases import contestants
+from search.benchmarks import run_benchmarks
+from search.branches import forget
 from search.choice import choose
 from search.console import Console, clock
+from search.correction import corrected
 from search.loop import Search, open_rungs
 from search.model_card import model_card
 from search.preparation import load, prepare
@@ -24,6 +29,7 @@ from search.run_directory import RunDirectory
 from search.rung import SEARCH, Record, Rung
 from search.storage import open_storage
 from search.summary import check, write
+from search.targets import check_targets
 from search.whole_file import write_whole
 from search.workbench import Workbench
 from space.architecture import Axis
@@ -37,6 +43,7 @@ def run(resolved: Resolved, directory: RunDirectory, console: Console, command: 
     directory.refuse_another(config)
     if config.storage:  # one that cannot be reached is refused before anything is made
         open_storage(config.storage, directory.path)
+    check_targets(resolved, directory)
     gc.freeze()  # the libraries stay for good; collecting among them costs each candidate half a second
     with console.running():
         teacher, corpus = load(config, console)
@@ -52,9 +59,12 @@ def _run(
     console: Console,
     command: str,
 ) -> dict[str, Any]:
+    whole, config = corpus, resolved.config
+    corpus = replace(corpus, distillation=corpus.distillation[: config.distillation_blocks])
     console.forecast.planned.update(_planned(resolved, corpus))
+    teacher, correction = corrected(config, teacher, whole, directory, console)
     bench = prepare(resolved, teacher, corpus, directory, console)
-    rungs = open_rungs(resolved.config, bench.space, directory.path)
+    rungs = open_rungs(config, bench.space, directory.path)
     figures = _teacher_figures(bench, directory)
     console.say(
         f"teacher: loss {figures.loss:.4f} nats per token, {resolved.teacher_parameters:,} parameters"
@@ -63,8 +73,10 @@ def _run(
         Search(bench, rungs, console).run()
     with console.stage("retraining"):
         promoted, others = _retrain_all(bench, rungs, console)
+    with console.stage("benchmarks") if config.benchmarks else nullcontext():
+        results = run_benchmarks(bench, [*promoted, *others], directory, console)
     seconds = _accumulated(directory, console.stage_seconds)
-    account = Account(bench, rungs, figures, promoted, others, seconds, command)
+    account = Account(bench, rungs, figures, promoted, others, results, correction, seconds, command)
     summary = account.summary()
     check(summary)
     _write_cards(bench, summary, directory)
@@ -82,10 +94,9 @@ def _planned(resolved: Resolved, corpus: Corpus) -> dict[str, int]:
     """Tokens of each kind of work, for the time left."""
     config = resolved.config
     targets = corpus.distillation.numel()
-    if not config.cache_targets:
-        targets = min(targets, max(config.rung_tokens))
     rungs = zip(config.rung_tokens, config.rung_candidates, strict=True)
     return {
+        "correct": config.teacher_correction,
         "forward": corpus.calibration.numel() + targets,
         "score": config.trials * config.validation_blocks * config.block,
         "distil": sum(tokens * candidates for tokens, candidates in rungs)
@@ -140,9 +151,11 @@ def _retrain_one(bench: Workbench, assignment: Assignment, console: Console) -> 
     tokens = bench.config.retrain_tokens
     if (result := finished(bench, assignment)) is not None:
         console.forecast.skip("retrain", tokens)
+        forget(bench, assignment.architecture)
         return result
     with console.work(f"retraining {assignment.architecture.label}", "retrain", tokens) as advance:
         result = retrain(bench, assignment, advance)
+    forget(bench, assignment.architecture)
     outcome = f"loss {result.loss:.4f}" if result.loss is not None else f"failed: {result.failure}"
     origin = "" if assignment.origin == SEARCH else f" ({assignment.origin})"
     console.say(f"retrained {result.label}{origin}: {outcome}   {clock(console.forecast.left())} left")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 
 from evaluators.corpus.corpus import Corpus
 from evaluators.distillation.loop import Checkpointing, Outcome, Watch, distil
-from evaluators.distillation.schedule import Schedule, peak_rate
+from evaluators.distillation.schedule import Schedule, Shape, peak_rate
 from evaluators.distillation.targets.batch import Targets
 from evaluators.latency import Latency, Workload, measure, measure_beside
 from evaluators.latency_book import LatencyBook, latency_key
@@ -21,6 +22,7 @@ from evaluators.loss import validation_loss
 from evaluators.teacher import Teacher
 from search.basis_trial import BasisTrial
 from search.config import RunConfig
+from search.distilling import loss_of, states_of
 from space.architecture import Architecture
 from space.axis_map import AxisMap
 from space.counting import cache_polynomial, decode_flops, parameter_polynomial
@@ -100,14 +102,26 @@ class Workbench:
         checkpointing: Checkpointing | None = None,
     ) -> Outcome:
         """Distil a student in place, its loss watched at equal distances."""
-        schedule = Schedule(
-            tokens=tokens,
-            blocks=self.config.batch_blocks,
-            block=self.corpus.block,
-            peak_rate=peak_rate(student.num_parameters()),
-        )
+        schedule = self._schedule(tokens, peak_rate(student.num_parameters()))
         watch = Watch(validate=self.loss, times=validations, advance=advance)
-        return distil(student.float(), targets, schedule, self.accelerator, watch, checkpointing)
+        return distil(
+            student.float(),
+            targets,
+            schedule,
+            self.accelerator,
+            watch,
+            checkpointing,
+            loss=loss_of(self.config),
+            states=states_of(self.config, student, self.teacher.model),
+        )
+
+    def _schedule(self, tokens: int, rate: float) -> Schedule:
+        """Of so many tokens; if one is to be the beginning of another, all have the first rung's warm-up."""
+        of_any = partial(Schedule, blocks=self.config.batch_blocks, block=self.corpus.block, peak_rate=rate)
+        if self.config.schedule == Shape.COSINE:
+            return of_any(tokens=tokens)
+        warm_up = of_any(tokens=self.config.rung_tokens[0]).warm_up
+        return of_any(tokens=tokens, shape=Shape.WSD, warm_up_steps=warm_up)
 
     def _key(self, model: PreTrainedModel) -> str:
         dtype = next(model.parameters()).dtype

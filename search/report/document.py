@@ -19,7 +19,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from search.report import format as words
+from search.report.benchmark_table import benchmark_table
 from search.report.decision import decide
+from search.report.distillation import distillation_rows
 from search.report.figures.curves import curves_figure
 from search.report.figures.front import front_figure
 from search.report.figures.importance import importance_panels
@@ -73,6 +75,8 @@ def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
             importance=importance_panels(summary, ranking) if ranking else [],
             method=ranking.method if ranking else "",
             retrained=_retrained(summary),
+            benchmarks=benchmark_table(summary),
+            distillation=distillation_rows(summary),
             style=Markup(_asset("page.css")),
             scripts={name: Markup(text) for name, text in scripts.items()},
             digests=[_digest(text) for text in scripts.values()],

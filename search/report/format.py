@@ -69,6 +69,16 @@ def percent(ratio: float | None) -> str:
     return _minus(text.removesuffix(".0")) + "%"
 
 
+def size(value: float | None) -> str:
+    """Bytes on a disk: ``845 MB``, ``1.20 GB``."""
+    if value is None:
+        return DASH
+    for scale, suffix in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= 0.9995 * scale:
+            return f"{_digits(value / scale)}{NO_BREAK_SPACE}{suffix}"
+    return f"{value:.0f}{NO_BREAK_SPACE}bytes"
+
+
 def duration(seconds: float | None) -> str:
     """Wall-clock time: ``4.4 s``, ``7 min 58 s``, ``3 h 05 min``."""
     if seconds is None:

@@ -73,11 +73,12 @@ def _tried(teacher: str, variant: Variant) -> dict[float, float]:
 
 
 def runs(teacher: str) -> Iterator[tuple[Variant, float, int]]:
-    """All that is wanted of one teacher, seed by seed."""
-    for seed in SEEDS:
-        for variant in VARIANTS:
-            for rate in rates_of(teacher, variant, seed):
-                yield variant, rate, seed
+    """All that is wanted of one teacher, seed by seed; what takes longer comes last."""
+    for longer in (False, True):
+        for seed in SEEDS:
+            for variant in VARIANTS:
+                if (variant in LONGER) is longer:
+                    yield from ((variant, rate, seed) for rate in rates_of(teacher, variant, seed))
 
 
 def work(teacher: str) -> None:

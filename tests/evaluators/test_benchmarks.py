@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import sys
@@ -13,12 +14,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators.benchmarks import judge_of, score_of
+from evaluators.benchmarks import Score, Task, benchmark, judge_of, score_of, tasks_of
 from space.input_error import InputError
 from tests.evaluators.tiny_models import tiny_model
 
 TEACHER = Path(__file__).parents[2] / "studies" / "demo" / "teacher"
-FOUND = {
+FOUND: dict[str, Any] = {
     "results": {
         "quiz": {"alias": "quiz", "acc,none": 0.25, "perplexity,none": 7.0, "acc_stderr,none": "N/A"}
     },
@@ -36,14 +37,29 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         calls.append(arguments)
         if arguments["limit"] == 0:
             raise ConnectionError("no route to the hub\nand more")
+        if arguments["tasks"] == ["full"]:
+            raise OSError(errno.ENOSPC, "No space left on device")
         return FOUND
+
+    def manager(include_path: str | None, include_defaults: bool) -> Any:
+        files = {"own": "own.yaml", "group": None} if include_path else {}
+        index = {
+            name: SimpleNamespace(yaml_path=file and Path(str(include_path)) / file)
+            for name, file in files.items()
+        }
+        return SimpleNamespace(
+            all_tasks=["quiz", "full", *index],
+            task_index=index,
+            include_path=include_path,
+            include_defaults=include_defaults,
+        )
 
     package, huggingface, tasks = (ModuleType(name) for name in ("lm_eval", "huggingface", "tasks"))
     cast(Any, package).simple_evaluate = simple_evaluate
     cast(Any, package).models = SimpleNamespace(huggingface=huggingface)
     cast(Any, package).tasks = tasks
     cast(Any, huggingface).HFLM = lambda **arguments: arguments
-    cast(Any, tasks).TaskManager = lambda **arguments: SimpleNamespace(all_tasks=["quiz"], **arguments)
+    cast(Any, tasks).TaskManager = manager
     modules = {"lm_eval.models.huggingface": huggingface, "lm_eval.models": huggingface}
     for name, module in {"lm_eval": package, "lm_eval.tasks": tasks, **modules}.items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -57,11 +73,8 @@ def test_a_task_becomes_a_function_of_a_model(calls: list[Any], tmp_path: Path) 
     call = calls[0]
     assert (call["tasks"], call["limit"]) == (["quiz"], 5)
     assert call["model"] == {"pretrained": model, "tokenizer": None, "batch_size": 3, "device": "cpu"}
-    assert vars(call["task_manager"]) == {
-        "all_tasks": ["quiz"],
-        "include_path": str(tmp_path),
-        "include_defaults": False,
-    }
+    manager = call["task_manager"]
+    assert (manager.include_path, manager.include_defaults) == (str(tmp_path), False)
 
 
 def test_where_less_is_better_the_sign_turns() -> None:
@@ -86,6 +99,51 @@ def test_a_task_that_there_is_not_is_refused(calls: list[Any]) -> None:
         "List the names with `python -m lm_eval --tasks list`."
     )
     assert not calls
+
+
+def test_a_task_is_a_name_or_a_file(calls: list[Any], tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("task: own")
+    assert tasks_of(["quiz", str(file)]) == [Task("quiz"), Task("own", tmp_path)]
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["quizz"], "'quizz': the harness has no such task. List the names"),
+        (["quiz", "quiz"], "A benchmark is named once; 'quiz' was given twice. Leave one out."),
+        (["gone.yaml"], "the name of a task or a YAML file; there is no file gone.yaml. Check the path."),
+        (
+            ["other.yml"],
+            "A benchmark's file has to be YAML that names a task, as the evaluation harness reads it; "
+            "other.yml is none. Mend it, and let its name end in .yaml.",
+        ),
+    ],
+)
+def test_what_is_neither_is_refused(
+    texts: list[str], message: str, calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.yml").write_text("questions: 3")
+    with pytest.raises(InputError) as error:
+        tasks_of(texts)
+    assert message in str(error.value)
+
+
+def test_a_score_comes_with_its_metric_and_its_error(
+    calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert benchmark(tiny_model(), NO_TOKENIZER, Task("quiz")) == Score("acc", 0.25, None, True)
+    assert (calls[0]["limit"], calls[0]["task_manager"].include_defaults) == (None, True)
+    monkeypatch.setitem(FOUND["results"]["quiz"], "acc_stderr,none", 0.125)
+    assert benchmark(tiny_model(), NO_TOKENIZER, Task("quiz")).error == 0.125
+
+
+def test_a_full_disk_is_no_fault_of_the_task(calls: list[Any]) -> None:
+    with pytest.raises(OSError, match="No space left") as error:
+        benchmark(tiny_model(), NO_TOKENIZER, Task("full"))
+    assert error.value.errno == errno.ENOSPC
 
 
 def test_examples_out_of_reach_are_told_in_one_line(calls: list[Any]) -> None:
@@ -144,7 +202,9 @@ def test_the_harness_itself_on_a_folder_of_tasks(quiz: Path, monkeypatch: pytest
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(TEACHER).eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(TEACHER)
     before = torch.get_rng_state()
-    found = judge_of("quiz", tokenizer, folder=quiz)(model)
+    (task,) = tasks_of([str(quiz / "quiz.yaml")])
+    found = judge_of(task.name, tokenizer, folder=task.folder)(model)
+    assert benchmark(model, tokenizer, task).value == found
     assert torch.equal(torch.get_rng_state(), before)
     right = 0
     for row in map(json.loads, (quiz / "quiz.jsonl").read_text().splitlines()):

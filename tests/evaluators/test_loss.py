@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluators import loss as loss_module
-from evaluators.loss import bits_per_byte, validation_loss
+from evaluators.loss import bits_per_byte, perplexity, validation_loss
 from tests.evaluators.tiny_models import VOCABULARY, random_tokens, tiny_model
 from tests.evaluators.tiny_types import TYPES, model_of
 
@@ -94,3 +94,11 @@ def test_bits_per_byte_in_closed_form(loss: float, tokens: int, text_bytes: int)
     """2 to the bits of the text is e to its nats."""
     bits = bits_per_byte(loss, tokens, text_bytes) * text_bytes
     assert bits * math.log(2) == pytest.approx(loss * tokens)
+
+
+def test_perplexity_of_known_codes() -> None:
+    """A uniform choice of eight is a loss of ln 8; beyond what a float holds it is infinite."""
+    assert perplexity(0.0) == 1.0
+    assert perplexity(math.log(8)) == pytest.approx(8.0)
+    assert perplexity(1e4) == math.inf
+    assert math.isnan(perplexity(math.nan))

@@ -40,14 +40,14 @@ def tied(**others: Any) -> PretrainedConfig:
 def resolved(tmp_path: Path) -> Callable[..., Resolved]:
     def of(config: PretrainedConfig, **others: Any) -> Resolved:
         config.save_pretrained(tmp_path / "model")
-        flags = Flags(budget="60%", model=str(tmp_path / "model"), device="cpu")
+        flags = Flags(budget="60%", model=(str(tmp_path / "model"),), device="cpu")
         return resolve(replace(flags, **others))
 
     return of
 
 
 def test_a_head_of_its_own_costs_nothing_where_there_is_one(demo_config: Path) -> None:
-    run = resolve(Flags(budget="1M", model=str(demo_config), device="cpu"))
+    run = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
     assert run.config.basis == "auto"
     tried = contestants(run)
     assert [one.basis for one in tried] == ["coordinate"] * 3 + ["weighted"] * 3
@@ -120,7 +120,7 @@ def bench(run: Resolved, train: Callable[..., Any]) -> Workbench:
 
 
 def test_the_loss_at_the_end_counts_and_a_failure_is_no_loss(demo_config: Path) -> None:
-    run = resolve(Flags(budget="1M", model=str(demo_config), device="cpu"))
+    run = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
     contestant = contestants(run)[0]
 
     def trains(*_: Any, **__: Any) -> Outcome:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.flags import Flags, check, count_of, load_preset, read_flags
+from search.flag_rules import check, count_of
+from search.flags import Flags, load_preset, read_flags
 from space.input_error import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +43,9 @@ def test_every_flag_is_read() -> None:
             *("--width-by", "taylor", "--aggregation", "var,l2", "--depth-by", "perplexity", "--rounds", "2"),
             *("--rounds-order", "depth-width"),
             *("--repair", "least-squares", "norm-scale"),
-            *("--tolerance", "0.05", "--model", "m", "--revision", "r", "--data", "d.txt"),
+            *("--tolerance", "0.05", "--model", "m", "--revision", "r", "s", "--data", "d.txt"),
+            *("--correct-teacher", "2M", "--loss", "reverse-kl", "--temperature", "2", "--states", "late"),
+            *("embedding", "--targets", "live", "--schedule", "wsd", "--benchmarks", "quiz", "own.yaml"),
             *("--trials", "9", "--rung-tokens", "64k", "256k", "--retrain-tokens", "1.5M", "--promote", "3"),
             *("--objectives", "loss", "--sampler", "gp", "--storage", "s.journal", "--study-name", "n"),
             *("--out", "o", "--seed", "5", "--device", "cpu", "--dtype", "float32"),
@@ -63,8 +66,15 @@ def test_every_flag_is_read() -> None:
         rounds_order="depth-width",
         repair=("least-squares", "norm-scale"),
         tolerance=0.05,
-        model="m",
-        revision="r",
+        model=("m",),
+        revision=("r", "s"),
+        correct_teacher="2M",
+        loss="reverse-kl",
+        temperature=2.0,
+        states=("late", "embedding"),
+        targets="live",
+        schedule="wsd",
+        benchmarks=("quiz", "own.yaml"),
         data="d.txt",
         trials=9,
         rung_tokens=("64k", "256k"),
@@ -138,6 +148,28 @@ def test_every_flag_is_read() -> None:
             ["--budget", "1M", "--retrain-tokens", "many"],
             "--retrain-tokens takes numbers of tokens; 'many' is none. Write 64k, 1.5M or 2B.",
         ),
+        (
+            ["--budget", "1M", "--correct-teacher", "10%"],
+            "--correct-teacher takes numbers of tokens; '10%' is none. Write 64k, 1.5M or 2B.",
+        ),
+        (
+            ["--budget", "1M", "--loss", "mse", "--targets", "sampled"],
+            "A loss that compares all logits needs targets that hold them; --loss mse was given with "
+            "--targets sampled. Leave --targets out, or take --loss forward-kl.",
+        ),
+        (
+            ["--budget", "1M", "--states", "late", "none"],
+            "--states takes auto, none, or names of states; late none was given. Leave auto and none out.",
+        ),
+        (
+            ["--budget", "1M", "--states", "late", "--targets", "top-k"],
+            "Intermediate states are compared with targets that hold the teacher's; --states late was given "
+            "with --targets top-k. Leave --targets out, or leave --states out.",
+        ),
+        (
+            ["--budget", "1M", "--temperature", "0"],
+            "The temperature has to be above 0; 0.0 was given. Leave it out: it is 1 then.",
+        ),
         (["--budget", "1M", "-v", "-q"], "-v and -q exclude each other; both were given. Leave one out."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -158,6 +190,10 @@ def test_what_will_not_do_is_said_in_one_sentence(arguments: list[str], message:
             "'8GB' is in bytes. Write it like 4B, 350M, 800k, 1200000 or 60%, or say with --budget-of",
         ),
         (["--budget", "1M", "--keep", "hidden", "head"], "'head' is none of them. Did you mean 'heads'."),
+        (
+            ["--budget", "1M", "--loss", "kl"],
+            "A loss is a sum of terms out of forward-kl, reverse-kl, jensen-shannon, mse, cosine",
+        ),
         (["--budget", "1M", "--sizes", "mlp=a"], "--sizes mlp=a is neither. Write --sizes hidden=2048..3584"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -215,7 +251,14 @@ rounds = 2
 rounds-order = "width-depth"
 repair = ["head-residual"]
 model = "m"
-revision = "r"
+revision = ["r", "s"]
+correct-teacher = "2M"
+loss = "0.5*forward-kl+0.5*cross-entropy"
+temperature = 2
+states = ["late"]
+targets = "hidden"
+schedule = "wsd"
+benchmarks = "quiz"
 data = "d"
 trials = 9
 rung-tokens = [1000, "2k"]
@@ -238,6 +281,7 @@ quiet = false
     flags = load_preset(preset(text, tmp_path))
     check(flags)
     assert (flags.budget, flags.rung_tokens, flags.retrain_tokens) == ("1000000", ("1000", "2k"), "4000")
+    assert (flags.model, flags.revision, flags.benchmarks) == (("m",), ("r", "s"), ("quiz",))
     assert (flags.out, flags.retrain_baselines, flags.dtype) == (Path("o"), True, "bfloat16")
     named = {line.split(" = ")[0].replace("-", "_") for line in text.split("\n") if line}
     assert named == {field.name for field in fields(Flags)} - {"preset"}

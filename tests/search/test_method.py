@@ -67,14 +67,14 @@ def test_any_other_name_is_a_benchmark_and_needs_the_harness(monkeypatch: pytest
 
 
 def test_it_is_refused_before_any_work(demo_config: Path) -> None:
-    flags = Flags(budget="1M", model=str(demo_config), device="cpu")
+    flags = Flags(budget="1M", model=(str(demo_config),), device="cpu")
     with pytest.raises(InputError, match="--aggregation takes"):
         resolve(replace(flags, aggregation="loud"))
 
 
 def test_least_squares_are_the_default_where_they_are_cheap(demo_config: Path, llama_8b: Path) -> None:
     def repair(model: Path, budget: str, *names: Any) -> tuple[str, ...]:
-        flags = Flags(budget=budget, model=str(model), device="cpu", basis="coordinate", repair=names)
+        flags = Flags(budget=budget, model=(str(model),), device="cpu", basis="coordinate", repair=names)
         return resolve(flags).config.repair
 
     assert repair(demo_config, "1M") == ("least-squares",)
@@ -84,7 +84,7 @@ def test_least_squares_are_the_default_where_they_are_cheap(demo_config: Path, l
 
 
 def test_rounds_lead_to_the_least_of_every_axis(demo_config: Path) -> None:
-    run = resolve(Flags(budget="1M", model=str(demo_config), device="cpu", basis="coordinate"))
+    run = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu", basis="coordinate"))
     least = smallest(run.space, run.axis_map)
     for axis in run.axis_map.free:
         if axis is not Axis.HEADS:

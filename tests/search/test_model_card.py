@@ -54,6 +54,22 @@ def test_the_numbers_stand_beside_the_teacher_s_and_the_baselines() -> None:
     assert "All were trained on the same tokens." in text
 
 
+def test_benchmarks_the_distillation_and_what_happened_are_told() -> None:
+    summary = VARIANTS["everything_asked"]()
+    card = ModelCard(model_card(summary, summary["chosen"]["label"], None))
+    for line in (
+        "| quiz, acc \u2191 | 0.700 ± 0.021 | 0.750 ± 0.021 |",
+        "| riddle, word_perplexity \u2193 | 41.000 | 40.000 |",
+        "- loss: 0.5 × forward KL + 0.5 × cross-entropy, temperature 2",
+        "- learning rate: warm-up, stable, decay",
+        "- teacher\u2019s phases: org/teacher@stage2, after org/teacher@stage1",
+        "- note: ended early, the validation loss rose twice",
+    ):
+        assert line in card.text.splitlines(), line
+    results = {result.dataset_name: result.metric_value for result in data_of(card).eval_results or []}
+    assert (results["quiz"], results["riddle"]) == (pytest.approx(0.7), 41.0)
+
+
 def test_the_snippet_is_six_lines_of_python_that_need_transformers_alone() -> None:
     [snippet] = re.findall(r"```python\n(.*?)```", card_of().text, re.DOTALL)
     tree = ast.parse(snippet)

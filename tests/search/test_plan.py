@@ -19,6 +19,7 @@ from search.resolution import resolve
 from search.run_directory import RunDirectory
 from space.baselines import baselines
 from space.budget import Budget, BudgetText
+from space.counting import matrix_polynomial
 from space.enumeration import enumerate_space
 from tests.search.synthetic import demo_map
 
@@ -190,3 +191,17 @@ def test_the_whole_command_answers_trains_nothing_and_writes_nothing(qwen3_8b: P
     assert done.stderr == ""
     assert list(tmp_path.iterdir()) == []
     assert time.monotonic() - began < 60
+
+
+def test_the_correction_of_a_teacher_is_counted(demo_config: Path, tmp_path: Path) -> None:
+    """6 for each weight in its matrices and token; 16 bytes for each parameter."""
+    _, before = planned(demo_config, tmp_path, "1M")
+    _, rows = planned(demo_config, tmp_path, "1M", correct_teacher="10M")
+    resolved = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
+    weights = matrix_polynomial(resolved.axis_map).of(resolved.axis_map.teacher)
+    assert rows["correction"] == "10,000,000 tokens that the teacher is trained on"
+    assert "correction" not in before
+    added = float(rows["arithmetic"].split()[0]) - float(before["arithmetic"].split()[0])
+    assert added == pytest.approx(6 * weights * 10_000_000, rel=0.05)
+    (megabytes, more) = (float(one["disk"].split()[0]) for one in (before, rows))
+    assert more - megabytes == pytest.approx(16 * resolved.teacher_parameters / 1e6, rel=0.05)

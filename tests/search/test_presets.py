@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from search.config import RunConfig
-from search.flags import check, load_preset, read_flags
+from search.flag_rules import check
+from search.flags import load_preset, read_flags
 from search.resolution import Resolved, resolve
 from search.teachers import EMBEDDED
 from space.architecture import Architecture
@@ -18,7 +19,7 @@ PRESETS = sorted(STUDIES.rglob("*.toml"))
 
 
 def resolved(name: str, model: Path) -> Resolved:
-    return resolve(replace(load_preset(STUDIES / "presets" / name), model=str(model)))
+    return resolve(replace(load_preset(STUDIES / "presets" / name), model=(str(model),)))
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=[str(path.relative_to(STUDIES)) for path in PRESETS])
@@ -38,7 +39,7 @@ def test_the_presets_are_found() -> None:
 
 
 def test_quick_is_one_short_rung_and_one_retraining(demo_config: Path) -> None:
-    assert load_preset(STUDIES / "presets" / "quick.toml").model is None
+    assert load_preset(STUDIES / "presets" / "quick.toml").model == ()
     found = resolved("quick.toml", demo_config)
     assert found.config.budget == 1_000_000
     assert (found.config.trials, found.config.rung_candidates, found.config.rung_tokens) == (8, (8,), (8000,))
@@ -48,7 +49,7 @@ def test_quick_is_one_short_rung_and_one_retraining(demo_config: Path) -> None:
 
 def test_llama_has_the_numbers_of_the_papers(llama_8b: Path) -> None:
     preset = load_preset(STUDIES / "presets" / "llama_3_1_8b_to_4b.toml")
-    assert preset.model == "meta-llama/Llama-3.1-8B"
+    assert preset.model == ("meta-llama/Llama-3.1-8B",)
     found = resolved("llama_3_1_8b_to_4b.toml", llama_8b)
     config: RunConfig = found.config
     assert found.teacher_parameters == 8_030_261_248

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from space.input_error import InputError
 
 
 def flags(model: Path, **others: Any) -> Flags:
-    return replace(Flags(budget="1M", model=str(model), device="cpu"), **others)
+    return replace(Flags(budget="1M", model=(str(model),), device="cpu"), **others)
 
 
 def refusal(one: Flags) -> InputError:
@@ -52,7 +53,9 @@ def test_a_budget_and_a_model_are_enough(demo_config: Path) -> None:
     assert (config.rung_tokens, config.retrain_tokens) == (scale.rung_tokens, scale.retrain_tokens)
     assert config.promote == scale.promote
     assert config.retrain_baselines
-    assert config.cache_targets
+    assert (config.loss, config.temperature, config.states) == ("forward-kl", 1.0, ())
+    assert (config.targets, config.schedule, config.benchmarks) == ("auto", "cosine", ())
+    assert (config.phases, config.teacher_correction) == ((), 0)
     assert (config.storage, config.seed, config.device) == ("", 0, "cpu")
     assert not config.trust_remote_code
     assert found.retrainings == scale.promote + 4, "three baselines and one from random weights"
@@ -77,8 +80,16 @@ def test_flags_win_over_the_scale(demo_config: Path) -> None:
             dtype="float32",
             retrain_baselines=False,
             trust_remote_code=True,
+            correct_teacher="2M",
+            loss="reverse-kl",
+            temperature=2.0,
+            states=("late", "late"),
+            targets="live",
+            schedule="wsd",
         )
     ).config
+    assert (config.teacher_correction, config.loss, config.temperature) == (2_000_000, "reverse-kl", 2.0)
+    assert (config.states, config.targets, config.schedule) == (("late",), "live", "wsd")
     assert (config.name, config.budget, config.tolerance) == ("mine", 1_102_310, 0.05)
     assert (config.data, config.storage, config.seed) == ("text.txt", "x.journal", 4)
     assert (config.trials, config.rung_tokens, config.rung_candidates) == (6, (4000, 8000, 20_000), (6, 2, 1))
@@ -88,11 +99,20 @@ def test_flags_win_over_the_scale(demo_config: Path) -> None:
     assert (config.retrain_baselines, config.trust_remote_code) == (False, True)
 
 
-def test_a_large_teacher_gets_large_blocks_and_caches_only_the_rungs(qwen3_8b: Path) -> None:
+def test_a_large_teacher_gets_large_blocks(qwen3_8b: Path) -> None:
     config = resolve(flags(qwen3_8b, budget="4B")).config
     assert (config.name, config.block, config.rung_candidates) == ("Qwen3-8B-4B", 4096, (24, 8))
-    assert not config.cache_targets, "200M tokens of 4096 bfloat16 numbers are 1.6 TB"
     assert not config.retrain_baselines
+
+
+def test_benchmarks_are_looked_up_before_anything_else(
+    demo_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    error = refusal(flags(demo_config, benchmarks=("winogrande",)))
+    assert error.remedy == "Install it: pip install 'lm-eval>=0.4.13'"
+    missing = refusal(flags(demo_config, benchmarks=("mine.yaml",)))
+    assert missing.values == "there is no file mine.yaml"
 
 
 def test_blocks_fit_into_the_context_and_into_the_smallest_work(
@@ -237,7 +257,7 @@ def changed(**fields: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         ),
         (changed(), {"sizes": ("hidden=4096",)}, "names 4096, and the teacher has 128"),
         (changed(), {"objectives": "loss,latncy"}, "Did you mean 'latency'"),
-        (changed(), {"revision": "main"}, "Leave --revision out"),
+        (changed(), {"revision": ("main",)}, "Leave --revision out"),
         (changed(model_type="nonsense"), {}, "has the model_type nonsense"),
         (changed(quantization_config={"quant_method": "awq"}), {}, "is quantised (awq)"),
         (changed(model_type="t5", architectures=None), {}, "has an encoder and a decoder"),

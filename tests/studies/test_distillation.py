@@ -29,7 +29,8 @@ def said(few: Few) -> Sparse:
 def shares() -> torch.Tensor:
     """(12, V) the teacher's distributions at the tokens of ``NUMBERS``."""
     with torch.no_grad():
-        return TARGETS.teacher(input_ids=TARGETS.tokens[NUMBERS].long()).logits.softmax(-1).flatten(0, 1)
+        logits: torch.Tensor = TARGETS.teacher(input_ids=TARGETS.tokens[NUMBERS].long()).logits
+    return logits.softmax(-1).flatten(0, 1)
 
 
 def test_drawn_tokens_follow_the_teachers_distribution_and_are_always_the_same() -> None:
@@ -126,7 +127,7 @@ def test_a_table_compares_at_the_best_rate_and_stands_beside_the_papers(results:
 def test_every_variant_can_be_read() -> None:
     assert len({(v.study, v.name) for v in VARIANTS}) == len(VARIANTS)
     for variant in VARIANTS:
-        assert Loss.parse(variant.loss, variant.temperature)
+        Loss.parse(variant.loss, variant.temperature)
         assert variant.study in REFERENCES
     for name, reference in REFERENCES.items():
         assert any((v.study, v.name) == (name, reference) for v in VARIANTS)

@@ -25,6 +25,7 @@ VOCABULARY, HEAD_SIZE, BUDGET = 2048, 20, 1_330_000
 RUNG_TOKENS = [0, 98_304]
 RETRAIN_TOKENS = 1_966_080
 BYTES_PER_TOKEN = 3.1
+TARGETS = {"form": "hidden", "tokens": RETRAIN_TOKENS, "bytes": 320 * RETRAIN_TOKENS}
 
 _SHAPES = [
     # hidden, heads, kv_heads, layers, origin; the MLP is solved from the budget
@@ -97,16 +98,26 @@ def _run() -> dict[str, Any]:
         "teacher": {
             "id": "studies/demo",
             "revision": None,
+            "phases": [],
+            "correction": None,
             "architecture": TEACHER,
             "parameters": _parameters(160, 448, 8, 4, 8),
             "loss": TEACHER_LOSS,
+            "perplexity": math.exp(TEACHER_LOSS),
             "bits_per_byte": _bits(TEACHER_LOSS),
             "latency_ms": TEACHER_MS,
             "memory_bytes": 15_401_344,
+            "benchmarks": {},
         },
         "budget": {"amount": BUDGET, "of": "total", "unit": "parameters", "tolerance": 0.02},
         "space": {"architectures": 1184},
         "basis": {"name": "coordinate", "reason": None, "tried": []},
+        "distillation": {
+            "loss": "forward-kl",
+            "states": [],
+            "schedule": "cosine",
+            "targets": {"short_distillation": TARGETS, "retraining": TARGETS},
+        },
         "objectives": [
             {"name": "loss", "unit": "nats/token"},
             {
@@ -138,6 +149,7 @@ def _cost() -> dict[str, Any]:
             {"from": "parameters", "to": "retraining", "kendall_tau": 0.2, "candidates": 5},
         ],
         "tokens": {
+            "teacher_correction": 0,
             "ranking": 131_072,
             "targets": 1_966_080,
             "short_distillation": 16 * RUNG_TOKENS[1],
@@ -257,6 +269,7 @@ def _retrained(
         "architecture": candidate["architecture"],
         "parameters": candidate["parameters"],
         "loss": loss,
+        "perplexity": round(math.exp(loss), 4),
         "loss_after_pruning": None if short is None else round(start, 4),
         "loss_after_short_distillation": None if short is None else round(short, 4),
         "bits_per_byte": _bits(loss),
@@ -266,7 +279,9 @@ def _retrained(
         "seconds": 43.5,
         "curve": curve,
         "objectives": {"loss": loss, "latency": latency_ms},
+        "benchmarks": {},
         "failure": None,
+        "note": None,
     }
 
 

@@ -90,6 +90,21 @@ def test_layer_ranges(layers: list[int], text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0, "0\u00a0bytes"),
+        (999, "999\u00a0bytes"),
+        (1000, "1.00\u00a0kB"),
+        (14_745_600, "14.7\u00a0MB"),
+        (1.6e12, "1.60\u00a0TB"),
+    ],
+)
+def test_size(value: float | None, text: str) -> None:
+    assert words.size(value) == text
+
+
+@pytest.mark.parametrize(
     ("value", "unit", "text"),
     [(15.84, "ms", "15.8 ms"), (15_401_344, "bytes", "15.4 M bytes"), (0.0, "", "0"), (9.996, "", "10.0")],
 )

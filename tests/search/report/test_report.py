@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from search.report import RankingView, write_report
+from search.report.benchmark_table import benchmark_table
 from search.report.document import report_html
 from space.input_error import InputError
 from tests.search.report.sample import sample_ranking, sample_summary
@@ -142,6 +143,11 @@ def hostile_summary(text: str) -> dict[str, Any]:
     summary["rank_correlation"][0].update({"from": text, "to": text})
     summary["versions"]["torch"] = text
     summary["seconds"][text] = 1.0
+    summary["teacher"]["phases"] = [text, text]
+    summary["promoted"][0]["note"] = text or "x"
+    failed = {"metric": None, "value": None, "error": None, "higher_is_better": None, "failure": text}
+    for model in (summary["teacher"], *summary["promoted"]):
+        model["benchmarks"] = {text or "x": failed}
     return summary
 
 
@@ -201,6 +207,42 @@ def test_the_front_is_drawn_against_what_was_searched_for() -> None:
     assert titles["sample_summary"].startswith("latency, ms")
     assert titles["without_latency"].startswith("memory, bytes")
     assert titles["loss_alone"].startswith("parameters ")
+
+
+def test_how_students_learnt_stands_in_one_place() -> None:
+    text = " ".join(page_of(VARIANTS["everything_asked"]()).text.split())
+    place = text[text.index("Distillation loss") : text.index("Corpus text")]
+    for said in (
+        "0.5 × forward KL + 0.5 × cross-entropy, temperature 2",
+        "a late block and the embedding",
+        "tokens drawn from the teacher\u2019s predictions, 14.7\u00a0MB for 98.3\u00a0k tokens",
+        "the teacher itself, beside the student",
+        "warm-up, stable, decay",
+        "on 500\u00a0k tokens of the text, loss 1.402 before, 1.268 after",
+        "org/teacher@stage2, after org/teacher@stage1",
+    ):
+        assert " ".join(said.split()) in place
+    calm = " ".join(page_of(sample_summary()).text.split())
+    assert "lossforward KL targetsfinal states of the teacher, 629 MB for 1.97 M tokens learning rate" in calm
+    assert "teacher corrected" not in calm
+    assert "teacher correction" not in calm, "no tokens were spent on it"
+
+
+def test_benchmarks_stand_beside_the_teacher_s_and_a_failure_says_why() -> None:
+    summary = VARIANTS["everything_asked"]()
+    table = benchmark_table(summary)
+    assert table is not None
+    assert table.columns == [("quiz", "acc \u2191"), ("riddle", "word_perplexity \u2193")]
+    kinds = [(kind, [cell.text for cell in cells]) for kind, _, cells in table.rows]
+    assert kinds[0] == ("teacher", ["0.750 ± 0.021", "40.000"])
+    assert kinds[1] == ("chosen", ["0.700 ± 0.021", "41.000"])
+    assert kinds[2] == ("promoted", ["0.650 ± 0.021", "\u2013"])
+    assert [kind for kind, _ in kinds[3:]] == ["baseline"] * 3, "random weights were not kept"
+    text = page_of(summary).text
+    assert "the examples are out of reach" in text
+    assert "Ended early, the validation loss rose twice." in text
+    assert benchmark_table(sample_summary()) is None
+    assert "Benchmarks" not in page_of(sample_summary()).text
 
 
 def test_a_run_in_which_all_failed_says_so_and_why() -> None:

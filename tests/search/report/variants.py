@@ -122,6 +122,45 @@ def large_numbers() -> Summary:
     return summary
 
 
+def everything_asked() -> Summary:
+    """A corrected teacher with phases, a mixed loss with states, sampled targets, benchmarks and a note."""
+    summary = sample_summary()
+    summary["distillation"] = {
+        "loss": "0.5*forward-kl+0.5*cross-entropy at temperature 2",
+        "states": ["late", "embedding"],
+        "schedule": "wsd",
+        "targets": {
+            "short_distillation": {"form": "sampled", "tokens": 98_304, "bytes": 14_745_600},
+            "retraining": {"form": "live", "tokens": 1_966_080, "bytes": 0},
+        },
+    }
+    summary["teacher"]["phases"] = ["org/teacher@stage1", "org/teacher@stage2"]
+    summary["teacher"]["correction"] = {
+        "tokens": 500_000,
+        "seconds": 12.5,
+        "peak_rate": 6e-4,
+        "loss_before": 1.402,
+        "loss_after": summary["teacher"]["loss"],
+        "curve": [[250_000, 1.3], [500_000, 1.268]],
+        "path": "teacher",
+        "note": None,
+    }
+    summary["tokens"]["teacher_correction"] = 500_000
+    students = [*summary["promoted"], *summary["baselines"][:-1]]
+    for place, model in enumerate([summary["teacher"], *students]):
+        model["benchmarks"] = {"quiz": score("acc", 0.75 - 0.05 * place, 0.021, True)}
+        model["benchmarks"]["riddle"] = score("word_perplexity", 40.0 + place, None, False)
+    failed = score(None, None, None, None) | {"failure": "the examples are out of reach"}
+    summary["promoted"][1]["benchmarks"]["riddle"] = failed
+    summary["promoted"][0]["note"] = "ended early, the validation loss rose twice"
+    return summary
+
+
+def score(metric: str | None, value: float | None, error: float | None, higher: bool | None) -> Summary:
+    """One result on a task."""
+    return {"metric": metric, "value": value, "error": error, "higher_is_better": higher, "failure": None}
+
+
 VARIANTS: dict[str, Callable[[], Summary]] = {
     variant.__name__: variant
     for variant in (
@@ -138,5 +177,6 @@ VARIANTS: dict[str, Callable[[], Summary]] = {
         better_than_the_teacher,
         no_curves,
         large_numbers,
+        everything_asked,
     )
 }

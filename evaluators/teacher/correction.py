@@ -1,0 +1,133 @@
+"""A teacher trained on the text of the distillation, where its own training text is not at hand.
+
+It lowers the loss of what is distilled from it by more than 6% (arXiv 2408.11796, section 3).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from evaluators.distillation.loop import Checkpointing, Outcome, Watch, distil
+from evaluators.distillation.losses import Loss, Term
+from evaluators.distillation.schedule import Schedule, peak_rate
+from evaluators.distillation.targets.live import TextTargets
+from evaluators.quiet import quiet
+from evaluators.teacher.config import read_config
+from evaluators.teacher.loading import Teacher, load_teacher
+from evaluators.teacher.memory import free_bytes
+from evaluators.teacher.weights import fingerprint, weight_files
+from space.input_error import InputError
+
+#: Of the learning rate of a student of that size (arXiv 2408.11796, section 3).
+_SHARE_OF_RATE = 0.2
+#: Weights, gradients and AdamW's two moments, in float32.
+_BYTES_A_PARAMETER = 16
+
+
+def correct(
+    teacher: Teacher,
+    tokens: Tensor,
+    schedule: Schedule,
+    accelerator: Accelerator,
+    path: Path,
+    watch: Watch,
+    checkpointing: Checkpointing,
+) -> Outcome:
+    """Train a teacher on text by cross-entropy, in float32 weights, and write it as an ordinary directory.
+
+    The teacher in memory is given up: what was written is what is used, see ``read_corrected``.
+
+    Args:
+        teacher: as it was loaded.
+        tokens: (N, T) blocks of the text.
+        schedule: with the rate of ``correction_rate``.
+        accelerator: device and precision.
+        path: of the directory; what was there is replaced once the new one is whole.
+        watch: validation and progress.
+        checkpointing: of the training.
+
+    Raises:
+        InputError: the training does not fit into memory.
+        DivergenceError: the loss is no number.
+        OSError: the disk is full.
+    """
+    model = teacher.model
+    _refuse_too_large(teacher)
+    model.float().requires_grad_(True)
+    text = TextTargets(tokens, model.device)
+    loss = Loss({Term.CROSS_ENTROPY: 1.0})
+    try:
+        outcome = distil(model, text, schedule, accelerator, watch, checkpointing, loss=loss)
+    except torch.OutOfMemoryError:
+        raise _too_large(teacher) from None
+    _write(teacher, path)
+    return outcome
+
+
+def correction_rate(parameters: int) -> float:
+    """AdamW's highest rate for a teacher of this size: a fifth of what a student would learn with."""
+    return _SHARE_OF_RATE * peak_rate(parameters)
+
+
+def fingerprint_of(path: Path, trust_remote_code: bool) -> str | None:
+    """Of the teacher in a directory that ``correct`` wrote; None if it is not whole."""
+    try:
+        config = read_config(path, str(path), trust_remote_code)
+        return fingerprint(config, weight_files(path, str(path)))
+    except (InputError, OSError):
+        return None
+
+
+def read_corrected(teacher: Teacher, path: Path, dtype: torch.dtype, trust_remote_code: bool) -> Teacher:
+    """The teacher that ``correct`` wrote, under the name of the one that it was made from.
+
+    Args:
+        teacher: that one; its memory is given back.
+        path: of the directory.
+        dtype: of the loaded weights.
+        trust_remote_code: whether Python code that comes with the model may run.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    device = teacher.model.device
+    nn.Module.to(teacher.model, "meta")
+    found = load_teacher(
+        str(path), revision=None, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+    )
+    return replace(found, id=teacher.id, revision=teacher.revision, stored_dtype=teacher.stored_dtype)
+
+
+def _write(teacher: Teacher, path: Path) -> None:
+    new = path.with_name(path.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    with quiet():
+        nn.Module.to(teacher.model, teacher.stored_dtype)
+        teacher.model.save_pretrained(new)
+        teacher.tokenizer.save_pretrained(new)
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(new, path)
+
+
+def _refuse_too_large(teacher: Teacher) -> None:
+    """Told before the work, where memory can be measured."""
+    free = free_bytes(teacher.model.device)
+    held = sum(p.numel() * p.itemsize for p in teacher.model.parameters())
+    if free is not None and _BYTES_A_PARAMETER * teacher.model.num_parameters() - held > free:
+        raise _too_large(teacher)
+
+
+def _too_large(teacher: Teacher) -> InputError:
+    needed = _BYTES_A_PARAMETER * teacher.model.num_parameters()
+    return InputError(
+        "To correct a teacher, its weights, their gradients and two moments have to fit into memory",
+        f"those of {teacher.id} take {needed / 1e9:.1f} GB, and {teacher.model.device} has less",
+        "Leave --correct-teacher out, or take another --device",
+    )
