@@ -53,7 +53,7 @@ def targets_told(targets: Targets) -> dict[str, Any]:
     form, size = FormName.LIVE.value, 0
     if isinstance(targets, CachedTargets):
         form = str(targets.form.about["form"])
-        size = sum(file.stat().st_size for file in targets.records.folder.iterdir() if file.is_file())
+        size = targets.records.size
     elif isinstance(targets, TextTargets):
         form = "text"
     return {"form": form, "tokens": targets.tokens.numel(), "bytes": size}

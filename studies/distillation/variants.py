@@ -28,7 +28,6 @@ class Variant:
     as_many_bytes_as: int = 0
     """The largest few in the bytes of so many draws."""
     rates: tuple[float, ...] = RULE
-    steps: int = STEPS
     equal_flops: bool = False
     """As many steps as the FLOPs of distillation from a live teacher pay for."""
 
@@ -72,14 +71,7 @@ STARTS = (
     Variant("start", "random, cross-entropy", "random", loss="cross-entropy", rates=RATES),
     Variant("start", "random, cross-entropy, equal FLOPs", "random", loss="cross-entropy", equal_flops=True),
 )
-LONGER = (
-    Variant("longer", "forward-kl", steps=4 * STEPS),
-    Variant("longer", "cross-entropy", loss="cross-entropy", steps=4 * STEPS),
-    Variant("longer", "cross-entropy+forward-kl", loss="cross-entropy+forward-kl", steps=4 * STEPS),
-    Variant("longer, depth", "logits", "depth", steps=4 * STEPS),
-    Variant("longer, depth", "late block, embedding", "depth", states=_BOTH, steps=4 * STEPS),
-)
-VARIANTS = (*LOSSES, *STATES, *STARTS, *TEMPERATURES, *FEW, *LONGER)
+VARIANTS = (*LOSSES, *STATES, *STARTS, *TEMPERATURES, *FEW)
 #: What the others of a study are compared to.
 REFERENCES = {
     "loss": "forward-kl",
@@ -88,8 +80,6 @@ REFERENCES = {
     "states, width": "logits",
     "states, depth": "logits",
     "start": "pruned, distilled",
-    "longer": "forward-kl",
-    "longer, depth": "logits",
 }
 #: What the paper reports of its own students, loss in nats per token (arXiv 2407.14679, tables 15, 17 and 1).
 PAPER = {

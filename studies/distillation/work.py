@@ -27,10 +27,12 @@ from studies.bench.bench import Bench
 from studies.bench.results import Results, Row
 from studies.bench.setting import SETTINGS
 from studies.distillation.sparse import BYTES_OF_ONE, Few, drawn_bytes
-from studies.distillation.variants import HIGHEST, LONGER, SEEDS, VARIANTS, Variant
+from studies.distillation.variants import HIGHEST, SEEDS, STEPS, VARIANTS, Variant
 
 HERE = Path(__file__).parent
 RESULTS = Results(HERE / "results.jsonl", ("teacher", "study", "variant", "rate", "seed"))
+#: Steps of text that an order is drawn from; nobody reads it twice.
+_TEXT = 4 * STEPS
 _METHOD = Method(batch=Aggregate.L2, sequence=Aggregate.L2, depth=Depth.PERPLEXITY)
 
 
@@ -73,19 +75,17 @@ def _tried(teacher: str, variant: Variant) -> dict[float, float]:
 
 
 def runs(teacher: str) -> Iterator[tuple[Variant, float, int]]:
-    """All that is wanted of one teacher, seed by seed; what takes longer comes last."""
-    for longer in (False, True):
-        for seed in SEEDS:
-            for variant in VARIANTS:
-                if (variant in LONGER) is longer:
-                    yield from ((variant, rate, seed) for rate in rates_of(teacher, variant, seed))
+    """All that is wanted of one teacher, seed by seed."""
+    for seed in SEEDS:
+        for variant in VARIANTS:
+            yield from ((variant, rate, seed) for rate in rates_of(teacher, variant, seed))
 
 
 def work(teacher: str) -> None:
     """Run what is missing of one teacher."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(SETTINGS[teacher], max(variant.steps for variant in LONGER), Path(folder))
+        bench = Bench(SETTINGS[teacher], _TEXT, Path(folder))
         students = Students(bench)
         for variant, rate, seed in runs(teacher):
             about = described(teacher, variant, rate, seed)
@@ -123,9 +123,7 @@ class Students:
         """Train a student in one way; its losses before and after, and what was learnt from."""
         student = self._student(variant.student, seed)
         parameters, teachers = student.num_parameters(), self.bench.teacher.model.num_parameters()
-        steps = (
-            round(variant.steps * (1 + teachers / (3 * parameters))) if variant.equal_flops else variant.steps
-        )
+        steps = round(STEPS * (1 + teachers / (3 * parameters))) if variant.equal_flops else STEPS
         states = self._states(variant, student)
         targets, about = self._targets(variant, states)
         measured = self.bench.distilled(

@@ -15,7 +15,7 @@ from studies.bench.results import Results
 from studies.distillation import __main__ as study
 from studies.distillation import work
 from studies.distillation.sparse import BYTES_OF_DRAWN, Few, drawn_bytes
-from studies.distillation.variants import REFERENCES, SEEDS, VARIANTS, Variant
+from studies.distillation.variants import REFERENCES, SEEDS, STEPS, VARIANTS, Variant
 from tests.evaluators.tiny_models import VOCABULARY, random_tokens, tiny_model
 
 TARGETS = LiveTargets(tiny_model(seed=3), random_tokens(4, 6))
@@ -69,7 +69,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Results:
 
 
 def row(variant: Variant, rate: float, seed: int, after: float) -> dict[str, Any]:
-    return {**work.described("embedded", variant, rate, seed), "after": after, "steps": variant.steps}
+    return {**work.described("embedded", variant, rate, seed), "after": after, "steps": STEPS}
 
 
 def test_the_first_seed_chooses_the_rate_for_the_others(results: Results) -> None:

@@ -131,6 +131,11 @@ class Records:
         self._entries[number] = entry
         self._end = max(self._end, offset + len(payload))
 
+    @property
+    def size(self) -> int:
+        """Bytes of all records and of their entries in the index, whatever else lies in the folder."""
+        return sum(entry.length + _Entry.SIZE for entry in self._entries.values())
+
     def settle(self) -> None:
         """Wait until all that was written is on the disk.
 

@@ -86,6 +86,17 @@ def test_the_files_are_as_large_as_was_said(folder: Path, teacher: PreTrainedMod
     assert setting.bytes_of(FormName.HIDDEN) == states + 7 * OVERHEAD
 
 
+def test_the_size_is_that_of_the_records_whatever_lies_beside_them(
+    folder: Path, teacher: PreTrainedModel
+) -> None:
+    """Such as what a killed process left."""
+    (folder / "choice.json.new").write_text("left")
+    targets = opened(teacher, folder)
+    assert not filled(targets)
+    files = [(folder / name).stat().st_size for name in ("records.bin", "index.bin")]
+    assert targets.records.size == sum(files)
+
+
 def test_drawn_ones_are_at_most_as_large(tmp_path: Path, teacher: PreTrainedModel) -> None:
     targets = CachedTargets(teacher, TOKENS, Sampled(teacher), tmp_path, "a teacher")
     targets.fill()
