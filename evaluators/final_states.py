@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from evaluators.forwards import replaced
 from space.input_error import InputError
 
 #: Logits held at once by a loss: 2^24 float32 values are 64 MB.
@@ -99,16 +100,8 @@ class _Answer(BaseModelOutputWithPast):
 def _decoder_answers(model: PreTrainedModel, answer: _Answer) -> Iterator[None]:
     """Within the context the decoder computes nothing and returns ``answer``."""
     modules = _around_embeddings(model)  # several: the head of OPT reads from its decoder's decoder
-    before = [vars(module).get("forward") for module in modules]
-    for module in modules:
-        vars(module)["forward"] = lambda *_, **__: answer
-    try:
+    with replaced(modules, lambda _: lambda *_, **__: answer):
         yield
-    finally:
-        for module, forward in zip(modules, before, strict=True):
-            vars(module).pop("forward", None)
-            if forward is not None:
-                vars(module)["forward"] = forward
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ BLOCKS = 7
 TOKENS = random_tokens(BLOCKS, 6)
 OTHERS = random_tokens(BLOCKS, 6, seed=1)
 ALL = torch.arange(BLOCKS)
+SETTING = Setting(tokens=42, block=6, vocabulary=37, width=16, student=1, teacher=1, every_logit=False)
 
 
 @pytest.fixture(scope="module")
@@ -78,31 +79,19 @@ def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> C
 def test_the_files_are_as_large_as_was_said(folder: Path, teacher: PreTrainedModel) -> None:
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     assert sizes.keys() == {"records.bin", "index.bin", "header.json", "lock"}
-    setting = Setting(
-        tokens=42, block=6, vocabulary=37, width=16, student=1, teacher=1, every_logit=False, states=0
-    )
-    states = 2 * 42 * 16
-    assert states < sizes["records.bin"] + sizes["index.bin"] <= setting.bytes_of(FormName.HIDDEN)
-    assert setting.bytes_of(FormName.HIDDEN) == states + 7 * OVERHEAD
-
-
-def test_the_size_is_that_of_the_records_whatever_lies_beside_them(
-    folder: Path, teacher: PreTrainedModel
-) -> None:
-    """Such as what a killed process left."""
-    (folder / "choice.json.new").write_text("left")
+    states, size = 2 * 42 * 16, sizes["records.bin"] + sizes["index.bin"]
+    assert states < size <= SETTING.bytes_of(FormName.HIDDEN) == states + 7 * OVERHEAD
+    (folder / "left.new").write_text("by a process that was killed")
     targets = opened(teacher, folder)
     assert not filled(targets)
-    files = [(folder / name).stat().st_size for name in ("records.bin", "index.bin")]
-    assert targets.records.size == sum(files)
+    assert targets.records.size == size
 
 
 def test_drawn_ones_are_at_most_as_large(tmp_path: Path, teacher: PreTrainedModel) -> None:
     targets = CachedTargets(teacher, TOKENS, Sampled(teacher), tmp_path, "a teacher")
     targets.fill()
-    setting = Setting(tokens=42, block=6, vocabulary=37, width=16, student=1, teacher=1, every_logit=False)
     size = sum((tmp_path / name).stat().st_size for name in ("records.bin", "index.bin"))
-    assert size <= setting.bytes_of(FormName.SAMPLED)
+    assert size <= SETTING.bytes_of(FormName.SAMPLED)
 
 
 def test_a_whole_cache_asks_the_teacher_nothing(folder: Path, teacher: PreTrainedModel) -> None:
