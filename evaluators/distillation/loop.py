@@ -156,7 +156,9 @@ def _in_memory(training: Training) -> None:
     """Run a training with the largest micro-batches that fit."""
     schedule, accelerator = training.schedule, training.accelerator
     mine = blocks_each(schedule.blocks, accelerator.num_processes)
-    blocks = first_micro_batch(mine, schedule.block, accelerator.device)
+    sizes = training.student.config.get_text_config(decoder=True)
+    states = sizes.hidden_size * sizes.num_hidden_layers
+    blocks = first_micro_batch(mine, schedule.block, states, accelerator.device)
     with ExitStack() as stack:
         if training.compiles:
             stack.callback(forget_compiled)
