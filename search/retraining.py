@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from evaluators.distillation.loop import Checkpointing, DivergenceError
 from evaluators.loss import bits_per_byte
 from evaluators.quiet import quiet
+from evaluators.teacher.writing import write_directory
 from search.branches import of_retraining, spared
 from search.whole_file import write_whole
 from search.workbench import Workbench
@@ -167,15 +166,8 @@ def _random(bench: Workbench, architecture: Architecture) -> PreTrainedModel:
 
 def write_model(bench: Workbench, student: PreTrainedModel, path: Path) -> None:
     """Write a directory that transformers loads, in the dtype of the teacher's weights on disk."""
-    new = path.with_name(path.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(path, ignore_errors=True)
     student.generation_config = bench.teacher.model.generation_config
-    with quiet():
-        nn.Module.to(student, bench.teacher.stored_dtype)
-        student.save_pretrained(new)
-        bench.teacher.tokenizer.save_pretrained(new)
-    os.replace(new, path)
+    write_directory(student, bench.teacher.tokenizer, bench.teacher.stored_dtype, path)
 
 
 def reload(bench: Workbench, path: Path) -> PreTrainedModel:

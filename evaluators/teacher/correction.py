@@ -5,8 +5,6 @@ It lowers the loss of what is distilled from it by more than 6% (arXiv 2408.1179
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +16,11 @@ from evaluators.distillation.loop import Checkpointing, Outcome, Watch, distil
 from evaluators.distillation.losses import Loss, Term
 from evaluators.distillation.schedule import Schedule, peak_rate
 from evaluators.distillation.targets.live import TextTargets
-from evaluators.quiet import quiet
 from evaluators.teacher.config import read_config
 from evaluators.teacher.loading import Teacher, load_teacher
 from evaluators.teacher.memory import free_bytes
 from evaluators.teacher.weights import fingerprint, weight_files
+from evaluators.teacher.writing import write_directory
 from space.input_error import InputError
 
 #: Of the learning rate of a student of that size (arXiv 2408.11796, section 3).
@@ -67,7 +65,7 @@ def correct(
         outcome = distil(model, text, schedule, accelerator, watch, checkpointing, loss=loss)
     except torch.OutOfMemoryError:
         raise _too_large(teacher) from None
-    _write(teacher, path)
+    write_directory(teacher.model, teacher.tokenizer, teacher.stored_dtype, path)
     return outcome
 
 
@@ -103,17 +101,6 @@ def read_corrected(teacher: Teacher, path: Path, dtype: torch.dtype, trust_remot
         str(path), revision=None, device=device, dtype=dtype, trust_remote_code=trust_remote_code
     )
     return replace(found, id=teacher.id, revision=teacher.revision, stored_dtype=teacher.stored_dtype)
-
-
-def _write(teacher: Teacher, path: Path) -> None:
-    new = path.with_name(path.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    with quiet():
-        nn.Module.to(teacher.model, teacher.stored_dtype)
-        teacher.model.save_pretrained(new)
-        teacher.tokenizer.save_pretrained(new)
-    shutil.rmtree(path, ignore_errors=True)
-    os.replace(new, path)
 
 
 def _refuse_too_large(teacher: Teacher) -> None:

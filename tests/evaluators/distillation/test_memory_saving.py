@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from evaluators.distillation import loop
 from evaluators.distillation.loop import distil
 from evaluators.distillation.losses import Loss
-from evaluators.distillation.memory_saving import ever_smaller, recomputed
+from evaluators.distillation.memory_saving import ever_smaller, first_micro_batch, recomputed
 from evaluators.distillation.module import Distillation
 from evaluators.distillation.places import layers_of
 from evaluators.distillation.states import StatesLoss
@@ -20,6 +20,22 @@ from tests.evaluators.distillation.training import Recorded, schedule
 from tests.evaluators.distillation.whole_training import OUT_OF_MEMORY, STATES, Small, plan, train
 from tests.evaluators.tiny_models import same_weights, tiny_student, weights
 from tests.evaluators.tiny_types import TYPES, model_of
+
+
+@pytest.mark.parametrize(
+    ("device", "states", "micro"),
+    [
+        ("cpu", 6 * 512, 1),  # 20 million parameters: 512 tokens of a block, 682 would be allowed
+        ("cpu", 8 * 128, 4),
+        ("cpu", 64, 8),
+        ("cpu", 2**30, 1),
+        ("cuda", 2**30, 8),
+    ],
+)
+def test_a_host_begins_with_few_states_and_a_gpu_with_all_blocks(
+    device: str, states: int, micro: int
+) -> None:
+    assert first_micro_batch(8, 512, states, torch.device(device)) == micro
 
 
 class Stored:
