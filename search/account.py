@@ -18,10 +18,11 @@ from search.benchmarks import TEACHER, Results
 from search.choice import choose
 from search.correction import Correction
 from search.distilling import loss_of, targets_told
+from search.evaluation import Evaluation
 from search.objectives import UNITS
 from search.promotion import pareto_front
 from search.retraining import RANDOM_WEIGHTS, Retrained
-from search.rung import Evaluation, Record, Rung
+from search.rung import Record, Rung
 from search.stability import rank_correlations
 from search.workbench import Workbench
 from space.architecture import Architecture

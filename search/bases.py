@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from search.basis_trial import Tried
+from search.evaluation import CandidateError
 from search.resolution import Resolved
-from search.trial import CandidateError, evaluate
+from search.trial import evaluate
 from search.workbench import Workbench
 from space.architecture import Architecture
 from space.baselines import baselines

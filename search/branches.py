@@ -8,6 +8,7 @@ large as three copies of the student, so only those stay that may still be neede
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,9 +83,8 @@ def forget(bench: Workbench, architecture: Architecture) -> None:
     """Remove the branches of one that was retrained, and the folder after the last."""
     for rung in range(1, bench.config.rungs):
         _branch(bench.directory, architecture, rung).unlink(missing_ok=True)
-    folder = bench.directory / "branches"
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    with suppress(OSError):  # not the last, or another worker was quicker
+        (bench.directory / "branches").rmdir()
 
 
 def _branching(config: RunConfig) -> bool:

@@ -19,6 +19,8 @@ class Forecast:
         self.done: Counter[str] = Counter()
         self.timed: Counter[str] = Counter()
         self.seconds: dict[str, float] = {}
+        self.hands = 1
+        """Workers that share what is left."""
 
     def skip(self, kind: str, tokens: int) -> None:
         """Work that needed no time, because an earlier process did it."""
@@ -50,4 +52,4 @@ class Forecast:
             if open_tokens and pace is None:
                 return None
             total += open_tokens * (pace or 0.0)
-        return total
+        return total / self.hands

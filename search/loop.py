@@ -1,65 +1,124 @@
-"""The search itself: ask, evaluate, tell, promote, until every rung is full."""
+"""The search itself: ask, evaluate, tell, promote, until every rung is full.
+
+Any number of workers does this at once. What is done next is decided by one at a time; evaluations run side
+by side, and nobody waits for anybody until nothing is left to begin.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from optuna.trial import Trial
 
 from search.bracket import Bracket
-from search.branches import tidy
+from search.claims import Claims
 from search.config import RunConfig
 from search.console import Console
+from search.evaluation import CandidateError, Evaluator
 from search.objectives import UNITS
 from search.rung import Rung
 from search.sampler import START_UP, SpaceSampler, make_sampler
 from search.storage import open_storage, open_study
-from search.trial import CandidateError, evaluate
-from search.workbench import Workbench
-from space.baselines import baselines
+from search.time_limit import within
+from search.workers import Workers
+from space.architecture import Architecture
 from space.search_space import SearchSpace
 
 logger = logging.getLogger(__name__)
+#: How often a worker without work looks whether there is some.
+_POLL_SECONDS = 0.5
 
 
-def open_rungs(config: RunConfig, space: SearchSpace, directory: Path) -> list[Rung]:
+@dataclass(frozen=True)
+class Task:
+    """What is searched."""
+
+    config: RunConfig
+    space: SearchSpace
+    by_hand: Mapping[str, Architecture]
+    """Tried before all others, by their origin."""
+
+    @property
+    def candidates(self) -> list[int]:
+        """How many each rung takes, rung 0 first."""
+        most = len(self.space)
+        return [min(number, most) for number in (self.config.trials, *self.config.rung_candidates)]
+
+    def effort(self, rung: int) -> tuple[str, int]:
+        """The kind of work at a rung, and its tokens."""
+        if rung:
+            return "distil", self.config.rung_tokens[rung - 1]
+        return "score", self.config.validation_blocks * self.config.block
+
+
+def open_rungs(
+    config: RunConfig, space: SearchSpace, directory: Path, workers: Workers | None = None
+) -> list[Rung]:
     """The rungs' studies, ``NAME/r0`` and so on, created if they are not there."""
     storage = open_storage(config.storage, directory)
     names = [f"{config.name}/r{index}" for index in range(config.rungs)]
     searched = f"{len(space)} architectures within {space.budget}"
+    claims = Claims(workers or Workers())
     studies = [open_study(storage, name, config.objectives, UNITS, searched) for name in names]
-    return [Rung(index, study, space, config.objectives) for index, study in enumerate(studies)]
+    return [Rung(index, study, space, config.objectives, claims) for index, study in enumerate(studies)]
 
 
 class Search:
-    """Fills the rungs of a run, from wherever an earlier process left them."""
+    """Fills the rungs of a run, from wherever other workers or an earlier process left them."""
 
-    def __init__(self, bench: Workbench, rungs: list[Rung], console: Console) -> None:
-        self.bench, self.rungs, self.console = bench, rungs, console
-        config = bench.config
-        architectures = len(bench.space)
-        candidates = [min(n, architectures) for n in (config.trials, *config.rung_candidates)]
-        self.bracket = Bracket(rungs, candidates, config.objectives, config.seed)
+    def __init__(
+        self,
+        task: Task,
+        rungs: list[Rung],
+        evaluator: Evaluator,
+        console: Console,
+        workers: Workers | None = None,
+    ) -> None:
+        self.task, self.rungs, self.evaluator, self.console = task, rungs, evaluator, console
+        self.workers = workers or Workers()
+        self.bracket = Bracket(rungs, task.candidates, task.config.objectives, task.config.seed)
+        self._told: Counter[int] = Counter()
 
     def run(self) -> None:
-        """Work until no rung wants another candidate."""
-        for rung in self.rungs:
-            for _ in rung.records():
-                self.console.forecast.skip(*self._effort(rung.index))
-        for origin, architecture in baselines(self.bench.space, self.bench.axis_map.teacher).items():
-            self.rungs[0].enter(architecture, origin)
-        while (job := self._next()) is not None:
-            self._work(*job)
+        """Work until no rung wants another candidate and nobody is at work on one."""
+        with self.workers.turn("search"):
+            for origin, architecture in self.task.by_hand.items():
+                self.rungs[0].enter(architecture, origin)
+        while True:
+            with self.workers.turn("search"):
+                self._skip_what_others_did()
+                job = self._next()
+                over = job is None and not any(rung.under_way() for rung in self.rungs)
+            if job is not None:
+                self._work(*job)
+            elif over:
+                return
+            else:
+                time.sleep(_POLL_SECONDS)
 
-    def _next(self) -> tuple[Rung, Trial] | None:
+    def _next(self) -> tuple[Rung, Trial, Architecture] | None:
+        """The next trial to work on, claimed for this worker; None if there is none at the moment."""
+        while (found := self._found()) is not None:
+            rung, trial = found
+            architecture = rung.begin(trial, self._sampler(rung, trial.number))
+            if not rung.settled(trial):
+                return rung, trial, architecture
+        return None
+
+    def _found(self) -> tuple[Rung, Trial] | None:
         for rung in reversed(self.rungs):
             if (trial := rung.unfinished()) is not None:
                 return rung, trial
         if (promoted := self.bracket.promotion()) is not None:
             index, record = promoted
             self.rungs[index].enter(record.architecture, record.origin)
-            return self._next()
+            return self._found()
         if self.bracket.wants_more():
             rung = self.rungs[0]
             return rung, rung.ask(self._sampler(rung, rung.count()))
@@ -67,25 +126,19 @@ class Search:
 
     def _sampler(self, rung: Rung, number: int) -> SpaceSampler:
         """A sampler for one trial: the seed follows from the trial's number, so a resume goes on alike."""
-        config = self.bench.config
+        config = self.task.config
         informed = [other for other in self.rungs[1:] if len(other.complete()) >= START_UP]
         guide = informed[-1].study if informed and config.sampler != "nsga2" else None
         seed = (config.seed * 100_003 + number) % 2**32  # more than that NumPy's old generator refuses
-        return SpaceSampler(make_sampler(config.sampler, seed), self.bench.space, guide, config.seed)
+        return SpaceSampler(make_sampler(config.sampler, seed), self.task.space, guide, config.seed)
 
-    def _effort(self, rung: int) -> tuple[str, int]:
-        """The kind of work at a rung, and its tokens."""
-        if rung:
-            return "distil", self.bench.config.rung_tokens[rung - 1]
-        return "score", self.bench.config.validation_blocks * self.bench.config.block
-
-    def _work(self, rung: Rung, trial: Trial) -> None:
-        sampler = self._sampler(rung, trial.number)
-        architecture = rung.begin(trial, sampler)
+    def _work(self, rung: Rung, trial: Trial, architecture: Architecture) -> None:
         text = f"rung {rung.index}, trial {trial.number}: {architecture.label}"
-        with self.console.work(text, *self._effort(rung.index)) as advance:
+        self._told[rung.index] += 1
+        with self.console.work(text, *self.task.effort(rung.index)) as advance:
             try:
-                evaluation = evaluate(self.bench, architecture, rung.index, advance)
+                with within(rung.limit_seconds(trial)):
+                    evaluation = self.evaluator.evaluate(architecture, rung.index, advance)
             except CandidateError as failure:
                 rung.tell_failure(trial, str(failure))
                 logger.warning(
@@ -96,6 +149,19 @@ class Search:
                     failure,
                 )
                 return
+            except BaseException:
+                with suppress(Exception):  # a storage that is out of reach has its own message
+                    rung.release(trial)
+                raise
         rung.tell(trial, evaluation)
-        tidy(self.bench, self.rungs, self.bracket.candidates)
+        with self.workers.turn("search"):
+            self.evaluator.tidy(self.rungs, self.bracket.candidates)
         self.console.told(rung.index, architecture.label, evaluation.values["loss"])
+
+    def _skip_what_others_did(self) -> None:
+        """Let the forecast of the time left know of trials that this worker did not do."""
+        for rung in self.rungs:
+            for _ in range(len(rung.records()) - self._told[rung.index]):
+                self.console.forecast.skip(*self.task.effort(rung.index))
+                self._told[rung.index] += 1
+        self.console.forecast.hands = 1 + self.workers.others()

@@ -26,6 +26,7 @@ from search.resolution import Resolved
 from search.run_directory import RunDirectory
 from search.targets import targets_of
 from search.workbench import Workbench
+from search.workers import Workers
 from space.extraction import saved_tensors, sort_by_importance
 
 _WORKLOADS = {"cpu": Workload(), "cuda": Workload(prompt=1024, answer=128, timed_answer=16)}
@@ -60,9 +61,16 @@ def load(config: RunConfig, console: Console) -> tuple[Teacher, Corpus]:
 
 
 def prepare(
-    resolved: Resolved, teacher: Teacher, corpus: Corpus, directory: RunDirectory, console: Console
+    resolved: Resolved,
+    teacher: Teacher,
+    corpus: Corpus,
+    directory: RunDirectory,
+    console: Console,
+    workers: Workers | None = None,
 ) -> Workbench:
     """Rank the teacher, cache its targets, and lay out all that candidates are evaluated with.
+
+    Of several workers one makes what is missing, and the others wait for it.
 
     Raises:
         InputError: the teacher's head cannot be told apart, activations are not finite, or the targets do
@@ -71,7 +79,8 @@ def prepare(
     config = resolved.config
     check_head(teacher.model)
     accelerator = accelerator_of(config)
-    with console.stage("targets"):
+    workers = workers or Workers()
+    with workers.patient("targets", console.say), console.stage("targets"):
         targets = targets_of(resolved, teacher, corpus, directory, accelerator, console)
 
     def bench(variant: Resolved) -> Workbench:
@@ -96,7 +105,8 @@ def prepare(
             _WORKLOADS.get(torch.device(config.device).type, Workload()),
         )
 
-    return _settled(resolved, bench, directory, console)
+    with workers.patient("ranking", console.say):
+        return _settled(resolved, bench, directory, console)
 
 
 def _settled(

@@ -1,14 +1,14 @@
-"""The directory of a run: what lies where, who may write, and that it belongs to one configuration."""
+"""The directory of a run: what lies where, who works in it, and that it belongs to one configuration."""
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from search.config import RunConfig
 from search.whole_file import write_whole
+from search.workers import Workers
 from space.input_error import InputError
 
 
@@ -42,34 +42,35 @@ class RunDirectory:
         return self.path / f"ranking-{basis}.safetensors"
 
     @contextmanager
-    def claimed(self, config: RunConfig) -> Iterator[None]:
-        """Hold the directory for one process and one configuration.
+    def joined(self, config: RunConfig) -> Iterator[Workers]:
+        """Be one of the workers in the directory; the first of them makes it.
 
         Raises:
-            InputError: it belongs to another configuration, or another process is at work in it.
+            InputError: it belongs to another configuration, or its storage serves one process and another
+                is at work.
         """
         self.refuse_another(config)
+        workers = Workers(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / "lock").open("w")
+            with workers.turn("config"):
+                self.refuse_another(config)
+                if not self.config.exists():
+                    write_whole(self.config, config.to_toml())
         except OSError as error:
             raise InputError(
                 "The folder of the runs has to be writable",
                 f"{self.path}: {error.strerror}",
                 "Name another with --out",
             ) from None
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with workers.present():
+            if config.storage.startswith("sqlite") and workers.others():
                 raise InputError(
-                    "One process works in a run directory at a time",
+                    "With SQLite one process works on a run at a time",
                     f"another one is at work in {self.path}",
-                    "Wait for it, or take another --study-name",
-                ) from None
-            if not self.config.exists():
-                write_whole(self.config, config.to_toml())
-            yield
+                    "Wait for it, or leave --storage out: the default serves several on one host",
+                )
+            yield workers
 
     def refuse_another(self, config: RunConfig) -> None:
         """Make sure that the directory is new, or belongs to this configuration.

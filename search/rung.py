@@ -1,39 +1,31 @@
 """One rung of the search as a study of Optuna's: asking, telling, and reading what was told.
 
 Optuna neither prunes trials of several objectives nor lets a finished trial be amended, so each
-rung is a study of its own. This is the only place where trials are written.
+rung is a study of its own. This is the only place where trials are written. An architecture has one trial
+at a rung: where two workers made one each, as can happen where file locks do not reach both, the first that
+was finished counts, and the other is its twin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from search.claims import LEASE, Claims
+from search.evaluation import Evaluation
 from search.sampler import architecture_of, distributions, known_params, params_of
+from search.workers import Workers
 from space.architecture import Architecture
 from space.search_space import SearchSpace
 
 SEARCH = "search"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was found out about a candidate at a rung."""
-
-    values: Mapping[str, float]
-    """Every objective that was evaluated, by name."""
-    tokens: int = 0
-    """Spent on distillation."""
-    curve: list[tuple[int, float]] = field(default_factory=list)
-    """(tokens, validation loss)."""
-    seconds: float = 0.0
-    details: Mapping[str, float] = field(default_factory=dict)
-    """Other figures worth showing, with units in their names."""
+_TWIN = "twin"
 
 
 @dataclass(frozen=True)
@@ -61,17 +53,32 @@ class Record:
 
 
 class Rung:
-    """A study of Optuna's and its place among the rungs."""
+    """A study of Optuna's and its place among the rungs.
+
+    Args:
+        index: from 0.
+        study: that is open.
+        space: of the architectures.
+        objectives: in the order of the study.
+        claims: of this worker; None: it is alone.
+    """
 
     def __init__(
-        self, index: int, study: optuna.Study, space: SearchSpace, objectives: tuple[str, ...]
+        self,
+        index: int,
+        study: optuna.Study,
+        space: SearchSpace,
+        objectives: tuple[str, ...],
+        claims: Claims | None = None,
     ) -> None:
         self.index, self.study, self.space, self.objectives = index, study, space, objectives
+        self.claims = claims or Claims(Workers())
+        self._architectures: dict[int, Architecture] = {}
+        self._records: dict[int, Record] = {}
 
     def records(self) -> list[Record]:
         """Every finished trial, in order."""
-        trials = self.study.get_trials(deepcopy=False)
-        return [self._record(trial) for trial in trials if trial.state.is_finished()]
+        return [self._record(trial) for trial, _ in self._trials() if trial.state.is_finished()]
 
     def complete(self) -> list[Record]:
         """Every trial that did not fail, in order."""
@@ -79,15 +86,15 @@ class Rung:
 
     def entered(self) -> set[Architecture]:
         """The architectures that have a trial here, finished or not."""
-        return {
-            architecture_of(params, self.space)
-            for trial in self.study.get_trials(deepcopy=False)
-            if len(params := known_params(trial)) == len(distributions(self.space))
-        }
+        return {architecture for _, architecture in self._trials() if architecture is not None}
 
     def count(self) -> int:
         """Trials of any state."""
-        return len(self.study.get_trials(deepcopy=False))
+        return len(self._trials())
+
+    def under_way(self) -> bool:
+        """Whether a trial is queued or at work."""
+        return any(not trial.state.is_finished() for trial, _ in self._trials())
 
     def enter(self, architecture: Architecture, origin: str) -> None:
         """Put an architecture in the queue, unless it has a trial already."""
@@ -95,12 +102,22 @@ class Rung:
             self.study.enqueue_trial(params_of(architecture, self.space), user_attrs={"origin": origin})
 
     def unfinished(self) -> Trial | None:
-        """The next trial to work on that exists already: one cut off in the middle, else one queued."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            return Trial(self.study, trial._trial_id)
-        if self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            return self.study.ask()
-        return None
+        """The next trial to work on that exists already: one left behind by its worker, else one queued.
+
+        A running trial whose worker hangs is told to have failed.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        for trial in trials:
+            if trial.state is not TrialState.RUNNING:
+                continue
+            running = Trial(self.study, trial._trial_id)
+            if trial.user_attrs.get(_TWIN) is not None:
+                self._give_way(running, trial.user_attrs[_TWIN])
+            elif (reason := self.claims.hangs(trial)) is not None:
+                self.tell_failure(running, reason)
+            elif self.claims.abandoned(trial):
+                return running
+        return self.study.ask() if any(trial.state is TrialState.WAITING for trial in trials) else None
 
     def ask(self, sampler: BaseSampler) -> Trial:
         """A new trial, its sizes chosen by the sampler once ``begin`` is called."""
@@ -108,12 +125,14 @@ class Rung:
         return self.study.ask()
 
     def begin(self, trial: Trial, sampler: BaseSampler) -> Architecture:
-        """Settle a trial's sizes; the same again for a trial that was cut off.
+        """Claim a trial and settle its sizes; the same sizes again for a trial that was cut off.
 
         Args:
             trial: from ``unfinished`` or ``ask``.
             sampler: for sizes that are not settled yet.
         """
+        finished = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        trial.set_user_attr(LEASE, self.claims.lease(self._frozen(trial), finished))
         self.study.sampler = sampler
         params = {
             name: trial.suggest_int(name, one.low, one.high, step=one.step)
@@ -129,23 +148,90 @@ class Rung:
             trial.set_user_attr("origin", SEARCH)
         return architecture
 
+    def settled(self, trial: Trial) -> bool:
+        """Whether a trial that was begun is over already, and needs no evaluation.
+
+        It is if its architecture has another trial that counts, or if worker after worker died in it.
+        """
+        mine = self._frozen(trial)
+        architecture = self._architecture(mine)
+        counts = next(one for one, other in self._trials() if other == architecture)
+        if counts.number != trial.number:
+            self._give_way(trial, counts.number)
+        elif (reason := self.claims.deadly(mine)) is not None:
+            self.tell_failure(trial, reason)
+        else:
+            return False
+        return True
+
+    def limit_seconds(self, trial: Trial) -> float:
+        """How long a trial that was begun may take."""
+        return float(self._frozen(trial).user_attrs[LEASE]["limit_seconds"])
+
+    def release(self, trial: Trial) -> None:
+        """Leave a trial to whoever comes next, because this worker stops."""
+        trial.set_user_attr(LEASE, None)
+
     def tell(self, trial: Trial, evaluation: Evaluation) -> None:
-        """Finish a trial with what was found."""
-        trial.set_user_attr("feasible", True)
-        trial.set_user_attr("values", dict(evaluation.values))
-        trial.set_user_attr("tokens", evaluation.tokens)
-        trial.set_user_attr("curve", evaluation.curve)
-        trial.set_user_attr("seconds", evaluation.seconds)
-        trial.set_user_attr("details", dict(evaluation.details))
-        self.study.tell(trial, [evaluation.values[name] for name in self.objectives])
+        """Finish a trial with what was found; if another worker finished it meanwhile, that stands."""
+        found = {
+            "feasible": True,
+            "values": dict(evaluation.values),
+            "tokens": evaluation.tokens,
+            "curve": evaluation.curve,
+            "seconds": evaluation.seconds,
+            "details": dict(evaluation.details),
+        }
+        self._finish(trial, found, [evaluation.values[name] for name in self.objectives])
 
     def tell_failure(self, trial: Trial, reason: str) -> None:
         """Finish a trial that could not be evaluated, with its reason."""
-        trial.set_user_attr("feasible", False)
-        trial.set_user_attr("failure", reason)
-        self.study.tell(trial, state=TrialState.FAIL)
+        self._finish(trial, {"feasible": False, "failure": reason}, None)
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return self.study._storage.get_trial(trial._trial_id)
+
+    def _give_way(self, trial: Trial, number: int) -> None:
+        reason = f"trial {number} has the same architecture"
+        self._finish(trial, {_TWIN: number, "feasible": False, "failure": reason}, None)
+
+    def _finish(self, trial: Trial, attributes: Mapping[str, Any], values: Sequence[float] | None) -> None:
+        state = TrialState.COMPLETE if values is not None else TrialState.FAIL
+        try:
+            for name, value in attributes.items():
+                trial.set_user_attr(name, value)
+        except UpdateFinishedTrialError:
+            return
+        self.study.tell(trial.number, values, state=state, skip_if_finished=True)
+
+    def _trials(self) -> list[tuple[FrozenTrial, Architecture | None]]:
+        """Every trial but twins, in order, with the architecture as far as it is settled."""
+        known = [(trial, self._architecture(trial)) for trial in self.study.get_trials(deepcopy=False)]
+        ahead: dict[Architecture, tuple[bool, int]] = {}
+        for trial, architecture in known:
+            if architecture is not None:
+                place = (trial.state is not TrialState.COMPLETE, trial.number)
+                ahead[architecture] = min(place, ahead.get(architecture, place))
+        return [
+            (trial, architecture)
+            for trial, architecture in known
+            if architecture is None or ahead[architecture][1] == trial.number
+        ]
+
+    def _architecture(self, trial: FrozenTrial) -> Architecture | None:
+        if trial.number not in self._architectures:
+            params = known_params(trial)
+            if len(params) < len(self.space.free_axes):
+                return None
+            self._architectures[trial.number] = architecture_of(params, self.space)
+        return self._architectures[trial.number]
 
     def _record(self, trial: FrozenTrial) -> Record:
+        if trial.number not in self._records:
+            self._records[trial.number] = self._read(trial)
+        return self._records[trial.number]
+
+    def _read(self, trial: FrozenTrial) -> Record:
         attributes: dict[str, Any] = trial.user_attrs
         evaluation = None
         if trial.state is TrialState.COMPLETE:

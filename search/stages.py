@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -14,24 +13,22 @@ from evaluators.teacher import Teacher
 from search.account import Account, TeacherFigures
 from search.bases import contestants
 from search.benchmarks import run_benchmarks
-from search.branches import forget
-from search.choice import choose
-from search.console import Console, clock
+from search.console import Console
 from search.correction import corrected
-from search.loop import Search, open_rungs
+from search.finalists import retrain_all
+from search.loop import Search, Task, open_rungs
 from search.model_card import model_card
 from search.preparation import load, prepare
-from search.promotion import best_first
 from search.report import RankingView, write_report
 from search.resolution import Resolved
-from search.retraining import RANDOM_WEIGHTS, Assignment, Retrained, finished, retrain
 from search.run_directory import RunDirectory
-from search.rung import SEARCH, Record, Rung
 from search.storage import open_storage
 from search.summary import check, write
 from search.targets import check_targets
+from search.trial import BenchEvaluator
 from search.whole_file import write_whole
 from search.workbench import Workbench
+from search.workers import Workers
 from space.architecture import Axis
 from space.baselines import baselines
 from space.ranking import Ranking
@@ -47,8 +44,8 @@ def run(resolved: Resolved, directory: RunDirectory, console: Console, command: 
     gc.freeze()  # the libraries stay for good; collecting among them costs each candidate half a second
     with console.running():
         teacher, corpus = load(config, console)
-        with directory.claimed(config):
-            return _run(resolved, teacher, corpus, directory, console, command)
+        with directory.joined(config) as workers:
+            return _run(resolved, teacher, corpus, directory, console, workers, command)
 
 
 def _run(
@@ -57,30 +54,40 @@ def _run(
     corpus: Corpus,
     directory: RunDirectory,
     console: Console,
+    workers: Workers,
     command: str,
 ) -> dict[str, Any]:
     whole, config = corpus, resolved.config
     corpus = replace(corpus, distillation=corpus.distillation[: config.distillation_blocks])
     console.forecast.planned.update(_planned(resolved, corpus))
-    teacher, correction = corrected(config, teacher, whole, directory, console)
-    bench = prepare(resolved, teacher, corpus, directory, console)
-    rungs = open_rungs(config, bench.space, directory.path)
-    figures = _teacher_figures(bench, directory)
+    with workers.patient("teacher", console.say):
+        teacher, correction = corrected(config, teacher, whole, directory, console)
+    bench = prepare(resolved, teacher, corpus, directory, console, workers)
+    rungs = open_rungs(config, bench.space, directory.path, workers)
+    with workers.patient("figures", console.say):
+        figures = _teacher_figures(bench, directory)
     console.say(
         f"teacher: loss {figures.loss:.4f} nats per token, {resolved.teacher_parameters:,} parameters"
     )
+    task = Task(config, bench.space, baselines(bench.space, bench.axis_map.teacher))
     with console.stage("search"):
-        Search(bench, rungs, console).run()
+        Search(task, rungs, BenchEvaluator(bench), console, workers).run()
     with console.stage("retraining"):
-        promoted, others = _retrain_all(bench, rungs, console)
-    with console.stage("benchmarks") if config.benchmarks else nullcontext():
-        results = run_benchmarks(bench, [*promoted, *others], directory, console)
-    seconds = _accumulated(directory, console.stage_seconds)
-    account = Account(bench, rungs, figures, promoted, others, results, correction, seconds, command)
+        promoted, others = retrain_all(bench, rungs, workers, console)
+    with workers.patient("summary", console.say):
+        with console.stage("benchmarks") if config.benchmarks else nullcontext():
+            results = run_benchmarks(bench, [*promoted, *others], directory, console)
+        seconds = _accumulated(directory, console.stage_seconds)
+        account = Account(bench, rungs, figures, promoted, others, results, correction, seconds, command)
+        return _told(account, directory)
+
+
+def _told(account: Account, directory: RunDirectory) -> dict[str, Any]:
+    """Write down what a run came to; several workers do it in turn, the last with the time of all."""
     summary = account.summary()
     check(summary)
-    _write_cards(bench, summary, directory)
-    write_report(summary, _view(bench.ranking), directory.report)
+    _write_cards(account.bench, summary, directory)
+    write_report(summary, _view(account.bench.ranking), directory.report)
     write(directory.summary, summary)
     return summary
 
@@ -113,53 +120,6 @@ def _teacher_figures(bench: Workbench, directory: RunDirectory) -> TeacherFigure
     figures = TeacherFigures(bench.exact_loss(bench.teacher.model), latency)
     write_whole(directory.teacher, json.dumps(vars(figures)))
     return figures
-
-
-def _retrain_all(
-    bench: Workbench, rungs: Sequence[Rung], console: Console
-) -> tuple[list[Retrained], list[Retrained]]:
-    """Retrain the promoted candidates; if asked, baselines and the chosen one from random weights too."""
-    top = rungs[-1].complete()
-    order = best_first([record.values(bench.config.objectives) for record in top])
-    chosen = [top[place] for place in order[: bench.config.promote]]
-    promoted = [
-        _retrain_one(bench, Assignment(record.architecture, record.origin, number), console)
-        for number, record in enumerate(chosen, start=1)
-    ]
-    others = []
-    if bench.config.retrain_baselines:
-        for assignment in _baseline_assignments(bench, chosen):
-            others.append(_retrain_one(bench, assignment, console))
-        best = choose([*promoted, *others])
-        if best is not None:
-            winner = next(r.architecture for r in (*promoted, *others) if r.label == best.label)
-            others.append(_retrain_one(bench, Assignment(winner, RANDOM_WEIGHTS, 0), console))
-    ranked = sorted(promoted, key=lambda r: (r.loss is None, r.loss))
-    return ranked, others
-
-
-def _baseline_assignments(bench: Workbench, promoted: Sequence[Record]) -> list[Assignment]:
-    """The hand-made baselines; one that was promoted is retrained already and read from its result."""
-    found = baselines(bench.space, bench.axis_map.teacher)
-    return [
-        Assignment(architecture, origin, len(promoted) + number)
-        for number, (origin, architecture) in enumerate(found.items(), start=1)
-    ]
-
-
-def _retrain_one(bench: Workbench, assignment: Assignment, console: Console) -> Retrained:
-    tokens = bench.config.retrain_tokens
-    if (result := finished(bench, assignment)) is not None:
-        console.forecast.skip("retrain", tokens)
-        forget(bench, assignment.architecture)
-        return result
-    with console.work(f"retraining {assignment.architecture.label}", "retrain", tokens) as advance:
-        result = retrain(bench, assignment, advance)
-    forget(bench, assignment.architecture)
-    outcome = f"loss {result.loss:.4f}" if result.loss is not None else f"failed: {result.failure}"
-    origin = "" if assignment.origin == SEARCH else f" ({assignment.origin})"
-    console.say(f"retrained {result.label}{origin}: {outcome}   {clock(console.forecast.left())} left")
-    return result
 
 
 def _accumulated(directory: RunDirectory, seconds: dict[str, float]) -> dict[str, float]:

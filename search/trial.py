@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from evaluators.distillation.loop import Checkpointing, DivergenceError
-from search.branches import of_rung, spared
-from search.rung import Evaluation
+from search.branches import of_rung, spared, tidy
+from search.evaluation import Advance, CandidateError, Evaluation
+from search.rung import Rung
 from search.workbench import Workbench
 from space.architecture import Architecture
 
 
-class CandidateError(RuntimeError):
-    """A candidate that cannot be evaluated; the message is the reason, for people."""
+@dataclass(frozen=True)
+class BenchEvaluator:
+    """Judges candidates by models, on the workbench of a run."""
+
+    bench: Workbench
+
+    def evaluate(self, architecture: Architecture, rung: int, advance: Advance) -> Evaluation:
+        """See ``Evaluator``."""
+        return evaluate(self.bench, architecture, rung, advance)
+
+    def tidy(self, rungs: Sequence[Rung], candidates: Sequence[int]) -> None:
+        """Remove the branches that nobody goes on from."""
+        tidy(self.bench, rungs, candidates)
 
 
-def evaluate(
-    bench: Workbench, architecture: Architecture, rung: int, advance: Callable[[int], None]
-) -> Evaluation:
+def evaluate(bench: Workbench, architecture: Architecture, rung: int, advance: Advance) -> Evaluation:
     """Score a candidate.
 
     Rung 0 is the loss straight after pruning; a later rung begins from the same pruned weights and
@@ -32,6 +43,8 @@ def evaluate(
     """
     try:
         return _evaluate(bench, architecture, rung, advance)
+    except CandidateError:
+        raise
     except DivergenceError as error:
         raise CandidateError(f"diverged: {error}") from None
     except (RuntimeError, ValueError, MemoryError) as error:
@@ -43,9 +56,7 @@ def evaluate(
             torch.cuda.empty_cache()
 
 
-def _evaluate(
-    bench: Workbench, architecture: Architecture, rung: int, advance: Callable[[int], None]
-) -> Evaluation:
+def _evaluate(bench: Workbench, architecture: Architecture, rung: int, advance: Advance) -> Evaluation:
     student = bench.extract(architecture)
     values, details = dict(bench.costs(architecture)), {}
     if "latency" in bench.config.objectives:

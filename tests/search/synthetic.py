@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from optuna.storages import BaseStorage, InMemoryStorage
 
 from search.config import RunConfig
 from search.console import Console
-from search.loop import Search
+from search.evaluation import CandidateError, Evaluation
+from search.loop import Search, Task
 from search.objectives import UNITS
-from search.rung import Evaluation, Record, Rung
+from search.rung import Record, Rung
 from search.storage import open_study
-from search.trial import CandidateError
-from search.workbench import Workbench
+from search.workers import Workers
 from space.architecture import Architecture
 from space.axis_map import AxisMap
+from space.baselines import baselines
 from space.budget import Budget
 from space.counting import parameter_polynomial
 from space.enumeration import enumerate_space
@@ -122,7 +122,7 @@ def run_config(**changes: Any) -> RunConfig:
 
 
 class Evaluator:
-    """Stands in for ``search.trial.evaluate``; remembers what it was asked.
+    """Knows every answer; remembers what it was asked.
 
     Args:
         fails: whether a candidate fails at a rung.
@@ -133,15 +133,21 @@ class Evaluator:
         self.fails, self.stop_at = fails, stop_at
         self.asked: list[tuple[int, Architecture]] = []
 
-    def __call__(
-        self, bench: Workbench, architecture: Architecture, rung: int, advance: Callable[[int], None]
-    ) -> Evaluation:
+    def evaluate(self, architecture: Architecture, rung: int, advance: Callable[[int], None]) -> Evaluation:
+        """What ``figures`` says."""
         if len(self.asked) == self.stop_at:
             raise KeyboardInterrupt
         self.asked.append((rung, architecture))
         if self.fails(architecture, rung):
             raise CandidateError(f"no luck at rung {rung}")
         return evaluation(architecture, rung)
+
+    def tidy(self, rungs: Sequence[Rung], candidates: Sequence[int]) -> None:
+        """There is nothing to let go of."""
+
+
+#: Of searches that are given none; tests put theirs in its place.
+default_evaluator = Evaluator()
 
 
 def open_rungs_in(storage: BaseStorage, config: RunConfig, space: SearchSpace) -> list[Rung]:
@@ -151,11 +157,17 @@ def open_rungs_in(storage: BaseStorage, config: RunConfig, space: SearchSpace) -
     return [Rung(index, study, space, config.objectives) for index, study in enumerate(studies)]
 
 
-def make_search(config: RunConfig, space: SearchSpace, rungs: list[Rung] | None = None) -> Search:
-    """A search that has all it needs but models; in memory unless rungs are given."""
-    bench = SimpleNamespace(config=config, space=space, axis_map=demo_map())
+def make_search(
+    config: RunConfig,
+    space: SearchSpace,
+    rungs: list[Rung] | None = None,
+    evaluator: Evaluator | None = None,
+    workers: Workers | None = None,
+) -> Search:
+    """A search that needs no models; in memory unless rungs are given."""
+    task = Task(config, space, baselines(space, demo_map().teacher))
     rungs = rungs or open_rungs_in(InMemoryStorage(), config, space)
-    return Search(cast(Workbench, bench), rungs, Console(quiet=True))
+    return Search(task, rungs, evaluator or default_evaluator, Console(quiet=True), workers)
 
 
 def records_of(rungs: list[Rung]) -> list[Record]:

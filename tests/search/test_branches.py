@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import pytest
 import torch
 from optuna.storages import InMemoryStorage
 
 from evaluators.distillation.checkpoint import write_tensors
 from evaluators.distillation.saving import Checkpointing
-from search import loop
 from search.branches import forget, of_retraining, of_rung, spared, tidy
+from search.evaluation import Evaluation
 from search.promotion import best_first
 from search.rung import SEARCH, Rung
 from search.workbench import Workbench
 from space.architecture import Architecture
-from tests.search.synthetic import demo_space, evaluation, make_search, open_rungs_in, run_config
+from tests.search.synthetic import Evaluator, demo_space, make_search, open_rungs_in, run_config
 
 ONE, OTHER = Architecture(64, 128, 4, 2, 5), Architecture(64, 96, 4, 2, 6)
 WSD = {"schedule": "wsd"}
@@ -87,26 +87,28 @@ def test_one_that_was_retrained_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_search_keeps_what_may_still_be_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_keeps_what_may_still_be_needed(tmp_path: Path) -> None:
     """Every evaluation leaves a branch; none that goes on finds its own removed, and few lie there."""
     config = run_config(**WSD, promote=2, retrain_baselines=True, trials=16, rung_candidates=(9, 3))
+    bench = bench_in(tmp_path, **vars(config))
     rungs = open_rungs_in(InMemoryStorage(), config, demo_space())
-    search = make_search(config, demo_space(), rungs)
-    search.bench.__dict__.update(directory=tmp_path, ranking=SimpleNamespace(fingerprint="ranked"))
     most, lost = 0, []
 
-    def evaluate(bench: Workbench, architecture: Architecture, rung: int, advance: Any) -> Any:
-        nonlocal most
-        files = of_rung(bench, architecture, rung) if rung else None
-        if files is not None:
-            if files.start is not None and not files.start.exists():
-                lost.append(architecture)
-            branch(tmp_path, architecture, rung)
-        most = max(most, len(list((tmp_path / "branches").glob("*"))))
-        return evaluation(architecture, rung)
+    class Branching(Evaluator):
+        def evaluate(self, architecture: Architecture, rung: int, advance: Any) -> Evaluation:
+            nonlocal most
+            files = of_rung(bench, architecture, rung) if rung else None
+            if files is not None:
+                if files.start is not None and not files.start.exists():
+                    lost.append(architecture)
+                branch(tmp_path, architecture, rung)
+            most = max(most, len(list((tmp_path / "branches").glob("*"))))
+            return super().evaluate(architecture, rung, advance)
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
-    search.run()
+        def tidy(self, rungs: Sequence[Rung], candidates: Sequence[int]) -> None:
+            tidy(bench, rungs, candidates)
+
+    make_search(config, demo_space(), rungs, Branching()).run()
     assert lost == []
     assert most < 9, "fewer than there were evaluations"
     assert left(tmp_path, 1) == set()

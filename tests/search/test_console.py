@@ -13,7 +13,6 @@ from search.forecast import Forecast
 from search.rung import SEARCH
 from tests.search.synthetic import Evaluator, demo_space, make_search, run_config
 from tests.search.terminal import Screen
-from tests.search.test_loop import install
 
 WIDTH = 100
 
@@ -203,22 +202,20 @@ def test_a_search_that_goes_on_has_less_left_and_ends_with_nothing_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config, time = run_config(), Clock(monkeypatch)
-    search = make_search(config, demo_space())
     scored = config.validation_blocks * config.block
-    search.console.forecast.planned.update({"score": 12 * scored, "distil": 6 * 1000 + 3 * 2000})
 
     class Slow(Evaluator):
-        def __call__(self, bench, architecture, rung, advance):  # type: ignore[no-untyped-def]
+        def evaluate(self, architecture, rung, advance):  # type: ignore[no-untyped-def]
             time.now += 1.0 if rung == 0 else 4.0 * rung
-            return super().__call__(bench, architecture, rung, advance)
+            return super().evaluate(architecture, rung, advance)
 
-    install(Slow(stop_at=11), monkeypatch)
+    search = make_search(config, demo_space(), evaluator=Slow(stop_at=11))
+    search.console.forecast.planned.update({"score": 12 * scored, "distil": 6 * 1000 + 3 * 2000})
     with pytest.raises(KeyboardInterrupt):
         search.run()
-    again = make_search(config, demo_space(), search.rungs)
+    again = make_search(config, demo_space(), search.rungs, Slow())
     again.console.forecast.planned.update(search.console.forecast.planned)
     before = search.console.forecast.left()
-    install(Slow(), monkeypatch)
     began = time.now
     again.run()
     assert before == pytest.approx(time.now - began, rel=0.25)

@@ -17,6 +17,7 @@ import pytest
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 
 from search.config import RunConfig
+from search.evaluation import Evaluation
 from search.loop import open_rungs
 from search.rung import SEARCH, Record, Rung
 from search.sampler import START_UP
@@ -58,7 +59,7 @@ def early_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def install(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> Evaluator:
-    monkeypatch.setattr("search.loop.evaluate", evaluator)
+    monkeypatch.setattr("tests.search.synthetic.default_evaluator", evaluator)
     return evaluator
 
 
@@ -167,11 +168,12 @@ def test_a_search_ends_if_everybody_fails_at_a_rung(
 def test_what_is_no_fault_of_a_candidate_ends_the_run_and_a_later_one_goes_on(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def evaluate(*_: object) -> None:
-        raise error
+    class Breaks(Evaluator):
+        def evaluate(self, *_: object) -> Evaluation:
+            raise error
 
     storage = InMemoryStorage()
-    monkeypatch.setattr("search.loop.evaluate", evaluate)
+    install(Breaks(), monkeypatch)
     with pytest.raises(type(error)):
         run(run_config(), storage=storage)
     install(Evaluator(), monkeypatch)

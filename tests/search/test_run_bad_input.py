@@ -231,16 +231,16 @@ def test_a_run_directory_of_another_configuration_stays_as_it_is(
     run: Run, tiny_teacher: Path, text: Path, tmp_path: Path
 ) -> None:
     directory = RunDirectory(tmp_path / "runs" / "mine")
-    with directory.claimed(run_config(name="mine")):
+    with directory.joined(run_config(name="mine")):
         pass
-    before = {path.name: path.read_bytes() for path in directory.path.iterdir()}
+    before = {path: path.read_bytes() for path in directory.path.rglob("*") if path.is_file()}
     answer = run(*TINY, "--model", tiny_teacher, "--data", text, "--study-name", "mine")
     assert (answer.status, answer.out) == (2, "")
     assert answer.err.count("\n") == 1
     assert "slimsearch: A run directory keeps the configuration that it was begun with; in " in answer.err
     assert f"teacher is {str(tiny_teacher)!r}, was 'studies/demo/teacher'" in answer.err
     assert "Take another --study-name, repeat the flags of that run, or delete the directory." in answer.err
-    assert {path.name: path.read_bytes() for path in directory.path.iterdir()} == before
+    assert {path: path.read_bytes() for path in directory.path.rglob("*") if path.is_file()} == before
 
 
 def test_a_folder_of_runs_that_is_a_file_is_refused(

@@ -1,4 +1,4 @@
-"""A run directory has one configuration and one process at a time."""
+"""A run directory has one configuration and any number of workers; with SQLite one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from search.config import RunConfig
 from search.run_directory import RunDirectory
-with RunDirectory(Path(sys.argv[1])).claimed(RunConfig.load(Path(sys.argv[2]))):
+with RunDirectory(Path(sys.argv[1])).joined(RunConfig.load(Path(sys.argv[2]))):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def claim(path: Path, config: RunConfig) -> None:
-    with RunDirectory(path).claimed(config):
+    with RunDirectory(path).joined(config):
         pass
 
 
@@ -37,7 +37,8 @@ def test_the_first_claim_makes_the_directory_and_saves_the_configuration(tmp_pat
     claim(path, run_config())
     assert RunConfig.load(path / "config.toml") == run_config()
     claim(path, run_config())
-    assert sorted(file.name for file in path.iterdir()) == ["config.toml", "lock"]
+    assert sorted(file.name for file in path.iterdir()) == ["config.toml", "locks", "workers"]
+    assert list((path / "workers").iterdir()) == [], "nobody is at work"
 
 
 def test_another_configuration_is_refused_by_its_differences_and_nothing_is_touched(tmp_path: Path) -> None:
@@ -67,27 +68,33 @@ def test_a_directory_that_is_absent_is_nobody_s(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_process_at_a_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("storage", ["", "sqlite:///study.db"], ids=["journal", "sqlite"])
+def test_another_process_joins_unless_its_storage_serves_one(storage: str, tmp_path: Path) -> None:
     path, config = tmp_path / "name", tmp_path / "config.toml"
-    config.write_text(run_config().to_toml())
+    config.write_text(run_config(storage=storage).to_toml())
     command = [sys.executable, "-c", HOLDER, str(path), str(config)]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(InputError) as caught:
-            claim(path, run_config())
+        if storage:
+            with pytest.raises(InputError) as caught:
+                claim(path, run_config(storage=storage))
+            assert str(caught.value) == (
+                f"With SQLite one process works on a run at a time; another one is at work in {path}. "
+                "Wait for it, or leave --storage out: the default serves several on one host."
+            )
+        else:
+            with RunDirectory(path).joined(run_config()) as workers:
+                assert workers.others() == 1
         holder.communicate()
-    assert str(caught.value) == (
-        f"One process works in a run directory at a time; another one is at work in {path}. "
-        "Wait for it, or take another --study-name."
-    )
-    claim(path, run_config())
+    with RunDirectory(path).joined(run_config(storage=storage)) as workers:
+        assert workers.others() == 0
 
 
-def test_a_claim_is_given_back_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), RunDirectory(tmp_path).claimed(run_config()):
+def test_a_worker_is_gone_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), RunDirectory(tmp_path).joined(run_config()):
         raise KeyboardInterrupt
     claim(tmp_path, run_config())
 

@@ -12,7 +12,8 @@ import torch
 
 from evaluators.distillation.loop import DivergenceError, Outcome
 from evaluators.latency import Latency
-from search.trial import CandidateError, evaluate
+from search.evaluation import CandidateError
+from search.trial import evaluate
 from search.workbench import Workbench
 from tests.search.synthetic import demo_space, run_config
 
