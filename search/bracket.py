@@ -3,7 +3,8 @@
 Promotion is asynchronous: rung k + 1 takes in candidates in proportion to those that rung k has
 finished, so that the sampler learns from distilled candidates while others are still to be tried
 (ASHA, arXiv 1810.05934). The loss straight after pruning misleads, so a share of those who leave
-rung 0 is drawn at random.
+rung 0 is drawn at random. Where the order at a rung says nothing of the order at the next, more
+candidates than planned go up, as far as tokens were held back for them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from search.promotion import best_first
 from search.rung import SEARCH, Record, Rung
+from search.stability import says_nothing
 from space.architecture import Architecture
 
 #: Of those who leave rung 0, every fourth is drawn at random.
@@ -27,17 +29,23 @@ class Bracket:
 
     rungs: Sequence[Rung]
     candidates: Sequence[int]
-    """Of each rung, rung 0 first."""
+    """Planned for each rung, rung 0 first."""
     objectives: tuple[str, ...]
     seed: int
+    rung_tokens: Sequence[int] = ()
+    """Of a candidate at rung 1, 2, …"""
+    reserve_tokens: int = 0
+    """For candidates beyond the plan."""
 
     def promotion(self) -> tuple[int, Record] | None:
         """The next candidate to go up, and the rung it goes to; None if nobody is due."""
+        quotas = self.quotas()
         for index in range(len(self.rungs) - 1, 0, -1):
             below, above = self.rungs[index - 1], self.rungs[index]
             finished = below.records()
             started = above.count()
-            if started < self._places(index, len(finished)):
+            share = quotas[index] / quotas[index - 1]
+            if started < min(quotas[index], int(len(finished) * share + 1e-9)):
                 waiting = self._waiting(finished, above.entered(), index)
                 if waiting:
                     return index, self._choose(waiting, index, started)
@@ -47,10 +55,25 @@ class Bracket:
         """Whether rung 0 takes another candidate."""
         return self.rungs[0].count() < self.candidates[0]
 
-    def _places(self, index: int, finished_below: int) -> int:
-        """How many may have entered a rung by now."""
-        share = self.candidates[index] / self.candidates[index - 1]
-        return min(self.candidates[index], int(finished_below * share + 1e-9))
+    def quotas(self) -> list[int]:
+        """How many each rung takes: as planned, and up to twice as many where the rung below misleads."""
+        quotas, left = [self.candidates[0]], self.reserve_tokens
+        for index, planned in enumerate(self.candidates[1:], start=1):
+            extra = max(0, self.rungs[index].count() - planned)
+            if left and self._misleads(index):
+                most = min(planned, quotas[-1] - planned, left // self.rung_tokens[index - 1])
+                extra = max(extra, most)
+            if extra:
+                left -= extra * self.rung_tokens[index - 1]
+            quotas.append(planned + extra)
+        return quotas
+
+    def _misleads(self, index: int) -> bool:
+        """Whether the order at the rung below says nothing of the order at this one."""
+        below = {record.architecture: record for record in self.rungs[index - 1].complete()}
+        both = [r for r in self.rungs[index].complete() if r.architecture in below]
+        earlier, later = [below[r.architecture] for r in both], both
+        return says_nothing(*([r.values(("loss",))[0] for r in side] for side in (earlier, later)))
 
     @staticmethod
     def _waiting(finished: list[Record], entered: set[Architecture], index: int) -> list[Record]:

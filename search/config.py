@@ -12,6 +12,8 @@ from typing import Any
 
 import tomli_w
 
+from search.bracket_plan import spent
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -74,6 +76,10 @@ class RunConfig:
     """Training tokens of rung 1, 2, …"""
     rung_candidates: tuple[int, ...]
     """Candidates of rung 1, 2, …"""
+    search_tokens: int
+    """Of all short distillations, at most."""
+    search_hours: float
+    """That the tokens were made from, at the pace of this device; 0 if they were not."""
     retrain_tokens: int
     """Training tokens of each retraining."""
     promote: int
@@ -109,6 +115,11 @@ class RunConfig:
     def rungs(self) -> int:
         """How many rungs there are, rung 0 included."""
         return 1 + len(self.rung_tokens)
+
+    @property
+    def reserve_tokens(self) -> int:
+        """For candidates that are carried up beyond the plan, where a rung misleads."""
+        return max(0, self.search_tokens - spent(self.rung_tokens, self.rung_candidates))
 
     def differences(self, other: RunConfig) -> list[str]:
         """Readable differences from another configuration."""

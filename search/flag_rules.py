@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from evaluators.distillation.losses import Loss
@@ -49,6 +50,7 @@ def check(flags: Flags) -> None:
             f"{' '.join(flags.rung_tokens)} was given",
             "Put --rung-tokens in ascending order",
         )
+    check_search_budget(flags)
     if flags.retrain_tokens is not None:
         count_of(flags.retrain_tokens, "--retrain-tokens")
     if flags.correct_teacher is not None:
@@ -56,6 +58,28 @@ def check(flags: Flags) -> None:
     check_distillation(flags)
     if flags.verbose and flags.quiet:
         raise InputError("-v and -q exclude each other", "both were given", "Leave one out")
+
+
+def check_search_budget(flags: Flags) -> None:
+    """Refuse a budget of the search that is none, or two of them.
+
+    Raises:
+        InputError: with the rule that is broken.
+    """
+    if flags.search_tokens is not None:
+        count_of(flags.search_tokens, "--search-tokens")
+    if flags.search_hours is None:
+        return
+    if not 0 < flags.search_hours < math.inf:
+        raise InputError(
+            "--search-hours has to be a positive number", f"{flags.search_hours} was given", "Try 0.5"
+        )
+    if flags.search_tokens is not None:
+        raise InputError(
+            "A search is limited by tokens or by hours",
+            f"--search-tokens {flags.search_tokens} and --search-hours {flags.search_hours} were given",
+            "Leave one out",
+        )
 
 
 def check_distillation(flags: Flags) -> None:

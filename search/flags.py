@@ -81,10 +81,16 @@ class Flags:
     data: Annotated[str | None, _shown("FILE_OR_HUB_ID")] = None
     """Text to distil on: .txt, .jsonl, .parquet, or a data set of the hub. Default: Python's standard
     library for the embedded teacher, HuggingFaceFW/fineweb-edu for others."""
+    search_tokens: Annotated[str | None, _shown("TOKENS")] = None
+    """Tokens of all short distillations together (100M): rungs and candidates follow. Default: by the
+    teacher's size."""
+    search_hours: Annotated[float | None, _shown("HOURS")] = None
+    """The same as hours on this device, whose pace is measured; retraining comes on top."""
     trials: Annotated[int | None, _shown("N")] = None
-    """Architectures to score straight after pruning. Default: by the teacher's size."""
+    """Architectures to score straight after pruning. Default: twice those that are distilled."""
     rung_tokens: Annotated[tuple[str, ...], _shown("TOKENS ...")] = ()
-    """Tokens of short distillation, one number a rung (64k 256k). Default: by the teacher's size."""
+    """Tokens of short distillation, one number a rung (64k 256k). Default: by the teacher's size, each rung
+    four times the one before."""
     retrain_tokens: Annotated[str | None, _shown("TOKENS")] = None
     """Tokens of retraining for each promoted model. Default: by the teacher's size."""
     promote: Annotated[int | None, _shown("N")] = None

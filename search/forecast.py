@@ -19,6 +19,8 @@ class Forecast:
         self.done: Counter[str] = Counter()
         self.timed: Counter[str] = Counter()
         self.seconds: dict[str, float] = {}
+        self.extra: Counter[str] = Counter()
+        """Work beyond the plan."""
         self.hands = 1
         """Workers that share what is left."""
 
@@ -47,7 +49,7 @@ class Forecast:
             return None
         total = 0.0
         for kind, planned in self.planned.items():
-            open_tokens = max(0, planned - self.done[kind])
+            open_tokens = max(0, planned + self.extra[kind] - self.done[kind])
             pace = self.pace(kind)
             if open_tokens and pace is None:
                 return None

@@ -17,6 +17,7 @@ from pathlib import Path
 from optuna.trial import Trial
 
 from search.bracket import Bracket
+from search.bracket_plan import spent
 from search.claims import Claims
 from search.config import RunConfig
 from search.console import Console
@@ -82,7 +83,10 @@ class Search:
     ) -> None:
         self.task, self.rungs, self.evaluator, self.console = task, rungs, evaluator, console
         self.workers = workers or Workers()
-        self.bracket = Bracket(rungs, task.candidates, task.config.objectives, task.config.seed)
+        config = task.config
+        self.bracket = Bracket(
+            rungs, task.candidates, config.objectives, config.seed, config.rung_tokens, config.reserve_tokens
+        )
         self._told: Counter[int] = Counter()
 
     def run(self) -> None:
@@ -155,7 +159,7 @@ class Search:
                 raise
         rung.tell(trial, evaluation)
         with self.workers.turn("search"):
-            self.evaluator.tidy(self.rungs, self.bracket.candidates)
+            self.evaluator.tidy(self.rungs, self.bracket.quotas())
         self.console.told(rung.index, architecture.label, evaluation.values["loss"])
 
     def _skip_what_others_did(self) -> None:
@@ -164,4 +168,8 @@ class Search:
             for _ in range(len(rung.records()) - self._told[rung.index]):
                 self.console.forecast.skip(*self.task.effort(rung.index))
                 self._told[rung.index] += 1
+        planned, quotas = self.bracket.candidates, self.bracket.quotas()
+        self.console.forecast.extra["distil"] = spent(self.task.config.rung_tokens, quotas[1:]) - spent(
+            self.task.config.rung_tokens, planned[1:]
+        )
         self.console.forecast.hands = 1 + self.workers.others()

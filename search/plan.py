@@ -67,6 +67,9 @@ def _work_rows(resolved: Resolved, directory: RunDirectory) -> list[tuple[str, s
     rows += [("rung 0", f"{config.trials} candidates, loss straight after pruning")]
     for number, (tokens, candidates) in enumerate(rungs, start=1):
         rows.append((f"rung {number}", f"{candidates} candidates, {tokens:,} tokens each"))
+    if config.reserve_tokens:
+        held = f"{config.reserve_tokens:,} tokens, for more candidates where a rung misleads"
+        rows.append(("held back", held))
     flops = training_flops(student, short + retraining) + 2 * whole * targets.read(short, retraining)
     flops += training_flops(whole, corrected)
     models = (retrained - config.retrain_baselines) * usual * 4  # random weights are not kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from transformers import PretrainedConfig
 
 from evaluators.benchmarks import tasks_of
 from evaluators.one_line import one_line
+from evaluators.pace import training_pace
+from search.bracket_plan import plan_bracket, rungs_up_to
 from search.config import RunConfig
 from search.distilling import states_asked
 from search.flag_rules import count_of
@@ -21,6 +24,7 @@ from search.method import method_of
 from search.objectives import parse_objectives
 from search.phases import Phase, last_phase, phases_of
 from search.scale import Scale, default_device, default_dtype, scale_for
+from search.search_budget import search_tokens_of
 from search.teachers import EMBEDDED, default_text, short_name, teacher_for
 from space.architecture import Axis
 from space.axis_map import AxisMap
@@ -29,6 +33,7 @@ from space.basis import BasisName
 from space.budget import Budget, BudgetText, Measure
 from space.counting import budget_polynomial, parameter_polynomial
 from space.enumeration import enumerate_space
+from space.extraction import student_config
 from space.input_error import InputError
 from space.limits import Limits, read_limits
 from space.moments import moment_bytes
@@ -105,14 +110,18 @@ def _config(
     teacher, revision = phases[-1]
     parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
     scale = scale_for(parameters)
-    rungs = tuple(count_of(t, "--rung-tokens") for t in flags.rung_tokens) or scale.rung_tokens
-    trials = min(flags.trials or scale.trials, len(space))
-    candidates = _rung_candidates(trials, len(rungs), scale)
     retrain = _tokens(flags.retrain_tokens, "--retrain-tokens", scale.retrain_tokens)
+    rungs = tuple(count_of(t, "--rung-tokens") for t in flags.rung_tokens)
+    rungs = rungs or rungs_up_to(scale.first_rung_tokens, retrain)
     block = _block(scale, config, max(rungs))
+    dtype = flags.dtype or default_dtype(device, parameters)
+    name = _name(flags, teacher)
+    pace = partial(_pace, axis_map, space, device, dtype, scale.batch_blocks, block)
+    search_tokens = search_tokens_of(flags, scale, rungs, len(space), flags.out / name, pace)
+    bracket = plan_bracket(search_tokens, rungs, len(space), flags.trials, bool(flags.rung_tokens))
     blocks = math.ceil(max(*rungs, retrain) / block)
     return RunConfig(
-        name=_name(flags, teacher),
+        name=name,
         teacher=teacher,
         revision=revision or "",
         phases=tuple(map(str, phases)) if len(phases) > 1 else (),
@@ -122,13 +131,7 @@ def _config(
         tolerance=flags.tolerance,
         keep=flags.keep,
         sizes=flags.sizes,
-        basis=flags.basis,
-        width_by=flags.width_by,
-        aggregation=flags.aggregation,
-        depth_by=flags.depth_by,
-        rounds=flags.rounds,
-        rounds_order=flags.rounds_order,
-        repair=_repair(flags, axis_map),
+        **_ranking(flags, axis_map),
         data=flags.data or default_text(teacher),
         block=block,
         calibration_blocks=scale.calibration_blocks,
@@ -136,20 +139,44 @@ def _config(
         distillation_blocks=blocks,
         objectives=parse_objectives(flags.objectives),
         sampler=flags.sampler,
-        trials=trials,
-        rung_tokens=rungs,
-        rung_candidates=candidates,
+        trials=bracket.trials,
+        rung_tokens=bracket.rung_tokens,
+        rung_candidates=bracket.rung_candidates,
+        search_tokens=search_tokens,
+        search_hours=flags.search_hours or 0.0,
         retrain_tokens=retrain,
-        promote=min(flags.promote or scale.promote, candidates[-1]),
+        promote=min(flags.promote or scale.promote, bracket.rung_candidates[-1]),
         retrain_baselines=parameters < 100e6 if flags.retrain_baselines is None else flags.retrain_baselines,
         batch_blocks=scale.batch_blocks,
         **_distilling(flags),
         storage=flags.storage or "",
         seed=flags.seed,
         device=device,
-        dtype=flags.dtype or default_dtype(device, parameters),
+        dtype=dtype,
         trust_remote_code=flags.trust_remote_code,
     )
+
+
+def _pace(
+    axis_map: AxisMap, space: SearchSpace, device: str, dtype: str, batch_blocks: int, block: int
+) -> float:
+    """Tokens a second at which a student of the middling size learns here."""
+    middle = space.architectures[int(space.parameters.argsort()[len(space) // 2])]
+    student = student_config(axis_map, middle, range(middle.layers))
+    return training_pace(student, torch.device(device), dtype, batch_blocks, block)
+
+
+def _ranking(flags: Flags, axis_map: AxisMap) -> dict[str, Any]:
+    """What is said of the basis, of importance and of repairs."""
+    return {
+        "basis": flags.basis,
+        "width_by": flags.width_by,
+        "aggregation": flags.aggregation,
+        "depth_by": flags.depth_by,
+        "rounds": flags.rounds,
+        "rounds_order": flags.rounds_order,
+        "repair": _repair(flags, axis_map),
+    }
 
 
 def _distilling(flags: Flags) -> dict[str, Any]:
@@ -206,16 +233,6 @@ def _budget(flags: Flags, text: BudgetText, axis_map: AxisMap) -> Budget:
 def _budget_dtype(flags: Flags, config: PretrainedConfig) -> str:
     """What bytes are counted in: as asked, else as the teacher's config says, else float32."""
     return flags.budget_dtype or str(config.dtype or torch.float32).removeprefix("torch.")
-
-
-def _rung_candidates(trials: int, rungs: int, scale: Scale) -> tuple[int, ...]:
-    """Candidates of each rung of short distillation: the scale's, or a third of the rung before."""
-    if rungs == len(scale.rung_candidates):
-        return tuple(min(trials, candidates) for candidates in scale.rung_candidates)
-    candidates = [min(trials, scale.rung_candidates[0])]
-    while len(candidates) < rungs:
-        candidates.append(max(1, candidates[-1] // 3))
-    return tuple(candidates)
 
 
 def _block(scale: Scale, config: PretrainedConfig, tokens: int) -> int:

@@ -21,12 +21,10 @@ class Scale:
     """Samples that importance is computed on."""
     validation_blocks: int
     """Blocks that losses are measured on."""
-    trials: int
-    """Architectures scored straight after pruning."""
-    rung_candidates: tuple[int, ...]
-    """Candidates of rung 1, 2, …"""
-    rung_tokens: tuple[int, ...]
-    """Tokens of rung 1, 2, …"""
+    first_rung_tokens: int
+    """Of each candidate's shortest distillation."""
+    search_tokens: int
+    """Of all short distillations."""
     retrain_tokens: int
     """Tokens of retraining."""
     promote: int
@@ -36,10 +34,10 @@ class Scale:
 #: From the paper come 1024 calibration samples, and for large teachers about a hundred times the
 #: tokens of the first rung for retraining; the small scales are what two CPU cores do in minutes.
 SCALES = (
-    Scale(10e6, 128, 8, 256, 128, 28, (16,), (49_152,), 262_144, 3),
-    Scale(100e6, 256, 16, 512, 256, 48, (16, 6), (500_000, 2_000_000), 20_000_000, 2),
-    Scale(1e9, 1024, 32, 1024, 128, 64, (24, 8), (1_000_000, 4_000_000), 200_000_000, 3),
-    Scale(float("inf"), 4096, 32, 1024, 64, 64, (24, 8), (2_000_000, 8_000_000), 200_000_000, 3),
+    Scale(10e6, 128, 8, 256, 128, 12_288, 1_000_000, 262_144, 3),
+    Scale(100e6, 256, 16, 512, 256, 500_000, 25_000_000, 20_000_000, 2),
+    Scale(1e9, 1024, 32, 1024, 128, 1_000_000, 100_000_000, 200_000_000, 3),
+    Scale(float("inf"), 4096, 32, 1024, 64, 2_000_000, 200_000_000, 200_000_000, 3),
 )
 
 

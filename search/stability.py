@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scipy.stats import kendalltau
+
+#: Candidates from which an order is judged, and the probability below which it is none by chance.
+_FEWEST, _CHANCE = 8, 0.05
 
 
 def rank_correlations(orders: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
@@ -35,3 +38,18 @@ def _correlation(
         "kendall_tau": None if math.isnan(tau) else tau,
         "candidates": len(labels),
     }
+
+
+def says_nothing(earlier: Sequence[float], later: Sequence[float]) -> bool:
+    """Whether an order of candidates cannot be told from one by chance, seen by another order of them.
+
+    By Kendall's tau, one-sided, at 5%; of fewer than eight candidates nothing can be said.
+
+    Args:
+        earlier: a figure of each candidate.
+        later: another figure of the same candidates.
+    """
+    if len(earlier) < _FEWEST:
+        return False
+    chance = float(kendalltau(earlier, later, alternative="greater").pvalue)
+    return not chance < _CHANCE  # all equal gives no number, and says nothing

@@ -42,7 +42,7 @@ def test_quick_is_one_short_rung_and_one_retraining(demo_config: Path) -> None:
     assert load_preset(STUDIES / "presets" / "quick.toml").model == ()
     found = resolved("quick.toml", demo_config)
     assert found.config.budget == 1_000_000
-    assert (found.config.trials, found.config.rung_candidates, found.config.rung_tokens) == (8, (8,), (8000,))
+    assert (found.config.trials, found.config.rung_candidates, found.config.rung_tokens) == (8, (4,), (8000,))
     assert (found.config.retrain_tokens, found.retrainings) == (16_000, 1)
     assert str(EMBEDDED) not in (STUDIES / "presets" / "quick.toml").read_text()
 
@@ -54,7 +54,7 @@ def test_llama_has_the_numbers_of_the_papers(llama_8b: Path) -> None:
     config: RunConfig = found.config
     assert found.teacher_parameters == 8_030_261_248
     assert (config.budget, config.tolerance) == (4_000_000_000, 0.05)
-    assert (config.rung_tokens, config.rung_candidates) == ((450_000_000, 1_800_000_000), (24, 8))
+    assert (config.rung_tokens, config.rung_candidates) == ((450_000_000, 1_800_000_000), (40, 10))
     assert (config.retrain_tokens, config.promote) == (94_000_000_000, 2)
     assert len(found.space) == 665, "as the preset says"
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from search.bracket_plan import plan_bracket, rungs_up_to
 from search.scale import SCALES, Scale, default_device, default_dtype, scale_for
 
 
@@ -20,17 +21,13 @@ def test_scales_are_in_ascending_order_and_cover_every_teacher() -> None:
 
 @pytest.mark.parametrize("scale", SCALES, ids=lambda scale: f"{scale.teacher_parameters:.0e}")
 def test_a_scale_is_consistent(scale: Scale) -> None:
-    assert len(scale.rung_candidates) == len(scale.rung_tokens)
-    candidates = [scale.trials, *scale.rung_candidates, scale.promote]
-    assert candidates == sorted(candidates, reverse=True)
-    tokens = [*scale.rung_tokens, scale.retrain_tokens]
-    assert tokens == sorted(set(tokens))
-    assert scale.rung_tokens[0] >= 8 * scale.batch_blocks * scale.block, "short distillation is some steps"
-
-
-def test_the_smallest_scale_keeps_the_promise_of_the_demo() -> None:
-    assert SCALES[0].rung_candidates[0] >= 16
-    assert SCALES[0].promote >= 2
+    rungs = rungs_up_to(scale.first_rung_tokens, scale.retrain_tokens)
+    assert rungs[0] >= 8 * scale.batch_blocks * scale.block, "short distillation is some steps"
+    assert rungs[-1] < scale.retrain_tokens
+    found = plan_bracket(scale.search_tokens, rungs, 10_000)
+    assert found.rung_tokens == rungs[:2], "the order of candidates at one rung is seen at another"
+    assert found.rung_candidates[-1] > scale.promote
+    assert scale.promote >= 2
 
 
 @given(st.integers(1, 10**13))

@@ -1,0 +1,53 @@
+"""How many tokens the short distillations of a run may take: as asked, by hours, or by the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from search.bracket_plan import SCORED, plan_bracket, rungs_up_to, tokens_for
+from search.config import RunConfig
+from search.flag_rules import count_of
+from search.flags import Flags
+from search.scale import Scale
+
+
+def search_tokens_of(
+    flags: Flags,
+    scale: Scale,
+    rung_tokens: Sequence[int],
+    architectures: int,
+    directory: Path,
+    pace: Callable[[], float],
+) -> int:
+    """Tokens of all short distillations together.
+
+    With rungs of the user's, as many candidates as by default begin; with trials of the user's, half of them.
+
+    Args:
+        flags: of the user.
+        scale: the defaults.
+        rung_tokens: of each candidate at rung 1, 2, …
+        architectures: of the space.
+        directory: of the run; one that was begun with as many hours keeps the tokens that it made of them.
+        pace: measures tokens a second of a student's training on this device.
+    """
+    if flags.search_tokens is not None:
+        return count_of(flags.search_tokens, "--search-tokens")
+    if flags.search_hours is not None:
+        begun = _begun(directory)
+        if begun is not None and begun.search_hours == flags.search_hours:
+            return begun.search_tokens
+        return round(flags.search_hours * 3600 * pace())
+    usual = rungs_up_to(scale.first_rung_tokens, scale.retrain_tokens)
+    first = plan_bracket(scale.search_tokens, usual, architectures).rung_candidates[0]
+    if flags.trials:
+        first = min(first, -(-flags.trials // SCORED))
+    return tokens_for(first, rung_tokens) if flags.rung_tokens or flags.trials else scale.search_tokens
+
+
+def _begun(directory: Path) -> RunConfig | None:
+    try:
+        return RunConfig.load(directory / "config.toml")
+    except (OSError, ValueError):
+        return None
