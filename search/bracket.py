@@ -9,8 +9,9 @@ candidates than planned go up, as far as tokens were held back for them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -19,8 +20,8 @@ from search.rung import SEARCH, Record, Rung
 from search.stability import says_nothing
 from space.architecture import Architecture
 
-#: Of those who leave rung 0, every fourth is drawn at random.
-_RANDOM_EVERY = 4
+Rule = Callable[[Sequence[Record]], list[int]]
+"""Places of candidates in the order in which they go up."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Bracket:
     """Of a candidate at rung 1, 2, …"""
     reserve_tokens: int = 0
     """For candidates beyond the plan."""
+    rule: Rule | None = None
+    """Who goes up first; by default by Pareto rank and crowding."""
+    random_every: int = 4
+    """Of those who leave rung 0, one in so many is drawn at random; 0 for none."""
 
     def promotion(self) -> tuple[int, Record] | None:
         """The next candidate to go up, and the rung it goes to; None if nobody is due."""
@@ -83,7 +88,13 @@ class Bracket:
         return baselines or left
 
     def _choose(self, waiting: list[Record], index: int, started: int) -> Record:
-        if index == 1 and started % _RANDOM_EVERY == _RANDOM_EVERY - 1:
+        if index == 1 and self.random_every and (started + 1) % self.random_every == 0:
             generator = np.random.default_rng((self.seed, index, started))
             return waiting[int(generator.integers(len(waiting)))]
-        return waiting[best_first([record.values(self.objectives) for record in waiting])[0]]
+        rule = self.rule or partial(by_pareto_rank, self.objectives)
+        return waiting[rule(waiting)[0]]
+
+
+def by_pareto_rank(objectives: tuple[str, ...], records: Sequence[Record]) -> list[int]:
+    """Places of candidates by Pareto rank, within one by crowding distance; see ``best_first``."""
+    return best_first([record.values(objectives) for record in records])

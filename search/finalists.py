@@ -8,10 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from search.bracket import by_pareto_rank
 from search.branches import forget
 from search.choice import choose
+from search.config import RunConfig
 from search.console import Console, clock
-from search.promotion import best_first
 from search.retraining import RANDOM_WEIGHTS, Assignment, Retrained, finished, retrain
 from search.rung import SEARCH, Record, Rung
 from search.workbench import Workbench
@@ -29,9 +30,7 @@ def retrain_all(
     Returns:
         The promoted, the lowest loss first, and the others.
     """
-    top = rungs[-1].complete()
-    order = best_first([record.values(bench.config.objectives) for record in top])
-    chosen = [top[place] for place in order[: bench.config.promote]]
+    chosen = promoted_of(rungs[-1].complete(), bench.config)
     assignments = [
         Assignment(record.architecture, record.origin, number)
         for number, record in enumerate(chosen, start=1)
@@ -45,6 +44,11 @@ def retrain_all(
         winner = next(r.architecture for r in results if r.label == best.label)
         others += _retrained(bench, [Assignment(winner, RANDOM_WEIGHTS, 0)], workers, console)
     return sorted(promoted, key=lambda r: (r.loss is None, r.loss)), others
+
+
+def promoted_of(top: Sequence[Record], config: RunConfig) -> list[Record]:
+    """Who of the last rung is retrained, the first by Pareto rank and crowding."""
+    return [top[place] for place in by_pareto_rank(config.objectives, top)[: config.promote]]
 
 
 def _baseline_assignments(bench: Workbench, promoted: Sequence[Record]) -> list[Assignment]:

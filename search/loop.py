@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from optuna.storages import BaseStorage
 from optuna.trial import Trial
 
 from search.bracket import Bracket
@@ -62,7 +63,13 @@ def open_rungs(
     config: RunConfig, space: SearchSpace, directory: Path, workers: Workers | None = None
 ) -> list[Rung]:
     """The rungs' studies, ``NAME/r0`` and so on, created if they are not there."""
-    storage = open_storage(config.storage, directory)
+    return rungs_in(open_storage(config.storage, directory), config, space, workers)
+
+
+def rungs_in(
+    storage: BaseStorage, config: RunConfig, space: SearchSpace, workers: Workers | None = None
+) -> list[Rung]:
+    """The rungs' studies in a storage that is open."""
     names = [f"{config.name}/r{index}" for index in range(config.rungs)]
     searched = f"{len(space)} architectures within {space.budget}"
     claims = Claims(workers or Workers())
