@@ -101,7 +101,7 @@ class RunConfig:
     benchmarks: tuple[str, ...]
     """Tasks, by name or by their file, that teacher and retrained models are scored by."""
     storage: str
-    """Optuna's; empty for SQLite in the run directory."""
+    """Optuna's; empty for a journal in the run directory."""
     seed: int
     """Of everything random."""
     device: str

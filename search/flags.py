@@ -118,7 +118,8 @@ class Flags:
     sampler: Literal["tpe", "gp", "nsga2", "random"] = "tpe"
     """How Optuna chooses candidates."""
     storage: Annotated[str | None, _shown("URL")] = None
-    """Optuna storage: an SQLAlchemy URL, or a path that ends in .journal. Default: SQLite in the run."""
+    """Optuna storage: a path that ends in .journal, postgresql://USER@HOST/NAME or another SQLAlchemy URL, or
+    grpc://HOST:PORT. Default: $OPTUNA_STORAGE, or study.journal in the run."""
     study_name: Annotated[str | None, _shown("NAME")] = None
     """Name of the run. Default: teacher and budget."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs")

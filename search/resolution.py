@@ -149,7 +149,7 @@ def _config(
         retrain_baselines=parameters < 100e6 if flags.retrain_baselines is None else flags.retrain_baselines,
         batch_blocks=scale.batch_blocks,
         **_distilling(flags),
-        storage=flags.storage or "",
+        storage=flags.storage or os.environ.get("OPTUNA_STORAGE", ""),
         seed=flags.seed,
         device=device,
         dtype=dtype,

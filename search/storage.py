@@ -1,4 +1,4 @@
-"""Where the studies live: Optuna's own storages, chosen by what the user names."""
+"""Where the studies live: a journal in the run directory, or what the user names."""
 
 from __future__ import annotations
 
@@ -7,65 +7,59 @@ from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
-from sqlalchemy import URL, make_url
+from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from evaluators.one_line import one_line
+from search.journal import Journal
+from search.servers import open_database, open_proxy
 from space.input_error import InputError
-
-#: How each line of a journal begins; a file of anything else is left as it is.
-_RECORD = b'{"op_code":'
 
 
 def open_storage(text: str, directory: Path) -> BaseStorage:
     """Open a storage.
 
     Args:
-        text: an SQLAlchemy URL, a path that ends in ``.journal``, or nothing for SQLite in
-            ``directory``.
+        text: a path that ends in ``.journal``, an SQLAlchemy URL, ``grpc://HOST:PORT``, or nothing for
+            ``study.journal`` in ``directory``.
         directory: of the run.
 
     Raises:
-        InputError: the storage cannot be opened.
+        InputError: the storage cannot be opened, or its driver is not installed.
     """
-    url = text or _sqlite(directory / "study.db")
+    name = _without_password(text or str(directory / "study.journal"))
     try:
-        return _open_journal(text) if text.endswith(".journal") else RDBStorage(url)
-    except Exception as error:  # SQLAlchemy and its drivers raise whatever they like
+        return _open(text or str(directory / "study.journal"), name)
+    except ImportError as error:
+        raise InputError(
+            "A storage on a server needs its driver",
+            f"{name}: {one_line(error.__cause__ or error)}",
+            "Install it: the extra slimsearch[hosts] has those of PostgreSQL and of Optuna's gRPC proxy",
+        ) from None
+    except Exception as error:  # SQLAlchemy, gRPC and the drivers raise whatever they like
         raise InputError(
             "The Optuna storage has to be reachable",
-            f"{_without_password(url)} answered: {one_line(error)}",
+            f"{name} answered: {one_line(error)}",
             "Check --storage, for example postgresql://user@host/name or runs/shared.journal",
         ) from None
 
 
-def _without_password(url: str) -> str:
+def _open(text: str, name: str) -> BaseStorage:
+    scheme, is_address, _ = text.partition("://")
+    if scheme == "grpc":
+        return open_proxy(text)
+    if text.endswith(".journal") and not is_address:
+        return JournalStorage(Journal(Path(text)))
+    url = make_url(text)
+    return RDBStorage(text) if url.get_backend_name() == "sqlite" else open_database(url, name)
+
+
+def _without_password(text: str) -> str:
     try:
-        return make_url(url).render_as_string(hide_password=True)
+        return make_url(text).render_as_string(hide_password=True)
     except ArgumentError:
-        return url
-
-
-def _sqlite(path: Path) -> str:
-    """The URL of a file, whatever characters its path holds."""
-    return URL.create("sqlite", database=str(path.resolve())).render_as_string()
-
-
-def _open_journal(path: str) -> JournalStorage:
-    """Open a journal; half a line that a killed process left at its end is taken away first."""
-    lock = JournalFileSymlinkLock(path)
-    backend = JournalFileBackend(path, lock)
-    lock.acquire()
-    try:
-        with Path(path).open("rb+") as file:
-            lines, _, last = file.read().rpartition(b"\n")
-            if _RECORD.startswith(last[: len(_RECORD)]):
-                file.truncate(len(lines) + bool(lines))
-    finally:
-        lock.release()
-    return JournalStorage(backend)
+        return text
 
 
 def open_study(

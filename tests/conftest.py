@@ -11,6 +11,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Before anything imports the hub's client, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# What the developer searches with is no business of the tests.
+os.environ.pop("OPTUNA_STORAGE", None)
 
 import pytest
 import torch

@@ -18,6 +18,7 @@ from space.axis_map import AxisMap
 from space.basis import BasisName
 from space.vouching import axis_map_of
 from studies.demo.train import CONFIG
+from tests.search.postgresql import PostgreSQL, running_postgresql
 from tests.space.maps import NEMOTRON_15B
 
 _SET_BY_THE_CONSOLE = (
@@ -46,6 +47,19 @@ def quick_disk() -> Iterator[Path]:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server that runs; a test that stops it starts it again."""
+    with running_postgresql() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgresql: PostgreSQL) -> str:
+    """The URL of an empty database."""
+    return postgresql.new_database()
 
 
 @cache

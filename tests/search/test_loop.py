@@ -14,7 +14,8 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
 
 from search.config import RunConfig
 from search.evaluation import Evaluation
@@ -268,8 +269,8 @@ def test_stock_optuna_reads_the_studies(tmp_path: Path, evaluator: Evaluator) ->
     config = run_config(trials=6, rung_candidates=(3, 1))
     rungs = open_rungs(config, demo_space(), tmp_path)
     make_search(config, demo_space(), rungs).run()
-    url = f"sqlite:///{tmp_path}/study.db"
-    study = optuna.load_study(study_name="synthetic/r1", storage=url)
+    url = str(tmp_path / "study.journal")
+    study = optuna.load_study(study_name="synthetic/r1", storage=JournalStorage(JournalFileBackend(url)))
     assert {trial.user_attrs["label"] for trial in study.best_trials} <= {r.label for r in rungs[1].records()}
     command = [str(Path(sys.executable).with_name("optuna")), "best-trials", "--storage", url]
     done = subprocess.run(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -15,6 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -111,15 +113,13 @@ class Runner:
 
 
 def finished_trials(directory: Path, rung: int) -> int:
-    """How many trials of a rung are complete, read past Optuna."""
-    if not (directory / "study.db").exists():
+    """How many trials of a rung are complete, read as Optuna's own tools do."""
+    if not (directory / "study.journal").exists():
         return 0
-    query = "select count(*) from trials natural join studies where study_name = ? and state = 'COMPLETE'"
-    try:
-        with sqlite3.connect(f"file:{directory / 'study.db'}?mode=ro", uri=True, timeout=5) as database:
-            return int(database.execute(query, (f"{NAME}/r{rung}",)).fetchone()[0])
-    except sqlite3.OperationalError:
-        return 0
+    storage = JournalStorage(JournalFileBackend(str(directory / "study.journal")))
+    ids = {study.study_name: study._study_id for study in storage.get_all_studies()}
+    name = f"{NAME}/r{rung}"
+    return storage.get_n_trials(ids[name], TrialState.COMPLETE) if name in ids else 0
 
 
 def without_times(summary: dict[str, Any]) -> dict[str, Any]:

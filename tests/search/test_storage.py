@@ -23,53 +23,31 @@ def studies(text: str, folder: Path) -> list[str]:
     return [study.study_name for study in open_storage(text, folder).get_all_studies()]
 
 
-def test_sqlite_in_the_run_directory_is_the_default(quick_disk: Path) -> None:
-    storage = open_storage("", quick_disk)
-    assert isinstance(storage, RDBStorage)
-    open_study(storage, "name/r0", OBJECTIVES, UNITS, SPACE)
-    assert [path.name for path in quick_disk.iterdir()] == ["study.db"]
-    assert studies(f"sqlite:///{quick_disk}/study.db", Path("elsewhere")) == ["name/r0"]
-
-
-@pytest.mark.parametrize("name", ["60%", "a?b", "a%20b", "a b", "a#b", "ü", "it's", "a:b@c"])
-def test_a_run_directory_may_have_any_name(name: str, quick_disk: Path) -> None:
-    folder = quick_disk / name
-    folder.mkdir()
-    open_study(open_storage("", folder), "name/r0", OBJECTIVES, UNITS, SPACE)
-    assert [path.name for path in folder.iterdir()] == ["study.db"]
-    assert [path.name for path in quick_disk.iterdir()] == [name]
-    assert studies("", folder) == ["name/r0"]
-
-
-def test_a_journal_is_a_path(tmp_path: Path) -> None:
-    path = str(tmp_path / "shared.journal")
-    storage = open_storage(path, Path("elsewhere"))
+def test_a_journal_in_the_run_directory_is_the_default(tmp_path: Path) -> None:
+    storage = open_storage("", tmp_path)
     assert isinstance(storage, JournalStorage)
     open_study(storage, "name/r0", OBJECTIVES, UNITS, SPACE)
-    assert studies(path, tmp_path) == ["name/r0"]
-    assert [file.name for file in tmp_path.iterdir()] == ["shared.journal"], "the lock is released"
+    assert [path.name for path in tmp_path.iterdir()] == ["study.journal"], "the lock is no file"
+    assert studies(str(tmp_path / "study.journal"), Path("elsewhere")) == ["name/r0"]
 
 
-@pytest.mark.parametrize("kept", range(1, 40, 6))
-def test_a_journal_whose_last_line_was_torn_goes_on_without_it(kept: int, tmp_path: Path) -> None:
-    path = tmp_path / "shared.journal"
-    study = open_study(open_storage(str(path), tmp_path), "name/r0", OBJECTIVES, UNITS, SPACE)
-    study.tell(study.ask(), [1.0, 2.0])
-    *lines, last = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines, last, last[:kept]]))
-    for trials in (2, 3):
-        study = open_study(open_storage(str(path), tmp_path), "name/r0", OBJECTIVES, UNITS, SPACE)
-        study.tell(study.ask(), [3.0, 4.0])
-        assert len(study.trials) == trials
-    assert study.trials[0].values == [1.0, 2.0]
+def test_sqlite_is_a_url(quick_disk: Path) -> None:
+    url = f"sqlite:///{quick_disk}/a.journal"
+    storage = open_storage(url, Path("elsewhere"))
+    assert isinstance(storage, RDBStorage)
+    open_study(storage, "name/r0", OBJECTIVES, UNITS, SPACE)
+    assert [path.name for path in quick_disk.iterdir()] == ["a.journal"]
+    assert studies(url, Path("elsewhere")) == ["name/r0"]
 
 
-def test_a_file_that_is_no_journal_stays_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "diary.journal"
-    path.write_text("Monday: rain\nTuesday: sun")
-    with pytest.raises(InputError, match="The Optuna storage has to be reachable"):
-        open_storage(str(path), tmp_path)
-    assert path.read_text() == "Monday: rain\nTuesday: sun"
+@pytest.mark.parametrize("name", ["60%", "a?b", "a%20b", "a b", "a#b", "ü", "it's", "a:b@c", "{a}"])
+def test_a_run_directory_may_have_any_name(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    open_study(open_storage("", folder), "name/r0", OBJECTIVES, UNITS, SPACE)
+    assert [path.name for path in folder.iterdir()] == ["study.journal"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert studies("", folder) == ["name/r0"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,163 @@
+"""A storage on a server that may be away for a while: every operation is tried again until it answers.
+
+An operation whose answer was lost may have been done all the same. To read or to set something twice does
+no harm; to create a trial twice would, so each trial carries a mark that it is found by; and a trial that is
+told the same twice was told once. One thing cannot be told apart: whether this process or another took a
+trial out of the queue. It is then left RUNNING, for whoever looks after trials that nobody works on.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from copy import copy
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
+from uuid import uuid4
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from evaluators.one_line import one_line
+from space.input_error import InputError
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 600.0
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 5.0
+_MARK = "slimsearch:created"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _repeated(method: Callable[Concatenate[BaseStorage, P], R]) -> Callable[Concatenate[Reconnecting, P], R]:
+    """The method of the storage within, tried until it answers."""
+
+    @wraps(method, updated=())  # which would take over that the method is abstract
+    def call(self: Reconnecting, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        bound: Callable[P, R] = getattr(self.within, method.__name__)
+        return self.until_it_answers(lambda: bound(*args, **kwargs))
+
+    return call
+
+
+class Reconnecting(BaseStorage):
+    """A storage that waits for its server.
+
+    Args:
+        within: the storage; thread-safe, as all of Optuna's are.
+        name: of the storage, for messages.
+        lost: what ``within`` raises while its server is away.
+        patience_seconds: how long one operation waits.
+
+    Every method raises ``InputError`` when that time is over.
+    """
+
+    def __init__(
+        self,
+        within: BaseStorage,
+        name: str,
+        lost: type[Exception],
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self.within, self.name, self.lost, self.patience_seconds = within, name, lost, patience_seconds
+        self._away = False
+
+    create_new_study = _repeated(BaseStorage.create_new_study)
+    delete_study = _repeated(BaseStorage.delete_study)
+    set_study_user_attr = _repeated(BaseStorage.set_study_user_attr)
+    set_study_system_attr = _repeated(BaseStorage.set_study_system_attr)
+    get_study_id_from_name = _repeated(BaseStorage.get_study_id_from_name)
+    get_study_name_from_id = _repeated(BaseStorage.get_study_name_from_id)
+    get_study_directions = _repeated(BaseStorage.get_study_directions)
+    get_study_user_attrs = _repeated(BaseStorage.get_study_user_attrs)
+    get_study_system_attrs = _repeated(BaseStorage.get_study_system_attrs)
+    get_all_studies = _repeated(BaseStorage.get_all_studies)
+    set_trial_param = _repeated(BaseStorage.set_trial_param)
+    set_trial_intermediate_value = _repeated(BaseStorage.set_trial_intermediate_value)
+    set_trial_user_attr = _repeated(BaseStorage.set_trial_user_attr)
+    set_trial_system_attr = _repeated(BaseStorage.set_trial_system_attr)
+    get_trial_id_from_study_id_trial_number = _repeated(BaseStorage.get_trial_id_from_study_id_trial_number)
+    get_trial = _repeated(BaseStorage.get_trial)
+    get_all_trials = _repeated(BaseStorage.get_all_trials)
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Create one trial, marked in its system attributes."""
+        mark = uuid4().hex
+        trial = create_trial(state=TrialState.RUNNING) if template_trial is None else copy(template_trial)
+        trial.system_attrs = {**trial.system_attrs, _MARK: mark}
+
+        def create() -> int:
+            return self.within.create_new_trial(study_id, trial)
+
+        def find_or_create() -> int:
+            trials = self.within.get_all_trials(study_id, deepcopy=False)
+            found = [one._trial_id for one in trials if one.system_attrs.get(_MARK) == mark]
+            return found[0] if found else create()
+
+        return self.until_it_answers(create, find_or_create)
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """Set the state once; False if a trial that was to be RUNNING is so already."""
+
+        def tell() -> bool:
+            return self.within.set_trial_state_values(trial_id, state, values)
+
+        def tell_unless_told() -> bool:
+            try:
+                return tell()
+            except UpdateFinishedTrialError:
+                trial = self.within.get_trial(trial_id)
+                if trial.state is not state or (values is not None and trial.values != list(values)):
+                    raise
+                return True
+
+        return self.until_it_answers(tell, tell_unless_told)
+
+    def remove_session(self) -> None:
+        """Close this thread's connections."""
+        self.within.remove_session()
+
+    def until_it_answers(self, call: Callable[[], R], again: Callable[[], R] | None = None) -> R:
+        """Call until the storage answers.
+
+        Args:
+            call: tried first.
+            again: tried in its place once the answer to ``call`` was lost.
+
+        Raises:
+            InputError: there was no answer for ``patience_seconds``.
+        """
+        began, wait, failures = time.monotonic(), _FIRST_WAIT_SECONDS, 0
+        while True:
+            try:
+                answer = call()
+            except self.lost as error:
+                failures += 1
+                self._wait(error, wait, failures, time.monotonic() - began)
+                call, wait = again or call, min(2 * wait, _LONGEST_WAIT_SECONDS)
+                continue
+            if self._away:
+                self._away = False
+                logger.warning("the storage answers again")
+            return answer
+
+    def _wait(self, error: Exception, wait: float, failures: int, waited: float) -> None:
+        """Wait, and say so once; a single failure, such as a connection gone stale, is not worth a word."""
+        said = one_line(getattr(error, "details", lambda: error)() or error)
+        if waited + wait > self.patience_seconds:
+            raise InputError(
+                "The Optuna storage has to stay reachable",
+                f"{self.name} has not answered for {self.patience_seconds / 60:.0f} minutes: {said}",
+                "Start its server and repeat the same command: nothing that was finished is lost",
+            ) from None
+        if failures > 1 and not self._away:
+            self._away = True
+            minutes = self.patience_seconds / 60
+            logger.warning("the storage is not reachable, trying again for %.0f minutes: %s", minutes, said)
+        time.sleep(wait)
