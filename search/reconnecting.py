@@ -2,8 +2,8 @@
 
 An operation whose answer was lost may have been done all the same. To read or to set something twice does
 no harm; to create a trial twice would, so each trial carries a mark that it is found by; and a trial that is
-told the same twice was told once. One thing cannot be told apart: whether this process or another took a
-trial out of the queue. It is then left RUNNING, for whoever looks after trials that nobody works on.
+told the same twice was told once. Whether this process or another took a trial out of the queue cannot be
+told apart; it is taken for this one, since workers take their decisions in turns.
 """
 
 from __future__ import annotations
@@ -103,14 +103,14 @@ class Reconnecting(BaseStorage):
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        """Set the state once; False if a trial that was to be RUNNING is so already."""
+        """Set the state once; False if a trial that was to be taken out of the queue is not there."""
 
         def tell() -> bool:
             return self.within.set_trial_state_values(trial_id, state, values)
 
         def tell_unless_told() -> bool:
             try:
-                return tell()
+                return tell() or state is TrialState.RUNNING
             except UpdateFinishedTrialError:
                 trial = self.within.get_trial(trial_id)
                 if trial.state is not state or (values is not None and trial.values != list(values)):
