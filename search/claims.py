@@ -73,9 +73,7 @@ class Claims:
         """
         if trial.user_attrs[LEASE]["deaths"] < DEATHS:
             return None
-        return (
-            f"{DEATHS} workers died while they tried it: killed from outside, for want of memory, or hanging"
-        )
+        return f"{DEATHS} workers died while they tried it: killed from outside, out of memory, or hanging"
 
 
 def limit_seconds(finished: Sequence[FrozenTrial]) -> float:

@@ -5,6 +5,7 @@ Every worker takes what nobody else is at, and waits for the rest at the end.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 
@@ -47,8 +48,15 @@ def retrain_all(
 
 
 def promoted_of(top: Sequence[Record], config: RunConfig) -> list[Record]:
-    """Who of the last rung is retrained, the first by Pareto rank and crowding."""
-    return [top[place] for place in by_pareto_rank(config.objectives, top)[: config.promote]]
+    """Who of the last rung is retrained: by turns the lowest loss, and the first by Pareto rank and crowding.
+
+    Crowding alone would spend its places on the ends of the front; the model that is chosen at last is one
+    with a low loss, and whose is the lowest a rung only guesses (studies/exhaustive).
+    """
+    by_loss = by_pareto_rank(("loss",), top)
+    by_rank = by_pareto_rank(config.objectives, top)
+    turns = dict.fromkeys(itertools.chain.from_iterable(zip(by_loss, by_rank, strict=True)))
+    return [top[place] for place in itertools.islice(turns, config.promote)]
 
 
 def _baseline_assignments(bench: Workbench, promoted: Sequence[Record]) -> list[Assignment]:

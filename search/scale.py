@@ -34,7 +34,7 @@ class Scale:
 #: From the paper come 1024 calibration samples, and for large teachers about a hundred times the
 #: tokens of the first rung for retraining; the small scales are what two CPU cores do in minutes.
 SCALES = (
-    Scale(10e6, 128, 8, 256, 128, 12_288, 1_000_000, 262_144, 3),
+    Scale(10e6, 128, 8, 256, 128, 12_288, 1_000_000, 196_608, 5),
     Scale(100e6, 256, 16, 512, 256, 500_000, 25_000_000, 20_000_000, 2),
     Scale(1e9, 1024, 32, 1024, 128, 1_000_000, 100_000_000, 200_000_000, 3),
     Scale(float("inf"), 4096, 32, 1024, 64, 2_000_000, 200_000_000, 200_000_000, 3),
