@@ -16,6 +16,7 @@ from studies.benchmarks.distil import DistilWork, distil_suite
 from studies.benchmarks.figure import Figure, table
 from studies.benchmarks.kept import keep
 from studies.benchmarks.rank import RankWork, rank_suite
+from studies.benchmarks.search import SearchWork, search_suite
 from studies.benchmarks.space import SpaceWork, space_suite
 
 #: Every suite by name; each measures and returns its figures.
@@ -23,6 +24,7 @@ SUITES: dict[str, Callable[[], list[Figure]]] = {
     "space": lambda: space_suite(SpaceWork()),
     "rank": lambda: rank_suite(RankWork()),
     "distil": lambda: distil_suite(DistilWork()),
+    "search": lambda: search_suite(SearchWork()),
 }
 
 
@@ -30,7 +32,7 @@ SUITES: dict[str, Callable[[], list[Figure]]] = {
 class Choice:
     """Measure ours beside a reference in the same run. Exit status 1 if a bound does not hold."""
 
-    suite: tyro.conf.Positional[Literal["space", "rank", "distil", "all"]] = "all"
+    suite: tyro.conf.Positional[Literal["space", "rank", "distil", "search", "all"]] = "all"
     """Which to run."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON list."""

@@ -28,7 +28,8 @@ def test_eight_workers_on_postgresql_finish_200_trials(quick_disk: Path, databas
     finish([crew.start() for _ in range(8)])
     records = crew.check()
     assert len(records) == 200
-    workers = {trial.user_attrs["lease"]["worker"] for rung in crew.rungs() for trial in rung.study.trials}
+    with crew.rungs() as rungs:
+        workers = {trial.user_attrs["lease"]["worker"] for rung in rungs for trial in rung.study.trials}
     assert len(workers) > 4, "the work was shared"
 
 

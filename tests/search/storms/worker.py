@@ -7,13 +7,15 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import optuna
+from optuna.storages import RDBStorage
 
 from search.config import RunConfig
 from search.evaluation import Evaluation
@@ -83,9 +85,20 @@ class Crew:
         process.start()
         return process
 
-    def rungs(self) -> list[Rung]:
-        """As they stand."""
-        return open_rungs(self.config, SPACE, self.folder)
+    @contextmanager
+    def rungs(self) -> Iterator[list[Rung]]:
+        """As they stand; connections are closed afterwards."""
+        rungs = open_rungs(self.config, SPACE, self.folder)
+        try:
+            yield rungs
+        finally:
+            storage = rungs[0].study._storage
+            while (
+                within := getattr(storage, "within", None) or getattr(storage, "_backend", None)
+            ) is not None:
+                storage = within
+            if isinstance(storage, RDBStorage):
+                storage.engine.dispose()
 
     def begun(self) -> int:
         """Evaluations that were begun by now."""
@@ -98,10 +111,11 @@ class Crew:
         Args:
             failures: which records may have failed.
         """
-        rungs = self.rungs()
-        records = records_of(rungs)
-        assert [len(rung.records()) for rung in rungs] == [self.config.trials, *self.config.rung_candidates]
-        assert not any(rung.under_way() for rung in rungs)
+        with self.rungs() as rungs:
+            records = records_of(rungs)
+            counts = [len(rung.records()) for rung in rungs]
+            assert not any(rung.under_way() for rung in rungs)
+        assert counts == [self.config.trials, *self.config.rung_candidates]
         assert max(Counter((record.rung, record.architecture) for record in records).values()) == 1
         for record in records:
             if record.evaluation is None:
