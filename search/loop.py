@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,11 +98,11 @@ class Search:
 
     def run(self) -> None:
         """Work until no rung wants another candidate and nobody is at work on one."""
-        with self.workers.turn("search"):
+        with self._turn():
             for origin, architecture in self.task.by_hand.items():
                 self.rungs[0].enter(architecture, origin)
         while True:
-            with self.workers.turn("search"):
+            with self._turn():
                 self._skip_what_others_did()
                 job = self._next()
                 over = job is None and not any(rung.under_way() for rung in self.rungs)
@@ -112,6 +112,14 @@ class Search:
                 return
             else:
                 time.sleep(_POLL_SECONDS)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Be the one worker that decides."""
+        with self.workers.turn("search"), ExitStack() as stack:
+            for rung in self.rungs:
+                stack.enter_context(rung.steady())
+            yield
 
     def _next(self) -> tuple[Rung, Trial, Architecture] | None:
         """The next trial to work on, claimed for this worker; None if there is none at the moment."""
@@ -165,7 +173,7 @@ class Search:
                     rung.release(trial)
                 raise
         rung.tell(trial, evaluation)
-        with self.workers.turn("search"):
+        with self._turn():
             self.evaluator.tidy(self.rungs, self.bracket.quotas())
         self.console.told(rung.index, architecture.label, evaluation.values["loss"])
 

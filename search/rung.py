@@ -8,7 +8,8 @@ was finished counts, and the other is its twin.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,20 @@ class Rung:
         self.claims = claims or Claims(Workers())
         self._architectures: dict[int, Architecture] = {}
         self._records: dict[int, Record] = {}
+        self._steady = False
+        self._seen: list[FrozenTrial] | None = None
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Within the context trials are read from the storage once, and again after each own write.
+
+        For decisions, which look at them many times while nobody else may take one.
+        """
+        self._steady, self._seen = True, None
+        try:
+            yield
+        finally:
+            self._steady, self._seen = False, None
 
     def records(self) -> list[Record]:
         """Every finished trial, in order."""
@@ -99,6 +114,7 @@ class Rung:
     def enter(self, architecture: Architecture, origin: str) -> None:
         """Put an architecture in the queue, unless it has a trial already."""
         if architecture not in self.entered():
+            self._seen = None
             self.study.enqueue_trial(params_of(architecture, self.space), user_attrs={"origin": origin})
 
     def unfinished(self) -> Trial | None:
@@ -106,7 +122,7 @@ class Rung:
 
         A running trial whose worker hangs is told to have failed.
         """
-        trials = self.study.get_trials(deepcopy=False)
+        trials = self._all()
         for trial in trials:
             if trial.state is not TrialState.RUNNING:
                 continue
@@ -117,11 +133,12 @@ class Rung:
                 self.tell_failure(running, reason)
             elif self.claims.abandoned(trial):
                 return running
+        self._seen = None
         return self.study.ask() if any(trial.state is TrialState.WAITING for trial in trials) else None
 
     def ask(self, sampler: BaseSampler) -> Trial:
         """A new trial, its sizes chosen by the sampler once ``begin`` is called."""
-        self.study.sampler = sampler
+        self.study.sampler, self._seen = sampler, None
         return self.study.ask()
 
     def begin(self, trial: Trial, sampler: BaseSampler) -> Architecture:
@@ -131,9 +148,8 @@ class Rung:
             trial: from ``unfinished`` or ``ask``.
             sampler: for sizes that are not settled yet.
         """
-        finished = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        trial.set_user_attr(LEASE, self.claims.lease(self._frozen(trial), finished))
-        self.study.sampler = sampler
+        trial.set_user_attr(LEASE, self.claims.lease(self._frozen(trial), self._all()))
+        self.study.sampler, self._seen = sampler, None
         params = {
             name: trial.suggest_int(name, one.low, one.high, step=one.step)
             for name, one in distributions(self.space).items()
@@ -197,6 +213,7 @@ class Rung:
 
     def _finish(self, trial: Trial, attributes: Mapping[str, Any], values: Sequence[float] | None) -> None:
         state = TrialState.COMPLETE if values is not None else TrialState.FAIL
+        self._seen = None
         try:
             for name, value in attributes.items():
                 trial.set_user_attr(name, value)
@@ -204,9 +221,16 @@ class Rung:
             return
         self.study.tell(trial.number, values, state=state, skip_if_finished=True)
 
+    def _all(self) -> list[FrozenTrial]:
+        if self._seen is not None:
+            return self._seen
+        trials = self.study.get_trials(deepcopy=False)
+        self._seen = trials if self._steady else None
+        return trials
+
     def _trials(self) -> list[tuple[FrozenTrial, Architecture | None]]:
         """Every trial but twins, in order, with the architecture as far as it is settled."""
-        known = [(trial, self._architecture(trial)) for trial in self.study.get_trials(deepcopy=False)]
+        known = [(trial, self._architecture(trial)) for trial in self._all()]
         ahead: dict[Architecture, tuple[bool, int]] = {}
         for trial, architecture in known:
             if architecture is not None:
