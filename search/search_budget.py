@@ -41,9 +41,13 @@ def search_tokens_of(
         return round(flags.search_hours * 3600 * pace())
     usual = rungs_up_to(scale.first_rung_tokens, scale.retrain_tokens)
     first = plan_bracket(scale.search_tokens, usual, architectures).rung_candidates[0]
-    if flags.trials:
-        first = min(first, -(-flags.trials // SCORED))
-    return tokens_for(first, rung_tokens) if flags.rung_tokens or flags.trials else scale.search_tokens
+    if not flags.rung_tokens and not flags.trials:
+        return scale.search_tokens
+    first = min(first, -(-(flags.trials or architectures) // SCORED))
+    tokens = tokens_for(first, rung_tokens)
+    # Rungs that are left out leave nothing to spend.
+    plan = plan_bracket(tokens, rung_tokens, architectures, flags.trials, bool(flags.rung_tokens))
+    return tokens_for(first, plan.rung_tokens)
 
 
 def _begun(directory: Path) -> RunConfig | None:

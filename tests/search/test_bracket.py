@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -137,3 +138,45 @@ def test_failures_do_not_go_up_and_are_not_made_up_for(failures: int) -> None:
     assert len(gone) == min(3, 4 - failures)
     assert one.rungs[1].complete() == []
     assert not one.wants_more()
+
+
+def misled(losses_above: Callable[[int], float], reserve: int, pairs: int = 8) -> Bracket:
+    """Twelve candidates at rung 0 in order of their loss, and so many of them at rung 1."""
+    one = replace(bracket(12, 8), rung_tokens=(1000,), reserve_tokens=reserve)
+    for place, architecture in enumerate(SPACE[:12]):
+        finish(one.rungs[0], architecture, (float(place), 1.0))
+    for place, architecture in enumerate(SPACE[:pairs]):
+        finish(one.rungs[1], architecture, (losses_above(place), 1.0))
+    return one
+
+
+def test_where_a_rung_misleads_more_go_up_as_far_as_the_reserve_goes() -> None:
+    for reserve, quota in ((0, 8), (999, 8), (2000, 10), (4000, 12), (9000, 12)):
+        assert misled(lambda place: -place, reserve).quotas() == [12, quota]
+    one = misled(lambda place: -place, 2000)
+    assert len(promote(one, values_of)) == 2
+    assert one.rungs[1].count() == 10
+
+
+def test_an_order_that_holds_carries_nobody_up_beyond_the_plan() -> None:
+    assert misled(lambda place: place, 9000).quotas() == [12, 8]
+    assert promote(misled(lambda place: place, 9000), values_of) == []
+
+
+def test_of_a_few_candidates_nothing_is_said() -> None:
+    assert misled(lambda place: -place, 9000, pairs=7).quotas() == [12, 8]
+
+
+def test_who_went_up_beyond_the_plan_stays_counted_when_the_order_turns_out_to_hold() -> None:
+    one = misled(lambda place: place, 9000)
+    for place in (8, 9):
+        finish(one.rungs[1], SPACE[place], (float(place), 1.0))
+    assert one.quotas() == [12, 10]
+    assert one.promotion() is None
+
+
+def test_another_rule_and_no_lot() -> None:
+    one = replace(bracket(8, 4), rule=lambda records: list(range(len(records))), random_every=0)
+    for architecture in SPACE[:8]:
+        finish(one.rungs[0], architecture, values_of(architecture))
+    assert [architecture for _, architecture in promote(one, values_of)] == list(SPACE[:4])
