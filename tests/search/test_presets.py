@@ -54,7 +54,7 @@ def test_llama_has_the_numbers_of_the_papers(llama_8b: Path) -> None:
     config: RunConfig = found.config
     assert found.teacher_parameters == 8_030_261_248
     assert (config.budget, config.tolerance) == (4_000_000_000, 0.05)
-    assert (config.rung_tokens, config.rung_candidates) == ((450_000_000, 1_800_000_000), (40, 10))
+    assert (config.rung_tokens, config.rung_candidates) == ((450_000_000, 1_800_000_000), (32, 8))
     assert (config.retrain_tokens, config.promote) == (94_000_000_000, 2)
     assert len(found.space) == 665, "as the preset says"
 
