@@ -20,7 +20,7 @@ Reals = NDArray[np.float64]
 Table = NDArray[np.int64]
 _AXES = tuple(Axis)
 
-#: What the teacher's sizes end at, in nats per token, and how far above that they begin.
+#: What the teacher's sizes end at, in nats per token, and about how far above that they begin.
 _LOWEST, _GAP = 2.0, 2.0
 #: Nats per token that halving an axis costs in the end. Hidden, neurons, heads and layers stand to each other
 #: as they do in students of the embedded teacher.
@@ -52,10 +52,13 @@ class SyntheticProblem:
 
         floor = 2 + Σ cost (1/x − 1)
 
-    nats per token and begins above it by gap = 2 exp(Σ cost (1/x − 1) (1 − bias · slowness)); after t tokens
-    its loss is floor + gap · (1 + t / pace)^−½. Without bias the gap grows with the floor, so all rungs and
-    the end agree on the order. With bias whoever keeps more learns the more slowly, and low rungs prefer
-    who ends badly.
+    nats per token and begins above it by
+
+        gap = log(1 + exp(2 + Σ cost (1/x − 1) (1 − bias · slowness)))
+
+    After t tokens its loss is floor + gap · (1 + t / pace)^−½. Without bias the gap grows with the floor, so
+    all rungs and the end agree on the order. With bias whoever keeps more learns the more slowly, and low
+    rungs prefer who ends badly: near half of full bias as much as those of the embedded teacher do.
     """
 
     teacher: Architecture
@@ -87,8 +90,8 @@ class SyntheticProblem:
     def gaps(self, table: Table) -> Reals:
         """(n,) how far above their floors the losses begin, straight after pruning."""
         slowness = [_SLOWNESS_OF_LAYERS if axis is Axis.LAYERS else _SLOWNESS for axis in _AXES]
-        exponents = self._excess(table) @ (1 - self.bias * np.array(slowness))
-        gaps: Reals = _GAP * np.exp(exponents)
+        excess = self._excess(table) @ (1 - self.bias * np.array(slowness))
+        gaps: Reals = np.logaddexp(0, _GAP + excess)
         return gaps
 
     def losses(self, table: Table, tokens: float) -> Reals:

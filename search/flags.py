@@ -115,8 +115,9 @@ class Flags:
     scored by at the end."""
     objectives: Annotated[str, tyro.conf.arg(metavar="NAME,NAME")] = "loss,latency"
     """What to make small: loss, latency, parameters, memory, flops."""
-    sampler: Literal["tpe", "gp", "nsga2", "random"] = "tpe"
-    """How Optuna chooses candidates."""
+    sampler: Literal["tpe", "gp", "nsga2", "qmc", "random"] = "tpe"
+    """How candidates are chosen: by a model of Optuna's (tpe, gp), by evolution (nsga2), spread evenly over
+    all architectures (qmc), or by lot."""
     storage: Annotated[str | None, _shown("URL")] = None
     """Optuna storage: a path that ends in .journal, postgresql://USER@HOST/NAME or another SQLAlchemy URL, or
     grpc://HOST:PORT. Default: $OPTUNA_STORAGE, or study.journal in the run."""

@@ -25,7 +25,7 @@ from search.console import Console
 from search.evaluation import CandidateError, Evaluator
 from search.objectives import UNITS
 from search.rung import Rung
-from search.sampler import START_UP, SpaceSampler, make_sampler
+from search.sampler import START_UP, SpaceSampler
 from search.storage import open_storage, open_study
 from search.time_limit import within
 from search.workers import Workers
@@ -148,8 +148,7 @@ class Search:
         config = self.task.config
         informed = [other for other in self.rungs[1:] if len(other.complete()) >= START_UP]
         guide = informed[-1].study if informed and config.sampler != "nsga2" else None
-        seed = (config.seed * 100_003 + number) % 2**32  # more than that NumPy's old generator refuses
-        return SpaceSampler(make_sampler(config.sampler, seed), self.task.space, guide, config.seed)
+        return SpaceSampler(config.sampler, self.task.space, guide, config.seed, number)
 
     def _work(self, rung: Rung, trial: Trial, architecture: Architecture) -> None:
         text = f"rung {rung.index}, trial {trial.number}: {architecture.label}"

@@ -1,8 +1,9 @@
-"""Optuna's samplers on the enumerated space: each proposal is the nearest architecture not yet tried.
+"""Samplers on the enumerated space: each proposal is an architecture not yet tried.
 
 A sampler of Optuna's proposes sizes; most of them do not lie near the budget, and some repeat. Here
 every proposal is moved to the nearest architecture of the space that no trial has yet, so that no
-trial is wasted and what Optuna records is what was tried.
+trial is wasted and what Optuna records is what was tried. Before there is something to learn from, and now
+and then after, candidates are spread evenly over the space instead.
 """
 
 from __future__ import annotations
@@ -14,30 +15,31 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial
 
+from search.coverage import most_needed
 from space.architecture import Architecture, Axis
 from space.search_space import AXES, SearchSpace
 
 #: Trials before a model-based sampler begins to model.
 START_UP = 10
-#: One proposal in so many is drawn from the whole space, whatever the sampler says.
-_RANDOM_EVERY = 4
+#: One proposal in so many is chosen to cover the space, whatever the model says.
+_SPREAD_EVERY = 4
 #: Where Optuna's GP sampler notes what it proposed, so that other processes keep away from it.
 _NOTE = "gp:relative_params:0"
 
 
-def make_sampler(kind: str, seed: int) -> BaseSampler:
-    """Optuna's sampler of a kind: tpe, gp, nsga2 or random."""
+def make_sampler(kind: str, seed: int) -> BaseSampler | None:
+    """Optuna's sampler of a kind: tpe, gp or nsga2; None for qmc and random, which learn nothing."""
     if kind == "tpe":
         return TPESampler(multivariate=True, n_startup_trials=START_UP, seed=seed)
     if kind == "gp":
         return GPSampler(n_startup_trials=START_UP, seed=seed)
     if kind == "nsga2":
         return NSGAIISampler(population_size=START_UP, seed=seed)
-    assert kind == "random", f"no sampler is called {kind}"
-    return RandomSampler(seed=seed)
+    assert kind in ("qmc", "random"), f"no sampler is called {kind}"
+    return None
 
 
 def distributions(space: SearchSpace) -> dict[str, IntDistribution]:
@@ -71,17 +73,24 @@ def known_params(trial: FrozenTrial) -> dict[str, Any]:
 
 
 class SpaceSampler(BaseSampler):
-    """A sampler of Optuna's, confined to the architectures of a space, each proposed once.
+    """Proposes the architectures of a space, each once.
 
     Args:
-        inner: proposes sizes.
+        kind: qmc spreads candidates evenly, random draws them by lot; tpe, gp and nsga2 are Optuna's and
+            begin as qmc does.
         space: what may be proposed.
-        guide: the study that ``inner`` learns from; None: the one that is asked.
-        seed: of the draws from the whole space.
+        guide: the study that Optuna's sampler learns from; None: the one that is asked.
+        seed: of the run.
+        number: of the trial: a resumed run goes on with other lots than it began with.
     """
 
-    def __init__(self, inner: BaseSampler, space: SearchSpace, guide: optuna.Study | None, seed: int) -> None:
-        self.inner, self.space, self.guide, self.seed = inner, space, guide, seed
+    def __init__(
+        self, kind: str, space: SearchSpace, guide: optuna.Study | None, seed: int, number: int
+    ) -> None:
+        # More than 32 bits NumPy's old generator refuses.
+        self.inner = make_sampler(kind, (seed * 100_003 + number) % 2**32)
+        self.evenly = kind != "random"
+        self.space, self.guide, self.seed = space, guide, seed
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -98,18 +107,23 @@ class SpaceSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Sizes of an architecture that no other trial of the study has."""
         untried = self._untried(study, trial)
-        assert len(untried), "more trials were asked for than there are architectures"
-        generator = np.random.default_rng((self.seed, trial.number))
+        assert untried.any(), "more trials were asked for than there are architectures"
         proposal: dict[str, Any] = {}
-        if trial.number % _RANDOM_EVERY:
+        if self.inner is not None and trial.number % _SPREAD_EVERY:
             # A trial that was cut off has a note already, and would be kept away from itself.
             study._storage.set_trial_system_attr(trial._trial_id, _NOTE, "")
             proposal = self.inner.sample_relative(self.guide or study, trial, search_space)
-        if proposal.keys() != search_space.keys():
-            row = untried[generator.integers(len(untried))]
+        if proposal.keys() == search_space.keys():
+            rows = np.flatnonzero(untried)
+            row = rows[nearest(proposal, self.space.table[rows], search_space)]
         else:
-            row = untried[nearest(proposal, self.space.table[untried], search_space)]
+            row = self._drawn(untried, np.random.default_rng((self.seed, trial.number)))
         return params_of(self.space.architectures[int(row)], self.space)
+
+    def _drawn(self, untried: NDArray[np.bool_], generator: np.random.Generator) -> int:
+        if self.evenly:
+            return most_needed(self.space.free_table, ~untried, generator)
+        return int(generator.choice(np.flatnonzero(untried)))
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -117,14 +131,14 @@ class SpaceSampler(BaseSampler):
         """Never needed: all parameters are sampled together."""
         raise AssertionError(f"{param_name} was asked for alone")
 
-    def _untried(self, study: optuna.Study, trial: FrozenTrial) -> NDArray[np.intp]:
-        """The rows of the space that no other trial has."""
+    def _untried(self, study: optuna.Study, trial: FrozenTrial) -> NDArray[np.bool_]:
+        """(n,) whether no other trial has a row of the space, be it finished, at work or queued."""
         untried = np.ones(len(self.space), dtype=bool)
         for other in study.get_trials(deepcopy=False):
             params = known_params(other)
             if other.number != trial.number and len(params) == len(self.space.free_axes):
                 untried[_row(params, self.space)] = False
-        return np.flatnonzero(untried)
+        return untried
 
 
 def nearest(

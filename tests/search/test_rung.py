@@ -13,7 +13,7 @@ from optuna.trial import Trial, TrialState
 from search.evaluation import Evaluation
 from search.objectives import UNITS
 from search.rung import SEARCH, Record, Rung
-from search.sampler import SpaceSampler, distributions, make_sampler
+from search.sampler import SpaceSampler, distributions
 from search.storage import open_study
 from space.architecture import Architecture
 from tests.search.synthetic import demo_space, evaluation
@@ -27,7 +27,7 @@ def open_rung(storage: BaseStorage) -> Rung:
 
 
 def sampler() -> SpaceSampler:
-    return SpaceSampler(make_sampler("random", 0), demo_space(), None, 0)
+    return SpaceSampler("random", demo_space(), None, 0, 0)
 
 
 def begin(rung: Rung, trial: Trial | None) -> tuple[Trial, Architecture]:

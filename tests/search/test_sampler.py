@@ -19,7 +19,6 @@ from search.sampler import (
     SpaceSampler,
     architecture_of,
     distributions,
-    make_sampler,
     nearest,
     params_of,
 )
@@ -29,7 +28,7 @@ from space.input_error import InputError
 from space.search_space import SearchSpace
 from tests.search.synthetic import demo_space, evaluation
 
-KINDS = ("tpe", "gp", "nsga2", "random")
+KINDS = ("tpe", "gp", "nsga2", "qmc", "random")
 OBJECTIVES = ("loss", "latency")
 
 
@@ -51,7 +50,7 @@ def open_rung(storage: BaseStorage, space: SearchSpace, index: int = 0) -> Rung:
 
 def sampler_for(kind: str, rung: Rung, number: int, guide: Rung | None = None) -> SpaceSampler:
     """A sampler made anew, as the search makes one for each trial."""
-    return SpaceSampler(make_sampler(kind, number), rung.space, guide.study if guide else None, seed=0)
+    return SpaceSampler(kind, rung.space, guide.study if guide else None, seed=0, number=number)
 
 
 def try_one(kind: str, rung: Rung, guide: Rung | None = None) -> Architecture:
@@ -63,7 +62,7 @@ def try_one(kind: str, rung: Rung, guide: Rung | None = None) -> Architecture:
     return architecture
 
 
-@pytest.mark.parametrize("kind", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("kind", ["tpe", "nsga2", "qmc", "random"])
 def test_the_whole_space_is_tried_and_nothing_twice(kind: str) -> None:
     rung = open_rung(InMemoryStorage(), demo_space())
     tried = [try_one(kind, rung) for _ in demo_space().architectures]
