@@ -6,6 +6,7 @@ Both wait for a server that goes away in the middle of a run; one that is away a
 from __future__ import annotations
 
 import warnings
+import weakref
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -50,6 +51,7 @@ def open_database(url: URL, name: str) -> BaseStorage:
         settings["connect_args"] = _LIBPQ
     database = _with_tables(url, settings)
     event.listen(database.engine, "handle_error", _say_that_it_is_away)
+    weakref.finalize(database, database.engine.dispose)  # close what would only be dropped
     return Reconnecting(get_storage(database), name, ConnectionError)
 
 
@@ -58,11 +60,12 @@ def _with_tables(url: URL, settings: dict[str, Any]) -> RDBStorage:
     if url.get_backend_name() != "postgresql":
         return RDBStorage(url.render_as_string(hide_password=False), settings)
     engine = create_engine(url, **settings)
-    with engine.begin() as connection:
-        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
-        database = RDBStorage(url.render_as_string(hide_password=False), settings)
-    engine.dispose()
-    return database
+    try:
+        with engine.begin() as connection:
+            connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+            return RDBStorage(url.render_as_string(hide_password=False), settings)
+    finally:
+        engine.dispose()
 
 
 def _say_that_it_is_away(context: ExceptionContext) -> None:

@@ -58,7 +58,7 @@ def _open(text: str, name: str) -> BaseStorage:
 def _without_password(text: str) -> str:
     try:
         return make_url(text).render_as_string(hide_password=True)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter of a port that is no number
         return text
 
 

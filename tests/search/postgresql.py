@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -88,6 +89,12 @@ class PostgreSQL:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait(_SECONDS)
             self._process = None
+
+    def stop_for_a_while(self, rng: random.Random) -> None:
+        """Stop, and start again less than a third of a second later."""
+        self.stop()
+        time.sleep(rng.uniform(0, 0.3))
+        self.start()
 
     def new_database(self) -> str:
         """The URL of an empty database."""

@@ -148,6 +148,7 @@ for writer in range(1, rounds + 1):
     seed, seconds = rng.random(), rng.uniform(0, 0.03)
     child = os.fork()
     if child == 0:
+        os.close(told)  # so that to tell fails once nobody listens
         rng, journal, number = random.Random(seed), Journal(path), 0
         while True:
             append(journal, writer, number, rng.choice([10, 1000, 1_000_000]))
