@@ -15,7 +15,8 @@ import torch
 from evaluators.latency_book import device_name
 from evaluators.loss import bits_per_byte, perplexity
 from search.benchmarks import TEACHER, Results
-from search.choice import choose
+from search.bounds import over
+from search.choice import choose, eligible
 from search.correction import Correction
 from search.distilling import loss_of, targets_told
 from search.evaluation import Evaluation
@@ -56,7 +57,7 @@ class Account:
         """As ``summary.schema.json`` describes it."""
         config, corpus = self.bench.config, self.bench.corpus
         records = [record for rung in self.rungs for record in rung.records()]
-        choice = choose([*self.promoted, *self.baselines])
+        choice = choose(eligible([*self.promoted, *self.baselines], self.rungs))
         return {
             "name": config.name,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -68,6 +69,9 @@ class Account:
             "basis": self._basis(),
             "distillation": self._distillation(),
             "objectives": [self._objective(name) for name in config.objectives],
+            "bounds": [
+                {"name": name, "unit": UNITS[name], "most": most} for name, most in config.most.items()
+            ],
             "rungs": [{"rung": i, "tokens": t} for i, t in enumerate((0, *config.rung_tokens))],
             "corpus": {
                 "id": corpus.id,
@@ -148,10 +152,12 @@ class Account:
 
     def _trial(self, record: Record) -> dict[str, Any]:
         values = dict(record.evaluation.values) if record.evaluation else {}
+        if not record.scored:
+            values.pop("loss", None)
         return {
             "rung": record.rung,
             "number": record.number,
-            "state": "complete" if record.evaluation else "failed",
+            "state": "complete" if record.scored else "over" if record.evaluation else "failed",
             "label": record.label,
             "origin": record.origin,
             "architecture": self._architecture(record.architecture),
@@ -160,17 +166,18 @@ class Account:
             "latency_ms": values.get("latency"),
             "objectives": values,
             "tokens": record.evaluation.tokens if record.evaluation else 0,
+            "over": {} if record.feasible else over(values, self.rungs[0].bounds),
             "failure": record.failure,
         }
 
     def _pareto(self) -> list[str]:
-        complete = self.rungs[-1].complete()
+        within = self.rungs[-1].feasible()
         objectives = self.bench.config.objectives
-        return [complete[i].label for i in pareto_front([r.values(objectives) for r in complete])]
+        return [within[i].label for i in pareto_front([r.values(objectives) for r in within])]
 
     def _retrained(self, result: Retrained, records: Sequence[Record]) -> dict[str, Any]:
         pruned = result.origin != RANDOM_WEIGHTS
-        mine = [r for r in records if r.architecture == result.architecture and r.evaluation]
+        mine = [r for r in records if r.architecture == result.architecture and r.scored]
         by_rung = {r.rung: dict(r.evaluation.values) for r in mine if r.evaluation}
         top = max(by_rung, default=0)
         costs = self.bench.costs(result.architecture)

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 from search.promotion import best_first
-from search.rung import SEARCH, Record, Rung
+from search.rung import BY_HAND, SEARCH, Record, Rung
 from search.stability import says_nothing
 from space.architecture import Architecture
 
@@ -50,10 +50,11 @@ class Bracket:
             finished = below.records()
             started = above.count()
             share = quotas[index] / quotas[index - 1]
-            if started < min(quotas[index], int(len(finished) * share + 1e-9)):
-                waiting = self._waiting(finished, above.entered(), index)
-                if waiting:
-                    return index, self._choose(waiting, index, started)
+            waiting = self._waiting(finished, above.entered(), index)
+            if started >= min(quotas[index], int(len(finished) * share + 1e-9)):
+                waiting = [r for r in waiting if r.origin == BY_HAND and index == 1]  # the user asked for it
+            if waiting:
+                return index, self._choose(waiting, index, started)
         return None
 
     def wants_more(self) -> bool:
@@ -75,15 +76,15 @@ class Bracket:
 
     def _misleads(self, index: int) -> bool:
         """Whether the order at the rung below says nothing of the order at this one."""
-        below = {record.architecture: record for record in self.rungs[index - 1].complete()}
-        both = [r for r in self.rungs[index].complete() if r.architecture in below]
+        below = {record.architecture: record for record in self.rungs[index - 1].feasible()}
+        both = [r for r in self.rungs[index].feasible() if r.architecture in below]
         earlier, later = [below[r.architecture] for r in both], both
         return says_nothing(*([r.values(("loss",))[0] for r in side] for side in (earlier, later)))
 
     @staticmethod
     def _waiting(finished: list[Record], entered: set[Architecture], index: int) -> list[Record]:
         """Who may go up: to rung 1 the baselines before all others, so that they are always compared."""
-        left = [r for r in finished if r.evaluation is not None and r.architecture not in entered]
+        left = [r for r in finished if r.feasible and r.architecture not in entered]
         baselines = [r for r in left if r.origin != SEARCH] if index == 1 else []
         return baselines or left
 

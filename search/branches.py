@@ -69,10 +69,10 @@ def tidy(bench: Workbench, rungs: Sequence[Rung], bracket: Sequence[int]) -> Non
         above = rungs[rung.index + 1]
         done = {record.architecture for record in above.records()}
         left = bracket[above.index] - above.count()
-        waiting = [r for r in rung.complete() if r.architecture not in above.entered()]
+        waiting = [r for r in rung.feasible() if r.architecture not in above.entered()]
         stay = (above.entered() - done) | set(_may_be_best(waiting, objectives, left))
         _keep(bench.directory, rung.index, stay)
-    top = rungs[-1].complete()
+    top = rungs[-1].feasible()
     hand_made = [r.architecture for r in top if r.origin != SEARCH and bench.config.retrain_baselines]
     _keep(
         bench.directory, rungs[-1].index, {*_may_be_best(top, objectives, bench.config.promote), *hand_made}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search.retraining import RANDOM_WEIGHTS, Retrained
-from search.rung import SEARCH
+from search.rung import BY_HAND, SEARCH, Rung
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,16 @@ class Choice:
 
     label: str
     reason: str
+
+
+def eligible(results: Sequence[Retrained], rungs: Sequence[Rung]) -> list[Retrained]:
+    """Those that may be chosen: where what is measured is bounded, those that were found within the bounds."""
+    if not rungs[-1].bounds:
+        return list(results)
+    records = [record for rung in rungs for record in rung.records()]
+    within = {record.architecture for record in records if record.feasible}
+    over = {record.architecture for record in records if record.evaluation and not record.feasible}
+    return [result for result in results if result.architecture in within - over]
 
 
 def choose(results: Sequence[Retrained]) -> Choice | None:
@@ -33,12 +43,14 @@ def choose(results: Sequence[Retrained]) -> Choice | None:
     loss, _, best = ready[0]
     others = f"lowest loss of {len(ready)} retrained models" if len(ready) > 1 else "the only retrained model"
     reason = f"{others}, {loss:.4f} nats per token"
-    if best.origin != SEARCH:
+    if best.origin == BY_HAND:
+        reason += "; it was named by hand"
+    elif best.origin != SEARCH:
         return Choice(
             best.label,
             f"{reason}; it is the hand-made baseline {best.origin!r}: the search found none better",
         )
-    beaten = [(other_loss, r.origin) for other_loss, _, r in ready if r.origin != SEARCH]
+    beaten = [(other_loss, r.origin) for other_loss, _, r in ready if r.origin not in (SEARCH, BY_HAND)]
     if beaten:
         reason += f", {beaten[0][0] - loss:.4f} below the best hand-made baseline ({beaten[0][1]})"
     return Choice(best.label, reason)

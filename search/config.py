@@ -12,6 +12,7 @@ from typing import Any
 
 import tomli_w
 
+from search.bounds import LATENCY, read_bounds
 from search.bracket_plan import spent
 
 
@@ -68,6 +69,8 @@ class RunConfig:
     """At most; further training tokens repeat them."""
     objectives: tuple[str, ...]
     """Minimised."""
+    bounds: tuple[str, ...]
+    """The most that is allowed of an objective, in its unit, such as ``latency=20.0``."""
     sampler: str
     """Optuna's."""
     trials: int
@@ -115,6 +118,16 @@ class RunConfig:
     def rungs(self) -> int:
         """How many rungs there are, rung 0 included."""
         return 1 + len(self.rung_tokens)
+
+    @property
+    def most(self) -> dict[str, float]:
+        """The bounds by objective, in its unit."""
+        return read_bounds(self.bounds)
+
+    @property
+    def measures_latency(self) -> bool:
+        """Whether the latency of every candidate is measured."""
+        return LATENCY in self.objectives or LATENCY in self.most
 
     @property
     def reserve_tokens(self) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from search.bracket import by_pareto_rank
 from search.branches import forget
-from search.choice import choose
+from search.choice import choose, eligible
 from search.config import RunConfig
 from search.console import Console, clock
 from search.retraining import RANDOM_WEIGHTS, Assignment, Retrained, finished, retrain
@@ -31,16 +31,16 @@ def retrain_all(
     Returns:
         The promoted, the lowest loss first, and the others.
     """
-    chosen = promoted_of(rungs[-1].complete(), bench.config)
+    chosen = promoted_of(rungs[-1].feasible(), bench.config)
     assignments = [
         Assignment(record.architecture, record.origin, number)
         for number, record in enumerate(chosen, start=1)
     ]
-    if bench.config.retrain_baselines:
+    if bench.config.retrain_baselines and (chosen or not rungs[-1].bounds):
         assignments += _baseline_assignments(bench, chosen)
     results = _retrained(bench, assignments, workers, console)
     promoted, others = results[: len(chosen)], results[len(chosen) :]
-    best = choose(results) if bench.config.retrain_baselines else None
+    best = choose(eligible(results, rungs)) if bench.config.retrain_baselines else None
     if best is not None:
         winner = next(r.architecture for r in results if r.label == best.label)
         others += _retrained(bench, [Assignment(winner, RANDOM_WEIGHTS, 0)], workers, console)

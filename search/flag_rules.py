@@ -6,7 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 from evaluators.distillation.losses import Loss
+from search.bounds import read_bounds
 from space.budget import BudgetText, Measure
+from space.by_hand import read_named
 from space.input_error import InputError
 from space.limits import read_limits
 
@@ -29,6 +31,9 @@ def check(flags: Flags) -> None:
         )
     BudgetText.parse(flags.budget, Measure(flags.budget_of))
     read_limits(flags.keep, flags.sizes)
+    read_bounds(flags.max)
+    for text in flags.try_:
+        read_named(text)
     if not 0 < flags.tolerance < 0.5:
         raise InputError(
             "The tolerance has to lie between 0 and 0.5",

@@ -16,9 +16,9 @@ from search.flag_rules import check
 from space.input_error import InputError
 
 
-def _shown(metavar: str, *aliases: str) -> Any:
+def _shown(metavar: str, *aliases: str, name: str | None = None) -> Any:
     """How a flag looks in the help: its default stands in its text, where there is something to say."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint="", aliases=aliases)
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="", aliases=aliases, name=name)
 
 
 _EXAMPLES = """
@@ -113,8 +113,14 @@ class Flags:
     benchmarks: Annotated[tuple[str, ...], _shown("NAME ...")] = ()
     """Tasks of lm-evaluation-harness, or YAML files of one's own, that teacher and retrained models are
     scored by at the end."""
-    objectives: Annotated[str, tyro.conf.arg(metavar="NAME,NAME")] = "loss,latency"
-    """What to make small: loss, latency, parameters, memory, flops."""
+    objectives: Annotated[str | None, _shown("NAME,NAME")] = None
+    """What to make small: loss, latency, parameters, memory, flops. Default: loss,latency, without what --max
+    bounds."""
+    max: Annotated[tuple[str, ...], _shown("NAME=AMOUNT ...")] = ()
+    """The most that is allowed of latency, parameters, memory, flops: latency=20ms memory=8GB."""
+    try_: Annotated[tuple[str, ...], _shown("AXIS=SIZE,... ...", name="try")] = ()
+    """Architectures to try as well: hidden=3072,mlp=9216. Other sizes stay the teacher's, as far as the budget
+    allows."""
     sampler: Literal["tpe", "gp", "nsga2", "qmc", "random"] = "tpe"
     """How candidates are chosen: by a model of Optuna's (tpe, gp), by evolution (nsga2), spread evenly over
     all architectures (qmc), or by lot."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 from optuna.trial import Trial
 
+from search.bounds import in_words, measured
 from search.bracket import Bracket
 from search.bracket_plan import spent
 from search.claims import Claims
@@ -24,7 +25,7 @@ from search.config import RunConfig
 from search.console import Console
 from search.evaluation import CandidateError, Evaluator
 from search.objectives import UNITS
-from search.rung import Rung
+from search.rung import BY_HAND, SEARCH, Rung
 from search.sampler import START_UP, SpaceSampler
 from search.storage import open_storage, open_study
 from search.time_limit import within
@@ -45,6 +46,8 @@ class Task:
     space: SearchSpace
     by_hand: Mapping[str, Architecture]
     """Tried before all others, by their origin."""
+    tries: Sequence[Architecture] = ()
+    """What the user wants to be tried as well."""
 
     @property
     def candidates(self) -> list[int]:
@@ -71,10 +74,15 @@ def rungs_in(
 ) -> list[Rung]:
     """The rungs' studies in a storage that is open."""
     names = [f"{config.name}/r{index}" for index in range(config.rungs)]
+    bounds = config.most
     searched = f"{len(space)} architectures within {space.budget}"
+    searched += f", {in_words(bounds)}" if bounds else ""
     claims = Claims(workers or Workers())
     studies = [open_study(storage, name, config.objectives, UNITS, searched) for name in names]
-    return [Rung(index, study, space, config.objectives, claims) for index, study in enumerate(studies)]
+    return [
+        Rung(index, study, space, config.objectives, claims, measured(bounds))
+        for index, study in enumerate(studies)
+    ]
 
 
 class Search:
@@ -101,6 +109,8 @@ class Search:
         with self._turn():
             for origin, architecture in self.task.by_hand.items():
                 self.rungs[0].enter(architecture, origin)
+            for architecture in self.task.tries:
+                self._try(architecture)
         while True:
             with self._turn():
                 self._skip_what_others_did()
@@ -120,6 +130,14 @@ class Search:
             for rung in self.rungs:
                 stack.enter_context(rung.steady())
             yield
+
+    def _try(self, architecture: Architecture) -> None:
+        """Put what the user asked for in the queue; what the search had left behind at rung 0 goes up."""
+        known = {record.architecture: record for record in self.rungs[0].feasible()}
+        if architecture not in known:
+            self.rungs[0].enter(architecture, BY_HAND)
+        elif len(self.rungs) > 1 and known[architecture].origin == SEARCH:
+            self.rungs[1].enter(architecture, BY_HAND)
 
     def _next(self) -> tuple[Rung, Trial, Architecture] | None:
         """The next trial to work on, claimed for this worker; None if there is none at the moment."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from difflib import get_close_matches
 
 from space.input_error import InputError
@@ -14,6 +15,20 @@ UNITS = {
     "memory": "bytes",
     "flops": "FLOPs per token",
 }
+
+
+_DEFAULT = ("loss", "latency")
+
+
+def objectives_of(text: str | None, bounded: Collection[str]) -> tuple[str, ...]:
+    """What the user asked to make small; by default loss and latency, without what is bounded.
+
+    Raises:
+        InputError: a name is unknown or repeated, or loss is missing.
+    """
+    if text is None:
+        return tuple(name for name in _DEFAULT if name not in bounded)
+    return parse_objectives(text)
 
 
 def parse_objectives(text: str) -> tuple[str, ...]:

@@ -6,19 +6,20 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from evaluators.corpus.corpus import Corpus, CorpusRequest, read_corpus
 from evaluators.final_states import check_head
-from evaluators.latency import Workload
 from evaluators.latency_book import LatencyBook
 from evaluators.teacher import Teacher, load_teacher
 from search.bases import contestants, try_out, variants_of
 from search.basis_trial import BasisTrial
 from search.config import RunConfig
 from search.console import Console
+from search.costs import within_bounds
 from search.distilling import check_states
 from search.importance import ranked, repair_of
 from search.precision import accelerator_of, weights_dtype
@@ -27,9 +28,9 @@ from search.run_directory import RunDirectory
 from search.targets import targets_of
 from search.workbench import Workbench
 from search.workers import Workers
-from space.extraction import saved_tensors, sort_by_importance
-
-_WORKLOADS = {"cpu": Workload(), "cuda": Workload(prompt=1024, answer=128, timed_answer=16)}
+from space.extraction import keeps, saved_tensors, sort_by_importance
+from space.ranking import Ranking
+from space.search_space import SearchSpace
 
 
 def cache_directory() -> Path:
@@ -94,7 +95,7 @@ def prepare(
             directory.path,
             teacher,
             variant.axis_map,
-            variant.space,
+            _searched(variant, teacher, ranking),
             corpus,
             ranking,
             sort_by_importance(weights, variant.axis_map, ranking),
@@ -102,11 +103,18 @@ def prepare(
             *targets,
             accelerator,
             LatencyBook(cache_directory() / "latencies.jsonl"),
-            _WORKLOADS.get(torch.device(config.device).type, Workload()),
+            variant.costs.workload,
         )
 
     with workers.patient("ranking", console.say):
         return _settled(resolved, bench, directory, console)
+
+
+def _searched(variant: Resolved, teacher: Teacher, ranking: Ranking) -> SearchSpace:
+    """The space within the bounds, now that it is known how weights are stored and which layers stay."""
+    costs = replace(variant.costs, value_bytes=teacher.stored_dtype.itemsize)
+    kept_of = partial(keeps, variant.axis_map, ranking)
+    return within_bounds(variant.whole, costs, variant.config.most, kept_of)
 
 
 def _settled(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,18 +16,22 @@ from transformers import PretrainedConfig
 from evaluators.benchmarks import tasks_of
 from evaluators.one_line import one_line
 from evaluators.pace import training_pace
+from evaluators.teacher.weights import stored_dtype, weight_files
+from search.bounds import read_bounds, saved
 from search.bracket_plan import plan_bracket, rungs_up_to
+from search.by_hand import by_hand
 from search.config import RunConfig
+from search.costs import Costs, within_bounds, workload_of
 from search.distilling import states_asked
 from search.flag_rules import count_of
 from search.flags import Flags
 from search.method import method_of
-from search.objectives import parse_objectives
+from search.objectives import objectives_of
 from search.phases import Phase, last_phase, phases_of
 from search.scale import Scale, default_device, default_dtype, scale_for
 from search.search_budget import search_tokens_of
 from search.teachers import EMBEDDED, default_text, short_name, teacher_for
-from space.architecture import Axis
+from space.architecture import Architecture, Axis
 from space.axis_map import AxisMap
 from space.baselines import baselines
 from space.basis import BasisName
@@ -58,8 +63,27 @@ class Resolved:
     teacher_parameters: int
     basis: BasisName
     """Of hidden, in this map and this space."""
+    whole: SearchSpace
+    """Within the budget, before the bounds."""
+    costs: Costs
+    """As they are known before the teacher is loaded."""
+    tries: tuple[str, ...] = ()
+    """What the user wants to be tried as well, as typed."""
     turned: Resolved | None = None
     """The same run in the turned basis, if both are to be tried and the better one taken."""
+
+    @property
+    def limits(self) -> Limits:
+        """Of the user on the sizes."""
+        return read_limits(self.config.keep, self.config.sizes)
+
+    def by_hand(self) -> list[Architecture]:
+        """What the user wants to be tried as well, as far as it is known before the teacher is loaded.
+
+        Raises:
+            InputError: it lies outside the budget or the bounds.
+        """
+        return by_hand(self.tries, self.costs, self.space, self.limits, self.config.most)
 
     @property
     def retrainings(self) -> int:
@@ -76,7 +100,8 @@ def resolve(flags: Flags) -> Resolved:
     """
     measure = Measure(flags.budget_of)
     text = BudgetText.parse(flags.budget, measure)
-    parse_objectives(flags.objectives)
+    bounds = read_bounds(flags.max)
+    objectives_of(flags.objectives, bounds)
     device = _device(flags.device)
     tasks_of(flags.benchmarks)
     phases = phases_of(flags.model or (_default_teacher(text, measure),), flags.revision)
@@ -86,15 +111,16 @@ def resolve(flags: Flags) -> Resolved:
     parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
     budget = _budget(flags, text, axis_map)
     limits = read_limits(flags.keep, flags.sizes)
-    space = enumerate_space(axis_map, budget, limits)
-    turned = _turned(config, space, budget, limits) if flags.basis == AUTO else None
+    whole = enumerate_space(axis_map, budget, limits)
+    costs = Costs(axis_map, workload_of(device), _stored_bytes(phases[-1].id, config))
+    space = within_bounds(whole, costs, bounds)
     run = _config(flags, phases, config, axis_map, space, budget, device)
-    run = replace(run, basis=AUTO if turned else basis.value)
     method_of(run)
-    resolved = Resolved(run, axis_map, space, parameters, basis)
-    if turned is None:
-        return resolved
-    return replace(resolved, turned=replace(resolved, axis_map=turned[0], space=turned[1], basis=_TURNED))
+    resolved = Resolved(run, axis_map, space, parameters, basis, whole, costs, flags.try_)
+    resolved.by_hand()
+    turned = _turned(resolved) if flags.basis == AUTO else None
+    run = replace(run, basis=AUTO if turned else basis.value)
+    return replace(resolved, config=run, turned=replace(turned, config=run) if turned else None)
 
 
 def _config(
@@ -107,7 +133,7 @@ def _config(
     device: str,
 ) -> RunConfig:
     """Flags and defaults, to the last number."""
-    teacher, revision = phases[-1]
+    (teacher, revision), bounds = phases[-1], read_bounds(flags.max)
     parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
     scale = scale_for(parameters)
     retrain = _tokens(flags.retrain_tokens, "--retrain-tokens", scale.retrain_tokens)
@@ -137,7 +163,8 @@ def _config(
         calibration_blocks=scale.calibration_blocks,
         validation_blocks=scale.validation_blocks,
         distillation_blocks=blocks,
-        objectives=parse_objectives(flags.objectives),
+        objectives=objectives_of(flags.objectives, bounds),
+        bounds=saved(bounds),
         sampler=flags.sampler,
         trials=bracket.trials,
         rung_tokens=bracket.rung_tokens,
@@ -209,17 +236,38 @@ def _repair(flags: Flags, axis_map: AxisMap) -> tuple[str, ...]:
     return ("least-squares",) if moment_bytes(axis_map) <= _MOMENT_BYTES else ()
 
 
-def _turned(
-    config: PretrainedConfig, space: SearchSpace, budget: Budget, limits: Limits
-) -> tuple[AxisMap, SearchSpace] | None:
-    """Map and space of the turned basis; None where it cannot be or would change nothing."""
-    if len(set(space.column(Axis.HIDDEN).tolist())) == 1:
+def _turned(resolved: Resolved) -> Resolved | None:
+    """The run in the turned basis; None where it cannot be or would change nothing.
+
+    Raises:
+        InputError: what is to be tried by hand does not meet the budget there.
+    """
+    if len(resolved.space.values(Axis.HIDDEN)) == 1:
         return None
     try:
-        axis_map = axis_map_of(config, _TURNED)
-        return axis_map, enumerate_space(axis_map, budget, limits)
+        axis_map = axis_map_of(resolved.axis_map.config, _TURNED)
+        whole = enumerate_space(axis_map, resolved.whole.budget, resolved.limits)
+        costs = replace(resolved.costs, axis_map=axis_map)
+        space = within_bounds(whole, costs, resolved.config.most)
     except InputError:
         return None
+    turned = replace(resolved, axis_map=axis_map, space=space, basis=_TURNED, whole=whole, costs=costs)
+    try:
+        turned.by_hand()
+    except InputError as error:
+        values = f"in the {_TURNED} basis, which unties the head, {error.values}"
+        raise InputError(error.rule, values, f"{error.remedy}, or take --basis coordinate") from None
+    return turned
+
+
+def _stored_bytes(teacher: str, config: PretrainedConfig) -> int:
+    """Of a weight on disk; as the config says where the weights are not at hand."""
+    directory = Path(teacher).expanduser()
+    if directory.is_dir():
+        with suppress(InputError):  # whoever needs the weights says so; a plan does not
+            return stored_dtype(weight_files(directory, teacher), teacher).itemsize
+    dtype: torch.dtype = config.dtype or torch.float32
+    return dtype.itemsize
 
 
 def _budget(flags: Flags, text: BudgetText, axis_map: AxisMap) -> Budget:

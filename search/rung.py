@@ -9,7 +9,7 @@ was finished counts, and the other is its twin.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,15 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from search.bounds import Bounds
 from search.claims import LEASE, Claims
 from search.evaluation import Evaluation
 from search.sampler import architecture_of, distributions, known_params, params_of
 from search.workers import Workers
-from space.architecture import Architecture
+from space.architecture import Architecture, Axis
 from space.search_space import SearchSpace
 
-SEARCH = "search"
+SEARCH, BY_HAND = "search", "by-hand"
 _TWIN = "twin"
 
 
@@ -37,15 +38,22 @@ class Record:
     number: int
     architecture: Architecture
     origin: str
-    """``search``, or the name of a baseline."""
+    """``search``, the name of a baseline, or ``by-hand`` for what the user asked for."""
     evaluation: Evaluation | None
     """None if it failed."""
     failure: str | None
+    feasible: bool = True
+    """Whether it was evaluated and lies within the bounds."""
 
     @property
     def label(self) -> str:
         """The architecture's short name."""
         return self.architecture.label
+
+    @property
+    def scored(self) -> bool:
+        """Whether it has a loss of its rung; what is over a bound is not distilled."""
+        return self.evaluation is not None and (self.feasible or self.rung == 0)
 
     def values(self, objectives: tuple[str, ...]) -> list[float]:
         """The objectives in order; the trial has to be complete."""
@@ -62,6 +70,7 @@ class Rung:
         space: of the architectures.
         objectives: in the order of the study.
         claims: of this worker; None: it is alone.
+        bounds: on what is measured of each candidate.
     """
 
     def __init__(
@@ -71,9 +80,11 @@ class Rung:
         space: SearchSpace,
         objectives: tuple[str, ...],
         claims: Claims | None = None,
+        bounds: Bounds | None = None,
     ) -> None:
         self.index, self.study, self.space, self.objectives = index, study, space, objectives
-        self.claims = claims or Claims(Workers())
+        self.claims, self.bounds = claims or Claims(Workers()), bounds or {}
+        self._free = set(space.free_axes)
         self._architectures: dict[int, Architecture] = {}
         self._records: dict[int, Record] = {}
         self._steady = False
@@ -96,8 +107,12 @@ class Rung:
         return [self._record(trial) for trial, _ in self._trials() if trial.state.is_finished()]
 
     def complete(self) -> list[Record]:
-        """Every trial that did not fail, in order."""
-        return [record for record in self.records() if record.evaluation is not None]
+        """Every trial with a loss of this rung, in order: it did not fail, and was not held back by a bound."""
+        return [record for record in self.records() if record.scored]
+
+    def feasible(self) -> list[Record]:
+        """Every trial that did not fail and lies within the bounds, in order."""
+        return [record for record in self.records() if record.feasible]
 
     def entered(self) -> set[Architecture]:
         """The architectures that have a trial here, finished or not."""
@@ -115,7 +130,10 @@ class Rung:
         """Put an architecture in the queue, unless it has a trial already."""
         if architecture not in self.entered():
             self._seen = None
-            self.study.enqueue_trial(params_of(architecture, self.space), user_attrs={"origin": origin})
+            others = {axis: size for axis, size in architecture.sizes().items() if axis not in self._free}
+            self.study.enqueue_trial(
+                params_of(architecture, self.space), user_attrs={"origin": origin, **others}
+            )
 
     def unfinished(self) -> Trial | None:
         """The next trial to work on that exists already: one left behind by its worker, else one queued.
@@ -150,11 +168,13 @@ class Rung:
         """
         trial.set_user_attr(LEASE, self.claims.lease(self._frozen(trial), self._all()))
         self.study.sampler, self._seen = sampler, None
+        fixed = known_params(self._frozen(trial))
         params = {
             name: trial.suggest_int(name, one.low, one.high, step=one.step)
-            for name, one in distributions(self.space).items()
+            for name, one in distributions(self.space, [fixed]).items()
         }
-        architecture = architecture_of(params, self.space)
+        architecture = self._architecture(self._frozen(trial))
+        assert architecture is not None, "all sizes are settled"
         trial.set_user_attr("label", architecture.label)
         for axis, size in architecture.sizes().items():
             if axis not in params:
@@ -190,8 +210,10 @@ class Rung:
 
     def tell(self, trial: Trial, evaluation: Evaluation) -> None:
         """Finish a trial with what was found; if another worker finished it meanwhile, that stands."""
+        over = self._constrained(trial, evaluation)
         found = {
-            "feasible": True,
+            "feasible": not over,
+            **({"over": over} if over else {}),
             "values": dict(evaluation.values),
             "tokens": evaluation.tokens,
             "curve": evaluation.curve,
@@ -203,6 +225,19 @@ class Rung:
     def tell_failure(self, trial: Trial, reason: str) -> None:
         """Finish a trial that could not be evaluated, with its reason."""
         self._finish(trial, {"feasible": False, "failure": reason}, None)
+
+    def _constrained(self, trial: Trial, evaluation: Evaluation) -> dict[str, float]:
+        """By how much a candidate is over the bounds, in the objectives' units; Optuna is told as a share.
+
+        What an earlier worker, that died before it finished the trial, told Optuna cannot be told again.
+        """
+        known = self._frozen(trial).constraints
+        with suppress(UpdateFinishedTrialError):
+            for name, most in self.bounds.items():
+                if name not in known:
+                    trial.set_constraint(name, evaluation.values[name] / most - 1)
+        shares = {name: evaluation.values[name] / most - 1 for name, most in self.bounds.items()} | known
+        return {name: share * self.bounds[name] for name, share in shares.items() if share > 0}
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self.study._storage.get_trial(trial._trial_id)
@@ -243,11 +278,16 @@ class Rung:
         ]
 
     def _architecture(self, trial: FrozenTrial) -> Architecture | None:
+        """The sizes of a trial: those that were entered or settled, else the rest follows from the space."""
         if trial.number not in self._architectures:
             params = known_params(trial)
             if len(params) < len(self.space.free_axes):
                 return None
-            self._architectures[trial.number] = architecture_of(params, self.space)
+            if trial.user_attrs.get("origin") == BY_HAND:
+                sizes = {axis.value: trial.user_attrs.get(axis, 0) for axis in Axis} | params
+                self._architectures[trial.number] = Architecture(**sizes)
+            else:
+                self._architectures[trial.number] = architecture_of(params, self.space)
         return self._architectures[trial.number]
 
     def _record(self, trial: FrozenTrial) -> Record:
@@ -266,11 +306,14 @@ class Rung:
                 attributes["seconds"],
                 attributes["details"],
             )
+        architecture = self._architecture(trial)
+        assert architecture is not None, "a finished trial has all sizes"
         return Record(
             self.index,
             trial.number,
-            architecture_of(trial.params, self.space),
+            architecture,
             attributes.get("origin", SEARCH),
             evaluation,
             None if evaluation else attributes.get("failure", "ended without a reason"),
+            evaluation is not None and attributes.get("feasible", True),
         )

@@ -9,6 +9,8 @@ and then after, candidates are spread evenly over the space instead.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -42,11 +44,17 @@ def make_sampler(kind: str, seed: int) -> BaseSampler | None:
     return None
 
 
-def distributions(space: SearchSpace) -> dict[str, IntDistribution]:
-    """One whole-number parameter for each free axis."""
+def distributions(space: SearchSpace, others: Iterable[Mapping[str, int]] = ()) -> dict[str, IntDistribution]:
+    """One whole-number parameter for each free axis.
+
+    Args:
+        space: whose sizes are in its range.
+        others: sizes of architectures by hand, in the range as well.
+    """
     found = {}
+    beside = list(others)
     for axis in space.free_axes:
-        values = space.values(axis)
+        values = sorted({*space.values(axis), *(one[axis] for one in beside if axis in one)})
         step = math.gcd(*(value - values[0] for value in values[1:])) if len(values) > 1 else 1
         found[axis.value] = IntDistribution(values[0], values[-1], step=step)
     return found
@@ -96,9 +104,10 @@ class SpaceSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """The whole space from the first trial on."""
+        by_hand = [known_params(other) for other in (self.guide or study).get_trials(deepcopy=False)]
         return {
             name: distribution
-            for name, distribution in distributions(self.space).items()
+            for name, distribution in distributions(self.space, by_hand).items()
             if not distribution.single()
         }
 
@@ -137,7 +146,8 @@ class SpaceSampler(BaseSampler):
         for other in study.get_trials(deepcopy=False):
             params = known_params(other)
             if other.number != trial.number and len(params) == len(self.space.free_axes):
-                untried[_row(params, self.space)] = False
+                with suppress(KeyError):  # sizes by hand, which no row has
+                    untried[_row(params, self.space)] = False
         return untried
 
 

@@ -13,6 +13,7 @@ from evaluators.teacher import Teacher
 from search.account import Account, TeacherFigures
 from search.bases import contestants
 from search.benchmarks import run_benchmarks
+from search.by_hand import by_hand
 from search.console import Console
 from search.correction import corrected
 from search.finalists import retrain_all
@@ -69,7 +70,10 @@ def _run(
     console.say(
         f"teacher: loss {figures.loss:.4f} nats per token, {resolved.teacher_parameters:,} parameters"
     )
-    task = Task(config, bench.space, baselines(bench.space, bench.axis_map.teacher))
+    tries = by_hand(
+        resolved.tries, bench.formulas, bench.space, resolved.limits, config.most, bench.kept_layers
+    )
+    task = Task(config, bench.space, baselines(bench.space, bench.axis_map.teacher), tries)
     with console.stage("search"):
         Search(task, rungs, BenchEvaluator(bench), console, workers).run()
     with console.stage("retraining"):
@@ -116,7 +120,7 @@ def _teacher_figures(bench: Workbench, directory: RunDirectory) -> TeacherFigure
     """Loss and latency of the teacher, measured once a run."""
     if directory.teacher.exists():
         return TeacherFigures(**json.loads(directory.teacher.read_text()))
-    latency = bench.latency(bench.teacher.model).total_ms if "latency" in bench.config.objectives else None
+    latency = bench.latency(bench.teacher.model).total_ms if bench.config.measures_latency else None
     figures = TeacherFigures(bench.exact_loss(bench.teacher.model), latency)
     write_whole(directory.teacher, json.dumps(vars(figures)))
     return figures

@@ -6,10 +6,12 @@ import gc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 
 from evaluators.distillation.loop import Checkpointing, DivergenceError
+from search.bounds import Bounds, over
 from search.branches import of_rung, spared, tidy
 from search.evaluation import Advance, CandidateError, Evaluation
 from search.rung import Rung
@@ -25,24 +27,30 @@ class BenchEvaluator:
 
     def evaluate(self, architecture: Architecture, rung: int, advance: Advance) -> Evaluation:
         """See ``Evaluator``."""
-        return evaluate(self.bench, architecture, rung, advance)
+        return evaluate(self.bench, architecture, rung, advance, self.bench.config.most)
 
     def tidy(self, rungs: Sequence[Rung], candidates: Sequence[int]) -> None:
         """Remove the branches that nobody goes on from."""
         tidy(self.bench, rungs, candidates)
 
 
-def evaluate(bench: Workbench, architecture: Architecture, rung: int, advance: Advance) -> Evaluation:
+def evaluate(
+    bench: Workbench,
+    architecture: Architecture,
+    rung: int,
+    advance: Advance,
+    bounds: Bounds = MappingProxyType({}),
+) -> Evaluation:
     """Score a candidate.
 
-    Rung 0 is the loss straight after pruning; a later rung begins from the same pruned weights and
-    distils for the rung's tokens.
+    Rung 0 is the loss straight after pruning, and so is a later one of a candidate that is over a bound; else
+    a later rung begins from the same pruned weights and distils for the rung's tokens.
 
     Raises:
         CandidateError: with the reason. The search goes on without it.
     """
     try:
-        return _evaluate(bench, architecture, rung, advance)
+        return _evaluate(bench, architecture, rung, advance, bounds)
     except CandidateError:
         raise
     except DivergenceError as error:
@@ -56,14 +64,16 @@ def evaluate(bench: Workbench, architecture: Architecture, rung: int, advance: A
             torch.cuda.empty_cache()
 
 
-def _evaluate(bench: Workbench, architecture: Architecture, rung: int, advance: Advance) -> Evaluation:
+def _evaluate(
+    bench: Workbench, architecture: Architecture, rung: int, advance: Advance, bounds: Bounds
+) -> Evaluation:
     student = bench.extract(architecture)
     values, details = dict(bench.costs(architecture)), {}
-    if "latency" in bench.config.objectives:
+    if bench.config.measures_latency:
         latency = bench.latency(student)
         values["latency"] = latency.total_ms
         details = {"prefill_ms": latency.prefill_ms, "decode_ms_per_token": latency.decode_ms_per_token}
-    if rung == 0:
+    if rung == 0 or over(values, bounds):  # nothing is spent on what goes no further
         values["loss"] = _finite(bench.loss(student))
         return Evaluation(values, details=details)
     tokens, files = bench.config.rung_tokens[rung - 1], of_rung(bench, architecture, rung)

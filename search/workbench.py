@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,10 +22,10 @@ from evaluators.loss import validation_loss
 from evaluators.teacher import Teacher
 from search.basis_trial import BasisTrial
 from search.config import RunConfig
+from search.costs import Costs
 from search.distilling import loss_of, states_of
 from space.architecture import Architecture
 from space.axis_map import AxisMap
-from space.counting import cache_polynomial, decode_flops, parameter_polynomial
 from space.extraction import extract, keeps
 from space.ranking import Ranking
 from space.repair import Repair
@@ -82,15 +82,15 @@ class Workbench:
             self._key(model), lambda: measure_beside(model, teacher, reference, self.workload)
         )
 
+    @property
+    def formulas(self) -> Costs:
+        """What students cost by their sizes."""
+        return Costs(self.axis_map, self.workload, self.teacher.stored_dtype.itemsize)
+
     def costs(self, architecture: Architecture, axis_map: AxisMap | None = None) -> dict[str, float]:
         """The objectives that follow from the sizes alone, of a student unless another map is given."""
-        axis_map = axis_map or self.axis_map
-        context, kept = self.workload.prompt + self.workload.answer, self.kept_layers(architecture)
-        parameters = parameter_polynomial(axis_map).of(architecture)
-        cached = self.workload.batch * cache_polynomial(axis_map, context, kept).of(architecture)
-        memory = (parameters + cached) * self.teacher.stored_dtype.itemsize
-        flops = decode_flops(axis_map, context, kept).of(architecture)
-        return {"parameters": float(parameters), "memory": float(memory), "flops": float(flops)}
+        formulas = replace(self.formulas, axis_map=axis_map or self.axis_map)
+        return formulas.of(architecture, self.kept_layers(architecture))
 
     def train(
         self,

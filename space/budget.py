@@ -37,9 +37,10 @@ _WORDS = {
     Measure.WEIGHTS: "bytes of weights",
     Measure.KV_CACHE: "bytes of KV cache a token",
 }
-_PARAMETERS = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
-_BYTES = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_BYTES |= {f"{prefix}ib": 2**power for prefix, power in (("k", 10), ("m", 20), ("g", 30), ("t", 40))}
+#: What a number is multiplied by, by its unit in lower case.
+COUNT_UNITS = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+BYTE_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+BYTE_UNITS |= {f"{prefix}ib": 2**power for prefix, power in (("k", 10), ("m", 20), ("g", 30), ("t", 40))}
 _PATTERN = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-z%]*)", re.IGNORECASE)
 
 
@@ -62,7 +63,7 @@ class BudgetText:
         Raises:
             InputError: the text is no positive number with one of the measure's units.
         """
-        units, others = (_BYTES, _PARAMETERS) if of.in_bytes else (_PARAMETERS, _BYTES)
+        units, others = (BYTE_UNITS, COUNT_UNITS) if of.in_bytes else (COUNT_UNITS, BYTE_UNITS)
         rule, remedy = _rule(of)
         match = _PATTERN.fullmatch(text.strip())
         if match is None:

@@ -58,7 +58,29 @@ def enumerate_space(axis_map: AxisMap, budget: Budget, limits: Limits | None = N
         InputError: the budget is not below the teacher's size, no architecture lies within it, or a
             limit cannot be met.
     """
-    limits = limits or {}
+    return _enumeration(axis_map, budget, limits or {}).space()
+
+
+def near_budget(axis_map: AxisMap, budget: Budget, limits: Limits) -> NDArray[np.int64]:
+    """(n, axes) every architecture within the tolerance and the limits, maybe none; see ``enumerate_space``.
+
+    Raises:
+        InputError: a limit cannot be met, whatever the budget.
+    """
+    sizes, _ = _enumeration(axis_map, budget, limits).near()
+    return np.stack([sizes[axis] for axis in AXES], axis=1)
+
+
+def nearest_to_budget(axis_map: AxisMap, budget: Budget, limits: Limits) -> tuple[Architecture, int]:
+    """Within the limits the architecture that comes nearest to the budget, and its amount.
+
+    Raises:
+        InputError: a limit cannot be met, whatever the budget.
+    """
+    return _enumeration(axis_map, budget, limits).nearest()
+
+
+def _enumeration(axis_map: AxisMap, budget: Budget, limits: Limits) -> _Enumeration:
     check_limits(limits, axis_map)
     count = budget_polynomial(axis_map, budget)
     whole = count.of(axis_map.teacher)
@@ -66,7 +88,7 @@ def enumerate_space(axis_map: AxisMap, budget: Budget, limits: Limits | None = N
         raise not_measurable(axis_map, budget)
     if budget.highest >= whole:
         raise at_or_above_the_teacher(budget, whole)
-    return _Enumeration(axis_map, budget, limits, count, whole).space()
+    return _Enumeration(axis_map, budget, limits, count, whole)
 
 
 @dataclass(frozen=True)
@@ -92,13 +114,19 @@ class _Enumeration:
         table = table[np.sort(first)]
         columns = {axis: table[:, place] for place, axis in enumerate(AXES)}
         free = tuple(a for a in self.axis_map.free if a is not self.solved and not self._follows(a))
-        return SearchSpace(
-            self.budget, free, self.solved, table, parameter_polynomial(self.axis_map).at(columns)
-        )
+        parameters = parameter_polynomial(self.axis_map)
+        return SearchSpace(self.budget, free, self.solved, table, parameters.at(columns), parameters)
 
     def finds(self) -> bool:
         """Whether anything lies within the tolerance."""
         return bool(len(self.near()[0][Axis.LAYERS]))
+
+    def nearest(self) -> tuple[Architecture, int]:
+        """The one that comes nearest to the budget, and its amount."""
+        sizes = self._solved(self._grid(self._choices(self.near()[1])), np.rint)
+        amounts = self.count.at(sizes)
+        row = int(np.abs(amounts - self.budget.amount).argmin())
+        return Architecture(*(int(sizes[axis][row]) for axis in AXES)), int(amounts[row])
 
     def near(self) -> tuple[Sizes, int]:
         """The sizes within the tolerance, in larger steps the more there are, and how many times larger."""

@@ -51,12 +51,12 @@ def read_limits(keep: Sequence[str], sizes: Sequence[str]) -> Limits:
     """
     found: dict[Axis, Limit] = {}
     for text in keep:
-        _add(found, Limit(_axis(text), f"--keep {text}", keep=True))
+        _add(found, Limit(axis_named(text), f"--keep {text}", keep=True))
     for text in sizes:
         name, equals, values = text.partition("=")
         if not equals:
             raise InputError("--sizes takes axes with their sizes", f"{text!r} names none", _FORMS)
-        _add(found, _sized(_axis(name), values, f"--sizes {text}"))
+        _add(found, _sized(axis_named(name), values, f"--sizes {text}"))
     return found
 
 
@@ -67,7 +67,12 @@ def _add(found: dict[Axis, Limit], limit: Limit) -> None:
     found[limit.axis] = limit
 
 
-def _axis(text: str) -> Axis:
+def axis_named(text: str) -> Axis:
+    """The axis of a name as typed.
+
+    Raises:
+        InputError: there is none; the nearest is named.
+    """
     name = text.strip().lower().replace("-", "_")
     if name in set(Axis):
         return Axis(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import overload
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from space.architecture import Architecture, Axis
 from space.budget import Budget
+from space.polynomial import Polynomial
 
 AXES = tuple(Axis)
 
@@ -54,6 +55,8 @@ class SearchSpace:
     """(n, axes) sizes, the axes in the order of ``Axis``."""
     parameters: NDArray[np.int64]
     """(n,) exact."""
+    count: Polynomial
+    """The number of parameters, of any architecture of the class."""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -96,15 +99,12 @@ class SearchSpace:
         return int(order[place])
 
     def parameters_of(self, architecture: Architecture) -> int:
-        """The exact number of parameters of a member.
+        """The exact number of parameters of an architecture, a member or not."""
+        return self.count.of(architecture)
 
-        Raises:
-            KeyError: the architecture is none.
-        """
-        row = self.row([architecture[axis] for axis in self.free_axes])
-        if self.architectures[row] != architecture:
-            raise KeyError(architecture)
-        return int(self.parameters[row])
+    def part(self, inside: NDArray[np.bool_]) -> SearchSpace:
+        """The rows for which (n,) ``inside`` holds."""
+        return replace(self, table=self.table[inside], parameters=self.parameters[inside])
 
     @cached_property
     def _index(
