@@ -24,6 +24,13 @@ _UNITS: Mapping[str, Mapping[str, float]] = {
     "memory": BYTE_UNITS,
     "flops": COUNT_UNITS,
 }
+_COUNTS = "k, M, B, T"
+_UNITS_TOLD = {
+    LATENCY: "ms, s",
+    "parameters": _COUNTS,
+    "memory": "kB, MB, GB, TB, KiB, MiB, GiB, TiB",
+    "flops": _COUNTS,
+}
 _EXAMPLES = {LATENCY: "20ms or 0.5s", "parameters": "4B or 800M", "memory": "8GB or 500MiB", "flops": "8B"}
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?|\.\d+)\s*([a-z]*)", re.IGNORECASE)
 
@@ -110,19 +117,8 @@ def _amount(name: str, amount: str, text: str) -> float:
 
 
 def _no_amount(name: str, text: str) -> InputError:
-    shown = {
-        "kb": "kB",
-        "kib": "KiB",
-        "mib": "MiB",
-        "gib": "GiB",
-        "tib": "TiB",
-        "k": "k",
-        "ms": "ms",
-        "s": "s",
-    }
-    units = ", ".join(shown.get(unit, unit.upper()) for unit in _UNITS[name])
     return InputError(
-        f"A bound on {name} is a positive number (units {units})",
+        f"A bound on {name} is a positive number (units {_UNITS_TOLD[name]})",
         f"--max {text} was given",
         f"Write {name}={_EXAMPLES[name]}",
     )

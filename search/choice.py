@@ -18,7 +18,7 @@ class Choice:
 
 
 def eligible(results: Sequence[Retrained], rungs: Sequence[Rung]) -> list[Retrained]:
-    """Those that may be chosen: where what is measured is bounded, those that were found within the bounds."""
+    """Those that may be chosen: where something measured is bounded, those that were found within."""
     if not rungs[-1].bounds:
         return list(results)
     records = [record for rung in rungs for record in rung.records()]

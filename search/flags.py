@@ -21,11 +21,14 @@ def _shown(metavar: str, *aliases: str, name: str | None = None) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="", aliases=aliases, name=name)
 
 
+#: Flags whose field cannot have their name.
+_FIELDS = {"try": "try_"}
 _EXAMPLES = """
 examples:
   python -m search.run --budget 1M
   python -m search.run --budget 60% --model path/to/model --data text.txt
   python -m search.run --budget 4B --plan
+  python -m search.run --budget 4B --max latency=20ms --try hidden=3072,mlp=9216
   python -m search.run --budget 8GB --budget-of weights --keep kv_heads --model path/to/model
 """
 
@@ -119,8 +122,8 @@ class Flags:
     max: Annotated[tuple[str, ...], _shown("NAME=AMOUNT ...")] = ()
     """The most that is allowed of latency, parameters, memory, flops: latency=20ms memory=8GB."""
     try_: Annotated[tuple[str, ...], _shown("AXIS=SIZE,... ...", name="try")] = ()
-    """Architectures to try as well: hidden=3072,mlp=9216. Other sizes stay the teacher's, as far as the budget
-    allows."""
+    """Architectures to try as well: hidden=3072,mlp=9216. Other sizes stay the teacher's, as far as the
+    budget allows."""
     sampler: Literal["tpe", "gp", "nsga2", "qmc", "random"] = "tpe"
     """How candidates are chosen: by a model of Optuna's (tpe, gp), by evolution (nsga2), spread evenly over
     all architectures (qmc), or by lot."""
@@ -191,7 +194,7 @@ def load_preset(path: Path) -> Flags:
         raise InputError("A preset has to be a readable file", f"{path}: {error.strerror}", remedy) from None
     except ValueError as error:
         raise InputError("A preset has to be TOML", f"{path}: {one_line(error)}", remedy) from None
-    values: dict[str, Any] = {key.replace("-", "_"): value for key, value in table.items()}
+    values: dict[str, Any] = {_FIELDS.get(key, key.replace("-", "_")): value for key, value in table.items()}
     known = {field.name for field in fields(Flags)} - {"preset"}
     if unknown := sorted(values.keys() - known):
         raise InputError(

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from evaluators.distillation.targets.choice import size_text, spoken
 from evaluators.flops import training_flops
+from search.bounds import LATENCY, in_words
 from search.resolution import Resolved
 from search.run_directory import RunDirectory
+from search.rung import BY_HAND
 from search.targets_plan import asks_teacher, free_bytes, plan_targets, setting_of
 from space.architecture import Axis
 from space.baselines import baselines
@@ -39,9 +41,12 @@ def _space_rows(resolved: Resolved) -> list[tuple[str, str]]:
         (origin, f"{a.label}, {space.parameters_of(a):,} parameters")
         for origin, a in baselines(space, teacher).items()
     ]
+    hand_made += [(BY_HAND, f"{a.label}, {space.parameters_of(a):,} parameters") for a in resolved.by_hand()]
+    bounds = [("bounds", f"{in_words(config.most)}{_left(resolved)}")] if config.bounds else []
     return [
         ("teacher", f"{config.teacher}, {resolved.teacher_parameters:,} parameters"),
         ("budget", str(space.budget)),
+        *bounds,
         (
             "architectures",
             f"{len(space):,}, from {space.parameters.min():,} to {space.parameters.max():,} parameters",
@@ -49,6 +54,17 @@ def _space_rows(resolved: Resolved) -> list[tuple[str, str]]:
         ("sizes", "\n".join(sizes)),
         *hand_made,
     ]
+
+
+def _left(resolved: Resolved) -> str:
+    """How much of the space the bounds leave, as far as it is known before anything is measured."""
+    bounds, costs = resolved.config.most, resolved.costs
+    known = costs.table(resolved.whole.table[:1]).keys() & bounds.keys()
+    left = f"; {len(resolved.space):,} of {len(resolved.whole):,} architectures lie within" if known else ""
+    if known and len(known) < len(bounds):
+        left += f" {' and '.join(name for name in bounds if name in known)}"
+    told = {True: "is measured of each candidate", False: "is known after the ranking"}
+    return left + "".join(f"; {name} {told[name == LATENCY]}" for name in bounds if name not in known)
 
 
 def _work_rows(resolved: Resolved, directory: RunDirectory) -> list[tuple[str, str]]:

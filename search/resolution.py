@@ -266,7 +266,8 @@ def _stored_bytes(teacher: str, config: PretrainedConfig) -> int:
     if directory.is_dir():
         with suppress(InputError):  # whoever needs the weights says so; a plan does not
             return stored_dtype(weight_files(directory, teacher), teacher).itemsize
-    dtype: torch.dtype = config.dtype or torch.float32
+    name = str(config.dtype or torch.float32).removeprefix("torch.")
+    dtype: torch.dtype = getattr(torch, name)
     return dtype.itemsize
 
 

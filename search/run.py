@@ -76,8 +76,10 @@ def _main(arguments: list[str]) -> int:
 
 def outcome(summary: dict[str, Any], directory: Any) -> str:
     """The result in a few lines: the chosen model, the teacher, the baselines, the report."""
+    from search.report.within_bounds import over_labels, unmet
+
     if summary["chosen"] is None:
-        return f"No model could be retrained; see {directory.report}"
+        return f"{unmet(summary) or 'No model could be retrained'}; see {directory.report}"
     rows = {row["label"]: row for row in (*summary["baselines"], *summary["promoted"]) if row["path"]}
     chosen = rows[summary["chosen"]["label"]]
     lines = [
@@ -88,7 +90,8 @@ def outcome(summary: dict[str, Any], directory: Any) -> str:
     ]
     for row in summary["baselines"]:
         loss = "failed" if row["loss"] is None else f"{row['loss']:.4f}"
-        lines.append(f"{row['origin']:<15} {row['label']}  loss {loss}")
+        over = ", over the bound" if row["label"] in over_labels(summary) else ""
+        lines.append(f"{row['origin']:<15} {row['label']}  loss {loss}{over}")
     return "\n".join([*lines, f"report   {directory.report}"])
 
 

@@ -107,7 +107,7 @@ class Rung:
         return [self._record(trial) for trial, _ in self._trials() if trial.state.is_finished()]
 
     def complete(self) -> list[Record]:
-        """Every trial with a loss of this rung, in order: it did not fail, and was not held back by a bound."""
+        """Every trial with a loss of this rung, in order: it neither failed nor is over a bound."""
         return [record for record in self.records() if record.scored]
 
     def feasible(self) -> list[Record]:

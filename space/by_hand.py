@@ -37,9 +37,7 @@ class Named:
     @property
     def limits(self) -> Limits:
         """These sizes and no others, of each axis that is named."""
-        return {
-            axis: Limit(axis, f"--try {axis}={size}", sizes=(size,)) for axis, size in self.sizes.items()
-        }
+        return {axis: Limit(axis, f"--try {axis}={size}", sizes=(size,)) for axis, size in self.sizes.items()}
 
 
 def read_named(text: str) -> Named:

@@ -1,4 +1,4 @@
-"""What stands beside the loss: latency if it was searched for, else the second objective, else size."""
+"""What stands beside the loss: latency if it was measured, else the second objective, else size."""
 
 from __future__ import annotations
 
@@ -47,9 +47,8 @@ class CostAxis:
 
 def cost_axis(summary: dict[str, Any]) -> CostAxis:
     """The axis to draw against the loss: the first of the candidates for which anything was measured."""
-    asked = [
-        CostAxis(entry["name"], entry["unit"]) for entry in summary["objectives"] if entry["name"] != _LOSS
-    ]
+    shown = [*summary["objectives"], *summary["bounds"]]
+    asked = [CostAxis(entry["name"], entry["unit"]) for entry in shown if entry["name"] != _LOSS]
     asked.sort(key=lambda axis: _FIELDS.get(axis.name) != "latency_ms")
     measured = [*summary["trials"], *summary["promoted"], *summary["baselines"]]
     for axis in asked:

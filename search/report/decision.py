@@ -11,6 +11,7 @@ from search.report import format as words
 from search.report.cost_axis import cost_axis
 from search.report.journeys import HAND_MADE, chosen_student, journeys, retrained_entries, top_rung
 from search.report.outliers import farthest_near
+from search.report.within_bounds import unmet
 
 Entry = dict[str, Any]
 
@@ -52,6 +53,7 @@ class Decision:
         runner_up: the next best promoted model, None when there is none.
         why_not: why the runner-up was not taken.
         leader: when nothing could be chosen, the best candidate of the top rung, if there is one.
+        unmet: that no candidate lies within the bounds, if so.
         failures: reasons and how often each was met, when nothing could be chosen.
     """
 
@@ -63,6 +65,7 @@ class Decision:
     runner_up: Entry | None
     why_not: str
     leader: str
+    unmet: str
     failures: list[tuple[str, int]]
 
 
@@ -79,6 +82,7 @@ def decide(summary: dict[str, Any]) -> Decision:
         runner_up=runner_up,
         why_not=_why_not(student, runner_up) if student and runner_up else "",
         leader="" if student else _leader(summary),
+        unmet="" if student else unmet(summary),
         failures=_failures(summary),
     )
 

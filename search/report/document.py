@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from search.bounds import in_words
 from search.report import format as words
 from search.report.benchmark_table import benchmark_table
 from search.report.decision import decide
@@ -29,6 +30,7 @@ from search.report.figures.sizes import sizes_figure
 from search.report.figures.stability import stability_panels
 from search.report.journeys import retrained_entries
 from search.report.ranking_view import RankingView
+from search.report.within_bounds import bounds_of, over_in_words, over_labels
 from search.summary import check
 from search.whole_file import write_whole
 
@@ -45,6 +47,7 @@ _FILTERS = (
     words.sizes,
     words.layer_ranges,
     words.sentence,
+    over_in_words,
 )
 
 
@@ -75,6 +78,9 @@ def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
             importance=importance_panels(summary, ranking) if ranking else [],
             method=ranking.method if ranking else "",
             retrained=_retrained(summary),
+            over=over_labels(summary),
+            bounds=in_words(bounds_of(summary)),
+            columns=_columns(summary),
             benchmarks=benchmark_table(summary),
             distillation=distillation_rows(summary),
             style=Markup(_asset("page.css")),
@@ -105,6 +111,12 @@ def _retrained(summary: dict[str, Any]) -> list[tuple[bool, dict[str, Any]]]:
         return not promoted, float("inf") if entry["loss"] is None else float(entry["loss"])
 
     return sorted(retrained_entries(summary), key=place)
+
+
+def _columns(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is minimised, and what is bounded alone."""
+    minimised = {objective["name"] for objective in summary["objectives"]}
+    return [*summary["objectives"], *(one for one in summary["bounds"] if one["name"] not in minimised)]
 
 
 def _href(path: str) -> str:

@@ -14,7 +14,7 @@ _ORIGINS = {
     "mlp-heads": "MLP and heads only",
     "depth": "depth only",
     "random-weights": "random weights",
-    "user": "by the user",
+    "by-hand": "by hand",
 }
 
 

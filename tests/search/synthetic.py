@@ -10,6 +10,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage, InMemoryStorage
 
+from search.bounds import measured
 from search.config import RunConfig
 from search.console import Console
 from search.evaluation import CandidateError, Evaluation
@@ -55,6 +56,7 @@ _CONFIG = RunConfig(
     validation_blocks=4,
     distillation_blocks=16,
     objectives=("loss", "latency"),
+    bounds=(),
     sampler="tpe",
     trials=12,
     rung_tokens=(1000, 2000),
@@ -156,7 +158,10 @@ def open_rungs_in(storage: BaseStorage, config: RunConfig, space: SearchSpace) -
     """The rungs of a configuration in a storage that is open."""
     names = [f"{config.name}/r{index}" for index in range(config.rungs)]
     studies = [open_study(storage, name, config.objectives, UNITS, "a space") for name in names]
-    return [Rung(index, study, space, config.objectives) for index, study in enumerate(studies)]
+    bounds = measured(config.most)
+    return [
+        Rung(index, study, space, config.objectives, bounds=bounds) for index, study in enumerate(studies)
+    ]
 
 
 def make_search(

@@ -22,6 +22,7 @@ from search.report.figures.figure import (
 )
 from search.report.journeys import Journey, Role, Stop, journeys, top_rung
 from search.report.outliers import farthest_near
+from search.report.within_bounds import bounds_of, over_labels
 
 #: When the candidates take up less than this share of the width, there is a view without the teacher.
 _NARROW = 0.25
@@ -53,12 +54,20 @@ def front_figure(summary: dict[str, Any]) -> Figure | None:
         layout={
             "xaxis": axis(f"{cost.title}  (less is better)"),
             "yaxis": axis("loss, nats per token", nticks=8),
-            "shapes": [level(teacher[1])],
+            "shapes": [level(teacher[1]), *_bound(summary, cost)],
         },
         labels=_labels(ways, teacher),
         views=_views(summary, placed, teacher),
         height=500,
     )
+
+
+def _bound(summary: dict[str, Any], cost: CostAxis) -> list[Json]:
+    """An upright at the bound on the cost, if there is one."""
+    line = {"color": "@ink 0.5", "width": 1, "dash": "dash"}
+    ends = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "line": line, "layer": "below"}
+    most = bounds_of(summary).get(cost.name)
+    return [{**ends, "x0": most, "x1": most}] if most is not None else []
 
 
 def _teacher(summary: dict[str, Any], cost: CostAxis) -> tuple[float | None, float, str]:
@@ -120,7 +129,12 @@ def _fronts(summary: dict[str, Any], placed: list[Placed]) -> list[Json]:
         for journey, stop, x in placed
         if stop.stage == f"rung {top}" and journey.label in members
     ]
-    final = [(x, stop.loss) for journey, stop, x in placed if stop is journey.retrained]
+    over = over_labels(summary)
+    final = [
+        (x, stop.loss)
+        for journey, stop, x in placed
+        if stop is journey.retrained and journey.label not in over
+    ]
     stairs = {"shape": "hv"}
     return [
         lines([sorted(at_top)], "@accent 0.45", 1.5, line={**stairs, "dash": "dot"}),

@@ -118,6 +118,7 @@ def _run() -> dict[str, Any]:
             "schedule": "cosine",
             "targets": {"short_distillation": TARGETS, "retraining": TARGETS},
         },
+        "bounds": [],
         "objectives": [
             {"name": "loss", "unit": "nats/token"},
             {
