@@ -117,7 +117,7 @@ def check_any_inside(amounts: dict[str, NDArray[np.int64]], bounds: Bounds, what
     reached = " and ".join(f"{told(name, amount)} of {name}" for name, amount in over.items())
     raise InputError(
         "At least one architecture has to lie within the bounds",
-        f"{what} have more than {in_words(known)}; the nearest has {reached}",
+        f"{what} lie outside {in_words(known)}; the nearest has {reached}",
         f"Allow --max {' '.join(typed(name, amount) for name, amount in over.items())}, or lower --budget",
     )
 

@@ -25,7 +25,7 @@ def over_in_words(trial: dict[str, Any]) -> str:
 
 
 def unmet(summary: dict[str, Any]) -> str:
-    """That no candidate lies within the bounds, and which is the nearest; empty if one does or none was seen."""
+    """That no candidate lies within the bounds, and which is the nearest; empty if it is not so."""
     bounds = bounds_of(summary)
     seen = [trial for trial in summary["trials"] if trial["state"] != "failed"]
     if not seen or not all(trial.get("over") for trial in seen):
