@@ -52,7 +52,7 @@ class Bracket:
             share = quotas[index] / quotas[index - 1]
             waiting = self._waiting(finished, above.entered(), index)
             if started >= min(quotas[index], int(len(finished) * share + 1e-9)):
-                waiting = [r for r in waiting if r.origin == BY_HAND and index == 1]  # the user asked for it
+                waiting = [r for r in waiting if index == 1 and r.origin == BY_HAND]  # as the user asked
             if waiting:
                 return index, self._choose(waiting, index, started)
         return None
@@ -76,8 +76,8 @@ class Bracket:
 
     def _misleads(self, index: int) -> bool:
         """Whether the order at the rung below says nothing of the order at this one."""
-        below = {record.architecture: record for record in self.rungs[index - 1].feasible()}
-        both = [r for r in self.rungs[index].feasible() if r.architecture in below]
+        below = {record.architecture: record for record in self.rungs[index - 1].complete()}
+        both = [r for r in self.rungs[index].complete() if r.architecture in below]
         earlier, later = [below[r.architecture] for r in both], both
         return says_nothing(*([r.values(("loss",))[0] for r in side] for side in (earlier, later)))
 

@@ -17,13 +17,14 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 from optuna.trial import Trial
 
-from search.bounds import in_words, measured
+from search.bounds import in_words, measured, over, told
 from search.bracket import Bracket
 from search.bracket_plan import spent
 from search.claims import Claims
 from search.config import RunConfig
 from search.console import Console
 from search.evaluation import CandidateError, Evaluator
+from search.guide import with_those_over
 from search.objectives import UNITS
 from search.rung import BY_HAND, SEARCH, Rung
 from search.sampler import START_UP, SpaceSampler
@@ -166,6 +167,8 @@ class Search:
         config = self.task.config
         informed = [other for other in self.rungs[1:] if len(other.complete()) >= START_UP]
         guide = informed[-1].study if informed and config.sampler != "nsga2" else None
+        if guide is not None and rung.bounds:
+            guide = with_those_over(guide, self.rungs[0].study)
         return SpaceSampler(config.sampler, self.task.space, guide, config.seed, number)
 
     def _work(self, rung: Rung, trial: Trial, architecture: Architecture) -> None:
@@ -192,7 +195,11 @@ class Search:
         rung.tell(trial, evaluation)
         with self._turn():
             self.evaluator.tidy(self.rungs, self.bracket.quotas())
-        self.console.told(rung.index, architecture.label, evaluation.values["loss"])
+        if excess := over(evaluation.values, rung.bounds):
+            amounts = ", ".join(f"{name} by {told(name, amount)}" for name, amount in excess.items())
+            self.console.say(f"rung {rung.index}  {architecture.label}: over the bound, {amounts}")
+        else:
+            self.console.told(rung.index, architecture.label, evaluation.values["loss"])
 
     def _skip_what_others_did(self) -> None:
         """Let the forecast of the time left know of trials that this worker did not do."""

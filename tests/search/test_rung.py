@@ -62,7 +62,7 @@ def test_what_was_told_is_read_back(kind: str, quick_disk: Path) -> None:
     again = rung if kind == "memory" else open_rung(STORAGES[kind](quick_disk))
     assert again.records() == [
         Record(1, 0, FIRST, "uniform", evaluation(FIRST, 1), None),
-        Record(1, 1, tried, SEARCH, None, "diverged: the loss is nan"),
+        Record(1, 1, tried, SEARCH, None, "diverged: the loss is nan", feasible=False),
     ]
     assert [record.label for record in again.complete()] == [FIRST.label]
     assert (again.count(), again.entered()) == (2, {FIRST, tried})

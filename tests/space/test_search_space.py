@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from space.architecture import Architecture, Axis
+from space.axis_map import build
 from space.budget import Budget
 from space.enumeration import enumerate_space
+from space.extraction import student_config
 from space.search_space import AXES, Architectures, SearchSpace
 from tests.space.maps import map_of
 
@@ -39,15 +41,23 @@ def test_each_row_is_found_by_the_sizes_of_its_free_axes() -> None:
 
 
 def test_what_is_no_member_is_not_found() -> None:
-    inside = SPACE.architectures[0]
     for sizes in ([1, 1, 1, 1], [24, 4, 2, 99], [10**6] * 4):
         with pytest.raises(KeyError):
             SPACE.row(sizes)
+    odd = SPACE.part(np.arange(len(SPACE)) % 2 == 1)
+    assert odd.architectures[:] == SPACE.architectures[:][1::2]
+    assert odd.parameters.tolist() == SPACE.parameters[1::2].tolist()
     with pytest.raises(KeyError):
-        SPACE.parameters_of(replace(inside, mlp=inside.mlp + 1))
-    gaps = replace(SPACE, table=SPACE.table[::2], parameters=SPACE.parameters[::2])
-    with pytest.raises(KeyError):
-        gaps.parameters_of(SPACE.architectures[1])
+        odd.row([SPACE.architectures[0][axis] for axis in SPACE.free_axes])
+
+
+def test_parameters_are_known_of_what_is_no_member() -> None:
+    inside = SPACE.architectures[0]
+    beside = replace(inside, mlp=inside.mlp + 1)
+    assert beside not in SPACE.architectures
+    axis_map = map_of("small")
+    built = build(student_config(axis_map, beside, range(beside.layers)))
+    assert SPACE.parameters_of(beside) == built.num_parameters()
 
 
 def test_a_large_table_makes_no_architectures_until_they_are_asked_for() -> None:
