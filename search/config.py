@@ -29,6 +29,12 @@ class RunConfig:
     phases: tuple[str, ...]
     """All checkpoints of the teacher's training that were named, in its order, the last one the teacher; none
     if it was named alone."""
+    passed_over: tuple[str, ...]
+    """Other models that were named: teachers at hand that are larger than need be, or too small."""
+    taught_by: str
+    """The model whose targets are learnt, a directory or hub id; empty for the teacher itself."""
+    taught_by_revision: str
+    """Its revision on the hub; empty for the newest."""
     teacher_correction: int
     """Tokens that the teacher is trained on before it is used; 0 for none."""
     budget: int

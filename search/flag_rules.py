@@ -29,7 +29,8 @@ def check(flags: Flags) -> None:
         raise InputError(
             "A run needs a budget", "--budget was not given", "Add for example --budget 1M or --budget 60%"
         )
-    BudgetText.parse(flags.budget, Measure(flags.budget_of))
+    for text in budgets_of(flags):
+        BudgetText.parse(text, Measure(flags.budget_of))
     read_limits(flags.keep, flags.sizes)
     read_bounds(flags.max)
     for text in flags.try_:
@@ -60,6 +61,8 @@ def check(flags: Flags) -> None:
         count_of(flags.retrain_tokens, "--retrain-tokens")
     if flags.correct_teacher is not None:
         count_of(flags.correct_teacher, "--correct-teacher")
+    if flags.teacher_tokens is not None:
+        count_of(flags.teacher_tokens, "--teacher-tokens")
     check_distillation(flags)
     if flags.verbose and flags.quiet:
         raise InputError("-v and -q exclude each other", "both were given", "Leave one out")
@@ -85,6 +88,11 @@ def check_search_budget(flags: Flags) -> None:
             f"--search-tokens {flags.search_tokens} and --search-hours {flags.search_hours} were given",
             "Leave one out",
         )
+
+
+def budgets_of(flags: Flags) -> list[str]:
+    """The budget, or those of a family, as typed."""
+    return flags.budget.split(",")
 
 
 def check_distillation(flags: Flags) -> None:

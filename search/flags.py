@@ -29,6 +29,7 @@ examples:
   python -m search.run --budget 60% --model path/to/model --data text.txt
   python -m search.run --budget 4B --plan
   python -m search.run --budget 4B --max latency=20ms --try hidden=3072,mlp=9216
+  python -m search.run --budget 6B,4B,2B --model path/to/model
   python -m search.run --budget 8GB --budget-of weights --keep kv_heads --model path/to/model
 """
 
@@ -39,7 +40,14 @@ class Flags:
 
     budget: Annotated[str, _shown("SIZE")] = ""
     """Size of the model to be found: 4B, 350M, 800k, a plain number, or 60% of the teacher; of memory
-    8GB, 500MB, 64kB."""
+    8GB, 500MB, 64kB. Several, as in 6B,4B,2B, are a family, each cut from the model that the one before it
+    chose."""
+    taught_by: Literal["original", "previous"] = "original"
+    """Whose targets a family's later models learn: the teacher's that it began with, or those of the model
+    that they are cut from."""
+    teacher_tokens: Annotated[str | None, _shown("TOKENS")] = None
+    """What the teacher of a family was trained on, for the table of what the family cost. Default: known of
+    the teachers that a budget picks."""
     budget_of: Literal["total", "non-embedding", "active", "weights", "kv-cache"] = "total"
     """What the budget counts: parameters (all, without the vocabulary's, or those that work on a token), or
     bytes (of all weights, or of the KV cache for each token)."""
@@ -75,8 +83,8 @@ class Flags:
     """Repair students after cutting: least-squares, norm-scale, head-residual, or none. Default:
     least-squares, unless the teacher is too large for what that needs."""
     model: Annotated[tuple[str, ...], _shown("DIR_OR_HUB_ID ...")] = ()
-    """The teacher; of several checkpoints of one training, in its order, the last. Default: the smallest
-    known one of at least 1.25 times the budget."""
+    """The teacher; of several sizes the nearest above the budget, of several checkpoints of one training, in
+    its order, the last. Default: the smallest known one of at least 1.25 times the budget."""
     revision: Annotated[tuple[str, ...], _shown("NAME ...")] = ()
     """Branch, tag or commit of the teacher on the hub; of several, in the order of its training, the last."""
     correct_teacher: Annotated[str | None, _shown("TOKENS")] = None

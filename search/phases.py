@@ -1,6 +1,8 @@
-"""Checkpoints of one training, in its order: the last is the teacher, all are recorded.
+"""Models named as teachers: checkpoints of one training, in its order, or trainings of several sizes.
 
-Teachers that were trained in phases are best cut after the last (arXiv 2407.14679, section 4.1, practice 10).
+Of one training the last checkpoint is the teacher and all are recorded: teachers that were trained in phases
+are best cut after the last (arXiv 2407.14679, section 4.1, practice 10). Which training serves a budget,
+``search.nearest`` says.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from evaluators.teacher import load_config
 from space.axis_map import build
 from space.input_error import InputError
 
+Shapes = dict[str, tuple[int, ...]]
+
 
 class Phase(NamedTuple):
     """One checkpoint."""
@@ -24,6 +28,15 @@ class Phase(NamedTuple):
 
     def __str__(self) -> str:
         return self.id if self.revision is None else f"{self.id}@{self.revision}"
+
+
+class Training(NamedTuple):
+    """Checkpoints of one architecture."""
+
+    phases: tuple[Phase, ...]
+    """In its order; the last is the teacher."""
+    config: PretrainedConfig
+    """Of the last."""
 
 
 def phases_of(models: Sequence[str], revisions: Sequence[str]) -> list[Phase]:
@@ -53,38 +66,47 @@ def phases_of(models: Sequence[str], revisions: Sequence[str]) -> list[Phase]:
     return phases
 
 
-def last_phase(phases: Sequence[Phase], trust_remote_code: bool) -> PretrainedConfig:
-    """The config of the last one; those before it have to have its class and its sizes.
+def trainings_of(phases: Sequence[Phase], trust_remote_code: bool) -> list[Training]:
+    """What was named, sorted by architecture: of each the checkpoints in the order in which they were named.
 
     Raises:
-        InputError: one cannot be a teacher, or differs.
+        InputError: one cannot be a teacher, or revisions of one model differ in architecture.
     """
-    *before, last = [load_config(*phase, trust_remote_code) for phase in phases]
-    for phase, config in zip(phases, before, strict=False):
-        apart = _apart(config, last)
-        if apart:
-            raise InputError(
-                "Checkpoints of one training have one architecture",
-                f"{phase} has {apart[0]}, and {phases[-1]} has {apart[1]}",
-                "Name checkpoints of the same training, the last one last",
-            )
-    return last
+    configs = [load_config(*phase, trust_remote_code) for phase in phases]
+    if len(configs) == 1:
+        return [Training(tuple(phases), configs[0])]
+    shapes = [_shapes(config) for config in configs]
+    found: list[list[int]] = []
+    for place, config in enumerate(configs):
+        for group in found:
+            if type(configs[group[0]]) is type(config) and shapes[group[0]] == shapes[place]:
+                group.append(place)
+                break
+        else:
+            found.append([place])
+    if len(found) > 1 and len({phase.id for phase in phases}) == 1:
+        one, other = found[0][-1], found[-1][-1]
+        apart = _apart(configs[one], configs[other], shapes[one], shapes[other])
+        raise InputError(
+            "Revisions of one model are checkpoints of one training, and have one architecture",
+            f"{phases[one]} has {apart[0]}, and {phases[other]} has {apart[1]}",
+            "Name revisions of the same training, the last one last",
+        )
+    return [Training(tuple(phases[place] for place in group), configs[group[-1]]) for group in found]
 
 
-def _apart(one: PretrainedConfig, other: PretrainedConfig) -> tuple[str, str] | None:
-    """The first in which two models differ, class or a tensor's shape, in words; None if they are alike."""
+def _apart(one: PretrainedConfig, other: PretrainedConfig, shapes: Shapes, others: Shapes) -> tuple[str, str]:
+    """The first in which two models differ, class or a tensor's shape, in words."""
     if type(one) is not type(other):
         return f"the type {one.model_type}", f"the type {other.model_type}"
-    shapes, others = _shapes(one), _shapes(other)
-    for name in sorted(shapes.keys() | others.keys()):
-        if shapes.get(name) != others.get(name):
-            return _tensor(name, shapes), _tensor(name, others)
-    return None
+    names = sorted(shapes.keys() | others.keys())
+    name = next(name for name in names if shapes.get(name) != others.get(name))
+    return _tensor(name, shapes), _tensor(name, others)
 
 
-def _shapes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
+def _shapes(config: PretrainedConfig) -> Shapes:
     return {name: tuple(parameter.shape) for name, parameter in build(config).named_parameters()}
 
 
-def _tensor(name: str, shapes: dict[str, tuple[int, ...]]) -> str:
+def _tensor(name: str, shapes: Shapes) -> str:
     return f"{name} of {' × '.join(map(str, shapes[name]))}" if name in shapes else f"no {name}"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from evaluators.distillation.targets.choice import size_text, spoken
 from evaluators.flops import training_flops
 from search.bounds import LATENCY, in_words
+from search.nearest import told
 from search.resolution import Resolved
 from search.run_directory import RunDirectory
 from search.rung import BY_HAND
@@ -45,6 +46,8 @@ def _space_rows(resolved: Resolved) -> list[tuple[str, str]]:
     bounds = [("bounds", f"{in_words(config.most)}{_left(resolved)}")] if config.bounds else []
     return [
         ("teacher", f"{config.teacher}, {resolved.teacher_parameters:,} parameters"),
+        *([("taught by", config.taught_by)] if config.taught_by else []),
+        *([("passed over", told(resolved.passed_over, space.budget))] if resolved.passed_over else []),
         ("budget", str(space.budget)),
         *bounds,
         (
@@ -69,7 +72,7 @@ def _left(resolved: Resolved) -> str:
 
 def _work_rows(resolved: Resolved, directory: RunDirectory) -> list[tuple[str, str]]:
     config, matrices = resolved.config, matrix_polynomial(resolved.axis_map)
-    whole = matrices.of(resolved.axis_map.teacher)
+    whole, teaching = matrices.of(resolved.axis_map.teacher), resolved.teaching
     space = resolved.space
     student = int(matrices.at({axis: space.column(axis) for axis in Axis}).max())
     usual = int(space.parameters.mean())
@@ -86,7 +89,9 @@ def _work_rows(resolved: Resolved, directory: RunDirectory) -> list[tuple[str, s
     if config.reserve_tokens:
         held = f"{config.reserve_tokens:,} tokens, for more candidates where a rung misleads"
         rows.append(("held back", held))
-    flops = training_flops(student, short + retraining) + 2 * whole * targets.read(short, retraining)
+    read = targets.read(short, retraining)
+    flops = training_flops(student, short + retraining)
+    flops += 2 * matrix_polynomial(teaching).of(teaching.teacher) * read
     flops += training_flops(whole, corrected)
     models = (retrained - config.retrain_baselines) * usual * 4  # random weights are not kept
     # Of a teacher that is corrected: weights and a checkpoint with AdamW's moments.

@@ -26,6 +26,7 @@ from search.precision import accelerator_of, weights_dtype
 from search.resolution import Resolved
 from search.run_directory import RunDirectory
 from search.targets import targets_of
+from search.teaching import teaching_model
 from search.workbench import Workbench
 from search.workers import Workers
 from space.extraction import keeps, saved_tensors, sort_by_importance
@@ -74,15 +75,16 @@ def prepare(
     Of several workers one makes what is missing, and the others wait for it.
 
     Raises:
-        InputError: the teacher's head cannot be told apart, activations are not finite, or the targets do
-            not fit on the disk.
+        InputError: the teacher's head cannot be told apart, activations are not finite, the targets do
+            not fit on the disk, or another model than the teacher cannot teach.
     """
     config = resolved.config
     check_head(teacher.model)
     accelerator = accelerator_of(config)
     workers = workers or Workers()
     with workers.patient("targets", console.say), console.stage("targets"):
-        targets = targets_of(resolved, teacher, corpus, directory, accelerator, console)
+        teaching = teaching_model(config, teacher)
+        targets = targets_of(resolved, teaching, corpus, directory, accelerator, console)
 
     def bench(variant: Resolved) -> Workbench:
         tried = [] if variant.config.basis == variant.basis else [directory.ranking_of(variant.basis.value)]
@@ -94,6 +96,7 @@ def prepare(
             config,
             directory.path,
             teacher,
+            teaching,
             variant.axis_map,
             _searched(variant, teacher, ranking),
             corpus,

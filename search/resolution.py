@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,8 +27,9 @@ from search.distilling import states_asked
 from search.flag_rules import count_of
 from search.flags import Flags
 from search.method import method_of
+from search.nearest import AtHand, nearest
 from search.objectives import objectives_of
-from search.phases import Phase, last_phase, phases_of
+from search.phases import Training, phases_of, trainings_of
 from search.scale import Scale, default_device, default_dtype, scale_for
 from search.search_budget import search_tokens_of
 from search.teachers import EMBEDDED, default_text, short_name, teacher_for
@@ -71,6 +73,20 @@ class Resolved:
     """What the user wants to be tried as well, as typed."""
     turned: Resolved | None = None
     """The same run in the turned basis, if both are to be tried and the better one taken."""
+    passed_over: tuple[AtHand, ...] = ()
+    """Teachers at hand that were not taken."""
+    teaching_map: AxisMap | None = None
+    """Of the model whose targets are learnt, where it is not the teacher."""
+
+    @property
+    def teaching(self) -> AxisMap:
+        """The map of the model whose targets are learnt."""
+        return self.teaching_map or self.axis_map
+
+    def having(self, teaching_map: AxisMap | None = None, **fields: Any) -> Resolved:
+        """The same in every basis with other values in the configuration, and another teaching model."""
+        turned = self.turned.having(teaching_map, **fields) if self.turned else None
+        return replace(self, config=replace(self.config, **fields), teaching_map=teaching_map, turned=turned)
 
     @property
     def limits(self) -> Limits:
@@ -100,40 +116,69 @@ def resolve(flags: Flags) -> Resolved:
     """
     measure = Measure(flags.budget_of)
     text = BudgetText.parse(flags.budget, measure)
-    bounds = read_bounds(flags.max)
-    objectives_of(flags.objectives, bounds)
-    device = _device(flags.device)
+    objectives_of(flags.objectives, read_bounds(flags.max))
+    _device(flags.device)
     tasks_of(flags.benchmarks)
     phases = phases_of(flags.model or (_default_teacher(text, measure),), flags.revision)
-    config = last_phase(phases, flags.trust_remote_code)
+    return resolve_from(flags, trainings_of(phases, flags.trust_remote_code))
+
+
+def resolve_from(flags: Flags, trainings: Sequence[Training]) -> Resolved:
+    """As ``resolve``, with the nearest of these teachers, whatever the flags name.
+
+    Raises:
+        InputError: the run cannot be done.
+    """
+    text = BudgetText.parse(flags.budget, Measure(flags.budget_of))
+    training, others = _nearest(flags, text, trainings)
     basis = BasisName.COORDINATE if flags.basis == AUTO else BasisName(flags.basis)
-    axis_map = axis_map_of(config, basis)
+    axis_map = axis_map_of(training.config, basis)
     parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
-    budget = _budget(flags, text, axis_map)
+    budget, _ = budget_of(flags, text, axis_map)
     limits = read_limits(flags.keep, flags.sizes)
     whole = enumerate_space(axis_map, budget, limits)
-    costs = Costs(axis_map, workload_of(device), _stored_bytes(phases[-1].id, config))
-    space = within_bounds(whole, costs, bounds)
-    run = _config(flags, phases, config, axis_map, space, budget, device)
+    device = _device(flags.device)
+    costs = Costs(axis_map, workload_of(device), _stored_bytes(training.phases[-1].id, training.config))
+    space = within_bounds(whole, costs, read_bounds(flags.max))
+    run = _config(flags, training, axis_map, space, budget, device)
+    run = replace(run, passed_over=tuple(str(one.phase) for one in others))
     method_of(run)
-    resolved = Resolved(run, axis_map, space, parameters, basis, whole, costs, flags.try_)
+    resolved = Resolved(run, axis_map, space, parameters, basis, whole, costs, flags.try_, passed_over=others)
     resolved.by_hand()
     turned = _turned(resolved) if flags.basis == AUTO else None
     run = replace(run, basis=AUTO if turned else basis.value)
     return replace(resolved, config=run, turned=replace(turned, config=run) if turned else None)
 
 
+def _nearest(
+    flags: Flags, text: BudgetText, trainings: Sequence[Training]
+) -> tuple[Training, tuple[AtHand, ...]]:
+    """The training that serves the budget, and those that were passed over."""
+    if len(trainings) == 1:
+        return trainings[0], ()
+    if text.relative:
+        raise InputError(
+            "A percentage is a share of one teacher",
+            f"{flags.budget} was asked, and models of {len(trainings)} architectures were named",
+            "Write the budget as a number, or name one --model",
+        )
+    sized = [(training, budget_of(flags, text, axis_map_of(training.config))) for training in trainings]
+    teachers = [AtHand(training, whole) for training, (_, whole) in sized]
+    taken = nearest(teachers, sized[0][1][0])
+    return taken.training, tuple(one for one in teachers if one is not taken)
+
+
 def _config(
     flags: Flags,
-    phases: list[Phase],
-    config: PretrainedConfig,
+    training: Training,
     axis_map: AxisMap,
     space: SearchSpace,
     budget: Budget,
     device: str,
 ) -> RunConfig:
     """Flags and defaults, to the last number."""
-    (teacher, revision), bounds = phases[-1], read_bounds(flags.max)
+    (*_, (teacher, revision)), config = training
+    bounds = read_bounds(flags.max)
     parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
     scale = scale_for(parameters)
     retrain = _tokens(flags.retrain_tokens, "--retrain-tokens", scale.retrain_tokens)
@@ -150,7 +195,10 @@ def _config(
         name=name,
         teacher=teacher,
         revision=revision or "",
-        phases=tuple(map(str, phases)) if len(phases) > 1 else (),
+        phases=tuple(map(str, training.phases)) if len(training.phases) > 1 else (),
+        passed_over=(),
+        taught_by="",
+        taught_by_revision="",
         budget=budget.amount,
         budget_of=budget.of.value,
         budget_dtype=_budget_dtype(flags, config),
@@ -271,12 +319,16 @@ def _stored_bytes(teacher: str, config: PretrainedConfig) -> int:
     return dtype.itemsize
 
 
-def _budget(flags: Flags, text: BudgetText, axis_map: AxisMap) -> Budget:
-    """The budget that was asked for; a share is one of the teacher's."""
+def budget_of(flags: Flags, text: BudgetText, axis_map: AxisMap) -> tuple[Budget, int]:
+    """The budget that was asked for, where a share is one of the teacher's; and what the teacher has of it.
+
+    Raises:
+        InputError: the teacher does not say what has to be known for it.
+    """
     value_bytes = getattr(torch, _budget_dtype(flags, axis_map.config)).itemsize
-    whole = Budget(0, flags.tolerance, Measure(flags.budget_of), value_bytes)
-    amount = text.of(budget_polynomial(axis_map.given, whole).of(axis_map.teacher))
-    return replace(whole, amount=amount)
+    empty = Budget(0, flags.tolerance, Measure(flags.budget_of), value_bytes)
+    whole = budget_polynomial(axis_map.given, empty).of(axis_map.teacher)
+    return replace(empty, amount=text.of(whole)), whole
 
 
 def _budget_dtype(flags: Flags, config: PretrainedConfig) -> str:

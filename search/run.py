@@ -11,7 +11,6 @@ import os
 import shlex
 import signal
 import sys
-from typing import Any
 
 from safetensors import SafetensorError
 
@@ -51,7 +50,16 @@ def _main(arguments: list[str]) -> int:
     from search.flags import read_flags
 
     flags = read_flags(arguments)
+    command = f"python -m search.run {shlex.join(arguments)}"
+    from search.flag_rules import budgets_of
+
+    if len(budgets_of(flags)) > 1:
+        from search.family_run import run_family
+
+        print(run_family(flags, command))
+        return 0
     from search.console import Console
+    from search.outcome import beginning, outcome
     from search.plan import plan
     from search.resolution import resolve
     from search.run_directory import RunDirectory
@@ -64,35 +72,10 @@ def _main(arguments: list[str]) -> int:
         return 0
     from search.stages import run
 
-    console.say(
-        f"{resolved.config.teacher}: {resolved.teacher_parameters:,} parameters; "
-        f"{len(resolved.space)} architectures near {resolved.space.budget} "
-        "(--model and --budget choose others)"
-    )
-    summary = run(resolved, directory, console, f"python -m search.run {shlex.join(arguments)}")
+    console.say(beginning(resolved))
+    summary = run(resolved, directory, console, command)
     print(outcome(summary, directory))
     return 0
-
-
-def outcome(summary: dict[str, Any], directory: Any) -> str:
-    """The result in a few lines: the chosen model, the teacher, the baselines, the report."""
-    from search.report.within_bounds import over_labels, unmet
-
-    if summary["chosen"] is None:
-        return f"{unmet(summary) or 'No model could be retrained'}; see {directory.report}"
-    rows = {row["label"]: row for row in (*summary["baselines"], *summary["promoted"]) if row["path"]}
-    chosen = rows[summary["chosen"]["label"]]
-    lines = [
-        f"chosen   {chosen['label']}  {chosen['parameters']:,} parameters  loss {chosen['loss']:.4f}",
-        f"         {directory.path / chosen['path']}",
-        f"         {summary['chosen']['reason']}",
-        f"teacher  {summary['teacher']['parameters']:,} parameters  loss {summary['teacher']['loss']:.4f}",
-    ]
-    for row in summary["baselines"]:
-        loss = "failed" if row["loss"] is None else f"{row['loss']:.4f}"
-        over = ", over the bound" if row["label"] in over_labels(summary) else ""
-        lines.append(f"{row['origin']:<15} {row['label']}  loss {loss}{over}")
-    return "\n".join([*lines, f"report   {directory.report}"])
 
 
 if __name__ == "__main__":

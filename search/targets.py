@@ -56,6 +56,14 @@ def targets_of(
 ) -> tuple[Targets, Targets]:
     """The targets of the rungs and those of retraining; what is to lie on the disk is there afterwards.
 
+    Args:
+        resolved: the run.
+        teacher: the model whose targets are learnt.
+        corpus: with the distillation set.
+        directory: of the run.
+        accelerator: device and precision.
+        console: for progress.
+
     Raises:
         InputError: see ``plan_targets``.
         OSError: the disk is full; what was made is kept.

@@ -39,17 +39,17 @@ def setting_of(resolved: Resolved, tokens: int, width: int | None = None) -> Set
     Args:
         resolved: the run; of its students the one with most matrix weights counts.
         tokens: of the distillation set.
-        width: D, how many numbers the teacher's head reads; hidden unless told.
+        width: D, how many numbers the head of whoever teaches reads; its hidden unless told.
     """
-    axis_map, space, matrices = resolved.axis_map, resolved.space, matrix_polynomial(resolved.axis_map)
-    hidden = axis_map.teacher.hidden
+    space, matrices, teaching = resolved.space, matrix_polynomial(resolved.axis_map), resolved.teaching
+    hidden = teaching.teacher.hidden
     return Setting(
         tokens=tokens,
         block=resolved.config.block,
-        vocabulary=axis_map.config.get_text_config(decoder=True).vocab_size,
+        vocabulary=teaching.config.get_text_config(decoder=True).vocab_size,
         width=width or hidden,
         student=int(matrices.at({axis: space.column(axis) for axis in Axis}).max()),
-        teacher=int(matrices.of(axis_map.teacher)),
+        teacher=int(matrix_polynomial(teaching).of(teaching.teacher)),
         every_logit=loss_of(resolved.config).needs_every_logit,
         states=hidden * len(places_of(resolved)),
     )
@@ -57,7 +57,7 @@ def setting_of(resolved: Resolved, tokens: int, width: int | None = None) -> Set
 
 def places_of(resolved: Resolved) -> Sequence[Place]:
     """Where the teacher's intermediate states are taken: the same for every student."""
-    layers = resolved.axis_map.teacher.layers
+    layers = resolved.teaching.teacher.layers
     states = chosen(resolved.config.states, layers, layers)
     return () if states is None else states.of_teacher
 

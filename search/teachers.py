@@ -23,18 +23,21 @@ class KnownTeacher:
     id: str
     parameters: int
     """Tied weights counted once."""
+    tokens: int
+    """It was trained on before anybody tuned it: the embedded one as its log says, SmolLM2 as on its cards,
+    Qwen3 as in arXiv 2505.09388."""
 
 
 LADDER = (
-    KnownTeacher(str(EMBEDDED), EMBEDDED_PARAMETERS),
-    KnownTeacher("HuggingFaceTB/SmolLM2-135M", 134_515_008),
-    KnownTeacher("HuggingFaceTB/SmolLM2-360M", 361_821_120),
-    KnownTeacher("Qwen/Qwen3-0.6B", 596_049_920),
-    KnownTeacher("Qwen/Qwen3-1.7B", 1_720_574_976),
-    KnownTeacher("Qwen/Qwen3-4B", 4_022_468_096),
-    KnownTeacher("Qwen/Qwen3-8B", 8_190_735_360),
-    KnownTeacher("Qwen/Qwen3-14B", 14_768_307_200),
-    KnownTeacher("Qwen/Qwen3-32B", 32_762_123_264),
+    KnownTeacher(str(EMBEDDED), EMBEDDED_PARAMETERS, 11_497_472),
+    KnownTeacher("HuggingFaceTB/SmolLM2-135M", 134_515_008, 2 * 10**12),
+    KnownTeacher("HuggingFaceTB/SmolLM2-360M", 361_821_120, 4 * 10**12),
+    KnownTeacher("Qwen/Qwen3-0.6B", 596_049_920, 36 * 10**12),
+    KnownTeacher("Qwen/Qwen3-1.7B", 1_720_574_976, 36 * 10**12),
+    KnownTeacher("Qwen/Qwen3-4B", 4_022_468_096, 36 * 10**12),
+    KnownTeacher("Qwen/Qwen3-8B", 8_190_735_360, 36 * 10**12),
+    KnownTeacher("Qwen/Qwen3-14B", 14_768_307_200, 36 * 10**12),
+    KnownTeacher("Qwen/Qwen3-32B", 32_762_123_264, 36 * 10**12),
 )
 
 
@@ -61,6 +64,12 @@ def teacher_for(budget: BudgetText, of: Measure = Measure.TOTAL) -> str:
         f"{spoken(budget.amount)} was asked, and the largest, {largest.id}, has {spoken(largest.parameters)}",
         "Name a larger teacher with --model",
     )
+
+
+def training_tokens(teacher: str) -> int | None:
+    """Tokens that a known teacher was trained on; None of others."""
+    known = {known.id: known.tokens for known in LADDER}
+    return known.get(LADDER[0].id if _is_embedded(teacher) else teacher)
 
 
 def default_text(teacher: str) -> str:

@@ -39,6 +39,8 @@ class Workbench:
     config: RunConfig
     directory: Path
     teacher: Teacher
+    taught_by: Teacher
+    """Whose targets are learnt: the teacher, or another that the run names."""
     axis_map: AxisMap
     space: SearchSpace
     corpus: Corpus
@@ -112,7 +114,7 @@ class Workbench:
             watch,
             checkpointing,
             loss=loss_of(self.config),
-            states=states_of(self.config, student, self.teacher.model),
+            states=states_of(self.config, student, self.taught_by.model),
         )
 
     def _schedule(self, tokens: int, rate: float) -> Schedule:
