@@ -17,10 +17,12 @@ from evaluators.loss import bits_per_byte, perplexity
 from search.benchmarks import TEACHER, Results
 from search.bounds import over
 from search.choice import choose, eligible
+from search.config import RunConfig
 from search.correction import Correction
 from search.distilling import loss_of, targets_told
 from search.evaluation import Evaluation
 from search.objectives import UNITS
+from search.phases import Phase
 from search.promotion import pareto_front
 from search.retraining import RANDOM_WEIGHTS, Retrained
 from search.rung import Record, Rung
@@ -124,6 +126,8 @@ class Account:
             "id": bench.teacher.id,
             "revision": bench.teacher.revision,
             "phases": list(bench.config.phases),
+            "passed_over": list(bench.config.passed_over),
+            "taught_by": _taught_by(bench.config),
             "correction": self._correction(),
             "architecture": self._architecture(sizes),
             "parameters": int(costs["parameters"]),
@@ -262,6 +266,11 @@ class Account:
             "retraining": sum(r.tokens - r.branch_tokens for r in (*self.promoted, *self.baselines)),
         }
         return tokens | {"total": sum(tokens.values())}
+
+
+def _taught_by(config: RunConfig) -> str | None:
+    other = Phase(config.taught_by, config.taught_by_revision or None)
+    return str(other) if other.id else None
 
 
 def _read(evaluation: Evaluation) -> int:

@@ -49,8 +49,9 @@ def loss_words(loss: str) -> str:
 
 
 def teacher_rows(teacher: dict[str, Any]) -> list[tuple[str, str]]:
-    """The correction of the teacher and the checkpoints before it, if there are any."""
-    rows, correction = [], teacher["correction"]
+    """Who taught in its place, its correction, the checkpoints before it, and others that were named."""
+    rows = [("taught by", teacher["taught_by"])] if teacher["taught_by"] else []
+    correction = teacher["correction"]
     if correction is not None:
         tokens, before, after = (correction[key] for key in ("tokens", "loss_before", "loss_after"))
         losses = f"loss {words.nats(before)} before, {words.nats(after)} after"
@@ -59,6 +60,8 @@ def teacher_rows(teacher: dict[str, Any]) -> list[tuple[str, str]]:
     if teacher["phases"]:
         *before, last = teacher["phases"]
         rows.append(("teacher\u2019s phases", f"{last}, after {', '.join(before)}"))
+    if teacher["passed_over"]:
+        rows.append(("teachers passed over", ", ".join(teacher["passed_over"])))
     return rows
 
 

@@ -62,7 +62,9 @@ def test_benchmarks_the_distillation_and_what_happened_are_told() -> None:
         "| riddle, word_perplexity \u2193 | 41.000 | 40.000 |",
         "- loss: 0.5 × forward KL + 0.5 × cross-entropy, temperature 2",
         "- learning rate: warm-up, stable, decay",
+        "- taught by: org/original",
         "- teacher\u2019s phases: org/teacher@stage2, after org/teacher@stage1",
+        "- teachers passed over: org/larger",
         "- note: ended early, the validation loss rose twice",
     ):
         assert line in card.text.splitlines(), line

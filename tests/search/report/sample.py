@@ -99,6 +99,8 @@ def _run() -> dict[str, Any]:
             "id": "studies/demo",
             "revision": None,
             "phases": [],
+            "passed_over": [],
+            "taught_by": None,
             "correction": None,
             "architecture": TEACHER,
             "parameters": _parameters(160, 448, 8, 4, 8),

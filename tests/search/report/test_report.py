@@ -143,7 +143,8 @@ def hostile_summary(text: str) -> dict[str, Any]:
     summary["rank_correlation"][0].update({"from": text, "to": text})
     summary["versions"]["torch"] = text
     summary["seconds"][text] = 1.0
-    summary["teacher"]["phases"] = [text, text]
+    summary["teacher"]["phases"] = summary["teacher"]["passed_over"] = [text, text]
+    summary["teacher"]["taught_by"] = text or None
     summary["promoted"][0]["note"] = text or "x"
     failed = {"metric": None, "value": None, "error": None, "higher_is_better": None, "failure": text}
     for model in (summary["teacher"], *summary["promoted"]):

@@ -135,6 +135,8 @@ def everything_asked() -> Summary:
         },
     }
     summary["teacher"]["phases"] = ["org/teacher@stage1", "org/teacher@stage2"]
+    summary["teacher"]["passed_over"] = ["org/larger"]
+    summary["teacher"]["taught_by"] = "org/original"
     summary["teacher"]["correction"] = {
         "tokens": 500_000,
         "seconds": 12.5,
