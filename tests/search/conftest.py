@@ -73,7 +73,7 @@ def each_teacher_vouched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """To try the contract takes seconds, and here it is the same few teachers over and over."""
     monkeypatch.setattr(
         "search.resolution.axis_map_of",
-        lambda config, basis: _map_of(config.to_json_string(use_diff=False), basis),
+        lambda config, basis=BasisName.COORDINATE: _map_of(config.to_json_string(use_diff=False), basis),
     )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of one training: the last is the teacher, and others than these are refused."""
+"""Checkpoints of one training: the last is the teacher; other architectures are other trainings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from transformers import PretrainedConfig
 
+from evaluators.teacher import load_config
 from search.flags import Flags
-from search.phases import Phase, last_phase, phases_of
+from search.phases import Phase, phases_of, trainings_of
 from search.resolution import resolve
 from space.input_error import InputError
 
@@ -67,20 +69,38 @@ def test_the_last_one_is_the_teacher_and_all_are_recorded(demo_config: Path, tmp
     assert found.name == "late-1M"
 
 
-@pytest.mark.parametrize(
-    ("fields", "apart"),
-    [
-        ({"intermediate_size": 64}, "has model.layers.0.mlp.down_proj.weight of 128 × 64, and"),
-        ({"num_hidden_layers": 9}, "has model.layers.8.input_layernorm.weight of 128, and"),
-        ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, "has the type qwen2, and"),
-    ],
-)
-def test_another_architecture_is_refused(
+OTHERS = [
+    ({"intermediate_size": 64}, "has model.layers.0.mlp.down_proj.weight of 128 × 64"),
+    ({"num_hidden_layers": 9}, "has model.layers.8.input_layernorm.weight of 128"),
+    ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, "has the type qwen2"),
+]
+
+
+@pytest.mark.parametrize(("fields", "apart"), OTHERS)
+def test_another_architecture_is_another_training(
     fields: dict[str, object], apart: str, demo_config: Path, tmp_path: Path
 ) -> None:
     other = changed(demo_config, tmp_path / "other", **fields)
+    twin = Path(shutil.copytree(demo_config, tmp_path / "twin"))
+    one, two, three = (Phase(str(path), None) for path in (demo_config, other, twin))
+    found = trainings_of([one, two, three], trust_remote_code=False)
+    assert [training.phases for training in found] == [(one, three), (two,)]
+    assert found[1].config.model_type == fields.get("model_type", "llama")
+
+
+@pytest.mark.parametrize(("fields", "apart"), OTHERS)
+def test_revisions_of_one_model_have_one_architecture(
+    fields: dict[str, object], apart: str, demo_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {"r": str(changed(demo_config, tmp_path / "other", **fields)), "s": str(demo_config)}
+
+    def of_revision(id: str, revision: str, trust_remote_code: bool) -> PretrainedConfig:
+        return load_config(folders[revision], None, trust_remote_code)
+
+    monkeypatch.setattr("search.phases.load_config", of_revision)
     with pytest.raises(InputError) as caught:
-        last_phase(phases_of([str(other), str(demo_config)], []), trust_remote_code=False)
-    assert str(caught.value).startswith("Checkpoints of one training have one architecture; ")
-    assert apart in str(caught.value)
-    assert str(caught.value).endswith("Name checkpoints of the same training, the last one last.")
+        trainings_of(phases_of(["org/a"], ["r", "s"]), trust_remote_code=False)
+    message = str(caught.value)
+    assert message.startswith("Revisions of one model are checkpoints of one training, and have one arch")
+    assert f"org/a@r {apart}, and org/a@s has " in message
+    assert message.endswith("Name revisions of the same training, the last one last.")
