@@ -180,7 +180,7 @@ def test_a_later_budget_that_cannot_be_reached_is_refused_at_once(
 def test_a_directory_of_another_configuration_is_refused_at_once(demo_config: Path, tmp_path: Path) -> None:
     found = family(tmp_path, demo_config)
     first = found.stage(0, None)
-    with first.directory.claimed(first.resolved.config):
+    with first.directory.joined(first.resolved.config):
         pass
     list(found.stages())
     with pytest.raises(InputError, match="seed is 1, was 0"):
