@@ -19,8 +19,16 @@ from evaluators.teacher import load_config
 from search.flag_rules import budgets_of
 from search.flags import Flags
 from search.outcome import chosen_row
-from search.phases import Phase, Training, phases_of, trainings_of
-from search.resolution import Resolved, budget_of, resolve, resolve_from
+from search.phases import Phase, Training
+from search.resolution import (
+    Resolved,
+    budget_of,
+    folders_of,
+    name_of,
+    nearest_teacher,
+    resolve_from,
+    teachers_named,
+)
 from search.run_directory import RunDirectory
 from search.summary import read
 from space.axis_map import AxisMap
@@ -137,7 +145,8 @@ class Family:
         """Those of a later stage: what follows from the teacher stays that of the first."""
         first = self.first.config
         stay: dict[str, Any] = {"data": first.data, "dtype": first.dtype, "budget_dtype": first.budget_dtype}
-        return replace(self.flags, budget=str(self.budgets[number].amount), study_name=self.name, **stay)
+        where: dict[str, Any] = {"out": self.path, "study_name": self.folders[number]}
+        return replace(self.flags, budget=str(self.budgets[number].amount), **where, **stay)
 
     def _teachers(self, parent: Parent) -> list[Training]:
         """What a later stage may be cut from; a single teacher is always farther than its student."""
@@ -167,10 +176,13 @@ def family_of(flags: Flags) -> Family:
     Raises:
         InputError: the budgets do not descend, or the first of them cannot be reached.
     """
-    typed = [text.strip() for text in budgets_of(flags)]
-    measure = Measure(flags.budget_of)
-    first = resolve(replace(flags, budget=typed[0]))
-    budgets = [budget_of(flags, BudgetText.parse(text, measure), first.axis_map)[0] for text in typed]
+    typed, folders = budgets_of(flags), folders_of(flags)
+    largest = replace(flags, budget=typed[0])
+    trainings = teachers_named(largest)
+    name = name_of(flags, nearest_teacher(largest, trainings)[0].phases[-1].id)
+    first = resolve_from(replace(largest, out=flags.out / name, study_name=folders[0]), trainings)
+    texts = [BudgetText.parse(text, Measure(flags.budget_of)) for text in typed]
+    budgets = [budget_of(flags, text, first.axis_map)[0] for text in texts]
     for above, below in pairwise(budgets):
         if below.highest >= above.lowest:
             raise InputError(
@@ -178,11 +190,7 @@ def family_of(flags: Flags) -> Family:
                 f"{below} follow {above}",
                 "Order --budget from large to small, farther apart, or narrow --tolerance",
             )
-    names = [text.replace("%", "pct") for text in typed]
-    name = flags.study_name or f"{first.config.name}{''.join(f'-{one}' for one in names[1:])}"
-    phases = phases_of(flags.model or (first.config.teacher,), flags.revision)
-    trainings = trainings_of(phases, flags.trust_remote_code)
-    return Family(flags, name, tuple(budgets), tuple(names), tuple(trainings), first)
+    return Family(flags, name, tuple(budgets), tuple(folders), tuple(trainings), first)
 
 
 def _finished(directory: RunDirectory) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ from search.by_hand import by_hand
 from search.config import RunConfig
 from search.costs import Costs, within_bounds, workload_of
 from search.distilling import states_asked
-from search.flag_rules import count_of
+from search.flag_rules import budgets_of, count_of
 from search.flags import Flags
 from search.method import method_of
 from search.nearest import AtHand, nearest
@@ -114,13 +114,22 @@ def resolve(flags: Flags) -> Resolved:
     Raises:
         InputError: the run cannot be done.
     """
+    return resolve_from(flags, teachers_named(flags))
+
+
+def teachers_named(flags: Flags) -> list[Training]:
+    """The teachers at hand: those that the flags name, else the one that the budget picks.
+
+    Raises:
+        InputError: the run cannot be done; what needs no teacher is refused first.
+    """
     measure = Measure(flags.budget_of)
     text = BudgetText.parse(flags.budget, measure)
     objectives_of(flags.objectives, read_bounds(flags.max))
     _device(flags.device)
     tasks_of(flags.benchmarks)
     phases = phases_of(flags.model or (_default_teacher(text, measure),), flags.revision)
-    return resolve_from(flags, trainings_of(phases, flags.trust_remote_code))
+    return trainings_of(phases, flags.trust_remote_code)
 
 
 def resolve_from(flags: Flags, trainings: Sequence[Training]) -> Resolved:
@@ -130,7 +139,7 @@ def resolve_from(flags: Flags, trainings: Sequence[Training]) -> Resolved:
         InputError: the run cannot be done.
     """
     text = BudgetText.parse(flags.budget, Measure(flags.budget_of))
-    training, others = _nearest(flags, text, trainings)
+    training, others = nearest_teacher(flags, trainings)
     basis = BasisName.COORDINATE if flags.basis == AUTO else BasisName(flags.basis)
     axis_map = axis_map_of(training.config, basis)
     parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
@@ -150,12 +159,15 @@ def resolve_from(flags: Flags, trainings: Sequence[Training]) -> Resolved:
     return replace(resolved, config=run, turned=replace(turned, config=run) if turned else None)
 
 
-def _nearest(
-    flags: Flags, text: BudgetText, trainings: Sequence[Training]
-) -> tuple[Training, tuple[AtHand, ...]]:
-    """The training that serves the budget, and those that were passed over."""
+def nearest_teacher(flags: Flags, trainings: Sequence[Training]) -> tuple[Training, tuple[AtHand, ...]]:
+    """The training that serves the budget, and those that are passed over.
+
+    Raises:
+        InputError: none is above the budget, or the budget is a share of no one knows which.
+    """
     if len(trainings) == 1:
         return trainings[0], ()
+    text = BudgetText.parse(flags.budget, Measure(flags.budget_of))
     if text.relative:
         raise InputError(
             "A percentage is a share of one teacher",
@@ -186,7 +198,7 @@ def _config(
     rungs = rungs or rungs_up_to(scale.first_rung_tokens, retrain)
     block = _block(scale, config, max(rungs))
     dtype = flags.dtype or default_dtype(device, parameters)
-    name = _name(flags, teacher)
+    name = name_of(flags, teacher)
     pace = partial(_pace, axis_map, space, device, dtype, scale.batch_blocks, block)
     search_tokens = search_tokens_of(flags, scale, rungs, len(space), flags.out / name, pace)
     bracket = plan_bracket(search_tokens, rungs, len(space), flags.trials, bool(flags.rung_tokens))
@@ -342,10 +354,14 @@ def _block(scale: Scale, config: PretrainedConfig, tokens: int) -> int:
     return max(2, min(scale.block, longest, tokens))
 
 
-def _name(flags: Flags, teacher: str) -> str:
-    measure = "" if flags.budget_of == "total" else f"-{flags.budget_of}"
-    budget = flags.budget.strip().replace("%", "pct") + measure
-    name = flags.study_name or f"{short_name(teacher)}-{budget}"
+def name_of(flags: Flags, teacher: str) -> str:
+    """The name of a run or a family: the user's, else the teacher's and the budgets.
+
+    Raises:
+        InputError: no folder can have it.
+    """
+    measure = [] if flags.budget_of == "total" else [flags.budget_of]
+    name = flags.study_name or "-".join([short_name(teacher), *folders_of(flags), *measure])
     if Path(name).name != name or name in ("", ".", ".."):
         raise InputError(
             "The name of a run has to be the name of one folder",
@@ -353,6 +369,11 @@ def _name(flags: Flags, teacher: str) -> str:
             "Try --study-name first-try",
         )
     return name
+
+
+def folders_of(flags: Flags) -> list[str]:
+    """The budgets as names of folders."""
+    return [text.strip().replace("%", "pct") for text in budgets_of(flags)]
 
 
 def _device(name: str | None) -> str:

@@ -187,6 +187,21 @@ def test_a_directory_of_another_configuration_is_refused_at_once(demo_config: Pa
         list(family(tmp_path, demo_config, seed=1).stages())
 
 
+def test_hours_are_made_tokens_once_for_each_run(
+    demo_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was begun keeps what its hours came to, however fast the device is by then."""
+    paces = iter(range(100, 1000, 100))
+    monkeypatch.setattr("search.resolution._pace", lambda *_: next(paces))
+    asked = {"search_hours": 1.0, "rung_tokens": ("8k",)}
+    first = family(tmp_path, demo_config, **asked).stage(0, None)
+    assert first.resolved.config.search_tokens == 360_000
+    with first.directory.joined(first.resolved.config):
+        pass
+    again = list(family(tmp_path, demo_config, **asked).stages())
+    assert [stage.resolved.config.search_tokens for stage in again] == [360_000, 720_000, 1_080_000]
+
+
 def test_finished_runs_are_planned_on_from(
     demo_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
