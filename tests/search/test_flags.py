@@ -273,6 +273,8 @@ max = ["memory=8GB", "latency=20ms"]
 try = "hidden=3072"
 sampler = "gp"
 storage = "s"
+taught-by = "previous"
+teacher-tokens = "15T"
 study-name = "n"
 out = "o"
 seed = 5
