@@ -19,7 +19,9 @@ from evaluators.teacher import Teacher
 from evaluators.teacher.correction import correct, correction_rate, fingerprint_of, read_corrected
 from search.config import RunConfig
 from search.console import Console
+from search.orders import Correct, TakeCorrected
 from search.precision import accelerator_of, weights_dtype
+from search.ranks import ranks
 from search.run_directory import RunDirectory
 from search.whole_file import write_whole
 from space.input_error import InputError
@@ -87,7 +89,8 @@ def corrected(
             console.forecast.skip("correct", config.teacher_correction)
             _files(directory, key).remove()  # which that process may not have come to
             console.say(f"reusing the corrected teacher in {directory.corrected_teacher}")
-            return _read(config, teacher, directory), found
+            ranks().order(TakeCorrected())
+            return read_back(config, teacher, directory), found
         return _correct(config, teacher, corpus, directory, console, key)
 
 
@@ -97,8 +100,11 @@ def _correct(
     rate = correction_rate(teacher.model.num_parameters())
     before = validation_loss(teacher.model, corpus.validation)
     with console.work("correcting the teacher", "correct", config.teacher_correction) as advance:
-        outcome = _train(config, teacher, corpus, directory, rate, key, advance)
-    new = _read(config, teacher, directory)
+        ranks().order(Correct())
+        with ranks().together():
+            outcome = train_teacher(config, teacher, corpus, directory, advance)
+    ranks().order(TakeCorrected())
+    new = read_back(config, teacher, directory)
     after = validation_loss(new.model, corpus.validation)
     curve = [(seen, loss) for seen, loss in outcome.curve if math.isfinite(loss)]
     done = Correction(
@@ -118,16 +124,27 @@ def _correct(
     return new, done
 
 
-def _train(
+def train_teacher(
     config: RunConfig,
     teacher: Teacher,
     corpus: Corpus,
     directory: RunDirectory,
-    rate: float,
-    key: str,
     advance: Callable[[int], None],
 ) -> Outcome:
-    accelerator = accelerator_of(config)
+    """Train a teacher on the distillation set, in every process that takes part; the main one writes it.
+
+    Args:
+        config: of the run.
+        teacher: as it was loaded; it is given up.
+        corpus: whole.
+        directory: of the run.
+        advance: told the tokens of each step.
+
+    Raises:
+        InputError: the training does not fit into memory, or its loss diverges.
+        OSError: the disk is full.
+    """
+    accelerator, rate = accelerator_of(config), correction_rate(teacher.model.num_parameters())
 
     def validate(model: PreTrainedModel) -> float:
         with accelerator.autocast():
@@ -137,7 +154,7 @@ def _train(
         tokens=config.teacher_correction, blocks=config.batch_blocks, block=corpus.block, peak_rate=rate
     )
     watch = Watch(validate=validate, times=_VALIDATIONS, advance=advance)
-    saving = _files(directory, key)
+    saving = _files(directory, _key(config, teacher, corpus))
     path = directory.corrected_teacher
     try:
         return correct(teacher, corpus.distillation, schedule, accelerator, path, watch, saving)
@@ -147,6 +164,12 @@ def _train(
         ) from None
 
 
+def read_back(config: RunConfig, teacher: Teacher, directory: RunDirectory) -> Teacher:
+    """The corrected teacher from the run directory, in place of the one that it was made from."""
+    path, dtype = directory.corrected_teacher, weights_dtype(config)
+    return read_corrected(teacher, path, dtype, config.trust_remote_code)
+
+
 def _files(directory: RunDirectory, key: str) -> Checkpointing:
     path = directory.correction_checkpoint
     return Checkpointing(path=path, key=key, best=path.with_suffix(".best"))
@@ -154,11 +177,6 @@ def _files(directory: RunDirectory, key: str) -> Checkpointing:
 
 def _written(config: RunConfig, directory: RunDirectory) -> str | None:
     return fingerprint_of(directory.corrected_teacher, config.trust_remote_code)
-
-
-def _read(config: RunConfig, teacher: Teacher, directory: RunDirectory) -> Teacher:
-    path, dtype = directory.corrected_teacher, weights_dtype(config)
-    return read_corrected(teacher, path, dtype, config.trust_remote_code)
 
 
 def _key(config: RunConfig, teacher: Teacher, corpus: Corpus) -> str:

@@ -23,6 +23,19 @@ class CandidateError(RuntimeError):
     """A candidate that cannot be evaluated; the message is the reason, for people."""
 
 
+class LostProcessError(Exception):
+    """The processes that evaluate together have lost each other: this worker can evaluate nothing more.
+
+    Args:
+        reason: for people.
+        failed: whether it was this process that failed.
+    """
+
+    def __init__(self, reason: str, *, failed: bool = False) -> None:
+        super().__init__(reason)
+        self.failed = failed
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What was found out about a candidate at a rung."""
@@ -46,6 +59,7 @@ class Evaluator(Protocol):
 
         Raises:
             CandidateError: with the reason; the search records it and goes on without the candidate.
+            LostProcessError: this worker has to end. The candidate counts as one in which a worker died.
         """
 
     def tidy(self, rungs: Sequence[Rung], candidates: Sequence[int]) -> None:

@@ -23,7 +23,7 @@ from search.bracket_plan import spent
 from search.claims import Claims
 from search.config import RunConfig
 from search.console import Console
-from search.evaluation import CandidateError, Evaluator
+from search.evaluation import CandidateError, Evaluator, LostProcessError
 from search.guide import with_those_over
 from search.objectives import UNITS
 from search.rung import BY_HAND, SEARCH, Rung
@@ -188,6 +188,8 @@ class Search:
                     failure,
                 )
                 return
+            except LostProcessError:
+                raise
             except BaseException:
                 with suppress(Exception):  # a storage that is out of reach has its own message
                     rung.release(trial)

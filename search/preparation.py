@@ -22,7 +22,9 @@ from search.console import Console
 from search.costs import within_bounds
 from search.distilling import check_states
 from search.importance import ranked, repair_of
+from search.orders import TakeTargets
 from search.precision import accelerator_of, weights_dtype
+from search.ranks import ranks
 from search.resolution import Resolved
 from search.run_directory import RunDirectory
 from search.targets import targets_of
@@ -50,16 +52,25 @@ def load(config: RunConfig, console: Console) -> tuple[Teacher, Corpus]:
         InputError: the teacher or the text cannot be used.
     """
     with console.stage("teacher"):
-        teacher = load_teacher(
-            config.teacher,
-            revision=config.revision or None,
-            device=torch.device(config.device),
-            dtype=weights_dtype(config),
-            trust_remote_code=config.trust_remote_code,
-        )
+        teacher = teacher_of(config)
         check_states(config, teacher.model)
     with console.stage("text"):
         return teacher, _read(config, teacher)
+
+
+def teacher_of(config: RunConfig) -> Teacher:
+    """The teacher of a run, as it was found.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    return load_teacher(
+        config.teacher,
+        revision=config.revision or None,
+        device=torch.device(config.device),
+        dtype=weights_dtype(config),
+        trust_remote_code=config.trust_remote_code,
+    )
 
 
 def prepare(
@@ -85,6 +96,7 @@ def prepare(
     with workers.patient("targets", console.say), console.stage("targets"):
         teaching = teaching_model(config, teacher)
         targets = targets_of(resolved, teaching, corpus, directory, accelerator, console)
+    ranks().order(TakeTargets(len(corpus.distillation)))
 
     def bench(variant: Resolved) -> Workbench:
         tried = [] if variant.config.basis == variant.basis else [directory.ranking_of(variant.basis.value)]

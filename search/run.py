@@ -1,6 +1,7 @@
 """The command line: ``python -m search.run --budget 4B``.
 
-Exit status: 0 when the run is complete, 2 for input that cannot be worked with, 130 when stopped.
+Exit status: 0 when the run is complete, 2 for input that cannot be worked with, 130 when stopped, 1 when
+one of several processes was lost.
 The result goes to stdout, everything else to stderr.
 """
 
@@ -11,9 +12,11 @@ import os
 import shlex
 import signal
 import sys
+from functools import partial
 
 from safetensors import SafetensorError
 
+from search.launch import take_part, with_others
 from space.input_error import InputError
 
 
@@ -21,6 +24,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the search that the arguments describe, and return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Threads that wait must not spin: on a busy machine that costs a factor of ten. Read when PyTorch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    run = partial(_status, arguments)
+    return take_part(run) if with_others() else run()
+
+
+def _status(arguments: list[str]) -> int:
     try:
         return _main(arguments)
     except InputError as error:
@@ -45,8 +55,6 @@ def _disk_full(error: Exception) -> bool:
 
 
 def _main(arguments: list[str]) -> int:
-    # Threads that wait must not spin: on a busy machine that costs a factor of ten. Read when PyTorch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from search.flags import read_flags
 
     flags = read_flags(arguments)

@@ -19,7 +19,9 @@ from search.correction import corrected
 from search.finalists import retrain_all
 from search.loop import Search, Task, open_rungs
 from search.model_card import model_card
+from search.orders import Begin
 from search.preparation import load, prepare
+from search.ranks import ranks
 from search.report import RankingView, write_report
 from search.resolution import Resolved
 from search.run_directory import RunDirectory
@@ -38,6 +40,7 @@ from space.ranking import Ranking
 def run(resolved: Resolved, directory: RunDirectory, console: Console, command: str) -> dict[str, Any]:
     """Do everything that a run does, and return its summary."""
     config = resolved.config
+    ranks().refuse_device(config.device)
     directory.refuse_another(config)
     if config.storage:  # one that cannot be reached is refused before anything is made
         open_storage(config.storage, directory.path)
@@ -45,6 +48,7 @@ def run(resolved: Resolved, directory: RunDirectory, console: Console, command: 
     gc.freeze()  # the libraries stay for good; collecting among them costs each candidate half a second
     with console.running():
         teacher, corpus = load(config, console)
+        ranks().order(Begin(resolved, directory.path, corpus))
         with directory.joined(config) as workers:
             return _run(resolved, teacher, corpus, directory, console, workers, command)
 

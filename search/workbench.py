@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.corpus.corpus import Corpus
-from evaluators.distillation.loop import Checkpointing, Outcome, Watch, distil
-from evaluators.distillation.schedule import Schedule, Shape, peak_rate
+from evaluators.distillation.loop import Checkpointing, Outcome
+from evaluators.distillation.sharing import describe, send
 from evaluators.distillation.targets.batch import Targets
 from evaluators.latency import Latency, Workload, measure, measure_beside
 from evaluators.latency_book import LatencyBook, latency_key
@@ -23,7 +22,9 @@ from evaluators.teacher import Teacher
 from search.basis_trial import BasisTrial
 from search.config import RunConfig
 from search.costs import Costs
-from search.distilling import loss_of, states_of
+from search.orders import Train
+from search.ranks import ranks
+from search.trainer import Lesson, Trainer
 from space.architecture import Architecture
 from space.axis_map import AxisMap
 from space.extraction import extract, keeps
@@ -65,10 +66,14 @@ class Workbench:
         """Which of the teacher's layers a student keeps, ascending."""
         return keeps(self.axis_map, self.ranking, architecture)
 
+    @property
+    def trainer(self) -> Trainer:
+        """Trains the students, here and in all processes that take part."""
+        return Trainer(self.config, self.taught_by.model, self.corpus.validation, self.accelerator)
+
     def loss(self, model: PreTrainedModel) -> float:
         """The validation loss in the precision of training, as the rungs compare it."""
-        with self.accelerator.autocast():
-            return validation_loss(model, self.corpus.validation)
+        return self.trainer.loss(model)
 
     def exact_loss(self, model: PreTrainedModel) -> float:
         """The validation loss in the precision of the weights, as results state it."""
@@ -103,27 +108,23 @@ class Workbench:
         validations: int,
         checkpointing: Checkpointing | None = None,
     ) -> Outcome:
-        """Distil a student in place, its loss watched at equal distances."""
-        schedule = self._schedule(tokens, peak_rate(student.num_parameters()))
-        watch = Watch(validate=self.loss, times=validations, advance=advance)
-        return distil(
-            student.float(),
-            targets,
-            schedule,
-            self.accelerator,
-            watch,
-            checkpointing,
-            loss=loss_of(self.config),
-            states=states_of(self.config, student, self.taught_by.model),
-        )
+        """Distil a student in place, its loss watched at equal distances.
 
-    def _schedule(self, tokens: int, rate: float) -> Schedule:
-        """Of so many tokens; if one is to be the beginning of another, all have the first rung's warm-up."""
-        of_any = partial(Schedule, blocks=self.config.batch_blocks, block=self.corpus.block, peak_rate=rate)
-        if self.config.schedule == Shape.COSINE:
-            return of_any(tokens=tokens)
-        warm_up = of_any(tokens=self.config.rung_tokens[0]).warm_up
-        return of_any(tokens=tokens, shape=Shape.WSD, warm_up_steps=warm_up)
+        Other processes that train with this one are sent the student.
+
+        Raises:
+            DivergenceError: see ``distil``, as for others.
+            LostProcessError: see ``Ranks.together``.
+        """
+        lesson, joined = Lesson(tokens, validations, checkpointing), ranks()
+        if joined.alone:
+            return self.trainer.train(student, targets, lesson, advance)
+        retraining = targets is self.retraining_targets
+        assert retraining or targets is self.targets, "the others have the targets of the run alone"
+        joined.order(Train(describe(student), lesson, retraining))
+        with joined.together():
+            send(student)
+            return self.trainer.train(student, targets, lesson, advance)
 
     def _key(self, model: PreTrainedModel) -> str:
         dtype = next(model.parameters()).dtype

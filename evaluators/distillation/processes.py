@@ -54,6 +54,13 @@ def in_the_first(flag: bool, accelerator: Accelerator) -> bool:
     return bool(broadcast(torch.tensor(float(flag), device=accelerator.device)).item())
 
 
+def from_the_first(value: float, accelerator: Accelerator) -> float:
+    """As the main process has it: what all decide by has to be the same to the last bit."""
+    if accelerator.num_processes == 1:
+        return value
+    return float(broadcast(torch.tensor(value, dtype=torch.float64, device=accelerator.device)).item())
+
+
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
     """Within the context a student can be used by itself, outside the module that was sharded.

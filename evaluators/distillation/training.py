@@ -20,7 +20,7 @@ from evaluators.distillation.compiling import compiled, compiling_pays
 from evaluators.distillation.divergence import SPIKE, DivergenceError, Setback, has_worsened, is_spike
 from evaluators.distillation.gradient import Gradient
 from evaluators.distillation.places import Kind, layers_of
-from evaluators.distillation.processes import gathered, in_the_first
+from evaluators.distillation.processes import from_the_first, gathered, in_the_first
 from evaluators.distillation.saving import Saving
 from space.input_error import InputError
 
@@ -215,7 +215,7 @@ class Training:
         if self.watch.validate is None or not self.watch.times:
             return
         with gathered(self.gradient.module):
-            loss = self.watch.validate(self.student)
+            loss = from_the_first(self.watch.validate(self.student), self.accelerator)
         self.position.curve.append((self.tokens, loss))
         if self.best is None:
             return

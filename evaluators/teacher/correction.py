@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from evaluators.distillation.loop import Checkpointing, Outcome, Watch, distil
 from evaluators.distillation.losses import Loss, Term
+from evaluators.distillation.processes import anywhere
 from evaluators.distillation.schedule import Schedule, peak_rate
 from evaluators.distillation.targets.live import TextTargets
 from evaluators.teacher.config import read_config
@@ -40,7 +41,8 @@ def correct(
 ) -> Outcome:
     """Train a teacher on text by cross-entropy, in float32 weights, and write it as an ordinary directory.
 
-    The teacher in memory is given up: what was written is what is used, see ``read_corrected``.
+    The teacher in memory is given up: what was written is what is used, see ``read_corrected``. Of several
+    processes the main one writes.
 
     Args:
         teacher: as it was loaded.
@@ -57,7 +59,8 @@ def correct(
         OSError: the disk is full.
     """
     model = teacher.model
-    _refuse_too_large(teacher)
+    if anywhere(_is_too_large(teacher), accelerator):
+        raise _too_large(teacher)
     model.float().requires_grad_(True)
     text = TextTargets(tokens, model.device)
     loss = Loss({Term.CROSS_ENTROPY: 1.0})
@@ -65,7 +68,8 @@ def correct(
         outcome = distil(model, text, schedule, accelerator, watch, checkpointing, loss=loss)
     except torch.OutOfMemoryError:
         raise _too_large(teacher) from None
-    write_directory(teacher.model, teacher.tokenizer, teacher.stored_dtype, path)
+    if accelerator.is_main_process:
+        write_directory(teacher.model, teacher.tokenizer, teacher.stored_dtype, path)
     return outcome
 
 
@@ -103,12 +107,11 @@ def read_corrected(teacher: Teacher, path: Path, dtype: torch.dtype, trust_remot
     return replace(found, id=teacher.id, revision=teacher.revision, stored_dtype=teacher.stored_dtype)
 
 
-def _refuse_too_large(teacher: Teacher) -> None:
-    """Told before the work, where memory can be measured."""
+def _is_too_large(teacher: Teacher) -> bool:
+    """Known before the work, where memory can be measured."""
     free = free_bytes(teacher.model.device)
     held = sum(p.numel() * p.itemsize for p in teacher.model.parameters())
-    if free is not None and _BYTES_A_PARAMETER * teacher.model.num_parameters() - held > free:
-        raise _too_large(teacher)
+    return free is not None and _BYTES_A_PARAMETER * teacher.model.num_parameters() - held > free
 
 
 def _too_large(teacher: Teacher) -> InputError:

@@ -60,7 +60,8 @@ def resolved(config: RunConfig, teacher: Path, teaching: Path) -> Resolved:
     axis_map = map_of(teacher)
     budget = Budget(round(0.8 * load(teacher).model.num_parameters()), 0.2)
     space = enumerate_space(axis_map, budget)
-    return Resolved(config, axis_map, space, 0, cast(Any, None), teaching_map=map_of(teaching))
+    nothing = cast(Any, None)
+    return Resolved(config, axis_map, space, 0, nothing, space, nothing, teaching_map=map_of(teaching))
 
 
 def test_the_teacher_teaches_unless_another_is_named(tiny_teacher: Path, original: Path) -> None:
