@@ -60,15 +60,18 @@ def _plain() -> Accelerator:
 
 
 def _sharded() -> Accelerator:
+    accelerator = _plain()
+    shard()
+    return accelerator
+
+
+def shard() -> None:
     """Accelerate shards on accelerators alone, so it is told here that this is one."""
-    plugin = FullyShardedDataParallelPlugin(
+    AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin(
         fsdp_version=2, cpu_ram_efficient_loading=False, auto_wrap_policy="TRANSFORMER_BASED_WRAP"
     )
-    accelerator = _plain()
-    AcceleratorState._shared_state["fsdp_plugin"] = plugin
     for state in (AcceleratorState, PartialState):
         state._shared_state["distributed_type"] = DistributedType.FSDP
-    return accelerator
 
 
 def _keep(

@@ -1,0 +1,206 @@
+"""Two processes that train each student of a run together come to what one comes to, and end together."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from search.evaluation import LostProcessError
+from search.ranks import ranks
+from search.summary import check
+from tests.search.test_run import Runner, finished_trials, without_times
+
+#: Latencies aside, which are measured, all that trains.
+OPTIONS = (
+    *("--device", "cpu", "--dtype", "float32", "--objectives", "loss,parameters"),
+    *("--correct-teacher", "4k", "--schedule", "wsd", "--trials", "3", "--promote", "1"),
+)
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+class Pair(Runner):
+    """Runs the search in two processes."""
+
+    def __init__(self, folder: Path, real: Path, cache: Path, *, wrong: str = "") -> None:
+        super().__init__(folder, real, cache)
+        self.flags = [*self.command[3:], *OPTIONS]
+        self.go(wrong)
+
+    def go(self, wrong: str) -> None:
+        """What is wrong the next time; see ``many_ranks``."""
+        script = ["-m", "tests.search.many_ranks", wrong] if wrong else ["-m", "search.run"]
+        self.command = [sys.executable, *TWO, *script, *self.flags]
+
+    def kill_when(self, reached: Callable[[Path], bool]) -> None:
+        """SIGKILL for the launcher and the processes that it started, each of them a session of its own."""
+        process = self.start()
+        deadline = time.monotonic() + 200
+        while not reached(self.directory):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline, "the stage was never reached"
+            time.sleep(0.02)
+        for one in (started := family(process)):
+            one.kill()
+        psutil.wait_procs(started, timeout=20)
+        process.communicate(timeout=20)
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """A launcher and what it started."""
+    parent = psutil.Process(process.pid)
+    return [parent, *parent.children(recursive=True)]
+
+
+def assert_same(one: Any, other: Any, place: str = "") -> None:
+    """But for the rounding of sums over processes."""
+    assert type(one) is type(other), place
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key, value in one.items():
+            assert_same(value, other[key], f"{place}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), place
+        for number, value in enumerate(one):
+            assert_same(value, other[number], f"{place}[{number}]")
+    elif isinstance(one, float):
+        assert other == pytest.approx(one, abs=1e-5), place
+    else:
+        assert one == other, place
+
+
+def told(runner: Runner) -> dict[str, Any]:
+    """The summary without what a clock decides, and without fingerprints of weights."""
+    summary = without_times(runner.summary())
+    check(runner.summary())
+    summary["teacher"]["correction"].pop("seconds")
+    for trial in summary["trials"]:
+        trial.pop("seconds", None)
+    return summary
+
+
+def files(runner: Runner) -> set[str]:
+    """All that a run leaves, by the names in its directory."""
+    return {str(p.relative_to(runner.directory)) for p in runner.directory.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, real: Path, cache: Path) -> Runner:
+    runner = Runner(tmp_path_factory.mktemp("alone"), real, cache)
+    runner.command += OPTIONS
+    assert (done := runner.finish()).returncode == 0, done.stderr
+    return runner
+
+
+def test_one_process_has_nobody_to_tell() -> None:
+    assert ranks().alone
+    assert ranks().leads
+    ranks().order("anything")
+    ranks().refuse_device("cuda:7")
+    with pytest.raises(LostProcessError), ranks().together():
+        raise LostProcessError("passed on")
+
+
+def test_two_processes_end_as_one(alone: Runner, tmp_path: Path, real: Path, cache: Path) -> None:
+    pair = Pair(tmp_path, real, cache)
+    done = pair.finish()
+    assert done.returncode == 0, done.stderr
+    assert_same(told(alone), told(pair))
+    assert files(pair) == files(alone)
+    assert done.stdout.count("chosen ") == 1
+    assert done.stderr.count("corrected the teacher") == 1
+    assert done.stderr.count("rung 1 ") == len([t for t in pair.summary()["trials"] if t["rung"] == 1])
+    again = pair.finish()
+    assert (again.returncode, again.stdout) == (0, done.stdout), again.stderr
+
+
+def test_killed_in_the_middle_two_go_on_as_one(
+    alone: Runner, tmp_path: Path, real: Path, cache: Path
+) -> None:
+    pair = Pair(tmp_path, real, cache)
+    pair.kill_when(lambda run: (run / "correction.safetensors").exists())
+    pair.kill_when(lambda run: any((run / "branches").glob("*-rung1.safetensors")))
+    assert (done := pair.finish()).returncode == 0, done.stderr
+    assert_same(told(alone), told(pair))
+
+
+@pytest.mark.slow
+def test_weights_may_be_sharded(alone: Runner, tmp_path: Path, real: Path, cache: Path) -> None:
+    pair = Pair(tmp_path, real, cache, wrong="sharded")
+    assert (done := pair.finish()).returncode == 0, done.stderr
+    assert_same(told(alone), told(pair))
+    assert files(pair) == files(alone)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--budget", "200%"], "slimsearch: "),
+        (["--device", "meta"], "slimsearch: "),
+        (["--trials", "few"], "few"),
+    ],
+)
+def test_bad_flags_get_one_message_and_nobody_hangs(
+    flags: list[str], message: str, tmp_path: Path, real: Path, cache: Path
+) -> None:
+    pair = Pair(tmp_path, real, cache)
+    pair.command += flags
+    done = pair.finish()
+    assert done.returncode == 1, "the launcher's own"
+    said, _, report = done.stderr.partition("E1")  # the launcher's report of what failed
+    assert said.count(message) == 1, done.stderr
+    assert report.count("exitcode  : 2") == 1, "the main process alone failed"
+    assert not pair.directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message", "status"),
+    [
+        ("disk", "slimsearch: the disk is full", 2),
+        ("limit", "slimsearch: the processes of this run lost each other in a training: this one", 1),
+    ],
+)
+def test_an_error_of_the_main_process_ends_all(
+    wrong: str, message: str, status: int, alone: Runner, tmp_path: Path, real: Path, cache: Path
+) -> None:
+    pair = Pair(tmp_path, real, cache, wrong=wrong)
+    process = pair.start()
+    while not finished_trials(pair.directory, 0):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+    started = family(process)
+    _, err = process.communicate(timeout=200)
+    assert not [one for one in started if one.is_running()]
+    assert err.count(message) == 1, err
+    assert f"exitcode  : {status}" in err
+    pair.go("")
+    assert (done := pair.finish()).returncode == 0, done.stderr
+    assert_same(told(alone), told(pair))
+
+
+def test_interrupted_the_main_process_says_how_to_go_on(tmp_path: Path, real: Path, cache: Path) -> None:
+    """The launcher passes Ctrl-C on."""
+    pair = Pair(tmp_path, real, cache)
+    process = pair.start()
+    while not finished_trials(pair.directory, 0):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+    started = family(process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert err.count("slimsearch: stopped.") == 1, err
+    assert not [one for one in started if one.is_running()]
+    assert json.loads((pair.directory / "teacher.json").read_text())
