@@ -28,7 +28,7 @@ class LostProcessError(Exception):
 
     Args:
         reason: for people.
-        failed: whether it was this process that failed.
+        failed: whether it was this process that failed, and not another that is gone.
     """
 
     def __init__(self, reason: str, *, failed: bool = False) -> None:

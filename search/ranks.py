@@ -11,6 +11,7 @@ agree at its end how it went; where that cannot be, the run ends, and goes on wh
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -33,6 +34,7 @@ _PATIENCE = timedelta(seconds=30)
 #: In a training one process may wait for another that writes a checkpoint.
 _TRAINING = timedelta(hours=2)
 _FOR_EVER = timedelta(days=365)
+_GONE = "another process of this run is gone"
 
 
 class Ranks:
@@ -134,22 +136,22 @@ class Ranks:
             torch.distributed.broadcast_object_list(box, src=0, group=self._group)
         except RuntimeError as error:
             self.apart = True
-            raise LostProcessError(f"another process of this run is gone: {one_line(error)}") from error
+            raise LostProcessError(f"{_GONE}: {one_line(error)}") from error
         return box[0]
 
     def _agree(self, failure: Exception | None) -> list[str]:
         """What others failed with, once all are here."""
         said: list[str | None] = [None] * torch.distributed.get_world_size(self._group)
         mine = None if failure is None else one_line(failure)
-        wait = _FOR_EVER if failure is None else _PATIENCE
+        wait, began = _FOR_EVER if failure is None else _PATIENCE, time.monotonic()
         try:
             torch.distributed.monitored_barrier(self._group, timeout=wait)
             torch.distributed.all_gather_object(said, mine, group=self._group)
         except RuntimeError as error:
-            why = one_line(error) if mine is None else f"this one failed alone, {mine}"
-            raise LostProcessError(
-                f"the processes of this run lost each other in a training: {why}", failed=mine is not None
-            ) from failure
+            if time.monotonic() - began < wait.total_seconds():
+                raise LostProcessError(f"{_GONE}: {mine or one_line(error)}") from failure
+            why = f"one process failed while the others trained on: {mine}"
+            raise LostProcessError(why, failed=True) from failure
         return [f"process {number}: {text}" for number, text in enumerate(said) if text is not None]
 
 

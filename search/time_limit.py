@@ -1,7 +1,9 @@
 """An end for candidates that hang: a time limit on whatever happens within a context.
 
 At the limit an alarm interrupts the main thread. A call that never returns to Python cannot be interrupted;
-a minute later the process ends, and the candidate counts as one in which a worker died.
+a minute later the process ends, and the candidate counts as one in which a worker died. So does one that
+several processes train at the limit: interrupted, the main process leaves the others in the training, and
+all of them end.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,18 +11,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from optuna.storages import InMemoryStorage
 
-from search.evaluation import LostProcessError
+from search.claims import DEATHS
+from search.evaluation import Evaluation, LostProcessError
 from search.ranks import ranks
 from search.summary import check
-from tests.search.test_run import Runner, finished_trials, without_times
+from space.architecture import Architecture
+from tests.search.synthetic import Evaluator, demo_space, make_search, open_rungs_in, records_of, run_config
+from tests.search.test_run import Runner, without_times
 
 #: Latencies aside, which are measured, all that trains.
 OPTIONS = (
     *("--device", "cpu", "--dtype", "float32", "--objectives", "loss,parameters"),
     *("--correct-teacher", "4k", "--schedule", "wsd", "--trials", "3", "--promote", "1"),
+    *("--search-tokens", "15k"),
 )
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
@@ -48,20 +52,28 @@ class Pair(Runner):
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline, "the stage was never reached"
             time.sleep(0.02)
-        for one in (started := family(process)):
-            one.kill()
-        psutil.wait_procs(started, timeout=20)
+        for one in (process.pid, *started_by(process)):
+            os.kill(one, signal.SIGKILL)
         process.communicate(timeout=20)
 
 
-def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """A launcher and what it started."""
-    parent = psutil.Process(process.pid)
-    return [parent, *parent.children(recursive=True)]
+def started_by(launcher: subprocess.Popen[str]) -> list[int]:
+    """The processes of a run."""
+    found = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    assert len(found) == 2
+    return [int(one) for one in found]
+
+
+def at_work(process: int) -> bool:
+    """Whether a process has not ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def assert_same(one: Any, other: Any, place: str = "") -> None:
-    """But for the rounding of sums over processes."""
+    """But for the rounding of sums over processes, which AdamW's first steps make larger: they are signs."""
     assert type(one) is type(other), place
     if isinstance(one, dict):
         assert one.keys() == other.keys(), place
@@ -72,7 +84,7 @@ def assert_same(one: Any, other: Any, place: str = "") -> None:
         for number, value in enumerate(one):
             assert_same(value, other[number], f"{place}[{number}]")
     elif isinstance(one, float):
-        assert other == pytest.approx(one, abs=1e-5), place
+        assert other == pytest.approx(one, rel=1e-4), place
     else:
         assert one == other, place
 
@@ -114,6 +126,27 @@ def test_one_process_has_nobody_to_tell() -> None:
         raise LostProcessError("passed on")
 
 
+def test_a_candidate_in_which_the_processes_lose_each_other_is_given_up_in_the_end() -> None:
+    class Breaks(Evaluator):
+        def evaluate(
+            self, architecture: Architecture, rung: int, advance: Callable[[int], None]
+        ) -> Evaluation:
+            if rung == 1:
+                raise LostProcessError("gone")
+            return super().evaluate(architecture, rung, advance)
+
+    config, storage = run_config(), InMemoryStorage()
+    for _ in range(DEATHS):
+        rungs = open_rungs_in(storage, config, demo_space())
+        with pytest.raises(LostProcessError):
+            make_search(config, demo_space(), rungs, Breaks()).run()
+    rungs = open_rungs_in(storage, config, demo_space())
+    make_search(config, demo_space(), rungs, Evaluator()).run()
+    failed = [record.failure for record in records_of(rungs) if record.failure]
+    assert len(failed) == 1
+    assert f"{DEATHS} workers died" in failed[0]
+
+
 def test_two_processes_end_as_one(alone: Runner, tmp_path: Path, real: Path, cache: Path) -> None:
     pair = Pair(tmp_path, real, cache)
     done = pair.finish()
@@ -147,11 +180,7 @@ def test_weights_may_be_sharded(alone: Runner, tmp_path: Path, real: Path, cache
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [
-        (["--budget", "200%"], "slimsearch: "),
-        (["--device", "meta"], "slimsearch: "),
-        (["--trials", "few"], "few"),
-    ],
+    [(["--budget", "200%"], "slimsearch: "), (["--trials", "few"], "Error parsing --trials")],
 )
 def test_bad_flags_get_one_message_and_nobody_hangs(
     flags: list[str], message: str, tmp_path: Path, real: Path, cache: Path
@@ -160,47 +189,44 @@ def test_bad_flags_get_one_message_and_nobody_hangs(
     pair.command += flags
     done = pair.finish()
     assert done.returncode == 1, "the launcher's own"
-    said, _, report = done.stderr.partition("E1")  # the launcher's report of what failed
-    assert said.count(message) == 1, done.stderr
-    assert report.count("exitcode  : 2") == 1, "the main process alone failed"
+    assert done.stderr.count(message) == 1, done.stderr
+    assert done.stderr.count("exitcode  : 2") == 1, "the main process alone failed"
     assert not pair.directory.exists()
+
+
+def end_of(pair: Pair, begun: Callable[[Path], bool], number: int | None = None) -> str:
+    """What a pair that has begun says when it ends, by itself or by a signal to the launcher."""
+    process = pair.start()
+    while not begun(pair.directory):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+    started = started_by(process)
+    if number is not None:
+        process.send_signal(number)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode != 0
+    assert not [one for one in started if at_work(one)]
+    return err
 
 
 @pytest.mark.parametrize(
     ("wrong", "message", "status"),
     [
-        ("disk", "slimsearch: the disk is full", 2),
-        ("limit", "slimsearch: the processes of this run lost each other in a training: this one", 1),
+        ("disk", "slimsearch: the disk is full.", 2),
+        ("limit", "slimsearch: one process failed while the others trained on: hung past its limit", 1),
     ],
 )
-def test_an_error_of_the_main_process_ends_all(
-    wrong: str, message: str, status: int, alone: Runner, tmp_path: Path, real: Path, cache: Path
+def test_an_error_of_the_main_process_in_a_training_ends_all(
+    wrong: str, message: str, status: int, tmp_path: Path, real: Path, cache: Path
 ) -> None:
     pair = Pair(tmp_path, real, cache, wrong=wrong)
-    process = pair.start()
-    while not finished_trials(pair.directory, 0):
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.1)
-    started = family(process)
-    _, err = process.communicate(timeout=200)
-    assert not [one for one in started if one.is_running()]
-    assert err.count(message) == 1, err
-    assert f"exitcode  : {status}" in err
-    pair.go("")
-    assert (done := pair.finish()).returncode == 0, done.stderr
-    assert_same(told(alone), told(pair))
+    said = end_of(pair, lambda run: (run / "targets").exists())
+    assert said.count("slimsearch") == said.count(message) == 1, said
+    assert f"exitcode  : {status}" in said
 
 
 def test_interrupted_the_main_process_says_how_to_go_on(tmp_path: Path, real: Path, cache: Path) -> None:
     """The launcher passes Ctrl-C on."""
     pair = Pair(tmp_path, real, cache)
-    process = pair.start()
-    while not finished_trials(pair.directory, 0):
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.1)
-    started = family(process)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert err.count("slimsearch: stopped.") == 1, err
-    assert not [one for one in started if one.is_running()]
-    assert json.loads((pair.directory / "teacher.json").read_text())
+    said = end_of(pair, lambda run: (run / "correction.safetensors").exists(), signal.SIGINT)
+    assert said.count("slimsearch: stopped.") == 1, said
