@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from search.evaluation import LostProcessError
 from space.input_error import InputError
@@ -29,14 +29,13 @@ def with_others() -> bool:
     return "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def take_part(run: Callable[[], int]) -> int:
-    """Lead the run, or follow whoever does.
+def take_part(run: Callable[[], int]) -> NoReturn:
+    """Lead the run, or follow whoever does, and end the process.
+
+    It ends at once: taking down what connects processes waits for all, or aborts where one was quicker.
 
     Args:
         run: does it, in the main process, and returns the exit status.
-
-    Returns:
-        The exit status.
     """
     # Ctrl-C reaches all processes of a terminal; until one knows its part it just ends.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -45,11 +44,9 @@ def take_part(run: Callable[[], int]) -> int:
 
     joined = ranks()
     status = _lead(run, joined) if joined.leads else _follow(joined)
-    if joined.apart:  # a library that waits for the others at the end would wait forever
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    return status
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _lead(run: Callable[[], int], joined: Ranks) -> int:
@@ -64,16 +61,11 @@ def _lead(run: Callable[[], int], joined: Ranks) -> int:
         traceback.print_exc()
         status = 1
     except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
     if not joined.apart:
-        _let_go(joined)
+        with suppress(LostProcessError):  # who is gone needs no leave
+            joined.let_go()
     return status
-
-
-def _let_go(joined: Ranks) -> None:
-    with suppress(LostProcessError):  # who is gone needs no leave
-        joined.order(None)
-        _end()
 
 
 def _follow(joined: Ranks) -> int:
@@ -85,25 +77,17 @@ def _follow(joined: Ranks) -> int:
     try:
         Follower(joined).follow()
     except LostProcessError as error:
-        return _failed(joined, str(error)) if error.failed else 1
+        return _failed(str(error)) if error.failed else 1
     except InputError as error:
-        return _failed(joined, str(error))
+        return _failed(str(error))
     except Exception:
-        return _failed(joined, traceback.format_exc())
-    _end()
+        return _failed(traceback.format_exc())
     return 0
 
 
-def _failed(joined: Ranks, why: str) -> int:
-    joined.apart = True
+def _failed(why: str) -> int:
     print(f"slimsearch, process {os.environ['RANK']}: {why}", file=sys.stderr)
     return 1
-
-
-def _end() -> None:
-    from torch.distributed import destroy_process_group
-
-    destroy_process_group()
 
 
 def _stop_once(number: int, frame: FrameType | None) -> None:

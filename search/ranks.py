@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 
@@ -60,7 +60,7 @@ class Ranks:
         return self._group is None or torch.distributed.get_rank() == 0
 
     def order(self, order: object) -> None:
-        """Tell the others what to do next; None lets them go. Nothing happens where there are none.
+        """Tell the others what to do next; nothing happens where there are none.
 
         Raises:
             LostProcessError: one is gone.
@@ -76,6 +76,16 @@ class Ranks:
         """
         while (order := self._broadcast(None)) is not None:
             yield order
+        self._part()
+
+    def let_go(self) -> None:
+        """Tell the others that the run is over.
+
+        Raises:
+            LostProcessError: one is gone.
+        """
+        self.order(None)
+        self._part()
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -138,6 +148,11 @@ class Ranks:
             self.apart = True
             raise LostProcessError(f"{_GONE}: {one_line(error)}") from error
         return box[0]
+
+    def _part(self) -> None:
+        """Nobody ends before all know that they may."""
+        with suppress(RuntimeError):
+            torch.distributed.monitored_barrier(self._group, timeout=_PATIENCE)
 
     def _agree(self, failure: Exception | None) -> list[str]:
         """What others failed with, once all are here."""

@@ -26,8 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Threads that wait must not spin: on a busy machine that costs a factor of ten. Read when PyTorch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    run = partial(_status, arguments)
-    return take_part(run) if with_others() else run()
+    if with_others():
+        take_part(partial(_status, arguments))
+    return _status(arguments)
 
 
 def _status(arguments: list[str]) -> int:
