@@ -20,6 +20,8 @@ from search.rung import BY_HAND, SEARCH, Record, Rung
 from search.stability import says_nothing
 from space.architecture import Architecture
 
+#: Rung 0 takes up to so many times the planned candidates, where most of them are over a bound.
+_MORE = 2
 Rule = Callable[[Sequence[Record]], list[int]]
 """Places of candidates in the order in which they go up."""
 
@@ -58,8 +60,12 @@ class Bracket:
         return None
 
     def wants_more(self) -> bool:
-        """Whether rung 0 takes another candidate."""
-        return self.rungs[0].count() < self.candidates[0]
+        """Whether rung 0 takes one more: as planned, or more while a bound keeps rung 1 unfilled."""
+        rung, tried = self.rungs[0], self.rungs[0].count()
+        if tried < self.candidates[0] or not rung.bounds or len(self.rungs) == 1:
+            return tried < self.candidates[0]
+        most = min(_MORE * self.candidates[0], len(rung.space))
+        return tried < most and len(rung.feasible()) < self.candidates[1]
 
     def quotas(self) -> list[int]:
         """How many each rung takes: as planned, and up to twice as many where the rung below misleads."""

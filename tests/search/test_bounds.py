@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -104,27 +106,41 @@ def test_over_is_by_how_much() -> None:
     assert over({"loss": 9.0}, {"latency": 20.0}) == {}
 
 
+@cache
+def closed_forms() -> list[dict[str, int]]:
+    """Of each architecture, each polynomial on its own, with Python's whole numbers."""
+    context = 128 + 32
+    parameters, cached = parameter_polynomial(demo_map()), cache_polynomial(demo_map(), context)
+    flops = decode_flops(demo_map(), context)
+    return [
+        {
+            "parameters": parameters.of(one),
+            "memory": 4 * (parameters.of(one) + 2 * cached.of(one)),
+            "flops": flops.of(one),
+        }
+        for one in demo_space().architectures
+    ]
+
+
 def test_costs_are_the_closed_forms() -> None:
-    """Each polynomial on its own, with Python's whole numbers, beside the table that is computed at once."""
-    space, context = demo_space(), 128 + 32
+    space = demo_space()
     table = COSTS.table(space.table)
-    for row, architecture in enumerate(space.architectures):
-        parameters = parameter_polynomial(demo_map()).of(architecture)
-        cached = 2 * cache_polynomial(demo_map(), context).of(architecture)
-        flops = decode_flops(demo_map(), context).of(architecture)
-        expected = {"parameters": parameters, "memory": 4 * (parameters + cached), "flops": flops}
+    for row, expected in enumerate(closed_forms()):
         assert {name: int(amounts[row]) for name, amounts in table.items()} == expected
-        assert COSTS.of(architecture, range(architecture.layers)) == expected
+    for row in (0, 20, 68):
+        one = space.architectures[row]
+        assert COSTS.of(one, range(one.layers)) == closed_forms()[row]
 
 
 @pytest.mark.parametrize("name", ["parameters", "memory", "flops"])
 @pytest.mark.parametrize("quantile", [0.0, 0.3, 1.0])
 def test_a_bound_leaves_what_brute_force_leaves(name: str, quantile: float) -> None:
     space = demo_space()
-    amounts = sorted(COSTS.of(one, range(one.layers))[name] for one in space.architectures)
+    amounts = sorted(costs[name] for costs in closed_forms())
     most = amounts[int(quantile * (len(amounts) - 1))]
     left = within_bounds(space, COSTS, {name: most, "latency": 0.001})
-    expected = [one for one in space.architectures if COSTS.of(one, range(one.layers))[name] <= most]
+    both = zip(space.architectures, closed_forms(), strict=True)
+    expected = [one for one, costs in both if costs[name] <= most]
     assert left.architectures[:] == expected
     assert left.parameters.tolist() == [space.parameters_of(one) for one in expected]
     assert 1 <= len(left) <= len(space)
@@ -140,9 +156,8 @@ def test_bounds_that_leave_nothing_name_the_nearest_that_would_do() -> None:
         within_bounds(space, COSTS, {"memory": 1e6, "flops": 1e12})
     error = caught.value
     assert error.rule == "At least one architecture has to lie within the bounds"
-    assert error.values.startswith(
-        "all 69 architectures within 1,000,000 parameters ±2% lie outside memory ≤ 1MB"
-    )
+    outside = "all 69 architectures within 1,000,000 parameters ±2% lie outside memory ≤ 1MB"
+    assert error.values.startswith(outside)
     proposed = read_bounds([error.remedy.removeprefix("Allow --max ").partition(",")[0]])
     assert 1 <= len(within_bounds(space, COSTS, proposed)) < len(space)
 

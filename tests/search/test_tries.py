@@ -110,7 +110,7 @@ def test_a_worker_that_knows_nothing_of_it_can_take_it() -> None:
     rungs, evaluator = search([], storage)
     assert evaluator.asked[0] == (0, OFF_GRID)
     assert (1, OFF_GRID) in evaluator.asked
-    assert next(record.architecture for record in rungs[0].records()) == OFF_GRID
+    assert rungs[0].records()[0].architecture == OFF_GRID
 
 
 def test_the_whole_space_may_be_tried_beside_them() -> None:

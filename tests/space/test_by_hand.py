@@ -1,4 +1,4 @@
-"""Architectures named in part: what follows of the rest, against brute force, and what is refused."""
+"""Architectures that are named in part: what follows of the rest, against brute force, and refusals."""
 
 from __future__ import annotations
 
