@@ -17,7 +17,7 @@ ETA = 4
 #: Held back, as a share of all tokens.
 _RESERVE = 0.2
 #: Fewer candidates than these are no search, at the first rung and at the last.
-_FEWEST_FIRST, _FEWEST_LAST = 4, 3
+FEWEST_FIRST, _FEWEST_LAST = 4, 3
 #: Scored straight after pruning for each that is distilled, which costs a pass over the validation blocks.
 SCORED = 2
 
@@ -87,7 +87,7 @@ def plan_bracket(
         InputError: the tokens are too few for a search.
     """
     most = min(architectures, trials or architectures)
-    fewest_first, fewest_last = min(_FEWEST_FIRST, most), min(_FEWEST_LAST, most)
+    fewest_first, fewest_last = min(FEWEST_FIRST, most), min(_FEWEST_LAST, most)
     if every_rung:
         fewest_last = 1
     for rungs in range(len(rung_tokens), len(rung_tokens) - 1 if every_rung else 0, -1):

@@ -236,11 +236,9 @@ def _config(
         retrain_baselines=parameters < 100e6 if flags.retrain_baselines is None else flags.retrain_baselines,
         batch_blocks=scale.batch_blocks,
         **_distilling(flags),
-        storage=flags.storage or os.environ.get("OPTUNA_STORAGE", ""),
-        seed=flags.seed,
+        **_place(flags),
         device=device,
         dtype=dtype,
-        trust_remote_code=flags.trust_remote_code,
     )
 
 
@@ -263,6 +261,15 @@ def _ranking(flags: Flags, axis_map: AxisMap) -> dict[str, Any]:
         "rounds": flags.rounds,
         "rounds_order": flags.rounds_order,
         "repair": _repair(flags, axis_map),
+    }
+
+
+def _place(flags: Flags) -> dict[str, Any]:
+    """What is said of where and how a run works."""
+    return {
+        "storage": flags.storage or os.environ.get("OPTUNA_STORAGE", ""),
+        "seed": flags.seed,
+        "trust_remote_code": flags.trust_remote_code,
     }
 
 

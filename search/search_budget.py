@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from search.bracket_plan import SCORED, plan_bracket, rungs_up_to, tokens_for
+from search.bracket_plan import FEWEST_FIRST, SCORED, plan_bracket, rungs_up_to, tokens_for
 from search.config import RunConfig
 from search.flag_rules import count_of
 from search.flags import Flags
+from search.launch import with_others
 from search.scale import Scale
+from space.input_error import InputError
 
 
 def search_tokens_of(
@@ -31,10 +33,19 @@ def search_tokens_of(
         architectures: of the space.
         directory: of the run; one that was begun with as many hours keeps the tokens that it made of them.
         pace: measures tokens a second of a student's training on this device.
+
+    Raises:
+        InputError: hours are asked of several processes that train each student together.
     """
     if flags.search_tokens is not None:
         return count_of(flags.search_tokens, "--search-tokens")
     if flags.search_hours is not None:
+        if with_others():
+            raise InputError(
+                "The pace of a device is measured by one process",
+                f"--search-hours {flags.search_hours} was given to several that train together",
+                "Say how many with --search-tokens",
+            )
         begun = _begun(directory)
         if begun is not None and begun.search_hours == flags.search_hours:
             return begun.search_tokens
@@ -43,7 +54,8 @@ def search_tokens_of(
     first = plan_bracket(scale.search_tokens, usual, architectures).rung_candidates[0]
     if not flags.rung_tokens and not flags.trials:
         return scale.search_tokens
-    first = min(first, -(-(flags.trials or architectures) // SCORED))
+    half = -(-(flags.trials or architectures) // SCORED)
+    first = min(first, max(half, min(FEWEST_FIRST, flags.trials or architectures)))
     tokens = tokens_for(first, rung_tokens)
     # Rungs that are left out leave nothing to spend.
     plan = plan_bracket(tokens, rung_tokens, architectures, flags.trials, bool(flags.rung_tokens))

@@ -66,13 +66,13 @@ def test_nobody_is_due_before_anybody_is_finished() -> None:
     assert one.promotion() is None
 
 
-def test_a_rung_takes_in_its_share_of_those_that_the_one_below_has_finished() -> None:
+def test_once_half_of_a_rung_is_finished_the_next_takes_in_its_share_of_the_rest() -> None:
     one, entered = bracket(8, 4, 1), []
     for architecture in SPACE[:8]:
         finish(one.rungs[0], architecture, values_of(architecture))
         promote(one, values_of)
         entered.append((one.rungs[1].count(), one.rungs[2].count()))
-    assert entered == [(0, 0), (1, 0), (1, 0), (2, 0), (2, 0), (3, 0), (3, 0), (4, 1)]
+    assert entered == [(0, 0)] * 4 + [(1, 0), (2, 0), (3, 0), (4, 1)]
     assert not one.wants_more()
 
 

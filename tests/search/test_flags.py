@@ -35,14 +35,18 @@ def test_a_budget_is_enough() -> None:
     assert read_flags(["--budget", "1M"]) == Flags(budget="1M")
 
 
+def test_short_flags() -> None:
+    assert read_flags(["--budget", "1M", "-q"]).quiet
+    assert read_flags(["--budget", "1M", "-v"]).verbose
+
+
 def test_every_flag_is_read() -> None:
     flags = read_flags(
         [
             *("--budget", "60%", "--budget-of", "kv-cache", "--budget-dtype", "float16"),
             *("--keep", "heads", "kv_heads", "--sizes", "hidden=64..96", "mlp=3x,4x", "--basis", "weighted"),
             *("--width-by", "taylor", "--aggregation", "var,l2", "--depth-by", "perplexity", "--rounds", "2"),
-            *("--rounds-order", "depth-width"),
-            *("--repair", "least-squares", "norm-scale"),
+            *("--rounds-order", "depth-width", "--repair", "least-squares", "norm-scale"),
             *("--tolerance", "0.05", "--model", "m", "--revision", "r", "s", "--data", "d.txt"),
             *("--correct-teacher", "2M", "--loss", "reverse-kl", "--temperature", "2", "--states", "late"),
             *("embedding", "--targets", "live", "--schedule", "wsd", "--benchmarks", "quiz", "own.yaml"),
@@ -96,8 +100,6 @@ def test_every_flag_is_read() -> None:
         plan=True,
         verbose=True,
     )
-    assert read_flags(["--budget", "1M", "-q"]).quiet
-    assert read_flags(["--budget", "1M", "-v"]).verbose
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_it_ends_with_models_a_report_and_a_summary(undisturbed: Done) -> None:
     summary = runner.summary()
     check(summary)
     assert summary["teacher"]["parameters"] == 260_032
-    assert [len([t for t in summary["trials"] if t["rung"] == rung]) for rung in (0, 1, 2)] == [8, 8, 2]
+    assert [len([t for t in summary["trials"] if t["rung"] == rung]) for rung in (0, 1, 2)] == [8, 4, 2]
     assert {t["origin"] for t in summary["trials"]} == {"search", "uniform", "mlp-heads", "depth"}
     assert len(summary["promoted"]) == 2
     assert {b["origin"] for b in summary["baselines"]} == {"uniform", "mlp-heads", "depth", "random-weights"}
@@ -225,7 +225,7 @@ def test_killed_at_five_stages_it_ends_in_the_same_summary(
         lambda run: (run / "config.toml").exists(),
         lambda run: (run / "targets").exists(),
         lambda run: finished_trials(run, 0) >= 3,
-        lambda run: finished_trials(run, 1) >= 4,
+        lambda run: finished_trials(run, 1) >= 2,
         lambda run: any((run / "retraining").glob("*.json")),
     ]
     for stage in stages:

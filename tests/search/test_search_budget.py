@@ -13,6 +13,8 @@ from search.resolution import resolve
 from search.scale import SCALES
 from search.search_budget import search_tokens_of
 from search.whole_file import write_whole
+from space.input_error import InputError
+from tests.evaluators.distillation.conftest import forget
 from tests.search.synthetic import run_config
 
 SCALE, RUNGS = SCALES[0], (12_288, 49_152)
@@ -66,9 +68,24 @@ def test_a_run_of_some_hours_is_planned_by_what_this_machine_does(
     demo_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("evaluators.pace._SECONDS", 0.2)
+    forget()
     flags = Flags(budget="1M", model=(str(demo_config),), device="cpu", out=tmp_path, search_hours=0.2)
     config = resolve(flags).config
+    forget()
     pace = config.search_tokens / (0.2 * 3600)
     assert 100 < pace < 1e6, "tokens a second of a million parameters on some processor"
     assert config.search_hours == 0.2
     assert config.reserve_tokens >= config.search_tokens // 5
+
+
+def test_hours_are_refused_where_several_processes_train_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.search_budget.with_others", lambda: True)
+    with pytest.raises(InputError) as caught:
+        tokens_of(Flags(search_hours=2.0))
+    assert caught.value.remedy == "Say how many with --search-tokens"
+
+
+def test_two_trials_are_a_search(demo_config: Path, tmp_path: Path) -> None:
+    flags = Flags(budget="1M", model=(str(demo_config),), device="cpu", out=tmp_path, trials=2)
+    config = resolve(flags).config
+    assert (config.trials, config.rung_candidates[0]) == (2, 2)

@@ -24,7 +24,7 @@ from search.run_directory import RunDirectory
 from search.targets import targets_of
 from search.targets_plan import places_of, setting_of
 from search.teaching import teaching_model
-from search.workbench import Workbench
+from search.trainer import Lesson, Trainer
 from space.axis_map import AxisMap
 from space.budget import Budget
 from space.enumeration import enumerate_space
@@ -114,18 +114,12 @@ def test_a_student_is_compared_with_the_layers_of_the_model_that_teaches(
 ) -> None:
     """The last block but two: of five layers block 2, of the tiny teacher's two there is none but block 0."""
     asked: list[Any] = []
-    monkeypatch.setattr("search.workbench.distil", lambda *_, states, **__: asked.append(states))
+    monkeypatch.setattr("search.trainer.distil", lambda *_, states, **__: asked.append(states))
     config = LlamaConfig.from_pretrained(original, num_hidden_layers=5)
-    bench = SimpleNamespace(
-        config=config_of(tiny_teacher, original, states=("late",)),
-        teacher=SimpleNamespace(model=AutoModelForCausalLM.from_pretrained(tiny_teacher)),
-        taught_by=SimpleNamespace(model=LlamaForCausalLM(config)),
-        accelerator=None,
-        loss=None,
-        _schedule=lambda *_: None,
-    )
+    wanted = config_of(tiny_teacher, original, states=("late",))
+    trainer = Trainer(wanted, LlamaForCausalLM(config), torch.zeros(1, 32), cast(Any, None))
     student = AutoModelForCausalLM.from_pretrained(tiny_teacher)
-    Workbench.train(cast(Workbench, bench), student, 64, cast(Any, None), lambda _: None, 1)
+    trainer.train(student, cast(Any, None), Lesson(64, 1), lambda _: None)
     assert [(str(pair.student), str(pair.teacher)) for pair in asked[0].pairs] == [("block-0", "block-2")]
 
 
