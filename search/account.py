@@ -21,12 +21,12 @@ from search.config import RunConfig
 from search.correction import Correction
 from search.distilling import loss_of, targets_told
 from search.evaluation import Evaluation
+from search.foresight import foresight
 from search.objectives import UNITS
 from search.phases import Phase
 from search.promotion import pareto_front
 from search.retraining import RANDOM_WEIGHTS, Retrained
 from search.rung import Record, Rung
-from search.stability import rank_correlations
 from search.workbench import Workbench
 from space.architecture import Architecture
 
@@ -59,7 +59,8 @@ class Account:
         """As ``summary.schema.json`` describes it."""
         config, corpus = self.bench.config, self.bench.corpus
         records = [record for rung in self.rungs for record in rung.records()]
-        choice = choose(eligible([*self.promoted, *self.baselines], self.rungs))
+        retrained = [*self.promoted, *self.baselines]
+        choice = choose(eligible(retrained, self.rungs))
         return {
             "name": config.name,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -88,7 +89,7 @@ class Account:
             "promoted": [self._retrained(result, records) for result in self.promoted],
             "chosen": {"label": choice.label, "reason": choice.reason} if choice else None,
             "baselines": [self._retrained(result, records) for result in self.baselines],
-            "rank_correlation": self._rank_correlation(),
+            **foresight(self.rungs, self.bench.space, retrained, config.retrain_tokens, self.teacher.loss),
             "tokens": self._tokens(records),
             "seconds": self.seconds | {"total": sum(self.seconds.values())},
             "versions": versions(),
@@ -240,20 +241,6 @@ class Account:
             "short_distillation": targets_told(bench.targets),
             "retraining": targets_told(bench.retraining_targets),
         }
-
-    def _rank_correlation(self) -> list[dict[str, Any]]:
-        orders: dict[str, dict[str, float]] = {"parameters": {}}
-        for rung in self.rungs:
-            complete = rung.complete()
-            orders[f"rung {rung.index}"] = {
-                r.label: r.evaluation.values["loss"] for r in complete if r.evaluation
-            }
-            sizes = self.bench.space.parameters_of
-            orders["parameters"] |= {r.label: float(-sizes(r.architecture)) for r in complete}
-        orders["retraining"] = {
-            r.label: r.loss for r in (*self.promoted, *self.baselines) if r.loss is not None and r.path
-        }
-        return rank_correlations(orders)
 
     def _tokens(self, records: Sequence[Record]) -> dict[str, int]:
         trial = self.bench.basis_trial

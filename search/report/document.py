@@ -26,9 +26,11 @@ from search.report.distillation import distillation_rows
 from search.report.figures.curves import curves_figure
 from search.report.figures.front import front_figure
 from search.report.figures.importance import importance_panels
+from search.report.figures.intervals import intervals_figure, verdict
 from search.report.figures.sizes import sizes_figure
 from search.report.figures.stability import stability_panels
 from search.report.journeys import retrained_entries
+from search.report.rank_table import rank_table
 from search.report.ranking_view import RankingView
 from search.report.within_bounds import bounds_of, over_in_words, over_labels
 from search.summary import check
@@ -72,7 +74,10 @@ def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
             decision=decide(summary),
             front=front_figure(summary),
             curves=curves_figure(summary),
+            intervals=intervals_figure(summary),
+            verdict=verdict(summary),
             panels=stability_panels(summary),
+            ranks=rank_table(summary),
             sizes=sizes_figure(summary),
             axes=words.AXES,
             importance=importance_panels(summary, ranking) if ranking else [],

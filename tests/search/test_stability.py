@@ -1,4 +1,4 @@
-"""Kendall's tau against hand-counted pairs."""
+"""Kendall's tau against hand-counted pairs, regret against hand-made differences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ def test_by_hand() -> None:
     # Of six pairs one is swapped: (5 - 1) / 6.
     other = {"a": 10.0, "b": 30.0, "c": 20.0, "d": 40.0}
     assert rank_correlations({"rung 0": one, "rung 1": other}) == [
-        {"from": "rung 0", "to": "rung 1", "kendall_tau": pytest.approx(4 / 6), "candidates": 4}
+        {
+            "from": "rung 0",
+            "to": "rung 1",
+            "kendall_tau": pytest.approx(4 / 6),
+            "regret": 0.0,
+            "candidates": 4,
+        }
     ]
 
 
@@ -42,6 +48,13 @@ def test_without_an_order_there_is_no_figure(
 ) -> None:
     [found] = rank_correlations({"rung 0": first, "rung 1": second})
     assert (found["candidates"], found["kendall_tau"]) == (candidates, None)
+    assert found["regret"] == (0.5 if candidates > 1 else None), "two that are first alike: either, by chance"
+
+
+def test_the_regret_is_what_the_first_has_more_than_the_best() -> None:
+    one = {"gone": 0.0, "a": 1.0, "b": 2.0, "c": 3.0}
+    [found] = rank_correlations({"rung 0": one, "retraining": {"new": 0.1, "a": 2.5, "b": 2.25, "c": 3.0}})
+    assert found["regret"] == pytest.approx(0.25)
 
 
 def test_every_two_orders_are_compared_once_earlier_first() -> None:
@@ -66,3 +79,4 @@ def test_an_order_agrees_with_itself_and_not_with_its_reverse(labels: list[str],
     same, reverse, _ = rank_correlations({"one": order, "same": dict(order), "mirrored": mirrored})
     assert same["kendall_tau"] == pytest.approx(1.0)
     assert reverse["kendall_tau"] == pytest.approx(-1.0)
+    assert (same["regret"], reverse["regret"]) == (0.0, len(labels) - 1), "the best, and the worst"

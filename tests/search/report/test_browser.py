@@ -87,9 +87,9 @@ def test_every_figure_is_drawn_in_the_colours_of_the_theme(theme: str, width: in
     drawn = draw(sample_summary(), theme, width)
     assert drawn.console == []
     assert drawn.requests == []
-    assert len(drawn.plots) == 11
+    assert len(drawn.plots) == 13
     assert all(plot.get("data-drawn") == "true" for plot in drawn.plots)
-    assert drawn.html.count('class="main-svg"') >= 11
+    assert drawn.html.count('class="main-svg"') >= 13
     assert ACCENT[theme] in drawn.html
     other = ACCENT["dark" if theme == "light" else "light"]
     assert other not in drawn.html

@@ -17,6 +17,7 @@ from search.report.figures.falling import energy_kept
 from search.report.figures.figure import padded, round_ticks
 from search.report.figures.front import front_figure, undominated
 from search.report.figures.importance import importance_panels
+from search.report.figures.intervals import intervals_figure
 from search.report.figures.sizes import sizes_figure
 from search.report.figures.stability import stability_panels
 from search.report.journeys import Role, journeys
@@ -100,8 +101,9 @@ def test_a_curve_starts_at_the_loss_straight_after_pruning() -> None:
 
 
 def test_stability_stands_beside_the_baseline_of_size() -> None:
-    first, second = stability_panels(sample_summary())
+    first, middle, second = stability_panels(sample_summary())
     assert (first.before, first.after, first.tau, first.by_size) == ("rung 0", "rung 1", 0.48, -0.12)
+    assert (middle.before, middle.after, middle.by_size) == ("rung 0", "retraining", 0.2)
     assert (second.before, second.after, second.by_size) == ("rung 1", "retraining", 0.2)
     assert first.figure is not None
     assert second.figure is not None
@@ -112,12 +114,45 @@ def test_stability_stands_beside_the_baseline_of_size() -> None:
 def test_stability_with_size_alone() -> None:
     summary = sample_summary()
     summary["rank_correlation"] = [
-        {"from": "parameters", "to": "rung 1", "kendall_tau": 0.1, "candidates": 16}
+        {"from": "parameters", "to": "rung 1", "kendall_tau": 0.1, "regret": 0.2, "candidates": 16}
     ]
     [panel] = stability_panels(summary)
     assert panel.by_size is None
     assert panel.figure is not None
     assert min(x for x, _ in marks(panel.figure.traces)) > 1_000_000
+
+
+def test_every_retrained_model_has_its_interval_and_what_came() -> None:
+    summary = sample_summary()
+    told = {one["label"]: one for one in summary["forecast"]["candidates"]}
+    figure = intervals_figure(summary)
+    assert figure is not None
+    names = figure.layout["yaxis"]["ticktext"]
+    assert len(names) == 16
+    bars = [trace for trace in figure.traces if trace["mode"] == "lines"]
+    shown = [one for one in told.values() if [one["low"], one["high"], None] in [bar["x"] for bar in bars]]
+    assert len(shown) == len(bars) == 16
+    came = {one["label"]: one["outcome"] for one in told.values() if one["outcome"] is not None}
+    assert came.keys() <= {one["label"] for one in shown}
+    drawn = marks(figure.traces)
+    assert sorted(x for x, _ in drawn) == sorted([one["loss"] for one in shown] + list(came.values()))
+    heights = [told["loss"] for told in sorted(shown, key=lambda told: float(told["loss"]))]
+    assert [bar["y"][0] for bar in bars] == list(range(16))
+    assert [x for x, _ in sorted(drawn, key=lambda point: point[1]) if x in heights] == heights
+    assert names[3] == f"chosen: {summary['chosen']['label']}"
+
+
+def test_without_a_forecast_there_is_no_interval() -> None:
+    assert intervals_figure(VARIANTS["nothing_evaluated"]()) is None
+
+
+def test_many_retrained_models_all_have_a_row() -> None:
+    summary = sample_summary()
+    for one in summary["forecast"]["candidates"]:
+        one["outcome"] = one["loss"]
+    figure = intervals_figure(summary)
+    assert figure is not None
+    assert len(figure.layout["yaxis"]["ticktext"]) == len(summary["forecast"]["candidates"]) == 23
 
 
 def test_sizes_end_in_the_loss_with_the_chosen_model_on_top() -> None:

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from search.report import RankingView, write_report
 from search.report.benchmark_table import benchmark_table
 from search.report.document import report_html
+from search.report.rank_table import rank_table
 from space.input_error import InputError
 from tests.search.report.sample import sample_ranking, sample_summary
 from tests.search.report.variants import VARIANTS
 
 HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>\"'&amp;{{ 7*7 }}"
+STABILITY = ("stability-0", "stability-1", "stability-2")
 FETCHING = {"src", "href", "srcset", "action", "data", "poster", "formaction", "background", "ping"}
 
 
@@ -188,12 +190,12 @@ def test_every_summary_has_a_report_that_plotly_can_draw(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "figures"),
     [
-        ("sample_summary", {"front", "curves", "stability-0", "stability-1", "sizes"}),
-        ("one_trial", {"front", "curves"}),
-        ("one_model", {"front", "curves"}),
+        ("sample_summary", {"front", "curves", "intervals", *STABILITY, "sizes"}),
+        ("one_trial", {"front", "curves", "intervals"}),
+        ("one_model", {"front", "curves", "intervals"}),
         ("nothing_evaluated", set()),
         ("all_failed", set()),
-        ("loss_alone", {"front", "curves", "stability-0", "stability-1", "sizes"}),
+        ("loss_alone", {"front", "curves", "intervals", *STABILITY, "sizes"}),
     ],
 )
 def test_figures_that_would_be_empty_are_left_out(name: str, figures: set[str]) -> None:
@@ -244,6 +246,53 @@ def test_benchmarks_stand_beside_the_teacher_s_and_a_failure_says_why() -> None:
     assert "Ended early, the validation loss rose twice." in text
     assert benchmark_table(sample_summary()) is None
     assert "Benchmarks" not in page_of(sample_summary()).text
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "sample_summary",
+            "The interval held for 4 of 5 retrained models; the median was off by 0.040 nats on",
+        ),
+        ("one_model", "The interval held for the one retrained model; the median was off by 0.035 nats."),
+        ("one_trial", "No candidate was retrained, so nothing is known of how well it holds."),
+    ],
+)
+def test_forecasts_are_scored_in_a_sentence(name: str, said: str) -> None:
+    assert said in " ".join(page_of(VARIANTS[name]()).text.split())
+
+
+def test_a_forecast_that_failed_is_told() -> None:
+    summary = VARIANTS["one_model"]()
+    summary["forecast"]["held"] = 0
+    assert "The interval did not hold for the one retrained model" in page_of(summary).text
+
+
+def test_every_order_stands_beside_its_baselines() -> None:
+    table = rank_table(sample_summary())
+    assert table is not None
+    assert table.columns == [("rung 1", "16 candidates"), ("retraining", "5 candidates")]
+    assert table.rows == [
+        ("parameter count", [("\u22120.12", "0.208"), ("+0.20", "0.097")]),
+        ("rung 0, straight after pruning", [("+0.48", "0.041"), ("+0.60", "0.015")]),
+        ("rung 1", [None, ("+0.80", "0.000")]),
+    ]
+    text = " ".join(page_of(sample_summary()).text.split())
+    assert "rung 0, straight after pruning+0.480.041+0.600.015" in text
+
+
+@pytest.mark.parametrize("name", ["one_trial", "one_model", "all_failed", "nothing_evaluated"])
+def test_without_two_candidates_no_order_is_worth_anything(name: str) -> None:
+    assert rank_table(VARIANTS[name]()) is None
+
+
+def test_how_many_candidates_an_order_was_judged_by() -> None:
+    summary = sample_summary()
+    summary["rank_correlation"][1]["candidates"] = 14
+    table = rank_table(summary)
+    assert table is not None
+    assert table.columns[0] == ("rung 1", "14 to 16 candidates")
 
 
 def test_a_run_in_which_all_failed_says_so_and_why() -> None:

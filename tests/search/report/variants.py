@@ -11,13 +11,20 @@ from tests.search.report.sample import sample_summary
 Summary = dict[str, Any]
 
 
+def forecast_for(summary: Summary, *labels: str) -> Summary:
+    """The forecast of a summary for these candidates alone, none of them retrained."""
+    told = [one | {"outcome": None} for one in summary["forecast"]["candidates"] if one["label"] in labels]
+    nobody = {"held": 0, "outcomes": 0, "absolute_error": None}
+    return {**summary["forecast"], "candidates": told, **nobody}
+
+
 def one_trial() -> Summary:
     """A run that was told to score one candidate and retrain nothing."""
     summary = sample_summary()
     trial = summary["trials"][3]
     summary.update(trials=[trial], pareto=[trial["label"]], promoted=[], chosen=None, baselines=[])
     summary.update(rank_correlation=[], rungs=[{"rung": 0, "tokens": 0}])
-    return summary
+    return summary | {"forecast": forecast_for(summary, trial["label"])}
 
 
 def one_model() -> Summary:
@@ -26,15 +33,20 @@ def one_model() -> Summary:
     student = summary["promoted"][0]
     trials = [trial for trial in summary["trials"] if trial["label"] == student["label"]]
     summary.update(trials=trials, pareto=[student["label"]], promoted=[student], baselines=[])
-    summary.update(
-        rank_correlation=[{"from": "rung 0", "to": "rung 1", "kendall_tau": None, "candidates": 1}]
-    )
-    return summary
+    nothing = {"kendall_tau": None, "regret": None, "candidates": 1}
+    summary.update(rank_correlation=[{"from": "rung 0", "to": "rung 1", **nothing}])
+    forecast = forecast_for(summary, student["label"])
+    [told] = forecast["candidates"]
+    told["outcome"] = student["loss"]
+    off = abs(told["loss"] - student["loss"])
+    held = int(told["low"] <= student["loss"] <= told["high"])
+    return summary | {"forecast": forecast | {"held": held, "outcomes": 1, "absolute_error": off}}
 
 
 def nothing_evaluated() -> Summary:
     """A run without a single trial."""
-    return one_trial() | {"trials": [], "pareto": [], "rungs": []}
+    summary = one_trial()
+    return summary | {"trials": [], "pareto": [], "rungs": [], "forecast": forecast_for(summary)}
 
 
 def all_failed() -> Summary:
@@ -44,7 +56,9 @@ def all_failed() -> Summary:
         trial.update(state="failed", loss=None, latency_ms=None, objectives={}, failure="out of memory")
     for baseline in summary["baselines"]:
         baseline.update(loss=None, bits_per_byte=None, failure="out of memory", curve=[], objectives={})
-    pairs = [pair | {"kendall_tau": None, "candidates": 0} for pair in summary["rank_correlation"]]
+    nothing = {"kendall_tau": None, "regret": None, "candidates": 0}
+    pairs = [pair | nothing for pair in summary["rank_correlation"]]
+    summary["forecast"] = forecast_for(summary)
     return summary | {"pareto": [], "promoted": [], "chosen": None, "rank_correlation": pairs}
 
 
