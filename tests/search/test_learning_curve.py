@@ -34,36 +34,41 @@ def curves_of(losses: list[tuple[float, float, float]]) -> Curves:
     return found
 
 
-def drawn_run(random: np.random.Generator, candidates: int) -> tuple[Curves, dict[str, float]]:
+def drawn_run(random: np.random.Generator, candidates: int, tokens: int) -> tuple[Curves, dict[str, float]]:
     """Curves and their ends, with all that is unknown drawn as the module says that it is thought of."""
 
     def scale(low: float, high: float) -> float:
         return float(low * (high / low) ** random.random())
 
-    turn, power, slopes = scale(0.01 * RUNGS[1], TOKENS), scale(0.05, 1), scale(0.01, 10)
+    turn, power, share = scale(0.01 * RUNGS[1], tokens), random.uniform(0.05, 1), random.random()
     walk = 0.1 * math.sqrt(2 / random.chisquare(2))
-    u = np.log1p(np.array([*RUNGS, TOKENS]) / turn)
-    ways, start = np.diff(u), 0.7 + 0.2 * random.standard_normal((candidates, 1))
-    own = random.standard_normal((candidates, 3)) * walk * np.sqrt(ways)
-    together = random.standard_normal(3) * walk * np.sqrt(ways)
-    slope = power + walk * math.sqrt(slopes) * random.standard_normal((candidates, 1))
-    excess = np.exp(np.hstack([start, start + np.cumsum(own + together - slope * ways, axis=1)]))
-    share = min(scale(0.01, 1), 0.98)
-    losses = TEACHER + share / (1 - share) * excess[:, :-1].min() + excess
+    slopes, repairs = (walk * math.sqrt(one) for one in (scale(0.01, 10), scale(0.1, 100)))
+    ways = np.diff(np.log1p(np.array([*RUNGS, tokens]) / turn))
+    together = walk * np.sqrt(ways) * random.standard_normal(3) - power * ways
+    together[0] /= 1 - share
+    own = walk * np.sqrt(ways) * random.standard_normal((candidates, 3))
+    own += slopes * ways * random.standard_normal((candidates, 1))
+    own[:, 0] += repairs * random.standard_normal(candidates)
+    start = 0.7 + 0.2 * random.standard_normal((candidates, 1))
+    excess = np.exp(np.hstack([start, start + np.cumsum(own + together, axis=1)]))
+    floor = min(scale(0.01, 1), 0.98)
+    losses = TEACHER + floor / (1 - floor) * excess[:, :-1].min() + excess
     rows = {str(i): list(zip(RUNGS, row.tolist(), strict=False)) for i, row in enumerate(losses)}
     return rows, {str(i): float(row[-1]) for i, row in enumerate(losses)}
 
 
-def test_intervals_hold_nine_times_in_ten() -> None:
+@pytest.mark.parametrize("tokens", [45_000, TOKENS], ids=["near", "far"])
+def test_intervals_hold_nine_times_in_ten(tokens: int) -> None:
     random = np.random.default_rng(0)
     held = []
-    for _ in range(150):
-        curves, outcomes = drawn_run(random, 3)
-        held.append(coverage(forecast(curves, TOKENS, TEACHER), outcomes).held / 3)
-    # Candidates of one run share what is unknown, so runs count and not candidates.
+    for _ in range(120):
+        curves, outcomes = drawn_run(random, 3, tokens)
+        held.append(coverage(forecast(curves, tokens, TEACHER), outcomes).held / 3)
+    # Candidates of one run share what is unknown, so runs count and not candidates. It may hold a little more
+    # often, since how candidates differ is kept from saying what law they follow.
     error = np.std(held, ddof=1) / math.sqrt(len(held))
-    assert abs(np.mean(held) - 0.9) < 3 * error
-    assert error < 0.025, "or the test could not fail"
+    assert 0.9 - 2 * error < np.mean(held) < 0.95 + 2 * error
+    assert error < 0.02, "or the test could not fail"
 
 
 @pytest.mark.parametrize("power", [0.2, 0.4, 0.8])
@@ -76,8 +81,8 @@ def test_a_law_without_noise_is_followed(power: float, turn: float) -> None:
     }
     for label, found in forecast(curves, TOKENS, TEACHER).items():
         truth = law(TOKENS, amplitudes[label], TEACHER + 0.05, turn, power)
-        left = curves[label][-1][1] - TEACHER
-        assert abs(found.loss - truth) < 0.1 * left
+        ends = curves[label][-1][1], TEACHER
+        assert abs(found.loss - truth) < min(abs(end - truth) for end in ends) / 2
 
 
 def test_noise_widens_the_interval() -> None:
@@ -91,7 +96,7 @@ def test_noise_widens_the_interval() -> None:
         found = forecast(curves, TOKENS, TEACHER).values()
         return float(np.mean([one.high - one.low for one in found]))
 
-    assert 2 * width(0.005) < width(0.1)
+    assert width(0.005) < width(0.05) < width(0.2)
 
 
 def test_who_gained_faster_is_expected_lower_from_the_same_loss() -> None:
