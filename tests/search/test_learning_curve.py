@@ -54,6 +54,7 @@ def drawn_run(random: np.random.Generator, candidates: int, tokens: int) -> tupl
     floor = min(scale(0.01, 1), 0.98)
     losses = TEACHER + floor / (1 - floor) * excess[:, :-1].min() + excess
     rows = {str(i): list(zip(RUNGS, row.tolist(), strict=False)) for i, row in enumerate(losses)}
+    rows[str(candidates - 1)] = rows[str(candidates - 1)][:1]  # the last was not distilled
     return rows, {str(i): float(row[-1]) for i, row in enumerate(losses)}
 
 
@@ -105,6 +106,13 @@ def test_who_gained_faster_is_expected_lower_from_the_same_loss() -> None:
     losses = [found[f"c{i}"].loss for i in range(6)]
     assert losses == sorted(losses, reverse=True)
     assert losses[0] - losses[-1] > 0.01
+
+
+def test_who_was_not_distilled_is_expected_to_recover_from_the_cut_as_the_others_did() -> None:
+    curves: Curves = {f"c{i}": [(0, 5.0), (10_000, 2.6 + 0.01 * i), (40_000, 2.5)] for i in range(8)}
+    found = forecast({**curves, "pruned": [(0, 5.0)]}, TOKENS, TEACHER)
+    assert found["pruned"].loss == pytest.approx(found["c4"].loss, abs=0.03)
+    assert found["pruned"].high - found["pruned"].low > found["c4"].high - found["c4"].low
 
 
 @pytest.mark.parametrize(
