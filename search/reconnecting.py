@@ -133,13 +133,14 @@ class Reconnecting(BaseStorage):
         Raises:
             InputError: there was no answer for ``patience_seconds``.
         """
-        began, wait, failures = time.monotonic(), _FIRST_WAIT_SECONDS, 0
+        failures: list[float] = []
+        wait = _FIRST_WAIT_SECONDS
         while True:
             try:
                 answer = call()
             except self.lost as error:
-                failures += 1
-                self._wait(error, wait, failures, time.monotonic() - began)
+                failures.append(time.monotonic())
+                self._wait(error, wait, failures)
                 call, wait = again or call, min(2 * wait, _LONGEST_WAIT_SECONDS)
                 continue
             if self._away:
@@ -147,16 +148,16 @@ class Reconnecting(BaseStorage):
                 logger.warning("the storage answers again")
             return answer
 
-    def _wait(self, error: Exception, wait: float, failures: int, waited: float) -> None:
+    def _wait(self, error: Exception, wait: float, failures: Sequence[float]) -> None:
         """Wait, and say so once; a single failure, such as a connection gone stale, is not worth a word."""
         said = one_line(getattr(error, "details", lambda: error)() or error)
-        if waited + wait > self.patience_seconds:
+        if failures[-1] - failures[0] + wait > self.patience_seconds:
             raise InputError(
                 "The Optuna storage has to stay reachable",
                 f"{self.name} has not answered for {self.patience_seconds / 60:.0f} minutes: {said}",
                 "Start its server and repeat the same command: nothing that was finished is lost",
             ) from None
-        if failures > 1 and not self._away:
+        if len(failures) > 1 and not self._away:
             self._away = True
             minutes = self.patience_seconds / 60
             logger.warning("the storage is not reachable, trying again for %.0f minutes: %s", minutes, said)

@@ -46,9 +46,8 @@ def open_database(url: URL, name: str) -> BaseStorage:
     """
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
-    settings: dict[str, Any] = {"pool_pre_ping": True}
-    if url.drivername in ("postgresql+psycopg", "postgresql+psycopg2"):
-        settings["connect_args"] = _LIBPQ
+    libpq = url.drivername in ("postgresql+psycopg", "postgresql+psycopg2")
+    settings = {"connect_args": _LIBPQ if libpq else {}}
     database = _with_tables(url, settings)
     event.listen(database.engine, "handle_error", _say_that_it_is_away)
     weakref.finalize(database, database.engine.dispose)  # close what would only be dropped
@@ -75,7 +74,7 @@ def _say_that_it_is_away(context: ExceptionContext) -> None:
     """
     driver = context.dialect.loaded_dbapi
     faults = (driver.OperationalError, driver.InterfaceError)
-    if isinstance(context.original_exception, faults) and not context.is_pre_ping:
+    if isinstance(context.original_exception, faults):
         raise ConnectionError(one_line(context.original_exception))
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,12 +11,10 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 
 from search.config import RunConfig
 from search.evaluation import Evaluation
-from search.loop import open_rungs
 from search.rung import SEARCH, Record, Rung
 from search.sampler import START_UP
 from space.baselines import baselines
@@ -263,23 +258,3 @@ def test_killed_at_any_write(sampler: str, evaluator: Evaluator, early_models: N
         except KeyboardInterrupt:
             assert records_of(run(config, storage=storage)) == expected, f"killed before write {write}"
     assert write > 100, "every trial takes several writes"
-
-
-def test_stock_optuna_reads_the_studies(tmp_path: Path, evaluator: Evaluator) -> None:
-    config = run_config(trials=6, rung_candidates=(3, 1))
-    rungs = open_rungs(config, demo_space(), tmp_path)
-    make_search(config, demo_space(), rungs).run()
-    url = str(tmp_path / "study.journal")
-    study = optuna.load_study(study_name="synthetic/r1", storage=JournalStorage(JournalFileBackend(url)))
-    assert {trial.user_attrs["label"] for trial in study.best_trials} <= {r.label for r in rungs[1].records()}
-    command = [str(Path(sys.executable).with_name("optuna")), "best-trials", "--storage", url]
-    done = subprocess.run(
-        [*command, "--study-name", "synthetic/r1", "--format", "json", "--flatten"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    shown = json.loads(done.stdout)
-    assert {row["user_attrs_label"] for row in shown} == {t.user_attrs["label"] for t in study.best_trials}
-    assert all(row["values_loss (nats per token)"] < 5 for row in shown)

@@ -60,6 +60,14 @@ def test_a_budget_and_a_model_are_enough(demo_config: Path) -> None:
     assert found.retrainings == scale.promote + 4, "three baselines and one from random weights"
 
 
+def test_the_environment_names_a_storage_unless_a_flag_does(
+    demo_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPTUNA_STORAGE", "postgresql://host/name")
+    assert resolve(flags(demo_config, budget="60%")).config.storage == "postgresql://host/name"
+    assert resolve(flags(demo_config, budget="60%", storage="x.journal")).config.storage == "x.journal"
+
+
 def test_flags_win_over_the_scale(demo_config: Path) -> None:
     config = resolve(
         flags(

@@ -108,13 +108,12 @@ def test_a_server_that_stays_away_ends_the_run_and_the_next_one_goes_on(
 ) -> None:
     storage = cast(Reconnecting, open_storage(database, NOWHERE))
     storage.patience_seconds = 1.0
-    stop = threading.Timer(0.5, postgresql.stop)
-    stop.start()
+    storms = Storms(lambda rng: postgresql.stop(), 0)
+    storms.at = {6}
     try:
         with pytest.raises(InputError, match="The Optuna storage has to stay reachable") as caught:
-            searched(storage)
+            storms.survived(storage)
     finally:
-        stop.join()
         postgresql.start()
     assert "refused" in caught.value.values
     assert searched(open_storage(database, NOWHERE)) == undisturbed
