@@ -17,6 +17,7 @@ from functools import partial
 from safetensors import SafetensorError
 
 from search.launch import take_part, with_others
+from search.password import without_password
 from space.input_error import InputError
 
 
@@ -59,7 +60,7 @@ def _main(arguments: list[str]) -> int:
     from search.flags import read_flags
 
     flags = read_flags(arguments)
-    command = f"python -m search.run {shlex.join(arguments)}"
+    command = f"python -m search.run {shlex.join(map(without_password, arguments))}"
     from search.flag_rules import budgets_of
 
     if len(budgets_of(flags)) > 1:

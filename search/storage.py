@@ -9,10 +9,10 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.study import StudyDirection
 from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 from evaluators.one_line import one_line
 from search.journal import Journal
+from search.password import without_password
 from search.servers import open_database, open_proxy
 from space.input_error import InputError
 
@@ -28,7 +28,7 @@ def open_storage(text: str, directory: Path) -> BaseStorage:
     Raises:
         InputError: the storage cannot be opened, or its driver is not installed.
     """
-    name = _without_password(text or str(directory / "study.journal"))
+    name = without_password(text or str(directory / "study.journal"))
     try:
         return _open(text or str(directory / "study.journal"), name)
     except ImportError as error:
@@ -53,13 +53,6 @@ def _open(text: str, name: str) -> BaseStorage:
         return JournalStorage(Journal(Path(text)))
     url = make_url(text)
     return RDBStorage(text) if url.get_backend_name() == "sqlite" else open_database(url, name)
-
-
-def _without_password(text: str) -> str:
-    try:
-        return make_url(text).render_as_string(hide_password=True)
-    except (ArgumentError, ValueError):  # the latter of a port that is no number
-        return text
 
 
 def open_study(

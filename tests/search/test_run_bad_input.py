@@ -333,3 +333,18 @@ def test_a_defect_is_not_hidden(
     monkeypatch.setattr("search.stages.run", broken)
     with pytest.raises(type(error)):
         run(*TINY, "--model", tiny_teacher)
+
+
+def test_a_password_is_not_written_down(
+    run: Run, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = []
+
+    def stopped(resolved: object, directory: object, console: object, command: str) -> None:
+        commands.append(command)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("search.stages.run", stopped)
+    assert run(*TINY, "--model", tiny_teacher, "--storage", "postgresql://me:secret@host/name").status == 130
+    [command] = commands
+    assert "--storage 'postgresql://me:***@host/name'" in command
