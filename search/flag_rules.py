@@ -35,6 +35,12 @@ def check(flags: Flags) -> None:
     read_bounds(flags.max)
     for text in flags.try_:
         read_named(text)
+    if flags.try_ and len(budgets_of(flags)) > 1:
+        raise InputError(
+            "An architecture by hand belongs to one budget",
+            f"--try {' '.join(flags.try_)} was given with --budget {flags.budget}",
+            "Add --try to the command of one budget",
+        )
     if not 0 < flags.tolerance < 0.5:
         raise InputError(
             "The tolerance has to lie between 0 and 0.5",

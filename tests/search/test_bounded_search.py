@@ -69,7 +69,7 @@ MIDDLE = latencies(demo_space())[len(demo_space()) // 2]
 
 
 @pytest.mark.parametrize("objectives", [("loss",), ("loss", "latency")])
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "qmc", "random"])
 def test_everything_that_goes_up_lies_within(
     sampler: str, objectives: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -175,6 +175,11 @@ def test_every_flag_is_read() -> None:
             ["--budget", "1M", "--temperature", "0"],
             "The temperature has to be above 0; 0.0 was given. Leave it out: it is 1 then.",
         ),
+        (
+            ["--budget", "2M,1M", "--try", "layers=4"],
+            "An architecture by hand belongs to one budget; --try layers=4 was given with --budget 2M,1M. "
+            "Add --try to the command of one budget.",
+        ),
         (["--budget", "1M", "-v", "-q"], "-v and -q exclude each other; both were given. Leave one out."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -65,10 +65,10 @@ def test_what_is_to_be_tried_changes_neither_configuration_nor_space(demo_config
             "lie outside memory ≤ 1MB; the nearest has 4.14MB of memory. Allow --max ",
         ),
         (
-            {"try_": ("layers=8,mlp=448,hidden=160",)},
+            {"try_": ("layers=8,mlp=384,hidden=128",)},
             "An architecture by hand has to lie within the budget's",
         ),
-        ({"try_": ("hidden=9999",)}, "--try hidden=9999 names 9999, and the teacher has 160"),
+        ({"try_": ("hidden=9999",)}, "--try hidden=9999 names 9999, and the teacher has 128"),
         ({"objectives": "latency"}, "Objectives have to name loss"),
     ],
 )

@@ -45,7 +45,7 @@ def search(
     return rungs, evaluator
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "qmc", "random"])
 def test_they_come_first_and_are_distilled_with_the_rest(
     sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
