@@ -65,6 +65,11 @@ class Follower:
                     self._train(partial(self._distil, order))
 
     def _begin(self, order: Begin) -> None:
+        """A run of a family comes after another, whose models go first."""
+        for models in ("teacher", "teaching", "targets"):
+            vars(self).pop(models, None)
+        gc.unfreeze()
+        gc.collect()
         self.resolved, self.directory = order.resolved, RunDirectory(order.directory)
         self.corpus = order.corpus
         self.teacher = teacher_of(self.resolved.config)

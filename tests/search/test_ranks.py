@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -29,6 +30,7 @@ OPTIONS = (
     *("--correct-teacher", "4k", "--schedule", "wsd", "--trials", "3", "--promote", "1"),
     *("--search-tokens", "15k"),
 )
+ROOT = Path(__file__).parents[2]
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
@@ -125,6 +127,22 @@ def test_one_process_has_nobody_to_tell() -> None:
     ranks().refuse_device("cuda:7")
     with pytest.raises(LostProcessError), ranks().together():
         raise LostProcessError("passed on")
+
+
+def test_processes_agree_on_how_it_went_or_know_that_they_cannot(tmp_path: Path) -> None:
+    command = [sys.executable, *TWO, "-m", "tests.search.agreeing_ranks", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"{number}.json").read_text()) for number in (0, 1))
+    assert first == [
+        *([], ["ValueError", "one"], ["RuntimeError", "process 1: late"], ["MemoryError", "full"]),
+        ["lost", True],
+    ]
+    assert second == [
+        *([], ["ValueError", "other"], ["RuntimeError", "late"], ["RuntimeError", "process 0: full"]),
+        ["lost", False],
+    ]
 
 
 def test_a_candidate_in_which_the_processes_lose_each_other_is_given_up_in_the_end() -> None:
