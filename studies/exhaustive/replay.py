@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import optuna
@@ -14,6 +15,7 @@ from search.console import Console
 from search.finalists import promoted_of
 from search.loop import Search, Task, rungs_in
 from search.resolution import Resolved
+from search.rung import Rung
 from space.baselines import baselines
 from studies.exhaustive.table import Lookup, Table
 from studies.exhaustive.work import FINAL, TOKENS
@@ -25,7 +27,10 @@ class Way:
 
     name: str
     sampler: str | None = None
-    rule: Rule | None = None
+    rule_of: Callable[[Sequence[Rung]], Rule] | None = None
+    """Who goes up first, as far as the rungs are filled."""
+    promoted_by_rule: bool = False
+    """Whether it says who is retrained, too."""
     random_every: int | None = None
     rungs: tuple[int, ...] = TOKENS[:-1]
     """Tokens of those that are used."""
@@ -79,7 +84,10 @@ def replay(resolved: Resolved, table: Table, way: Way, search_tokens: int, seed:
     search = Search(task, rungs, Lookup(table, used_rungs), Console(quiet=True))
     search.bracket = _bracket(search.bracket, way)
     search.run()
-    promoted = promoted_of(rungs[-1].complete(), config)
+    top = rungs[-1].complete()
+    promoted = promoted_of(top, config)
+    if way.promoted_by_rule and search.bracket.rule is not None:
+        promoted = [top[place] for place in search.bracket.rule(top)[: config.promote]]
     chosen = min(promoted, key=lambda record: table.final[record.label]).label
     used = spent(config.rung_tokens, [len(rung.records()) for rung in rungs[1:]])
     retrained = len(promoted) * TOKENS[FINAL - 1]
@@ -88,4 +96,5 @@ def replay(resolved: Resolved, table: Table, way: Way, search_tokens: int, seed:
 
 def _bracket(bracket: Bracket, way: Way) -> Bracket:
     every = bracket.random_every if way.random_every is None else way.random_every
-    return replace(bracket, rule=way.rule, random_every=every)
+    rule = None if way.rule_of is None else way.rule_of(bracket.rungs)
+    return replace(bracket, rule=rule, random_every=every)

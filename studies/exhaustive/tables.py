@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from scipy.stats import kendalltau
 
+from search.learning_curve import coverage, forecast
 from search.stability import rank_correlations
 from studies.bench.results import Row, markdown
 from studies.exhaustive.searches import REPLAYS
 from studies.exhaustive.table import Table
 from studies.exhaustive.ways import DEFAULT, QUARTER, RULES, SAMPLERS, SEARCH_TOKENS
-from studies.exhaustive.work import FINAL, FLAGS, TOKENS
+from studies.exhaustive.work import FINAL, FLAGS, TEACHER_LOSS, TOKENS
 
 _NAMES = ["after pruning", *(f"after {tokens // 1024} k" for tokens in TOKENS[:-1]), "retrained"]
 
@@ -45,6 +46,9 @@ def tables(found: Sequence[Table], by_hand: Mapping[str, str]) -> str:
         _regrets([way.name for way in (DEFAULT, *SAMPLERS)]),
         "\n## Rules of promotion\n",
         _regrets([way.name for way in (DEFAULT, *RULES)]),
+        "\n## Forecasts of the loss after retraining\n",
+        _FORECASTS,
+        _forecasts(found),
     ]
     return "\n".join(parts) + "\n"
 
@@ -142,6 +146,43 @@ def _regrets(ways: Sequence[str]) -> str:
     return markdown(["", *(f"{limit:,}" for limit in SEARCH_TOKENS)], lines)
 
 
+def _forecasts(found: Sequence[Table]) -> str:
+    """How often the interval held and how far the median was off, from more and from fewer rungs."""
+    rows = []
+    for table in found:
+        for name, sizes in _KNOWN.items():
+            curves: dict[str, list[tuple[int, float]]] = {}
+            for rung, size in enumerate(sizes):
+                tokens = (0, *TOKENS)[rung]
+                some = sorted(curves or table.rows, key=table.losses(max(0, rung - 1)).__getitem__)[:size]
+                for label in some:
+                    curves.setdefault(label, []).append((tokens, table.losses(rung)[label]))
+            last = {label: curve for label, curve in curves.items() if len(curve) == len(sizes)}
+            foretold = forecast(curves, TOKENS[-1], TEACHER_LOSS)
+            got = coverage({label: foretold[label] for label in last}, table.final)
+            wide = statistics.mean(foretold[label].high - foretold[label].low for label in last)
+            order = {label: foretold[label].loss for label in last}
+            [tau] = rank_correlations({"forecast": order, "retrained": table.final})
+            rows.append(
+                [
+                    f"{name}, seed {table.seed}",
+                    f"{got.held} of {got.outcomes}",
+                    f"{got.absolute_error:.4f}",
+                    f"{wide:.3f}",
+                    f"{tau['kendall_tau']:.2f}",
+                ]
+            )
+    return markdown(["known", "held", "off by", "width", "τ with retrained"], rows)
+
+
+#: How many candidates each rung has, the best of the one below.
+_KNOWN = {
+    "everybody at both rungs": (49, 49, 49),
+    "everybody at the first rung": (49, 49),
+    "32 at the first and 8 at the second": (49, 32, 8),
+}
+_FORECASTS = """A 90% interval, from the losses at the rungs alone; scored on those of the last rung known.
+"""
 _INTRODUCTION = """# Every architecture near one budget: what was measured
 
 All {architectures} architectures of `{flags}` on the embedded teacher, each distilled for

@@ -28,6 +28,8 @@ SEEDS = (0, 1)
 #: Tokens of rung 1, of rung 2 and of retraining: each four times those before.
 TOKENS = (12_288, 49_152, 196_608)
 FINAL = len(TOKENS)
+#: Of the embedded teacher on the same validation blocks, nats per token.
+TEACHER_LOSS = 2.2350
 #: The demo's budget; KV heads are kept, so that the space can be tried whole.
 FLAGS = ("--budget", "1M", "--keep", "kv_heads", "--basis", "weighted", "--objectives", "loss,latency")
 
