@@ -132,7 +132,7 @@ class Flags:
     try_: Annotated[tuple[str, ...], _shown("AXIS=SIZE,... ...", name="try")] = ()
     """Architectures to try as well: hidden=3072,mlp=9216. Other sizes stay the teacher's, as far as the
     budget allows."""
-    sampler: Literal["tpe", "gp", "nsga2", "qmc", "random"] = "tpe"
+    sampler: Literal["tpe", "gp", "nsga2", "qmc", "random"] = "nsga2"
     """How candidates are chosen: by a model of Optuna's (tpe, gp), by evolution (nsga2), spread evenly over
     all architectures (qmc), or by lot."""
     storage: Annotated[str | None, _shown("URL")] = None
