@@ -23,9 +23,9 @@ _INTRODUCTION = """# Samplers: what was measured
 
 Hypervolume of the candidates that a search scored, by their true objectives (loss after retraining and
 latency, free of noise), as a share of the true Pareto front's among {architectures} architectures; the
-reference is the worst of the space. Mean and its standard error over 16 seeds, noise of {noise} nats per token.
-Every search has the rungs and the promotion of a run: half of what is scored is distilled, a quarter of that
-for four times as long. On misleading rungs whoever ends best learns slowest. Written by
+reference is the worst of the space. Mean and its standard error over 16 seeds; noise of {noise} nats per
+token. Every search has the rungs and the promotion of a run: half of what is scored is distilled, a quarter
+of that for four times as long. On misleading rungs whoever ends best learns slowest. Written by
 `python -m studies.samplers --table` from `results.jsonl`.
 """
 
