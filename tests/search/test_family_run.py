@@ -18,7 +18,7 @@ from tests.search.test_run import Runner, without_times
 NAME = "stories260K-60pct-35pct"
 OPTIONS = (
     *("--basis", "coordinate", "--dtype", "float32", "--objectives", "loss,parameters"),
-    *("--trials", "4", "--rung-tokens", "2k", "--retrain-tokens", "2k", "--promote", "1"),
+    *("--trials", "8", "--rung-tokens", "2k", "--retrain-tokens", "2k", "--promote", "1"),
     *("--retrain-baselines", "False"),
 )
 
