@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from optuna.storages import InMemoryStorage
 from scipy.stats import kendalltau
 
 from evaluators.synthetic import SyntheticProblem
+from search.console import Console
 from search.flags import Flags
+from search.loop import Search, Task, rungs_in
 from search.promotion import pareto_front
 from space.counting import parameter_polynomial
 from studies.samplers.__main__ import tables
@@ -115,3 +119,18 @@ def test_a_search_is_what_was_kept() -> None:
 
 def test_the_results_are_those_of_the_file() -> None:
     assert (HERE / "RESULTS.md").read_text() == tables()
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "gp"])
+def test_where_rungs_are_faithful_and_exact_the_best_that_was_scored_comes_to_the_last(sampler: str) -> None:
+    run, config = resolved(), config_of(sampler, PROMISED, 5)
+    config = replace(config, objectives=("loss",))
+    evaluator = evaluator_of(config, run.axis_map.teacher, parameter_polynomial(run.axis_map))
+    rungs = rungs_in(InMemoryStorage(), config, run.space)
+    Search(Task(config, run.space, {}), rungs, evaluator, Console(quiet=True)).run()
+    truth = true_objectives(evaluator.problem, run.space, config)[:, 0]
+    rows = {architecture: row for row, architecture in enumerate(run.space.architectures)}
+    scored, last = (
+        min(truth[rows[record.architecture]] for record in rung.complete()) for rung in (rungs[0], rungs[-1])
+    )
+    assert scored == last
