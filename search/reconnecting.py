@@ -8,8 +8,6 @@ told apart; it is taken for this one, since workers take their decisions in turn
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import wraps
@@ -20,13 +18,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from evaluators.one_line import one_line
-from space.input_error import InputError
+from search.patience import Patience
 
-logger = logging.getLogger(__name__)
-
-PATIENCE_SECONDS = 600.0
-_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 5.0
 _MARK = "slimsearch:created"
 
 P = ParamSpec("P")
@@ -39,7 +32,7 @@ def _repeated(method: Callable[Concatenate[BaseStorage, P], R]) -> Callable[Conc
     @wraps(method, updated=())  # which would take over that the method is abstract
     def call(self: Reconnecting, /, *args: P.args, **kwargs: P.kwargs) -> R:
         bound: Callable[P, R] = getattr(self.within, method.__name__)
-        return self.until_it_answers(lambda: bound(*args, **kwargs))
+        return self.patience.until_it_answers(lambda: bound(*args, **kwargs))
 
     return call
 
@@ -49,22 +42,13 @@ class Reconnecting(BaseStorage):
 
     Args:
         within: the storage; thread-safe, as all of Optuna's are.
-        name: of the storage, for messages.
-        lost: what ``within`` raises while its server is away.
-        patience_seconds: how long one operation waits.
+        patience: with its server.
 
-    Every method raises ``InputError`` when that time is over.
+    Every method raises ``InputError`` when that is at its end.
     """
 
-    def __init__(
-        self,
-        within: BaseStorage,
-        name: str,
-        lost: type[Exception],
-        patience_seconds: float = PATIENCE_SECONDS,
-    ) -> None:
-        self.within, self.name, self.lost, self.patience_seconds = within, name, lost, patience_seconds
-        self._away = False
+    def __init__(self, within: BaseStorage, patience: Patience) -> None:
+        self.within, self.patience = within, patience
 
     create_new_study = _repeated(BaseStorage.create_new_study)
     delete_study = _repeated(BaseStorage.delete_study)
@@ -98,7 +82,7 @@ class Reconnecting(BaseStorage):
             found = [one._trial_id for one in trials if one.system_attrs.get(_MARK) == mark]
             return found[0] if found else create()
 
-        return self.until_it_answers(create, find_or_create)
+        return self.patience.until_it_answers(create, find_or_create)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
@@ -117,48 +101,8 @@ class Reconnecting(BaseStorage):
                     raise
                 return True
 
-        return self.until_it_answers(tell, tell_unless_told)
+        return self.patience.until_it_answers(tell, tell_unless_told)
 
     def remove_session(self) -> None:
         """Close this thread's connections."""
         self.within.remove_session()
-
-    def until_it_answers(self, call: Callable[[], R], again: Callable[[], R] | None = None) -> R:
-        """Call until the storage answers.
-
-        Args:
-            call: tried first.
-            again: tried in its place once the answer to ``call`` was lost.
-
-        Raises:
-            InputError: there was no answer for ``patience_seconds``.
-        """
-        failures: list[float] = []
-        wait = _FIRST_WAIT_SECONDS
-        while True:
-            try:
-                answer = call()
-            except self.lost as error:
-                failures.append(time.monotonic())
-                self._wait(error, wait, failures)
-                call, wait = again or call, min(2 * wait, _LONGEST_WAIT_SECONDS)
-                continue
-            if self._away:
-                self._away = False
-                logger.warning("the storage answers again")
-            return answer
-
-    def _wait(self, error: Exception, wait: float, failures: Sequence[float]) -> None:
-        """Wait, and say so once; a single failure, such as a connection gone stale, is not worth a word."""
-        said = one_line(getattr(error, "details", lambda: error)() or error)
-        if failures[-1] - failures[0] + wait > self.patience_seconds:
-            raise InputError(
-                "The Optuna storage has to stay reachable",
-                f"{self.name} has not answered for {self.patience_seconds / 60:.0f} minutes: {said}",
-                "Start its server and repeat the same command: nothing that was finished is lost",
-            ) from None
-        if len(failures) > 1 and not self._away:
-            self._away = True
-            minutes = self.patience_seconds / 60
-            logger.warning("the storage is not reachable, trying again for %.0f minutes: %s", minutes, said)
-        time.sleep(wait)

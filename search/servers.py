@@ -11,11 +11,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage, get_storage
 from sqlalchemy import URL, create_engine, event, func, select
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.engine import Engine, ExceptionContext
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from evaluators.one_line import one_line
+from search.patience import Patience
 from search.reconnecting import Reconnecting
 
 _PROXY_PORT = 13000
@@ -48,23 +51,25 @@ def open_database(url: URL, name: str) -> BaseStorage:
         url = url.set(drivername="postgresql+psycopg")
     libpq = url.drivername in ("postgresql+psycopg", "postgresql+psycopg2")
     settings = {"connect_args": _LIBPQ if libpq else {}}
-    database = _with_tables(url, settings)
-    event.listen(database.engine, "handle_error", _say_that_it_is_away)
-    weakref.finalize(database, database.engine.dispose)  # close what would only be dropped
-    return Reconnecting(get_storage(database), name, ConnectionError)
-
-
-def _with_tables(url: URL, settings: dict[str, Any]) -> RDBStorage:
-    """Open a database; of several processes that find it empty, one makes the tables and the rest wait."""
-    if url.get_backend_name() != "postgresql":
-        return RDBStorage(url.render_as_string(hide_password=False), settings)
     engine = create_engine(url, **settings)
     try:
-        with engine.begin() as connection:
-            connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
-            return RDBStorage(url.render_as_string(hide_password=False), settings)
+        engine.connect().close()  # a server that is away from the first is not waited for
+        lost = (OperationalError, InterfaceError, StorageInternalError)
+        database = Patience(name, lost).until_it_answers(lambda: _with_tables(engine, settings))
     finally:
         engine.dispose()
+    event.listen(database.engine, "handle_error", _say_that_it_is_away)
+    weakref.finalize(database, database.engine.dispose)  # close what would only be dropped
+    return Reconnecting(get_storage(database), Patience(name, ConnectionError))
+
+
+def _with_tables(engine: Engine, settings: dict[str, Any]) -> RDBStorage:
+    """Open a database; of several processes that find it empty, one makes the tables and the rest wait."""
+    url = engine.url.render_as_string(hide_password=False)
+    with engine.begin() as connection:
+        if engine.name == "postgresql":
+            connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+        return RDBStorage(url, settings)
 
 
 def _say_that_it_is_away(context: ExceptionContext) -> None:
@@ -101,4 +106,4 @@ def open_proxy(address: str) -> BaseStorage:
         proxy = GrpcStorageProxy(host=host, port=parts.port or _PROXY_PORT)
     proxy.wait_server_ready(timeout=_OPENING_SECONDS)
     proxy.get_all_studies()
-    return Reconnecting(proxy, address, grpc.RpcError)
+    return Reconnecting(proxy, Patience(address, grpc.RpcError))

@@ -31,6 +31,8 @@ def open_storage(text: str, directory: Path) -> BaseStorage:
     name = without_password(text or str(directory / "study.journal"))
     try:
         return _open(text or str(directory / "study.journal"), name)
+    except InputError:
+        raise
     except ImportError as error:
         raise InputError(
             "A storage on a server needs its driver",

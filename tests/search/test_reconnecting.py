@@ -13,6 +13,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
+from search.patience import Patience
 from search.reconnecting import Reconnecting
 from space.input_error import InputError
 from tests.search.synthetic import demo_space, make_search, open_rungs_in, records_of, run_config
@@ -66,13 +67,13 @@ def by_chance(seed: int) -> Iterator[str]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long was waited each time; nobody really waits, and the clock goes on all the same."""
     times: list[float] = []
-    monkeypatch.setattr("search.reconnecting.time.sleep", times.append)
-    monkeypatch.setattr("search.reconnecting.time.monotonic", lambda: sum(times))
+    monkeypatch.setattr("search.patience.time.sleep", times.append)
+    monkeypatch.setattr("search.patience.time.monotonic", lambda: sum(times))
     return times
 
 
 def reconnecting(within: BaseStorage) -> Reconnecting:
-    return Reconnecting(within, "postgresql://host/name", LostError)
+    return Reconnecting(within, Patience("postgresql://host/name", LostError))
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])

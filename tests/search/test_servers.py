@@ -16,6 +16,7 @@ from typing import cast
 import pytest
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
+from sqlalchemy import Engine, event
 
 from search.evaluation import Evaluation
 from search.reconnecting import Reconnecting
@@ -107,7 +108,7 @@ def test_a_server_that_stays_away_ends_the_run_and_the_next_one_goes_on(
     postgresql: PostgreSQL, database: str, undisturbed: list[Record]
 ) -> None:
     storage = cast(Reconnecting, open_storage(database, NOWHERE))
-    storage.patience_seconds = 1.0
+    storage.patience.seconds = 1.0
     storms = Storms(lambda rng: postgresql.stop(), 0)
     storms.at = {6}
     try:
@@ -131,6 +132,27 @@ def test_an_empty_database_is_opened_by_many_at_once(database: str) -> None:
     with ThreadPoolExecutor(6) as pool:
         names = list(pool.map(opened, range(6)))
     assert names == 6 * [["synthetic/r0", "synthetic/r1", "synthetic/r2"]]
+
+
+def test_a_server_that_goes_away_while_a_database_is_opened(postgresql: PostgreSQL, database: str) -> None:
+    """Some of the statements by which tables are made are cut off in turn."""
+    stops = iter((1, 4, 12))
+    left = [next(stops)]
+
+    def execute(*_: object) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            left[0] = next(stops, -1)
+            postgresql.stop()
+            postgresql.start()
+
+    event.listen(Engine, "before_cursor_execute", execute)
+    try:
+        storage = open_storage(database, NOWHERE)
+    finally:
+        event.remove(Engine, "before_cursor_execute", execute)
+    assert left[0] < 0
+    assert storage.get_all_studies() == []
 
 
 PROXY = """
