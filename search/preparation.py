@@ -169,4 +169,4 @@ def _read(config: RunConfig, teacher: Teacher) -> Corpus:
         distillation_blocks=max(config.distillation_blocks, correction_blocks),
         validation_blocks=config.validation_blocks,
     )
-    return read_corpus(request, teacher.tokenizer, config.data, cache_directory() / "text")
+    return read_corpus(request, teacher.tokenizer, config.data, cache_directory() / "text").mixed()

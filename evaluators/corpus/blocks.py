@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -18,7 +19,8 @@ class Corpus:
     Attributes:
         id: what the user named, or "the Python standard library".
         calibration: (N, T) int32.
-        distillation: (N, T) int32, in the order in which training reads it.
+        distillation: (N, T) int32, in the order in which training reads it: that of the documents,
+            unless it is ``mixed``.
         validation: (N, T) int32.
         validation_bytes: UTF-8 bytes of the text of the validation blocks, separators not counted.
         fingerprint: SHA-256 over the blocks of the three splits.
@@ -44,6 +46,15 @@ class Corpus:
             Split.DISTILLATION: self.distillation,
             Split.VALIDATION: self.validation,
         }
+
+    def mixed(self) -> Corpus:
+        """The same with the distillation blocks in an order that keeps those of a document apart.
+
+        It is the same order everywhere. Batches of neighbours teach less (studies/LOG.md).
+        """
+        places = list(range(len(self.distillation)))
+        random.Random(0).shuffle(places)
+        return replace(self, distillation=self.distillation[places])
 
 
 def fingerprint_of(blocks: Mapping[Split, Tensor]) -> str:

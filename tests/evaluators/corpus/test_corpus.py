@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import random
@@ -305,3 +306,16 @@ def test_real_stories_fill_every_split(real: Path, tmp_path: Path) -> None:
     assert len(corpus.calibration) == len(corpus.validation) == 32
     assert len(corpus.distillation) > 1000
     assert 1.7 < corpus.validation_bytes / corpus.validation.numel() < 2.3
+
+
+def test_mixed_blocks_are_the_same_ones_and_neighbours_are_apart(
+    text: Path, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    corpus = read_corpus(request(text), byte_tokenizer, "stdlib", tmp_path)
+    mixed = corpus.mixed()
+    assert sorted(mixed.distillation.tolist()) == sorted(corpus.distillation.tolist())
+    assert torch.equal(mixed.distillation, corpus.mixed().distillation)
+    places = [corpus.distillation.tolist().index(block) for block in mixed.distillation.tolist()]
+    beside = sum(abs(one - other) == 1 for one, other in itertools.pairwise(places))
+    assert beside < len(places) / 5
+    assert torch.equal(mixed.validation, corpus.validation)
