@@ -26,10 +26,12 @@ def clock(seconds: float | None) -> str:
     """A time left as people say it."""
     if seconds is None:
         return "?"
-    minutes, hours = seconds / 60, seconds / 3600
-    if minutes < 1:
+    if seconds < 59.5:
         return f"{seconds:.0f} s"
-    return f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"
+    if seconds < 595:
+        minutes, rest = divmod(round(seconds / 10), 6)
+        return f"{minutes} min {10 * rest} s" if rest else f"{minutes} min"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 class Console:
@@ -101,20 +103,25 @@ class Console:
     @contextmanager
     def work(self, text: str, kind: str, total: int) -> Iterator[Callable[[int], None]]:
         """Show work of so many tokens; the caller is given what to call with the tokens of each step."""
-        done, last = 0, time.monotonic()
+        began = last = time.monotonic()
+        done = 0
         self._show(text, 0, total)
 
         def advance(tokens: int) -> None:
             nonlocal done, last
             now = time.monotonic()
             self.forecast.spend(kind, tokens, now - last)
+            if done and tokens > 0 and self.forecast.pieces[kind]:
+                self.forecast.step(kind, tokens, now - last, (done + tokens) / total)
             done, last = done + tokens, now
             self._show(text, done, total)
 
         yield advance
+        now = time.monotonic()
         if done:  # what ended early is done too, but says nothing of the pace
             self.forecast.skip(kind, total - done)
-        self.forecast.spend(kind, 0 if done else total, time.monotonic() - last)
+        self.forecast.spend(kind, 0 if done else total, now - last)
+        self.forecast.finish(kind, total, now - began, whole=done in (0, total))
 
     def told(self, rung: int, label: str, loss: float) -> None:
         """Keep the best candidate of each rung."""

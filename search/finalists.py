@@ -89,7 +89,7 @@ def _retrained(
 def _retrain_one(bench: Workbench, assignment: Assignment, console: Console) -> Retrained:
     tokens = bench.config.retrain_tokens
     if (result := finished(bench, assignment)) is not None:
-        console.forecast.skip("retrain", tokens)
+        console.forecast.skip("retrain", tokens, pieces=1)
         forget(bench, assignment.architecture)
         return result
     with console.work(f"retraining {assignment.architecture.label}", "retrain", tokens) as advance:

@@ -207,10 +207,10 @@ class Search:
         """Let the forecast of the time left know of trials that this worker did not do."""
         for rung in self.rungs:
             for _ in range(len(rung.records()) - self._told[rung.index]):
-                self.console.forecast.skip(*self.task.effort(rung.index))
+                self.console.forecast.skip(*self.task.effort(rung.index), pieces=1)
                 self._told[rung.index] += 1
         planned, quotas = self.bracket.candidates, self.bracket.quotas()
-        self.console.forecast.extra["distil"] = spent(self.task.config.rung_tokens, quotas[1:]) - spent(
-            self.task.config.rung_tokens, planned[1:]
-        )
-        self.console.forecast.hands = 1 + self.workers.others()
+        forecast, tokens = self.console.forecast, self.task.config.rung_tokens
+        forecast.extra["distil"] = spent(tokens, quotas[1:]) - spent(tokens, planned[1:])
+        forecast.extra_pieces["distil"] = sum(quotas[1:]) - sum(planned[1:])
+        forecast.hands = 1 + self.workers.others()

@@ -141,14 +141,15 @@ def _settled(
             return bench(resolved)
     trial = BasisTrial.load(directory.basis, resolved.config.rung_tokens[0])
     variants, waiting = variants_of(resolved), contestants(resolved)[len(trial.tried) :]
-    console.forecast.skip("distil", trial.tokens * len(trial.tried))
+    console.forecast.skip("distil", trial.tokens * len(trial.tried), pieces=len(trial.tried))
     with console.stage("ranking"):
         names = {contestant.basis for contestant in waiting} or {trial.basis}
         benches = {name: bench(variants[name]) for name in variants if name in names}
-    left = trial.tokens * len(waiting)
-    with console.stage("basis"), console.work("trying the bases of hidden", "distil", left) as advance:
+    with console.stage("basis"):
         for contestant in waiting:
-            trial = trial.plus(try_out(contestant, benches[contestant.basis], advance))
+            text = f"trying the {contestant.basis} basis: {contestant.architecture.label}"
+            with console.work(text, "distil", trial.tokens) as advance:
+                trial = trial.plus(try_out(contestant, benches[contestant.basis], advance))
             trial.save(directory.basis)
     console.say(trial.reason)
     made = benches.get(trial.basis) or bench(variants[trial.basis])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evaluators.corpus.corpus import Corpus
@@ -15,8 +15,9 @@ from search.bases import contestants
 from search.benchmarks import run_benchmarks
 from search.by_hand import by_hand
 from search.console import Console
-from search.correction import corrected
+from search.correction import Correction, corrected
 from search.finalists import retrain_all
+from search.forecast import Forecast
 from search.loop import Search, Task, open_rungs
 from search.model_card import model_card
 from search.orders import Begin
@@ -25,6 +26,7 @@ from search.ranks import ranks
 from search.report import RankingView, write_report
 from search.resolution import Resolved
 from search.run_directory import RunDirectory
+from search.rung import Rung
 from search.storage import open_storage
 from search.summary import check, write
 from search.targets import check_targets
@@ -37,8 +39,39 @@ from space.baselines import baselines
 from space.ranking import Ranking
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run whose teacher is ranked and measured: what search and retraining go on from."""
+
+    resolved: Resolved
+    directory: RunDirectory
+    console: Console
+    command: str
+    bench: Workbench
+    teacher: TeacherFigures
+    correction: Correction | None
+
+    def rungs(self, workers: Workers) -> list[Rung]:
+        """The studies of the rungs, to be worked on by this worker."""
+        return open_rungs(self.bench.config, self.bench.space, self.directory.path, workers)
+
+
 def run(resolved: Resolved, directory: RunDirectory, console: Console, command: str) -> dict[str, Any]:
     """Do everything that a run does, and return its summary."""
+    with console.running():
+        teacher, corpus = begin(resolved, directory, console)
+        with directory.joined(resolved.config) as workers:
+            ready = rank_teacher(resolved, directory, console, command, teacher, corpus, workers)
+            search_rungs(ready, workers)
+            return retrain_promoted(ready, workers)
+
+
+def begin(resolved: Resolved, directory: RunDirectory, console: Console) -> tuple[Teacher, Corpus]:
+    """Refuse what cannot be, load the teacher and read the text; nothing is written yet.
+
+    Raises:
+        InputError: the run cannot be done, or the directory belongs to another.
+    """
     config = resolved.config
     ranks().refuse_device(config.device)
     directory.refuse_another(config)
@@ -46,47 +79,59 @@ def run(resolved: Resolved, directory: RunDirectory, console: Console, command: 
         open_storage(config.storage, directory.path)
     check_targets(resolved, directory)
     gc.freeze()  # the libraries stay for good; collecting among them costs each candidate half a second
-    with console.running():
-        teacher, corpus = load(config, console)
-        ranks().order(Begin(resolved, directory.path, corpus))
-        with directory.joined(config) as workers:
-            return _run(resolved, teacher, corpus, directory, console, workers, command)
+    teacher, corpus = load(config, console)
+    ranks().order(Begin(resolved, directory.path, corpus))
+    return teacher, corpus
 
 
-def _run(
+def rank_teacher(
     resolved: Resolved,
-    teacher: Teacher,
-    corpus: Corpus,
     directory: RunDirectory,
     console: Console,
-    workers: Workers,
     command: str,
-) -> dict[str, Any]:
+    teacher: Teacher,
+    corpus: Corpus,
+    workers: Workers,
+) -> Run:
+    """The first stage: the teacher corrected if asked, its targets kept, its units ranked, all measured."""
     whole, config = corpus, resolved.config
     corpus = replace(corpus, distillation=corpus.distillation[: config.distillation_blocks])
-    console.forecast.planned.update(_planned(resolved, corpus))
+    console.forecast = _forecast(resolved, corpus)
     with workers.patient("teacher", console.say):
         teacher, correction = corrected(config, teacher, whole, directory, console)
     bench = prepare(resolved, teacher, corpus, directory, console, workers)
-    rungs = open_rungs(config, bench.space, directory.path, workers)
     with workers.patient("figures", console.say):
         figures = _teacher_figures(bench, directory)
     console.say(
         f"teacher: loss {figures.loss:.4f} nats per token, {resolved.teacher_parameters:,} parameters"
     )
+    return Run(resolved, directory, console, command, bench, figures, correction)
+
+
+def search_rungs(run: Run, workers: Workers) -> None:
+    """The second stage: candidates are tried on every rung, until all rungs are full."""
+    resolved, bench = run.resolved, run.bench
     tries = by_hand(
-        resolved.tries, bench.formulas, bench.space, resolved.limits, config.most, bench.kept_layers
+        resolved.tries, bench.formulas, bench.space, resolved.limits, bench.config.most, bench.kept_layers
     )
-    task = Task(config, bench.space, baselines(bench.space, bench.axis_map.teacher), tries)
-    with console.stage("search"):
-        Search(task, rungs, BenchEvaluator(bench), console, workers).run()
+    task = Task(bench.config, bench.space, baselines(bench.space, bench.axis_map.teacher), tries)
+    with run.console.stage("search"):
+        Search(task, run.rungs(workers), BenchEvaluator(bench), run.console, workers).run()
+
+
+def retrain_promoted(run: Run, workers: Workers) -> dict[str, Any]:
+    """The last stage: the best are trained to the end and written; the summary of the run is returned."""
+    bench, console, directory = run.bench, run.console, run.directory
+    rungs = run.rungs(workers)
     with console.stage("retraining"):
         promoted, others = retrain_all(bench, rungs, workers, console)
     with workers.patient("summary", console.say):
-        with console.stage("benchmarks") if config.benchmarks else nullcontext():
+        with console.stage("benchmarks") if bench.config.benchmarks else nullcontext():
             results = run_benchmarks(bench, [*promoted, *others], directory, console)
         seconds = _accumulated(directory, console.stage_seconds)
-        account = Account(bench, rungs, figures, promoted, others, results, correction, seconds, command)
+        account = Account(
+            bench, rungs, run.teacher, promoted, others, results, run.correction, seconds, run.command
+        )
         return _told(account, directory)
 
 
@@ -105,19 +150,23 @@ def _view(ranking: Ranking) -> RankingView:
     return RankingView(ranking.shown(), layers, ranking.method, turned=ranking.basis is not None)
 
 
-def _planned(resolved: Resolved, corpus: Corpus) -> dict[str, int]:
-    """Tokens of each kind of work, for the time left."""
-    config = resolved.config
-    targets = corpus.distillation.numel()
+def _forecast(resolved: Resolved, corpus: Corpus) -> Forecast:
+    """Tokens of each kind of work, and the trainings that they are made of, for the time left."""
+    config, tried = resolved.config, len(contestants(resolved))
     rungs = zip(config.rung_tokens, config.rung_candidates, strict=True)
-    return {
+    tokens = {
         "correct": config.teacher_correction,
-        "forward": corpus.calibration.numel() + targets,
+        "forward": corpus.calibration.numel() + corpus.distillation.numel(),
         "score": config.trials * config.validation_blocks * config.block,
-        "distil": sum(tokens * candidates for tokens, candidates in rungs)
-        + config.rung_tokens[0] * len(contestants(resolved)),
+        "distil": sum(tokens * candidates for tokens, candidates in rungs) + config.rung_tokens[0] * tried,
         "retrain": resolved.retrainings * config.retrain_tokens,
     }
+    pieces = {
+        "score": config.trials,
+        "distil": sum(config.rung_candidates) + tried,
+        "retrain": resolved.retrainings,
+    }
+    return Forecast(tokens, pieces)
 
 
 def _teacher_figures(bench: Workbench, directory: RunDirectory) -> TeacherFigures:

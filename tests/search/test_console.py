@@ -225,7 +225,17 @@ def test_a_search_that_goes_on_has_less_left_and_ends_with_nothing_left(
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(None, "?"), (0.0, "0 s"), (59.0, "59 s"), (60.0, "1 min"), (5400.0, "90 min"), (9000.0, "2.5 h")],
+    [
+        (None, "?"),
+        (0.0, "0 s"),
+        (59.4, "59 s"),
+        (59.9, "1 min"),
+        (97.0, "1 min 40 s"),
+        (594.0, "9 min 50 s"),
+        (599.0, "10 min"),
+        (5400.0, "90 min"),
+        (9000.0, "2.5 h"),
+    ],
 )
 def test_times_as_people_say_them(seconds: float | None, said: str) -> None:
     assert clock(seconds) == said

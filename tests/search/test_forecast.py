@@ -94,3 +94,58 @@ def test_more_work_than_planned_is_never_less_than_nothing() -> None:
 
 def test_without_a_plan_nothing_is_said() -> None:
     assert Forecast({}).left() is None
+
+
+def piece(forecast: Forecast, kind: str, tokens: int, overhead: float, pace: float, every: int = 50) -> float:
+    """A training whose first step comes after the overhead; the seconds that it took."""
+    seconds = overhead + tokens * pace
+    forecast.spend(kind, every, overhead + every * pace)
+    for done in range(2 * every, tokens + 1, every):
+        forecast.spend(kind, every, every * pace)
+        forecast.step(kind, every, every * pace, done / tokens)
+    forecast.finish(kind, tokens, seconds, whole=True)
+    return seconds
+
+
+@given(st.floats(0.0, 20.0), st.floats(1e-3, 1e-1))
+def test_short_trainings_foretell_long_ones_though_each_takes_time_for_itself(
+    overhead: float, pace: float
+) -> None:
+    forecast = Forecast({"distil": 6 * 200 + 800, "retrain": 4 * 3000}, {"distil": 7, "retrain": 4})
+    for _ in range(6):
+        piece(forecast, "distil", 200, overhead, pace)
+    long = 800 * pace + 4 * 3000 * pace
+    assert forecast.left() == pytest.approx(long + 5 * overhead, rel=1e-6)
+    piece(forecast, "distil", 800, overhead, pace)
+    assert forecast.left() == pytest.approx(4 * (3000 * pace + overhead), rel=1e-6)
+    piece(forecast, "retrain", 3000, 2 * overhead, pace)
+    assert forecast.left() == pytest.approx(3 * (3000 * pace + 2 * overhead), rel=1e-6)
+
+
+def test_a_step_that_was_held_up_does_not_change_the_pace() -> None:
+    forecast = Forecast({"distil": 600}, {"distil": 2})
+    for place in range(6):
+        forecast.spend("distil", 50, 9.0 if place == 3 else 1.0)
+        if place:
+            forecast.step("distil", 50, 9.0 if place == 3 else 1.0, (place + 1) / 6)
+    forecast.finish("distil", 300, 14.0, whole=True)
+    assert forecast.pace("distil") == pytest.approx(1 / 50)
+    assert forecast.left() == pytest.approx(14.0), "it belongs to what a training takes for itself"
+
+
+def test_a_training_that_is_half_done_has_half_of_its_overhead_left() -> None:
+    forecast = Forecast({"distil": 400}, {"distil": 2})
+    piece(forecast, "distil", 200, 10.0, 0.01)
+    forecast.spend("distil", 50, 5.5)
+    forecast.spend("distil", 50, 0.5)
+    forecast.step("distil", 50, 0.5, 0.5)
+    assert forecast.left() == pytest.approx(100 * 0.01 + 0.5 * 10.0)
+
+
+def test_trainings_that_others_did_have_no_overhead_left() -> None:
+    forecast = Forecast({"distil": 600}, {"distil": 3})
+    piece(forecast, "distil", 200, 10.0, 0.01)
+    forecast.skip("distil", 200, pieces=1)
+    assert forecast.left() == pytest.approx(12.0)
+    forecast.extra["distil"], forecast.extra_pieces["distil"] = 200, 1
+    assert forecast.left() == pytest.approx(24.0)
