@@ -15,8 +15,8 @@ from search.family_cost import FamilyCost, StageCost, stage_cost
 from search.family_table import family_table
 from search.flag_rules import count_of
 from search.flags import Flags
-from search.outcome import beginning, outcome
-from search.plan import plan
+from search.outcome import beginning, in_json, outcome, told
+from search.plan import Plan, plan
 from search.stages import run
 from search.teachers import training_tokens
 from search.whole_file import write_whole
@@ -31,27 +31,33 @@ def run_family(flags: Flags, command: str) -> str:
         command: the user's, for the summaries.
 
     Returns:
-        The result, for stdout.
+        The result, for stdout; in JSON if that was asked for.
 
     Raises:
         InputError: a stage cannot be done; of all that can be known it is told before any work.
     """
     family = family_of(flags)
     if flags.plan:
-        return "\n\n".join(_planned(stage) for stage in family.stages())
+        plans = [(stage, plan(stage.resolved, stage.directory)) for stage in family.stages()]
+        if flags.json:
+            return in_json([{"run": one.resolved.config.name, **found.told()} for one, found in plans])
+        return "\n\n".join(_planned(stage, found) for stage, found in plans)
     for _ in family.stages():  # refuses what cannot be
         pass
-    told, costs = [], []
+    texts, results, costs = [], [], []
     parent: Parent | None = None
     for number in range(len(family.budgets)):
         stage = family.stage(number, parent)
         summary = _run(family, stage, command)
-        told.append(f"{_heading(stage)}\n{outcome(summary, stage.directory)}")
+        texts.append(f"{_heading(stage)}\n{outcome(summary, stage.directory)}")
+        results.append(told(summary, stage.directory))
         parent = family.parent(stage, summary)
         costs.append(stage_cost(stage.resolved, summary))
     cost = _together(family, costs)
     write_whole(family.path / "family.json", json.dumps(cost.told() | {"command": command}, indent=1))
-    return "\n\n".join([*told, family_table(cost)])
+    if flags.json:
+        return in_json({"models": results, "family": cost.told()})
+    return "\n\n".join([*texts, family_table(cost)])
 
 
 def _run(family: Family, stage: Stage, command: str) -> dict[str, Any]:
@@ -82,10 +88,10 @@ def _together(family: Family, costs: Sequence[StageCost]) -> FamilyCost:
     )
 
 
-def _planned(stage: Stage) -> str:
+def _planned(stage: Stage, found: Plan) -> str:
     assumed = "counted with the most even hand-made student in its place; another changes sizes and work"
     note = f"\n{stage.resolved.config.teacher} is not there yet: {assumed}" if stage.assumed else ""
-    return f"{_heading(stage)}{note}\n{plan(stage.resolved, stage.directory)}"
+    return f"{_heading(stage)}{note}\n{found}"
 
 
 def _heading(stage: Stage) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,14 +24,20 @@ def _shown(metavar: str, *aliases: str, name: str | None = None) -> Any:
 
 #: Flags whose field cannot have their name.
 _FIELDS = {"try": "try_"}
-_EXAMPLES = """
-examples:
+_ABOUT = """examples:
   python -m search.run --budget 1M
   python -m search.run --budget 60% --model path/to/model --data text.txt
   python -m search.run --budget 4B --plan
-  python -m search.run --budget 4B --max latency=20ms --try hidden=3072,mlp=9216
-  python -m search.run --budget 6B,4B,2B --model path/to/model
-  python -m search.run --budget 8GB --budget-of weights --keep kv_heads --model path/to/model
+
+Find the best smaller model inside a big one.
+
+The same command goes on where a run was stopped, and joins one that is at work. The result goes to stdout.
+
+exit status:
+  0    the run is complete
+  2    the input cannot be worked with; what was said on stderr has the remedy
+  130  the run was stopped
+  1    one of several processes that trained together was lost
 """
 
 
@@ -39,9 +46,8 @@ class Flags:
     """Find the best smaller model inside a big one."""
 
     budget: Annotated[str, _shown("SIZE")] = ""
-    """Size of the model to be found: 4B, 350M, 800k, a plain number, or 60% of the teacher; of memory
-    8GB, 500MB, 64kB. Several, as in 6B,4B,2B, are a family, each cut from the model that the one before it
-    chose."""
+    """Size of the model to be found: 4B, 350M, 800k, a plain number, or 60% of the teacher; of memory 8GB,
+    or 64kB. Several, as in 6B,4B,2B, are a family, each cut from what the one before it chose."""
     taught_by: Literal["original", "previous"] = "original"
     """Whose targets a family's later models learn: the teacher's that it began with, or those of the model
     that they are cut from."""
@@ -155,7 +161,9 @@ class Flags:
     trust_remote_code: bool = False
     """Run code that comes with a model from the hub."""
     plan: bool = False
-    """Say what the run would do; train nothing."""
+    """Say what the run would do, and how long it would take, as ten seconds on this device tell."""
+    json: bool = False
+    """Print the result, or the plan, as one line of JSON."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
     """Say more."""
     quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
@@ -173,12 +181,18 @@ def read_flags(arguments: list[str]) -> Flags:
         Flags,
         args=arguments,
         default=_preset(arguments),
-        prog="python -m search.run",
-        description=f"{Flags.__doc__}\n{_EXAMPLES}",
+        prog=_program(),
+        description=_ABOUT,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     check(flags)
     return flags
+
+
+def _program() -> str:
+    """How the command was called: by its name, which shells can complete, or as a module."""
+    name = Path(sys.argv[0]).name
+    return name if name == "slimsearch" else "python -m search.run"
 
 
 def _preset(arguments: list[str]) -> Flags:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from search.nearest import told
+from search.nearest import told as told_of
 from search.report.within_bounds import over_labels, unmet
 from search.resolution import Resolved
 from search.run_directory import RunDirectory
+
+#: What the summary has of a model and a result does not.
+_LONG = ("curve", "phases", "passed_over", "correction")
 
 
 def beginning(resolved: Resolved) -> str:
     """The teacher, why it was taken if there were others, and the space, on one line."""
     config, space = resolved.config, resolved.space
     others = resolved.passed_over
-    why = f", the nearest above the budget; passed over: {told(others, space.budget)}" if others else ""
+    why = f", the nearest above the budget; passed over: {told_of(others, space.budget)}" if others else ""
     taught = f", taught by {config.taught_by}" if config.taught_by else ""
     return (
         f"{config.teacher}: {resolved.teacher_parameters:,} parameters{why}; "
@@ -47,3 +51,29 @@ def outcome(summary: dict[str, Any], directory: RunDirectory) -> str:
         over = ", over the bound" if row["label"] in over_labels(summary) else ""
         lines.append(f"{row['origin']:<15} {row['label']}  loss {loss}{over}")
     return "\n".join([*lines, f"report   {directory.report}"])
+
+
+def told(summary: dict[str, Any], directory: RunDirectory) -> dict[str, Any]:
+    """The result for programs: the models and where all lies; ``summary`` names the file with the rest."""
+
+    def row(entry: dict[str, Any]) -> dict[str, Any]:
+        place = {"path": str(directory.path / entry["path"])} if entry.get("path") else {}
+        return {name: value for name, value in entry.items() if name not in _LONG} | place
+
+    chosen = chosen_row(summary)
+    return {
+        "run": summary["name"],
+        "chosen": row(chosen) | {"reason": summary["chosen"]["reason"]} if chosen else None,
+        "unmet": unmet(summary) or None,
+        "teacher": row(summary["teacher"]),
+        "promoted": [row(entry) for entry in summary["promoted"]],
+        "baselines": [row(entry) for entry in summary["baselines"]],
+        "directory": str(directory.path),
+        "report": str(directory.report),
+        "summary": str(directory.summary),
+    }
+
+
+def in_json(found: Any) -> str:
+    """One line of JSON."""
+    return json.dumps(found, ensure_ascii=False, allow_nan=False)

@@ -1,13 +1,18 @@
-"""What a run would do, without doing it: the space, tokens, arithmetic, disk."""
+"""What a run would do, without doing it: the space, tokens, arithmetic, disk, time."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from evaluators.distillation.targets.choice import size_text, spoken
 from evaluators.flops import training_flops
 from search.bounds import LATENCY, in_words
+from search.bracket_plan import spent
+from search.config import RunConfig
+from search.console import clock
+from search.hours import Hours, hours_of
 from search.nearest import told
 from search.resolution import Resolved
 from search.run_directory import RunDirectory
@@ -18,17 +23,67 @@ from space.baselines import baselines
 from space.counting import matrix_polynomial
 
 
-def plan(resolved: Resolved, directory: RunDirectory) -> str:
-    """For people: a name and what it stands for on each line, however long.
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do, and how long it would take here."""
+
+    rows: list[tuple[str, str]]
+    """A name, and what it stands for."""
+    hours: Hours
+
+    def __str__(self) -> str:
+        """For people: a name and what it stands for on each line, however long."""
+        width = max(len(name) for name, _ in self.rows)
+        below = "\n" + " " * (width + 3)
+        return "\n".join(name.ljust(width + 3) + value.replace("\n", below) for name, value in self.rows)
+
+    def told(self) -> dict[str, Any]:
+        """For programs; seconds are those of one worker on this device."""
+        stages = ("ranking", "search", "retraining", "total")
+        return {
+            "plan": dict(self.rows),
+            "seconds": {stage: round(getattr(self.hours, stage), 1) for stage in stages},
+        }
+
+
+def plan(resolved: Resolved, directory: RunDirectory) -> Plan:
+    """Count what a run comes to, and time a student for some ten seconds.
 
     Raises:
         InputError: the form of targets that was asked for cannot be.
     """
-    rows = [*_space_rows(resolved), *_work_rows(resolved, directory), ("run directory", str(directory.path))]
-    width = max(len(name) for name, _ in rows)
-    below = "\n" + " " * (width + 3)
-    lines = (name.ljust(width + 3) + value.replace("\n", below) for name, value in rows)
-    return "\n".join(lines)
+    targets = TargetsRow(resolved, directory)
+    work = _work_rows(resolved, targets)
+    hours = hours_of(resolved, targets.read(_short(resolved.config), _retraining(resolved)))
+    rows = [
+        *_space_rows(resolved),
+        *work,
+        ("time", _in_words(hours, resolved.config)),
+        ("run directory", str(directory.path)),
+    ]
+    return Plan(rows, hours)
+
+
+def _in_words(hours: Hours, config: RunConfig) -> str:
+    stages = {"ranking": hours.ranking, "search": hours.search, "retraining": hours.retraining}
+    parts = ", ".join(f"{clock(seconds)} {stage}" for stage, seconds in stages.items())
+    others = "; benchmarks on top" if config.benchmarks else ""
+    how = "timed just now" if hours.pace.timed else "by its arithmetic and the rate of a matrix product"
+    learnt = f"{hours.pace.learnt:,.{0 if hours.pace.learnt >= 10 else 2}f} tokens a second"
+    return (
+        f"about {clock(hours.total)} of one worker: {parts}{others}\n"
+        f"a student learns {learnt} on {config.device}, {how}"
+    )
+
+
+def _retraining(resolved: Resolved) -> int:
+    """Tokens of all retrainings."""
+    return resolved.retrainings * resolved.config.retrain_tokens
+
+
+def _short(config: RunConfig) -> int:
+    """Tokens of all short distillations."""
+    return spent(config.rung_tokens, config.rung_candidates)
 
 
 def _space_rows(resolved: Resolved) -> list[tuple[str, str]]:
@@ -70,17 +125,15 @@ def _left(resolved: Resolved) -> str:
     return left + "".join(f"; {name} {told[name == LATENCY]}" for name in bounds if name not in known)
 
 
-def _work_rows(resolved: Resolved, directory: RunDirectory) -> list[tuple[str, str]]:
+def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]:
     config, matrices = resolved.config, matrix_polynomial(resolved.axis_map)
     whole, teaching = matrices.of(resolved.axis_map.teacher), resolved.teaching
     space = resolved.space
     student = int(matrices.at({axis: space.column(axis) for axis in Axis}).max())
     usual = int(space.parameters.mean())
     rungs = list(zip(config.rung_tokens, config.rung_candidates, strict=True))
-    short = sum(tokens * candidates for tokens, candidates in rungs)
-    retrained = resolved.retrainings
-    retraining = retrained * config.retrain_tokens
-    targets = TargetsRow(resolved, directory)
+    short = _short(config)
+    retrained, retraining = resolved.retrainings, _retraining(resolved)
     corrected = config.teacher_correction
     rows = [("correction", f"{corrected:,} tokens that the teacher is trained on")] if corrected else []
     rows += [("rung 0", f"{config.trials} candidates, loss straight after pruning")]

@@ -16,7 +16,6 @@ from transformers import PretrainedConfig
 
 from evaluators.benchmarks import tasks_of
 from evaluators.one_line import one_line
-from evaluators.pace import training_pace
 from evaluators.teacher.weights import stored_dtype, weight_files
 from search.bounds import read_bounds, saved
 from search.bracket_plan import plan_bracket, rungs_up_to
@@ -29,6 +28,7 @@ from search.flags import Flags
 from search.method import method_of
 from search.nearest import AtHand, nearest
 from search.objectives import objectives_of
+from search.pace import pace_of
 from search.phases import Training, phases_of, trainings_of
 from search.scale import Scale, default_device, default_dtype, scale_for
 from search.search_budget import search_tokens_of
@@ -40,7 +40,6 @@ from space.basis import BasisName
 from space.budget import Budget, BudgetText, Measure
 from space.counting import budget_polynomial, parameter_polynomial
 from space.enumeration import enumerate_space
-from space.extraction import student_config
 from space.input_error import InputError
 from space.limits import Limits, read_limits
 from space.moments import moment_bytes
@@ -199,8 +198,8 @@ def _config(
     block = _block(scale, config, max(rungs))
     dtype = flags.dtype or default_dtype(device, parameters)
     name = name_of(flags, teacher)
-    pace = partial(_pace, axis_map, space, device, dtype, scale.batch_blocks, block)
-    search_tokens = search_tokens_of(flags, scale, rungs, len(space), flags.out / name, pace)
+    pace = partial(pace_of, axis_map, space, device, dtype, scale.batch_blocks, block)
+    search_tokens = search_tokens_of(flags, scale, rungs, len(space), flags.out / name, lambda: pace().learnt)
     bracket = plan_bracket(search_tokens, rungs, len(space), flags.trials, bool(flags.rung_tokens))
     blocks = math.ceil(max(*rungs, retrain) / block)
     return RunConfig(
@@ -240,15 +239,6 @@ def _config(
         device=device,
         dtype=dtype,
     )
-
-
-def _pace(
-    axis_map: AxisMap, space: SearchSpace, device: str, dtype: str, batch_blocks: int, block: int
-) -> float:
-    """Tokens a second at which a student of the middling size learns here."""
-    middle = space.architectures[int(space.parameters.argsort()[len(space) // 2])]
-    student = student_config(axis_map, middle, range(middle.layers))
-    return training_pace(student, torch.device(device), dtype, batch_blocks, block)
 
 
 def _ranking(flags: Flags, axis_map: AxisMap) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from space.extraction import student_config
 
 #: The chosen architecture trained from random weights: what pruning is worth.
 RANDOM_WEIGHTS = "random-weights"
-_VALIDATIONS = 6
+#: Of a retraining, at equal distances.
+VALIDATIONS = 6
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _retrain(
         saving = of_retraining(bench, architecture, saving)
     known = spared(bench, saving)
     outcome = bench.train(
-        student, bench.config.retrain_tokens, bench.retraining_targets, advance, _VALIDATIONS, saving
+        student, bench.config.retrain_tokens, bench.retraining_targets, advance, VALIDATIONS, saving
     )
     path = None
     if not from_random:

@@ -69,7 +69,7 @@ def _main(arguments: list[str]) -> int:
         print(run_family(flags, command))
         return 0
     from search.console import Console
-    from search.outcome import beginning, outcome
+    from search.outcome import beginning, in_json, outcome, told
     from search.plan import plan
     from search.resolution import resolve
     from search.run_directory import RunDirectory
@@ -78,13 +78,14 @@ def _main(arguments: list[str]) -> int:
     resolved = resolve(flags)
     directory = RunDirectory(flags.out / resolved.config.name)
     if flags.plan:
-        print(plan(resolved, directory))
+        planned = plan(resolved, directory)
+        print(in_json(planned.told()) if flags.json else planned)
         return 0
     from search.stages import run
 
     console.say(beginning(resolved))
     summary = run(resolved, directory, console, command)
-    print(outcome(summary, directory))
+    print(in_json(told(summary, directory)) if flags.json else outcome(summary, directory))
     return 0
 
 

@@ -18,6 +18,9 @@ from search.rung import Rung
 from search.workbench import Workbench
 from space.architecture import Architecture
 
+#: Of a short distillation: half way, and at its end.
+VALIDATIONS = 2
+
 
 @dataclass(frozen=True)
 class BenchEvaluator:
@@ -80,7 +83,7 @@ def _evaluate(
     if known := spared(bench, files):
         details["branch_tokens"] = float(known)
     try:
-        outcome = bench.train(student, tokens, bench.targets, advance, validations=2, checkpointing=files)
+        outcome = bench.train(student, tokens, bench.targets, advance, VALIDATIONS, checkpointing=files)
     except (RuntimeError, ValueError, MemoryError):
         _remove(files)  # it is over for this candidate; one that was stopped goes on from them
         raise

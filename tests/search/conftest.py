@@ -14,6 +14,7 @@ import optuna
 import pytest
 from transformers import AutoConfig, LlamaConfig, PretrainedConfig, Qwen3Config
 
+from evaluators.pace import Pace
 from space.axis_map import AxisMap
 from space.basis import BasisName
 from space.vouching import axis_map_of
@@ -75,6 +76,12 @@ def each_teacher_vouched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
         "search.resolution.axis_map_of",
         lambda config, basis=BasisName.COORDINATE: _map_of(config.to_json_string(use_diff=False), basis),
     )
+
+
+@pytest.fixture(autouse=True)
+def no_device_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan takes ten seconds to time a student; what it makes of them is tested with paces that are known."""
+    monkeypatch.setattr("search.hours.pace_of", lambda *_: Pace(5000.0, 40_000.0, 0.5, timed=True))
 
 
 def _config_alone(config: PretrainedConfig, factory: pytest.TempPathFactory, name: str) -> Path:

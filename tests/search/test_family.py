@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from evaluators.pace import Pace
 from search.family import Family, Stage, family_of
 from search.flags import Flags
 from search.run import main
@@ -192,7 +193,7 @@ def test_hours_are_made_tokens_once_for_each_run(
 ) -> None:
     """A run that was begun keeps what its hours came to, however fast the device is by then."""
     paces = iter(range(100, 1000, 100))
-    monkeypatch.setattr("search.resolution._pace", lambda *_: next(paces))
+    monkeypatch.setattr("search.resolution.pace_of", lambda *_: Pace(next(paces), 1.0, 0.0, timed=True))
     asked = {"search_hours": 1.0, "rung_tokens": ("8k",)}
     first = family(tmp_path, demo_config, **asked).stage(0, None)
     assert first.resolved.config.search_tokens == 360_000

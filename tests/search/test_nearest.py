@@ -98,9 +98,9 @@ def test_the_choice_is_said(shelf: dict[str, str], tmp_path: Path) -> None:
     assert said.startswith(
         f"{shelf['late']}: 1,837,184 parameters, the nearest above the budget; passed over: {others}; "
     )
-    assert f"passed over     {others}\n" in plan(found, RunDirectory(tmp_path / "run"))
+    assert f"passed over     {others}\n" in str(plan(found, RunDirectory(tmp_path / "run")))
     alone = resolved(shelf, "late")
-    assert "passed over" not in beginning(alone) + plan(alone, RunDirectory(tmp_path / "run"))
+    assert "passed over" not in beginning(alone) + str(plan(alone, RunDirectory(tmp_path / "run")))
     assert alone.config.passed_over == ()
 
 

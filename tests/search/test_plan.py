@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import subprocess
@@ -13,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evaluators.pace import Pace
 from search.flags import Flags
+from search.hours import hours_of
 from search.plan import TargetsRow, plan
 from search.resolution import resolve
 from search.run_directory import RunDirectory
@@ -29,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def planned(model: Path, out: Path, budget: str = "4B", **others: object) -> tuple[str, dict[str, str]]:
     """The plan, and its rows by name."""
     resolved = resolve(Flags(budget=budget, model=(str(model),), device="cpu", **others))  # type: ignore[arg-type]
-    text = plan(resolved, RunDirectory(out / "name"))
+    text = str(plan(resolved, RunDirectory(out / "name")))
     rows: dict[str, str] = {}
     for line in text.splitlines():
         name, value = line[:16].strip(), line[16:].strip()
@@ -132,7 +135,7 @@ def test_targets_are_counted_by_hand(
     resolved = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu", **run, **others))  # type: ignore[arg-type]
     row = TargetsRow(resolved, RunDirectory(tmp_path))
     assert (row.words, row.size, row.read(16 * 64_000, 6 * 320_000)) == (words, kept, read)
-    assert f"{words}\n" in plan(resolved, RunDirectory(tmp_path))
+    assert f"{words}\n" in str(plan(resolved, RunDirectory(tmp_path)))
 
 
 @pytest.mark.parametrize(("budget", "unit"), [("1M", "MB"), ("4B", "GB"), ("40B", "TB")])
@@ -140,7 +143,7 @@ def test_disk_has_a_unit(budget: str, unit: str, demo_config: Path, tmp_path: Pa
     resolved = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
     amount = round(BudgetText.parse(budget).amount)
     space = replace(resolved.space, parameters=np.full(len(resolved.space), amount))
-    text = plan(replace(resolved, space=space), RunDirectory(tmp_path))
+    text = str(plan(replace(resolved, space=space), RunDirectory(tmp_path)))
     assert re.search(rf"^disk +[\d.]+ {unit}$", text, re.MULTILINE)
 
 
@@ -188,6 +191,8 @@ def test_the_whole_command_answers_trains_nothing_and_writes_nothing(qwen3_8b: P
     )
     assert done.returncode == 0, done.stderr
     assert "8,190,735,360 parameters" in done.stdout
+    assert re.search(r"^time +about [\d.]+ h of one worker: ", done.stdout, re.MULTILINE)
+    assert "by its arithmetic and the rate of a matrix product" in done.stdout, "no 4B model learns on this"
     assert str(out / "Qwen3-8B-4B") in done.stdout
     assert done.stderr == ""
     assert list(tmp_path.iterdir()) == []
@@ -206,3 +211,38 @@ def test_the_correction_of_a_teacher_is_counted(demo_config: Path, tmp_path: Pat
     assert added == pytest.approx(6 * weights * 10_000_000, rel=0.05)
     (megabytes, more) = (float(one["disk"].split()[0]) for one in (before, rows))
     assert more - megabytes == pytest.approx(16 * resolved.teacher_parameters / 1e6, rel=0.05)
+
+
+def test_hours_are_counted_by_hand(
+    demo_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.hours.pace_of", lambda *_: Pace(1000.0, 16_384.0, 0.5, timed=True))
+    flags = Flags(
+        budget="1M",
+        model=(str(demo_config),),
+        device="cpu",
+        basis="coordinate",
+        trials=32,
+        rung_tokens=("64k",),
+        retrain_tokens="320k",
+        promote=2,
+    )
+    resolved = resolve(flags)
+    found = hours_of(resolved, 320_000)
+    # One pass over 128 blocks of 128 tokens takes a second, and the latency half of one.
+    assert found.search == pytest.approx(32 * 1.5 + 16 * (64 + 2))
+    assert found.retraining == pytest.approx(6 * (320 + 7))
+    matrices = matrix_polynomial(resolved.axis_map).of(resolved.axis_map.teacher)
+    students = [matrix_polynomial(resolved.axis_map).of(one) for one in resolved.space.architectures]
+    larger = matrices / (sum(students) / len(students))
+    # the targets, and two passes and half a one for each of 8 layers over 256 blocks
+    assert found.ranking == pytest.approx(larger * (320_000 + 32_768 * 6) / 16_384)
+    told = plan(resolved, RunDirectory(tmp_path)).told()
+    assert told["seconds"]["total"] == pytest.approx(found.total, abs=0.1)
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_both_bases_are_ranked_and_tried(demo_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.hours.pace_of", lambda *_: Pace(1000.0, 1e9, 0.0, timed=True))
+    resolved = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
+    assert hours_of(resolved, 0).ranking == pytest.approx(6 * 12.288, rel=0.01)

@@ -80,7 +80,7 @@ def test_what_cannot_be_is_refused(flags: dict[str, Any], message: str, demo_con
 
 def test_the_plan_shows_bounds_what_they_leave_and_what_is_tried(demo_config: Path, tmp_path: Path) -> None:
     one = resolved(demo_config, max=("memory=4.3MB", "latency=20ms"), try_=("layers=5",), basis="coordinate")
-    lines = plan(one, RunDirectory(tmp_path)).splitlines()
+    lines = str(plan(one, RunDirectory(tmp_path))).splitlines()
     [bounds] = [line for line in lines if line.startswith("bounds")]
     assert bounds.split(None, 1)[1] == (
         f"latency ≤ 20 ms, memory ≤ 4.3MB; {len(one.space)} of 69 architectures lie within memory; "
@@ -92,6 +92,7 @@ def test_the_plan_shows_bounds_what_they_leave_and_what_is_tried(demo_config: Pa
     assert meant.layers == 5
     assert 0 < len(one.space) < 69
     assert not any(
-        line.startswith("bounds") for line in plan(resolved(demo_config), RunDirectory(tmp_path)).splitlines()
+        line.startswith("bounds")
+        for line in str(plan(resolved(demo_config), RunDirectory(tmp_path))).splitlines()
     )
     assert one.space.values(Axis.LAYERS)
