@@ -80,7 +80,7 @@ def each_teacher_vouched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_device_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plan takes ten seconds to time a student; what it makes of them is tested with paces that are known."""
+    """A plan times a student for ten seconds; what it makes of them is tested with known paces."""
     monkeypatch.setattr("search.hours.pace_of", lambda *_: Pace(5000.0, 40_000.0, 0.5, timed=True))
 
 

@@ -290,6 +290,7 @@ dtype = "bfloat16"
 retrain-baselines = true
 trust-remote-code = true
 plan = true
+json = true
 verbose = true
 quiet = false
 """
