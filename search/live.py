@@ -1,4 +1,4 @@
-"""What is known of a run before it has a summary: what the figures draw, in a summary's form but with less in it."""
+"""What is known of a run before it has a summary: what the figures draw, in the form of a summary."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Entry = dict[str, Any]
 def summary_so_far(run: SavedRun) -> Entry:
     """The summary of a finished run; of another one that part of it which says what was evaluated.
 
-    That part has ``name``, ``teacher`` (whose ``loss`` is None until it is measured), ``objectives``, ``bounds``,
-    ``rungs``, ``trials``, ``pareto``, ``promoted``, ``baselines`` and ``chosen``, which is None.
+    That part has ``name``, ``teacher`` (whose ``loss`` is None until it is measured), ``objectives``,
+    ``bounds``, ``rungs``, ``trials``, ``pareto``, ``promoted``, ``baselines``, and ``chosen``, which is None.
 
     Raises:
         InputError: a summary that cannot be read, or no trial was begun.

@@ -17,7 +17,7 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 from optuna.trial import Trial
 
-from search.bounds import in_words, measured, over, excess_in_words
+from search.bounds import excess_in_words, in_words, measured, over
 from search.bracket import Bracket
 from search.bracket_plan import spent
 from search.claims import Claims

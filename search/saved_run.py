@@ -153,5 +153,7 @@ def _not_there(name: str) -> InputError:
     return InputError(
         "A run is named by its directory, or by its name below runs/",
         f"{name!r} holds no config.toml" if Path(name).is_dir() else f"there is no {name!r}",
-        f"Did you mean {' or '.join(near)}" if near else "Name a folder that python -m search.run made",
+        f"Did you mean {' or '.join(map(repr, near))}"
+        if near
+        else "Name a folder that python -m search.run made",
     )

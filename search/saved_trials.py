@@ -70,7 +70,7 @@ def _of_rung(rung: int, study: optuna.Study) -> list[SavedTrial]:
 
 
 def _architecture(trial: FrozenTrial) -> Architecture | None:
-    """The sizes: parameters of the free axes, and attributes of the others. The last attribute is the count."""
+    """Parameters of the free axes, and attributes of the others; the count is the last of them."""
     if "parameters" not in trial.user_attrs:
         return None
     sizes = trial.user_attrs | known_params(trial)
