@@ -64,8 +64,8 @@ class ChooseFlags:
     json: bool = False
     """Print the answer as one JSON object."""
     save: bool = False
-    """Make it the run's choice: summary.json, report.html and the model cards are written again. The run's own
-    command, given again, chooses as it did."""
+    """Make it the run's choice: summary.json, report.html and the model cards are written again. The
+    run's own command, given again, chooses as it did."""
 
     def wishes(self) -> Wishes:
         """What is asked for.

@@ -200,7 +200,8 @@ def _command(summary: Entry, candidate: Entry) -> str:
     axes = [axis.value for axis in Axis if axis.value in candidate["architecture"]]
     sizes = [f"{axis}={candidate['architecture'][axis]}" for axis in axes]
     name = f"{summary['name']}-{candidate['label']}"
-    more = ["--sizes", *sizes, "--retrain-baselines", "False", "--study-name", name]
+    more = ["--sizes", *sizes, "--basis", summary["basis"]["name"]]
+    more += ["--retrain-baselines", "False", "--study-name", name]
     return f"{summary['command']} {shlex.join(more)}"
 
 
