@@ -77,6 +77,12 @@ def told(name: str, amount: float) -> str:
     return spoken(amount, Measure.WEIGHTS if name == "memory" else Measure.TOTAL)
 
 
+def excess_in_words(excess: Mapping[str, float]) -> str:
+    """Such as ``over the bound: latency by 3.1 ms``; empty within the bounds."""
+    amounts = ", ".join(f"{name} by {told(name, amount)}" for name, amount in excess.items())
+    return f"over the bound: {amounts}" if amounts else ""
+
+
 def typed(name: str, amount: float) -> str:
     """A bound that this amount meets, as people type it, to three digits."""
     digits = 10.0 ** (math.floor(math.log10(amount)) - 2)

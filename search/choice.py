@@ -4,9 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from search.retraining import RANDOM_WEIGHTS, Retrained
 from search.rung import BY_HAND, SEARCH, Rung
+
+
+class Contender(Protocol):
+    """A retrained model, whoever holds its figures."""
+
+    @property
+    def label(self) -> str:
+        """Of its architecture."""
+
+    @property
+    def origin(self) -> str:
+        """Who proposed it."""
+
+    @property
+    def loss(self) -> float | None:
+        """Nats per token; None if it failed."""
+
+
+T = TypeVar("T", bound=Contender)
 
 
 @dataclass(frozen=True)
@@ -27,22 +47,26 @@ def eligible(results: Sequence[Retrained], rungs: Sequence[Rung]) -> list[Retrai
     return [result for result in results if result.architecture in within - over]
 
 
-def choose(results: Sequence[Retrained]) -> Choice | None:
+def contenders(results: Sequence[T]) -> list[T]:
+    """Those with a loss, the lowest first; each model once, and none from random weights."""
+    unique = {result.label: result for result in results if result.origin != RANDOM_WEIGHTS}
+    ready = [(one.loss, number, one) for number, one in enumerate(unique.values()) if one.loss is not None]
+    return [one for _, _, one in sorted(ready, key=lambda entry: entry[:2])]
+
+
+def choose(results: Sequence[Contender], within: str = "") -> Choice | None:
     """The retrained model with the lowest loss, be it the search's or a hand-made baseline.
 
     Args:
         results: of retraining; failures and models from random weights are passed over.
+        within: what else they have in common, for the reason.
     """
-    unique = {r.label: r for r in results if r.origin != RANDOM_WEIGHTS}
-    ready = sorted(
-        ((r.loss, number, r) for number, r in enumerate(unique.values()) if r.loss is not None),
-        key=lambda entry: entry[:2],
-    )
+    ready = contenders(results)
     if not ready:
         return None
-    loss, _, best = ready[0]
+    best, loss = ready[0], ready[0].loss or 0.0
     others = f"lowest loss of {len(ready)} retrained models" if len(ready) > 1 else "the only retrained model"
-    reason = f"{others}, {loss:.4f} nats per token"
+    reason = f"{others}{within}, {loss:.4f} nats per token"
     if best.origin == BY_HAND:
         reason += "; it was named by hand"
     elif best.origin != SEARCH:
@@ -50,7 +74,8 @@ def choose(results: Sequence[Retrained]) -> Choice | None:
             best.label,
             f"{reason}; it is the hand-made baseline {best.origin!r}: the search found none better",
         )
-    beaten = [(other_loss, r.origin) for other_loss, _, r in ready if r.origin not in (SEARCH, BY_HAND)]
-    if beaten:
-        reason += f", {beaten[0][0] - loss:.4f} below the best hand-made baseline ({beaten[0][1]})"
+    beaten = next((one for one in ready if one.origin not in (SEARCH, BY_HAND)), None)
+    if beaten is not None:
+        gap = (beaten.loss or 0.0) - loss
+        reason += f", {gap:.4f} below the best hand-made baseline ({beaten.origin})"
     return Choice(best.label, reason)

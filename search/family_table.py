@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from search.aligned import aligned
 from search.family_cost import FamilyCost
 from space.budget import spoken
 
@@ -22,7 +21,7 @@ def family_table(cost: FamilyCost) -> str:
     search = spoken(sum(stage.search_tokens for stage in cost.stages))
     retraining = spoken(sum(stage.retraining_tokens for stage in cost.stages))
     rows.append(["together", "", "", search, retraining, *map(_flops, (cost.flops, separate, together))])
-    return "\n".join([f"family   {cost.name}", *_columns(rows), *_notes(cost)])
+    return "\n".join([f"family   {cost.name}", *aligned(rows), *_notes(cost)])
 
 
 def _notes(cost: FamilyCost) -> list[str]:
@@ -48,17 +47,6 @@ def _notes(cost: FamilyCost) -> list[str]:
         each = "; ".join(f"{stage.name}: {stage.validation}" for stage in cost.stages)
         notes.append(f"The losses are not of the same text: {each}.")
     return notes
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first column to the left, all others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
 
 
 def _flops(number: int | None) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 from optuna.trial import Trial
 
-from search.bounds import in_words, measured, over, told
+from search.bounds import excess_in_words, in_words, measured, over
 from search.bracket import Bracket
 from search.bracket_plan import spent
 from search.claims import Claims
@@ -198,8 +198,7 @@ class Search:
         with self._turn():
             self.evaluator.tidy(self.rungs, self.bracket.quotas())
         if excess := over(evaluation.values, rung.bounds):
-            amounts = ", ".join(f"{name} by {told(name, amount)}" for name, amount in excess.items())
-            self.console.say(f"rung {rung.index}  {architecture.label}: over the bound, {amounts}")
+            self.console.say(f"rung {rung.index}  {architecture.label}: {excess_in_words(excess)}")
         else:
             self.console.told(rung.index, architecture.label, evaluation.values["loss"])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -19,6 +20,7 @@ from search.report import format as words
 from search.report.benchmark_table import metric, score
 from search.report.distillation import distillation_rows
 from search.report.journeys import retrained_entries
+from search.whole_file import write_whole
 
 Entry = dict[str, Any]
 
@@ -62,6 +64,19 @@ def model_card(summary: dict[str, Any], label: str, licence: str | None, *, orig
         "## How it was made\n\n" + _making(summary, student),
     )
     return "\n\n".join(sections) + "\n"
+
+
+def write_cards(summary: dict[str, Any], directory: Path) -> None:
+    """Write the card of every model that a run kept into its folder.
+
+    Args:
+        summary: the run's summary, checked.
+        directory: of the run.
+    """
+    for entry in (*summary["promoted"], *summary["baselines"]):
+        if entry["path"]:
+            card = model_card(summary, entry["label"], licence=None, origin=entry["origin"])
+            write_whole(directory / entry["path"] / "README.md", card)
 
 
 def _front_matter(summary: dict[str, Any], student: Entry, licence: str | None) -> str:

@@ -7,18 +7,15 @@ The result goes to stdout, everything else to stderr.
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 import signal
 import sys
 from functools import partial
 
-from safetensors import SafetensorError
-
+from search.command import status_of
 from search.launch import take_part, with_others
 from search.password import without_password
-from space.input_error import InputError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,27 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _status(arguments: list[str]) -> int:
-    try:
-        return _main(arguments)
-    except InputError as error:
-        print(f"slimsearch: {error}", file=sys.stderr)
-        return 2
-    except (OSError, SafetensorError) as error:
-        if not _disk_full(error):
-            raise
-        print(
-            "slimsearch: the disk is full. Make space and run the same command again to go on.",
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt:
-        print("slimsearch: stopped. Run the same command again to go on where it stopped.", file=sys.stderr)
-        return 130
-
-
-def _disk_full(error: Exception) -> bool:
-    """Whether a write failed for want of space; safetensors says so in its message alone."""
-    return getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error)
+    return status_of(
+        partial(_main, arguments),
+        stopped="Run the same command again to go on where it stopped.",
+        after_space="run the same command again to go on",
+    )
 
 
 def _main(arguments: list[str]) -> int:

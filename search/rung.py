@@ -18,7 +18,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from search.bounds import Bounds
+from search.bounds import Bounds, excess_in_words
 from search.claims import LEASE, Claims
 from search.evaluation import Evaluation
 from search.sampler import architecture_of, distributions, known_params, params_of
@@ -59,6 +59,40 @@ class Record:
         """The objectives in order; the trial has to be complete."""
         assert self.evaluation is not None, f"{self.label} failed"
         return [self.evaluation.values[name] for name in objectives]
+
+
+def evaluation_of(trial: FrozenTrial) -> Evaluation | None:
+    """What a trial was told; None unless it is complete."""
+    if trial.state is not TrialState.COMPLETE:
+        return None
+    attributes: dict[str, Any] = trial.user_attrs
+    return Evaluation(
+        attributes["values"],
+        attributes["tokens"],
+        [(tokens, loss) for tokens, loss in attributes["curve"]],
+        attributes["seconds"],
+        attributes["details"],
+    )
+
+
+def without_twins(
+    known: Sequence[tuple[FrozenTrial, Architecture | None]],
+) -> list[tuple[FrozenTrial, Architecture | None]]:
+    """Of the trials of a rung those that count: of one architecture the first that was finished.
+
+    Args:
+        known: trials in their order, with the architecture as far as it is settled.
+    """
+    ahead: dict[Architecture, tuple[bool, int]] = {}
+    for trial, architecture in known:
+        if architecture is not None:
+            place = (trial.state is not TrialState.COMPLETE, trial.number)
+            ahead[architecture] = min(place, ahead.get(architecture, place))
+    return [
+        (trial, architecture)
+        for trial, architecture in known
+        if architecture is None or ahead[architecture][1] == trial.number
+    ]
 
 
 class Rung:
@@ -213,7 +247,7 @@ class Rung:
         over = self._constrained(trial, evaluation)
         found = {
             "feasible": not over,
-            **({"over": over} if over else {}),
+            **({"over": over, "reason": excess_in_words(over)} if over else {}),
             "values": dict(evaluation.values),
             "tokens": evaluation.tokens,
             "curve": evaluation.curve,
@@ -224,7 +258,7 @@ class Rung:
 
     def tell_failure(self, trial: Trial, reason: str) -> None:
         """Finish a trial that could not be evaluated, with its reason."""
-        self._finish(trial, {"feasible": False, "failure": reason}, None)
+        self._finish(trial, {"feasible": False, "failure": reason, "reason": reason}, None)
 
     def _constrained(self, trial: Trial, evaluation: Evaluation) -> dict[str, float]:
         """By how much a candidate is over the bounds, in the objectives' units; Optuna is told as a share.
@@ -265,17 +299,7 @@ class Rung:
 
     def _trials(self) -> list[tuple[FrozenTrial, Architecture | None]]:
         """Every trial but twins, in order, with the architecture as far as it is settled."""
-        known = [(trial, self._architecture(trial)) for trial in self._all()]
-        ahead: dict[Architecture, tuple[bool, int]] = {}
-        for trial, architecture in known:
-            if architecture is not None:
-                place = (trial.state is not TrialState.COMPLETE, trial.number)
-                ahead[architecture] = min(place, ahead.get(architecture, place))
-        return [
-            (trial, architecture)
-            for trial, architecture in known
-            if architecture is None or ahead[architecture][1] == trial.number
-        ]
+        return without_twins([(trial, self._architecture(trial)) for trial in self._all()])
 
     def _architecture(self, trial: FrozenTrial) -> Architecture | None:
         """The sizes of a trial: those that were entered or settled, else the rest follows from the space."""
@@ -297,15 +321,7 @@ class Rung:
 
     def _read(self, trial: FrozenTrial) -> Record:
         attributes: dict[str, Any] = trial.user_attrs
-        evaluation = None
-        if trial.state is TrialState.COMPLETE:
-            evaluation = Evaluation(
-                attributes["values"],
-                attributes["tokens"],
-                [(tokens, loss) for tokens, loss in attributes["curve"]],
-                attributes["seconds"],
-                attributes["details"],
-            )
+        evaluation = evaluation_of(trial)
         architecture = self._architecture(trial)
         assert architecture is not None, "a finished trial has all sizes"
         return Record(

@@ -19,7 +19,7 @@ from search.correction import Correction, corrected
 from search.finalists import retrain_all
 from search.forecast import Forecast
 from search.loop import Search, Task, open_rungs
-from search.model_card import model_card
+from search.model_card import write_cards
 from search.orders import Begin
 from search.preparation import load, prepare
 from search.ranks import ranks
@@ -34,9 +34,7 @@ from search.trial import BenchEvaluator
 from search.whole_file import write_whole
 from search.workbench import Workbench
 from search.workers import Workers
-from space.architecture import Axis
 from space.baselines import baselines
-from space.ranking import Ranking
 
 
 @dataclass(frozen=True)
@@ -139,15 +137,10 @@ def _told(account: Account, directory: RunDirectory) -> dict[str, Any]:
     """Write down what a run came to; several workers do it in turn, the last with the time of all."""
     summary = account.summary()
     check(summary)
-    _write_cards(account.bench, summary, directory)
-    write_report(summary, _view(account.bench.ranking), directory.report)
+    write_cards(summary, directory.path)
+    write_report(summary, RankingView.of(account.bench.ranking), directory.report)
     write(directory.summary, summary)
     return summary
-
-
-def _view(ranking: Ranking) -> RankingView:
-    layers = ranking.scores[Axis.LAYERS].tolist()
-    return RankingView(ranking.shown(), layers, ranking.method, turned=ranking.basis is not None)
 
 
 def _forecast(resolved: Resolved, corpus: Corpus) -> Forecast:
@@ -185,10 +178,3 @@ def _accumulated(directory: RunDirectory, seconds: dict[str, float]) -> dict[str
     total = {name: round(before.get(name, 0.0) + seconds.get(name, 0.0), 1) for name in {**before, **seconds}}
     write_whole(directory.seconds, json.dumps(total))
     return total
-
-
-def _write_cards(bench: Workbench, summary: dict[str, Any], directory: RunDirectory) -> None:
-    for entry in (*summary["promoted"], *summary["baselines"]):
-        if entry["path"]:
-            card = model_card(summary, entry["label"], licence=None, origin=entry["origin"])
-            write_whole(directory.path / entry["path"] / "README.md", card)

@@ -99,12 +99,17 @@ class Ranking:
         os.replace(new, path)
 
     @classmethod
-    def load(cls, path: Path, fingerprint: str) -> Ranking | None:
-        """Read a ranking; None if there is none, or it is torn, or belongs to something else."""
+    def load(cls, path: Path, fingerprint: str | None) -> Ranking | None:
+        """Read a ranking; None if there is none, or it is torn, or belongs to something else.
+
+        Args:
+            path: of the file.
+            fingerprint: that it has to have; None for whichever is there.
+        """
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads((file.metadata() or {}).get("slimsearch", "{}"))
-                if about.get("fingerprint") != fingerprint:
+                if "fingerprint" not in about or fingerprint not in (None, about["fingerprint"]):
                     return None
                 names = [name for name in file.keys() if "." not in name]  # noqa: SIM118
                 scores = {Axis(name): file.get_tensor(name) for name in names}

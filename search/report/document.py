@@ -65,7 +65,7 @@ def write_report(summary: dict[str, Any], ranking: RankingView | None, path: Pat
 
 def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
     """The report's HTML text; ``summary`` has been checked."""
-    scripts = {"plotly": get_plotlyjs(), "page": _asset("page.js")}
+    scripts = {"plotly": get_plotlyjs(), "page": _page_script()}
     return (
         _environment()
         .get_template("page.html.j2")
@@ -91,6 +91,26 @@ def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
             style=Markup(_asset("page.css")),
             scripts={name: Markup(text) for name, text in scripts.items()},
             digests=[_digest(text) for text in scripts.values()],
+        )
+    )
+
+
+def page_html(template: str, **values: Any) -> str:
+    """Another page in the look of the report, with its style, its scripts and its security policy.
+
+    Args:
+        template: in the folder of the pages.
+        values: what the template shows; text is escaped.
+    """
+    scripts = {"plotly": get_plotlyjs(), "page": _page_script()}
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            style=Markup(_asset("page.css")),
+            scripts={name: Markup(text) for name, text in scripts.items()},
+            digests=[_digest(text) for text in scripts.values()],
+            **values,
         )
     )
 
@@ -127,6 +147,11 @@ def _columns(summary: dict[str, Any]) -> list[dict[str, Any]]:
 def _href(path: str) -> str:
     """A relative link to a folder, whatever characters its name holds."""
     return "./" + quote(path.rstrip("/")) + "/"
+
+
+def _page_script() -> str:
+    """The page's own script."""
+    return _asset("page.js")
 
 
 def _asset(name: str) -> str:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from space.architecture import Axis
 from space.profile import Profile
+
+if TYPE_CHECKING:
+    from space.ranking import Ranking
 
 
 @dataclass(frozen=True)
@@ -23,3 +28,9 @@ class RankingView:
     layers: Sequence[float] = ()
     method: str = ""
     turned: bool = False
+
+    @classmethod
+    def of(cls, ranking: Ranking) -> RankingView:
+        """What the report shows of a teacher's ranking."""
+        layers = ranking.scores[Axis.LAYERS].tolist()
+        return cls(ranking.shown(), layers, ranking.method, turned=ranking.basis is not None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from search.bounds import in_words, told
+from search.bounds import excess_in_words, in_words, told
 
 
 def bounds_of(summary: dict[str, Any]) -> dict[str, float]:
@@ -19,9 +19,7 @@ def over_labels(summary: dict[str, Any]) -> set[str]:
 
 def over_in_words(trial: dict[str, Any]) -> str:
     """Such as ``over the bound: latency by 3.1 ms``; empty within the bounds."""
-    over = trial.get("over") or {}
-    amounts = ", ".join(f"{name} by {told(name, amount)}" for name, amount in over.items())
-    return f"over the bound: {amounts}" if over else ""
+    return excess_in_words(trial.get("over") or {})
 
 
 def unmet(summary: dict[str, Any]) -> str:

@@ -1,0 +1,181 @@
+"""``python -m search.choose RUN``: which model of a finished run to take, by bounds or weights of one's own.
+
+Exit status: 0 when there is such a model, 3 when none that was retrained lies within the bounds, 2 for input
+that cannot be worked with.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+import tyro
+
+from search.aligned import aligned
+from search.choosing import Answer, answer, figures_told
+from search.command import status_of
+from search.model_card import write_cards
+from search.objectives import UNITS
+from search.report import write_report
+from search.saved_run import SavedRun, find_run
+from search.summary import write
+from search.wishes import Wishes, figure, read_bound, read_weights
+from space.input_error import InputError
+
+#: The exit status where no retrained model lies within the bounds.
+NONE_WITHIN = 3
+_EXAMPLES = """
+examples:
+  python -m search.choose demo-1M
+  python -m search.choose runs/demo-1M --max-latency 20ms --max-memory 8GB
+  python -m search.choose runs/demo-1M --weights loss=1 latency=0.5 --json
+  python -m search.choose runs/demo-1M --max-latency 20ms --save
+
+With neither bounds nor weights it is the model with the lowest loss, as in the run itself.
+Weights: the model with the least sum of weight x (value / the teacher's value).
+What the run bounds stays bounded. Exit status 3: no retrained model lies within the bounds;
+the nearest is named, and a candidate that would do.
+"""
+
+
+def _shown(metavar: str) -> Any:
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
+
+@dataclass(frozen=True)
+class ChooseFlags:
+    """Choose a model of a finished run."""
+
+    run: Annotated[str, tyro.conf.Positional, _shown("RUN")]
+    """Directory of the run, or its name below runs/."""
+    max_latency: Annotated[str | None, _shown("AMOUNT")] = None
+    """The most that is allowed: 20ms, 0.5s."""
+    max_parameters: Annotated[str | None, _shown("AMOUNT")] = None
+    """900M, 4B."""
+    max_memory: Annotated[str | None, _shown("AMOUNT")] = None
+    """Of weights and KV cache: 8GB, 500MiB."""
+    max_flops: Annotated[str | None, _shown("AMOUNT")] = None
+    """Of a token: 8B."""
+    weights: Annotated[tuple[str, ...], _shown("NAME=WEIGHT ...")] = ()
+    """Of objectives, 0 or more: loss=1 latency=0.5."""
+    json: bool = False
+    """Print the answer as one JSON object."""
+    save: bool = False
+    """Make it the run's choice: summary.json, report.html and the model cards are written again. The
+    run's own command, given again, chooses as it did."""
+
+    def wishes(self) -> Wishes:
+        """What is asked for.
+
+        Raises:
+            InputError: an amount or a weight cannot be read.
+        """
+        most = {name: getattr(self, f"max_{name}", None) for name in UNITS}
+        bounds = {name: read_bound(name, amount) for name, amount in most.items() if amount is not None}
+        return Wishes(bounds, read_weights(self.weights))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Answer what the arguments ask, and return the exit status."""
+    return status_of(partial(_main, sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(arguments: list[str]) -> int:
+    flags = tyro.cli(
+        ChooseFlags,
+        args=arguments,
+        prog="python -m search.choose",
+        description=f"{ChooseFlags.__doc__}\n{_EXAMPLES}",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    wishes, run = flags.wishes(), find_run(flags.run)
+    found = answer(run.summary, wishes)
+    if flags.save:
+        save(run, found)
+    print(
+        json.dumps(as_json(run, found), indent=1, ensure_ascii=False) if flags.json else in_words(run, found)
+    )
+    return 0 if found.chosen else NONE_WITHIN
+
+
+def save(run: SavedRun, found: Answer) -> None:
+    """Make an answer the choice of the run; each file is whole whenever it ends, the summary the last.
+
+    Raises:
+        InputError: there is no model to take.
+    """
+    choice = found.choice
+    if choice is None:
+        raise InputError(
+            "Only a model that was retrained can be the choice", found.reason, "Widen the bounds"
+        )
+    summary = run.summary | {"chosen": {"label": choice.label, "reason": choice.reason}}
+    write_cards(summary, run.path)
+    write_report(summary, run.ranking_view, run.directory.report)
+    write(run.directory.summary, summary)
+
+
+def in_words(run: SavedRun, found: Answer) -> str:
+    """The answer in a few lines: the model, its figures beside the teacher's, the runner-up."""
+    if found.chosen is None:
+        lines = [found.reason]
+        if found.nearest is not None:
+            lines += ["", *_columns({"nearest": found.nearest, "teacher": run.summary["teacher"]})]
+        if found.candidate is not None:
+            label, loss, rung = (found.candidate[name] for name in ("label", "loss", "rung"))
+            lines += [
+                "",
+                f"{label}, which was not retrained, lies within: loss {loss:.4f} at rung {rung}.",
+                f"To retrain it: {found.command}",
+            ]
+        return "\n".join(lines)
+    columns: dict[str, dict[str, Any]] = {"chosen": found.chosen, "teacher": run.summary["teacher"]}
+    lines = [
+        f"chosen     {found.chosen['label']}",
+        f"           {_path(run, found.chosen) or 'its weights were not kept'}",
+        f"           {found.reason}",
+    ]
+    if found.runner_up is not None:
+        columns["runner-up"] = found.runner_up
+        lines.append(f"runner-up  {found.runner_up['label']}: {found.why_not}")
+    return "\n".join([*lines, "", *_columns(columns)])
+
+
+def _columns(entries: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for each figure, a column for each entry."""
+    told = [figures_told(entry) for entry in entries.values()]
+    return aligned([["", *entries], *([name, *(one.get(name, "–") for one in told)] for name in told[0])])
+
+
+def as_json(run: SavedRun, found: Answer) -> dict[str, Any]:
+    """The answer for programs; figures in the units of ``search.objectives``."""
+    teacher = run.summary["teacher"]
+    return {
+        "run": str(run.path),
+        "chosen": _entry(run, found.chosen),
+        "reason": found.reason,
+        "teacher": _entry(run, teacher | {"label": teacher["id"]}),
+        "runner_up": _entry(run, found.runner_up),
+        "why_not": found.why_not or None,
+        "nearest": _entry(run, found.nearest),
+        "candidate": _entry(run, found.candidate),
+        "command": found.command or None,
+    }
+
+
+def _entry(run: SavedRun, entry: dict[str, Any] | None) -> dict[str, Any] | None:
+    if entry is None:
+        return None
+    told = {"label": entry["label"], "path": _path(run, entry), "architecture": entry["architecture"]}
+    return told | {name: figure(entry, name) for name in UNITS}
+
+
+def _path(run: SavedRun, entry: dict[str, Any]) -> str | None:
+    return str(run.path / entry["path"]) if entry.get("path") else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
