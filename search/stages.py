@@ -14,13 +14,14 @@ from search.account import Account, TeacherFigures
 from search.bases import contestants
 from search.benchmarks import run_benchmarks
 from search.by_hand import by_hand
+from search.cards import write_cards
 from search.console import Console
 from search.correction import corrected
 from search.finalists import retrain_all
 from search.loop import Search, Task, open_rungs
-from search.model_card import model_card
 from search.orders import Begin
 from search.preparation import load, prepare
+from search.provenance import keep_provenance
 from search.ranks import ranks
 from search.report import RankingView, write_report
 from search.resolution import Resolved
@@ -63,6 +64,7 @@ def _run(
     command: str,
 ) -> dict[str, Any]:
     whole, config = corpus, resolved.config
+    keep_provenance(teacher, config.data, directory.path)
     corpus = replace(corpus, distillation=corpus.distillation[: config.distillation_blocks])
     console.forecast.planned.update(_planned(resolved, corpus))
     with workers.patient("teacher", console.say):
@@ -94,7 +96,7 @@ def _told(account: Account, directory: RunDirectory) -> dict[str, Any]:
     """Write down what a run came to; several workers do it in turn, the last with the time of all."""
     summary = account.summary()
     check(summary)
-    _write_cards(account.bench, summary, directory)
+    write_cards(summary, directory.path)
     write_report(summary, _view(account.bench.ranking), directory.report)
     write(directory.summary, summary)
     return summary
@@ -136,10 +138,3 @@ def _accumulated(directory: RunDirectory, seconds: dict[str, float]) -> dict[str
     total = {name: round(before.get(name, 0.0) + seconds.get(name, 0.0), 1) for name in {**before, **seconds}}
     write_whole(directory.seconds, json.dumps(total))
     return total
-
-
-def _write_cards(bench: Workbench, summary: dict[str, Any], directory: RunDirectory) -> None:
-    for entry in (*summary["promoted"], *summary["baselines"]):
-        if entry["path"]:
-            card = model_card(summary, entry["label"], licence=None, origin=entry["origin"])
-            write_whole(directory.path / entry["path"] / "README.md", card)
