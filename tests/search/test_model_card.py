@@ -84,8 +84,8 @@ def test_the_model_index_survives_the_hub_s_reader_and_writer(name: str, tmp_pat
     for student in [*summary["promoted"], *summary["baselines"]]:
         path = tmp_path / "README.md"
         path.write_text(
-                model_card(summary, student["label"], KNOWN, origin=student["origin"]), encoding="utf-8"
-            )
+            model_card(summary, student["label"], KNOWN, origin=student["origin"]), encoding="utf-8"
+        )
         card = ModelCard.load(path, ignore_metadata_errors=False)
         results = data_of(card).eval_results
         assert (results is None) == (student["loss"] is None)
