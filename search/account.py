@@ -22,7 +22,7 @@ from search.correction import Correction
 from search.distilling import loss_of, targets_told
 from search.evaluation import Evaluation
 from search.foresight import foresight
-from search.objectives import UNITS
+from search.objectives import OBJECTIVES, UNITS
 from search.phases import Phase
 from search.promotion import pareto_front
 from search.retraining import RANDOM_WEIGHTS, Retrained
@@ -144,16 +144,8 @@ class Account:
         }
 
     def _objective(self, name: str) -> dict[str, str]:
-        load = self.bench.workload
-        context = f"{load.prompt} tokens read and {load.answer} made at batch {load.batch}"
-        described = {
-            "loss": "cross-entropy of the next token on the validation blocks",
-            "latency": f"{context}, timed in turns with the teacher, median of {load.repeats}",
-            "parameters": "tied ones once",
-            "memory": f"weights, and KV cache of {load.prompt + load.answer} tokens at batch {load.batch}",
-            "flops": f"of one token after {load.prompt + load.answer} others",
-        }
-        return {"name": name, "unit": UNITS[name], "description": described[name]}
+        described = OBJECTIVES[name].described(self.bench.workload)
+        return {"name": name, "unit": UNITS[name], "description": described}
 
     def _trial(self, record: Record) -> dict[str, Any]:
         values = dict(record.evaluation.values) if record.evaluation else {}

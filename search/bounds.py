@@ -11,27 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
-from space.budget import BYTE_UNITS, COUNT_UNITS, Measure, spoken
+from search.objectives import AMOUNTS
 from space.input_error import InputError
 
 Bounds = Mapping[str, float]
 """The most that is allowed of each objective that is bounded, in the objective's unit."""
 LATENCY = "latency"
-#: Of the objectives that can be bounded, what a number is multiplied by, by its unit in lower case.
-_UNITS: Mapping[str, Mapping[str, float]] = {
-    LATENCY: {"ms": 1.0, "s": 1000.0},
-    "parameters": COUNT_UNITS,
-    "memory": BYTE_UNITS,
-    "flops": COUNT_UNITS,
-}
-_COUNTS = "k, M, B, T"
-_UNITS_TOLD = {
-    LATENCY: "ms, s",
-    "parameters": _COUNTS,
-    "memory": "kB, MB, GB, TB, KiB, MiB, GiB, TiB",
-    "flops": _COUNTS,
-}
-_EXAMPLES = {LATENCY: "20ms or 0.5s", "parameters": "4B or 800M", "memory": "8GB or 500MiB", "flops": "8B"}
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?|\.\d+)\s*([a-z]*)", re.IGNORECASE)
 
 
@@ -45,7 +30,7 @@ def read_bounds(texts: Sequence[str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for text in texts:
         name, _, amount = (part.strip().lower() for part in text.partition("="))
-        if name not in _UNITS:
+        if name not in AMOUNTS:
             raise _not_bounded(text, name)
         if name in found:
             raise InputError("An objective has one bound", f"two of {name} were given", "Leave one out")
@@ -55,7 +40,7 @@ def read_bounds(texts: Sequence[str]) -> dict[str, float]:
 
 def saved(bounds: Bounds) -> tuple[str, ...]:
     """As ``read_bounds`` reads them, the same however they were typed."""
-    return tuple(f"{name}={bounds[name]!r}" for name in _UNITS if name in bounds)
+    return tuple(f"{name}={bounds[name]!r}" for name in AMOUNTS if name in bounds)
 
 
 def measured(bounds: Bounds) -> dict[str, float]:
@@ -72,9 +57,7 @@ def over(values: Mapping[str, float], bounds: Bounds) -> dict[str, float]:
 
 def told(name: str, amount: float) -> str:
     """An amount of an objective as people say it: 21.4 ms, 8.05GB, 1.2B."""
-    if name == LATENCY:
-        return f"{amount:.3g} ms" if amount < 1000 else f"{amount:,.0f} ms"
-    return spoken(amount, Measure.WEIGHTS if name == "memory" else Measure.TOTAL)
+    return AMOUNTS[name].say(amount)
 
 
 def excess_in_words(excess: Mapping[str, float]) -> str:
@@ -102,16 +85,16 @@ def _not_bounded(text: str, name: str) -> InputError:
             f"--max {text} was given",
             "Leave it out",
         )
-    near = get_close_matches(name, _UNITS, n=1)
+    near = get_close_matches(name, AMOUNTS, n=1)
     return InputError(
-        f"What --max bounds is {', '.join(_UNITS)}",
+        f"What --max bounds is {', '.join(AMOUNTS)}",
         f"{text!r} names none of them",
         f"Did you mean {near[0]!r}" if near else "Write --max latency=20ms memory=8GB",
     )
 
 
 def _amount(name: str, amount: str, text: str) -> float:
-    units = _UNITS[name]
+    units = AMOUNTS[name].units
     match = _NUMBER.fullmatch(amount)
     unit = match[2] if match else ""
     if match is None or unit not in ("", *units):
@@ -124,7 +107,7 @@ def _amount(name: str, amount: str, text: str) -> float:
 
 def _no_amount(name: str, text: str) -> InputError:
     return InputError(
-        f"A bound on {name} is a positive number (units {_UNITS_TOLD[name]})",
+        f"A bound on {name} is a positive number (units {AMOUNTS[name].told})",
         f"--max {text} was given",
-        f"Write {name}={_EXAMPLES[name]}",
+        f"Write {name}={AMOUNTS[name].example}",
     )

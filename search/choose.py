@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import tyro
 
 from search.aligned import aligned
+from search.cards import write_cards
 from search.choosing import Answer, answer, figures_told
 from search.command import status_of
-from search.model_card import write_cards
 from search.objectives import UNITS
 from search.report import write_report
 from search.saved_run import SavedRun, find_run

@@ -27,7 +27,7 @@ from search.evaluation import CandidateError, Evaluator, LostProcessError
 from search.guide import with_those_over
 from search.objectives import UNITS
 from search.rung import BY_HAND, SEARCH, Rung
-from search.sampler import START_UP, SpaceSampler
+from search.sampler import KINDS, START_UP, SpaceSampler
 from search.storage import open_storage, open_study
 from search.time_limit import within
 from search.workers import Workers
@@ -166,7 +166,8 @@ class Search:
         """A sampler for one trial: the seed follows from the trial's number, so a resume goes on alike."""
         config = self.task.config
         informed = [other for other in self.rungs[1:] if len(other.complete()) >= START_UP]
-        guide = informed[-1].study if informed and config.sampler != "nsga2" else None
+        alone = KINDS[config.sampler].from_rung_0
+        guide = informed[-1].study if informed and not alone else None
         if guide is not None and rung.bounds:
             guide = with_those_over(guide, self.rungs[0].study)
         return SpaceSampler(config.sampler, self.task.space, guide, config.seed, number)

@@ -1,7 +1,7 @@
 """The README.md of a written model: what it is, what it was measured at, and how to load it.
 
-Its front matter is what the Hugging Face hub reads: the teacher as ``base_model``, the licence, and the
-measurements in the ``model-index`` form.
+Its front matter is what the Hugging Face hub reads: the teacher as ``base_model``, its licence and language,
+the text, and the measurements in the ``model-index`` form. What is not known for certain is left out.
 """
 
 from __future__ import annotations
@@ -9,18 +9,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from search.provenance import TAG, Dataset, Provenance
 from search.report import format as words
 from search.report.benchmark_table import metric, score
 from search.report.distillation import distillation_rows
 from search.report.journeys import retrained_entries
-from search.whole_file import write_whole
 
 Entry = dict[str, Any]
 
@@ -35,13 +32,15 @@ print(tokenizer.decode(answer[0], skip_special_tokens=True))
 ```"""
 
 
-def model_card(summary: dict[str, Any], label: str, licence: str | None, *, origin: str | None = None) -> str:
+def model_card(
+    summary: dict[str, Any], label: str, provenance: Provenance, *, origin: str | None = None
+) -> str:
     """The model card of the retrained model called ``label``.
 
     Args:
         summary: the run's summary, checked.
         label: of a promoted model, or of a baseline if no promoted model has that label.
-        licence: the teacher's licence as the hub writes it (``apache-2.0``), None if unknown.
+        provenance: where the model is from, and under which terms.
         origin: who proposed the model, where that tells it from another of the same label: the chosen
             architecture trained from ``random-weights`` has the chosen model's.
 
@@ -54,7 +53,7 @@ def model_card(summary: dict[str, Any], label: str, licence: str | None, *, orig
     if student is None:
         raise KeyError(label)
     sections = (
-        f"---\n{_front_matter(summary, student, licence)}\n---",
+        f"---\n{_front_matter(summary, student, provenance)}\n---",
         f"# {label}",
         _opening(summary, student),
         "## Numbers\n\n" + _numbers(summary, student),
@@ -62,46 +61,30 @@ def model_card(summary: dict[str, Any], label: str, licence: str | None, *, orig
         "## Sizes\n\n" + _sizes(summary["teacher"]["architecture"], student["architecture"]),
         "## Use\n\nNothing but transformers is needed:\n\n" + _snippet(student),
         "## How it was made\n\n" + _making(summary, student),
+        "## Licence\n\n" + _licence(provenance),
     )
     return "\n\n".join(sections) + "\n"
 
 
-def write_cards(summary: dict[str, Any], directory: Path) -> None:
-    """Write the card of every model that a run kept into its folder.
-
-    Args:
-        summary: the run's summary, checked.
-        directory: of the run.
-    """
-    for entry in (*summary["promoted"], *summary["baselines"]):
-        if entry["path"]:
-            card = model_card(summary, entry["label"], licence=None, origin=entry["origin"])
-            write_whole(directory / entry["path"] / "README.md", card)
-
-
-def _front_matter(summary: dict[str, Any], student: Entry, licence: str | None) -> str:
+def _front_matter(summary: dict[str, Any], student: Entry, provenance: Provenance) -> str:
+    terms, dataset = provenance.terms, provenance.dataset
     data = ModelCardData(
-        base_model=_hub_id(summary["teacher"]["id"]),
-        license=licence,
+        base_model=provenance.base_model,
+        datasets=[dataset.id] if dataset else None,
+        language=terms.language,
+        license=terms.licence,  # type: ignore[arg-type]  # the hub takes several as well
+        license_name=terms.licence_name,
+        license_link=terms.licence_link,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["slimsearch", "pruning", "distillation"],
+        tags=[TAG, "pruning", "distillation"],
         model_name=student["label"],
-        eval_results=_results(summary, student),
+        eval_results=_results(summary, student, provenance.dataset),
     )
     return data.to_yaml()
 
 
-def _hub_id(name: str) -> str | None:
-    """``name`` if it can be the id of a hub repository, which the hub demands of a base model."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return None
-    return name
-
-
-def _results(summary: dict[str, Any], student: Entry) -> list[EvalResult] | None:
+def _results(summary: dict[str, Any], student: Entry, dataset: Dataset | None) -> list[EvalResult] | None:
     """Loss, perplexity and bits per byte in the form of a model index; None if it was not retrained."""
     loss, corpus = student["loss"], summary["corpus"]["id"]
     if loss is None:
@@ -114,8 +97,10 @@ def _results(summary: dict[str, Any], student: Entry) -> list[EvalResult] | None
     on_text = [
         EvalResult(
             task_type="text-generation",
-            dataset_type=corpus,
+            dataset_type=dataset.id if dataset else corpus,
             dataset_name=corpus,
+            dataset_config=dataset.config if dataset else None,
+            dataset_revision=dataset.revision if dataset else None,
             dataset_split="validation",
             metric_type=kind,
             metric_name=name,
@@ -232,6 +217,25 @@ def _making(summary: dict[str, Any], student: Entry) -> str:
         f"- text: {_code(summary['corpus']['id'])}, fingerprint {_code(summary['corpus']['fingerprint'])}\n"
         f"- command: {_code(summary['command'])}\n"
         f"- versions: {_cell(versions)}"
+    )
+
+
+def _licence(provenance: Provenance) -> str:
+    terms = provenance.terms
+    stated = [terms.licence] if isinstance(terms.licence, str) else list(terms.licence or ())
+    if terms.licence_name:
+        stated.append(terms.licence_name)
+    beside = ", ".join(_code(name) for name in provenance.files)
+    texts = f" The teacher\u2019s files {beside} lie beside this one." if beside else ""
+    if not stated:
+        return (
+            "The teacher\u2019s card states no licence, so this one states none. Before the model is passed "
+            f"on, find out under which terms the teacher may be.{texts}"
+        )
+    named = " ".join(_code(name) for name in stated)
+    return (
+        f"The teacher\u2019s, carried over: {named}.{texts} It may ask for more of models that are derived "
+        "from it, such as a name or a notice; read it before the model is passed on."
     )
 
 

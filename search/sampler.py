@@ -9,8 +9,9 @@ and then after, candidates are spread evenly over the space instead.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,16 +33,26 @@ _SPREAD_EVERY = 4
 _NOTE = "gp:relative_params:0"
 
 
-def make_sampler(kind: str, seed: int) -> BaseSampler | None:
-    """Optuna's sampler of a kind: tpe, gp or nsga2; None for qmc and random, which learn nothing."""
-    if kind == "tpe":
-        return TPESampler(multivariate=True, n_startup_trials=START_UP, seed=seed)
-    if kind == "gp":
-        return GPSampler(n_startup_trials=START_UP, seed=seed)
-    if kind == "nsga2":
-        return NSGAIISampler(population_size=START_UP, seed=seed)
-    assert kind in ("qmc", "random"), f"no sampler is called {kind}"
-    return None
+@dataclass(frozen=True)
+class Kind:
+    """A way to choose candidates."""
+
+    make: Callable[[int], BaseSampler] | None = None
+    """Optuna's sampler for a seed; None: it learns nothing."""
+    evenly: bool = True
+    """Whether candidates that no sampler proposes are spread evenly; else they are drawn by lot."""
+    from_rung_0: bool = False
+    """Whether it learns from rung 0 even where a later one has enough trials."""
+
+
+#: By name, as ``--sampler`` takes them.
+KINDS = {
+    "tpe": Kind(lambda seed: TPESampler(multivariate=True, n_startup_trials=START_UP, seed=seed)),
+    "gp": Kind(lambda seed: GPSampler(n_startup_trials=START_UP, seed=seed)),
+    "nsga2": Kind(lambda seed: NSGAIISampler(population_size=START_UP, seed=seed), from_rung_0=True),
+    "qmc": Kind(),
+    "random": Kind(evenly=False),
+}
 
 
 def distributions(space: SearchSpace, others: Iterable[Mapping[str, int]] = ()) -> dict[str, IntDistribution]:
@@ -84,8 +95,7 @@ class SpaceSampler(BaseSampler):
     """Proposes the architectures of a space, each once.
 
     Args:
-        kind: qmc spreads candidates evenly, random draws them by lot; tpe, gp and nsga2 are Optuna's and
-            begin as qmc does.
+        kind: of ``KINDS``.
         space: what may be proposed.
         guide: the study that Optuna's sampler learns from; None: the one that is asked.
         seed: of the run.
@@ -96,8 +106,9 @@ class SpaceSampler(BaseSampler):
         self, kind: str, space: SearchSpace, guide: optuna.Study | None, seed: int, number: int
     ) -> None:
         # More than 32 bits NumPy's old generator refuses.
-        self.inner = make_sampler(kind, (seed * 100_003 + number) % 2**32)
-        self.evenly = kind != "random"
+        make = KINDS[kind].make
+        self.inner = make((seed * 100_003 + number) % 2**32) if make else None
+        self.evenly = KINDS[kind].evenly
         self.space, self.guide, self.seed = space, guide, seed
 
     def infer_relative_search_space(

@@ -14,14 +14,15 @@ from search.account import Account, TeacherFigures
 from search.bases import contestants
 from search.benchmarks import run_benchmarks
 from search.by_hand import by_hand
+from search.cards import write_cards
 from search.console import Console
 from search.correction import Correction, corrected
 from search.finalists import retrain_all
 from search.forecast import Forecast
 from search.loop import Search, Task, open_rungs
-from search.model_card import write_cards
 from search.orders import Begin
 from search.preparation import load, prepare
+from search.provenance import keep_provenance
 from search.ranks import ranks
 from search.report import RankingView, write_report
 from search.resolution import Resolved
@@ -93,6 +94,7 @@ def rank_teacher(
 ) -> Run:
     """The first stage: the teacher corrected if asked, its targets kept, its units ranked, all measured."""
     whole, config = corpus, resolved.config
+    keep_provenance(teacher, config.data, directory.path)
     corpus = replace(corpus, distillation=corpus.distillation[: config.distillation_blocks])
     console.forecast = _forecast(resolved, corpus)
     with workers.patient("teacher", console.say):

@@ -61,6 +61,15 @@ def find_source(data: str) -> Source:
     )
 
 
+def hub_text(data: str) -> HubText | None:
+    """The data set of the hub that a name means; None if it means something else.
+
+    Raises:
+        InputError: as for ``find_source``.
+    """
+    return None if data == STANDARD_LIBRARY or find_files(data) else HubText.named(data)
+
+
 def _standard_library() -> Source:
     modules = list(standard_library())
     characters = sum(len(module.text) for module in modules)

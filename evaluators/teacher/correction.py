@@ -104,7 +104,13 @@ def read_corrected(teacher: Teacher, path: Path, dtype: torch.dtype, trust_remot
     found = load_teacher(
         str(path), revision=None, device=device, dtype=dtype, trust_remote_code=trust_remote_code
     )
-    return replace(found, id=teacher.id, revision=teacher.revision, stored_dtype=teacher.stored_dtype)
+    return replace(
+        found,
+        id=teacher.id,
+        revision=teacher.revision,
+        directory=teacher.directory,
+        stored_dtype=teacher.stored_dtype,
+    )
 
 
 def _is_too_large(teacher: Teacher) -> bool:

@@ -11,6 +11,7 @@ from evaluators.downloads import LoggedBytes
 from evaluators.hub import Wanted, hub_refusals
 from evaluators.paths import may_be_hub_id, nothing_there
 from evaluators.quiet import quiet
+from evaluators.teacher.terms import LICENCE_FILES
 from space.input_error import InputError
 
 logger = logging.getLogger(__name__)
@@ -28,8 +29,12 @@ _TOKENIZER = [
     "*.tiktoken",
     "tekken.json",
     "chat_template*",
+    "additional_chat_templates/*.jinja",
     "generation_config.json",
 ]
+#: Every folder but that of the chat templates; patterns of the hub's client know no exception.
+_FOLDERS = ["[!a]*/*", "a[!d]*/*"]
+_TERMS = ["README.md", *LICENCE_FILES]
 
 
 def find_config(id: str, revision: str | None, trust_remote_code: bool) -> Path:
@@ -49,7 +54,7 @@ def find_config(id: str, revision: str | None, trust_remote_code: bool) -> Path:
 
 
 def find_all(id: str, config_directory: Path, revision: str | None, trust_remote_code: bool) -> Path:
-    """The directory with weights and tokenizer of the model whose config lies in ``config_directory``.
+    """The directory with weights, tokenizer and terms of the model whose config lies in ``config_directory``.
 
     Raises:
         InputError: the hub does not hand them out.
@@ -58,7 +63,8 @@ def find_all(id: str, config_directory: Path, revision: str | None, trust_remote
         return config_directory
     # The name of a snapshot's folder is its commit: the weights of the very same one are meant.
     commit = config_directory.name
-    return _find(id, commit, _CONFIG + _WEIGHTS + _TOKENIZER + (_CODE if trust_remote_code else []))
+    code = _CODE if trust_remote_code else []
+    return _find(id, commit, _CONFIG + _WEIGHTS + _TOKENIZER + _TERMS + code)
 
 
 def _find(id: str, revision: str | None, patterns: list[str]) -> Path:
@@ -85,7 +91,7 @@ def _fetch(wanted: Wanted, patterns: list[str]) -> Path:
             wanted.id,
             revision=wanted.revision,
             allow_patterns=patterns,
-            ignore_patterns=["*/*"],
+            ignore_patterns=_FOLDERS,
             tqdm_class=LoggedBytes,
         )
     return Path(directory)

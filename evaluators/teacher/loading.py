@@ -30,6 +30,7 @@ class Teacher:
     Attributes:
         id: the directory or hub id that the user named.
         revision: the branch, tag or commit that the user named.
+        directory: where its files lie: that directory, or the local snapshot of the hub's.
         model: in evaluation mode and without gradients.
         tokenizer: the one that came with it.
         fingerprint: SHA-256 over config and weights, wherever they lie.
@@ -38,6 +39,7 @@ class Teacher:
 
     id: str
     revision: str | None
+    directory: Path
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
@@ -78,6 +80,7 @@ def load_teacher(
     return Teacher(
         id=id,
         revision=revision,
+        directory=directory,
         model=_on_device(model, id, device),
         tokenizer=tokenizer,
         fingerprint=fingerprint(config, files),

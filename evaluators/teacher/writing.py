@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,11 @@ from evaluators.quiet import quiet
 
 
 def write_directory(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype, path: Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype,
+    path: Path,
+    **saving: Any,
 ) -> None:
     """Write a directory that transformers loads, in place of one before once it is whole.
 
@@ -23,6 +28,7 @@ def write_directory(
         tokenizer: goes with it.
         dtype: of the weights on disk.
         path: of the directory.
+        saving: further arguments of ``save_pretrained`` of the model, whose defaults are those of the shards.
 
     Raises:
         OSError: the disk is full; what was at ``path`` is as it was.
@@ -31,7 +37,7 @@ def write_directory(
     shutil.rmtree(new, ignore_errors=True)
     with quiet():
         nn.Module.to(model, dtype)
-        model.save_pretrained(new)
+        model.save_pretrained(new, **saving)
         tokenizer.save_pretrained(new)
     shutil.rmtree(path, ignore_errors=True)
     os.replace(new, path)

@@ -44,7 +44,10 @@ def loss_words(loss: str) -> str:
     """A loss as people say it: ``0.5 × forward KL + cross-entropy, temperature 2``."""
     terms, _, temperature = loss.partition(" at temperature ")
     parts = (part.rpartition("*") for part in terms.split("+"))
-    said = (f"{weight} × {_LOSSES[term]}" if weight else _LOSSES[term] for weight, _, term in parts)
+    said = (
+        f"{weight} × {_LOSSES.get(term, term)}" if weight else _LOSSES.get(term, term)
+        for weight, _, term in parts
+    )
     return " + ".join(said) + (f", temperature {temperature}" if temperature else "")
 
 

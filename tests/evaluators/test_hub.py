@@ -97,6 +97,18 @@ class TestTeachers:
         # Once: config and weights are of one commit, whatever is pushed in between.
         assert [line for line in asked if "/revision/" in line] == ["GET /api/models/org/tiny/revision/main"]
 
+    def test_what_goes_with_a_model_is_fetched_and_other_folders_are_not(self, hub: Hub) -> None:
+        """Terms and named chat templates; of a folder with the same model once more, nothing."""
+        beside = {"README.md": b"---\nlicense: mit\n---\n", "LICENSE": b"MIT", "NOTICE.txt": b"Name us."}
+        chat = {"additional_chat_templates/tool_use.jinja": b"{{ messages }}"}
+        other = {"original/tokenizer.model": b"0", "adapter/README.md": b"0", "a/LICENSE": b"0"}
+        hub.add_model("org/terms", {**hub.files, **beside, **chat, **other})
+        assert "answer" in hub.client.ask("teacher", id="org/terms")
+        [snapshot] = (hub.home / "hub" / "models--org--terms" / "snapshots").iterdir()
+        found = {file.relative_to(snapshot).as_posix() for file in snapshot.rglob("*") if not file.is_dir()}
+        assert {*beside, *chat} <= found
+        assert not found & other.keys()
+
     def test_only_the_config_is_fetched_where_it_is_enough(self, hub: Hub) -> None:
         hub.add_model("org/config")
         assert hub.client.ask("config", id="org/config")["answer"] == {"type": "llama"}

@@ -61,6 +61,7 @@ def teacher(byte_tokenizer: PreTrainedTokenizerFast) -> Teacher:
     return Teacher(
         id="t",
         revision=None,
+        directory=Path(),
         model=random_teacher(CONFIG),
         tokenizer=byte_tokenizer,
         fingerprint="of the teacher",

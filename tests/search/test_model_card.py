@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
+from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
+from evaluators.teacher.terms import Terms
 from search.model_card import model_card
+from search.provenance import Dataset, Provenance
 from tests.search.report.sample import sample_summary
 from tests.search.report.variants import VARIANTS
 
+KNOWN = Provenance("org/teacher", Terms(licence="apache-2.0"))
+UNKNOWN = Provenance()
 
-def card_of(teacher: str = "org/teacher", licence: str | None = "apache-2.0") -> ModelCard:
+
+def card_of(provenance: Provenance = KNOWN, teacher: str = "org/teacher") -> ModelCard:
     summary = sample_summary()
     summary["teacher"]["id"] = teacher
-    return ModelCard(model_card(summary, summary["chosen"]["label"], licence))
+    return ModelCard(model_card(summary, summary["chosen"]["label"], provenance))
 
 
 def data_of(card: ModelCard) -> ModelCardData:
@@ -36,14 +43,55 @@ def test_the_front_matter_is_read_by_the_hub_s_own_reader() -> None:
     assert metrics["perplexity"] == pytest.approx(4.1525, abs=1e-4)
 
 
-@pytest.mark.parametrize("teacher", ["../teachers/mine", "/srv/teacher", "a/b/c", "<img src=x>", "C:\\mine"])
-def test_a_folder_is_no_base_model(teacher: str) -> None:
-    assert data_of(card_of(teacher)).base_model is None
+def test_what_is_not_known_is_left_out() -> None:
+    front = card_of(UNKNOWN).content.split("---")[1]
+    for key in ("license", "base_model", "datasets", "language"):
+        assert key not in front
+    assert "states no licence, so this one states none" in card_of(UNKNOWN).text
 
 
-def test_an_unknown_licence_is_left_out() -> None:
-    assert data_of(card_of(licence=None)).license is None
-    assert "license" not in card_of(licence=None).content.split("---")[1]
+def test_the_terms_are_carried_over_with_the_files_that_state_them() -> None:
+    terms = Terms(
+        licence="other", licence_name="teacher-terms", licence_link="LICENSE", language=["en", "de"]
+    )
+    card = card_of(Provenance("org/teacher", terms, files=("LICENSE", "NOTICE")))
+    data = data_of(card)
+    assert (data.license, data.license_name, data.license_link) == ("other", "teacher-terms", "LICENSE")
+    assert data.language == ["en", "de"]
+    assert (
+        "`other` `teacher-terms`. The teacher\u2019s files `LICENSE`, `NOTICE` lie beside this one."
+        in card.text
+    )
+
+
+def test_several_licences_stay_several() -> None:
+    data = data_of(card_of(Provenance(terms=Terms(licence=["mit", "apache-2.0"]))))
+    assert data.license == ["mit", "apache-2.0"]
+
+
+def test_a_data_set_of_the_hub_is_named_where_the_hub_looks() -> None:
+    data = data_of(card_of(Provenance(dataset=Dataset("org/text", "v2", "part"))))
+    assert data.datasets == ["org/text"]
+    for result in data.eval_results or []:
+        told = (result.dataset_type, result.dataset_revision, result.dataset_config)
+        assert told == ("org/text", "v2", "part")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_model_index_survives_the_hub_s_reader_and_writer(name: str, tmp_path: Path) -> None:
+    """Read from the file and written again, every result is as it was."""
+    summary = VARIANTS[name]()
+    for student in [*summary["promoted"], *summary["baselines"]]:
+        path = tmp_path / "README.md"
+        path.write_text(
+            model_card(summary, student["label"], KNOWN, origin=student["origin"]), encoding="utf-8"
+        )
+        card = ModelCard.load(path, ignore_metadata_errors=False)
+        results = data_of(card).eval_results
+        assert (results is None) == (student["loss"] is None)
+        assert all(math.isfinite(result.metric_value) for result in results or [])
+        card.save(path)
+        assert data_of(ModelCard.load(path)).eval_results == results
 
 
 def test_the_numbers_stand_beside_the_teacher_s_and_the_baselines() -> None:
@@ -56,7 +104,7 @@ def test_the_numbers_stand_beside_the_teacher_s_and_the_baselines() -> None:
 
 def test_benchmarks_the_distillation_and_what_happened_are_told() -> None:
     summary = VARIANTS["everything_asked"]()
-    card = ModelCard(model_card(summary, summary["chosen"]["label"], None))
+    card = ModelCard(model_card(summary, summary["chosen"]["label"], UNKNOWN))
     for line in (
         "| quiz, acc \u2191 | 0.700 ± 0.021 | 0.750 ± 0.021 |",
         "| riddle, word_perplexity \u2193 | 41.000 | 40.000 |",
@@ -84,7 +132,7 @@ def test_the_snippet_is_six_lines_of_python_that_need_transformers_alone() -> No
 
 
 def test_hostile_names_stay_text() -> None:
-    text = card_of('`` <img src=x onerror="alert(1)"> | `x`\n# Heading').text
+    text = card_of(UNKNOWN, '`` <img src=x onerror="alert(1)"> | `x`\n# Heading').text
     assert "# Heading" not in [line.strip() for line in text.splitlines()]
     assert "``` `` <img" in text, "the code span ends at the backticks of the name"
 
@@ -93,7 +141,7 @@ def test_a_path_with_quotes_stays_a_string() -> None:
     summary = sample_summary()
     summary["promoted"][0]["path"] = 'models/"; import os #'
     [snippet] = re.findall(
-        r"```python\n(.*?)```", model_card(summary, summary["chosen"]["label"], None), re.DOTALL
+        r"```python\n(.*?)```", model_card(summary, summary["chosen"]["label"], UNKNOWN), re.DOTALL
     )
     assert 'models/"; import os #' in [
         node.value for node in ast.walk(ast.parse(snippet)) if isinstance(node, ast.Constant)
@@ -104,7 +152,7 @@ def test_a_path_with_quotes_stays_a_string() -> None:
 def test_every_retrained_model_has_a_card(name: str) -> None:
     summary = VARIANTS[name]()
     for student in [*summary["promoted"], *summary["baselines"]]:
-        card = ModelCard(model_card(summary, student["label"], None))
+        card = ModelCard(model_card(summary, student["label"], UNKNOWN))
         assert data_of(card).pipeline_tag == "text-generation"
         assert "nan" not in card.text.replace("(nan)", "")
 
@@ -112,11 +160,11 @@ def test_every_retrained_model_has_a_card(name: str) -> None:
 def test_a_model_is_told_from_another_of_its_label_by_its_origin() -> None:
     summary = sample_summary()
     label = summary["chosen"]["label"]
-    text = model_card(summary, label, None, origin="random-weights")
+    text = model_card(summary, label, UNKNOWN, origin="random-weights")
     assert f"| **{label}** | random weights |" in text
-    assert f"| **{label}** | search |" in model_card(summary, label, None)
+    assert f"| **{label}** | search |" in model_card(summary, label, UNKNOWN)
 
 
 def test_an_unknown_label_is_an_error() -> None:
     with pytest.raises(KeyError, match="h1-m1"):
-        model_card(sample_summary(), "h1-m1", None)
+        model_card(sample_summary(), "h1-m1", UNKNOWN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import optuna
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 
+from search.flags import Flags
 from search.objectives import UNITS
 from search.rung import Rung
 from search.sampler import (
+    KINDS,
     START_UP,
     SpaceSampler,
     architecture_of,
@@ -28,7 +31,6 @@ from space.input_error import InputError
 from space.search_space import SearchSpace
 from tests.search.synthetic import demo_space, evaluation
 
-KINDS = ("tpe", "gp", "nsga2", "qmc", "random")
 OBJECTIVES = ("loss", "latency")
 
 
@@ -60,6 +62,10 @@ def try_one(kind: str, rung: Rung, guide: Rung | None = None) -> Architecture:
     architecture = rung.begin(trial, sampler)
     rung.tell(trial, evaluation(architecture, rung.index))
     return architecture
+
+
+def test_the_flag_takes_every_kind() -> None:
+    assert set(get_args(get_type_hints(Flags)["sampler"])) == set(KINDS)
 
 
 @pytest.mark.parametrize("kind", ["tpe", "nsga2", "qmc", "random"])
