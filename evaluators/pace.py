@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from evaluators.distillation.loop import Watch, distil
@@ -118,10 +118,11 @@ def _read(student: PreTrainedModel, text_BT: Tensor) -> float:
 
 def _matrix_parameters(shape: PreTrainedModel) -> int:
     """Parameters that a token is multiplied by; of the embeddings it reads one row."""
-    embeddings = shape.get_input_embeddings().weight
+    embeddings = shape.get_input_embeddings()
+    assert isinstance(embeddings, nn.Module)
     head = shape.get_output_embeddings()
     tied = head is not None and bool(shape.config.get_text_config(decoder=True).tie_word_embeddings)
-    return int(shape.num_parameters()) - (0 if tied else embeddings.numel())
+    return int(shape.num_parameters()) - (0 if tied else sum(one.numel() for one in embeddings.parameters()))
 
 
 @torch.no_grad()

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from space.architecture import Architecture, Axis
 from space.axis_map import AxisMap
 from space.budget import Budget, spoken
+from space.choices import grid
 from space.enumeration import near_budget, nearest_to_budget
 from space.input_error import InputError
-from space.limits import Limit, Limits, axis_named
+from space.limits import Limit, Limits, axis_named, check_limits
 from space.search_space import AXES, Architectures, SearchSpace
 
 Table = NDArray[np.int64]
@@ -121,3 +122,26 @@ def _nearest_sizes(named: Named, space: SearchSpace) -> str:
     sizes = space.table[:, [AXES.index(axis) for axis in named.sizes]]
     row = int(np.abs(np.log(sizes / wanted)).sum(1).argmin())
     return ",".join(f"{axis}={size}" for axis, size in zip(named.sizes, sizes[row].tolist(), strict=True))
+
+
+def of_sizes(sizes: Mapping[Axis, int], axis_map: AxisMap) -> Architecture:
+    """The architecture of these sizes whatever the budget; all others are the teacher's.
+
+    Query heads follow their KV heads unless they are named.
+
+    Raises:
+        InputError: the teacher lacks an axis, or its class does not allow the sizes.
+    """
+    named = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+    check_limits(
+        {axis: Limit(axis, f"{axis}={size}", sizes=(size,)) for axis, size in sizes.items()}, axis_map
+    )
+    choices = {axis: [sizes.get(axis, axis_map.teacher[axis])] for axis in axis_map.free}
+    found = grid(axis_map, choices, whole_groups=Axis.HEADS not in sizes)
+    if not len(found[Axis.LAYERS]):
+        raise InputError(
+            "The sizes of a student have to go together in its class",
+            f"{named} beside the teacher's others do not",
+            "Query heads are a multiple of the KV heads, and no more to each than in the teacher",
+        )
+    return Architecture(*(int(found[axis][0]) for axis in AXES))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import GPT2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 import evaluators.pace
 from evaluators.latency import Workload
@@ -20,19 +20,19 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     forget()
 
 
-def llama(**changes: int) -> LlamaConfig:
-    sizes = {
-        "vocab_size": 256,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    }
-    return LlamaConfig(**(sizes | changes))
+def llama(tied: bool = False) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=256,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=tied,
+    )
 
 
-def pace(config: LlamaConfig | GPT2Config) -> Pace:
+def pace(config: LlamaConfig) -> Pace:
     found = student_pace(config, torch.device("cpu"), "float32", 2, 32, WORKLOAD)
     forget()
     return found
@@ -49,7 +49,7 @@ def test_a_small_student_is_timed() -> None:
 def test_one_that_would_take_too_long_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two operations for each weight in a matrix to read a token, six to learn it, at half of the rate."""
     monkeypatch.setattr("evaluators.pace._product_rate", lambda *_: 1e6)
-    found = pace(llama(tie_word_embeddings=False))
+    found = pace(llama())
     layer = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 64 + 2 * 32
     weights = 2 * layer + 32 + 32 * 256
     assert not found.timed
@@ -65,9 +65,6 @@ def test_one_that_memory_does_not_hold_is_counted(monkeypatch: pytest.MonkeyPatc
 
 def test_a_head_that_is_the_embeddings_counts_once() -> None:
     with torch.device("meta"):
-        tied, apart = (
-            evaluators.pace.AutoModelForCausalLM.from_config(llama(tie_word_embeddings=one))
-            for one in (True, False)
-        )
+        tied, apart = (AutoModelForCausalLM.from_config(llama(one)) for one in (True, False))
     count = evaluators.pace._matrix_parameters
     assert count(tied) == count(apart) == tied.num_parameters()

@@ -1,0 +1,123 @@
+"""The stages of a run as functions, for scripts and notebooks; ``python -m search.run`` is made of the same.
+
+    from search.api import Flags, extract, rank, retrain, search
+
+    run = rank(Flags(budget="60%", model=("path/to/model",), data="text.txt"))
+    trials = search(run)
+    models = retrain(run)
+    student = extract(run, hidden=96, layers=6)
+
+Each stage goes on where an earlier process left it, so that calling one again costs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pandas as pd
+from transformers import PreTrainedModel
+
+from search.console import Console
+from search.flags import Flags
+from search.frames import models as models_of
+from search.frames import trials as trials_of
+from search.launch import with_others
+from search.password import without_password
+from search.resolution import resolve
+from search.run_directory import RunDirectory
+from search.stages import Run, begin, rank_teacher, retrain_promoted, search_rungs
+from space.by_hand import of_sizes
+from space.input_error import InputError
+from space.limits import axis_named
+
+__all__ = ["Flags", "Run", "extract", "rank", "retrain", "search"]
+
+
+def rank(flags: Flags) -> Run:
+    """Load the teacher, keep what it says of the text, and rank its units: all that candidates stand on.
+
+    Args:
+        flags: those of the command line, by the same names; ``budget`` is enough.
+
+    Returns:
+        The run. ``run.directory.path`` is its folder, ``run.bench.space`` the architectures near the budget,
+        ``run.bench.ranking`` the order of importance along every axis.
+
+    Raises:
+        InputError: the run cannot be done, for the reason that the command line would give.
+    """
+    _alone()
+    resolved = resolve(flags)
+    directory = RunDirectory(flags.out / resolved.config.name)
+    console = Console(flags.quiet, flags.verbose)
+    with console.running():
+        teacher, corpus = begin(resolved, directory, console)
+        with directory.joined(resolved.config) as workers:
+            return rank_teacher(resolved, directory, console, _call(flags), teacher, corpus, workers)
+
+
+def search(run: Run) -> pd.DataFrame:
+    """Try candidates on every rung until all rungs are full.
+
+    Returns:
+        Every evaluation, as ``search.frames.trials`` describes it.
+    """
+    with run.console.running(), run.directory.joined(run.bench.config) as workers:
+        search_rungs(run, workers)
+    return trials_of(run.directory.path)
+
+
+def retrain(run: Run) -> pd.DataFrame:
+    """Train the best candidates to the end, write them as Hugging Face models, and write the report.
+
+    Returns:
+        Teacher and retrained models, as ``search.frames.models`` describes them; ``chosen`` is the one to
+        take, and ``path`` is what ``from_pretrained`` takes.
+
+    Raises:
+        InputError: no candidate was tried yet.
+    """
+    with run.console.running(), run.directory.joined(run.bench.config) as workers:
+        if not run.rungs(workers)[-1].records():
+            raise InputError(
+                "What is retrained was found by a search",
+                f"no candidate has come to the last rung in {run.directory.path}",
+                "Call search(run) first",
+            )
+        retrain_promoted(run, workers)
+    return models_of(run.directory.path)
+
+
+def extract(run: Run, **sizes: int) -> PreTrainedModel:
+    """Cut a student from the teacher, straight after pruning, whatever the budget.
+
+    Args:
+        run: whose ranking says what is kept.
+        sizes: by axis, such as ``hidden=96, mlp=256, layers=6``; what is not named stays the teacher's.
+
+    Returns:
+        The student in the memory of the run's device, in evaluation mode.
+
+    Raises:
+        InputError: the class has no such axis, or does not allow such a size.
+    """
+    named = {axis_named(name): size for name, size in sizes.items()}
+    return run.bench.extract(of_sizes(named, run.bench.axis_map))
+
+
+def _call(flags: Flags) -> str:
+    """What makes the same run, for the report."""
+    said = {field.name: getattr(flags, field.name) for field in fields(flags)}
+    said = {name: value for name, value in said.items() if value != getattr(Flags(), name)}
+    if flags.storage:
+        said["storage"] = without_password(flags.storage)
+    return f"search.api.rank(Flags({', '.join(f'{name}={value!r}' for name, value in said.items())}))"
+
+
+def _alone() -> None:
+    if with_others():
+        raise InputError(
+            "Stages are called by one process",
+            "several processes that train together were started",
+            "Start python -m search.run that way, or this script without accelerate launch and torchrun",
+        )
