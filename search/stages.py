@@ -10,13 +10,15 @@ from typing import Any
 
 from evaluators.corpus.corpus import Corpus
 from evaluators.teacher import Teacher
-from search.account import Account, TeacherFigures
+from search.account import Account, Looks, TeacherFigures
 from search.bases import contestants
 from search.benchmarks import run_benchmarks
 from search.by_hand import by_hand
 from search.console import Console
 from search.correction import corrected
+from search.energy import metered, spent
 from search.finalists import retrain_all
+from search.inspection import inspect
 from search.loop import Search, Task, open_rungs
 from search.model_card import model_card
 from search.orders import Begin
@@ -49,7 +51,7 @@ def run(resolved: Resolved, directory: RunDirectory, console: Console, command: 
     with console.running():
         teacher, corpus = load(config, console)
         ranks().order(Begin(resolved, directory.path, corpus))
-        with directory.joined(config) as workers:
+        with directory.joined(config) as workers, metered(directory.energy, config.device):
             return _run(resolved, teacher, corpus, directory, console, workers, command)
 
 
@@ -85,8 +87,11 @@ def _run(
     with workers.patient("summary", console.say):
         with console.stage("benchmarks") if config.benchmarks else nullcontext():
             results = run_benchmarks(bench, [*promoted, *others], directory, console)
+        with console.stage("inspection"):
+            inspection = inspect(bench, [*promoted, *others], directory, console)
         seconds = _accumulated(directory, console.stage_seconds)
-        account = Account(bench, rungs, figures, promoted, others, results, correction, seconds, command)
+        looks = Looks(results, inspection, spent(directory.energy))
+        account = Account(bench, rungs, figures, promoted, others, looks, correction, seconds, command)
         return _told(account, directory)
 
 
