@@ -37,7 +37,7 @@ class Continuation:
 
 
 def prompts_of(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, context: int | None) -> Prompts:
-    """Beginnings of documents of the validation text, spread over it; of blocks where no document begins.
+    """Beginnings of documents of the validation text, spread over it; of blocks where too few begin.
 
     Args:
         corpus: of the run.
@@ -47,9 +47,9 @@ def prompts_of(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, context: int 
     stream = corpus.validation.flatten()
     most = min(corpus.block, context or corpus.block, _PROMPT_TOKENS + _NEW_TOKENS)
     length = max(1, min(_PROMPT_TOKENS, int(_SHARE * most)))
-    starts = _beginnings(stream, tokenizer, length) or list(range(0, len(stream), corpus.block))
-    number = min(_PROMPTS, len(starts))
-    chosen = [starts[place * len(starts) // number] for place in range(number)]
+    chosen = _spread(_beginnings(stream, tokenizer, length), _PROMPTS)
+    blocks = [start for start in range(0, len(stream), corpus.block) if start not in chosen]
+    chosen += _spread(blocks, _PROMPTS - len(chosen))
     rows = [_to_a_word(stream[start : start + length].tolist(), tokenizer) for start in chosen]
     texts = tuple(_decoded(tokenizer, _without_start(row, tokenizer)) for row in rows)
     return Prompts(tuple(rows), texts, min(_NEW_TOKENS, max(1, (context or most) - length)))
@@ -90,6 +90,12 @@ def _beginnings(stream: Tensor, tokenizer: PreTrainedTokenizerBase, length: int)
     starts = places if begins else [0, *(place + 1 for place in places)]
     ends = [*starts[1:], len(stream)]
     return [start for start, end in zip(starts, ends, strict=True) if end - start >= length]
+
+
+def _spread(places: list[int], number: int) -> list[int]:
+    """So many of the places, or all if there are fewer."""
+    number = min(number, len(places))
+    return [places[one * len(places) // number] for one in range(number)]
 
 
 def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
