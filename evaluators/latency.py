@@ -54,7 +54,7 @@ class Latency:
 
 def measure(model: PreTrainedModel, workload: Workload) -> Latency:
     """The median times of one model alone; for the teacher, as the reference of all students."""
-    rounds = [_round(model, workload) for _ in range(workload.repeats + 1)][1:]
+    rounds = [time_once(model, workload) for _ in range(workload.repeats + 1)][1:]
     prefill = statistics.median(prefill for prefill, _ in rounds)
     return Latency(prefill, statistics.median(decode for _, decode in rounds), workload.answer)
 
@@ -65,7 +65,7 @@ def measure_beside(
     """A student's times: the teacher's reference times the median ratios of interleaved rounds."""
     ratios = []
     for number in range(workload.repeats + 1):
-        mine, theirs = _round(model, workload), _round(teacher, workload)
+        mine, theirs = time_once(model, workload), time_once(teacher, workload)
         if number:  # the first round warms up
             ratios.append((mine[0] / theirs[0], mine[1] / theirs[1]))
     prefill = statistics.median(prefill for prefill, _ in ratios)
@@ -73,20 +73,21 @@ def measure_beside(
 
 
 @torch.no_grad()
-def _round(model: PreTrainedModel, workload: Workload) -> tuple[float, float]:
+def time_once(model: PreTrainedModel, workload: Workload) -> tuple[float, float]:
     """(prefill, decode per token) in milliseconds, once."""
     prompt = torch.ones(workload.batch, workload.prompt, dtype=torch.long, device=model.device)
-    began = _now(model.device)
+    began = now(model.device)
     output = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
-    read = _now(model.device)
+    read = now(model.device)
     for _ in range(workload.timed_answer):
         token: Tensor = output.logits[:, -1:].argmax(-1)
         output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
-    done = _now(model.device)
+    done = now(model.device)
     return (read - began) * 1e3, (done - read) * 1e3 / workload.timed_answer
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
+    """The clock in seconds, when all that was begun on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

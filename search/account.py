@@ -20,8 +20,10 @@ from search.choice import choose, eligible
 from search.config import RunConfig
 from search.correction import Correction
 from search.distilling import loss_of, targets_told
+from search.energy import Energy
 from search.evaluation import Evaluation
 from search.foresight import foresight
+from search.inspection import Inspection
 from search.objectives import OBJECTIVES, UNITS
 from search.phases import Phase
 from search.promotion import pareto_front
@@ -42,6 +44,16 @@ class TeacherFigures:
 
 
 @dataclass(frozen=True)
+class Looks:
+    """What was found at the end of the run, when its models were there."""
+
+    benchmarks: Results
+    inspection: Inspection
+    energy: Energy | None
+    """Of all processes; None where no machine tells."""
+
+
+@dataclass(frozen=True)
 class Account:
     """A finished run, ready to be written down."""
 
@@ -50,7 +62,7 @@ class Account:
     teacher: TeacherFigures
     promoted: Sequence[Retrained]
     baselines: Sequence[Retrained]
-    benchmarks: Results
+    looks: Looks
     correction: Correction | None
     seconds: dict[str, float]
     command: str
@@ -90,8 +102,10 @@ class Account:
             "chosen": {"label": choice.label, "reason": choice.reason} if choice else None,
             "baselines": [self._retrained(result, records) for result in self.baselines],
             **foresight(self.rungs, self.bench.space, retrained, config.retrain_tokens, self.teacher.loss),
+            "prompts": list(self.looks.inspection.prompts),
             "tokens": self._tokens(records),
             "seconds": self.seconds | {"total": sum(self.seconds.values())},
+            "energy": asdict(self.looks.energy) if self.looks.energy else None,
             "versions": versions(),
         }
 
@@ -138,6 +152,7 @@ class Account:
             "latency_ms": self.teacher.latency_ms,
             "memory_bytes": int(costs["memory"]),
             "benchmarks": self._benchmarks(TEACHER),
+            **self.looks.inspection.of(TEACHER),
             "objectives": costs
             | {"loss": self.teacher.loss}
             | ({"latency": self.teacher.latency_ms} if self.teacher.latency_ms is not None else {}),
@@ -197,12 +212,13 @@ class Account:
             "curve": [list(point) for point in result.curve],
             "objectives": objectives | ({"loss": result.loss} if result.loss is not None else {}),
             "benchmarks": self._benchmarks(result.path) if result.path else {},
+            **self.looks.inspection.of(result.path),
             "failure": result.failure,
             "note": result.note,
         }
 
     def _benchmarks(self, model: str) -> dict[str, Any]:
-        return {task: result.told() for task, result in self.benchmarks.get(model, {}).items()}
+        return {task: result.told() for task, result in self.looks.benchmarks.get(model, {}).items()}
 
     def _correction(self) -> dict[str, Any] | None:
         if (done := self.correction) is None:

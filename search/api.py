@@ -25,7 +25,7 @@ from search.launch import with_others
 from search.password import without_password
 from search.resolution import resolve
 from search.run_directory import RunDirectory
-from search.stages import Run, begin, rank_teacher, retrain_promoted, search_rungs
+from search.stages import Run, at_work, begin, rank_teacher, retrain_promoted, search_rungs
 from space.by_hand import of_sizes
 from space.input_error import InputError
 from space.limits import axis_named
@@ -52,7 +52,7 @@ def rank(flags: Flags) -> Run:
     console = Console(flags.quiet, flags.verbose)
     with console.running():
         teacher, corpus = begin(resolved, directory, console)
-        with directory.joined(resolved.config) as workers:
+        with at_work(resolved.config, directory) as workers:
             return rank_teacher(resolved, directory, console, _call(flags), teacher, corpus, workers)
 
 
@@ -62,7 +62,7 @@ def search(run: Run) -> pd.DataFrame:
     Returns:
         Every evaluation, as ``search.frames.trials`` describes it.
     """
-    with run.console.running(), run.directory.joined(run.bench.config) as workers:
+    with run.console.running(), at_work(run.bench.config, run.directory) as workers:
         search_rungs(run, workers)
     return trials_of(run.directory.path)
 
@@ -77,7 +77,7 @@ def retrain(run: Run) -> pd.DataFrame:
     Raises:
         InputError: no candidate was tried yet.
     """
-    with run.console.running(), run.directory.joined(run.bench.config) as workers:
+    with run.console.running(), at_work(run.bench.config, run.directory) as workers:
         if not run.rungs(workers)[-1].records():
             raise InputError(
                 "What is retrained was found by a search",

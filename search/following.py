@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -16,6 +16,7 @@ from evaluators.distillation.targets.batch import Targets
 from evaluators.teacher import Teacher
 from search.console import Console
 from search.correction import read_back, train_teacher
+from search.energy import metered
 from search.orders import Begin, Correct, TakeCorrected, TakeTargets, Train
 from search.precision import accelerator_of
 from search.preparation import teacher_of
@@ -41,6 +42,7 @@ class Follower:
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks, self.console = ranks, Console(quiet=True)
+        self.metering = ExitStack()
 
     def follow(self) -> None:
         """Do as told, until let go.
@@ -51,18 +53,19 @@ class Follower:
             InputError: the teacher cannot be loaded here.
             LostProcessError: the main process is gone, or this one failed alone.
         """
-        for order in self.ranks.orders():
-            match order:
-                case Begin():
-                    self._begin(order)
-                case Correct():
-                    self._train(self._correct)
-                case TakeCorrected():
-                    self.teacher = read_back(self.resolved.config, self.teacher, self.directory)
-                case TakeTargets():
-                    self._take_targets(order.blocks)
-                case Train():
-                    self._train(partial(self._distil, order))
+        with self.metering:
+            for order in self.ranks.orders():
+                match order:
+                    case Begin():
+                        self._begin(order)
+                    case Correct():
+                        self._train(self._correct)
+                    case TakeCorrected():
+                        self.teacher = read_back(self.resolved.config, self.teacher, self.directory)
+                    case TakeTargets():
+                        self._take_targets(order.blocks)
+                    case Train():
+                        self._train(partial(self._distil, order))
 
     def _begin(self, order: Begin) -> None:
         """A run of a family comes after another, whose models go first."""
@@ -72,6 +75,8 @@ class Follower:
         gc.collect()
         self.resolved, self.directory = order.resolved, RunDirectory(order.directory)
         self.corpus = order.corpus
+        self.metering.close()
+        self.metering.enter_context(metered(self.directory.energy, self.resolved.config.device))
         self.teacher = teacher_of(self.resolved.config)
         gc.freeze()
 

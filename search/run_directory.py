@@ -30,6 +30,8 @@ class RunDirectory:
         self.correction = path / "correction.json"
         self.correction_checkpoint = path / "correction.safetensors"
         self.benchmarks = path / "benchmarks.json"
+        self.inspection = path / "inspection.json"
+        self.energy = path / "energy"
         self.branches = path / "branches"
         self.seconds = path / "seconds.json"
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import gc
 import json
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 from evaluators.corpus.corpus import Corpus
 from evaluators.teacher import Teacher
-from search.account import Account, TeacherFigures
+from search.account import Account, Looks, TeacherFigures
 from search.bases import contestants
 from search.benchmarks import run_benchmarks
 from search.by_hand import by_hand
 from search.cards import write_cards
+from search.config import RunConfig
 from search.console import Console
 from search.correction import Correction, corrected
+from search.energy import metered, spent
 from search.finalists import retrain_all
 from search.forecast import Forecast
+from search.inspection import inspect
 from search.loop import Search, Task, open_rungs
 from search.orders import Begin
 from search.preparation import load, prepare
@@ -59,10 +63,17 @@ def run(resolved: Resolved, directory: RunDirectory, console: Console, command: 
     """Do everything that a run does, and return its summary."""
     with console.running():
         teacher, corpus = begin(resolved, directory, console)
-        with directory.joined(resolved.config) as workers:
+        with at_work(resolved.config, directory) as workers:
             ready = rank_teacher(resolved, directory, console, command, teacher, corpus, workers)
             search_rungs(ready, workers)
             return retrain_promoted(ready, workers)
+
+
+@contextmanager
+def at_work(config: RunConfig, directory: RunDirectory) -> Iterator[Workers]:
+    """Be one of the workers of a run, whose energy is counted."""
+    with directory.joined(config) as workers, metered(directory.energy, config.device):
+        yield workers
 
 
 def begin(resolved: Resolved, directory: RunDirectory, console: Console) -> tuple[Teacher, Corpus]:
@@ -128,9 +139,12 @@ def retrain_promoted(run: Run, workers: Workers) -> dict[str, Any]:
     with workers.patient("summary", console.say):
         with console.stage("benchmarks") if bench.config.benchmarks else nullcontext():
             results = run_benchmarks(bench, [*promoted, *others], directory, console)
+        with console.stage("inspection"):
+            inspection = inspect(bench, [*promoted, *others], directory, console)
         seconds = _accumulated(directory, console.stage_seconds)
+        looks = Looks(results, inspection, spent(directory.energy))
         account = Account(
-            bench, rungs, run.teacher, promoted, others, results, run.correction, seconds, run.command
+            bench, rungs, run.teacher, promoted, others, looks, run.correction, seconds, run.command
         )
         return _told(account, directory)
 

@@ -21,6 +21,8 @@ from plotly.offline import get_plotlyjs
 from search.bounds import in_words
 from search.report import format as words
 from search.report.benchmark_table import benchmark_table
+from search.report.breakdown import breakdown_stacks
+from search.report.continuations import side_by_side
 from search.report.decision import decide
 from search.report.distillation import distillation_rows
 from search.report.figures.curves import curves_figure
@@ -29,13 +31,15 @@ from search.report.figures.importance import importance_panels
 from search.report.figures.intervals import intervals_figure, verdict
 from search.report.figures.sizes import sizes_figure
 from search.report.figures.stability import stability_panels
-from search.report.journeys import retrained_entries
+from search.report.journeys import candidate, journeys, model_row, retrained_entries, trial_row
 from search.report.rank_table import rank_table
 from search.report.ranking_view import RankingView
 from search.report.within_bounds import bounds_of, over_in_words, over_labels
 from search.summary import check
 from search.whole_file import write_whole
 
+#: In the order in which they use one another; the last one begins to draw.
+_SCRIPTS = ("colours.js", "labels.js", "tables.js", "rows.js", "figures.js")
 _FILTERS = (
     words.count,
     words.nats,
@@ -45,11 +49,15 @@ _FILTERS = (
     words.signed,
     words.percent,
     words.duration,
+    words.energy,
     words.origin,
     words.sizes,
     words.layer_ranges,
     words.sentence,
     over_in_words,
+    candidate,
+    model_row,
+    trial_row,
 )
 
 
@@ -87,6 +95,9 @@ def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
             bounds=in_words(bounds_of(summary)),
             columns=_columns(summary),
             benchmarks=benchmark_table(summary),
+            prompts=side_by_side(summary),
+            stacks=breakdown_stacks(summary),
+            followed={way.label for way in journeys(summary)},
             distillation=distillation_rows(summary),
             style=Markup(_asset("page.css")),
             scripts={name: Markup(text) for name, text in scripts.items()},
@@ -121,6 +132,7 @@ def _environment() -> Environment:
         loader=PackageLoader("search.report", "page"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=words.visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -150,8 +162,8 @@ def _href(path: str) -> str:
 
 
 def _page_script() -> str:
-    """The page's own script."""
-    return _asset("page.js")
+    """The page's own script: its files in one function, which keeps their names from the rest of the page."""
+    return '"use strict";\n(() => {\n' + "\n".join(map(_asset, _SCRIPTS)) + "})();"
 
 
 def _asset(name: str) -> str:

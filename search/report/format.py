@@ -8,6 +8,13 @@ from typing import Any
 DASH, MINUS = "\u2013", "\u2212"
 NO_BREAK_SPACE = "\u00a0"
 
+_DIRECTIONS = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_SIGNS = {
+    **{code: 0x2400 + code for code in range(0x20) if code not in (0x09, 0x0A)},
+    0x7F: 0x2421,
+    **{code: f"\u27e8{code:02X}\u27e9" for code in range(0x80, 0xA0)},
+    **{code: f"\u27e8U+{code:04X}\u27e9" for code in (*_DIRECTIONS, 0x2028, 0x2029)},
+}
 _ORIGINS = {
     "search": "search",
     "uniform": "uniform shrink",
@@ -90,6 +97,28 @@ def duration(seconds: float | None) -> str:
         return f"{whole // 60}{NO_BREAK_SPACE}min {whole % 60:02d}{NO_BREAK_SPACE}s"
     minutes = round(seconds / 60)
     return f"{minutes // 60:,}{NO_BREAK_SPACE}h {minutes % 60:02d}{NO_BREAK_SPACE}min"
+
+
+def energy(joules: float | None) -> str:
+    """Energy in joules and as it is bought: ``41.3 kJ (11.5 Wh)``."""
+    if joules is None:
+        return DASH
+    return f"{_scaled(joules, 'J')} ({_scaled(joules / 3600, 'Wh')})"
+
+
+def _scaled(value: float, unit: str) -> str:
+    for scale, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * scale:
+            return f"{_digits(value / scale)}{NO_BREAK_SPACE}{prefix}{unit}"
+    return f"{_digits(value)}{NO_BREAK_SPACE}{unit}"
+
+
+def visible(value: Any) -> Any:
+    """Text whose control characters and changes of direction are signs; anything else as it is.
+
+    A line feed and a tab stay. What is not text, or is markup already, is nobody's input.
+    """
+    return value.translate(_SIGNS) if type(value) is str else value
 
 
 def origin(name: str) -> str:

@@ -29,12 +29,14 @@ class Stop:
         tokens: tokens of distillation seen until then.
         loss: nats per token.
         evaluation: the entry of the summary.
+        row: of the table that has it, as the page names its rows.
     """
 
     stage: str
     tokens: int
     loss: float
     evaluation: dict[str, Any]
+    row: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,21 @@ class Journey:
     def retrained(self) -> Stop | None:
         """The evaluation after retraining, or None."""
         return self.at(RETRAINING)
+
+
+def trial_row(trial: dict[str, Any]) -> str:
+    """The name of a trial's row in the table of all trials."""
+    return f"trial-{trial['rung']}-{trial['number']}"
+
+
+def model_row(student: dict[str, Any]) -> str:
+    """The name of a model's row in the table of the retrained ones."""
+    return f"model-{candidate(student)}"
+
+
+def candidate(entry: dict[str, Any]) -> str:
+    """What all rows of one candidate have in common; random weights are one of their own."""
+    return "random-weights" if entry["origin"] == "random-weights" else str(entry["label"])
 
 
 def journeys(summary: dict[str, Any]) -> list[Journey]:
@@ -106,7 +123,10 @@ def _journey(
     summary: dict[str, Any], label: str, trials: list[dict[str, Any]], student: dict[str, Any] | None
 ) -> Journey:
     by_rung = {trial["rung"]: trial for trial in trials if _is_complete(trial)}
-    stops = [Stop(f"rung {rung}", trial["tokens"], trial["loss"], trial) for rung, trial in by_rung.items()]
+    stops = [
+        Stop(f"rung {rung}", trial["tokens"], trial["loss"], trial, trial_row(trial))
+        for rung, trial in by_rung.items()
+    ]
     entry = student or trials[0]
     return _of(entry, _role(summary, label, entry), (*stops, *_last_stop(student)), student)
 
@@ -128,7 +148,7 @@ def _role(summary: dict[str, Any], label: str, entry: dict[str, Any]) -> Role:
 
 def _last_stop(student: dict[str, Any] | None) -> Iterator[Stop]:
     if student is not None and student["loss"] is not None:
-        yield Stop(RETRAINING, student["tokens"], student["loss"], student)
+        yield Stop(RETRAINING, student["tokens"], student["loss"], student, model_row(student))
 
 
 def _kept_baselines(summary: dict[str, Any]) -> list[dict[str, Any]]:

@@ -124,9 +124,12 @@ def finished_trials(directory: Path, rung: int) -> int:
 
 def without_times(summary: dict[str, Any]) -> dict[str, Any]:
     """A summary without what a clock decides."""
-    left = {key: value for key, value in summary.items() if key not in ("created", "seconds")}
+    left = {key: value for key, value in summary.items() if key not in ("created", "seconds", "energy")}
     for row in (*left["promoted"], *left["baselines"]):
         row.pop("seconds")
+    for row in (left["teacher"], *left["promoted"], *left["baselines"]):
+        if row["breakdown"] is not None:
+            row["breakdown"].pop("latency")
     return left
 
 

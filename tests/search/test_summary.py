@@ -86,8 +86,8 @@ def small_sample() -> Summary:
 
 SAMPLE = small_sample()
 REQUIRED = list(required_places(SAMPLE, SCHEMA))
-#: Objects whose keys are free: named objectives, stages and packages.
-FREE = {"objectives", "seconds", "versions", "benchmarks"}
+#: Objects whose keys are free: named objectives, stages, packages and devices.
+FREE = {"objectives", "seconds", "versions", "benchmarks", "counters"}
 CLOSED = [place for place in objects_in(SAMPLE) if not FREE.intersection(map(str, place[-1:]))]
 
 

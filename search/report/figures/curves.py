@@ -106,18 +106,19 @@ def _retraining_lines(ways: list[Journey], scale: float) -> list[Json]:
 
 def _marks(ways: list[Journey], scale: float) -> list[Json]:
     """A marker with a hover text at every evaluation."""
-    crowd: list[tuple[tuple[float, float], str]] = []
+    crowd: list[tuple[tuple[float, float], str, str]] = []
     traces = []
     for way in ways:
         for stop in way.stops:
             [point] = _place([(stop.tokens, stop.loss)], scale)
             text = marks.hover(way, stop, f"{words.count(stop.tokens)} tokens")
             if way.role == Role.CANDIDATE:
-                crowd.append((point, text))
+                crowd.append((point, text, stop.row))
             else:
-                traces.append(scatter([point], [text], marker=marks.marker(way, stop.stage)))
-    points, texts = [point for point, _ in crowd], [text for _, text in crowd]
-    return [scatter(points, texts, marker={"size": 4.5, "color": "@faint 0.7"}), *traces]
+                traces.append(scatter([point], [text], [stop.row], marker=marks.marker(way, stop.stage)))
+    points, texts = [point for point, _, _ in crowd], [text for _, text, _ in crowd]
+    rows = [row for _, _, row in crowd]
+    return [scatter(points, texts, rows, marker={"size": 4.5, "color": "@faint 0.7"}), *traces]
 
 
 def _token_axis(summary: dict[str, Any], scale: float) -> tuple[Json, Json]:

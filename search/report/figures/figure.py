@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from search.report.format import visible
+
 Json = dict[str, Any]
 Points = Sequence[tuple[float, float]]
 
@@ -82,7 +84,7 @@ class Figure:
 
 def plain(text: object) -> str:
     """Text of a summary as Plotly shows it literally."""
-    return html.escape(str(text), quote=False)
+    return html.escape(visible(str(text)), quote=False)
 
 
 def axis(title: str, **more: Any) -> Json:
@@ -99,14 +101,22 @@ def axis(title: str, **more: Any) -> Json:
     }
 
 
-def scatter(points: Points, texts: Sequence[str], **more: Any) -> Json:
-    """Markers with a hover text each; ``texts`` are already plain."""
+def scatter(points: Points, texts: Sequence[str], rows: Sequence[str], **more: Any) -> Json:
+    """Markers with a hover text each.
+
+    Args:
+        points: where they are.
+        texts: already plain.
+        rows: of the tables, to which a click on each leads; none for marks that have no row.
+        more: as Plotly takes it.
+    """
     return {
         "type": "scatter",
         "mode": "markers",
         "x": [x for x, _ in points],
         "y": [y for _, y in points],
         "text": list(texts),
+        "customdata": list(rows),
         "hoverinfo": "text",
         "cliponaxis": True,
         **more,

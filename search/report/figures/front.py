@@ -82,7 +82,7 @@ def _teacher_traces(teacher: tuple[float | None, float, str]) -> list[Json]:
     if x is None:
         return []
     mark = {"symbol": "star", "size": 14, "color": "@ink"}
-    return [scatter([(x, loss)], [text], marker=mark)]
+    return [scatter([(x, loss)], [text], ["model-teacher"], marker=mark)]
 
 
 def _moves(ways: dict[Journey, list[Placed]]) -> list[Json]:
@@ -107,14 +107,17 @@ def _marks(placed: list[Placed], cost: CostAxis, top: int | None) -> list[Json]:
             crowd.setdefault(stop.stage, []).append((journey, stop, x))
         else:
             text = marks.hover(journey, stop, _in_words(x, cost))
-            traces.append(scatter([(x, stop.loss)], [text], marker=marks.marker(journey, stop.stage)))
+            traces.append(
+                scatter([(x, stop.loss)], [text], [stop.row], marker=marks.marker(journey, stop.stage))
+            )
     return [_crowd(points, cost, stage == f"rung {top}") for stage, points in crowd.items()] + traces
 
 
 def _crowd(placed: list[Placed], cost: CostAxis, at_top: bool) -> Json:
     mark = {"size": 7, "color": "@faint 0.75"} if at_top else {"size": 4.5, "color": "@faint 0.45"}
     texts = [marks.hover(journey, stop, _in_words(x, cost)) for journey, stop, x in placed]
-    return scatter([(x, stop.loss) for _, stop, x in placed], texts, marker=mark)
+    rows = [stop.row for _, stop, _ in placed]
+    return scatter([(x, stop.loss) for _, stop, x in placed], texts, rows, marker=mark)
 
 
 def _in_words(value: float, cost: CostAxis) -> str:

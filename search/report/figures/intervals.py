@@ -26,6 +26,11 @@ class _Row:
         return _COLOURS.get(self.way.role, "@faint")
 
     @property
+    def last(self) -> str:
+        """The row of its last evaluation."""
+        return self.way.stops[-1].row
+
+    @property
     def hover(self) -> str:
         came = words.nats(self.told["outcome"])
         return "<br>".join(
@@ -98,10 +103,10 @@ def _traces(rows: list[_Row]) -> list[Json]:
         ends = [(row.told["low"], place), (row.told["high"], place)]
         tick = {"symbol": "line-ns", "size": 11, "line": {"color": row.colour, "width": 2}}
         traces.append(lines([ends], f"{row.colour} 0.55", 4))
-        traces.append(scatter([(row.told["loss"], place)], [row.hover], marker=tick))
+        traces.append(scatter([(row.told["loss"], place)], [row.hover], [row.last], marker=tick))
         if row.told["outcome"] is not None:
             mark = marks.marker(row.way, RETRAINING)
-            traces.append(scatter([(row.told["outcome"], place)], [row.hover], marker=mark))
+            traces.append(scatter([(row.told["outcome"], place)], [row.hover], [row.last], marker=mark))
     return traces
 
 

@@ -98,6 +98,7 @@ def _traces(ways: list[tuple[Journey, Stop]], coordinates: list[_Coordinate]) ->
             scatter(
                 points,
                 [text] * len(points),
+                [stop.row] * len(points),
                 mode="lines+markers",
                 line=line,
                 marker={"size": 4, "color": colour},

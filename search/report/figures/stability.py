@@ -89,5 +89,5 @@ def _traces(placed: list[tuple[Journey, Stop, float]]) -> list[Json]:
             if way.role == Role.CANDIDATE
             else marks.marker(way, stop.stage)
         )
-        traces.append(scatter([(x, stop.loss)], [marks.hover(way, stop, "")], marker=look))
+        traces.append(scatter([(x, stop.loss)], [marks.hover(way, stop, "")], [stop.row], marker=look))
     return traces

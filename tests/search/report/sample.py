@@ -10,6 +10,7 @@ import torch
 
 from search.report import RankingView
 from space.profile import profile_of
+from tests.search.report.looks import ENERGY, PROMPTS, breakdown, continuations
 
 TEACHER_LAYERS = 8
 TEACHER = {
@@ -111,6 +112,8 @@ def _run() -> dict[str, Any]:
             "latency_ms": TEACHER_MS,
             "memory_bytes": 15_401_344,
             "benchmarks": {},
+            "continuations": continuations("teacher"),
+            "breakdown": breakdown(TEACHER, VOCABULARY, HEAD_SIZE, TEACHER_MS),
         },
         "budget": {"amount": BUDGET, "of": "total", "unit": "parameters", "tolerance": 0.02},
         "space": {"architectures": 1184},
@@ -153,6 +156,8 @@ def _cost() -> dict[str, Any]:
             {"from": "rung 0", "to": "retraining", "kendall_tau": 0.6, "regret": 0.015, "candidates": 5},
             {"from": "rung 1", "to": "retraining", "kendall_tau": 0.8, "regret": 0.0, "candidates": 5},
         ],
+        "prompts": PROMPTS,
+        "energy": ENERGY,
         "tokens": {
             "teacher_correction": 0,
             "ranking": 131_072,
@@ -285,6 +290,10 @@ def _retrained(
         "curve": curve,
         "objectives": {"loss": loss, "latency": latency_ms},
         "benchmarks": {},
+        "continuations": continuations(candidate["label"]) if path else [],
+        "breakdown": breakdown(candidate["architecture"], VOCABULARY, HEAD_SIZE, latency_ms)
+        if path
+        else None,
         "failure": None,
         "note": None,
     }
