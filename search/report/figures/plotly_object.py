@@ -18,7 +18,16 @@ from search.report.figures.figure import Figure, Json, Label
 _COLOUR = re.compile(r"@([a-z]+)(?: ([0-9.]+))?")
 #: Keys whose values are texts that people read, which may look like a colour.
 _TEXTS = ("text", "hovertext", "ticktext", "name")
-_LINE_PIXELS = 15
+#: About what the dashboard gives a figure: labels are placed for it, and stay readable in others.
+_PIXELS_ACROSS, _MARGINS = 500, 110
+_LINE_PIXELS, _PIXELS_A_LETTER = 15, 7
+#: Of a label around its point: what of it lies there, and its distance across and upwards, in pixels.
+_PLACES = (
+    *(("left", 10, 0), ("right", -10, 0), ("center", 0, -17), ("center", 0, 17)),
+    *(("left", 4, -17), ("right", -4, -17), ("left", 4, 17), ("right", -4, 17)),
+    *(("center", 0, -33), ("left", 4, -33), ("right", -4, -33), ("left", 4, 33), ("right", -4, 33)),
+    *(("center", 0, -49), ("left", 4, -49), ("right", -4, -49)),
+)
 
 
 def plotly_object(figure: Figure, title: str) -> go.Figure:
@@ -81,25 +90,40 @@ def _text(label: Label, **more: Any) -> Json:
 
 
 def _around(figure: Figure, layout: Json) -> list[Json]:
-    """Each label to the right of its point; to the left in the last third of the width."""
-    low, high = layout["xaxis"].get("range") or (-math.inf, math.inf)
-    bound = low + 2 * (high - low) / 3 if math.isfinite(high - low) else math.inf
-    return [
-        _text(
-            label,
-            x=label.x,
-            y=_on_axis(label.y, layout),
-            xanchor="right" if label.x > bound else "left",
-            xshift=-10 if label.x > bound else 10,
-        )
-        for label in figure.labels
-    ]
+    """Each label near its point, clear of marks and of labels before it; one without a place is left out."""
+    (left, right), (low, high) = layout["xaxis"]["range"], layout["yaxis"]["range"]
+    across, down = _PIXELS_ACROSS, figure.height - _MARGINS
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (x - left) / (right - left) * across, (_on_axis(y, layout) - low) / (high - low) * down
+
+    single = [trace for trace in figure.traces if trace["mode"] == "markers" and len(trace["x"]) == 1]
+    marks = [place(trace["x"][0], trace["y"][0]) for trace in single]
+    taken = [(x - 7.0, x + 7.0, y - 7.0, y + 7.0) for x, y in marks]
+    found = []
+    for label in figure.labels:
+        x, y = place(label.x, label.y)
+        width = _PIXELS_A_LETTER * len(label.text)
+        for anchor, right_of, above in _PLACES:
+            start = x + right_of - {"left": 0.0, "center": 0.5, "right": 1.0}[anchor] * width
+            box = start, start + width, y + above - _LINE_PIXELS / 2, y + above + _LINE_PIXELS / 2
+            inside = box[0] >= 0 and box[1] <= across and box[2] >= 0 and box[3] <= down
+            if inside and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                at = {"x": label.x, "y": _on_axis(label.y, layout), "xanchor": anchor}
+                found.append(_text(label, **at, xshift=right_of, yshift=above, bgcolor="@paper 0.7"))
+                break
+    return found
+
+
+def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] < other[1] and other[0] < one[1] and one[2] < other[3] and other[2] < one[3]
 
 
 def _beside(figure: Figure, layout: Json) -> list[Json]:
     """Labels in a column to the right, in the order of their heights and no closer than a line."""
     low, high = layout["yaxis"]["range"]
-    step = _LINE_PIXELS * (high - low) / (figure.height - 110)
+    step = _LINE_PIXELS * (high - low) / (figure.height - _MARGINS)
     column = sorted((_on_axis(label.y, layout), place) for place, label in enumerate(figure.labels))
     heights = [height for height, _ in column]
     for _ in range(60):  # push neighbours apart, each by half of what is missing
