@@ -88,10 +88,7 @@ class Comparison:
         apart = set() if self.losses_compare else {"teacher_loss", "loss", "best_baseline_loss"}
         apart |= set() if self.latencies_compare else {"latency_ms"}
         return [
-            [
-                _title(key) + (" (not comparable)" if key in apart else ""),
-                *(_cell(key, one) for one in values),
-            ]
+            [_title(key, key in apart), *(_cell(key, value) for value in values)]
             for key, values in self.figures().items()
         ]
 

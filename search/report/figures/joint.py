@@ -82,8 +82,9 @@ def _points(summary: Entry, quality: str, cost: CostAxis) -> list[Point]:
 def _traces(run: Shown, found: list[Point], cost: CostAxis, colour: str, symbol: str) -> list[Json]:
     """A run's front as a staircase, its models as marks: hollow those made by hand, large the chosen one."""
     chosen = chosen_student(run.summary)
-    own = {"legendgroup": run.name, "showlegend": False}
-    traces = [lines([undominated([(x, y) for x, y, _ in found])], colour, 1.6, line={"shape": "hv"}, **own)]
+    front, own = undominated([(x, y) for x, y, _ in found]), {"legendgroup": run.name}
+    stairs = lines([front], colour, 1.6, line={"shape": "hv"}, name=plain(run.name), **own)
+    traces = [{**stairs, "showlegend": True}]
     for size, points in (
         (9, [point for point in found if point[2] is not chosen]),
         (14, [point for point in found if point[2] is chosen]),
@@ -91,10 +92,8 @@ def _traces(run: Shown, found: list[Point], cost: CostAxis, colour: str, symbol:
         filled = [colour if entry["origin"] in ("search", "by-hand") else "@paper" for _, _, entry in points]
         mark = {"symbol": symbol, "color": filled, "size": size, "line": {"color": colour, "width": 1.6}}
         texts = [_hover(run, entry, cost) for _, _, entry in points]
-        traces.append(scatter([(x, y) for x, y, _ in points], texts, marker={**mark, "opacity": 1}, **own))
-    # The legend has a mark of its own: Plotly would take the first point's, which may be hollow.
-    key = scatter([], [], marker={"symbol": symbol, "color": colour, "size": 9}, name=plain(run.name))
-    return [*traces, key | {"x": [None], "y": [None], "legendgroup": run.name, "showlegend": True}]
+        traces.append(scatter([(x, y) for x, y, _ in points], texts, marker=mark, showlegend=False, **own))
+    return traces
 
 
 def _hover(run: Shown, entry: Entry, cost: CostAxis) -> str:

@@ -1,0 +1,144 @@
+"""A figure of the report as an object of Plotly's, for pages without the report's style sheet and script.
+
+Colours and fonts are those of the report's light theme; direct labels stand at fixed places.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import plotly.graph_objects as go
+
+from search.report.figures.figure import Figure, Json, Label
+
+_COLOUR = re.compile(r"@([a-z]+)(?: ([0-9.]+))?")
+#: Keys whose values are texts that people read, which may look like a colour.
+_TEXTS = ("text", "hovertext", "ticktext", "name")
+#: About what the dashboard gives a figure: labels are placed for it, and stay readable in others.
+_PIXELS_ACROSS, _MARGINS = 500, 110
+_LINE_PIXELS, _PIXELS_A_LETTER = 15, 7
+#: Of a label around its point: what of it lies there, and its distance across and upwards, in pixels.
+_PLACES = (
+    *(("left", 10, 0), ("right", -10, 0), ("center", 0, -17), ("center", 0, 17)),
+    *(("left", 4, -17), ("right", -4, -17), ("left", 4, 17), ("right", -4, 17)),
+    *(("center", 0, -33), ("left", 4, -33), ("right", -4, -33), ("left", 4, 33), ("right", -4, 33)),
+    *(("center", 0, -49), ("left", 4, -49), ("right", -4, -49)),
+)
+
+
+def plotly_object(figure: Figure, title: str) -> go.Figure:
+    """The figure with its first view, on the light theme's paper.
+
+    Args:
+        figure: of the report.
+        title: above it, already plain.
+    """
+    drawn = _resolved(figure.data())
+    layout: Json = drawn["layout"]
+    for path, value in (figure.views[0].settings if figure.views else {}).items():
+        part, key = path.split(".")
+        layout[part][key] = value
+    margin = {"l": 56, "r": 20, "b": 50, **layout.get("margin", {}), "t": 56}
+    if figure.labels_beside:
+        margin["r"] = 40 + 7 * max((len(label.text) for label in figure.labels), default=0)
+    place = _beside if figure.labels_beside else _around
+    layout |= {
+        "annotations": [_resolved(one) for one in place(figure, layout)],
+        "margin": margin,
+        "paper_bgcolor": _light()["paper"],
+        "plot_bgcolor": _light()["paper"],
+        "title": {"text": title, "font": {"size": 16}, "x": 0, "xref": "paper", "xanchor": "left"},
+        "template": {},
+    }
+    return go.Figure(data=drawn["traces"], layout=layout)
+
+
+@cache
+def _light() -> dict[str, str]:
+    """The custom properties of the light theme, by name."""
+    style = files("search.report").joinpath("page", "page.css").read_text(encoding="utf-8")
+    theme = style[style.index(":root") : style.index("}")]
+    return {name: value.strip() for name, value in re.findall(r"--([a-z]+):([^;]*);", theme)}
+
+
+def _resolved(value: Any, key: str = "") -> Any:
+    """The value with every name of a colour or font replaced."""
+    if isinstance(value, dict):
+        return {name: _resolved(item, name) for name, item in value.items()}
+    if key in _TEXTS:
+        return value
+    if isinstance(value, list):
+        return [_resolved(item) for item in value]
+    match = _COLOUR.fullmatch(value) if isinstance(value, str) else None
+    if match is None or match[1] not in _light():
+        return value
+    colour = _light()[match[1]]
+    if match[2] is None:
+        return colour
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, {match[2]})"
+
+
+def _text(label: Label, **more: Any) -> Json:
+    text = f"<b>{label.text}</b>" if label.strong else label.text
+    font = {"size": 12, "color": label.colour}
+    return {"text": text, "showarrow": False, "yanchor": "middle", "font": font, **more}
+
+
+def _around(figure: Figure, layout: Json) -> list[Json]:
+    """Each label near its point, clear of marks and of labels before it; one without a place is left out."""
+    (left, right), (low, high) = layout["xaxis"]["range"], layout["yaxis"]["range"]
+    across, down = _PIXELS_ACROSS, figure.height - _MARGINS
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (x - left) / (right - left) * across, (_on_axis(y, layout) - low) / (high - low) * down
+
+    single = [trace for trace in figure.traces if trace["mode"] == "markers" and len(trace["x"]) == 1]
+    marks = [place(trace["x"][0], trace["y"][0]) for trace in single]
+    taken = [(x - 7.0, x + 7.0, y - 7.0, y + 7.0) for x, y in marks]
+    found = []
+    for label in figure.labels:
+        x, y = place(label.x, label.y)
+        width = _PIXELS_A_LETTER * len(label.text)
+        for anchor, right_of, above in _PLACES:
+            start = x + right_of - {"left": 0.0, "center": 0.5, "right": 1.0}[anchor] * width
+            box = start, start + width, y + above - _LINE_PIXELS / 2, y + above + _LINE_PIXELS / 2
+            inside = box[0] >= 0 and box[1] <= across and box[2] >= 0 and box[3] <= down
+            if inside and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                at = {"x": label.x, "y": _on_axis(label.y, layout), "xanchor": anchor}
+                found.append(_text(label, **at, xshift=right_of, yshift=above, bgcolor="@paper 0.7"))
+                break
+    return found
+
+
+def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] < other[1] and other[0] < one[1] and one[2] < other[3] and other[2] < one[3]
+
+
+def _beside(figure: Figure, layout: Json) -> list[Json]:
+    """Labels in a column to the right, in the order of their heights and no closer than a line."""
+    low, high = layout["yaxis"]["range"]
+    step = _LINE_PIXELS * (high - low) / (figure.height - _MARGINS)
+    column = sorted((_on_axis(label.y, layout), place) for place, label in enumerate(figure.labels))
+    heights = [height for height, _ in column]
+    for _ in range(60):  # push neighbours apart, each by half of what is missing
+        for place in range(1, len(heights)):
+            missing = step - (heights[place] - heights[place - 1])
+            if missing > 0.01 * step:
+                heights[place - 1] -= missing / 2
+                heights[place] += missing / 2
+    placed = zip(heights, column, strict=True)
+    return [
+        _text(figure.labels[place], xref="paper", x=1, xshift=10, y=height, xanchor="left")
+        for height, (_, place) in placed
+    ]
+
+
+def _on_axis(y: float, layout: Json) -> float:
+    """A value where annotations are placed, which on a logarithmic axis is its logarithm."""
+    return math.log10(y) if layout["yaxis"].get("type") == "log" else y
