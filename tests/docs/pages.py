@@ -52,7 +52,7 @@ def blocks(page: str) -> list[Block]:
 
 def steps(text: str) -> list[Step]:
     """The commands of a console."""
-    first, *rest = re.split(r"^\$ ?", text, flags=re.MULTILINE)
+    first, *rest = re.split(r"^\$ ?", text.replace("\\\n", " "), flags=re.MULTILINE)
     assert not first, f"{first!r} is said before any command"
     return [Step(command, tuple(said)) for command, *said in (part.splitlines() for part in rest)]
 

@@ -1,4 +1,4 @@
-"""The pages about use, done as they say: with a small teacher and text, and small numbers, in place of the reader's."""
+"""The pages about use, done as they say: with a small teacher and text, and small numbers, as theirs."""
 
 from __future__ import annotations
 
