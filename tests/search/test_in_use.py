@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from importlib import import_module
@@ -16,69 +15,23 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, decoders, models, normalizers
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, pipeline
+from transformers import LlamaForCausalLM, pipeline
+
+from tests.small_search import CHAT, SMALL, TURN, write_stories, write_teacher
 
 ROOT = Path(__file__).parents[2]
-CHAT = "{% for m in messages %}<|turn|>{{ m.role }}: {{ m.content }}\n{% endfor %}"
-LETTERS = "\u2581abcdefghijklmnopqrstuvwxyz.:,\n"
-TURN = 3 + 256 + len(LETTERS)
-
-
-def _tokenizer() -> PreTrainedTokenizerFast:
-    """As Llama's first: a token a letter, bytes for what has none, and a chat template."""
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *LETTERS]
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True))
-    inner.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
-    )
-    inner.decoder = decoders.Sequence(
-        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        **{"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "model_max_length": 64},
-        additional_special_tokens=["<|turn|>"],
-    )
-    tokenizer.chat_template = CHAT
-    return tokenizer
-
-
-def _write_teacher(path: Path) -> None:
-    """In bfloat16, with a head size and settings of generation of its own, a card and a licence."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        **{"vocab_size": TURN + 1, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3},
-        **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64},
-        **{"bos_token_id": 1, "eos_token_id": 2},
-    )
-    model = LlamaForCausalLM(config).to(torch.bfloat16)  # type: ignore[arg-type]
-    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=[2, TURN], max_new_tokens=5)
-    model.save_pretrained(path)
-    _tokenizer().save_pretrained(path)
-    (path / "README.md").write_text("---\nlicense: mit\nlanguage: en\n---\n# A teacher\n")
-    (path / "LICENSE").write_text("MIT, as it is.\n")
-
-
-def _stories(path: Path) -> None:
-    lots, words = random.Random(0), ("the", "cat", "sat", "on", "a", "mat", "and", "ate", "all", "of", "it")
-    stories = (" ".join(lots.choices(words, k=60)) + "." for _ in range(400))
-    path.write_text("\n\n".join(stories))
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model that a small search chose."""
     folder = tmp_path_factory.mktemp("in_use")
-    _write_teacher(folder / "teacher")
-    _stories(folder / "stories.txt")
+    write_teacher(folder / "teacher")
+    write_stories(folder / "stories.txt")
     command = [
         *(sys.executable, "-m", "search.run", "--budget", "60%"),
         *("--model", "teacher", "--data", "stories.txt"),
-        *("--basis", "coordinate", "--objectives", "loss,parameters", "--trials", "3", "--rung-tokens", "1k"),
-        *("--retrain-tokens", "2k", "--promote", "1", "--retrain-baselines", "False", "--study-name", "it"),
-        *("--device", "cpu"),
+        *("--study-name", "it", *SMALL.split()),
     ]
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
