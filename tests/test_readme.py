@@ -47,11 +47,11 @@ def test_links_lead_to_files(page: Path) -> None:
     assert [link for link in inside if not (page.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [PAGES[0], ROOT / "docs" / "options.md"], ids=lambda page: page.name)
 def test_commands_can_be_given(page: Path) -> None:
     for command in commands(page):
-        if "--help" not in command and "--tyro" not in command:
-            assert read_flags(shlex.split(re.sub(r"\bDIR_OR_HUB_ID|\.\.\.", "x", command)))
+        if command not in ("--help", "..."):
+            assert read_flags(shlex.split(command))
 
 
 def test_commands_are_found() -> None:
