@@ -51,7 +51,7 @@ def test_links_lead_to_files(page: Path) -> None:
 def test_commands_can_be_given(page: Path) -> None:
     for command in commands(page):
         if command not in ("--help", "..."):
-            assert read_flags(shlex.split(command))
+            assert read_flags(shlex.split(command)).budget
 
 
 def test_commands_are_found() -> None:
