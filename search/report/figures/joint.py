@@ -92,7 +92,7 @@ def _traces(run: Shown, found: list[Point], cost: CostAxis, colour: str, symbol:
         filled = [colour if entry["origin"] in ("search", "by-hand") else "@paper" for _, _, entry in points]
         mark = {"symbol": symbol, "color": filled, "size": size, "line": {"color": colour, "width": 1.6}}
         texts = [_hover(run, entry, cost) for _, _, entry in points]
-        traces.append(scatter([(x, y) for x, y, _ in points], texts, marker=mark, showlegend=False, **own))
+        traces.append(scatter([(x, y) for x, y, _ in points], texts, [], marker=mark, showlegend=False, **own))
     return traces
 
 
