@@ -47,12 +47,14 @@ def test_several_hosts_as_one_with_a_database_and_a_proxy(settings: dict[str, st
         assert (run / "summary.json").exists()
         assert not (run / "study.journal").exists(), "trials are in the database"
         with listening_proxy(follower, own["STORAGE"]) as port:
-            command = (
-                "python -m search.run --model teacher --data stories.txt --budget 60% --study-name proxied"
-            )
-            storage = f"--storage grpc://127.0.0.1:{port}"
-            follower.do(f"{command} {SMALL} {storage}")
+            of = "--model teacher --data stories.txt --budget 60% --study-name proxied"
+            follower.do(f"python -m search.run {of} {SMALL} --storage grpc://127.0.0.1:{port}")
         assert (tmp_path / "runs" / "proxied" / "summary.json").exists()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as knock:
+        return not knock.connect_ex(("127.0.0.1", port))
 
 
 @contextmanager
@@ -65,7 +67,7 @@ def listening_proxy(follower: Follower, storage: str) -> Iterator[int]:
     process = subprocess.Popen(command, cwd=follower.folder, env=follower.environment)
     try:
         deadline = time.monotonic() + 60
-        while socket.socket().connect_ex(("127.0.0.1", port)):
+        while not _listens(port):
             assert process.poll() is None, "the proxy ended"
             assert time.monotonic() < deadline, "the proxy did not start"
             time.sleep(0.2)
