@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from search.model_card import model_card
+from search.model_card import corrected_card, model_card
 from search.provenance import kept_files, read_provenance
+from search.run_directory import RunDirectory
 from search.whole_file import write_whole
 
 
 def write_cards(summary: dict[str, Any], run: Path) -> None:
-    """Write a README.md beside every model that a summary names, and what its licence asks to be passed on.
+    """Write a README.md beside every model of a run, and what its licence asks to be passed on.
+
+    These are the models that the summary names, and the corrected teacher, if it was corrected.
 
     Args:
         summary: of the run, checked.
@@ -23,11 +27,15 @@ def write_cards(summary: dict[str, Any], run: Path) -> None:
     """
     provenance = read_provenance(run)
     for entry in (*summary["promoted"], *summary["baselines"]):
-        if not entry["path"]:
-            continue
-        model = run / entry["path"]
-        for file in kept_files(run, provenance):
-            shutil.copyfile(file, model / file.name)
-        write_whole(
-            model / "README.md", model_card(summary, entry["label"], provenance, origin=entry["origin"])
-        )
+        if entry["path"]:
+            card = model_card(summary, entry["label"], provenance, origin=entry["origin"])
+            _write(run / entry["path"], card, kept_files(run, provenance))
+    corrected = RunDirectory(run).corrected_teacher
+    if summary["teacher"]["correction"] and corrected.is_dir():
+        _write(corrected, corrected_card(summary, provenance), kept_files(run, provenance))
+
+
+def _write(model: Path, card: str, licence: Sequence[Path]) -> None:
+    for file in licence:
+        shutil.copyfile(file, model / file.name)
+    write_whole(model / "README.md", card)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from pathlib import PurePath
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -53,7 +54,7 @@ def model_card(
     if student is None:
         raise KeyError(label)
     sections = (
-        f"---\n{_front_matter(summary, student, provenance)}\n---",
+        _front_matter(summary, student, label, provenance, ["pruning", "distillation"]),
         f"# {label}",
         _opening(summary, student),
         "## Numbers\n\n" + _numbers(summary, student),
@@ -66,7 +67,25 @@ def model_card(
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(summary: dict[str, Any], student: Entry, provenance: Provenance) -> str:
+def corrected_card(summary: dict[str, Any], provenance: Provenance) -> str:
+    """The model card of the corrected teacher, of a run that has one."""
+    teacher = summary["teacher"]
+    correction, name = teacher["correction"], PurePath(teacher["id"]).name or teacher["id"]
+    sections = (
+        _front_matter(summary, teacher, f"{name}-corrected", provenance, ["finetune"]),
+        f"# {_cell(name)}, corrected",
+        f"{_code(teacher['id'])}{_revision(teacher)}, trained by cross-entropy on {correction['tokens']:,} "
+        f"tokens of {_code(summary['corpus']['id'])}, on whose validation split its loss went from "
+        f"{words.nats(correction['loss_before'])} to {words.nats(correction['loss_after'])} nats per token. "
+        "The models of its run were cut from it and taught by it.",
+        "## Licence\n\n" + _licence(provenance),
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(
+    summary: dict[str, Any], entry: Entry, name: str, provenance: Provenance, tags: list[str]
+) -> str:
     terms, dataset = provenance.terms, provenance.dataset
     data = ModelCardData(
         base_model=provenance.base_model,
@@ -77,11 +96,11 @@ def _front_matter(summary: dict[str, Any], student: Entry, provenance: Provenanc
         license_link=terms.licence_link,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=[TAG, "pruning", "distillation"],
-        model_name=student["label"],
-        eval_results=_results(summary, student, provenance.dataset),
+        tags=[TAG, *tags],
+        model_name=name,
+        eval_results=_results(summary, entry, provenance.dataset),
     )
-    return data.to_yaml()
+    return f"---\n{data.to_yaml()}\n---"
 
 
 def _results(summary: dict[str, Any], student: Entry, dataset: Dataset | None) -> list[EvalResult] | None:

@@ -43,9 +43,16 @@ def write_teacher(path: Path) -> None:
     """In bfloat16, with a head size and settings of generation of its own, a card and a licence."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        **{"vocab_size": TURN + 1, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3},
-        **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64},
-        **{"bos_token_id": 1, "eos_token_id": 2},
+        vocab_size=TURN + 1,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
     )
     model = LlamaForCausalLM(config).to(torch.bfloat16)  # type: ignore[arg-type]
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=[2, TURN], max_new_tokens=5)
@@ -56,6 +63,7 @@ def write_teacher(path: Path) -> None:
 
 
 def write_stories(path: Path) -> None:
+    """400 of sixty words drawn from eleven."""
     lots, words = random.Random(0), ("the", "cat", "sat", "on", "a", "mat", "and", "ate", "all", "of", "it")
     stories = (" ".join(lots.choices(words, k=60)) + "." for _ in range(400))
     path.write_text("\n\n".join(stories))

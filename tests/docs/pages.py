@@ -95,20 +95,28 @@ class Follower:
             value = self._left.pop(name, None)
             self._set.append(step.command if value is None else f"{name}='{value}'")
             return
-        told = self._call(["bash", "-euo", "pipefail", "-c", "\n".join([*self._set, step.command])])
+        told = self.do("\n".join([*self._set, step.command]))
         for line in step.said:
             assert line in told, f"{step.command!r} does not say {line!r} but\n{told}"
             told = told[told.index(line) + len(line) :]
 
-    def _call(self, command: list[str]) -> str:
-        environment = os.environ | {
+    def do(self, command: str) -> str:
+        """What a command says that succeeds."""
+        return self._call(["bash", "-euo", "pipefail", "-c", command])
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """That of this Python, with the packages on its path and a cache of its own."""
+        return os.environ | {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": str(self.code),
             "SLIMSEARCH_CACHE": str(self.folder / "cache"),
             "OMP_NUM_THREADS": "1",
         }
+
+    def _call(self, command: list[str]) -> str:
         done = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=_SECONDS
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=_SECONDS
         )
         assert done.returncode == 0, f"{command[-1]}\n{done.stdout}\n{done.stderr}"
         return done.stdout

@@ -16,6 +16,9 @@ PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 #: The flags of ``search.run``, as its source has them.
 FLAGS = set(re.findall(r"^    (\w+): ", (ROOT / "search" / "flags.py").read_text(), re.MULTILINE)) | {"try"}
 
+#: Of ``space.families`` and ``search.choose``.
+OF_OTHERS = {"write", "save", "max_latency", "max_memory", "max_parameters"}
+
 
 def commands(page: str) -> list[list[str]]:
     """The words of every command that a page has for a shell."""
@@ -59,7 +62,7 @@ class TestPage:
 
     def test_flags_in_its_text_are_there_too(self, page: str) -> None:
         told = re.findall(r"`--([a-z-]+)[ =`]", (DOCS / page).read_text())
-        assert {name.replace("-", "_") for name in told} <= FLAGS | {"write"}
+        assert {name.replace("-", "_") for name in told} <= FLAGS | OF_OTHERS
 
 
 class TestReader:

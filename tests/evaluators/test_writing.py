@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,13 @@ CHATS: dict[str, str | dict[str, str]] = {"one": CHAT, "named": {"default": CHAT
 
 def write_teacher(
     path: Path,
-    tokenizer: PreTrainedTokenizerFast,
+    plain: PreTrainedTokenizerFast,
     dtype: torch.dtype = torch.float32,
     chat: str | dict[str, str] = CHATS["named"],
     **saving: Any,
 ) -> None:
     """A teacher with settings, tokens and templates of its own, as transformers writes it."""
-    tokenizer = AutoTokenizer.from_pretrained(_saved(tokenizer, path.with_name("plain")))
+    tokenizer = copy.deepcopy(plain)
     tokenizer.add_special_tokens({"pad_token": "<|pad|>", "additional_special_tokens": ["<|turn|>"]})
     tokenizer.add_tokens(["<tool>"])
     tokenizer.chat_template = chat
@@ -42,18 +43,11 @@ def write_teacher(
     tokenizer.save_pretrained(path)
 
 
-def _saved(tokenizer: PreTrainedTokenizerFast, path: Path) -> Path:
-    tokenizer.save_pretrained(path)
-    return path
-
-
 def write_student(teacher: Path, path: Path, **saving: Any) -> torch.nn.Module:
     """What a run does with a student of a smaller size."""
     loaded = load_teacher(str(teacher), revision=None, device=torch.device("cpu"), dtype=torch.float32)
-    student = tiny_model(
-        **{"vocab_size": 264, "bos_token_id": 0, "eos_token_id": [0, 258]},
-        **{"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2},
-    )
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2}
+    student = tiny_model("llama", vocab_size=264, bos_token_id=0, eos_token_id=[0, 258], seed=1, **sizes)
     student.generation_config = loaded.model.generation_config
     write_directory(student, loaded.tokenizer, loaded.stored_dtype, path, **saving)
     return student
@@ -96,13 +90,13 @@ def test_a_template_is_applied_as_the_teacher_s_is(
 ) -> None:
     teacher, student = tmp_path / "teacher", tmp_path / "student"
     write_teacher(teacher, byte_tokenizer, chat=CHATS[kind])
-    tokenizer = AutoTokenizer.from_pretrained(teacher)
     write_student(teacher, student)
-    written = AutoTokenizer.from_pretrained(student)
+    theirs: Any = AutoTokenizer.from_pretrained(teacher)
+    written: Any = AutoTokenizer.from_pretrained(student)
     assert written.chat_template == CHATS[kind]
     talk = [{"role": "user", "content": "a <tool>"}]
     ids = written.apply_chat_template(talk)["input_ids"]
-    assert ids == tokenizer.apply_chat_template(talk)["input_ids"]
+    assert ids == theirs.apply_chat_template(talk)["input_ids"]
     assert written.convert_tokens_to_ids(["<|turn|>", "<tool>"]) == [258, 259]
     assert {258, 259} <= set(ids)
 

@@ -13,6 +13,7 @@ from evaluators.teacher import Teacher
 from search.cards import write_cards
 from search.provenance import Dataset, keep_provenance, read_provenance
 from tests.search.report.sample import sample_summary
+from tests.search.report.variants import VARIANTS
 
 TERMS = "license: other\nlicense_name: teacher-terms\nlicense_link: LICENSE\nlanguage: en"
 
@@ -56,6 +57,23 @@ def test_every_model_has_a_card_and_the_files_that_the_licence_is_in(tmp_path: P
         assert (data.base_model, data.datasets, data.language) == ("org/teacher", ["org/text"], "en")
         assert (model / "LICENSE").read_text() == "You may."
         assert (model / "NOTICE").read_text() == "Name us."
+
+
+def test_a_corrected_teacher_has_its_own_card(tmp_path: Path) -> None:
+    run, _ = run_of(teacher_in(tmp_path / "snapshot", id="org/teacher"), tmp_path / "run")
+    summary = VARIANTS["everything_asked"]()
+    for entry in (*summary["promoted"], *summary["baselines"]):
+        if entry["path"]:
+            (run / entry["path"]).mkdir(parents=True, exist_ok=True)
+    (run / "teacher").mkdir()
+    write_cards(summary, run)
+    data = front(run / "teacher")
+    assert (data.base_model, data.license_name) == ("org/teacher", "teacher-terms")
+    losses = {one.metric_type: one.metric_value for one in data.eval_results or []}
+    assert losses["loss"] == pytest.approx(summary["teacher"]["loss"], abs=1e-4)
+    assert (run / "teacher" / "LICENSE").is_file()
+    told = (run / "teacher" / "README.md").read_text()
+    assert f"{summary['teacher']['correction']['tokens']:,} tokens" in told
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_pipeline_goes_on_with_text(written: Path) -> None:
-    writer = pipeline("text-generation", model=str(written))
+    writer: Any = pipeline("text-generation", model=str(written))
     assert writer.model.dtype == torch.bfloat16
     begun = "the cat sat"
     [told] = writer(begun, do_sample=False)
@@ -57,7 +57,7 @@ def test_a_pipeline_goes_on_with_text(written: Path) -> None:
 
 
 def test_a_pipeline_answers_in_a_chat(written: Path) -> None:
-    writer = pipeline("text-generation", model=str(written))
+    writer: Any = pipeline("text-generation", model=str(written))
     talk = [{"role": "user", "content": "the cat"}]
     [told] = writer(talk, do_sample=False, max_new_tokens=3)
     assert told["generated_text"][0] == talk[0]
