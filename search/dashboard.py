@@ -91,8 +91,8 @@ def _main(arguments: list[str]) -> int:
             f"another one is at work in {run.path}",
             "Wait for it",
         )
-    store = artifact_store(run)
-    app = guarded(wsgi(run.studies[0]._storage, artifact_store=store))
+    storage, store = run.studies[0]._storage, artifact_store(run)
+    app = guarded(wsgi(storage, artifact_store=store))
     with server_of(app, flags.port) as server:
         fill(run, store)
         print(f"http://{HOST}:{server.server_port}/", flush=True)
