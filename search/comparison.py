@@ -132,7 +132,7 @@ def _figures(run: SavedRun) -> Entry:
     hand_made = [
         one for one in summary["baselines"] if one["origin"] in _BASELINES and one["loss"] is not None
     ]
-    best = min(hand_made, key=lambda one: float(one["loss"]), default={})
+    best: Entry = min(hand_made, key=lambda one: float(one["loss"]), default={})
     revision, budget = teacher["revision"], summary["budget"]
     return {
         "teacher": teacher["id"] + (f"@{revision}" if revision else ""),

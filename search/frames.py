@@ -27,8 +27,8 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(("loss_after_pruning", "loss_after_short_distillation"), "Float64"),
     **dict.fromkeys(("label", "failure", "reason", "path", "note"), "string"),
     **dict.fromkeys(("feasible", "chosen"), "boolean"),
-    "state": pd.CategoricalDtype(STATES),
-    "role": pd.CategoricalDtype(("teacher", "promoted", "baseline")),
+    "state": pd.CategoricalDtype(list(STATES)),
+    "role": pd.CategoricalDtype(["teacher", "promoted", "baseline"]),
     "origin": "category",
     "kept_layers": "object",
 }

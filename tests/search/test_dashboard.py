@@ -50,7 +50,7 @@ def filled(run: SavedRun) -> SavedRun:
 
 def trial_note(run: SavedRun, rung: int, label: str) -> str:
     (trial,) = [one for one in saved_trials(run) if (one.rung, one.label) == (rung, label)]
-    return get_note(Trial(run.studies[rung], trial.storage_id))
+    return str(get_note(Trial(run.studies[rung], trial.storage_id)))
 
 
 def plots(study: optuna.Study) -> dict[str, Any]:

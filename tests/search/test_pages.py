@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import pytest
@@ -18,6 +19,9 @@ from search.saved_run import SavedRun, find_run
 from tests.search.report.sample import sample_summary
 from tests.search.saved import save_run
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[test]'")
 pytestmark = pytest.mark.browser
 
@@ -28,8 +32,10 @@ _PATIENCE_MS = 60_000
 class Visit:
     """A page, and what was asked and said while it was open."""
 
-    def __init__(self, page: playwright.Page) -> None:
-        self.page, self.asked, self.said = page, [], []
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.asked: list[str] = []
+        self.said: list[str] = []
         page.set_default_timeout(_PATIENCE_MS)
         page.on("request", lambda request: self.asked.append(request.url))
         page.on("console", lambda message: self.said.append(message.text))
@@ -93,7 +99,7 @@ def test_the_dashboard_shows_studies_figures_and_notes(dashboard: tuple[SavedRun
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_of_a_comparison_draws_the_joint_front(scheme: str, visit: Visit, tmp_path: Path) -> None:
+def test_the_page_of_a_comparison_draws_the_joint_front(scheme: Literal["light", "dark"], visit: Visit, tmp_path: Path) -> None:
     summaries = [sample_summary(), sample_summary()]
     for entry in (*summaries[1]["promoted"], *summaries[1]["baselines"]):
         entry["loss"] += 0.2
