@@ -99,7 +99,9 @@ def test_the_dashboard_shows_studies_figures_and_notes(dashboard: tuple[SavedRun
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_of_a_comparison_draws_the_joint_front(scheme: Literal["light", "dark"], visit: Visit, tmp_path: Path) -> None:
+def test_the_page_of_a_comparison_draws_the_joint_front(
+    scheme: Literal["light", "dark"], visit: Visit, tmp_path: Path
+) -> None:
     summaries = [sample_summary(), sample_summary()]
     for entry in (*summaries[1]["promoted"], *summaries[1]["baselines"]):
         entry["loss"] += 0.2
