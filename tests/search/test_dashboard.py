@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import Trial
 from optuna_dashboard import get_note, save_note
 
-from search.dashboard import artifact_store, guarded, main, server_of
+from search.dashboard import artifact_store, guarded, main, renew, server_of
 from search.dashboard_content import fill
 from search.loop import open_rungs
 from search.saved_run import SavedRun, find_run
@@ -174,6 +175,24 @@ def test_a_run_at_work_has_notes_and_figures_of_what_is_there(tmp_path: Path) ->
     make_search(run.config, demo_space(), rungs).run()
     over = filled(find_run(run.path))
     assert drawn_points(over) == 12 + 6 + 3 + 1
+
+
+def test_what_is_shown_is_renewed_until_the_run_is_finished(finished: SavedRun) -> None:
+    summary, taken = finished.directory.summary, finished.summary["chosen"]["label"]
+    there = summary.read_text()
+    summary.unlink()
+    run = filled(find_run(finished.path))
+    assert "the model to take" not in trial_note(run, 0, taken)
+    gone = threading.Event()
+    renewing = threading.Thread(target=renew, args=(run, artifact_store(run), gone, 0.05), daemon=True)
+    renewing.start()
+    try:
+        summary.write_text(there)
+        renewing.join(60)
+        assert not renewing.is_alive(), "it ends with the run"
+    finally:
+        gone.set()
+    assert "the model to take" in trial_note(find_run(run.path), 0, taken)
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "grpc"])
