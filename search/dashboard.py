@@ -95,11 +95,13 @@ def _main(arguments: list[str]) -> int:
     storage, store = run.studies[0]._storage, artifact_store(run)
     app = guarded(wsgi(storage, artifact_store=store))
     with server_of(app, flags.port) as server:
+        finished = run.finished
         fill(run, store)
         print(f"http://{HOST}:{server.server_port}/", flush=True)
         gone = threading.Event()
         renewing = threading.Thread(target=renew, args=(run, store, gone), daemon=True)
-        renewing.start()
+        if not finished:
+            renewing.start()
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -165,15 +167,15 @@ def _refused(respond: Respond, reason: str) -> Iterable[bytes]:
 def renew(
     run: SavedRun, store: FileSystemArtifactStore, gone: threading.Event, every: float = _LOOK_SECONDS
 ) -> None:
-    """Write the content anew as the run goes on, until it is finished.
+    """Write the content anew as the run goes on, and once more when it is finished.
 
     Args:
-        run: whose content has been written as it was a moment ago.
+        run: whose content was written before it was finished.
         store: of its artifacts.
         gone: set when nobody looks any more.
         every: so many seconds it is looked whether there is more.
     """
-    (trials, retrained), finished = _done(run), run.finished
+    (trials, retrained), finished = _done(run), False
     while not finished and not gone.wait(every):
         try:
             (trials_now, retrained_now), over = _done(run), run.finished

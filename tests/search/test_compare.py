@@ -63,6 +63,17 @@ def test_json_has_the_figures_as_numbers(tmp_path: Path, capsys: Capture) -> Non
     assert found["settings"] == {}
 
 
+def test_a_password_is_not_repeated(tmp_path: Path, capsys: Capture) -> None:
+    one = save_run(tmp_path, name="one", storage="postgresql://me:secret@host/name")
+    two = save_run(tmp_path, name="two")
+    for more in ([], ["--json"], ["--out", str(tmp_path / "page.html")]):
+        assert main([str(one), str(two), *more]) == 0
+        out = capsys.readouterr().out
+        assert "postgresql://me:***@host/name" in out
+        assert "secret" not in out
+    assert "secret" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_losses_of_the_same_validation_text_compare(tmp_path: Path) -> None:
     """The fingerprint differs where only more tokens were trained on."""
     one = save_run(tmp_path, name="one")
