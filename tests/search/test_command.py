@@ -27,9 +27,14 @@ def raising(error: BaseException) -> Callable[[], int]:
     [
         (InputError("A rule", "a value", "Do this"), 2, "slimsearch: A rule; a value. Do this.\n"),
         (KeyboardInterrupt(), 130, "slimsearch: stopped. Go on.\n"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "runs/x"),
+            2,
+            "slimsearch: Permission denied: runs/x. Choose a place that you may write to.\n",
+        ),
         (OSError(errno.ENOSPC, "no"), 2, "slimsearch: the disk is full. Make space and go on.\n"),
     ],
-    ids=["input", "stopped", "disk full"],
+    ids=["input", "stopped", "forbidden", "disk full"],
 )
 def test_what_stops_a_command_is_said_on_stderr(
     error: BaseException, status: int, said: str, capsys: Capture

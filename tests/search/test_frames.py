@@ -110,6 +110,16 @@ def test_a_run_at_work_has_what_its_studies_have(at_work: Path) -> None:
     assert (at_work / "study.journal").read_bytes() == before, "reading changes nothing"
 
 
+def test_before_the_first_trial_the_columns_are_there(tmp_path: Path) -> None:
+    directory = save_run(tmp_path, name="synthetic")
+    open_rungs(run_config(), demo_space(), directory)
+    frame = trials(directory)
+    assert len(frame.query("rung == 0 and feasible and loss < 3")) == 0
+    make_search(run_config(), demo_space(), open_rungs(run_config(), demo_space(), directory)).run()
+    (directory / "summary.json").unlink()
+    assert set(frame) == set(trials(directory)) - {"hidden", "mlp", "heads", "kv_heads", "layers"}
+
+
 def test_what_is_not_there_is_not_made(tmp_path: Path) -> None:
     directory = save_run(tmp_path)
     with pytest.raises(InputError, match="is not there"):
