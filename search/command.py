@@ -1,6 +1,7 @@
 """How every command ends: what a person reads when it cannot go on, and its exit status.
 
-0: done. 2: input that cannot be worked with, or a full disk. 130: stopped by Ctrl-C. Whoever reads the output
+0: done. 2: input that cannot be worked with, a place that may not be written, or a full disk. 130: stopped by
+Ctrl-C. Whoever reads the output
 may leave early, as ``head`` does.
 """
 
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from safetensors import SafetensorError
 
 from space.input_error import InputError
+
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def status_of(work: Callable[[], int], stopped: str = "", after_space: str = "") -> int:
@@ -36,9 +39,12 @@ def status_of(work: Callable[[], int], stopped: str = "", after_space: str = "")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (OSError, SafetensorError) as error:
-        if not _disk_full(error):
+        if _disk_full(error):
+            _say(f"the disk is full. Make space and {after_space or 'run the same command again'}.")
+        elif isinstance(error, OSError) and error.errno in _FORBIDDEN:
+            _say(f"{error.strerror}: {error.filename}. Choose a place that you may write to.")
+        else:
             raise
-        _say(f"the disk is full. Make space and {after_space or 'run the same command again'}.")
         return 2
     except KeyboardInterrupt:
         _say(f"stopped. {stopped}".rstrip())

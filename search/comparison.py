@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from search.bounds import told
+from search.password import without_password
 from search.report import format as words
 from search.report.journeys import chosen_student
 from search.saved_run import SavedRun
@@ -78,7 +79,7 @@ class Comparison:
         """The settings of ``config.toml`` that differ, a value a run."""
         each = [asdict(run.config) for run in self.runs]
         return {
-            name: [one[name] for one in each]
+            name: [_without_password(one[name]) for one in each]
             for name in each[0]
             if name != "name" and any(one[name] != each[0][name] for one in each)
         }
@@ -132,7 +133,7 @@ def _figures(run: SavedRun) -> Entry:
     hand_made = [
         one for one in summary["baselines"] if one["origin"] in _BASELINES and one["loss"] is not None
     ]
-    best = min(hand_made, key=lambda one: float(one["loss"]), default={})
+    best: Entry = min(hand_made, key=lambda one: float(one["loss"]), default={})
     revision, budget = teacher["revision"], summary["budget"]
     return {
         "teacher": teacher["id"] + (f"@{revision}" if revision else ""),
@@ -200,6 +201,10 @@ def _cell(key: str, value: Any) -> str:
     if key == "loss_above_teacher":
         return words.signed(value, 4)
     return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _without_password(value: Any) -> Any:
+    return without_password(value) if isinstance(value, str) else value
 
 
 def _setting(value: Any) -> str:

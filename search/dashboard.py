@@ -42,7 +42,8 @@ examples:
   python -m search.dashboard runs/demo-1M --port 9000
 
 Prints its address, and serves it to this machine alone until Ctrl-C. Of a run that is at work, notes and
-figures are renewed as trials come in, a quarter more each time, and when it is finished.
+figures are renewed with every quarter more of trials, with every model that was retrained, and
+when it is finished.
 """
 Environ = dict[str, Any]
 Respond = Callable[..., Any]
@@ -91,14 +92,16 @@ def _main(arguments: list[str]) -> int:
             f"another one is at work in {run.path}",
             "Wait for it",
         )
-    store = artifact_store(run)
-    app = guarded(wsgi(run.studies[0]._storage, artifact_store=store))
+    storage, store = run.studies[0]._storage, artifact_store(run)
+    app = guarded(wsgi(storage, artifact_store=store))
     with server_of(app, flags.port) as server:
+        finished = run.finished
         fill(run, store)
         print(f"http://{HOST}:{server.server_port}/", flush=True)
         gone = threading.Event()
-        renewing = threading.Thread(target=_renew, args=(run, store, gone), daemon=True)
-        renewing.start()
+        renewing = threading.Thread(target=renew, args=(run, store, gone), daemon=True)
+        if not finished:
+            renewing.start()
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -161,23 +164,33 @@ def _refused(respond: Respond, reason: str) -> Iterable[bytes]:
     return [f'{{"reason": "{reason}"}}'.encode()]
 
 
-def _renew(run: SavedRun, store: FileSystemArtifactStore, gone: threading.Event) -> None:
-    """Write the content anew as the run goes on, until it is finished."""
-    trials, finished = _finished_trials(run), run.finished
-    while not finished and not gone.wait(_LOOK_SECONDS):
+def renew(
+    run: SavedRun, store: FileSystemArtifactStore, gone: threading.Event, every: float = _LOOK_SECONDS
+) -> None:
+    """Write the content anew as the run goes on, and once more when it is finished.
+
+    Args:
+        run: whose content was written before it was finished.
+        store: of its artifacts.
+        gone: set when nobody looks any more.
+        every: so many seconds it is looked whether there is more.
+    """
+    (trials, retrained), finished = _done(run), False
+    while not finished and not gone.wait(every):
         try:
-            finished = run.finished
-            if finished or _finished_trials(run) >= max(trials + 1, _GROWTH * trials):
-                trials = _finished_trials(run)
+            (trials_now, retrained_now), over = _done(run), run.finished
+            if over or retrained_now > retrained or trials_now >= max(trials + 1, _GROWTH * trials):
                 fill(find_run(run.path), store)
+                trials, retrained, finished = trials_now, retrained_now, over
         except Exception as error:  # a server that is away; it may come back
             logging.getLogger(__name__).warning("the notes could not be renewed: %s", error)
 
 
-def _finished_trials(run: SavedRun) -> int:
-    return sum(
-        trial.state.is_finished() for study in run.studies for trial in study.get_trials(deepcopy=False)
-    )
+def _done(run: SavedRun) -> tuple[int, int]:
+    """How many trials are finished, and how many retrainings."""
+    trials = (trial for study in run.studies for trial in study.get_trials(deepcopy=False))
+    results = run.directory.retraining.glob("*.json")
+    return sum(trial.state.is_finished() for trial in trials), len(list(results))
 
 
 if __name__ == "__main__":

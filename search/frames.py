@@ -27,11 +27,16 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(("loss_after_pruning", "loss_after_short_distillation"), "Float64"),
     **dict.fromkeys(("label", "failure", "reason", "path", "note"), "string"),
     **dict.fromkeys(("feasible", "chosen"), "boolean"),
-    "state": pd.CategoricalDtype(STATES),
-    "role": pd.CategoricalDtype(("teacher", "promoted", "baseline")),
+    "state": pd.CategoricalDtype(list(STATES)),
+    "role": pd.CategoricalDtype(["teacher", "promoted", "baseline"]),
     "origin": "category",
     "kept_layers": "object",
 }
+#: Columns of trials, but those of the axes.
+_TRIAL = (
+    *("rung", "number", "state", "label", "origin", "kept_layers", "parameters", "loss", "latency_ms"),
+    *("memory_bytes", "flops", "tokens", "seconds", "feasible", "reason"),
+)
 
 
 def trials(run: str | Path) -> pd.DataFrame:
@@ -61,7 +66,7 @@ def trials(run: str | Path) -> pd.DataFrame:
         InputError: there is no such run, or its storage is not there.
     """
     saved = find_run(run)
-    return _frame([_trial(saved, trial) for trial in saved_trials(saved)])
+    return _frame([_trial(saved, trial) for trial in saved_trials(saved)], _TRIAL)
 
 
 def models(run: str | Path) -> pd.DataFrame:
@@ -97,7 +102,7 @@ def models(run: str | Path) -> pd.DataFrame:
             from_random = entry["origin"] == "random-weights"
             if role == "promoted" or from_random or entry["label"] not in promoted:
                 rows.append(_model(saved, role, entry, entry["label"] == chosen and not from_random))
-    return _frame(rows)
+    return _frame(rows, ())
 
 
 def _trial(run: SavedRun, trial: SavedTrial) -> dict[str, Any]:
@@ -150,7 +155,7 @@ def _model(run: SavedRun, role: str, entry: dict[str, Any], chosen: bool) -> dic
     }
 
 
-def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Rows of the same columns, whole numbers as such."""
-    frame = pd.DataFrame(rows)
+def _frame(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """Rows of the same columns, whole numbers as such; of no rows the columns that there always are."""
+    frame = pd.DataFrame(rows, columns=list(rows[0] if rows else columns))
     return frame.astype({name: kind for name, kind in _KINDS.items() if name in frame})

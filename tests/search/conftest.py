@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
+import os
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from functools import cache
@@ -132,3 +136,26 @@ def qwen3_8b(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def nemotron_15b(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config of the shape of Nemotron-4 15B, without weights."""
     return _config_alone(NEMOTRON_15B, tmp_path_factory, "nemotron-4-15b")
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory, real: Path) -> Path:
+    """Directory of a finished run on stories260K, made once by the first that asks; do not write to it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "small_run"
+    folder.mkdir(exist_ok=True)
+    command = [
+        *(sys.executable, "-m", "search.run", "--budget", "60%", "--study-name", "small"),
+        *("--model", str(real / "stories260K"), "--data", str(real / "tinystories.txt")),
+        *("--trials", "8", "--rung-tokens", "2k", "4k", "--retrain-tokens", "6k", "--seed", "7"),
+    ]
+    root = str(Path(__file__).parents[2])
+    environment = {"PYTHONPATH": root, "SLIMSEARCH_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "runs" / "small" / "summary.json").exists():
+            done = subprocess.run(
+                command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+    return folder / "runs" / "small"

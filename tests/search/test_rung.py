@@ -51,6 +51,29 @@ STORAGES: dict[str, Callable[[Path], BaseStorage]] = {
 }
 
 
+def test_a_finished_trial_says_in_words_why_it_goes_no_further() -> None:
+    """Optuna's dashboard shows attributes, and neither constraints nor what failed."""
+    rung = open_rung(InMemoryStorage())
+    rung.bounds = {"latency": evaluation(FIRST, 1).values["latency"] - 2.5}
+    rung.enter(FIRST, "uniform")
+    trial, _ = begin(rung, rung.unfinished())
+    rung.tell(trial, evaluation(FIRST, 1))
+    failed, _ = begin(rung, rung.ask(sampler()))
+    rung.tell_failure(failed, "diverged: the loss is nan")
+    rung.bounds = {}
+    fine, _ = begin(rung, rung.ask(sampler()))
+    rung.tell(fine, evaluation(SECOND, 1))
+    told = [one.user_attrs for one in rung.study.trials]
+    assert [one.get("feasible") for one in told] == [False, False, True]
+    assert [one.get("reason") for one in told] == [
+        "over the bound: latency by 2.5 ms",
+        "diverged: the loss is nan",
+        None,
+    ]
+    assert told[0]["label"] == FIRST.label
+    assert told[0]["parameters"] == demo_space().parameters_of(FIRST)
+
+
 @pytest.mark.parametrize("kind", STORAGES)
 def test_what_was_told_is_read_back(kind: str, quick_disk: Path) -> None:
     rung = open_rung(STORAGES[kind](quick_disk))

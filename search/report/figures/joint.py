@@ -8,7 +8,7 @@ from typing import Any
 
 from search.report import format as words
 from search.report.cost_axis import CostAxis, cost_axis
-from search.report.figures.figure import Figure, Json, Label, axis, lines, padded, plain, scatter
+from search.report.figures.figure import Figure, Json, Label, axis, lines, padded, plain
 from search.report.figures.front import undominated
 from search.report.journeys import chosen_student, retrained_entries
 
@@ -92,7 +92,9 @@ def _traces(run: Shown, found: list[Point], cost: CostAxis, colour: str, symbol:
         filled = [colour if entry["origin"] in ("search", "by-hand") else "@paper" for _, _, entry in points]
         mark = {"symbol": symbol, "color": filled, "size": size, "line": {"color": colour, "width": 1.6}}
         texts = [_hover(run, entry, cost) for _, _, entry in points]
-        traces.append(scatter([(x, y) for x, y, _ in points], texts, [], marker=mark, showlegend=False, **own))
+        traces.append(
+            scatter([(x, y) for x, y, _ in points], texts, [], marker=mark, showlegend=False, **own)
+        )
     return traces
 
 

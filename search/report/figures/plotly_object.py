@@ -19,7 +19,7 @@ _COLOUR = re.compile(r"@([a-z]+)(?: ([0-9.]+))?")
 #: Keys whose values are texts that people read, which may look like a colour.
 _TEXTS = ("text", "hovertext", "ticktext", "name")
 #: About what the dashboard gives a figure: labels are placed for it, and stay readable in others.
-_PIXELS_ACROSS, _MARGINS = 500, 110
+_PIXELS_ACROSS, _HEIGHT, _MARGINS = 500, 440, 110
 _LINE_PIXELS, _PIXELS_A_LETTER = 15, 7
 #: Of a label around its point: what of it lies there, and its distance across and upwards, in pixels.
 _PLACES = (
@@ -47,6 +47,7 @@ def plotly_object(figure: Figure, title: str) -> go.Figure:
         margin["r"] = 40 + 7 * max((len(label.text) for label in figure.labels), default=0)
     place = _beside if figure.labels_beside else _around
     layout |= {
+        "height": _HEIGHT,
         "annotations": [_resolved(one) for one in place(figure, layout)],
         "margin": margin,
         "paper_bgcolor": _light()["paper"],
@@ -92,7 +93,7 @@ def _text(label: Label, **more: Any) -> Json:
 def _around(figure: Figure, layout: Json) -> list[Json]:
     """Each label near its point, clear of marks and of labels before it; one without a place is left out."""
     (left, right), (low, high) = layout["xaxis"]["range"], layout["yaxis"]["range"]
-    across, down = _PIXELS_ACROSS, figure.height - _MARGINS
+    across, down = _PIXELS_ACROSS, _HEIGHT - _MARGINS
 
     def place(x: float, y: float) -> tuple[float, float]:
         return (x - left) / (right - left) * across, (_on_axis(y, layout) - low) / (high - low) * down
@@ -123,7 +124,7 @@ def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, 
 def _beside(figure: Figure, layout: Json) -> list[Json]:
     """Labels in a column to the right, in the order of their heights and no closer than a line."""
     low, high = layout["yaxis"]["range"]
-    step = _LINE_PIXELS * (high - low) / (figure.height - _MARGINS)
+    step = _LINE_PIXELS * (high - low) / (_HEIGHT - _MARGINS)
     column = sorted((_on_axis(label.y, layout), place) for place, label in enumerate(figure.labels))
     heights = [height for height, _ in column]
     for _ in range(60):  # push neighbours apart, each by half of what is missing
