@@ -18,6 +18,7 @@ from search.aligned import aligned
 from search.cards import write_cards
 from search.choosing import Answer, answer, figures_told
 from search.command import status_of
+from search.documented import documented
 from search.objectives import UNITS
 from search.report import write_report
 from search.saved_run import SavedRun, find_run
@@ -27,12 +28,13 @@ from space.input_error import InputError
 
 #: The exit status where no retrained model lies within the bounds.
 NONE_WITHIN = 3
-_EXAMPLES = """
-examples:
+_ABOUT = """examples:
   python -m search.choose demo-1M
   python -m search.choose runs/demo-1M --max-latency 20ms --max-memory 8GB
   python -m search.choose runs/demo-1M --weights loss=1 latency=0.5 --json
   python -m search.choose runs/demo-1M --max-latency 20ms --save
+
+Choose a model of a finished run.
 
 With neither bounds nor weights it is the model with the lowest loss, as in the run itself.
 Weights: the model with the least sum of weight x (value / the teacher's value).
@@ -45,6 +47,7 @@ def _shown(metavar: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
+@documented
 @dataclass(frozen=True)
 class ChooseFlags:
     """Choose a model of a finished run."""
@@ -88,7 +91,7 @@ def _main(arguments: list[str]) -> int:
         ChooseFlags,
         args=arguments,
         prog="python -m search.choose",
-        description=f"{ChooseFlags.__doc__}\n{_EXAMPLES}",
+        description=_ABOUT,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     wishes, run = flags.wishes(), find_run(flags.run)

@@ -14,17 +14,20 @@ import tyro
 from search.aligned import aligned
 from search.command import status_of
 from search.comparison import Comparison
+from search.documented import documented
 from search.report.document import page_html
 from search.report.figures.joint import Shown, joint_figure
 from search.saved_run import find_run
 from search.whole_file import write_whole
 from space.input_error import InputError
 
-_EXAMPLES = """
-examples:
+_ABOUT = """examples:
   python -m search.compare demo-1M demo-1200k
   python -m search.compare runs/family/* --out family.html
   python -m search.compare runs/seed-0 runs/seed-1 --json
+
+
+Lay finished runs side by side.
 """
 
 
@@ -32,6 +35,7 @@ def _shown(metavar: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
+@documented
 @dataclass(frozen=True)
 class CompareFlags:
     """Lay finished runs side by side."""
@@ -54,7 +58,7 @@ def _main(arguments: list[str]) -> int:
         CompareFlags,
         args=arguments,
         prog="python -m search.compare",
-        description=f"{CompareFlags.__doc__}\n{_EXAMPLES}",
+        description=_ABOUT,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     found = Comparison([find_run(name) for name in flags.runs])

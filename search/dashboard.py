@@ -25,6 +25,7 @@ from optuna_dashboard import wsgi
 
 from search.command import status_of
 from search.dashboard_content import fill
+from search.documented import documented
 from search.saved_run import SavedRun, find_run
 from search.workers import Workers
 from space.input_error import InputError
@@ -36,10 +37,11 @@ _LOOK_SECONDS = 30.0
 _GROWTH = 1.25
 _WRITES = re.compile(r"/api/(studies/\d+(/\d+)?/note|artifacts/.*)/?")
 _NAMES = {"127.0.0.1", "localhost", "::1"}
-_EXAMPLES = """
-examples:
+_ABOUT = """examples:
   python -m search.dashboard demo-1M
   python -m search.dashboard runs/demo-1M --port 9000
+
+Look at a run in Optuna's dashboard.
 
 Prints its address, and serves it to this machine alone until Ctrl-C. Of a run that is at work, notes and
 figures are renewed with every quarter more of trials, with every model that was retrained, and
@@ -50,6 +52,7 @@ Respond = Callable[..., Any]
 App = Callable[[Environ, Respond], Iterable[bytes]]
 
 
+@documented
 @dataclass(frozen=True)
 class DashboardFlags:
     """Look at a run in Optuna's dashboard."""
@@ -83,7 +86,7 @@ def _main(arguments: list[str]) -> int:
         DashboardFlags,
         args=arguments,
         prog="python -m search.dashboard",
-        description=f"{DashboardFlags.__doc__}\n{_EXAMPLES}",
+        description=_ABOUT,
     )
     run = find_run(flags.run)
     if run.config.storage.startswith("sqlite") and Workers(run.path).others():

@@ -12,10 +12,11 @@ from search.command import status_of
 from search.report import write_report
 from search.saved_run import find_run
 
-_EXAMPLES = """
-examples:
+_ABOUT = """examples:
   python -m search.report demo-1M
   python -m search.report runs/demo-1M
+
+Draw report.html of a finished run again, and print its path.
 
 It needs a run that is finished; python -m search.dashboard shows one that is not.
 """
@@ -41,8 +42,7 @@ def redraw(
 
 
 def _main(arguments: list[str]) -> int:
-    description = f"Draw report.html of a finished run again, and print its path.\n{_EXAMPLES}"
-    return tyro.cli(redraw, args=arguments, prog="python -m search.report", description=description)
+    return tyro.cli(redraw, args=arguments, prog="python -m search.report", description=_ABOUT)
 
 
 if __name__ == "__main__":

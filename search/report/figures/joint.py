@@ -8,7 +8,7 @@ from typing import Any
 
 from search.report import format as words
 from search.report.cost_axis import CostAxis, cost_axis
-from search.report.figures.figure import Figure, Json, Label, axis, lines, padded, plain
+from search.report.figures.figure import Figure, Json, Label, axis, lines, padded, plain, scatter
 from search.report.figures.front import undominated
 from search.report.journeys import chosen_student, retrained_entries
 
