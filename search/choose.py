@@ -30,7 +30,6 @@ from space.input_error import InputError
 NONE_WITHIN = 3
 _ABOUT = """examples:
   python -m search.choose demo-1M
-  python -m search.choose runs/demo-1M --max-latency 20ms --max-memory 8GB
   python -m search.choose runs/demo-1M --weights loss=1 latency=0.5 --json
   python -m search.choose runs/demo-1M --max-latency 20ms --save
 

@@ -26,7 +26,6 @@ _ABOUT = """examples:
   python -m search.compare runs/family/* --out family.html
   python -m search.compare runs/seed-0 runs/seed-1 --json
 
-
 Lay finished runs side by side.
 """
 

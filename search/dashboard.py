@@ -40,6 +40,7 @@ _NAMES = {"127.0.0.1", "localhost", "::1"}
 _ABOUT = """examples:
   python -m search.dashboard demo-1M
   python -m search.dashboard runs/demo-1M --port 9000
+  python -m search.dashboard /shared/runs/qwen3-4B
 
 Look at a run in Optuna's dashboard.
 

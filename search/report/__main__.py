@@ -15,6 +15,7 @@ from search.saved_run import find_run
 _ABOUT = """examples:
   python -m search.report demo-1M
   python -m search.report runs/demo-1M
+  python -m search.report /shared/runs/qwen3-4B
 
 Draw report.html of a finished run again, and print its path.
 
