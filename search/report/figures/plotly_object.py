@@ -31,7 +31,7 @@ _PLACES = (
 
 
 def plotly_object(figure: Figure, title: str) -> go.Figure:
-    """The figure with its first view, on the light theme's paper.
+    """The figure with its first view, as it is where the page is narrow, on the light theme's paper.
 
     Args:
         figure: of the report.
@@ -39,7 +39,8 @@ def plotly_object(figure: Figure, title: str) -> go.Figure:
     """
     drawn = _resolved(figure.data())
     layout: Json = drawn["layout"]
-    for path, value in (figure.views[0].settings if figure.views else {}).items():
+    shown = figure.views[0].settings if figure.views else {}
+    for path, value in {**shown, **figure.narrow}.items():
         part, key = path.split(".")
         layout[part][key] = value
     margin = {"l": 56, "r": 20, "b": 50, **layout.get("margin", {}), "t": 56}
