@@ -134,6 +134,7 @@ def _beside(figure: Figure, layout: Json) -> list[Json]:
             if missing > 0.01 * step:
                 heights[place - 1] -= missing / 2
                 heights[place] += missing / 2
+        heights = [min(max(height, low + step / 3), high) for height in heights]  # else they are not drawn
     placed = zip(heights, column, strict=True)
     return [
         _text(figure.labels[place], xref="paper", x=1, xshift=10, y=height, xanchor="left")
