@@ -274,6 +274,7 @@ def test_the_command_serves_this_machine_until_it_is_stopped(tmp_path: Path) -> 
         assert answered(f"{address}api/studies/0", "DELETE")[0] == 403
         assert answered(f"{address}api/studies", "POST")[0] == 403
         assert answered(f"{address}api/studies", Host="elsewhere.example")[0] == 403
+        assert answered(f"{address}api/studies", Host="[")[0] == 403
         assert answered(f"{address}api/studies/0/note", "PUT", Origin="http://elsewhere.example")[0] == 403
         assert answered(f"{address}api/studies", Host="localhost:9")[0] == 200, "through a tunnel"
         process.send_signal(signal.SIGINT)
