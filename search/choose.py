@@ -131,7 +131,7 @@ def in_words(run: SavedRun, found: Answer) -> str:
             lines += [
                 "",
                 f"{label}, which was not retrained, lies within: loss {loss:.4f} at rung {rung}.",
-                f"To retrain it: {found.command}",
+                *([f"To retrain it: {found.command}"] if found.command else []),
             ]
         return "\n".join(lines)
     columns: dict[str, dict[str, Any]] = {"chosen": found.chosen, "teacher": run.summary["teacher"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from space.architecture import Axis
 from space.input_error import InputError
 
 Entry = dict[str, Any]
+#: In the command of a family, which begins several runs.
+_FAMILY = re.compile(r"--budget[ =]\S*,")
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Answer:
     candidate: Entry | None = None
     """If none can be chosen: the best trial within the bounds whose architecture was not retrained."""
     command: str = ""
-    """That retrains the candidate."""
+    """That retrains the candidate; empty if there is none."""
 
     @property
     def choice(self) -> Choice | None:
@@ -196,7 +199,9 @@ def _best_left(summary: Entry, wishes: Wishes) -> Entry | None:
 
 
 def _command(summary: Entry, candidate: Entry) -> str:
-    """The run's own command, with a space that holds this architecture alone."""
+    """The run's own command, with a space that holds this architecture alone; empty for one of a family."""
+    if _FAMILY.search(summary["command"]):
+        return ""
     axes = [axis.value for axis in Axis if axis.value in candidate["architecture"]]
     sizes = [f"{axis}={candidate['architecture'][axis]}" for axis in axes]
     name = f"{summary['name']}-{candidate['label']}"

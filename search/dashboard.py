@@ -153,13 +153,21 @@ def guarded(app: App) -> App:
         reads = method in ("GET", "HEAD", "OPTIONS")
         origin = environ.get("HTTP_ORIGIN")
         addressed = [f"//{environ.get('HTTP_HOST', '')}", *([origin] if origin else [])]
-        if not all(urlsplit(address).hostname in _NAMES for address in addressed):
+        if not all(map(_here, addressed)):
             return _refused(respond, "This dashboard answers to 127.0.0.1 and localhost alone.")
         if not reads and not _WRITES.fullmatch(path):
             return _refused(respond, "The dashboard of a run takes notes and files, and nothing else.")
         return app(environ, respond)
 
     return call
+
+
+def _here(address: str) -> bool:
+    """Whether an address is of this machine, by a name that nobody else can have."""
+    try:
+        return urlsplit(address).hostname in _NAMES
+    except ValueError:
+        return False
 
 
 def _refused(respond: Respond, reason: str) -> Iterable[bytes]:

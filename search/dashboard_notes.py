@@ -64,7 +64,7 @@ def model_note(summary: Entry, student: Entry, path: str | None, card: str | Non
         f"{student['parameters']:,} parameters{f', {share} of the teacher' if share else ''}. "
         f"Proposed by: {words.origin(student['origin'])}.",
         "",
-        "| | \u2003tokens | \u2003nats per token |",
+        "| | \u2003tokens | \u2003loss, nats/token |",
         "|---|--:|--:|",
         *_losses(summary, student),
         "",

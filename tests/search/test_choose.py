@@ -14,6 +14,7 @@ from search.report import __main__ as report
 from search.summary import read
 from tests.search.report.sample import sample_summary
 from tests.search.report.test_report import Page
+from tests.search.report.variants import VARIANTS
 from tests.search.saved import save_run
 
 
@@ -135,6 +136,21 @@ def test_what_cannot_be_read_is_refused_and_left(name: str, text: str, ask: Run,
     assert found.err.count("\n") == 1
     assert (saved / name).read_text() == text
     assert not (saved / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_summaries_at_the_edge_have_an_answer(name: str, ask: Run, tmp_path: Path) -> None:
+    saved = save_run(tmp_path, VARIANTS[name]())
+    for arguments in ([], ["--max-latency", "5ms"], ["--weights", "loss=1", "latency=1"], ["--json"]):
+        found = ask(choose.main, saved, *arguments)
+        assert found.status in (0, 2, 3)
+        assert bool(found.out) == (found.status != 2), found.err
+        assert found.err.count("\n") == (found.status == 2)
+    summary = read(saved / "summary.json")
+    models = [one for one in (*summary["promoted"], *summary["baselines"]) if one["loss"] is not None]
+    losses = [one["loss"] for one in models if one["origin"] != "random-weights"]
+    if losses and not summary["bounds"]:
+        assert json.loads(found.out)["chosen"]["loss"] == min(losses)
 
 
 def test_help_begins_with_examples(ask: Run, capsys: pytest.CaptureFixture[str]) -> None:

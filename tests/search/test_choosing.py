@@ -142,6 +142,14 @@ def test_if_none_lies_within_the_nearest_and_a_candidate_are_named() -> None:
     )
 
 
+def test_the_command_of_a_family_would_begin_more_than_one_run() -> None:
+    summary = summary_of([entry(3, 2.0, 20.0)], [trial(8, 1, 2.7, 4.5)])
+    summary["command"] = "python -m search.run --budget 6B,4B --model teacher"
+    found = answer(summary, Wishes({"latency": 5.0}))
+    assert found.candidate is not None
+    assert found.command == ""
+
+
 def test_what_the_run_bounds_stays_bounded() -> None:
     trials = [trial(3, 0, 2.0, 20.0, over={"latency": 5.0}), trial(4, 0, 2.5, 10.0)]
     summary = summary_of([entry(3, 1.5, 20.0), entry(4, 1.9, 10.0)], trials, {"latency": 15.0})

@@ -14,6 +14,7 @@ from search.report.figures.joint import Shown, joint_figure
 from search.saved_run import find_run
 from tests.search.report.sample import sample_summary
 from tests.search.report.test_report import HOSTILE, Page, hostile_summary
+from tests.search.report.variants import VARIANTS
 from tests.search.saved import save_run
 
 Capture = pytest.CaptureFixture[str]
@@ -61,6 +62,15 @@ def test_json_has_the_figures_as_numbers(tmp_path: Path, capsys: Capture) -> Non
     assert found["figures"]["tokens"] == 2 * [summary["tokens"]["total"]]
     assert found["cautions"] == []
     assert found["settings"] == {}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_summaries_at_the_edge_are_laid_beside_others(name: str, tmp_path: Path, capsys: Capture) -> None:
+    one, two = save_run(tmp_path, name="one"), save_run(tmp_path, VARIANTS[name](), name="two")
+    for runs in ([one, two], [two, one]):
+        assert main([*map(str, runs), "--out", str(tmp_path / "page.html")]) == 0
+    out = capsys.readouterr().out
+    assert len({len(line) for line in out.splitlines()[:12]}) == 1, "aligned"
 
 
 def test_a_password_is_not_repeated(tmp_path: Path, capsys: Capture) -> None:

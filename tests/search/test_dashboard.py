@@ -20,9 +20,9 @@ import optuna
 import pytest
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import Trial
-from optuna_dashboard import get_note, save_note
+from optuna_dashboard import get_note, save_note, wsgi
 
-from search.dashboard import artifact_store, guarded, main, renew, server_of
+from search.dashboard import App, artifact_store, guarded, main, renew, server_of
 from search.dashboard_content import fill
 from search.loop import open_rungs
 from search.saved_run import SavedRun, find_run
@@ -207,6 +207,18 @@ def test_storages_on_servers_hold_it_too(kind: str, tmp_path: Path, request: pyt
         found = filled(run)
         assert "straight after pruning" in get_note(found.studies[0])
         assert drawn_points(found) == 10
+        app = guarded(wsgi(found.studies[0]._storage, artifact_store=artifact_store(found)))
+        with serving(app) as address:
+            status, text = answered(f"{address}/api/studies/{found.studies[0]._study_id}?after=0")
+            assert status == 200
+            told = json.loads(text)
+            assert told["note"]["body"] == get_note(found.studies[0])
+            assert set(
+                told["plotly_graph_objects"] and [one["id"] for one in told["plotly_graph_objects"]]
+            ) == {
+                "learning-curves",
+                "pareto-front",
+            }
     finally:
         if proxy is not None:
             proxy.stop()
@@ -219,6 +231,17 @@ def answered(address: str, method: str = "GET", **headers: str) -> tuple[int, by
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
+
+
+@contextmanager
+def serving(app: App) -> Iterator[str]:
+    """The address of an application, served by this process."""
+    with server_of(app, None) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 @contextmanager
@@ -251,6 +274,7 @@ def test_the_command_serves_this_machine_until_it_is_stopped(tmp_path: Path) -> 
         assert answered(f"{address}api/studies/0", "DELETE")[0] == 403
         assert answered(f"{address}api/studies", "POST")[0] == 403
         assert answered(f"{address}api/studies", Host="elsewhere.example")[0] == 403
+        assert answered(f"{address}api/studies", Host="[")[0] == 403
         assert answered(f"{address}api/studies/0/note", "PUT", Origin="http://elsewhere.example")[0] == 403
         assert answered(f"{address}api/studies", Host="localhost:9")[0] == 200, "through a tunnel"
         process.send_signal(signal.SIGINT)

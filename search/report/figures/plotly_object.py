@@ -31,7 +31,7 @@ _PLACES = (
 
 
 def plotly_object(figure: Figure, title: str) -> go.Figure:
-    """The figure with its first view, on the light theme's paper.
+    """The figure with its first view, as it is where the page is narrow, on the light theme's paper.
 
     Args:
         figure: of the report.
@@ -39,7 +39,8 @@ def plotly_object(figure: Figure, title: str) -> go.Figure:
     """
     drawn = _resolved(figure.data())
     layout: Json = drawn["layout"]
-    for path, value in (figure.views[0].settings if figure.views else {}).items():
+    shown = figure.views[0].settings if figure.views else {}
+    for path, value in {**shown, **figure.narrow}.items():
         part, key = path.split(".")
         layout[part][key] = value
     margin = {"l": 56, "r": 20, "b": 50, **layout.get("margin", {}), "t": 56}
@@ -133,6 +134,7 @@ def _beside(figure: Figure, layout: Json) -> list[Json]:
             if missing > 0.01 * step:
                 heights[place - 1] -= missing / 2
                 heights[place] += missing / 2
+        heights = [min(max(height, low + step / 3), high) for height in heights]  # else they are not drawn
     placed = zip(heights, column, strict=True)
     return [
         _text(figure.labels[place], xref="paper", x=1, xshift=10, y=height, xanchor="left")
