@@ -16,7 +16,7 @@ from evaluators.latency_book import device_name
 from evaluators.loss import bits_per_byte, perplexity
 from search.benchmarks import TEACHER, Results
 from search.bounds import over
-from search.choice import choose, eligible
+from search.choice import choose, eligible, kept_choice
 from search.config import RunConfig
 from search.correction import Correction
 from search.distilling import loss_of, targets_told
@@ -28,6 +28,7 @@ from search.objectives import OBJECTIVES, UNITS
 from search.phases import Phase
 from search.promotion import pareto_front
 from search.retraining import RANDOM_WEIGHTS, Retrained
+from search.run_directory import RunDirectory
 from search.rung import Record, Rung
 from search.workbench import Workbench
 from space.architecture import Architecture
@@ -72,7 +73,8 @@ class Account:
         config, corpus = self.bench.config, self.bench.corpus
         records = [record for rung in self.rungs for record in rung.records()]
         retrained = [*self.promoted, *self.baselines]
-        choice = choose(eligible(retrained, self.rungs))
+        place = RunDirectory(self.bench.directory).choice
+        choice = kept_choice(place, retrained) or choose(eligible(retrained, self.rungs))
         return {
             "name": config.name,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

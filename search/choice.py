@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from search.retraining import RANDOM_WEIGHTS, Retrained
 from search.rung import BY_HAND, SEARCH, Rung
+from search.whole_file import write_whole
 
 
 class Contender(Protocol):
@@ -52,6 +55,22 @@ def contenders(results: Sequence[T]) -> list[T]:
     unique = {result.label: result for result in results if result.origin != RANDOM_WEIGHTS}
     ready = [(one.loss, number, one) for number, one in enumerate(unique.values()) if one.loss is not None]
     return [one for _, _, one in sorted(ready, key=lambda entry: entry[:2])]
+
+
+def keep_choice(path: Path, choice: Choice | None) -> None:
+    """Write down a person's choice, which stands when the run is gone through again; None takes it back."""
+    if choice is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_whole(path, json.dumps(asdict(choice), ensure_ascii=False))
+
+
+def kept_choice(path: Path, results: Sequence[Contender]) -> Choice | None:
+    """What ``keep_choice`` wrote down, if it is one of these models."""
+    if not path.exists():
+        return None
+    choice = Choice(**json.loads(path.read_text(encoding="utf-8")))
+    return choice if choice.label in {one.label for one in contenders(results)} else None
 
 
 def choose(results: Sequence[Contender], within: str = "") -> Choice | None:

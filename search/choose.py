@@ -16,6 +16,7 @@ import tyro
 
 from search.aligned import aligned
 from search.cards import write_cards
+from search.choice import keep_choice
 from search.choosing import Answer, answer, figures_told
 from search.command import status_of
 from search.documented import documented
@@ -66,8 +67,8 @@ class ChooseFlags:
     json: bool = False
     """Print the answer as one JSON object."""
     save: bool = False
-    """Make it the run's choice: summary.json, report.html and the model cards are written again. The
-    run's own command, given again, chooses as it did."""
+    """Make it the run's choice: summary.json, report.html and the model cards are written again. Without
+    bounds and weights, give the choice back to the run."""
 
     def wishes(self) -> Wishes:
         """What is asked for.
@@ -96,15 +97,20 @@ def _main(arguments: list[str]) -> int:
     wishes, run = flags.wishes(), find_run(flags.run)
     found = answer(run.summary, wishes)
     if flags.save:
-        save(run, found)
+        save(run, found, wished=bool(wishes.bounds or wishes.weights))
     print(
         json.dumps(as_json(run, found), indent=1, ensure_ascii=False) if flags.json else in_words(run, found)
     )
     return 0 if found.chosen else NONE_WITHIN
 
 
-def save(run: SavedRun, found: Answer) -> None:
+def save(run: SavedRun, found: Answer, wished: bool) -> None:
     """Make an answer the choice of the run; each file is whole whenever it ends, the summary the last.
+
+    Args:
+        run: that is finished.
+        found: of its models.
+        wished: by a person, who is not overruled when the run is gone through again.
 
     Raises:
         InputError: there is no model to take.
@@ -114,6 +120,7 @@ def save(run: SavedRun, found: Answer) -> None:
         raise InputError(
             "Only a model that was retrained can be the choice", found.reason, "Widen the bounds"
         )
+    keep_choice(run.directory.choice, choice if wished else None)
     summary = run.summary | {"chosen": {"label": choice.label, "reason": choice.reason}}
     write_cards(summary, run.path)
     write_report(summary, run.ranking_view, run.directory.report)

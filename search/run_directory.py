@@ -29,6 +29,7 @@ class RunDirectory:
         self.corrected_teacher = path / "teacher"
         self.correction = path / "correction.json"
         self.correction_checkpoint = path / "correction.safetensors"
+        self.choice = path / "choice.json"
         self.benchmarks = path / "benchmarks.json"
         self.inspection = path / "inspection.json"
         self.energy = path / "energy"

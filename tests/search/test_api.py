@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from evaluators.loss import validation_loss
 from search.api import Flags, Run, extract, rank, retrain, search
+from search.choose import main as choose
 from space.input_error import InputError
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -113,6 +114,23 @@ def test_a_stage_called_again_repeats_nothing(lived: dict[str, object]) -> None:
     pd.testing.assert_frame_equal(again, trials)
     retrain(run)
     assert json.loads((run.directory.path / "summary.json").read_text())["trials"] == before
+
+
+def test_a_choice_that_was_saved_stands_until_it_is_taken_back(lived: dict[str, object]) -> None:
+    run, models = lived["run"], lived["models"]
+    assert isinstance(run, Run)
+    assert isinstance(models, pd.DataFrame)
+    folder = str(run.directory.path)
+    usual = models[models["chosen"]].iloc[0]
+    kept = models[(models["role"] != "teacher") & models["path"].notna()]
+    fastest = kept.loc[kept["latency_ms"].idxmin(), "label"]
+    assert choose([folder, "--weights", "latency=1", "--save"]) == 0
+    again = retrain(run)
+    assert again[again["chosen"]].iloc[0]["label"] == fastest
+    assert choose([folder, "--save"]) == 0
+    again = retrain(run)
+    assert again[again["chosen"]].iloc[0]["label"] == usual["label"]
+    assert not run.directory.choice.exists()
 
 
 def test_retraining_wants_a_search(real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
