@@ -1,4 +1,4 @@
-"""Where size and time of the teacher and the chosen model lie: stacked bars, and a table of the numbers."""
+"""Where size and time of the teacher and of the chosen model lie: stacked bars, and a table of numbers."""
 
 from __future__ import annotations
 

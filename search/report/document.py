@@ -7,6 +7,7 @@ the escaping could still not do anything.
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 from functools import cache
 from importlib.resources import files
@@ -39,7 +40,7 @@ from search.summary import check
 from search.whole_file import write_whole
 
 #: In the order in which they use one another; the last one begins to draw.
-_SCRIPTS = ("colours.js", "labels.js", "tables.js", "rows.js", "figures.js")
+_SCRIPTS = ("unpack.js", "colours.js", "labels.js", "tables.js", "rows.js", "figures.js")
 _FILTERS = (
     words.count,
     words.nats,
@@ -73,7 +74,7 @@ def write_report(summary: dict[str, Any], ranking: RankingView | None, path: Pat
 
 def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
     """The report's HTML text; ``summary`` has been checked."""
-    scripts = {"plotly": get_plotlyjs(), "page": _page_script()}
+    plotly, script = get_plotlyjs(), _page_script()
     return (
         _environment()
         .get_template("page.html.j2")
@@ -100,8 +101,9 @@ def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
             followed={way.label for way in journeys(summary)},
             distillation=distillation_rows(summary),
             style=Markup(_asset("page.css")),
-            scripts={name: Markup(text) for name, text in scripts.items()},
-            digests=[_digest(text) for text in scripts.values()],
+            packed=_packed(plotly),
+            script=Markup(script),
+            digests=[_digest(plotly), _digest(script)],
         )
     )
 
@@ -168,6 +170,12 @@ def _page_script() -> str:
 
 def _asset(name: str) -> str:
     return files("search.report").joinpath("page", name).read_text(encoding="utf-8")
+
+
+@cache
+def _packed(script: str) -> str:
+    """As the page's own script unpacks it."""
+    return base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
 
 
 def _digest(script: str) -> str:

@@ -101,12 +101,12 @@ def axis(title: str, **more: Any) -> Json:
     }
 
 
-def scatter(points: Points, texts: Sequence[str], rows: Sequence[str], **more: Any) -> Json:
+def scatter(points: Points, texts: str | Sequence[str], rows: Sequence[str], **more: Any) -> Json:
     """Markers with a hover text each.
 
     Args:
         points: where they are.
-        texts: already plain.
+        texts: already plain; one for all marks, or one for each.
         rows: of the tables, to which a click on each leads; none for marks that have no row.
         more: as Plotly takes it.
     """
@@ -115,7 +115,7 @@ def scatter(points: Points, texts: Sequence[str], rows: Sequence[str], **more: A
         "mode": "markers",
         "x": [x for x, _ in points],
         "y": [y for _, y in points],
-        "text": list(texts),
+        "text": texts if isinstance(texts, str) else list(texts),
         "customdata": list(rows),
         "hoverinfo": "text",
         "cliponaxis": True,

@@ -28,7 +28,7 @@ class _Coordinate:
     def height(self, index: int) -> float:
         """The value of a candidate between 0 and 1; one half where all are equal."""
         low, high = min(self.values), max(self.values)
-        return (self.values[index] - low) / (high - low) if high > low else 0.5
+        return round((self.values[index] - low) / (high - low), 4) if high > low else 0.5
 
 
 def sizes_figure(summary: dict[str, Any]) -> Figure | None:
@@ -97,7 +97,7 @@ def _traces(ways: list[tuple[Journey, Stop]], coordinates: list[_Coordinate]) ->
         traces.append(
             scatter(
                 points,
-                [text] * len(points),
+                text,
                 [stop.row] * len(points),
                 mode="lines+markers",
                 line=line,

@@ -75,8 +75,25 @@ function viewButtons(element) {
 const plots = [...document.querySelectorAll(".plot")];
 const drawAll = () => plots.forEach(draw);
 
+function drawAgainWhenThePageChanges() {
+  let pending = 0;
+  let lastWidth = innerWidth;
+  dark.addEventListener("change", drawAll);
+  addEventListener("resize", () => {
+    if (innerWidth === lastWidth) return;
+    lastWidth = innerWidth;
+    cancelAnimationFrame(pending);
+    pending = requestAnimationFrame(drawAll);
+  });
+  addEventListener("beforeprint", () => { printing = true; drawAll(); });
+  addEventListener("afterprint", () => { printing = false; drawAll(); });
+}
+
+const ready = unpack("plotly");
+ready.then(drawAgainWhenThePageChanges);
 plots.forEach(async (element) => {
   try {
+    await ready;
     viewButtons(element);
     await draw(element);
   } catch (error) {
@@ -85,15 +102,3 @@ plots.forEach(async (element) => {
     throw error;
   }
 });
-
-dark.addEventListener("change", drawAll);
-let pending = 0;
-let lastWidth = innerWidth;
-addEventListener("resize", () => {
-  if (innerWidth === lastWidth) return;
-  lastWidth = innerWidth;
-  cancelAnimationFrame(pending);
-  pending = requestAnimationFrame(drawAll);
-});
-addEventListener("beforeprint", () => { printing = true; drawAll(); });
-addEventListener("afterprint", () => { printing = false; drawAll(); });

@@ -51,7 +51,7 @@ document.addEventListener("click", (event) => {
   const front = document.getElementById("front");
   if (!link || !front) return;
   event.preventDefault();
-  followed = link.dataset.follow;
+  followed = link.closest("tr").dataset.candidate;
   chooseView(front, figureOf(front).views.length - 1); // the last shows everything
   front.closest("section").scrollIntoView();
 });

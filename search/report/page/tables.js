@@ -21,8 +21,9 @@ function sort(table, column, direction) {
   const numeric = table.tHead.rows[0].cells[column].classList.contains("number");
   const keyed = [...body.rows].map((row) => {
     const cell = row.cells[column];
-    const key = numeric ? cell.dataset.value : cell.dataset.value || cell.textContent.trim();
-    return { row, key: key === undefined || key === "" ? null : numeric ? Number(key) : key };
+    const text = cell.dataset.value || (cell.querySelector(".label") || cell).textContent.trim();
+    const key = numeric ? Number(text) : text; // a dash or a word is no number
+    return { row, key: text === "" || Number.isNaN(key) ? null : key };
   });
   const compare = (a, b) => (numeric ? a - b : a.localeCompare(b, "en", { numeric: true }));
   keyed.sort(({ key: a }, { key: b }) =>

@@ -160,7 +160,7 @@ def test_sizes_end_in_the_loss_with_the_chosen_model_on_top() -> None:
     figure = sizes_figure(summary)
     assert figure is not None
     assert len(figure.traces) == 16
-    assert summary["chosen"]["label"] in figure.traces[-1]["text"][0]
+    assert summary["chosen"]["label"] in figure.traces[-1]["text"]
     assert figure.traces[-1]["line"]["width"] == max(trace["line"]["width"] for trace in figure.traces)
     heights = [trace["y"][-1] for trace in figure.traces]
     assert (min(heights), max(heights)) == (0.0, 1.0)
