@@ -100,8 +100,7 @@ def _spread(places: list[int], number: int) -> list[int]:
 
 def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that end a text."""
-    settings = model.generation_config
-    named = settings.eos_token_id if settings is not None else None
+    named = model.generation_config.eos_token_id
     found = named if isinstance(named, list) else [named]
     return list(dict.fromkeys(end for end in (*found, tokenizer.eos_token_id) if end is not None))
 

@@ -74,7 +74,7 @@ def _with_rest(parameters: dict[str, int]) -> dict[str, int]:
     return {"rest" if part == "norms" else part: count for part, count in parameters.items()}
 
 
-def _stack(title: str, models: dict[str, dict[str, Any]], write: Callable[[float], str]) -> Stack:
+def _stack(title: str, models: dict[str, dict[str, Any]], write: Callable[[float | None], str]) -> Stack:
     longest = max(sum(parts.values()) for parts in models.values()) or 1
     present = [part for part in _PARTS if any(part in parts for parts in models.values())]
     rows = []
@@ -82,7 +82,8 @@ def _stack(title: str, models: dict[str, dict[str, Any]], write: Callable[[float
         cells = []
         for parts in models.values():
             whole = sum(parts.values()) or 1
-            cells += [write(parts.get(part)), words.percent(parts[part] / whole) if part in parts else ""]
+            value = parts.get(part)
+            cells += [write(value), "" if value is None else words.percent(value / whole)]
         rows.append((part, cells))
     bars = [
         Bar(name, write(sum(parts.values())), [_piece(part, parts, longest, write) for part in present])
@@ -91,7 +92,7 @@ def _stack(title: str, models: dict[str, dict[str, Any]], write: Callable[[float
     return Stack(title, bars, [(part, _PARTS[part], cells) for part, cells in rows])
 
 
-def _piece(part: str, parts: dict[str, Any], longest: float, write: Callable[[float], str]) -> Piece:
+def _piece(part: str, parts: dict[str, Any], longest: float, write: Callable[[float | None], str]) -> Piece:
     value = parts.get(part, 0)
     share = value / longest
     return Piece(part, _PARTS[part], write(value), share, share >= _MARGINS + _LETTER * len(_PARTS[part]))

@@ -9,7 +9,7 @@ DASH, MINUS = "\u2013", "\u2212"
 NO_BREAK_SPACE = "\u00a0"
 
 _DIRECTIONS = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_SIGNS = {
+_SIGNS: dict[int, str | int] = {
     **{code: 0x2400 + code for code in range(0x20) if code not in (0x09, 0x0A)},
     0x7F: 0x2421,
     **{code: f"\u27e8{code:02X}\u27e9" for code in range(0x80, 0xA0)},

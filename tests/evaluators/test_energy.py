@@ -69,7 +69,7 @@ class Nvml:
 
 def test_a_gpu_counts_from_the_first_look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     nvml = Nvml()
-    monkeypatch.setattr(energy.importlib, "import_module", lambda name: {"pynvml": nvml}[name])
+    monkeypatch.setattr("importlib.import_module", lambda name: {"pynvml": nvml}[name])
     about = SimpleNamespace(uuid="12-34", name="a GPU")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: about)
     monkeypatch.setattr(energy, "_POWERCAP", tmp_path)
@@ -84,6 +84,6 @@ def test_without_the_library_a_gpu_is_unknown(monkeypatch: pytest.MonkeyPatch, t
     def absent(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr(energy.importlib, "import_module", absent)
+    monkeypatch.setattr("importlib.import_module", absent)
     monkeypatch.setattr(energy, "_POWERCAP", tmp_path)
     assert energy_counters(torch.device("cuda")) == []

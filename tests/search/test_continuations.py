@@ -99,13 +99,13 @@ def test_greedy_is_the_likeliest_token_each_time(byte_tokenizer: PreTrainedToken
     ).eval()
     model.generation_config.temperature = 0.1
     model.generation_config.repetition_penalty = 9.0
-    prompts = Prompts(([0, 70, 71],), (byte_tokenizer.decode([70, 71]),), 6)
+    prompts = Prompts(([0, 70, 71],), (str(byte_tokenizer.decode([70, 71])),), 6)
     tokens = [0, 70, 71]
     for _ in range(6):
         with torch.no_grad():
             tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
     assert 0 not in tokens[3:]
-    wanted = byte_tokenizer.decode(tokens[1:]).removeprefix(prompts.texts[0])
+    wanted = str(byte_tokenizer.decode(tokens[1:])).removeprefix(prompts.texts[0])
     assert continuations_of(model, byte_tokenizer, prompts) == [Continuation(wanted, ended=False)]
     assert model.generation_config.repetition_penalty == 9.0, "the model's own settings stay"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from typing import Any
@@ -156,8 +157,8 @@ def _cost() -> dict[str, Any]:
             {"from": "rung 0", "to": "retraining", "kendall_tau": 0.6, "regret": 0.015, "candidates": 5},
             {"from": "rung 1", "to": "retraining", "kendall_tau": 0.8, "regret": 0.0, "candidates": 5},
         ],
-        "prompts": PROMPTS,
-        "energy": ENERGY,
+        "prompts": list(PROMPTS),
+        "energy": copy.deepcopy(ENERGY),
         "tokens": {
             "teacher_correction": 0,
             "ranking": 131_072,
