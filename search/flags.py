@@ -14,7 +14,6 @@ import tyro
 
 from evaluators.one_line import one_line
 from search.documented import documented
-from search.flag_rules import check
 from space.input_error import InputError
 
 
@@ -187,6 +186,8 @@ def read_flags(arguments: list[str]) -> Flags:
         description=_ABOUT,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    from search.flag_rules import check  # loads PyTorch, which help and completions do not wait for
+
     check(flags)
     return flags
 
