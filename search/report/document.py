@@ -74,55 +74,48 @@ def write_report(summary: dict[str, Any], ranking: RankingView | None, path: Pat
 
 def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
     """The report's HTML text; ``summary`` has been checked."""
-    plotly, script = get_plotlyjs(), _page_script()
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            summary=summary,
-            decision=decide(summary),
-            front=front_figure(summary),
-            curves=curves_figure(summary),
-            intervals=intervals_figure(summary),
-            verdict=verdict(summary),
-            panels=stability_panels(summary),
-            ranks=rank_table(summary),
-            sizes=sizes_figure(summary),
-            axes=words.AXES,
-            importance=importance_panels(summary, ranking) if ranking else [],
-            method=ranking.method if ranking else "",
-            retrained=_retrained(summary),
-            over=over_labels(summary),
-            bounds=in_words(bounds_of(summary)),
-            columns=_columns(summary),
-            benchmarks=benchmark_table(summary),
-            prompts=side_by_side(summary),
-            stacks=breakdown_stacks(summary),
-            followed={way.label for way in journeys(summary)},
-            distillation=distillation_rows(summary),
-            style=Markup(_asset("page.css")),
-            packed=_packed(plotly),
-            script=Markup(script),
-            digests=[_digest(plotly), _digest(script)],
-        )
+    return page_html(
+        "page.html.j2",
+        summary=summary,
+        decision=decide(summary),
+        front=front_figure(summary),
+        curves=curves_figure(summary),
+        intervals=intervals_figure(summary),
+        verdict=verdict(summary),
+        panels=stability_panels(summary),
+        ranks=rank_table(summary),
+        sizes=sizes_figure(summary),
+        axes=words.AXES,
+        importance=importance_panels(summary, ranking) if ranking else [],
+        method=ranking.method if ranking else "",
+        retrained=_retrained(summary),
+        over=over_labels(summary),
+        bounds=in_words(bounds_of(summary)),
+        columns=_columns(summary),
+        benchmarks=benchmark_table(summary),
+        prompts=side_by_side(summary),
+        stacks=breakdown_stacks(summary),
+        followed={way.label for way in journeys(summary)},
+        distillation=distillation_rows(summary),
     )
 
 
 def page_html(template: str, **values: Any) -> str:
-    """Another page in the look of the report, with its style, its scripts and its security policy.
+    """A page with the style, the scripts and the security policy of the report.
 
     Args:
         template: in the folder of the pages.
         values: what the template shows; text is escaped.
     """
-    scripts = {"plotly": get_plotlyjs(), "page": _page_script()}
+    plotly, script = get_plotlyjs(), _page_script()
     return (
         _environment()
         .get_template(template)
         .render(
             style=Markup(_asset("page.css")),
-            scripts={name: Markup(text) for name, text in scripts.items()},
-            digests=[_digest(text) for text in scripts.values()],
+            packed=_packed(plotly),
+            script=Markup(script),
+            digests=[_digest(plotly), _digest(script)],
             **values,
         )
     )

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 import pytest
@@ -25,6 +26,9 @@ from space.vouching import axis_map_of
 from studies.demo.train import CONFIG
 from tests.search.postgresql import PostgreSQL, running_postgresql
 from tests.space.maps import NEMOTRON_15B
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 _SET_BY_THE_CONSOLE = (
     *("slimsearch", "search", "evaluators", "space"),
@@ -52,6 +56,18 @@ def quick_disk() -> Iterator[Path]:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium, as Playwright drives it: once in a process, which can have one of its loops alone."""
+    pytest.importorskip("playwright", reason="no playwright: pip install -e '.[test]'")
+    from tests.search.report.browser import CHROMIUM, chromium
+
+    if CHROMIUM is None:
+        pytest.skip("no Chromium: install it (Debian: apt-get install chromium) to see pages drawn")
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

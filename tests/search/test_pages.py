@@ -20,12 +20,10 @@ from tests.search.report.sample import sample_summary
 from tests.search.saved import save_run
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[test]'")
 pytestmark = pytest.mark.browser
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 _PATIENCE_MS = 60_000
 
 
@@ -49,14 +47,11 @@ class Visit:
 
 
 @pytest.fixture
-def visit() -> Iterator[Visit]:
+def visit(browser: Browser) -> Iterator[Visit]:
     """An empty page of headless Chromium."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium: install it (Debian: apt-get install chromium) to see the pages")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield Visit(browser.new_page(viewport={"width": 1300, "height": 1000}))
-        browser.close()
+    page = browser.new_page(viewport={"width": 1300, "height": 1000})
+    yield Visit(page)
+    page.close()
 
 
 @pytest.fixture

@@ -15,20 +15,11 @@ from playwright.sync_api import Browser
 from search.report import write_report
 from search.run import main
 from search.teachers import EMBEDDED
-from tests.search.report.browser import CHROMIUM, Visit, chromium
+from tests.search.report.browser import Visit
 from tests.search.report.sample import sample_ranking
 
 Open = Callable[..., Visit]
 HOSTILE_MODEL = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Chromium, as Playwright drives it."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium: install it (Debian: apt-get install chromium) to see the report drawn")
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture
