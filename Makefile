@@ -26,7 +26,7 @@ demo: $(INSTALLED)
 	@echo "    python -m search.run --help"
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED_TEST)
 	$(BIN)/ruff check .

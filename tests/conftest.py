@@ -27,15 +27,6 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Processes that share the work take whole files; of the contracts, which are long, whole teachers."""
-    for item in items:
-        call = getattr(item, "callspec", None)
-        group = call.params.get("case") if call is not None else None
-        item.add_marker(pytest.mark.xdist_group(str(group or item.path.name)))
-
-
 @pytest.fixture(scope="session")
 def real() -> Path:
     """Folder of trained models and texts that are not part of the project."""
