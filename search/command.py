@@ -1,8 +1,7 @@
 """How every command ends: what a person reads when it cannot go on, and its exit status.
 
 0: done. 2: input that cannot be worked with, a place that may not be written, or a full disk. 130: stopped by
-Ctrl-C. Whoever reads the output
-may leave early, as ``head`` does.
+Ctrl-C. Whoever reads the output may leave early, as ``head`` does.
 """
 
 from __future__ import annotations

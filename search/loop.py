@@ -211,9 +211,6 @@ class Search:
                 self._told[rung.index] += 1
         planned, quotas = self.bracket.candidates, self.bracket.quotas()
         forecast, tokens = self.console.forecast, self.task.config.rung_tokens
-        more = spent(tokens, quotas[1:]) - spent(tokens, planned[1:])
-        # While it is open whether a rung misleads, half of what is held back for that.
-        held = self.task.config.reserve_tokens // 2 if self.bracket.wants_more() else 0
-        forecast.extra["distil"] = max(more, held)
+        forecast.extra["distil"] = spent(tokens, quotas[1:]) - spent(tokens, planned[1:])
         forecast.extra_pieces["distil"] = sum(quotas[1:]) - sum(planned[1:])
         forecast.hands = 1 + self.workers.others()

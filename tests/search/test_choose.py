@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,28 +11,17 @@ import pytest
 from search import choose
 from search.report import __main__ as report
 from search.summary import read
+from tests.search.answer import Answer, Run, answer_of
 from tests.search.report.sample import sample_summary
 from tests.search.report.test_report import Page
 from tests.search.report.variants import VARIANTS
 from tests.search.saved import save_run
 
 
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Answer]
-
-
 @pytest.fixture
 def ask(capsys: pytest.CaptureFixture[str]) -> Run:
     def run(main: Callable[[list[str]], int], *arguments: str | Path) -> Answer:
-        capsys.readouterr()
-        status = main([*map(str, arguments)])
-        return Answer(status, *capsys.readouterr())
+        return answer_of(main, capsys, *arguments)
 
     return run
 

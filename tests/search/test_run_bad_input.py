@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +14,12 @@ from transformers import BertConfig, GPT2Config, PretrainedConfig, T5Config
 
 from search.run import main
 from search.run_directory import RunDirectory
+from tests.search.answer import Answer, Run, answer_of
 from tests.search.synthetic import run_config
 
 #: A budget that the tiny teacher can be cut to.
 TINY = ("--budget", "70%", "--tolerance", "0.1")
 TEXT = "a line of text for the tiny teacher to read\n"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a user is left with."""
-
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Answer]
 
 
 @pytest.fixture
@@ -42,9 +29,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     def answer(*arguments: str | Path, quiet: bool = True) -> Answer:
         default = ["--device", "cpu", "--out", str(tmp_path / "runs"), *(["-q"] if quiet else [])]
-        capsys.readouterr()
-        status = main([*map(str, arguments), *default])
-        return Answer(status, *capsys.readouterr())
+        return answer_of(main, capsys, *arguments, *default)
 
     return answer
 
