@@ -21,15 +21,14 @@ from search.config import RunConfig
 from search.correction import Correction
 from search.distilling import loss_of, targets_told
 from search.energy import Energy
-from search.evaluation import Evaluation
+from search.evaluation import RANDOM_WEIGHTS, Evaluation, Record, Retrained
 from search.foresight import foresight
 from search.inspection import Inspection
 from search.objectives import OBJECTIVES, UNITS
 from search.phases import Phase
 from search.promotion import pareto_front
-from search.retraining import RANDOM_WEIGHTS, Retrained
 from search.run_directory import RunDirectory
-from search.rung import Record, Rung
+from search.rung import Rung
 from search.workbench import Workbench
 from space.architecture import Architecture
 

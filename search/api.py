@@ -21,8 +21,8 @@ from search.console import Console
 from search.flags import Flags
 from search.frames import models as models_of
 from search.frames import trials as trials_of
-from search.launch import with_others
 from search.password import without_password
+from search.processes import with_others
 from search.resolution import resolve
 from search.run_directory import RunDirectory
 from search.stages import Run, at_work, begin, rank_teacher, retrain_promoted, search_rungs

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from evaluators.benchmarks import Score, Task, benchmark, tasks_of
 from evaluators.one_line import one_line
 from search.console import Console
-from search.retraining import Retrained, reload
+from search.evaluation import Retrained
+from search.retraining import reload
 from search.run_directory import RunDirectory
 from search.whole_file import write_whole
 from search.workbench import Workbench

@@ -15,8 +15,9 @@ from functools import partial
 
 import numpy as np
 
+from search.evaluation import BY_HAND, SEARCH, Record
 from search.promotion import best_first
-from search.rung import BY_HAND, SEARCH, Record, Rung
+from search.rung import Rung
 from search.stability import says_nothing
 from space.architecture import Architecture
 

@@ -18,8 +18,9 @@ from evaluators.distillation.checkpoint import read_about
 from evaluators.distillation.saving import Checkpointing
 from evaluators.distillation.schedule import Shape
 from search.config import RunConfig
+from search.evaluation import SEARCH, Record
 from search.promotion import dominates
-from search.rung import SEARCH, Record, Rung
+from search.rung import Rung
 from search.workbench import Workbench
 from space.architecture import Architecture
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from search.retraining import RANDOM_WEIGHTS, Retrained
-from search.rung import BY_HAND, SEARCH, Rung
+from search.evaluation import BY_HAND, RANDOM_WEIGHTS, SEARCH, Retrained
+from search.rung import Rung
 from search.whole_file import write_whole
 
 

@@ -1,39 +1,18 @@
-"""What the search asks about a candidate, and what it is told: the seam between searching and judging.
-
-The search knows no model. It hands an architecture and a rung to an evaluator, which distils and measures
-in a run, and looks up a table or a formula in studies and tests.
-"""
+"""What is found out about a candidate: at a rung of the search, and after retraining."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
 
 from space.architecture import Architecture
 
-if TYPE_CHECKING:
-    from search.rung import Rung
-
-Advance = Callable[[int], None]
-"""Told the tokens of each step."""
+#: Who proposed an architecture; otherwise it is the name of a baseline.
+SEARCH, BY_HAND = "search", "by-hand"
 
 
 class CandidateError(RuntimeError):
     """A candidate that cannot be evaluated; the message is the reason, for people."""
-
-
-class LostProcessError(Exception):
-    """The processes that evaluate together have lost each other: this worker can evaluate nothing more.
-
-    Args:
-        reason: for people.
-        failed: whether it was this process that failed, and not another that is gone.
-    """
-
-    def __init__(self, reason: str, *, failed: bool = False) -> None:
-        super().__init__(reason)
-        self.failed = failed
 
 
 @dataclass(frozen=True)
@@ -51,21 +30,62 @@ class Evaluation:
     """Other figures worth showing, with units in their names."""
 
 
-class Evaluator(Protocol):
-    """Judges candidates; whatever it is made of."""
+@dataclass(frozen=True)
+class Record:
+    """One finished trial."""
 
-    def evaluate(self, architecture: Architecture, rung: int, advance: Advance) -> Evaluation:
-        """Score a candidate at a rung.
+    rung: int
+    number: int
+    architecture: Architecture
+    origin: str
+    """``search``, the name of a baseline, or ``by-hand`` for what the user asked for."""
+    evaluation: Evaluation | None
+    """None if it failed."""
+    failure: str | None
+    feasible: bool = True
+    """Whether it was evaluated and lies within the bounds."""
 
-        Raises:
-            CandidateError: with the reason; the search records it and goes on without the candidate.
-            LostProcessError: this worker has to end. The candidate counts as one in which a worker died.
-        """
+    @property
+    def label(self) -> str:
+        """The architecture's short name."""
+        return self.architecture.label
 
-    def tidy(self, rungs: Sequence[Rung], candidates: Sequence[int]) -> None:
-        """Let go of what no candidate needs any more; called when a trial was told.
+    @property
+    def scored(self) -> bool:
+        """Whether it has a loss of its rung; what is over a bound is not distilled."""
+        return self.evaluation is not None and (self.feasible or self.rung == 0)
 
-        Args:
-            rungs: all, rung 0 first.
-            candidates: how many each rung takes.
-        """
+    def values(self, objectives: tuple[str, ...]) -> list[float]:
+        """The objectives in order; the trial has to be complete."""
+        assert self.evaluation is not None, f"{self.label} failed"
+        return [self.evaluation.values[name] for name in objectives]
+
+
+#: The chosen architecture trained from random weights: what pruning is worth.
+RANDOM_WEIGHTS = "random-weights"
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A retrained model and its figures."""
+
+    architecture: Architecture
+    origin: str
+    loss: float | None
+    """Nats per token of the model as written; None if it failed."""
+    bits_per_byte: float | None
+    tokens: int
+    seconds: float
+    curve: list[tuple[int, float]]
+    path: str | None
+    """Of the model, within the run directory."""
+    failure: str | None = None
+    note: str | None = None
+    """What went otherwise than planned and did no harm: a step back, an early end, earlier weights."""
+    branch_tokens: int = 0
+    """Of its tokens those of a branch that it went on from."""
+
+    @property
+    def label(self) -> str:
+        """The architecture's short name."""
+        return self.architecture.label

@@ -14,8 +14,9 @@ from search.branches import forget
 from search.choice import choose, eligible
 from search.config import RunConfig
 from search.console import Console, clock
-from search.retraining import RANDOM_WEIGHTS, Assignment, Retrained, finished, retrain
-from search.rung import SEARCH, Record, Rung
+from search.evaluation import RANDOM_WEIGHTS, SEARCH, Record, Retrained
+from search.retraining import Assignment, finished, retrain
+from search.rung import Rung
 from search.workbench import Workbench
 from search.workers import Workers
 from space.baselines import baselines

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from search.evaluation import Retrained
 from search.learning_curve import INTERVAL, coverage, forecast
-from search.retraining import Retrained
 from search.rung import Rung
 from search.stability import rank_correlations
 from space.search_space import SearchSpace

@@ -19,7 +19,8 @@ from search.benchmarks import TEACHER
 from search.breakdown import Breakdown, breakdown_of
 from search.console import Console
 from search.continuations import Continuation, Prompts, continuations_of, prompts_of
-from search.retraining import Retrained, reload
+from search.evaluation import Retrained
+from search.retraining import reload
 from search.run_directory import RunDirectory
 from search.whole_file import write_whole
 from search.workbench import Workbench

@@ -17,16 +17,11 @@ from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from search.evaluation import LostProcessError
+from search.processes import LostProcessError
 from space.input_error import InputError
 
 if TYPE_CHECKING:
     from search.ranks import Ranks
-
-
-def with_others() -> bool:
-    """Whether this process is one of several that train each student together."""
-    return "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def take_part(run: Callable[[], int]) -> NoReturn:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from evaluators.loss import perplexity
+from search.evaluation import BY_HAND, SEARCH
 from search.objectives import UNITS
 from search.promotion import pareto_front
-from search.rung import BY_HAND, SEARCH
 from search.saved_run import SavedRun
 from search.saved_trials import SavedTrial, saved_trials
 from space.architecture import Architecture

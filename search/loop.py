@@ -13,20 +13,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from optuna.storages import BaseStorage
 from optuna.trial import Trial
 
+from evaluators.distillation.training import Advance
 from search.bounds import excess_in_words, in_words, measured, over
 from search.bracket import Bracket
 from search.bracket_plan import spent
 from search.claims import Claims
 from search.config import RunConfig
 from search.console import Console
-from search.evaluation import CandidateError, Evaluator, LostProcessError
+from search.evaluation import BY_HAND, SEARCH, CandidateError, Evaluation
 from search.guide import with_those_over
 from search.objectives import UNITS
-from search.rung import BY_HAND, SEARCH, Rung
+from search.processes import LostProcessError
+from search.rung import Rung
 from search.sampler import KINDS, START_UP, SpaceSampler
 from search.storage import open_storage, open_study
 from search.time_limit import within
@@ -37,6 +40,30 @@ from space.search_space import SearchSpace
 logger = logging.getLogger(__name__)
 #: How often a worker without work looks whether there is some.
 _POLL_SECONDS = 0.5
+
+
+class Evaluator(Protocol):
+    """Judges candidates: the seam between searching and judging.
+
+    The search knows no model. An evaluator distils and measures in a run, and looks up a table or a formula in
+    studies and tests.
+    """
+
+    def evaluate(self, architecture: Architecture, rung: int, advance: Advance) -> Evaluation:
+        """Score a candidate at a rung.
+
+        Raises:
+            CandidateError: with the reason; the search records it and goes on without the candidate.
+            LostProcessError: this worker has to end. The candidate counts as one in which a worker died.
+        """
+
+    def tidy(self, rungs: Sequence[Rung], candidates: Sequence[int]) -> None:
+        """Let go of what no candidate needs any more; called when a trial was told.
+
+        Args:
+            rungs: all, rung 0 first.
+            candidates: how many each rung takes.
+        """
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from search.bounds import LATENCY, in_words
 from search.bracket_plan import spent
 from search.config import RunConfig
 from search.console import clock
+from search.evaluation import BY_HAND
 from search.hours import Hours, hours_of
 from search.nearest import told
 from search.resolution import Resolved
 from search.run_directory import RunDirectory
-from search.rung import BY_HAND
 from search.targets_plan import asks_teacher, free_bytes, plan_targets, setting_of
 from space.architecture import Axis
 from space.baselines import baselines

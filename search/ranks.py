@@ -23,8 +23,7 @@ from accelerate import PartialState
 from torch.distributed import ProcessGroup
 
 from evaluators.one_line import one_line
-from search.evaluation import LostProcessError
-from search.launch import with_others
+from search.processes import LostProcessError, with_others
 from space.input_error import InputError
 
 #: What a candidate may fail with; anything else is the end of the run in any case.

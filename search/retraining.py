@@ -17,41 +17,14 @@ from evaluators.loss import bits_per_byte
 from evaluators.quiet import quiet
 from evaluators.teacher.writing import write_directory
 from search.branches import of_retraining, spared
+from search.evaluation import RANDOM_WEIGHTS, Retrained
 from search.whole_file import write_whole
 from search.workbench import Workbench
 from space.architecture import Architecture
 from space.extraction import student_config
 
-#: The chosen architecture trained from random weights: what pruning is worth.
-RANDOM_WEIGHTS = "random-weights"
 #: Of a retraining, at equal distances.
 VALIDATIONS = 6
-
-
-@dataclass(frozen=True)
-class Retrained:
-    """A retrained model and its figures."""
-
-    architecture: Architecture
-    origin: str
-    loss: float | None
-    """Nats per token of the model as written; None if it failed."""
-    bits_per_byte: float | None
-    tokens: int
-    seconds: float
-    curve: list[tuple[int, float]]
-    path: str | None
-    """Of the model, within the run directory."""
-    failure: str | None = None
-    note: str | None = None
-    """What went otherwise than planned and did no harm: a step back, an early end, earlier weights."""
-    branch_tokens: int = 0
-    """Of its tokens those of a branch that it went on from."""
-
-    @property
-    def label(self) -> str:
-        """The architecture's short name."""
-        return self.architecture.label
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ import sys
 from functools import partial
 
 from search.command import status_of
-from search.launch import take_part, with_others
+from search.launch import take_part
 from search.password import without_password
+from search.processes import with_others
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,7 +39,7 @@ def _status(arguments: list[str]) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    from search.flags import read_flags
+    from search.command_line import read_flags
 
     flags = read_flags(arguments)
     command = f"python -m search.run {shlex.join(map(without_password, arguments))}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -20,45 +19,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.bounds import Bounds, excess_in_words
 from search.claims import LEASE, Claims
-from search.evaluation import Evaluation
+from search.evaluation import BY_HAND, SEARCH, Evaluation, Record
 from search.sampler import architecture_of, distributions, known_params, params_of
 from search.workers import Workers
 from space.architecture import Architecture, Axis
 from space.search_space import SearchSpace
 
-SEARCH, BY_HAND = "search", "by-hand"
 _TWIN = "twin"
-
-
-@dataclass(frozen=True)
-class Record:
-    """One finished trial."""
-
-    rung: int
-    number: int
-    architecture: Architecture
-    origin: str
-    """``search``, the name of a baseline, or ``by-hand`` for what the user asked for."""
-    evaluation: Evaluation | None
-    """None if it failed."""
-    failure: str | None
-    feasible: bool = True
-    """Whether it was evaluated and lies within the bounds."""
-
-    @property
-    def label(self) -> str:
-        """The architecture's short name."""
-        return self.architecture.label
-
-    @property
-    def scored(self) -> bool:
-        """Whether it has a loss of its rung; what is over a bound is not distilled."""
-        return self.evaluation is not None and (self.feasible or self.rung == 0)
-
-    def values(self, objectives: tuple[str, ...]) -> list[float]:
-        """The objectives in order; the trial has to be complete."""
-        assert self.evaluation is not None, f"{self.label} failed"
-        return [self.evaluation.values[name] for name in objectives]
 
 
 def evaluation_of(trial: FrozenTrial) -> Evaluation | None:

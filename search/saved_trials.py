@@ -8,8 +8,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from search.evaluation import Evaluation
-from search.rung import SEARCH, evaluation_of, without_twins
+from search.evaluation import SEARCH, Evaluation
+from search.rung import evaluation_of, without_twins
 from search.sampler import known_params
 from search.saved_run import SavedRun
 from space.architecture import Architecture, Axis

@@ -9,7 +9,7 @@ from search.bracket_plan import FEWEST_FIRST, SCORED, plan_bracket, rungs_up_to,
 from search.config import RunConfig
 from search.flag_rules import count_of
 from search.flags import Flags
-from search.launch import with_others
+from search.processes import with_others
 from search.scale import Scale
 from space.input_error import InputError
 

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 from evaluators.distillation.loop import Checkpointing, Outcome, Watch, distil
 from evaluators.distillation.schedule import Schedule, Shape, peak_rate
 from evaluators.distillation.targets.batch import Targets
+from evaluators.distillation.training import Advance
 from evaluators.loss import validation_loss
 from search.config import RunConfig
 from search.distilling import loss_of, states_of
-from search.evaluation import Advance
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from types import MappingProxyType
 import torch
 
 from evaluators.distillation.loop import Checkpointing, DivergenceError
+from evaluators.distillation.training import Advance
 from search.bounds import Bounds, over
 from search.branches import of_rung, spared, tidy
-from search.evaluation import Advance, CandidateError, Evaluation
+from search.evaluation import CandidateError, Evaluation
 from search.rung import Rung
 from search.workbench import Workbench
 from space.architecture import Architecture

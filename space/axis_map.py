@@ -6,11 +6,12 @@ to cut, with no code of any family.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
@@ -145,3 +146,28 @@ def build(config: PretrainedConfig) -> PreTrainedModel:
 def layer_modules(model: nn.Module, axis_map: AxisMap) -> list[nn.Module]:
     """The decoder layers of a built model, first to last."""
     return [model.get_submodule(f"{axis_map.stacks[0]}{i}") for i in range(axis_map.teacher.layers)]
+
+
+#: What a class may raise for sizes that it does not allow.
+Refusal = (
+    StrictDataclassError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    ZeroDivisionError,
+)
+
+
+def student_name(tensor: Tensor, axis_map: AxisMap, kept: Sequence[int]) -> str | None:
+    """A tensor's name in the student; None if its layer is gone."""
+    if tensor.layer is None:
+        return tensor.name
+    if tensor.layer not in kept:
+        return None
+    stack = next(stack for stack in axis_map.stacks if tensor.name.startswith(f"{stack}{tensor.layer}."))
+    rest = tensor.name.removeprefix(f"{stack}{tensor.layer}")
+    return f"{stack}{kept.index(tensor.layer)}{rest}"

@@ -11,31 +11,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 
 from torch import Tensor
 
+from space.likeness import layers_of_each_kind
 from space.ranking import descending
-
-
-def layers_of_each_kind(kinds: Sequence[int], layers: int) -> dict[int, int]:
-    """How many layers of each kind a student of ``layers`` layers keeps.
-
-    Args:
-        kinds: for each of the teacher's layers, the number of its kind.
-        layers: how many are kept, at least one.
-    """
-    whole = Counter(kinds)
-    kept = dict.fromkeys(sorted(whole), 0)
-    for _ in range(layers):
-        open_kinds = [kind for kind in kept if kept[kind] < whole[kind]]
-        neediest = max(open_kinds, key=lambda kind: (_need(whole[kind], kept[kind]), whole[kind], -kind))
-        kept[neediest] += 1
-    return kept
-
-
-def _need(whole: int, kept: int) -> Fraction | float:
-    return Fraction(whole, kept) if kept else float("inf")
 
 
 def kept_layers(scores: Tensor, layers: int, kinds: Sequence[int], blocks: Tensor | None = None) -> list[int]:

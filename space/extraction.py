@@ -12,15 +12,14 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from space.architecture import Architecture, Axis
-from space.axis_map import AxisMap
+from space.axis_map import AxisMap, student_name
 from space.axis_map import Tensor as MappedTensor
 from space.depth import kept_layers
 from space.fields import with_sizes
 from space.input_error import InputError
 from space.layer_fields import following
 from space.layout import positions, prefix
-from space.likeness import characters, check_likeness
-from space.probing import scalars
+from space.likeness import characters, check_likeness, scalars
 from space.ranking import Ranking
 from space.repair import Repair
 from space.scales import carried, starred
@@ -159,17 +158,6 @@ def _norm_gain(
     for name, values in weights.items():
         if starred(name) in axis_map.stream.readers:
             values.fill_(gain)
-
-
-def student_name(tensor: MappedTensor, axis_map: AxisMap, kept: Sequence[int]) -> str | None:
-    """A tensor's name in the student; None if its layer is gone."""
-    if tensor.layer is None:
-        return tensor.name
-    if tensor.layer not in kept:
-        return None
-    stack = next(stack for stack in axis_map.stacks if tensor.name.startswith(f"{stack}{tensor.layer}."))
-    rest = tensor.name.removeprefix(f"{stack}{tensor.layer}")
-    return f"{stack}{kept.index(tensor.layer)}{rest}"
 
 
 def cut(

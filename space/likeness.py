@@ -7,8 +7,12 @@ them. Weights of another shape would not load, but a window or a missing rotatio
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
+
+from torch import nn
 
 from space.input_error import InputError
 
@@ -74,3 +78,37 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, rel_tol=1e-6)
     return bool(one == other)
+
+
+#: A scalar attribute of a module: the module's name, the attribute's.
+Scalars = dict[tuple[str, str], Any]
+
+
+def scalars(model: nn.Module) -> Scalars:
+    """Every number, flag and word that the modules of a model hold."""
+    return {
+        (name, attribute): value
+        for name, module in model.named_modules()
+        for attribute, value in vars(module).items()
+        if isinstance(value, (bool, int, float, str)) and attribute != "training" and attribute[0] != "_"
+    }
+
+
+def layers_of_each_kind(kinds: Sequence[int], layers: int) -> dict[int, int]:
+    """How many layers of each kind a student of ``layers`` layers keeps.
+
+    Args:
+        kinds: for each of the teacher's layers, the number of its kind.
+        layers: how many are kept, at least one.
+    """
+    whole = Counter(kinds)
+    kept = dict.fromkeys(sorted(whole), 0)
+    for _ in range(layers):
+        open_kinds = [kind for kind in kept if kept[kind] < whole[kind]]
+        neediest = max(open_kinds, key=lambda kind: (_need(whole[kind], kept[kind]), whole[kind], -kind))
+        kept[neediest] += 1
+    return kept
+
+
+def _need(whole: int, kept: int) -> Fraction | float:
+    return Fraction(whole, kept) if kept else float("inf")

@@ -15,8 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from space.architecture import Axis
-from space.axis_map import AxisMap, Tensor
-from space.extraction import student_name
+from space.axis_map import AxisMap, Tensor, student_name
 
 
 class Part(StrEnum):

@@ -6,30 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
-from torch import nn
 from transformers import PretrainedConfig
 
 from space.architecture import Axis
-from space.axis_map import build
+from space.axis_map import Refusal, build
 from space.families.entries import entry_of
 from space.fields import NAMES, WIDTHS, layers_of, named, read, with_sizes
+from space.likeness import Scalars, scalars
 
 Shapes = dict[str, tuple[int, ...]]
-#: A scalar attribute of a module: the module's name, the attribute's.
-Scalars = dict[tuple[str, str], Any]
-#: What a class may raise for sizes that it does not allow.
-Refusal = (
-    StrictDataclassError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    AssertionError,
-    RuntimeError,
-    ZeroDivisionError,
-)
 
 
 @dataclass(frozen=True)
@@ -57,16 +42,6 @@ def built(config: PretrainedConfig) -> Built:
     return Built(
         shapes, parameters, scalars(model), embedding, names.get(id(getattr(head, "weight", None)), embedding)
     )
-
-
-def scalars(model: nn.Module) -> Scalars:
-    """Every number, flag and word that the modules of a model hold."""
-    return {
-        (name, attribute): value
-        for name, module in model.named_modules()
-        for attribute, value in vars(module).items()
-        if isinstance(value, (bool, int, float, str)) and attribute != "training" and attribute[0] != "_"
-    }
 
 
 @dataclass

@@ -7,10 +7,9 @@ from dataclasses import replace
 from fractions import Fraction
 
 from space.architecture import Architecture, Axis
-from space.axis_map import AxisMap, build
+from space.axis_map import AxisMap, Refusal, build
 from space.choices import step_of
 from space.extraction import student_config
-from space.probing import Refusal
 
 _HEADS = (Axis.HEADS, Axis.KV_HEADS)
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from space.architecture import Architecture
-from space.axis_map import AxisMap, Tensor
-from space.extraction import student_config, student_name
+from space.axis_map import AxisMap, Tensor, student_name
+from space.extraction import student_config
 from space.layout import Each, Fixed, Layout, Together, kept
 
 

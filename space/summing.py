@@ -17,8 +17,8 @@ from transformers import DynamicCache
 
 from space.architecture import Axis
 from space.axis_map import AxisMap, Tensor
-from space.depth import layers_of_each_kind
 from space.layout import Each, Fixed, Layout, Together
+from space.likeness import layers_of_each_kind
 from space.polynomial import Polynomial
 
 #: What a tensor counts for, given it and all of its entries.

@@ -17,7 +17,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from space.architecture import Axis
-from space.axis_map import AxisMap, layer_modules
+from space.axis_map import AxisMap, Refusal, layer_modules
 from space.basis import BasisName
 from space.contract.draws import random_architecture, random_teacher
 from space.contract.reload import hushed, unreadable
@@ -32,7 +32,7 @@ from space.fields import with_sizes
 from space.input_error import InputError
 from space.layout import Together, axes_of
 from space.mixing import modules_that_mix
-from space.probing import Refusal, last_line
+from space.probing import last_line
 from space.scales import Scales, starred
 from space.sizing import Tie
 

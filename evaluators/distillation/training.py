@@ -230,3 +230,7 @@ class Training:
         self.position.seconds = began = self.seconds
         self.saving.save(self.position)
         self.saving.took = self.seconds - began
+
+
+Advance = Callable[[int], None]
+"""Told the tokens of each step."""

@@ -13,11 +13,10 @@ from evaluators.final_states import final_states
 from evaluators.importance.covariance import normalised
 from space import moments
 from space.architecture import Axis
-from space.axis_map import AxisMap
+from space.axis_map import AxisMap, Refusal
 from space.axis_map import Tensor as MappedTensor
 from space.input_error import InputError
 from space.moments import Energy, Moments, experts_place, read_places
-from space.probing import Refusal
 from space.reading import Read, Reading
 from space.scales import starred
 

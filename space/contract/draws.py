@@ -11,10 +11,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from space.architecture import Architecture, Axis
-from space.axis_map import AxisMap, build
+from space.axis_map import AxisMap, Refusal, build
 from space.experts import expert_groups, fewest_experts
 from space.extraction import student_config
-from space.probing import Refusal
 from space.ranking import Ranking
 
 _TRIES = 40

@@ -17,12 +17,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from space.architecture import Architecture
-from space.axis_map import AxisMap, build
+from space.axis_map import AxisMap, Refusal, build
 from space.contract.draws import one_expert_at_a_time, random_architecture, random_ranking
 from space.contract.trial import distance, logits_of, trial_tokens
 from space.counting import parameter_polynomial
 from space.extraction import extract, keeps, saved_tensors, sort_by_importance, student_config
-from space.probing import Refusal, last_line
+from space.probing import last_line
 
 #: The same weights in the same order of operations.
 TOLERANCE = 1e-5

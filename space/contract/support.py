@@ -25,12 +25,12 @@ from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from space.architecture import Axis
-from space.axis_map import AxisMap
+from space.axis_map import AxisMap, Refusal
 from space.contract.new_process import complaints, leave
 from space.contract.reload import hushed, random_student
 from space.contract.trial import breach
 from space.input_error import InputError
-from space.probing import Refusal, last_line
+from space.probing import last_line
 from space.sizing import Tie
 from space.vouching import Vouched, vouch
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from space.architecture import Axis
-from space.axis_map import AxisMap
+from space.axis_map import AxisMap, Refusal
 from space.contract.draws import one_expert_at_a_time, random_architecture, random_ranking
 from space.contract.masked import masked
 from space.extraction import extract, saved_tensors, sort_by_importance
 from space.input_error import InputError
-from space.probing import Refusal, last_line
+from space.probing import last_line
 from space.scales import starred
 
 #: Float32 logits of two ways to compute the same thing, absolute and relative.

@@ -15,10 +15,10 @@ import optuna
 import torch
 from transformers import LlamaConfig
 
+from search.command_line import read_flags
 from search.console import Console
-from search.evaluation import Evaluation, Evaluator
-from search.flags import read_flags
-from search.loop import Search, Task, open_rungs
+from search.evaluation import Evaluation
+from search.loop import Evaluator, Search, Task, open_rungs
 from search.preparation import load, prepare
 from search.resolution import Resolved, resolve
 from search.run_directory import RunDirectory

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from search.bracket import Rule
+from search.evaluation import Record
 from search.learning_curve import forecast
-from search.rung import Record, Rung
+from search.rung import Rung
 from studies.exhaustive.replay import Way
 from studies.exhaustive.work import TEACHER_LOSS, TOKENS
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from evaluators.distillation.targets.batch import Targets
+from search.command_line import read_flags
 from search.console import Console
-from search.flags import read_flags
 from search.preparation import load, prepare
 from search.resolution import Resolved, resolve
 from search.run_directory import RunDirectory

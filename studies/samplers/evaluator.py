@@ -9,9 +9,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluators.distillation.training import Advance
 from evaluators.synthetic import SyntheticProblem
 from search.config import RunConfig
-from search.evaluation import Advance, Evaluation
+from search.evaluation import Evaluation
 from search.promotion import pareto_front
 from search.rung import Rung
 from space.architecture import Architecture

@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import cache
 
 from search.bracket_plan import plan_bracket, tokens_for
+from search.command_line import read_flags
 from search.config import RunConfig
-from search.flags import read_flags
 from search.resolution import Resolved, resolve
 
 SEEDS = tuple(range(16))

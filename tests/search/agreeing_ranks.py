@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from search import ranks as module
-from search.evaluation import LostProcessError
+from search.processes import LostProcessError
 from search.ranks import ranks
 
 #: What the main process fails with, and the other.

@@ -13,10 +13,10 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from search.bounds import measured
 from search.config import RunConfig
 from search.console import Console
-from search.evaluation import CandidateError, Evaluation
+from search.evaluation import CandidateError, Evaluation, Record
 from search.loop import Search, Task
 from search.objectives import UNITS
-from search.rung import Record, Rung
+from search.rung import Rung
 from search.storage import open_study
 from search.workers import Workers
 from space.architecture import Architecture

@@ -16,7 +16,7 @@ from evaluators.benchmarks import Score, Task
 from search import benchmarks
 from search.benchmarks import Result, run_benchmarks
 from search.console import Console
-from search.retraining import Retrained
+from search.evaluation import Retrained
 from search.run_directory import RunDirectory
 from search.workbench import Workbench
 from space.architecture import Architecture

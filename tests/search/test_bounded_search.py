@@ -11,11 +11,10 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from search.choice import eligible
-from search.evaluation import Evaluation
+from search.evaluation import Evaluation, Retrained
 from search.finalists import promoted_of
 from search.guide import with_those_over
 from search.promotion import pareto_front
-from search.retraining import Retrained
 from search.rung import Rung
 from search.storage import open_study
 from space.architecture import Architecture

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 
 from search.bracket import Bracket
-from search.evaluation import Evaluation
+from search.evaluation import SEARCH, Evaluation
 from search.promotion import best_first
-from search.rung import SEARCH, Rung
+from search.rung import Rung
 from space.architecture import Architecture
 from tests.search.synthetic import demo_space, open_rungs_in, run_config
 from tests.search.test_rung import begin

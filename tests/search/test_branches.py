@@ -13,9 +13,9 @@ from optuna.storages import InMemoryStorage
 from evaluators.distillation.checkpoint import write_tensors
 from evaluators.distillation.saving import Checkpointing
 from search.branches import forget, of_retraining, of_rung, spared, tidy
-from search.evaluation import Evaluation
+from search.evaluation import SEARCH, Evaluation
 from search.promotion import best_first
-from search.rung import SEARCH, Rung
+from search.rung import Rung
 from search.workbench import Workbench
 from space.architecture import Architecture
 from tests.search.synthetic import Evaluator, demo_space, make_search, open_rungs_in, run_config

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.choice import choose
-from search.retraining import RANDOM_WEIGHTS, Retrained
-from search.rung import SEARCH
+from search.evaluation import RANDOM_WEIGHTS, SEARCH, Retrained
 from space.architecture import Architecture
 
 

@@ -9,8 +9,8 @@ import re
 import pytest
 
 from search.console import Console, clock
+from search.evaluation import SEARCH
 from search.forecast import Forecast
-from search.rung import SEARCH
 from tests.search.synthetic import Evaluator, demo_space, make_search, run_config
 from tests.search.terminal import Screen
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.evaluation import Evaluation
+from search.evaluation import SEARCH, Evaluation, Record
 from search.finalists import promoted_of
 from search.promotion import best_first
-from search.rung import SEARCH, Record
 from tests.search.synthetic import demo_space, run_config
 
 SPACE = demo_space().architectures

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from search.command_line import load_preset, read_flags
 from search.flag_rules import check, count_of
-from search.flags import Flags, load_preset, read_flags
+from search.flags import Flags
 from space.input_error import InputError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,11 +7,10 @@ from typing import cast
 
 import pytest
 
-from search.evaluation import Evaluation
+from search.evaluation import RANDOM_WEIGHTS, Evaluation, Record, Retrained
 from search.foresight import foresight
 from search.learning_curve import forecast
-from search.retraining import RANDOM_WEIGHTS, Retrained
-from search.rung import Record, Rung
+from search.rung import Rung
 from tests.search.synthetic import demo_space
 
 SPACE = demo_space()

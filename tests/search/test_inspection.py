@@ -18,8 +18,8 @@ from search import inspection
 from search.breakdown import Breakdown, LatencyBreakdown
 from search.console import Console
 from search.continuations import Continuation
+from search.evaluation import Retrained
 from search.inspection import Inspection, inspect
-from search.retraining import Retrained
 from search.run_directory import RunDirectory
 from search.workbench import Workbench
 from space.architecture import Architecture

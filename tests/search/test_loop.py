@@ -14,8 +14,8 @@ import pytest
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 
 from search.config import RunConfig
-from search.evaluation import Evaluation
-from search.rung import SEARCH, Record, Rung
+from search.evaluation import SEARCH, Evaluation, Record
+from search.rung import Rung
 from search.sampler import START_UP
 from space.baselines import baselines
 from space.search_space import SearchSpace

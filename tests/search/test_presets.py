@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from search.command_line import load_preset, read_flags
 from search.config import RunConfig
 from search.flag_rules import check
-from search.flags import load_preset, read_flags
 from search.resolution import Resolved, resolve
 from search.teachers import EMBEDDED
 from space.architecture import Architecture

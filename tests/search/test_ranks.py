@@ -17,7 +17,8 @@ import pytest
 from optuna.storages import InMemoryStorage
 
 from search.claims import DEATHS
-from search.evaluation import Evaluation, LostProcessError
+from search.evaluation import Evaluation
+from search.processes import LostProcessError
 from search.ranks import ranks
 from search.summary import check
 from space.architecture import Architecture

@@ -10,9 +10,9 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBSto
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
-from search.evaluation import Evaluation
+from search.evaluation import SEARCH, Evaluation, Record
 from search.objectives import UNITS
-from search.rung import SEARCH, Record, Rung
+from search.rung import Rung
 from search.sampler import SpaceSampler, distributions
 from search.storage import open_study
 from space.architecture import Architecture

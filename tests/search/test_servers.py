@@ -18,9 +18,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 from sqlalchemy import Engine, event
 
-from search.evaluation import Evaluation
+from search.evaluation import Evaluation, Record
 from search.reconnecting import Reconnecting
-from search.rung import Record
 from search.storage import open_storage
 from space.architecture import Architecture
 from space.input_error import InputError

@@ -12,8 +12,9 @@ from optuna.storages.journal import JournalFileBackend
 from search.by_hand import by_hand
 from search.console import Console
 from search.costs import Costs, workload_of
+from search.evaluation import BY_HAND, SEARCH
 from search.loop import Search, Task
-from search.rung import BY_HAND, SEARCH, Rung
+from search.rung import Rung
 from space.architecture import Architecture
 from space.baselines import baselines
 from space.input_error import InputError

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from space.depth import kept_layers, layers_of_each_kind
+from space.depth import kept_layers
+from space.likeness import layers_of_each_kind
 from tests.contracts.masked import best
 
 kinds_of_layers = st.lists(st.integers(0, 3), min_size=1, max_size=24)

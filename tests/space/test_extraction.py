@@ -13,14 +13,7 @@ from space.architecture import Architecture, Axis
 from space.axis_map import AxisMap
 from space.contract.reload import hushed
 from space.discovery import discover
-from space.extraction import (
-    assemble,
-    extract,
-    keeps,
-    saved_tensors,
-    sort_by_importance,
-    student_config,
-)
+from space.extraction import assemble, extract, keeps, saved_tensors, sort_by_importance, student_config
 from space.families.tiny import tiny
 from space.input_error import InputError
 from space.ranking import Ranking

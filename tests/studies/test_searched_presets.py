@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from optuna.storages import InMemoryStorage
 
+from search.command_line import load_preset
 from search.console import Console
-from search.flags import load_preset
 from search.loop import Search, Task, rungs_in
 from search.resolution import resolve
 from space.counting import parameter_polynomial

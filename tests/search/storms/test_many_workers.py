@@ -12,7 +12,7 @@ import pytest
 
 from search.claims import DEATHS
 from search.config import RunConfig
-from search.rung import Record
+from search.evaluation import Record
 from space.architecture import Architecture
 from tests.search.postgresql import PostgreSQL
 from tests.search.storms.worker import Crew, finish

@@ -18,9 +18,9 @@ import optuna
 from optuna.storages import RDBStorage
 
 from search.config import RunConfig
-from search.evaluation import Evaluation
+from search.evaluation import Evaluation, Record
 from search.loop import open_rungs
-from search.rung import Record, Rung
+from search.rung import Rung
 from search.workers import Workers
 from space.architecture import Architecture
 from tests.search.synthetic import Evaluator, Fails, demo_space, evaluation, make_search, records_of
