@@ -45,8 +45,8 @@ _POLL_SECONDS = 0.5
 class Evaluator(Protocol):
     """Judges candidates: the seam between searching and judging.
 
-    The search knows no model. An evaluator distils and measures in a run, and looks up a table or a formula in
-    studies and tests.
+    The search knows no model. An evaluator distils and measures in a run, and looks up a table or a formula
+    in studies and tests.
     """
 
     def evaluate(self, architecture: Architecture, rung: int, advance: Advance) -> Evaluation:
