@@ -17,18 +17,18 @@ from dataclasses import fields
 import pandas as pd
 from transformers import PreTrainedModel
 
-from search.console import Console
-from search.flags import Flags
 from search.frames import models as models_of
 from search.frames import trials as trials_of
-from search.password import without_password
-from search.processes import with_others
-from search.resolution import resolve
-from search.run_directory import RunDirectory
-from search.stages import Run, at_work, begin, rank_teacher, retrain_promoted, search_rungs
-from space.by_hand import of_sizes
+from search.settings.flags import Flags
+from search.settings.processes import with_others
+from search.settings.resolution import resolve
+from search.stages.stages import Run, at_work, begin, rank_teacher, retrain_promoted, search_rungs
+from search.storage.run_directory import RunDirectory
+from search.terminal.console import Console
+from search.terminal.password import without_password
+from space.enumeration.by_hand import of_sizes
+from space.enumeration.limits import axis_named
 from space.input_error import InputError
-from space.limits import axis_named
 
 __all__ = ["Flags", "Run", "extract", "rank", "retrain", "search"]
 

@@ -14,17 +14,17 @@ from typing import Annotated, Any
 
 import tyro
 
-from search.aligned import aligned
-from search.cards import write_cards
-from search.choice import keep_choice
-from search.choosing import Answer, answer, figures_told
-from search.command import status_of
-from search.documented import documented
-from search.objectives import UNITS
 from search.report import write_report
-from search.saved_run import SavedRun, find_run
-from search.summary import write
-from search.wishes import Wishes, figure, read_bound, read_weights
+from search.runs.choice import keep_choice
+from search.runs.choosing import Answer, answer, figures_told
+from search.runs.saved_run import SavedRun, find_run
+from search.runs.summary import write
+from search.runs.wishes import Wishes, figure, read_bound, read_weights
+from search.settings.objectives import UNITS
+from search.stages.cards import write_cards
+from search.terminal.aligned import aligned
+from search.terminal.command import status_of
+from search.terminal.documented import documented
 from space.input_error import InputError
 
 #: The exit status where no retrained model lies within the bounds.
@@ -160,7 +160,7 @@ def _columns(entries: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def as_json(run: SavedRun, found: Answer) -> dict[str, Any]:
-    """The answer for programs; figures in the units of ``search.objectives``."""
+    """The answer for programs; figures in the units of ``search.settings.objectives``."""
     teacher = run.summary["teacher"]
     return {
         "run": str(run.path),

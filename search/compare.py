@@ -11,14 +11,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from search.aligned import aligned
-from search.command import status_of
-from search.comparison import Comparison
-from search.documented import documented
 from search.report.document import page_html
 from search.report.figures.joint import Shown, joint_figure
-from search.saved_run import find_run
-from search.whole_file import write_whole
+from search.runs.comparison import Comparison
+from search.runs.saved_run import find_run
+from search.storage.whole_file import write_whole
+from search.terminal.aligned import aligned
+from search.terminal.command import status_of
+from search.terminal.documented import documented
 from space.input_error import InputError
 
 _ABOUT = """examples:

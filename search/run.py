@@ -13,10 +13,10 @@ import signal
 import sys
 from functools import partial
 
-from search.command import status_of
-from search.launch import take_part
-from search.password import without_password
-from search.processes import with_others
+from search.settings.processes import with_others
+from search.stages.launch import take_part
+from search.terminal.command import status_of
+from search.terminal.password import without_password
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,22 +39,22 @@ def _status(arguments: list[str]) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    from search.command_line import read_flags
+    from search.settings.command_line import read_flags
 
     flags = read_flags(arguments)
     command = f"python -m search.run {shlex.join(map(without_password, arguments))}"
-    from search.flag_rules import budgets_of
+    from search.settings.flag_rules import budgets_of
 
     if len(budgets_of(flags)) > 1:
-        from search.family_run import run_family
+        from search.family.family_run import run_family
 
         print(run_family(flags, command))
         return 0
-    from search.console import Console
-    from search.outcome import beginning, in_json, outcome, told
-    from search.plan import plan
-    from search.resolution import resolve
-    from search.run_directory import RunDirectory
+    from search.planning.outcome import beginning, in_json, outcome, told
+    from search.planning.plan import plan
+    from search.settings.resolution import resolve
+    from search.storage.run_directory import RunDirectory
+    from search.terminal.console import Console
 
     console = Console(flags.quiet, flags.verbose)
     resolved = resolve(flags)
@@ -63,7 +63,7 @@ def _main(arguments: list[str]) -> int:
         planned = plan(resolved, directory)
         print(in_json(planned.told()) if flags.json else planned)
         return 0
-    from search.stages import run
+    from search.stages.stages import run
 
     console.say(beginning(resolved))
     summary = run(resolved, directory, console, command)

@@ -9,8 +9,10 @@ import ast
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
-from itertools import combinations
+from graphlib import CycleError, TopologicalSorter
+from itertools import combinations, permutations, product
 from pathlib import Path
 
 import pytest
@@ -162,40 +164,126 @@ def test_every_rule_can_fail(rule: Rule, found: list[str], broken: Path) -> None
 
 
 def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
-    """Run import-linter with the project's own contract over the packages of ``root``."""
+    """Run import-linter with the project's own contracts over the packages of ``root``."""
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
 
+def layers_of(container: str) -> list[list[str]]:
+    """The layers within a package as pyproject.toml has them, from the top down; siblings in a row."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(one["layers"] for one in contracts if one.get("containers") == [container])
+    return [row.split(" | ") for row in layers]
+
+
+def forbidden(rows: list[list[str]]) -> Iterator[tuple[str, str]]:
+    """(from, to) of every import that a contract over these rows has to refuse."""
+    for number, row in enumerate(rows):
+        yield from ((lower, upper) for above in rows[:number] for upper in above for lower in row)
+        yield from permutations(row, 2)
+
+
+#: Every package of the tree that is tried, with its rows; the first has no package above it.
+HOUSES = {"": [[package] for package in PACKAGES]} | {name: layers_of(name) for name in PACKAGES[1:]}
+
+
+def place(container: str, module: str) -> str:
+    return f"{container}.{module}".strip(".")
+
+
 @pytest.fixture
 def packages(tmp_path: Path) -> Path:
-    """The four packages, each importing the ones below it, under the project's contract."""
+    """All packages of the contracts, each importing the ones below it, under the project's contracts."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    for package in PACKAGES:
-        (tmp_path / package).mkdir()
-        (tmp_path / package / "__init__.py").touch()
-        (tmp_path / package / "base.py").touch()
-    for upper, lower in combinations(PACKAGES, 2):
-        (tmp_path / upper / f"with_{lower}.py").write_text(f"import {lower}.base\n")
+    for container, rows in HOUSES.items():
+        for module in (module for row in rows for module in row):
+            folder = tmp_path / place(container, module).replace(".", "/")
+            folder.mkdir()
+            (folder / "__init__.py").touch()
+            if container or module == "studies":
+                (folder / "base.py").touch()
+    for container, rows in HOUSES.items():
+        for upper_row, lower_row in combinations(rows, 2):
+            for upper, lower in product(upper_row, lower_row):
+                add_import(tmp_path, container, upper, lower)
     return tmp_path
+
+
+def add_import(root: Path, container: str, source: str, target: str) -> tuple[str, str]:
+    """Let one package import another; the modules that do and that are imported."""
+
+    def inside(module: str) -> str:
+        """Of a package of packages the first module of its lowest."""
+        name = place(container, module)
+        return f"{name}.{HOUSES[name][-1][0]}" if name in HOUSES else name
+
+    source_module, target_module = f"{inside(source)}.from_{target}", f"{inside(target)}.base"
+    (root / f"{source_module.replace('.', '/')}.py").write_text(f"import {target_module}\n")
+    return source_module, target_module
 
 
 def test_imports_run_downward() -> None:
     done = lint_imports(ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 kept, 0 broken" in done.stdout
+    assert f"{len(HOUSES)} kept, 0 broken" in done.stdout
 
 
-def test_the_contract_allows_imports_that_run_downward(packages: Path) -> None:
+def test_the_contracts_allow_imports_that_run_downward(packages: Path) -> None:
     done = lint_imports(packages)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_contract_refuses_every_import_that_runs_upward(packages: Path) -> None:
-    upward = [(lower, upper) for upper, lower in combinations(PACKAGES, 2)]
-    for lower, upper in upward:
-        (packages / lower / f"from_{upper}.py").write_text(f"import {upper}.base\n")
+def test_the_contracts_refuse_every_other_import(packages: Path) -> None:
+    added = [
+        add_import(packages, container, source, target)
+        for container, rows in HOUSES.items()
+        for source, target in forbidden(rows)
+    ]
     done = lint_imports(packages)
     assert done.returncode == 1
-    for lower, upper in upward:
-        assert f"{lower}.from_{upper} -> {upper}.base" in done.stdout
+    for source_module, target_module in added:
+        assert f"{source_module} -> {target_module}" in done.stdout
+
+
+def test_no_exception_is_made() -> None:
+    assert "ignore_imports" not in (ROOT / "pyproject.toml").read_text()
+
+
+def imports_of(root: Path) -> dict[str, set[str]]:
+    """Which modules of the packages each of them imports, late imports and those for types included."""
+    trees = {
+        ".".join(path.with_suffix("").parts).removesuffix(".__init__"): tree for path, tree in modules(root)
+    }
+    graph: dict[str, set[str]] = {}
+    for name, tree in trees.items():
+        named = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                whole = {f"{node.module}.{alias.name}" for alias in node.names}
+                named |= {one if one in trees else node.module for one in whole}
+        graph[name] = (named & trees.keys()) - {name}
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> tuple[str, ...]:
+    """One circle of imports; empty if there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return tuple(error.args[1])
+    return ()
+
+
+def test_no_files_import_one_another_in_a_circle() -> None:
+    assert circle(imports_of(ROOT)) == ()
+
+
+def test_a_circle_is_found_even_if_it_is_for_types_or_late(tmp_path: Path) -> None:
+    (tmp_path / "space").mkdir()
+    (tmp_path / "space/__init__.py").touch()
+    (tmp_path / "space/one.py").write_text("if TYPE_CHECKING:\n    from space.two import X\n")
+    (tmp_path / "space/two.py").write_text("def f():\n    from space import three\n")
+    (tmp_path / "space/three.py").write_text("import space.one\n")
+    assert set(circle(imports_of(tmp_path))) == {"space.one", "space.two", "space.three"}

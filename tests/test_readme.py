@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from search.command_line import read_flags
+from search.settings.command_line import read_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -16,8 +16,8 @@ from evaluators.corpus.cache import Kept
 from evaluators.corpus.filling import Filling, fill
 from evaluators.corpus.sources import Source, find_source
 from evaluators.corpus.split import Split
-from evaluators.hub import HubUnavailableError
-from evaluators.quiet import quiet
+from evaluators.huggingface.hub import HubUnavailableError
+from evaluators.huggingface.quiet import quiet
 from space.input_error import InputError
 
 __all__ = ["Corpus", "CorpusRequest", "read_corpus"]

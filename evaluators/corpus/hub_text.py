@@ -12,9 +12,9 @@ from huggingface_hub import HfApi
 
 from evaluators.corpus.columns import texts_of
 from evaluators.corpus.documents import Document
-from evaluators.hub import Wanted, hub_refusals, refusal_of
-from evaluators.one_line import one_line
-from evaluators.quiet import quiet
+from evaluators.huggingface.hub import Wanted, hub_refusals, refusal_of
+from evaluators.huggingface.one_line import one_line
+from evaluators.huggingface.quiet import quiet
 from space.input_error import InputError
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class HubText:
 
     @classmethod
     def named(cls, data: str) -> HubText:
-        """Take a name apart; it has to look like a hub id (see ``evaluators.paths``)."""
+        """Take a name apart; it has to look like a hub id (see ``evaluators.huggingface.paths``)."""
         parts = _NAME.fullmatch(data)
         assert parts is not None, data
         return cls(Wanted("dataset", parts["id"], parts["revision"]), parts["config"])

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.final_states import final_states, vocabulary
+from evaluators.huggingface.final_states import final_states, vocabulary
 
 _LONGEST_BLOCK = 256
 #: Of the largest final state, beyond which two kernels do not compute the same.

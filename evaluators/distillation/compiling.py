@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from evaluators.forwards import replaced
+from evaluators.huggingface.forwards import replaced
 
 #: Floating-point operations of a training from which it is compiled.
 _WORTH = 2e17

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from evaluators.distillation.losses import Loss, Term
 from evaluators.distillation.targets.batch import PADDING, Targets
-from evaluators.final_states import head_dtype, logits_of, states_width, token_slice, vocabulary
+from evaluators.huggingface.final_states import head_dtype, logits_of, states_width, token_slice, vocabulary
 
 #: β of the generalised Jensen-Shannon divergence.
 _BETA = {Term.FORWARD_KL: 0.0, Term.REVERSE_KL: 1.0, Term.JENSEN_SHANNON: 0.5}

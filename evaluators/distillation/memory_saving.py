@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from evaluators.forwards import replaced
+from evaluators.huggingface.forwards import replaced
 
 #: States between blocks, in numbers, that a micro-batch on a host may have. Students of 20 million parameters
 #: then learn as fast as with four times as many, in two thirds of the memory; with fewer, small ones learn

@@ -12,7 +12,13 @@ from evaluators.distillation.losses import Loss
 from evaluators.distillation.places import states_at
 from evaluators.distillation.states import StatesLoss
 from evaluators.distillation.targets.batch import Batch, Count, Targets
-from evaluators.final_states import final_states, head_parameters, logits_of, token_slice, vocabulary
+from evaluators.huggingface.final_states import (
+    final_states,
+    head_parameters,
+    logits_of,
+    token_slice,
+    vocabulary,
+)
 
 
 class Distillation(nn.Module):

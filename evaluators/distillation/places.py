@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from evaluators.final_states import decoder
+from evaluators.huggingface.final_states import decoder
 from space.input_error import InputError
 
 

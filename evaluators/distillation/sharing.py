@@ -14,7 +14,7 @@ import torch.distributed
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from space.extraction import assemble
+from space.cutting.extraction import assemble
 
 
 @dataclass(frozen=True)

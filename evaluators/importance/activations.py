@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from evaluators.final_states import final_states
+from evaluators.huggingface.final_states import final_states
 from evaluators.importance.aggregation import L2_OF_MEANS, Aggregation, Grid
 from evaluators.importance.covariance import Covariance, norm_inputs
 from evaluators.importance.sums import ExpertSquares, Influence, Squares
-from space.architecture import Axis
-from space.axis_map import AxisMap, layer_modules
+from space.axes.architecture import Axis
+from space.axes.axis_map import AxisMap, layer_modules
+from space.axes.layout import Together
+from space.cutting.reading import Read, Reading, units
 from space.input_error import InputError
-from space.layout import Together
-from space.reading import Read, Reading, units
 
 #: Axes whose units are scored block by block.
 _BY_BLOCK = (Axis.MLP, Axis.SHARED_MLP, Axis.HEADS)

@@ -8,9 +8,9 @@ from transformers import PreTrainedModel
 
 from evaluators.importance.rows import BY_LAYER, layers_with, row_shape, rows
 from evaluators.importance.unit_sums import UnitSums
-from space.architecture import Axis
-from space.axis_map import AxisMap
-from space.extraction import saved_tensors
+from space.axes.architecture import Axis
+from space.axes.axis_map import AxisMap
+from space.cutting.extraction import saved_tensors
 
 Scores = dict[Axis, Tensor]
 

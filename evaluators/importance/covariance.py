@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from space.axis_map import AxisMap, Stream
-from space.extraction import saved_tensors
-from space.scales import starred
-from space.turning import folded, hidden_place
+from space.axes.axis_map import AxisMap, Stream
+from space.axes.scales import starred
+from space.cutting.extraction import saved_tensors
+from space.cutting.turning import folded, hidden_place
 
 
 class Covariance:

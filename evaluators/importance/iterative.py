@@ -20,14 +20,14 @@ from evaluators.importance.depth.scores import Judge
 from evaluators.importance.merging import Merging
 from evaluators.importance.method import Depth, Method
 from evaluators.importance.rank import rank
-from space.architecture import Architecture, Axis
-from space.axis_map import AxisMap
-from space.basis import BasisName
-from space.extraction import extract, keeps, saved_tensors, sort_by_importance
+from space.axes.architecture import Architecture, Axis
+from space.axes.axis_map import AxisMap
+from space.cutting.basis import BasisName
+from space.cutting.extraction import extract, keeps, saved_tensors, sort_by_importance
+from space.cutting.ranking import Ranking
+from space.cutting.rounds import architectures_between
+from space.cutting.student_map import student_map
 from space.input_error import InputError
-from space.ranking import Ranking
-from space.rounds import architectures_between
-from space.student_map import student_map
 
 
 class Phase(StrEnum):

@@ -4,7 +4,7 @@ A student's units are the first of every order of the ranking that it was cut by
 an order of their own, all of them before those that the student lacks. Scores follow: survivors keep
 their new ones, raised as far as is needed to stand above the fallen.
 
-Legend: as in ``space.ranking``.
+Legend: as in ``space.cutting.ranking``.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from space.architecture import Architecture, Axis
-from space.axis_map import AxisMap
-from space.ranking import Ranking, descending
+from space.axes.architecture import Architecture, Axis
+from space.axes.axis_map import AxisMap
+from space.cutting.ranking import Ranking, descending
 
 #: Of the scores, what survivors stand above the fallen by.
 _GAP = 2.0**-20

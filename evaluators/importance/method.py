@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from space.basis import BasisName
+from space.cutting.basis import BasisName
 
 
 class Width(StrEnum):

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from evaluators.final_states import final_states
+from evaluators.huggingface.final_states import final_states
 from evaluators.importance.covariance import normalised
-from space import moments
-from space.architecture import Axis
-from space.axis_map import AxisMap, Refusal
-from space.axis_map import Tensor as MappedTensor
+from space.axes.architecture import Axis
+from space.axes.axis_map import AxisMap, Refusal
+from space.axes.axis_map import Tensor as MappedTensor
+from space.axes.scales import starred
+from space.cutting import moments
+from space.cutting.moments import Energy, Moments, experts_place, read_places
+from space.cutting.reading import Read, Reading
 from space.input_error import InputError
-from space.moments import Energy, Moments, experts_place, read_places
-from space.reading import Read, Reading
-from space.scales import starred
 
 _TOKENS_AT_ONCE = 4096
 

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.fingerprint import fingerprint
+from evaluators.corpus.fingerprint import fingerprint
 from evaluators.importance.activations import WORDS, Listener, unheard
 from evaluators.importance.aggregation import ALL, Aggregation
 from evaluators.importance.baselines import Scores, magnitudes, random_scores
@@ -23,12 +23,12 @@ from evaluators.importance.gathering import gathered, share
 from evaluators.importance.method import Depth, Method, Width
 from evaluators.importance.rows import layers_with, rows
 from evaluators.importance.taylor import check_width, taylor_scores
-from space.architecture import Axis
-from space.axis_map import AxisMap
-from space.basis import Basis, BasisName, basis_of
-from space.experts import expert_groups
+from space.axes.architecture import Axis
+from space.axes.axis_map import AxisMap
+from space.counting.experts import expert_groups
+from space.cutting.basis import Basis, BasisName, basis_of
+from space.cutting.ranking import Ranking
 from space.input_error import InputError
-from space.ranking import Ranking
 
 _DEFAULT = Method()
 _TOKENS_AT_ONCE = 4096

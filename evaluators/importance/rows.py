@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from space.architecture import Axis
-from space.axis_map import AxisMap
+from space.axes.architecture import Axis
+from space.axes.axis_map import AxisMap
 
 #: The axes whose units are scored in each layer for itself.
 BY_LAYER = (

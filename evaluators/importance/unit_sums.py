@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from evaluators.importance.rows import BY_LAYER
-from space.architecture import Axis
-from space.axis_map import AxisMap
-from space.axis_map import Tensor as MappedTensor
-from space.layout import Each, Fixed, Layout, Together, axes_of
+from space.axes.architecture import Axis
+from space.axes.axis_map import AxisMap
+from space.axes.axis_map import Tensor as MappedTensor
+from space.axes.layout import Each, Fixed, Layout, Together, axes_of
 
 
 class UnitSums:

@@ -13,8 +13,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from evaluators.one_line import one_line
-from evaluators.quiet import quiet
+from evaluators.huggingface.one_line import one_line
+from evaluators.huggingface.quiet import quiet
 from evaluators.teacher.files import find_config
 from space.input_error import InputError
 

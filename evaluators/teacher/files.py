@@ -7,10 +7,10 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from evaluators.downloads import LoggedBytes
-from evaluators.hub import Wanted, hub_refusals
-from evaluators.paths import may_be_hub_id, nothing_there
-from evaluators.quiet import quiet
+from evaluators.huggingface.downloads import LoggedBytes
+from evaluators.huggingface.hub import Wanted, hub_refusals
+from evaluators.huggingface.paths import may_be_hub_id, nothing_there
+from evaluators.huggingface.quiet import quiet
 from evaluators.teacher.terms import LICENCE_FILES
 from space.input_error import InputError
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators.one_line import one_line
-from evaluators.quiet import quiet
+from evaluators.huggingface.one_line import one_line
+from evaluators.huggingface.quiet import quiet
 from evaluators.teacher.config import read_config
 from evaluators.teacher.files import find_all, find_config
 from evaluators.teacher.memory import fits

@@ -27,7 +27,7 @@ from transformers.core_model_loading import (
 from transformers.initialization import no_init_weights
 from transformers.modeling_utils import LoadStateDictConfig
 
-from evaluators.quiet import quiet
+from evaluators.huggingface.quiet import quiet
 from evaluators.teacher.config import read_config
 from evaluators.teacher.weights import weight_files
 from space.input_error import InputError

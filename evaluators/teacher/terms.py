@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import metadata_load
 
-from evaluators.one_line import one_line
+from evaluators.huggingface.one_line import one_line
 
 logger = logging.getLogger(__name__)
 _CARD = "README.md"

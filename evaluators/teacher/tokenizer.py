@@ -6,8 +6,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from evaluators.one_line import one_line
-from evaluators.quiet import quiet
+from evaluators.huggingface.one_line import one_line
+from evaluators.huggingface.quiet import quiet
 from space.input_error import InputError
 
 #: At least one of these holds the vocabulary, whatever the tokenizer's kind.

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators.quiet import quiet
+from evaluators.huggingface.quiet import quiet
 
 
 def write_directory(

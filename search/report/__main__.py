@@ -8,9 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from search.command import status_of
 from search.report import write_report
-from search.saved_run import find_run
+from search.runs.saved_run import find_run
+from search.terminal.command import status_of
 
 _ABOUT = """examples:
   python -m search.report demo-1M

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from search.report import format as words
-from search.report.journeys import retrained_entries
+from search.runs.journeys import retrained_entries
+from search.terminal import format as words
 
 Entry = dict[str, Any]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from search.report import format as words
-from search.report.journeys import chosen_student
+from search.runs.journeys import chosen_student
+from search.terminal import format as words
 
 #: Parts in the order in which a token passes them, and what they are called.
 _PARTS = {

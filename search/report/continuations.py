@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from search.report import format as words
-from search.report.journeys import HAND_MADE, chosen_student, retrained_entries
+from search.runs.journeys import HAND_MADE, chosen_student, retrained_entries
+from search.terminal import format as words
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from search.report import format as words
+from search.terminal import format as words
 
 _LOSSES = {
     "forward-kl": "forward KL",

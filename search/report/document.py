@@ -19,8 +19,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from search.bounds import in_words
-from search.report import format as words
 from search.report.benchmark_table import benchmark_table
 from search.report.breakdown import breakdown_stacks
 from search.report.continuations import side_by_side
@@ -32,12 +30,14 @@ from search.report.figures.importance import importance_panels
 from search.report.figures.intervals import intervals_figure, verdict
 from search.report.figures.sizes import sizes_figure
 from search.report.figures.stability import stability_panels
-from search.report.journeys import candidate, journeys, model_row, retrained_entries, trial_row
 from search.report.rank_table import rank_table
-from search.report.ranking_view import RankingView
-from search.report.within_bounds import bounds_of, over_in_words, over_labels
-from search.summary import check
-from search.whole_file import write_whole
+from search.runs.journeys import candidate, journeys, model_row, retrained_entries, trial_row
+from search.runs.ranking_view import RankingView
+from search.runs.summary import check
+from search.runs.within_bounds import bounds_of, over_in_words, over_labels
+from search.settings.bounds import in_words
+from search.storage.whole_file import write_whole
+from search.terminal import format as words
 
 #: In the order in which they use one another; the last one begins to draw.
 _SCRIPTS = ("unpack.js", "colours.js", "labels.js", "tables.js", "rows.js", "figures.js")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from search.report import format as words
+from search.terminal import format as words
 
 _NAMES = {"parameters": "parameter count", "rung 0": "rung 0, straight after pruning"}
 

@@ -20,7 +20,7 @@ from evaluators.distillation.states import States
 from evaluators.distillation.targets.batch import Batch, Targets
 from evaluators.distillation.targets.cached import CachedTargets
 from evaluators.distillation.targets.hidden import Hidden
-from evaluators.loss import validation_loss
+from evaluators.metrics.loss import validation_loss
 from evaluators.teacher import Teacher, load_teacher
 from studies.bench.setting import STEP_TOKENS, Setting
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from space.architecture import Axis
+from space.axes.architecture import Axis
 
 _STUDIES = Path(__file__).parents[1]
 _REAL = Path(os.environ.get("SLIMSEARCH_REAL", _STUDIES.parents[0] / ".." / "shared" / "real"))

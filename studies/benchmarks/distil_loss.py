@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from evaluators.distillation.chunked import chunked
 from evaluators.distillation.losses import forward_kl
-from evaluators.final_states import token_slice
+from evaluators.huggingface.final_states import token_slice
 from studies.benchmarks.distil_models import Marks, device
 from studies.benchmarks.distil_process import Peak, available_bytes, in_process
 from studies.benchmarks.figure import Figure

@@ -15,21 +15,21 @@ import optuna
 import torch
 from transformers import LlamaConfig
 
-from search.command_line import read_flags
-from search.console import Console
-from search.evaluation import Evaluation
-from search.loop import Evaluator, Search, Task, open_rungs
-from search.preparation import load, prepare
-from search.resolution import Resolved, resolve
-from search.run_directory import RunDirectory
-from search.rung import Rung
-from search.trial import BenchEvaluator
-from search.workers import Workers
-from space.architecture import Architecture
-from space.baselines import baselines
-from space.budget import Budget
-from space.enumeration import enumerate_space
-from space.vouching import axis_map_of
+from search.rungs.evaluation import Evaluation
+from search.rungs.loop import Evaluator, Search, Task, open_rungs
+from search.rungs.rung import Rung
+from search.settings.command_line import read_flags
+from search.settings.resolution import Resolved, resolve
+from search.stages.preparation import load, prepare
+from search.stages.trial import BenchEvaluator
+from search.storage.run_directory import RunDirectory
+from search.storage.workers import Workers
+from search.terminal.console import Console
+from space.axes.architecture import Architecture
+from space.counting.budget import Budget
+from space.enumeration.baselines import baselines
+from space.enumeration.enumeration import enumerate_space
+from space.verification.vouching import axis_map_of
 from studies.benchmarks.figure import Figure
 from studies.benchmarks.space import LLAMA_8B
 

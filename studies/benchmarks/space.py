@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from transformers import LlamaConfig
 
-from space.architecture import Architecture, Axis
-from space.axis_map import AxisMap, build
-from space.budget import Budget
-from space.counting import parameter_polynomial
-from space.enumeration import enumerate_space
-from space.extraction import extract, student_config
-from space.ranking import Ranking
-from space.vouching import axis_map_of
+from space.axes.architecture import Architecture, Axis
+from space.axes.axis_map import AxisMap, build
+from space.counting.budget import Budget
+from space.counting.counting import parameter_polynomial
+from space.cutting.extraction import extract, student_config
+from space.cutting.ranking import Ranking
+from space.enumeration.enumeration import enumerate_space
+from space.verification.vouching import axis_map_of
 from studies.benchmarks.figure import Figure, in_turns
 
 LLAMA_8B = LlamaConfig(

@@ -20,9 +20,9 @@ from evaluators.distillation.targets.batch import Targets
 from evaluators.distillation.targets.live import LiveTargets
 from evaluators.importance.method import Aggregate, Depth, Method
 from evaluators.importance.rank import rank
-from space.architecture import Axis
-from space.extraction import extract, saved_tensors, sort_by_importance
-from space.vouching import axis_map_of
+from space.axes.architecture import Axis
+from space.cutting.extraction import extract, saved_tensors, sort_by_importance
+from space.verification.vouching import axis_map_of
 from studies.bench.bench import Bench
 from studies.bench.results import Results, Row
 from studies.bench.setting import SETTINGS

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import optuna
 from optuna.storages import InMemoryStorage
 
-from search.bracket import Bracket, Rule
-from search.bracket_plan import plan_bracket, spent
-from search.config import RunConfig
-from search.console import Console
-from search.finalists import promoted_of
-from search.loop import Search, Task, rungs_in
-from search.resolution import Resolved
-from search.rung import Rung
-from space.baselines import baselines
+from search.rungs.bracket import Bracket, Rule
+from search.rungs.loop import Search, Task, rungs_in
+from search.rungs.rung import Rung
+from search.settings.bracket_plan import plan_bracket, spent
+from search.settings.config import RunConfig
+from search.settings.resolution import Resolved
+from search.stages.finalists import promoted_of
+from search.terminal.console import Console
+from space.enumeration.baselines import baselines
 from studies.exhaustive.table import Lookup, Table
 from studies.exhaustive.work import FINAL, TOKENS
 

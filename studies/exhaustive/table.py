@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from search.evaluation import Evaluation
-from search.rung import Rung
-from space.architecture import Architecture
+from search.rungs.evaluation import Evaluation
+from search.rungs.rung import Rung
+from space.axes.architecture import Architecture
 from studies.bench.results import Row
 from studies.exhaustive.work import FINAL
 

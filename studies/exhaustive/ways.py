@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search.bracket import Rule
-from search.evaluation import Record
-from search.learning_curve import forecast
-from search.rung import Rung
+from search.foresight.learning_curve import forecast
+from search.rungs.bracket import Rule
+from search.rungs.evaluation import Record
+from search.rungs.rung import Rung
 from studies.exhaustive.replay import Way
 from studies.exhaustive.work import TEACHER_LOSS, TOKENS
 

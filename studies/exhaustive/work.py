@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from evaluators.distillation.targets.batch import Targets
-from search.command_line import read_flags
-from search.console import Console
-from search.preparation import load, prepare
-from search.resolution import Resolved, resolve
-from search.run_directory import RunDirectory
-from search.workbench import Workbench
-from space.architecture import Architecture
+from search.settings.command_line import read_flags
+from search.settings.resolution import Resolved, resolve
+from search.stages.preparation import load, prepare
+from search.stages.workbench import Workbench
+from search.storage.run_directory import RunDirectory
+from search.terminal.console import Console
+from space.axes.architecture import Architecture
 from studies.bench.bench import Shuffled
 from studies.bench.results import Results, Row
 

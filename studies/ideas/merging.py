@@ -2,7 +2,7 @@
 
 What a dropped neuron wrote is added to what the kept neuron writes that goes along with it most, times the
 coefficient of regression through the origin: x_j ≈ (E[x_i x_j] / E[x_i²]) x_i, for the i with the largest
-cosine between the two over tokens, in size. Full least squares (``space.repair``) regress on
+cosine between the two over tokens, in size. Full least squares (``space.cutting.repair``) regress on
 all kept neurons at once.
 """
 
@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from space.architecture import Architecture, Axis
-from space.axis_map import AxisMap
-from space.moments import Moments
+from space.axes.architecture import Architecture, Axis
+from space.axes.axis_map import AxisMap
+from space.cutting.moments import Moments
 
 
 def with_merged(

@@ -15,7 +15,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from space.basis import Basis
+from space.cutting.basis import Basis
 from studies.ideas.stream import Statistics, norms_of
 
 

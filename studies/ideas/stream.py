@@ -11,12 +11,12 @@ from transformers import PreTrainedModel
 
 from evaluators.importance.covariance import Covariance
 from evaluators.importance.moments import Sum
-from space.axis_map import AxisMap
-from space.axis_map import Tensor as MappedTensor
-from space.basis import Basis, BasisName, basis_of
-from space.extraction import assemble, saved_tensors, student_config
-from space.scales import starred
-from space.turning import folded, hidden_place
+from space.axes.axis_map import AxisMap
+from space.axes.axis_map import Tensor as MappedTensor
+from space.axes.scales import starred
+from space.cutting.basis import Basis, BasisName, basis_of
+from space.cutting.extraction import assemble, saved_tensors, student_config
+from space.cutting.turning import folded, hidden_place
 
 GRADIENT, ALIKE = "gradient", "gradient, norms alike"
 _BLOCKS_AT_ONCE = 8

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from evaluators.final_states import final_states
+from evaluators.huggingface.final_states import final_states
 from evaluators.importance.moments import Sum
 
 _BLOCKS_AT_ONCE = 8

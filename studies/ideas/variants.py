@@ -12,12 +12,12 @@ from transformers import PreTrainedModel
 from evaluators.importance.method import Method
 from evaluators.importance.moments import gather_moments
 from evaluators.importance.rank import rank
-from space.architecture import Axis
-from space.basis import BasisName
-from space.extraction import extract, saved_tensors, sort_by_importance
-from space.ranking import Ranking
-from space.repair import Repair
-from space.vouching import axis_map_of
+from space.axes.architecture import Axis
+from space.cutting.basis import BasisName
+from space.cutting.extraction import extract, saved_tensors, sort_by_importance
+from space.cutting.ranking import Ranking
+from space.cutting.repair import Repair
+from space.verification.vouching import axis_map_of
 from studies.bench.bench import Bench
 from studies.ideas.merging import with_merged
 from studies.ideas.regions import projected, region_bases

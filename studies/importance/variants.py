@@ -12,13 +12,13 @@ from evaluators.importance.iterative import rank_in_rounds
 from evaluators.importance.method import Aggregate, Depth, Method, Width
 from evaluators.importance.moments import gather_moments
 from evaluators.importance.rank import rank
-from space.architecture import Architecture, Axis
-from space.axis_map import AxisMap
-from space.extraction import extract, saved_tensors, sort_by_importance
-from space.ranking import Ranking
-from space.repair import Repair
-from space.residual import producing
-from space.vouching import axis_map_of
+from space.axes.architecture import Architecture, Axis
+from space.axes.axis_map import AxisMap
+from space.cutting.extraction import extract, saved_tensors, sort_by_importance
+from space.cutting.ranking import Ranking
+from space.cutting.repair import Repair
+from space.cutting.residual import producing
+from space.verification.vouching import axis_map_of
 from studies.bench.bench import Bench
 from studies.bench.setting import Setting
 

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluators.distillation.training import Advance
-from evaluators.synthetic import SyntheticProblem
-from search.config import RunConfig
-from search.evaluation import Evaluation
-from search.promotion import pareto_front
-from search.rung import Rung
-from space.architecture import Architecture
-from space.polynomial import Polynomial
-from space.search_space import AXES, SearchSpace
+from evaluators.metrics.synthetic import SyntheticProblem
+from search.rungs.evaluation import Evaluation
+from search.rungs.promotion import pareto_front
+from search.rungs.rung import Rung
+from search.settings.config import RunConfig
+from space.axes.architecture import Architecture
+from space.axes.polynomial import Polynomial
+from space.enumeration.search_space import AXES, SearchSpace
 
 
 @dataclass(frozen=True)

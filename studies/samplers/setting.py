@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 
-from search.bracket_plan import plan_bracket, tokens_for
-from search.command_line import read_flags
-from search.config import RunConfig
-from search.resolution import Resolved, resolve
+from search.settings.bracket_plan import plan_bracket, tokens_for
+from search.settings.command_line import read_flags
+from search.settings.config import RunConfig
+from search.settings.resolution import Resolved, resolve
 
 SEEDS = tuple(range(16))
 SAMPLERS = ("tpe", "gp", "nsga2", "qmc", "random")

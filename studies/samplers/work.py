@@ -11,10 +11,10 @@ import numpy as np
 import optuna
 from optuna.storages import InMemoryStorage
 
-from search.console import Console
-from search.loop import Search, Task, rungs_in
-from space.baselines import baselines
-from space.counting import parameter_polynomial
+from search.rungs.loop import Search, Task, rungs_in
+from search.terminal.console import Console
+from space.counting.counting import parameter_polynomial
+from space.enumeration.baselines import baselines
 from studies.bench.results import Results, Row
 from studies.samplers.evaluator import evaluator_of, true_objectives
 from studies.samplers.hypervolume import hypervolume

@@ -10,10 +10,10 @@ import torch
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from space.architecture import Architecture, Axis
-from space.axis_map import AxisMap
-from space.contract.draws import random_architecture, random_ranking
-from space.ranking import Ranking
+from space.axes.architecture import Architecture, Axis
+from space.axes.axis_map import AxisMap
+from space.cutting.ranking import Ranking
+from space.verification.draws import random_architecture, random_ranking
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from space.architecture import Architecture, Axis
-from space.ranking import Ranking
+from space.axes.architecture import Architecture, Axis
+from space.cutting.ranking import Ranking
 
 
 def best(scores: Sequence[float], count: int) -> list[int]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from space.architecture import Architecture, Axis
-from space.ranking import Ranking
+from space.axes.architecture import Architecture, Axis
+from space.cutting.ranking import Ranking
 from tests.contracts.masked import best, kept_heads
 
 

@@ -12,16 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from space.architecture import Architecture, Axis
-from space.axis_map import AxisMap, build
-from space.contract.draws import one_expert_at_a_time
-from space.contract.masked import masked
-from space.contract.trial import TOLERANCE, breach, distance, sorting_keeps
-from space.counting import parameter_polynomial
-from space.discovery import discover
-from space.extraction import extract, keeps, saved_tensors, sort_by_importance, student_config
-from space.ranking import Ranking
-from space.scales import Scales
+from space.axes.architecture import Architecture, Axis
+from space.axes.axis_map import AxisMap, build
+from space.axes.scales import Scales
+from space.counting.counting import parameter_polynomial
+from space.cutting.extraction import extract, keeps, saved_tensors, sort_by_importance, student_config
+from space.cutting.ranking import Ranking
+from space.discovery.discovery import discover
+from space.verification.draws import one_expert_at_a_time
+from space.verification.masked import masked
+from space.verification.trial import TOLERANCE, breach, distance, sorting_keeps
 from tests.contracts.draws import Cut, cuts, ranking_of, seeds
 from tests.contracts.tiny import CASES, logits_of, vouched
 

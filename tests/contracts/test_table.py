@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import transformers
 
-from space.contract.support import TYPES, markdown, rows
-from space.contract.table import TABLE
+from space.families.support import TYPES, markdown, rows
+from space.families.table import TABLE
 
 SAMPLE = ("llama", "gpt2", "falcon", "bert")
 #: Decoders that have to pass for every axis that they have.

@@ -11,20 +11,20 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING
 
-from space.architecture import Axis
-from space.axis_map import build
-from space.basis import Basis, BasisName, basis_of
-from space.contract.draws import one_expert_at_a_time, random_architecture, random_ranking
-from space.contract.stream import random_rotation, with_stream
-from space.contract.trial import TOLERANCE, distance, logits_of, trial_tokens
-from space.counting import parameter_polynomial
-from space.extraction import assemble, extract, saved_tensors, sort_by_importance
-from space.families.tiny import tiny
+from space.axes.architecture import Axis
+from space.axes.axis_map import build
+from space.axes.scales import starred
+from space.counting.counting import parameter_polynomial
+from space.cutting.basis import Basis, BasisName, basis_of
+from space.cutting.extraction import assemble, extract, saved_tensors, sort_by_importance
+from space.cutting.ranking import Ranking
+from space.cutting.turning import folded, hidden_place, turned
+from space.discovery.tiny import tiny
 from space.input_error import InputError
-from space.ranking import Ranking
-from space.scales import starred
-from space.turning import folded, hidden_place, turned
-from space.vouching import Vouched, axis_map_of, vouch
+from space.verification.draws import one_expert_at_a_time, random_architecture, random_ranking
+from space.verification.stream import random_rotation, with_stream
+from space.verification.trial import TOLERANCE, distance, logits_of, trial_tokens
+from space.verification.vouching import Vouched, axis_map_of, vouch
 
 TURNABLE = ("llama", "qwen3", "gemma", "mixtral", "phi3", "gpt_oss")
 #: Their norms subtract the mean.

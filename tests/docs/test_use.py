@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import Follower
-from tests.search.postgresql import running_postgresql
+from tests.search.storage.postgresql import running_postgresql
 from tests.small_search import SMALL, write_stories, write_teacher
 
 

@@ -19,12 +19,12 @@ import optuna
 import pytest
 from transformers import AutoConfig, LlamaConfig, PretrainedConfig, Qwen3Config
 
-from evaluators.pace import Pace
-from space.axis_map import AxisMap
-from space.basis import BasisName
-from space.vouching import axis_map_of
+from evaluators.metrics.pace import Pace
+from space.axes.axis_map import AxisMap
+from space.cutting.basis import BasisName
+from space.verification.vouching import axis_map_of
 from studies.demo.train import CONFIG
-from tests.search.postgresql import PostgreSQL, running_postgresql
+from tests.search.storage.postgresql import PostgreSQL, running_postgresql
 from tests.space.maps import NEMOTRON_15B
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _map_of(text: str, basis: BasisName) -> AxisMap:
 def each_teacher_vouched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """To try the contract takes seconds, and here it is the same few teachers over and over."""
     monkeypatch.setattr(
-        "search.resolution.axis_map_of",
+        "search.settings.resolution.axis_map_of",
         lambda config, basis=BasisName.COORDINATE: _map_of(config.to_json_string(use_diff=False), basis),
     )
 
@@ -101,7 +101,7 @@ def each_teacher_vouched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def no_device_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan times a student for ten seconds; what it makes of them is tested with known paces."""
-    monkeypatch.setattr("search.hours.pace_of", lambda *_: Pace(5000.0, 40_000.0, 0.5, timed=True))
+    monkeypatch.setattr("search.planning.hours.pace_of", lambda *_: Pace(5000.0, 40_000.0, 0.5, timed=True))
 
 
 def _config_alone(config: PretrainedConfig, factory: pytest.TempPathFactory, name: str) -> Path:

@@ -10,24 +10,24 @@ from typing import Any
 
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from search.bounds import measured
-from search.config import RunConfig
-from search.console import Console
-from search.evaluation import CandidateError, Evaluation, Record
-from search.loop import Search, Task
-from search.objectives import UNITS
-from search.rung import Rung
-from search.storage import open_study
-from search.workers import Workers
-from space.architecture import Architecture
-from space.axis_map import AxisMap
-from space.baselines import baselines
-from space.budget import Budget
-from space.counting import parameter_polynomial
-from space.enumeration import enumerate_space
-from space.polynomial import Polynomial
-from space.search_space import SearchSpace
-from space.vouching import axis_map_of
+from search.rungs.evaluation import CandidateError, Evaluation, Record
+from search.rungs.loop import Search, Task
+from search.rungs.rung import Rung
+from search.settings.bounds import measured
+from search.settings.config import RunConfig
+from search.settings.objectives import UNITS
+from search.storage.storage import open_study
+from search.storage.workers import Workers
+from search.terminal.console import Console
+from space.axes.architecture import Architecture
+from space.axes.axis_map import AxisMap
+from space.axes.polynomial import Polynomial
+from space.counting.budget import Budget
+from space.counting.counting import parameter_polynomial
+from space.enumeration.baselines import baselines
+from space.enumeration.enumeration import enumerate_space
+from space.enumeration.search_space import SearchSpace
+from space.verification.vouching import axis_map_of
 from studies.demo.train import CONFIG
 
 Fails = Callable[[Architecture, int], bool]

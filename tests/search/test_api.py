@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from evaluators.loss import validation_loss
+from evaluators.metrics.loss import validation_loss
 from search.api import Flags, Run, extract, rank, retrain, search
 from search.choose import main as choose
 from space.input_error import InputError

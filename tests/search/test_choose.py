@@ -10,7 +10,7 @@ import pytest
 
 from search import choose
 from search.report import __main__ as report
-from search.summary import read
+from search.runs.summary import read
 from tests.search.answer import Answer, Run, answer_of
 from tests.search.report.sample import sample_summary
 from tests.search.report.test_report import Page

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from search.compare import main
-from search.comparison import Comparison
 from search.report.figures.joint import Shown, joint_figure
-from search.saved_run import find_run
+from search.runs.comparison import Comparison
+from search.runs.saved_run import find_run
 from tests.search.report.sample import sample_summary
 from tests.search.report.test_report import HOSTILE, Page, hostile_summary
 from tests.search.report.variants import VARIANTS

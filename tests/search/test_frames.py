@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from search.frames import models, trials
-from search.loop import open_rungs
-from search.summary import read
+from search.rungs.loop import open_rungs
+from search.runs.summary import read
 from space.input_error import InputError
 from tests.search.saved import save_run
 from tests.search.synthetic import Evaluator, demo_space, figures, make_search, run_config

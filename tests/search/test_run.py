@@ -20,8 +20,8 @@ from optuna.trial import TrialState
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from evaluators.loss import validation_loss
-from search.summary import check
+from evaluators.metrics.loss import validation_loss
+from search.runs.summary import check
 
 NAME = "stories260K-60pct"
 #: Runs a second process with transformers and torch alone: no code of this project on its path.

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from search.report.within_bounds import over_in_words
 from search.run import main
-from search.summary import check
+from search.runs.summary import check
+from search.runs.within_bounds import over_in_words
 
 Told = tuple[dict[str, Any], str, Path]
 

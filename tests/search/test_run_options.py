@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from evaluators.loss import validation_loss
-from search.summary import check
+from evaluators.metrics.loss import validation_loss
+from search.runs.summary import check
 from tests.search.test_run import Runner, without_times
 
 OPTIONS = (

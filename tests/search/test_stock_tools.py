@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from search.loop import open_rungs
-from search.rung import Rung
+from search.rungs.loop import open_rungs
+from search.rungs.rung import Rung
 from tests.search.synthetic import demo_space, make_search, run_config
 
 NAMES = ["synthetic/r0", "synthetic/r1", "synthetic/r2"]

@@ -6,9 +6,9 @@ from functools import cache
 
 from transformers import AutoConfig, MixtralConfig, NemotronConfig, PretrainedConfig, Qwen2MoeConfig
 
-from space.axis_map import AxisMap
-from space.families.tiny import tiny
-from space.vouching import axis_map_of
+from space.axes.axis_map import AxisMap
+from space.discovery.tiny import tiny
+from space.verification.vouching import axis_map_of
 from tests.space.models import LLAMA_8B, QWEN3_8B, SMALL
 
 NEMOTRON_15B = NemotronConfig(

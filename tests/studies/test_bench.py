@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evaluators.distillation.targets.live import TextTargets
-from space.architecture import Axis
+from space.axes.architecture import Axis
 from studies.bench.bench import Shuffled
 from studies.bench.results import Results, effect, markdown, spread
 from studies.bench.setting import SETTINGS

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from evaluators.final_states import final_states
+from evaluators.huggingface.final_states import final_states
 from evaluators.importance.depth.passes import Passes
 from studies.benchmarks.__main__ import SUITES, main
 from studies.benchmarks.figure import Figure, in_turns, table

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from search.evaluation import CandidateError
+from search.rungs.evaluation import CandidateError
 from studies.benchmarks import search as benchmark
 from studies.benchmarks.__main__ import SUITES
 from studies.benchmarks.search import Instant, SearchWork, Timed, search_suite

@@ -17,14 +17,14 @@ from evaluators.importance.covariance import reading
 from evaluators.importance.method import Method
 from evaluators.importance.moments import gather_moments
 from evaluators.importance.rank import rank
-from space.architecture import Axis
-from space.axis_map import AxisMap
-from space.basis import BasisName
-from space.contract.draws import random_teacher
-from space.extraction import extract, saved_tensors, sort_by_importance
-from space.moments import Moments, Read
-from space.ranking import Ranking
-from space.vouching import axis_map_of
+from space.axes.architecture import Axis
+from space.axes.axis_map import AxisMap
+from space.cutting.basis import BasisName
+from space.cutting.extraction import extract, saved_tensors, sort_by_importance
+from space.cutting.moments import Moments, Read
+from space.cutting.ranking import Ranking
+from space.verification.draws import random_teacher
+from space.verification.vouching import axis_map_of
 from studies.bench.bench import Bench
 from studies.bench.results import Results
 from studies.ideas import __main__ as study

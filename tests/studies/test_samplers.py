@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from optuna.storages import InMemoryStorage
 from scipy.stats import kendalltau
 
-from evaluators.synthetic import SyntheticProblem
-from search.console import Console
-from search.flags import Flags
-from search.loop import Search, Task, rungs_in
-from search.promotion import pareto_front
-from space.counting import parameter_polynomial
+from evaluators.metrics.synthetic import SyntheticProblem
+from search.rungs.loop import Search, Task, rungs_in
+from search.rungs.promotion import pareto_front
+from search.settings.flags import Flags
+from search.terminal.console import Console
+from space.counting.counting import parameter_polynomial
 from studies.samplers.__main__ import tables
 from studies.samplers.evaluator import evaluator_of, true_front, true_objectives
 from studies.samplers.hypervolume import hypervolume

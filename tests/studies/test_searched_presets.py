@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from optuna.storages import InMemoryStorage
 
-from search.command_line import load_preset
-from search.console import Console
-from search.loop import Search, Task, rungs_in
-from search.resolution import resolve
-from space.counting import parameter_polynomial
+from search.rungs.loop import Search, Task, rungs_in
+from search.settings.command_line import load_preset
+from search.settings.resolution import resolve
+from search.terminal.console import Console
+from space.counting.counting import parameter_polynomial
 from studies.samplers.evaluator import evaluator_of, true_objectives
 from tests.search.conftest import demo_config, llama_8b, nemotron_15b
 

@@ -17,7 +17,7 @@ from evaluators.distillation.targets.batch import Batch
 from evaluators.distillation.targets.form import Form
 from evaluators.distillation.targets.hidden import Hidden
 from evaluators.distillation.targets.records import Records
-from evaluators.final_states import final_states
+from evaluators.huggingface.final_states import final_states
 
 logger = logging.getLogger(__name__)
 _TOKENS_AT_ONCE = 4096

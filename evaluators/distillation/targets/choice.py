@@ -9,8 +9,8 @@ from evaluators.distillation.targets.records import OVERHEAD
 from evaluators.distillation.targets.sampled import DRAWS
 from evaluators.distillation.targets.token_numbers import bytes_each
 from evaluators.distillation.targets.top_k import K
-from space.budget import Measure
-from space.budget import spoken as spoken_amount
+from space.counting.budget import Measure
+from space.counting.budget import spoken as spoken_amount
 from space.input_error import InputError
 
 #: Targets may take this share of the free disk: models and checkpoints are still to come.

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from evaluators.distillation.answer import Dense
 from evaluators.distillation.targets.form import FormName
-from evaluators.final_states import head_dtype, logits_of
+from evaluators.huggingface.final_states import head_dtype, logits_of
 
 
 class Hidden:

@@ -13,7 +13,7 @@ from evaluators.distillation.answer import Dense
 from evaluators.distillation.places import Place, states_at
 from evaluators.distillation.targets.batch import Batch
 from evaluators.distillation.targets.hidden import every_logit
-from evaluators.final_states import final_states
+from evaluators.huggingface.final_states import final_states
 
 
 class LiveTargets:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from evaluators.distillation.answer import Sparse
 from evaluators.distillation.targets.form import FormName
 from evaluators.distillation.targets.token_numbers import packed, unpacked
-from evaluators.final_states import logits_of, token_slice, vocabulary
+from evaluators.huggingface.final_states import logits_of, token_slice, vocabulary
 
 #: Of the source; about 12 distinct tokens.
 DRAWS = 50

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from evaluators.distillation.answer import Sparse
 from evaluators.distillation.targets.form import FormName
 from evaluators.distillation.targets.token_numbers import packed, unpacked
-from evaluators.final_states import logits_of, token_slice, vocabulary
+from evaluators.huggingface.final_states import logits_of, token_slice, vocabulary
 
 #: At about the bytes of the usual number of draws.
 K = 12

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from evaluators.final_states import logits_of, token_slice, vocabulary
+from evaluators.huggingface.final_states import logits_of, token_slice, vocabulary
 
 #: Of final states (B, T, D): the sum of the costs of their tokens in nats, and the number of summands.
 Cost = Callable[[Tensor], tuple[float, int]]

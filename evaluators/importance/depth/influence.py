@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from evaluators.importance.depth.passes import Boundaries, listening
-from space.axis_map import AxisMap, layer_modules
+from space.axes.axis_map import AxisMap, layer_modules
 
 _SHORTEST = 1e-16
 #: Tokens whose unit vectors are held at once.

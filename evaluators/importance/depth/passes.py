@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from evaluators.final_states import final_states
-from space.axis_map import AxisMap, layer_modules
+from evaluators.huggingface.final_states import final_states
+from space.axes.axis_map import AxisMap, layer_modules
 
 Forward = Callable[..., Any]
 

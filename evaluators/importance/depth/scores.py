@@ -17,10 +17,10 @@ from evaluators.importance.depth.removal import by_divergence, by_loss, without_
 from evaluators.importance.depth.setting import Setting
 from evaluators.importance.depth.sharing import only_states
 from evaluators.importance.method import Depth, Method
-from space.architecture import Axis
-from space.axis_map import layer_modules
+from space.axes.architecture import Axis
+from space.axes.axis_map import layer_modules
+from space.cutting.ranking import Ranking
 from space.input_error import InputError
-from space.ranking import Ranking
 
 #: A benchmark: of a model its score, higher is better.
 Judge = Callable[[PreTrainedModel], float]

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.importance.depth.passes import Passes
-from space.axis_map import AxisMap
+from space.axes.axis_map import AxisMap
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.importance.depth.passes import Passes
-from space.axis_map import AxisMap
+from space.axes.axis_map import AxisMap
 
 #: Tokens that both ways are compared on.
 _TOKENS = 8

@@ -6,7 +6,6 @@ import math
 import re
 from typing import Any
 
-from search.report import format as words
 from search.report.figures import marks
 from search.report.figures.figure import (
     Figure,
@@ -19,7 +18,8 @@ from search.report.figures.figure import (
     round_ticks,
     scatter,
 )
-from search.report.journeys import RETRAINING, Journey, Role, journeys
+from search.runs.journeys import RETRAINING, Journey, Role, journeys
+from search.terminal import format as words
 
 #: What a round number of tokens needs no digits for.
 _NOUGHTS = re.compile(r"\.0+(?!\d)")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 from search.report.figures.figure import Figure, Json, axis, lines, plain
-from space.profile import Profile
+from space.cutting.profile import Profile
 
 HEIGHT = 300
 #: Shares of the highest score below this are drawn alike.

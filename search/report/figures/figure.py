@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from search.report.format import visible
+from search.terminal.format import visible
 
 Json = dict[str, Any]
 Points = Sequence[tuple[float, float]]

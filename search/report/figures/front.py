@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from search.report import format as words
-from search.report.cost_axis import CostAxis, cost_axis
 from search.report.figures import marks
 from search.report.figures.figure import (
     Figure,
@@ -20,9 +18,11 @@ from search.report.figures.figure import (
     plain,
     scatter,
 )
-from search.report.journeys import Journey, Role, Stop, journeys, top_rung
-from search.report.outliers import farthest_near
-from search.report.within_bounds import bounds_of, over_labels
+from search.runs.cost_axis import CostAxis, cost_axis
+from search.runs.journeys import Journey, Role, Stop, journeys, top_rung
+from search.runs.outliers import farthest_near
+from search.runs.within_bounds import bounds_of, over_labels
+from search.terminal import format as words
 
 #: When the candidates take up less than this share of the width, there is a view without the teacher.
 _NARROW = 0.25

@@ -8,9 +8,9 @@ from typing import Any
 
 from search.report.figures.falling import HEIGHT, energy_curves, energy_kept, heat_map
 from search.report.figures.figure import Figure, axis
-from search.report.journeys import chosen_student
-from search.report.ranking_view import RankingView
-from space.profile import Profile
+from search.runs.journeys import chosen_student
+from search.runs.ranking_view import RankingView
+from space.cutting.profile import Profile
 
 _NAMES = {
     "mlp": "MLP neurons",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from search.report import format as words
 from search.report.figures import marks
 from search.report.figures.figure import Figure, Json, Label, axis, lines, padded, plain, scatter
-from search.report.journeys import RETRAINING, Journey, Role, journeys, top_rung
+from search.runs.journeys import RETRAINING, Journey, Role, journeys, top_rung
+from search.terminal import format as words
 
 #: Retrained models all have a row; candidates fill up to so many, the lowest forecasts first.
 _ROWS = 16

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.report import format as words
-from search.report.cost_axis import CostAxis, cost_axis
 from search.report.figures.figure import Figure, Json, Label, axis, lines, padded, plain, scatter
 from search.report.figures.front import undominated
-from search.report.journeys import chosen_student, retrained_entries
+from search.runs.cost_axis import CostAxis, cost_axis
+from search.runs.journeys import chosen_student, retrained_entries
+from search.terminal import format as words
 
 #: Names of the style sheet; runs beyond them get the colours again, with other marks.
 COLOURS = ("runa", "runb", "runc", "rund", "rune", "runf", "rung", "runh")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from search.report import format as words
 from search.report.figures.figure import Json, Label, plain
-from search.report.journeys import RETRAINING, Journey, Role, Stop
+from search.runs.journeys import RETRAINING, Journey, Role, Stop
+from search.terminal import format as words
 
 _SYMBOLS = {
     "uniform": "square",

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from search.report import format as words
-from search.report.cost_axis import CostAxis, cost_axis
 from search.report.figures import marks
 from search.report.figures.figure import Figure, Json, axis, plain, scatter
-from search.report.journeys import Journey, Role, Stop, journeys, top_rung
+from search.runs.cost_axis import CostAxis, cost_axis
+from search.runs.journeys import Journey, Role, Stop, journeys, top_rung
+from search.terminal import format as words
 
 #: Shades for the quarters of the candidates, from the best losses to the worst.
 _SHADES = ("@accent 0.75", "@accent 0.38", "@faint 0.55", "@faint 0.3")

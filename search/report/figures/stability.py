@@ -7,7 +7,7 @@ from typing import Any
 
 from search.report.figures import marks
 from search.report.figures.figure import Figure, Json, axis, padded, scatter
-from search.report.journeys import Journey, Role, Stop, journeys
+from search.runs.journeys import Journey, Role, Stop, journeys
 
 _SIZE = "parameters"
 

@@ -13,7 +13,7 @@ from evaluators.distillation.answer import Dense
 from evaluators.distillation.liger import fused, fused_sum, installed, plain_head
 from evaluators.distillation.losses import Loss
 from evaluators.distillation.targets.live import LiveTargets, TextTargets
-from evaluators.final_states import logits_of
+from evaluators.huggingface.final_states import logits_of
 from tests.evaluators.tiny_models import random_tokens, tiny_model, tiny_student
 
 TOKENS = random_tokens(2, 6)

@@ -22,7 +22,7 @@ from evaluators.distillation.targets.live import LiveTargets, TextTargets
 from evaluators.distillation.targets.sampled import Sampled
 from evaluators.distillation.targets.token_numbers import packed, unpacked
 from evaluators.distillation.targets.top_k import TopK
-from evaluators.final_states import final_states, logits_of
+from evaluators.huggingface.final_states import final_states, logits_of
 from tests.evaluators.tiny_models import VOCABULARY, random_tokens, tiny_model, tiny_student
 
 TOKENS = random_tokens(7, 6)

@@ -19,7 +19,7 @@ from evaluators.distillation.answer import Sparse
 from evaluators.distillation.losses import forward_kl, sparse_kl
 from evaluators.distillation.targets.sampled import Sampled, distinct, draw
 from evaluators.distillation.targets.top_k import TopK
-from evaluators.final_states import final_states, logits_of
+from evaluators.huggingface.final_states import final_states, logits_of
 from tests.evaluators.tiny_models import VOCABULARY, random_tokens, tiny_model, tiny_student
 
 T, DRAWS, TIMES = 8, 20, 400

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from evaluators.distillation.schedule import Schedule
 from evaluators.distillation.targets.batch import Batch
 from evaluators.distillation.targets.live import LiveTargets
-from evaluators.loss import validation_loss
+from evaluators.metrics.loss import validation_loss
 from tests.evaluators.tiny_models import random_tokens, tiny_model
 
 BLOCK, BLOCKS_A_STEP, STEPS = 6, 4, 8

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from space.architecture import Architecture, Axis
+from space.axes.architecture import Architecture, Axis
 from tests.evaluators.importance.reference import reference_scores
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import PretrainedConfig
 
-from space.axis_map import AxisMap
-from space.discovery import discover
+from space.axes.axis_map import AxisMap
+from space.discovery.discovery import discover
 
 #: Where tokens are mixed, in classes whose shapes do not tell hidden from heads.
 _MIXING = {"gpt2": frozenset({"transformer.h.*.attn.c_proj"})}

@@ -15,10 +15,10 @@ from transformers import PreTrainedModel
 from evaluators.importance.from_disk import rank_from_disk
 from evaluators.importance.method import Aggregate, Depth, Method, Width
 from evaluators.importance.rank import rank
-from space.axis_map import AxisMap
-from space.basis import BasisName
-from space.ranking import Ranking
-from space.vouching import axis_map_of
+from space.axes.axis_map import AxisMap
+from space.cutting.basis import BasisName
+from space.cutting.ranking import Ranking
+from space.verification.vouching import axis_map_of
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.tiny_models import random_tokens, tiny_model
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from space.architecture import Axis
+from space.axes.architecture import Axis
 
 Grid = NDArray[np.float64]
 #: Of (n, D) tokens, an expert's number and the module of all experts: (n, I) what its last matrix reads.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from space.architecture import Axis
+from space.axes.architecture import Axis
 from tests.evaluators.importance.reference import Grid
 
 Index = int | slice | tuple[int | slice, ...]

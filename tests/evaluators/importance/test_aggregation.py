@@ -17,8 +17,8 @@ from evaluators.importance.activations import Listener
 from evaluators.importance.aggregation import ALL, L2_OF_MEANS, Aggregation, Grid, Variance
 from evaluators.importance.method import Method
 from evaluators.importance.rank import rank, rank_all, ranking_fingerprint, scores_of
-from space.architecture import Axis
-from space.axis_map import AxisMap
+from space.axes.architecture import Axis
+from space.axes.axis_map import AxisMap
 from space.input_error import InputError
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.importance.reference import Grid as Values

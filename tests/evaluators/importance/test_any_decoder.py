@@ -16,11 +16,11 @@ from transformers import PreTrainedModel
 
 from evaluators.importance.activations import Listener, norms
 from evaluators.importance.rank import rank, scores_of
-from space.architecture import Axis
-from space.axis_map import AxisMap
+from space.axes.architecture import Axis
+from space.axes.axis_map import AxisMap
+from space.axes.layout import Each, Fixed, Together
+from space.cutting.ranking import Ranking
 from space.input_error import InputError
-from space.layout import Each, Fixed, Together
-from space.ranking import Ranking
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.importance.reference import (
     Names,

@@ -14,11 +14,11 @@ from evaluators.importance.activations import Listener
 from evaluators.importance.covariance import Covariance, reading
 from evaluators.importance.method import Method
 from evaluators.importance.rank import rank, ranking_fingerprint
-from space.axis_map import AxisMap
-from space.basis import BasisName
-from space.contract.draws import random_teacher
+from space.axes.axis_map import AxisMap
+from space.cutting.basis import BasisName
 from space.input_error import InputError
-from space.vouching import axis_map_of
+from space.verification.draws import random_teacher
+from space.verification.vouching import axis_map_of
 
 CONFIG = LlamaConfig(
     vocab_size=48,

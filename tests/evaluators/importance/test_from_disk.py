@@ -17,11 +17,11 @@ from evaluators.importance.from_disk import rank_from_disk
 from evaluators.importance.method import Depth, Method, Width
 from evaluators.importance.rank import rank
 from evaluators.teacher.on_disk import TeacherOnDisk
-from space.axis_map import AxisMap, layer_modules
-from space.basis import BasisName
+from space.axes.axis_map import AxisMap, layer_modules
+from space.cutting.basis import BasisName
+from space.cutting.ranking import Ranking
 from space.input_error import InputError
-from space.ranking import Ranking
-from space.vouching import axis_map_of
+from space.verification.vouching import axis_map_of
 from tests.contracts.tiny import vouched
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.tiny_models import random_tokens, tiny_model

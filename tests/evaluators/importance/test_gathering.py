@@ -14,7 +14,7 @@ from evaluators.importance.activations import Listener
 from evaluators.importance.covariance import Covariance
 from evaluators.importance.gathering import gathered, joined, share
 from evaluators.importance.rank import rank
-from space.ranking import Ranking
+from space.cutting.ranking import Ranking
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.importance.one_of_many import CASES, FROM_DISK, case, ranking
 from tests.evaluators.tiny_models import random_tokens, tiny_model

@@ -12,15 +12,15 @@ from transformers import PreTrainedModel
 from evaluators.importance.iterative import Phase, rank_in_rounds
 from evaluators.importance.method import Depth, Method, Width
 from evaluators.importance.rank import rank
-from space.architecture import Architecture, Axis
-from space.axis_map import AxisMap
-from space.basis import BasisName
-from space.extraction import extract, keeps, saved_tensors, sort_by_importance
+from space.axes.architecture import Architecture, Axis
+from space.axes.axis_map import AxisMap
+from space.cutting.basis import BasisName
+from space.cutting.extraction import extract, keeps, saved_tensors, sort_by_importance
+from space.cutting.ranking import Ranking
+from space.cutting.rounds import architectures_between
+from space.cutting.student_map import student_map
 from space.input_error import InputError
-from space.ranking import Ranking
-from space.rounds import architectures_between
-from space.student_map import student_map
-from space.vouching import axis_map_of
+from space.verification.vouching import axis_map_of
 from tests.contracts.tiny import vouched
 from tests.evaluators.importance.llama_by_hand import falling
 from tests.evaluators.importance.maps import map_of

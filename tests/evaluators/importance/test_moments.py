@@ -13,14 +13,14 @@ from numpy.testing import assert_allclose
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from evaluators.final_states import final_states
+from evaluators.huggingface.final_states import final_states
 from evaluators.importance.moments import MomentsListener, gather_moments, rms_norms
 from evaluators.importance.rank import rank
-from space.architecture import Axis
-from space.extraction import extract, saved_tensors, sort_by_importance
+from space.axes.architecture import Axis
+from space.cutting.extraction import extract, saved_tensors, sort_by_importance
+from space.cutting.moments import Moments
+from space.cutting.repair import Repair
 from space.input_error import InputError
-from space.moments import Moments
-from space.repair import Repair
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.importance.reference import gated, routed
 from tests.evaluators.tiny_models import random_tokens, tiny_model

@@ -17,10 +17,10 @@ from evaluators.importance import rank as rank_module
 from evaluators.importance.activations import Listener
 from evaluators.importance.method import Depth, Method
 from evaluators.importance.rank import rank, ranking_fingerprint, scores_of
-from space.architecture import Axis
-from space.axis_map import AxisMap
+from space.axes.architecture import Axis
+from space.axes.axis_map import AxisMap
+from space.cutting.ranking import Ranking
 from space.input_error import InputError
-from space.ranking import Ranking
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.importance.reference import influence, reference_scores
 from tests.evaluators.tiny_models import random_tokens, tiny_model

@@ -12,13 +12,13 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from evaluators.importance.method import Method
 from evaluators.importance.moments import gather_moments
 from evaluators.importance.rank import rank
-from space.axis_map import AxisMap
-from space.basis import BasisName
-from space.contract.draws import random_ranking, random_teacher
-from space.extraction import extract, saved_tensors, sort_by_importance
-from space.moments import Moments
-from space.ranking import Ranking
-from space.repair import Repair
+from space.axes.axis_map import AxisMap
+from space.cutting.basis import BasisName
+from space.cutting.extraction import extract, saved_tensors, sort_by_importance
+from space.cutting.moments import Moments
+from space.cutting.ranking import Ranking
+from space.cutting.repair import Repair
+from space.verification.draws import random_ranking, random_teacher
 from tests.evaluators.importance.test_covariance import CALIBRATION, CONFIG, turnable
 
 KEPT = 12

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from evaluators.importance.rows import BY_LAYER
 from evaluators.importance.unit_sums import unit_sums
-from space.architecture import Axis
-from space.axis_map import AxisMap
-from space.axis_map import Tensor as MappedTensor
-from space.experts import expert_groups
-from space.layout import positions
+from space.axes.architecture import Axis
+from space.axes.axis_map import AxisMap
+from space.axes.axis_map import Tensor as MappedTensor
+from space.axes.layout import positions
+from space.counting.experts import expert_groups
 from tests.contracts.tiny import vouched
 
 #: Fused and interleaved tensors, matrices with hidden on both sides, groups of experts, entries of heads.

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser
 
 from search.report import write_report
 from search.run import main
-from search.teachers import EMBEDDED
+from search.settings.teachers import EMBEDDED
 from tests.search.report.browser import Visit
 from tests.search.report.sample import sample_ranking
 

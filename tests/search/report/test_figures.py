@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.report import RankingView
-from search.report.cost_axis import cost_axis
 from search.report.figures.curves import curves_figure
 from search.report.figures.falling import energy_kept
 from search.report.figures.figure import padded, round_ticks
@@ -20,8 +19,9 @@ from search.report.figures.importance import importance_panels
 from search.report.figures.intervals import intervals_figure
 from search.report.figures.sizes import sizes_figure
 from search.report.figures.stability import stability_panels
-from search.report.journeys import Role, journeys
-from space.profile import Profile, profile_of
+from search.runs.cost_axis import cost_axis
+from search.runs.journeys import Role, journeys
+from space.cutting.profile import Profile, profile_of
 from tests.search.report.sample import TEACHER_LOSS, sample_ranking, sample_summary
 from tests.search.report.variants import VARIANTS
 

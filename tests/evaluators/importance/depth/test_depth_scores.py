@@ -16,11 +16,11 @@ from evaluators.importance.depth.greedy import ranks, removal_order
 from evaluators.importance.depth.influence import Chords
 from evaluators.importance.method import Depth, Method
 from evaluators.importance.rank import rank
-from space.architecture import Axis
-from space.axis_map import AxisMap
-from space.extraction import keeps
+from space.axes.architecture import Axis
+from space.axes.axis_map import AxisMap
+from space.cutting.extraction import keeps
+from space.cutting.ranking import Ranking
 from space.input_error import InputError
-from space.ranking import Ranking
 from tests.evaluators.importance.depth import by_surgery
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.tiny_models import random_tokens, same_weights, tiny_model

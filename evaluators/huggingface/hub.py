@@ -1,0 +1,186 @@
+"""What can go wrong with the hub, as messages for a user.
+
+Its clients raise what they saw, often several layers deep; what a user needs is which rule was
+broken and how to go on, also without a network.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    XetDownloadError,
+)
+
+try:  # the HTTP client of huggingface_hub 2, and that of 1
+    import httpx2 as http_client
+except ImportError:
+    import httpx as http_client  # type: ignore[import-not-found,no-redef]
+
+from evaluators.huggingface.one_line import one_line
+from evaluators.huggingface.paths import nothing_there
+from space.input_error import InputError
+
+
+class HubUnavailableError(InputError):
+    """The hub could not be asked, or broke off: another time it may answer."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was asked of the hub.
+
+    Attributes:
+        kind: ``model`` or ``dataset``.
+        id: of the repository.
+        revision: branch, tag or commit; None: the default branch.
+    """
+
+    kind: str
+    id: str
+    revision: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """The flag that names it."""
+        return "--model" if self.kind == "model" else "--data"
+
+    @property
+    def page(self) -> str:
+        """Its address for a browser."""
+        return f"{constants.ENDPOINT}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
+
+    @property
+    def rule(self) -> str:
+        """What may be named."""
+        return f"{self.flag} takes a path or the id of a {self.kind} on the hub"
+
+    @property
+    def offline(self) -> str:
+        """How to do without the hub."""
+        kind = " --repo-type dataset" if self.kind == "dataset" else ""
+        command = f"hf download {self.id}{kind} --local-dir DIR"
+        return f"where there is a network run `{command}`, bring DIR here and give {self.flag} DIR"
+
+
+@contextmanager
+def hub_refusals(wanted: Wanted) -> Iterator[None]:
+    """Within the block the hub's failures become ``InputError``; other errors pass."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        refusal = refusal_of(error, wanted)
+        if refusal is None:
+            raise
+        raise refusal from error
+
+
+def refusal_of(error: BaseException, wanted: Wanted) -> InputError | None:
+    """The message for a failure of the hub's clients; None if the failure is not the hub's."""
+    causes = list(_causes(error))
+    for describe in (_denied, _absent, _unreachable, _answered, _cut, _disk_full):
+        for cause in causes:
+            if refusal := describe(cause, wanted):
+                return refusal
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _denied(error: BaseException, wanted: Wanted) -> InputError | None:
+    gated = isinstance(error, DatasetNotFoundError) and "gated" in str(error)
+    if not gated and not isinstance(error, GatedRepoError):
+        return None
+    return InputError(
+        f"the {wanted.kind} has to be one that you may download",
+        f"{wanted.id} is gated: its owners ask for consent to their terms",
+        f"Agree to them at {wanted.page}, then run `hf auth login` or set HF_TOKEN; or {wanted.offline}",
+    )
+
+
+def _absent(error: BaseException, wanted: Wanted) -> InputError | None:
+    if isinstance(error, RevisionNotFoundError):
+        return InputError(
+            "the revision has to be a branch, tag or commit of the repository",
+            f"{wanted.id} has none called {wanted.revision}",
+            f"See {wanted.page}/tree/main for those it has, or leave the revision out",
+        )
+    if isinstance(error, RepositoryNotFoundError | DatasetNotFoundError | HFValidationError):
+        return InputError(
+            wanted.rule,
+            f"the hub knows no public {wanted.kind} {wanted.id}, and {nothing_there(wanted.id)}",
+            "Check the spelling; for a private one run `hf auth login` or set HF_TOKEN",
+        )
+    return None
+
+
+def _unreachable(error: BaseException, wanted: Wanted) -> InputError | None:
+    if isinstance(error, OfflineModeIsEnabled):
+        return HubUnavailableError(
+            wanted.rule,
+            f"{nothing_there(wanted.id)}, {constants.HF_HUB_CACHE} does not have all of it, "
+            "and HF_HUB_OFFLINE forbids to ask the hub",
+            f"Unset HF_HUB_OFFLINE; or {wanted.offline}",
+        )
+    http = http_client
+    unreached = (http.ConnectError, http.ConnectTimeout, http.ProxyError, http.UnsupportedProtocol)
+    if isinstance(error, unreached) or (isinstance(error, ConnectionError) and "reach" in str(error)):
+        return HubUnavailableError(
+            wanted.rule,
+            f"{nothing_there(wanted.id)}, and the hub at {constants.ENDPOINT} cannot be reached "
+            f"({one_line(error)})",
+            f"Check the name and the network (HF_ENDPOINT, HTTPS_PROXY); or {wanted.offline}",
+        )
+    return None
+
+
+def _answered(error: BaseException, wanted: Wanted) -> InputError | None:
+    if not isinstance(error, HfHubHTTPError):
+        return None
+    status = error.response.status_code
+    rule, values = f"the hub has to hand out {wanted.id}", f"it answered {status} ({one_line(error)})"
+    if status in (401, 403):
+        remedy = f"Run `hf auth login` or set HF_TOKEN to a token that may read {wanted.page}"
+        return InputError(rule, values, remedy)
+    return HubUnavailableError(rule, values, f"Try again later; or {wanted.offline}")
+
+
+def _cut(error: BaseException, wanted: Wanted) -> InputError | None:
+    inconsistent = isinstance(error, OSError) and "Consistency check failed" in str(error)
+    lost = (http_client.TransportError, ConnectionError, XetDownloadError, LocalEntryNotFoundError)
+    if not inconsistent and not isinstance(error, lost):
+        return None
+    return HubUnavailableError(
+        "files of the hub have to arrive whole",
+        f"the connection to {constants.ENDPOINT} broke off within {wanted.id}, several times over "
+        f"({one_line(error)}), and what came of the file was thrown away",
+        f"Start the same command again, files that arrived whole are kept; or {wanted.offline}",
+    )
+
+
+def _disk_full(error: BaseException, wanted: Wanted) -> InputError | None:
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return InputError(
+        "the hub's files need room on the disk",
+        f"there is none left for {wanted.id} in {constants.HF_HOME}",
+        "Make room, or set HF_HOME to a folder on a larger disk",
+    )

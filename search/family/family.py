@@ -1,0 +1,211 @@
+"""A family of models: each budget's run is cut from the model that the run before it chose.
+
+To train the largest model alone and to walk down from it by pruning and distillation is the first of the
+practices of arXiv 2407.14679 (section 4.1). Every stage is an ordinary run in a folder of its own below the
+family's, so a family goes on as a run does: by the same command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PretrainedConfig
+
+from evaluators.teacher import load_config
+from search.planning.outcome import chosen_row
+from search.runs.summary import read
+from search.settings.flag_rules import budgets_of
+from search.settings.flags import Flags
+from search.settings.phases import Phase, Training
+from search.settings.resolution import (
+    Resolved,
+    budget_of,
+    folders_of,
+    name_of,
+    nearest_teacher,
+    resolve_from,
+    teachers_named,
+)
+from search.storage.run_directory import RunDirectory
+from space.axes.axis_map import AxisMap
+from space.counting.budget import Budget, BudgetText, Measure
+from space.cutting.extraction import student_config
+from space.enumeration.baselines import baselines
+from space.input_error import InputError
+
+
+class Root(NamedTuple):
+    """The teacher that a line of cuts began with."""
+
+    id: str
+    revision: str
+    axis_map: AxisMap
+
+
+class Parent(NamedTuple):
+    """The model that a stage chose, as the next one is cut from it."""
+
+    path: str
+    config: PretrainedConfig
+    root: Root
+
+
+class Stage(NamedTuple):
+    """One run of a family."""
+
+    resolved: Resolved
+    directory: RunDirectory
+    root: Root
+    assumed: bool
+    """Whether its teacher is not there yet, and a hand-made student stands in for it."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """The runs of several budgets, largest first."""
+
+    flags: Flags
+    name: str
+    budgets: tuple[Budget, ...]
+    folders: tuple[str, ...]
+    """Of the runs, below the family's."""
+    trainings: tuple[Training, ...]
+    """Teachers that were named, or the one that the largest budget picked."""
+    first: Resolved
+    """The largest budget's run."""
+
+    @property
+    def path(self) -> Path:
+        """The folder of the family."""
+        return self.flags.out / self.name
+
+    def stage(self, number: int, parent: Parent | None) -> Stage:
+        """A run, from 0, as it follows from what the one before it chose.
+
+        Raises:
+            InputError: it cannot be done.
+        """
+        if parent is None:
+            return self._named(number, self.first, None)
+        return self._named(number, resolve_from(self._flags(number), self._teachers(parent)), parent)
+
+    def parent(self, stage: Stage, summary: dict[str, Any]) -> Parent:
+        """What a finished stage hands on.
+
+        Raises:
+            InputError: it chose nothing.
+        """
+        row = chosen_row(summary)
+        if row is None:
+            raise InputError(
+                "A family goes on from the model that the run before chose",
+                f"no model of {stage.directory.path} could be retrained",
+                f"See {stage.directory.report} for the reasons",
+            )
+        path = str(stage.directory.path / row["path"])
+        return Parent(path, load_config(path, None, self.flags.trust_remote_code), stage.root)
+
+    def stages(self) -> Iterator[Stage]:
+        """All runs: those that can be known already, and after them what they will be much like.
+
+        For a model that is not there yet the most even hand-made student of the run before stands in.
+
+        Raises:
+            InputError: one cannot be done, or its directory belongs to another configuration.
+        """
+        stage = self.stage(0, None)
+        for number in range(len(self.budgets)):
+            if not stage.assumed:
+                stage.directory.refuse_another(stage.resolved.config)
+            yield stage
+            if number + 1 < len(self.budgets):
+                stage = self._following(number + 1, stage)
+
+    def _following(self, number: int, before: Stage) -> Stage:
+        summary = None if before.assumed else _finished(before.directory)
+        if summary is not None:
+            return self.stage(number, self.parent(before, summary))
+        refusal: InputError | None = None
+        for parent in _stand_ins(before):
+            try:
+                found = self.stage(number, parent)
+            except InputError as error:
+                refusal = refusal or error
+            else:
+                assumed = found.resolved.config.teacher == parent.path
+                return found._replace(assumed=before.assumed or assumed)
+        assert refusal is not None, "a space holds an architecture"
+        raise refusal
+
+    def _flags(self, number: int) -> Flags:
+        """Those of a later stage: what follows from the teacher stays that of the first."""
+        first = self.first.config
+        stay: dict[str, Any] = {"data": first.data, "dtype": first.dtype, "budget_dtype": first.budget_dtype}
+        where: dict[str, Any] = {"out": self.path, "study_name": self.folders[number]}
+        return replace(self.flags, budget=str(self.budgets[number].amount), **where, **stay)
+
+    def _teachers(self, parent: Parent) -> list[Training]:
+        """What a later stage may be cut from; a single teacher is always farther than its student."""
+        student = Training((Phase(parent.path, None),), parent.config)
+        return [student, *(self.trainings if len(self.trainings) > 1 else ())]
+
+    def _named(self, number: int, resolved: Resolved, parent: Parent | None) -> Stage:
+        """The stage of a run that is resolved: under its own name, taught by whom the user wants."""
+        config = resolved.config
+        directory = RunDirectory(self.path / self.folders[number])
+        own: dict[str, Any] = {"name": f"{self.name}/{self.folders[number]}"}
+        if parent is None or config.teacher != parent.path:
+            corrected = str(directory.corrected_teacher) if config.teacher_correction else None
+            root = Root(corrected or config.teacher, "" if corrected else config.revision, resolved.axis_map)
+            return Stage(resolved.having(**own), directory, root, assumed=False)
+        root = parent.root
+        own["teacher_correction"] = 0  # the text is what this teacher was distilled on
+        if self.flags.taught_by == "original":
+            own |= {"taught_by": root.id, "taught_by_revision": root.revision}
+            return Stage(resolved.having(root.axis_map, **own), directory, root, assumed=False)
+        return Stage(resolved.having(**own), directory, root, assumed=False)
+
+
+def family_of(flags: Flags) -> Family:
+    """Read a family from flags whose budget is several.
+
+    Raises:
+        InputError: the budgets do not descend, or the first of them cannot be reached.
+    """
+    typed, folders = budgets_of(flags), folders_of(flags)
+    largest = replace(flags, budget=typed[0])
+    trainings = teachers_named(largest)
+    name = name_of(flags, nearest_teacher(largest, trainings)[0].phases[-1].id)
+    first = resolve_from(replace(largest, out=flags.out / name, study_name=folders[0]), trainings)
+    texts = [BudgetText.parse(text, Measure(flags.budget_of)) for text in typed]
+    budgets = [budget_of(flags, text, first.axis_map)[0] for text in texts]
+    for above, below in pairwise(budgets):
+        if below.highest >= above.lowest:
+            raise InputError(
+                "The budgets of a family descend, each below all that the one before it allows",
+                f"{below} follow {above}",
+                "Order --budget from large to small, farther apart, or narrow --tolerance",
+            )
+    return Family(flags, name, tuple(budgets), tuple(folders), tuple(trainings), first)
+
+
+def _finished(directory: RunDirectory) -> dict[str, Any] | None:
+    """The summary of a run that has one; None if it cannot be read, and the run will write it again."""
+    try:
+        return read(directory.summary)
+    except InputError:
+        return None
+
+
+def _stand_ins(stage: Stage) -> Iterator[Parent]:
+    """Hand-made students of a stage in place of the model that it will choose."""
+    resolved = stage.resolved
+    axis_map, space = resolved.axis_map, resolved.space
+    found = list(baselines(space, axis_map.teacher).values()) or [space.architectures[0]]
+    for architecture in found:
+        config = student_config(axis_map, architecture, range(architecture.layers))
+        yield Parent(f"the model that {resolved.config.name} chooses", config, stage.root)

@@ -1,0 +1,220 @@
+"""The law by which all candidates learn, as a posterior: what ``learning_curve`` forecasts with.
+
+The excess over a floor falls as a power of the tokens (arXiv 2203.15556, eq. 2; the shift by t₀ lets it begin
+at no tokens at all):
+
+    L(t) = E + A (1 + t/t₀)^-b,   or   log(L - E) = a - b u   with u = log(1 + t/t₀)
+
+Some share s of what the first step from 0 tokens brings is no learning: it repairs what the cut has put out
+of joint, and will not come again. E, t₀, b and s are shared by all candidates, since one has too few points
+to tell them. From the law the mean of all departs by a random walk in u, as large as a candidate's own about
+that mean (``learning_scatter``): all read the same batches, and the law may be wrong for all alike, so
+that it does not grow certain however many candidates agree.
+
+A grid is laid over what is unknown and the size of the walk is integrated out (Student's t). How candidates
+differ is kept from saying what law they follow (Liu, Bayarri & Berger 2009, "Modularization in Bayesian
+analysis"): there are many of them, so that a small error of that part would decide the law.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+from scipy.stats import t as student_t
+
+from search.foresight.learning_scatter import Alike, Array, Scatter, Spread, ahead, inverse_of, scatter
+
+Curve = Sequence[tuple[int, float]]
+
+
+def _middles(number: int) -> Array:
+    """The middles of so many equal parts of 0 to 1."""
+    found: Array = (np.arange(number) + 0.5) / number
+    return found
+
+
+def _logarithmic(low: float, high: float, number: int) -> Array:
+    """The middles of so many parts between two bounds, equal on a log scale."""
+    return np.asarray(low * (high / low) ** _middles(number))
+
+
+# What has no scale of its own is taken to be alike likely on a log scale; exponent and share, evenly.
+#: E - teacher, over the gap between the teacher and the lowest loss seen: from a hundredth to all.
+_FLOORS = _logarithmic(0.01, 1, 16)
+#: A loss that is no more than this above the teacher's is at it, in nats per token.
+_NEAR = 1e-3
+#: t₀: from a hundredth of the first rung's tokens to all those of the training that is forecast.
+_FIRST_TURN, _TURNS = 0.01, 20
+#: b: from half of what is known of training without a floor (0.095 and less: arXiv 2001.08361) to 1, which no
+#: regular estimate surpasses.
+_POWERS = 0.05 + 0.95 * _middles(16)
+#: s
+_SHARES = _middles(5)
+#: Variances over the walk's in an e-fold of tokens: from next to nothing to next to all.
+_SLOPES, _REPAIRS = _logarithmic(0.01, 10, 4), _logarithmic(0.1, 100, 4)
+#: Before any step was seen: the walk's deviation in an e-fold of tokens, and how many steps that is worth.
+_WALK, _STEPS = 0.1, 2
+_DRAWS = 4096
+
+
+def ends(curves: Sequence[Curve], tokens: int, teacher: float) -> Array:
+    """(D, C) losses of C candidates after ``tokens`` tokens, drawn from the posterior, the same each time.
+
+    Args:
+        curves: of each candidate (tokens, loss in nats per token), ascending and none beyond ``tokens``.
+        tokens: of the training whose end is asked for.
+        teacher: its loss.
+    """
+    floors = _floors(curves, teacher)
+    groups, kinds = _groups(curves, tokens, floors)
+    law = _Law.of(groups, kinds, _spreads(curves, tokens))
+    draws = law.draws()
+    drawn = np.empty((_DRAWS, len(curves)))
+    for group in groups:
+        steps = law.steps(group, draws)
+        last = np.array([curves[member][-1][1] for member in group.members])
+        bottom = floors[draws.floor, None]
+        drawn[:, group.members] = bottom + (last - bottom) * np.exp(steps)
+    return drawn
+
+
+class _Draws(NamedTuple):
+    """D places in the grid, and the walk's deviation times what it is multiplied by, (D,) each."""
+
+    cell: NDArray[np.intp]
+    floor: NDArray[np.intp]
+    power: NDArray[np.intp]
+    share: NDArray[np.intp]
+    walk: Array
+
+
+@dataclass(frozen=True)
+class _Law:
+    """The posterior over Z pairs of t₀ and spread, E, b and s, with what is seen of G kinds of steps."""
+
+    kinds: Array
+    """(G, 2) ends in tokens."""
+    spread: Spread
+    parts: Scatter
+    inverse: Array
+    """(Z, G, G) of the covariance of the means about the law, over the walk's variance."""
+    log_weight: Array
+    """(Z, E, b, s)"""
+    variance: Array
+    """(Z, E, b, s) of the walk, its estimate."""
+    freedom: int
+
+    @classmethod
+    def of(cls, groups: Sequence[Alike], kinds: Array, spread: Spread) -> _Law:
+        """From the candidates."""
+        parts = scatter(groups, len(kinds), spread)
+        inverse = inverse_of(spread.walk(kinds, kinds) + parts.uncertainty)
+        own = _STEPS * _WALK**2 + parts.squares  # (Z, E)
+        freedom = _STEPS + sum(group.change[..., 0].size for group in groups) - len(kinds)
+        restricted = -(parts.log_determinant[:, None] + freedom * np.log(own)) / 2
+        # Weighed at each t₀ and E by itself, so that these are not by how candidates differ.
+        by_turn = restricted.reshape(_TURNS, -1, len(_FLOORS))
+        by_turn = by_turn - logsumexp(by_turn, axis=1, keepdims=True)
+        squares = np.stack([_squares(parts.means, kinds, spread, inverse, share) for share in _SHARES], -1)
+        scale = len(kinds) * np.log(own) - np.linalg.slogdet(inverse).logabsdet[:, None]
+        total = freedom + len(kinds)  # of degrees of freedom
+        weight = -(scale[..., None, None] + total * np.log1p(squares / own[..., None, None])) / 2
+        weight += by_turn.reshape(restricted.shape)[..., None, None]
+        # Densities of losses, not of their logarithms, and of first steps, not of what s leaves of them.
+        weight -= _after(groups, len(kinds))[:, None, None]
+        weight += (kinds[:, 0] == 0).sum() * np.log1p(-_SHARES)
+        variance: Array = (own[..., None, None] + squares) / total
+        return cls(kinds, spread, parts, inverse, weight, variance, total)
+
+    def draws(self) -> _Draws:
+        """One from each of D equal parts of the posterior, the same each time."""
+        random = np.random.default_rng(0)
+        mass = np.exp(self.log_weight - self.log_weight.max()).ravel().cumsum()
+        parts = (np.arange(_DRAWS) + random.random(_DRAWS)) / _DRAWS  # evenly, they would beat with the grid
+        cell, floor, power, share = np.unravel_index(
+            np.searchsorted(mass / mass[-1], parts), self.log_weight.shape
+        )
+        chance = student_t.ppf(random.permutation(_middles(_DRAWS)), self.freedom)
+        walk = np.sqrt(self.variance[cell, floor, power, share]) * chance
+        return _Draws(cell, floor, power, share, walk)
+
+    def steps(self, group: Alike, draws: _Draws) -> Array:
+        """(D, n) of log(L - E) ahead."""
+        cell, power, share = draws.cell, _POWERS[draws.power, None], _SHARES[draws.share, None]
+        means = self.parts.means[cell, :, draws.floor]  # (D, G)
+        first = means * (self.kinds[:, 0] == 0)
+        departure = means - share * first + power * self.spread.ways(self.kinds)[cell]
+        across = self.spread.walk(group.ahead, self.kinds)[:, 0]  # (Z, G)
+        said = np.einsum("zg,zgh->zh", across, self.inverse)
+        common = (said[cell] * departure).sum(1) - power[:, 0] * self.spread.ways(group.ahead)[cell, 0]
+        if group.ahead[0, 0] == 0:
+            common += share[:, 0] * first.sum(1)
+        weights, left = ahead(group, self.spread)
+        left = left + self.spread.walk(group.ahead, group.ahead)[:, 0, 0] - (said * across).sum(1)
+        change = group.change[:, :, draws.floor].transpose(2, 0, 1) - means[:, None, group.kinds]
+        own = (weights[cell, None] * change).sum(2)
+        chance: Array = draws.walk * np.sqrt(np.maximum(left, 0))[cell]
+        found: Array = own + (common + chance)[:, None]
+        return found
+
+
+def _squares(means: Array, kinds: Array, spread: Spread, inverse: Array, share: float) -> Array:
+    """(Z, E, b) weighted, of what the law leaves of the means."""
+    ways = spread.ways(kinds)
+    learnt = means * (1 - share * (kinds[:, 0] == 0))[:, None]
+    weighed = inverse @ learnt
+    cross = 2 * (weighed * ways[..., None]).sum(1)[..., None] * _POWERS
+    last = np.einsum("zg,zgh,zh->z", ways, inverse, ways)[:, None, None] * _POWERS**2
+    squares: Array = np.maximum((weighed * learnt).sum(1)[..., None] + cross + last, 0)
+    return squares
+
+
+def _after(groups: Sequence[Alike], kinds: int) -> Array:
+    """(E,) log(L - E) after a step, the mean of its kind, summed over the kinds."""
+    total, number = np.zeros((kinds, len(_FLOORS))), np.zeros((kinds, 1))
+    for group in groups:
+        total[group.kinds] += group.excess[:, 1:].sum(0)
+        number[group.kinds] += len(group.members)
+    after: Array = (total / number).sum(0)
+    return after
+
+
+def _floors(curves: Sequence[Curve], teacher: float) -> Array:
+    losses = [loss for curve in curves for _, loss in curve]
+    lowest = min(losses)
+    bottom = teacher
+    if teacher > lowest - _NEAR:  # as far to go as all have come, for want of another measure
+        bottom = lowest - max(max(losses) - lowest, _NEAR)
+    return np.asarray(bottom + (lowest - bottom) * _FLOORS)
+
+
+def _spreads(curves: Sequence[Curve], tokens: int) -> Spread:
+    first = min((seen for curve in curves for seen, _ in curve if seen > 0), default=tokens)
+    turns = _logarithmic(_FIRST_TURN * first, tokens, _TURNS)
+    axes = np.meshgrid(turns, _SLOPES, _REPAIRS, indexing="ij")
+    return Spread(*(axis.ravel() for axis in axes))
+
+
+def _groups(curves: Sequence[Curve], tokens: int, floors: Array) -> tuple[list[Alike], Array]:
+    """Candidates by the rungs that they were seen at, and (G, 2) all kinds of steps."""
+    by_rungs: dict[tuple[int, ...], list[int]] = {}
+    for place, curve in enumerate(curves):
+        by_rungs.setdefault(tuple(seen for seen, _ in curve), []).append(place)
+    kinds = sorted({pair for rungs in by_rungs for pair in itertools.pairwise(rungs)})
+    found = []
+    for rungs, members in by_rungs.items():
+        losses = np.array([[loss for _, loss in curves[member]] for member in members])
+        number = [kinds.index(pair) for pair in itertools.pairwise(rungs)]
+        last = np.array([[rungs[-1], tokens]], dtype=float)
+        found.append(Alike(members, _ways(kinds)[number], number, np.log(losses[..., None] - floors), last))
+    return found, _ways(kinds)
+
+
+def _ways(pairs: list[tuple[int, int]]) -> Array:
+    return np.array(pairs, dtype=float).reshape(-1, 2)

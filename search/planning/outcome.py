@@ -1,0 +1,79 @@
+"""What the terminal says of a run: before it teacher and space, after it the models and the report."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from search.runs.within_bounds import over_labels, unmet
+from search.settings.nearest import told as told_of
+from search.settings.resolution import Resolved
+from search.storage.run_directory import RunDirectory
+
+#: What the summary has of a model and a result does not.
+_LONG = ("curve", "phases", "passed_over", "correction")
+
+
+def beginning(resolved: Resolved) -> str:
+    """The teacher, why it was taken if there were others, and the space, on one line."""
+    config, space = resolved.config, resolved.space
+    others = resolved.passed_over
+    why = f", the nearest above the budget; passed over: {told_of(others, space.budget)}" if others else ""
+    taught = f", taught by {config.taught_by}" if config.taught_by else ""
+    return (
+        f"{config.teacher}: {resolved.teacher_parameters:,} parameters{why}; "
+        f"{len(space)} architectures near {space.budget}{taught} (--model and --budget choose others)"
+    )
+
+
+def chosen_row(summary: dict[str, Any]) -> dict[str, Any] | None:
+    """The row of the chosen model, whose weights lie at its path; None if no model could be retrained."""
+    if summary["chosen"] is None:
+        return None
+    rows = {row["label"]: row for row in (*summary["baselines"], *summary["promoted"]) if row["path"]}
+    found: dict[str, Any] = rows[summary["chosen"]["label"]]
+    return found
+
+
+def outcome(summary: dict[str, Any], directory: RunDirectory) -> str:
+    """The result in a few lines."""
+    chosen = chosen_row(summary)
+    if chosen is None:
+        return f"{unmet(summary) or 'No model could be retrained'}; see {directory.report}"
+    lines = [
+        f"chosen   {chosen['label']}  {chosen['parameters']:,} parameters  loss {chosen['loss']:.4f}",
+        f"         {directory.path / chosen['path']}",
+        f"         {summary['chosen']['reason']}",
+        f"teacher  {summary['teacher']['parameters']:,} parameters  loss {summary['teacher']['loss']:.4f}",
+    ]
+    for row in summary["baselines"]:
+        loss = "failed" if row["loss"] is None else f"{row['loss']:.4f}"
+        over = ", over the bound" if row["label"] in over_labels(summary) else ""
+        lines.append(f"{row['origin']:<15} {row['label']}  loss {loss}{over}")
+    return "\n".join([*lines, f"report   {directory.report}"])
+
+
+def told(summary: dict[str, Any], directory: RunDirectory) -> dict[str, Any]:
+    """The result for programs: the models and where all lies; ``summary`` names the file with the rest."""
+
+    def row(entry: dict[str, Any]) -> dict[str, Any]:
+        place = {"path": str(directory.path / entry["path"])} if entry.get("path") else {}
+        return {name: value for name, value in entry.items() if name not in _LONG} | place
+
+    chosen = chosen_row(summary)
+    return {
+        "run": summary["name"],
+        "chosen": row(chosen) | {"reason": summary["chosen"]["reason"]} if chosen else None,
+        "unmet": unmet(summary) or None,
+        "teacher": row(summary["teacher"]),
+        "promoted": [row(entry) for entry in summary["promoted"]],
+        "baselines": [row(entry) for entry in summary["baselines"]],
+        "directory": str(directory.path),
+        "report": str(directory.report),
+        "summary": str(directory.summary),
+    }
+
+
+def in_json(found: Any) -> str:
+    """One line of JSON."""
+    return json.dumps(found, ensure_ascii=False, allow_nan=False)

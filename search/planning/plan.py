@@ -1,0 +1,192 @@
+"""What a run would do, without doing it: the space, tokens, arithmetic, disk, time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from evaluators.distillation.targets.choice import size_text, spoken
+from evaluators.metrics.flops import training_flops
+from search.planning.hours import Hours, hours_of
+from search.rungs.evaluation import BY_HAND
+from search.settings.bounds import LATENCY, in_words
+from search.settings.bracket_plan import spent
+from search.settings.config import RunConfig
+from search.settings.nearest import told
+from search.settings.resolution import Resolved
+from search.stages.targets_plan import asks_teacher, free_bytes, plan_targets, setting_of
+from search.storage.run_directory import RunDirectory
+from search.terminal.console import clock
+from space.axes.architecture import Axis
+from space.counting.counting import matrix_polynomial
+from space.enumeration.baselines import baselines
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do, and how long it would take here."""
+
+    rows: list[tuple[str, str]]
+    """A name, and what it stands for."""
+    hours: Hours
+
+    def __str__(self) -> str:
+        """For people: a name and what it stands for on each line, however long."""
+        width = max(len(name) for name, _ in self.rows)
+        below = "\n" + " " * (width + 3)
+        return "\n".join(name.ljust(width + 3) + value.replace("\n", below) for name, value in self.rows)
+
+    def told(self) -> dict[str, Any]:
+        """For programs; seconds are those of one worker on this device."""
+        stages = ("ranking", "search", "retraining", "total")
+        return {
+            "plan": dict(self.rows),
+            "seconds": {stage: round(getattr(self.hours, stage), 1) for stage in stages},
+        }
+
+
+def plan(resolved: Resolved, directory: RunDirectory) -> Plan:
+    """Count what a run comes to, and time a student for some ten seconds.
+
+    Raises:
+        InputError: the form of targets that was asked for cannot be.
+    """
+    targets = TargetsRow(resolved, directory)
+    work = _work_rows(resolved, targets)
+    hours = hours_of(resolved, targets.read(_short(resolved.config), _retraining(resolved)))
+    rows = [
+        *_space_rows(resolved),
+        *work,
+        ("time", _in_words(hours, resolved.config)),
+        ("run directory", str(directory.path)),
+    ]
+    return Plan(rows, hours)
+
+
+def _in_words(hours: Hours, config: RunConfig) -> str:
+    stages = {"ranking": hours.ranking, "search": hours.search, "retraining": hours.retraining}
+    parts = ", ".join(f"{clock(seconds)} {stage}" for stage, seconds in stages.items())
+    others = "; benchmarks on top" if config.benchmarks else ""
+    how = "timed just now" if hours.pace.timed else "by its arithmetic and the rate of a matrix product"
+    learnt = f"{hours.pace.learnt:,.{0 if hours.pace.learnt >= 10 else 2}f} tokens a second"
+    return (
+        f"about {clock(hours.total)} of one worker: {parts}{others}\n"
+        f"a student learns {learnt} on {config.device}, {how}"
+    )
+
+
+def _retraining(resolved: Resolved) -> int:
+    """Tokens of all retrainings."""
+    return resolved.retrainings * resolved.config.retrain_tokens
+
+
+def _short(config: RunConfig) -> int:
+    """Tokens of all short distillations."""
+    return spent(config.rung_tokens, config.rung_candidates)
+
+
+def _space_rows(resolved: Resolved) -> list[tuple[str, str]]:
+    config, space, teacher = resolved.config, resolved.space, resolved.axis_map.teacher
+    sizes = [f"{axis} {_span(space.values(axis))} of {teacher[axis]}" for axis in space.free_axes]
+    if space.solved:
+        solved = space.column(space.solved)
+        of = f"of {teacher[space.solved]}, solved from the budget"
+        sizes.append(f"{space.solved} {solved.min()} to {solved.max()} {of}")
+    hand_made = [
+        (origin, f"{a.label}, {space.parameters_of(a):,} parameters")
+        for origin, a in baselines(space, teacher).items()
+    ]
+    hand_made += [(BY_HAND, f"{a.label}, {space.parameters_of(a):,} parameters") for a in resolved.by_hand()]
+    bounds = [("bounds", f"{in_words(config.most)}{_left(resolved)}")] if config.bounds else []
+    return [
+        ("teacher", f"{config.teacher}, {resolved.teacher_parameters:,} parameters"),
+        *([("taught by", config.taught_by)] if config.taught_by else []),
+        *([("passed over", told(resolved.passed_over, space.budget))] if resolved.passed_over else []),
+        ("budget", str(space.budget)),
+        *bounds,
+        (
+            "architectures",
+            f"{len(space):,}, from {space.parameters.min():,} to {space.parameters.max():,} parameters",
+        ),
+        ("sizes", "\n".join(sizes)),
+        *hand_made,
+    ]
+
+
+def _left(resolved: Resolved) -> str:
+    """How much of the space the bounds leave, as far as it is known before anything is measured."""
+    bounds, costs = resolved.config.most, resolved.costs
+    known = costs.table(resolved.whole.table[:1]).keys() & bounds.keys()
+    left = f"; {len(resolved.space):,} of {len(resolved.whole):,} architectures lie within" if known else ""
+    if known and len(known) < len(bounds):
+        left += f" {' and '.join(name for name in bounds if name in known)}"
+    told = {True: "is measured of each candidate", False: "is known after the ranking"}
+    return left + "".join(f"; {name} {told[name == LATENCY]}" for name in bounds if name not in known)
+
+
+def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]:
+    config, matrices = resolved.config, matrix_polynomial(resolved.axis_map)
+    whole, teaching = matrices.of(resolved.axis_map.teacher), resolved.teaching
+    space = resolved.space
+    student = int(matrices.at({axis: space.column(axis) for axis in Axis}).max())
+    usual = int(space.parameters.mean())
+    rungs = list(zip(config.rung_tokens, config.rung_candidates, strict=True))
+    short = _short(config)
+    retrained, retraining = resolved.retrainings, _retraining(resolved)
+    corrected = config.teacher_correction
+    rows = [("correction", f"{corrected:,} tokens that the teacher is trained on")] if corrected else []
+    rows += [("rung 0", f"{config.trials} candidates, loss straight after pruning")]
+    for number, (tokens, candidates) in enumerate(rungs, start=1):
+        rows.append((f"rung {number}", f"{candidates} candidates, {tokens:,} tokens each"))
+    if config.reserve_tokens:
+        held = f"{config.reserve_tokens:,} tokens, for more candidates where a rung misleads"
+        rows.append(("held back", held))
+    read = targets.read(short, retraining)
+    flops = training_flops(student, short + retraining)
+    flops += 2 * matrix_polynomial(teaching).of(teaching.teacher) * read
+    flops += training_flops(whole, corrected)
+    models = (retrained - config.retrain_baselines) * usual * 4  # random weights are not kept
+    # Of a teacher that is corrected: weights and a checkpoint with AdamW's moments.
+    teacher = 16 * resolved.teacher_parameters if corrected else 0
+    scored = [("benchmarks", " ".join(config.benchmarks))] if config.benchmarks else []
+    return [
+        *rows,
+        ("retraining", f"{retrained} models, {config.retrain_tokens:,} tokens each"),
+        ("tokens", f"{short + retraining:,} trained on"),
+        ("targets", targets.words),
+        *scored,
+        ("arithmetic", f"{flops:.2e} FLOPs (10^{math.log10(flops):.1f})"),
+        ("disk", size_text(targets.size + models + 16 * usual + teacher)),
+    ]
+
+
+class TargetsRow:
+    """What the teacher's targets come to, of all text that a run may read.
+
+    Raises:
+        InputError: the form that was asked for cannot be.
+    """
+
+    def __init__(self, resolved: Resolved, directory: RunDirectory) -> None:
+        config = resolved.config
+        self.asked = asks_teacher(config)
+        setting = setting_of(resolved, config.distillation_blocks * config.block)
+        found = plan_targets(config, setting, free_bytes(directory.path))
+        self.tokens = found.blocks * config.block
+        self.whole = found.blocks == config.distillation_blocks
+        self.size = replace(setting, tokens=self.tokens).bytes_of(found.form)
+        self.words = "none: the loss asks no teacher" if not self.asked else "the teacher runs live"
+        if found.blocks:
+            kept = f"{self.tokens:,} tokens as {spoken(found.form)}, {size_text(self.size)}"
+            self.words = kept if self.whole else f"{kept}; in retraining the teacher runs live"
+
+    def read(self, short: int, retraining: int) -> int:
+        """Tokens that the teacher reads, once for what is kept and each time for what is live."""
+        if not self.asked:
+            return 0
+        return self.tokens + (0 if self.tokens else short) + (0 if self.whole else retraining)
+
+
+def _span(values: list[int]) -> str:
+    return ", ".join(map(str, values)) if len(values) <= 6 else f"{values[0]}, {values[1]} … {values[-1]}"

@@ -1,0 +1,302 @@
+"""One rung of the search as a study of Optuna's: asking, telling, and reading what was told.
+
+Optuna neither prunes trials of several objectives nor lets a finished trial be amended, so each
+rung is a study of its own. This is the only place where trials are written. An architecture has one trial
+at a rung: where two workers made one each, as can happen where file locks do not reach both, the first that
+was finished counts, and the other is its twin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from search.rungs.claims import LEASE, Claims
+from search.rungs.evaluation import BY_HAND, SEARCH, Evaluation, Record
+from search.rungs.sampler import architecture_of, distributions, known_params, params_of
+from search.settings.bounds import Bounds, excess_in_words
+from search.storage.workers import Workers
+from space.axes.architecture import Architecture, Axis
+from space.enumeration.search_space import SearchSpace
+
+_TWIN = "twin"
+
+
+def evaluation_of(trial: FrozenTrial) -> Evaluation | None:
+    """What a trial was told; None unless it is complete."""
+    if trial.state is not TrialState.COMPLETE:
+        return None
+    attributes: dict[str, Any] = trial.user_attrs
+    return Evaluation(
+        attributes["values"],
+        attributes["tokens"],
+        [(tokens, loss) for tokens, loss in attributes["curve"]],
+        attributes["seconds"],
+        attributes["details"],
+    )
+
+
+def without_twins(
+    known: Sequence[tuple[FrozenTrial, Architecture | None]],
+) -> list[tuple[FrozenTrial, Architecture | None]]:
+    """Of the trials of a rung those that count: of one architecture the first that was finished.
+
+    Args:
+        known: trials in their order, with the architecture as far as it is settled.
+    """
+    ahead: dict[Architecture, tuple[bool, int]] = {}
+    for trial, architecture in known:
+        if architecture is not None:
+            place = (trial.state is not TrialState.COMPLETE, trial.number)
+            ahead[architecture] = min(place, ahead.get(architecture, place))
+    return [
+        (trial, architecture)
+        for trial, architecture in known
+        if architecture is None or ahead[architecture][1] == trial.number
+    ]
+
+
+class Rung:
+    """A study of Optuna's and its place among the rungs.
+
+    Args:
+        index: from 0.
+        study: that is open.
+        space: of the architectures.
+        objectives: in the order of the study.
+        claims: of this worker; None: it is alone.
+        bounds: on what is measured of each candidate.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        study: optuna.Study,
+        space: SearchSpace,
+        objectives: tuple[str, ...],
+        claims: Claims | None = None,
+        bounds: Bounds | None = None,
+    ) -> None:
+        self.index, self.study, self.space, self.objectives = index, study, space, objectives
+        self.claims, self.bounds = claims or Claims(Workers()), bounds or {}
+        self._free = set(space.free_axes)
+        self._architectures: dict[int, Architecture] = {}
+        self._records: dict[int, Record] = {}
+        self._steady = False
+        self._seen: list[FrozenTrial] | None = None
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Within the context trials are read from the storage once, and again after each own write.
+
+        For decisions, which look at them many times while nobody else may take one.
+        """
+        self._steady, self._seen = True, None
+        try:
+            yield
+        finally:
+            self._steady, self._seen = False, None
+
+    def records(self) -> list[Record]:
+        """Every finished trial, in order."""
+        return [self._record(trial) for trial, _ in self._trials() if trial.state.is_finished()]
+
+    def complete(self) -> list[Record]:
+        """Every trial with a loss of this rung, in order: it neither failed nor is over a bound."""
+        return [record for record in self.records() if record.scored]
+
+    def feasible(self) -> list[Record]:
+        """Every trial that did not fail and lies within the bounds, in order."""
+        return [record for record in self.records() if record.feasible]
+
+    def entered(self) -> set[Architecture]:
+        """The architectures that have a trial here, finished or not."""
+        return {architecture for _, architecture in self._trials() if architecture is not None}
+
+    def count(self) -> int:
+        """Trials of any state."""
+        return len(self._trials())
+
+    def under_way(self) -> bool:
+        """Whether a trial is queued or at work."""
+        return any(not trial.state.is_finished() for trial, _ in self._trials())
+
+    def enter(self, architecture: Architecture, origin: str) -> None:
+        """Put an architecture in the queue, unless it has a trial already."""
+        if architecture not in self.entered():
+            self._seen = None
+            others = {axis: size for axis, size in architecture.sizes().items() if axis not in self._free}
+            self.study.enqueue_trial(
+                params_of(architecture, self.space), user_attrs={"origin": origin, **others}
+            )
+
+    def unfinished(self) -> Trial | None:
+        """The next trial to work on that exists already: one left behind by its worker, else one queued.
+
+        A running trial whose worker hangs is told to have failed.
+        """
+        trials = self._all()
+        for trial in trials:
+            if trial.state is not TrialState.RUNNING:
+                continue
+            running = Trial(self.study, trial._trial_id)
+            if trial.user_attrs.get(_TWIN) is not None:
+                self._give_way(running, trial.user_attrs[_TWIN])
+            elif (reason := self.claims.hangs(trial)) is not None:
+                self.tell_failure(running, reason)
+            elif self.claims.abandoned(trial):
+                return running
+        self._seen = None
+        return self.study.ask() if any(trial.state is TrialState.WAITING for trial in trials) else None
+
+    def ask(self, sampler: BaseSampler) -> Trial:
+        """A new trial, its sizes chosen by the sampler once ``begin`` is called."""
+        self.study.sampler, self._seen = sampler, None
+        return self.study.ask()
+
+    def begin(self, trial: Trial, sampler: BaseSampler) -> Architecture:
+        """Claim a trial and settle its sizes; the same sizes again for a trial that was cut off.
+
+        Args:
+            trial: from ``unfinished`` or ``ask``.
+            sampler: for sizes that are not settled yet.
+        """
+        trial.set_user_attr(LEASE, self.claims.lease(self._frozen(trial), self._all()))
+        self.study.sampler, self._seen = sampler, None
+        fixed = known_params(self._frozen(trial))
+        params = {
+            name: trial.suggest_int(name, one.low, one.high, step=one.step)
+            for name, one in distributions(self.space, [fixed]).items()
+        }
+        architecture = self._architecture(self._frozen(trial))
+        assert architecture is not None, "all sizes are settled"
+        trial.set_user_attr("label", architecture.label)
+        for axis, size in architecture.sizes().items():
+            if axis not in params:
+                trial.set_user_attr(axis, size)
+        trial.set_user_attr("parameters", self.space.parameters_of(architecture))
+        if "origin" not in trial.user_attrs:
+            trial.set_user_attr("origin", SEARCH)
+        return architecture
+
+    def settled(self, trial: Trial) -> bool:
+        """Whether a trial that was begun is over already, and needs no evaluation.
+
+        It is if its architecture has another trial that counts, or if worker after worker died in it.
+        """
+        mine = self._frozen(trial)
+        architecture = self._architecture(mine)
+        counts = next(one for one, other in self._trials() if other == architecture)
+        if counts.number != trial.number:
+            self._give_way(trial, counts.number)
+        elif (reason := self.claims.deadly(mine)) is not None:
+            self.tell_failure(trial, reason)
+        else:
+            return False
+        return True
+
+    def limit_seconds(self, trial: Trial) -> float:
+        """How long a trial that was begun may take."""
+        return float(self._frozen(trial).user_attrs[LEASE]["limit_seconds"])
+
+    def release(self, trial: Trial) -> None:
+        """Leave a trial to whoever comes next, because this worker stops."""
+        trial.set_user_attr(LEASE, None)
+
+    def tell(self, trial: Trial, evaluation: Evaluation) -> None:
+        """Finish a trial with what was found; if another worker finished it meanwhile, that stands."""
+        over = self._constrained(trial, evaluation)
+        found = {
+            "feasible": not over,
+            **({"over": over, "reason": excess_in_words(over)} if over else {}),
+            "values": dict(evaluation.values),
+            "tokens": evaluation.tokens,
+            "curve": evaluation.curve,
+            "seconds": evaluation.seconds,
+            "details": dict(evaluation.details),
+        }
+        self._finish(trial, found, [evaluation.values[name] for name in self.objectives])
+
+    def tell_failure(self, trial: Trial, reason: str) -> None:
+        """Finish a trial that could not be evaluated, with its reason."""
+        self._finish(trial, {"feasible": False, "failure": reason, "reason": reason}, None)
+
+    def _constrained(self, trial: Trial, evaluation: Evaluation) -> dict[str, float]:
+        """By how much a candidate is over the bounds, in the objectives' units; Optuna is told as a share.
+
+        What an earlier worker, that died before it finished the trial, told Optuna cannot be told again.
+        """
+        known = self._frozen(trial).constraints
+        with suppress(UpdateFinishedTrialError):
+            for name, most in self.bounds.items():
+                if name not in known:
+                    trial.set_constraint(name, evaluation.values[name] / most - 1)
+        shares = {name: evaluation.values[name] / most - 1 for name, most in self.bounds.items()} | known
+        return {name: share * self.bounds[name] for name, share in shares.items() if share > 0}
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return self.study._storage.get_trial(trial._trial_id)
+
+    def _give_way(self, trial: Trial, number: int) -> None:
+        reason = f"trial {number} has the same architecture"
+        self._finish(trial, {_TWIN: number, "feasible": False, "failure": reason}, None)
+
+    def _finish(self, trial: Trial, attributes: Mapping[str, Any], values: Sequence[float] | None) -> None:
+        state = TrialState.COMPLETE if values is not None else TrialState.FAIL
+        self._seen = None
+        try:
+            for name, value in attributes.items():
+                trial.set_user_attr(name, value)
+        except UpdateFinishedTrialError:
+            return
+        self.study.tell(trial.number, values, state=state, skip_if_finished=True)
+
+    def _all(self) -> list[FrozenTrial]:
+        if self._seen is not None:
+            return self._seen
+        trials = self.study.get_trials(deepcopy=False)
+        self._seen = trials if self._steady else None
+        return trials
+
+    def _trials(self) -> list[tuple[FrozenTrial, Architecture | None]]:
+        """Every trial but twins, in order, with the architecture as far as it is settled."""
+        return without_twins([(trial, self._architecture(trial)) for trial in self._all()])
+
+    def _architecture(self, trial: FrozenTrial) -> Architecture | None:
+        """The sizes of a trial: those that were entered or settled, else the rest follows from the space."""
+        if trial.number not in self._architectures:
+            params = known_params(trial)
+            if len(params) < len(self.space.free_axes):
+                return None
+            if trial.user_attrs.get("origin") == BY_HAND:
+                sizes = {axis.value: trial.user_attrs.get(axis, 0) for axis in Axis} | params
+                self._architectures[trial.number] = Architecture(**sizes)
+            else:
+                self._architectures[trial.number] = architecture_of(params, self.space)
+        return self._architectures[trial.number]
+
+    def _record(self, trial: FrozenTrial) -> Record:
+        if trial.number not in self._records:
+            self._records[trial.number] = self._read(trial)
+        return self._records[trial.number]
+
+    def _read(self, trial: FrozenTrial) -> Record:
+        attributes: dict[str, Any] = trial.user_attrs
+        evaluation = evaluation_of(trial)
+        architecture = self._architecture(trial)
+        assert architecture is not None, "a finished trial has all sizes"
+        return Record(
+            self.index,
+            trial.number,
+            architecture,
+            attributes.get("origin", SEARCH),
+            evaluation,
+            None if evaluation else attributes.get("failure", "ended without a reason"),
+            evaluation is not None and attributes.get("feasible", True),
+        )

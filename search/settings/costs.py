@@ -1,0 +1,147 @@
+"""What an architecture costs by its sizes alone, and the part of a space that lies within bounds on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from evaluators.metrics.latency import Workload
+from search.settings.bounds import Bounds, in_words, measured, told, typed
+from space.axes.architecture import Architecture, Axis
+from space.axes.axis_map import AxisMap
+from space.axes.polynomial import Polynomial
+from space.axes.summing import windows
+from space.counting.counting import cache_polynomial, decode_flops, parameter_polynomial
+from space.enumeration.search_space import AXES, SearchSpace
+from space.input_error import InputError
+
+_WORKLOADS = {"cpu": Workload(), "cuda": Workload(prompt=1024, answer=128, timed_answer=16)}
+Table = NDArray[np.int64]
+"""(n, axes) sizes, the axes in the order of ``Axis``."""
+KeptOf = Callable[[Architecture], Sequence[int]]
+"""The teacher's layers that a student keeps; they follow from how many it has."""
+
+
+def workload_of(device: str) -> Workload:
+    """What is timed, cached and counted on a device."""
+    return _WORKLOADS.get(torch.device(device).type, Workload())
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The costs of the students of one teacher."""
+
+    axis_map: AxisMap
+    workload: Workload
+    value_bytes: int
+    """Of a stored weight, and of a number in the KV cache."""
+
+    @property
+    def follow_from_sizes(self) -> bool:
+        """Whether it does not matter which layers are kept, only how many."""
+        reach = list(zip(self.axis_map.kinds, windows(self.axis_map), strict=True))
+        return len(set(reach)) == len(set(self.axis_map.kinds))
+
+    def of(self, architecture: Architecture, kept: Sequence[int]) -> dict[str, float]:
+        """The objectives that follow from the sizes, by name."""
+        sizes = {axis: np.array([architecture[axis]]) for axis in Axis}
+        return {name: float(amounts[0]) for name, amounts in self._at(sizes, kept).items()}
+
+    def table(self, table: Table, kept_of: KeptOf | None = None) -> dict[str, NDArray[np.int64]]:
+        """(n,) each objective that follows from the sizes, for (n, axes) sizes.
+
+        Args:
+            table: of the sizes.
+            kept_of: which layers are kept, where that is known; else what depends on it is left out.
+        """
+        if kept_of is None or self.follow_from_sizes:
+            found = self._at(_columns(table), None)
+            return found if self.follow_from_sizes else {"parameters": found["parameters"]}
+        depths = table[:, AXES.index(Axis.LAYERS)]
+        whole: dict[str, NDArray[np.int64]] = {}
+        for depth in np.unique(depths).tolist():
+            rows = depths == depth
+            kept = kept_of(Architecture(*table[rows][0].tolist()))
+            for name, amounts in self._at(_columns(table[rows]), kept).items():
+                whole.setdefault(name, np.empty(len(table), dtype=np.int64))[rows] = amounts
+        return whole
+
+    def _at(
+        self, sizes: dict[Axis, NDArray[np.int64]], kept: Sequence[int] | None
+    ) -> dict[str, NDArray[np.int64]]:
+        context = self.workload.prompt + self.workload.answer
+        counts: tuple[Polynomial, ...] = (
+            parameter_polynomial(self.axis_map),
+            cache_polynomial(self.axis_map, context, kept),
+            decode_flops(self.axis_map, context, kept),
+        )
+        parameters, cached, flops = (count.at(sizes) for count in counts)
+        memory = (parameters + self.workload.batch * cached) * self.value_bytes
+        return {"parameters": parameters, "memory": memory, "flops": flops}
+
+
+def inside(amounts: dict[str, NDArray[np.int64]], bounds: Bounds) -> NDArray[np.bool_]:
+    """(n,) which architectures lie within the bounds on what is known.
+
+    Args:
+        amounts: (n,) of each objective that is known.
+        bounds: some may be on others.
+    """
+    found = np.ones(len(next(iter(amounts.values()))), dtype=bool)
+    for name, most in bounds.items():
+        if name in amounts:
+            found &= amounts[name] <= most
+    return found
+
+
+def check_any_inside(amounts: dict[str, NDArray[np.int64]], bounds: Bounds, what: str) -> None:
+    """Refuse bounds that leave nothing.
+
+    Args:
+        amounts: (n,) of each objective that is known.
+        bounds: some may be on others.
+        what: lies near the budget, in words.
+
+    Raises:
+        InputError: with the least bounds that would do: those of the architecture that is least over one.
+    """
+    if inside(amounts, bounds).any():
+        return
+    known = {name: most for name, most in bounds.items() if name in amounts}
+    row = int(np.max([amounts[name] / most for name, most in known.items()], axis=0).argmin())
+    over = {name: int(amounts[name][row]) for name, most in known.items() if amounts[name][row] > most}
+    reached = " and ".join(f"{told(name, amount)} of {name}" for name, amount in over.items())
+    raise InputError(
+        "At least one architecture has to lie within the bounds",
+        f"{what} lie outside {in_words(known)}; the nearest has {reached}",
+        f"Allow --max {' '.join(typed(name, amount) for name, amount in over.items())}, or lower --budget",
+    )
+
+
+def within_bounds(
+    space: SearchSpace, costs: Costs, bounds: Bounds, kept_of: KeptOf | None = None
+) -> SearchSpace:
+    """The part of a space that lies within the bounds on what follows from the sizes.
+
+    Args:
+        space: within the budget.
+        costs: of its architectures.
+        bounds: some may be on others.
+        kept_of: as for ``Costs.table``.
+
+    Raises:
+        InputError: nothing is left.
+    """
+    if not bounds.keys() - measured(bounds).keys():
+        return space
+    amounts = costs.table(space.table, kept_of)
+    check_any_inside(amounts, bounds, f"all {len(space):,} architectures within {space.budget}")
+    return space.part(inside(amounts, bounds))
+
+
+def _columns(table: Table) -> dict[Axis, NDArray[np.int64]]:
+    return {axis: table[:, place] for place, axis in enumerate(AXES)}

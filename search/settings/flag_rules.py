@@ -1,0 +1,145 @@
+"""What the values of flags have to keep to, each rule with its remedy; told before any work."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from evaluators.distillation.losses import Loss
+from search.settings.bounds import read_bounds
+from space.counting.budget import BudgetText, Measure
+from space.enumeration.by_hand import read_named
+from space.enumeration.limits import read_limits
+from space.input_error import InputError
+
+if TYPE_CHECKING:
+    from search.settings.flags import Flags
+
+#: Forms of the teacher's targets that hold a few next tokens and nothing else.
+_SPARSE = ("sampled", "top-k")
+
+
+def check(flags: Flags) -> None:
+    """Refuse values that break their rule.
+
+    Raises:
+        InputError: with the first rule that is broken.
+    """
+    if not flags.budget:
+        raise InputError(
+            "A run needs a budget", "--budget was not given", "Add for example --budget 1M or --budget 60%"
+        )
+    for text in budgets_of(flags):
+        BudgetText.parse(text, Measure(flags.budget_of))
+    read_limits(flags.keep, flags.sizes)
+    read_bounds(flags.max)
+    for text in flags.try_:
+        read_named(text)
+    if flags.try_ and len(budgets_of(flags)) > 1:
+        raise InputError(
+            "An architecture by hand belongs to one budget",
+            f"--try {' '.join(flags.try_)} was given with --budget {flags.budget}",
+            "Add --try to the command of one budget",
+        )
+    if not 0 < flags.tolerance < 0.5:
+        raise InputError(
+            "The tolerance has to lie between 0 and 0.5",
+            f"{flags.tolerance} was given",
+            "Try --tolerance 0.02",
+        )
+    for name in ("trials", "promote", "rounds"):
+        value = getattr(flags, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} has to be at least 1", f"{value} was given", f"Leave --{name} out")
+    if not 0 <= flags.seed < 2**32:
+        raise InputError(
+            "--seed has to be a whole number from 0 to 4294967295", f"{flags.seed} was given", "Try --seed 0"
+        )
+    rungs = [count_of(tokens, "--rung-tokens") for tokens in flags.rung_tokens]
+    if rungs != sorted(set(rungs)):
+        raise InputError(
+            "Each rung has to have more tokens than the one before",
+            f"{' '.join(flags.rung_tokens)} was given",
+            "Put --rung-tokens in ascending order",
+        )
+    check_search_budget(flags)
+    if flags.retrain_tokens is not None:
+        count_of(flags.retrain_tokens, "--retrain-tokens")
+    if flags.correct_teacher is not None:
+        count_of(flags.correct_teacher, "--correct-teacher")
+    if flags.teacher_tokens is not None:
+        count_of(flags.teacher_tokens, "--teacher-tokens")
+    check_distillation(flags)
+    if flags.verbose and flags.quiet:
+        raise InputError("-v and -q exclude each other", "both were given", "Leave one out")
+
+
+def check_search_budget(flags: Flags) -> None:
+    """Refuse a budget of the search that is none, or two of them.
+
+    Raises:
+        InputError: with the rule that is broken.
+    """
+    if flags.search_tokens is not None:
+        count_of(flags.search_tokens, "--search-tokens")
+    if flags.search_hours is None:
+        return
+    if not 0 < flags.search_hours < math.inf:
+        raise InputError(
+            "--search-hours has to be a positive number", f"{flags.search_hours} was given", "Try 0.5"
+        )
+    if flags.search_tokens is not None:
+        raise InputError(
+            "A search is limited by tokens or by hours",
+            f"--search-tokens {flags.search_tokens} and --search-hours {flags.search_hours} were given",
+            "Leave one out",
+        )
+
+
+def budgets_of(flags: Flags) -> list[str]:
+    """The budget, or those of a family, as typed."""
+    return flags.budget.split(",")
+
+
+def check_distillation(flags: Flags) -> None:
+    """Refuse a loss that is none, and what does not go together with it.
+
+    Raises:
+        InputError: with the first rule that is broken.
+    """
+    loss = Loss.parse(flags.loss, flags.temperature)
+    sparse, asked = flags.targets in _SPARSE, f"--targets {flags.targets}"
+    if sparse and loss.needs_every_logit:
+        raise InputError(
+            "A loss that compares all logits needs targets that hold them",
+            f"--loss {flags.loss} was given with {asked}",
+            "Leave --targets out, or take --loss forward-kl",
+        )
+    compared = [name for name in flags.states if name not in ("auto", "none")]
+    if compared and len(compared) < len(flags.states):
+        raise InputError(
+            "--states takes auto, none, or names of states",
+            f"{' '.join(flags.states)} was given",
+            "Leave auto and none out",
+        )
+    if sparse and compared:
+        raise InputError(
+            "Intermediate states are compared with targets that hold the teacher's",
+            f"--states {' '.join(compared)} was given with {asked}",
+            "Leave --targets out, or leave --states out",
+        )
+
+
+def count_of(text: str, flag: str) -> int:
+    """A number of tokens: ``64k``, ``1.5M``, ``2B`` or a plain number.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        amount = BudgetText.parse(text)
+    except InputError:
+        amount = BudgetText(0, relative=True)
+    if amount.relative or amount.amount < 1:
+        raise InputError(f"{flag} takes numbers of tokens", f"{text!r} is none", "Write 64k, 1.5M or 2B")
+    return round(amount.amount)

@@ -1,0 +1,146 @@
+"""Everything that a user can say on the command line, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from search.terminal.documented import documented
+
+
+def _shown(metavar: str, *aliases: str, name: str | None = None) -> Any:
+    """How a flag looks in the help: its default stands in its text, where there is something to say."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="", aliases=aliases, name=name)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Find the best smaller model inside a big one."""
+
+    budget: Annotated[str, _shown("SIZE")] = ""
+    """Size of the model to be found: 4B, 350M, 800k, a plain number, or 60% of the teacher; of memory 8GB,
+    or 64kB. Several, as in 6B,4B,2B, are a family, each cut from what the one before it chose."""
+    model: Annotated[tuple[str, ...], _shown("DIR_OR_HUB_ID ...")] = ()
+    """The teacher; of several sizes the nearest above the budget, of several checkpoints of one training, in
+    its order, the last. Default: the smallest known one of at least 1.25 times the budget."""
+    data: Annotated[str | None, _shown("FILE_OR_HUB_ID")] = None
+    """Text to distil on: .txt, .jsonl, .parquet, or a data set of the hub. Default: Python's standard
+    library for the embedded teacher, HuggingFaceFW/fineweb-edu for others."""
+    plan: bool = False
+    """Say what the run would do, and how long it would take, as ten seconds on this device tell."""
+    search_tokens: Annotated[str | None, _shown("TOKENS")] = None
+    """Tokens of all short distillations together (100M): rungs and candidates follow. Default: by the
+    teacher's size."""
+    search_hours: Annotated[float | None, _shown("HOURS")] = None
+    """The same as hours on this device, whose pace is measured; retraining comes on top."""
+    retrain_tokens: Annotated[str | None, _shown("TOKENS")] = None
+    """Tokens of retraining for each promoted model. Default: by the teacher's size."""
+    promote: Annotated[int | None, _shown("N")] = None
+    """How many candidates are retrained at the end. Default: by the teacher's size."""
+    objectives: Annotated[str | None, _shown("NAME,NAME")] = None
+    """What to make small: loss, latency, parameters, memory, flops. Default: loss,latency, without what --max
+    bounds."""
+    max: Annotated[tuple[str, ...], _shown("NAME=AMOUNT ...")] = ()
+    """The most that is allowed of latency, parameters, memory, flops: latency=20ms memory=8GB."""
+    try_: Annotated[tuple[str, ...], _shown("AXIS=SIZE,... ...", name="try")] = ()
+    """Architectures to try as well: hidden=3072,mlp=9216. Other sizes stay the teacher's, as far as the
+    budget allows."""
+    keep: Annotated[tuple[str, ...], _shown("AXIS ...")] = ()
+    """Axes that stay as they are (heads kv_heads), of hidden, mlp, heads, kv_heads, layers, experts,
+    expert_mlp, shared_mlp, head_dim."""
+    sizes: Annotated[tuple[str, ...], _shown("AXIS=SIZES ...")] = ()
+    """Sizes that axes may have: hidden=2048..3584 layers=28,30,32 mlp=2.5x,3x,4x (multiples of hidden)."""
+    tolerance: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 0.02
+    """How far a candidate may lie from the budget, as a share of it."""
+    budget_of: Literal["total", "non-embedding", "active", "weights", "kv-cache"] = "total"
+    """What the budget counts: parameters (all, without the vocabulary's, or those that work on a token), or
+    bytes (of all weights, or of the KV cache for each token)."""
+    budget_dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None, _shown("{float32,bfloat16,float16}")
+    ] = None
+    """Precision in which a budget of bytes is counted. Default: the teacher's."""
+    preset: Annotated[Path | None, _shown("FILE.toml")] = None
+    """Flags from a file, such as those under studies/; flags on the command line win."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs")
+    """Folder of the runs."""
+    study_name: Annotated[str | None, _shown("NAME")] = None
+    """Name of the run. Default: teacher and budget."""
+    json: bool = False
+    """Print the result, or the plan, as one line of JSON."""
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    """Say only the result and errors."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Say more."""
+    device: Annotated[str | None, _shown("NAME")] = None
+    """cpu, cuda, cuda:1, mps. Default: the best there is."""
+    dtype: Annotated[Literal["float32", "bfloat16"] | None, _shown("{float32,bfloat16}")] = None
+    """Precision of the arithmetic of training. Default: by device and size."""
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    """Of everything random."""
+    storage: Annotated[str | None, _shown("URL")] = None
+    """Optuna storage: a path that ends in .journal, postgresql://USER@HOST/NAME or another SQLAlchemy URL, or
+    grpc://HOST:PORT. Default: $OPTUNA_STORAGE, or study.journal in the run."""
+    sampler: Literal["tpe", "gp", "nsga2", "qmc", "random"] = "nsga2"
+    """How candidates are chosen: by a model of Optuna's (tpe, gp), by evolution (nsga2), spread evenly over
+    all architectures (qmc), or by lot."""
+    trials: Annotated[int | None, _shown("N")] = None
+    """Architectures to score straight after pruning. Default: twice those that are distilled."""
+    rung_tokens: Annotated[tuple[str, ...], _shown("TOKENS ...")] = ()
+    """Tokens of short distillation, one number a rung (64k 256k). Default: by the teacher's size, each rung
+    four times the one before."""
+    retrain_baselines: Annotated[bool | None, _shown("{True,False}")] = None
+    """Retrain the hand-made baselines and random weights too. Default: if the teacher is small."""
+    benchmarks: Annotated[tuple[str, ...], _shown("NAME ...")] = ()
+    """Tasks of lm-evaluation-harness, or YAML files of one's own, that teacher and retrained models are
+    scored by at the end."""
+    basis: Literal["auto", "coordinate", "principal", "weighted"] = "auto"
+    """Which directions of hidden students keep: the best coordinates, or those of the largest variance, plain
+    or weighted by how much they are read; these two untie the head. Default: the first or the last
+    of the three, as a short distillation of students tells."""
+    width_by: Literal["activations", "taylor", "magnitude", "random"] = "activations"
+    """What hidden, neurons, heads and experts are scored by."""
+    aggregation: Annotated[str, tyro.conf.arg(metavar="BATCH,SEQUENCE")] = "l2,l2"
+    """How activations become one score: mean, l2 or var along the batch, and along the sequence."""
+    depth_by: Annotated[str, tyro.conf.arg(metavar="NAME")] = "perplexity"
+    """What layers are scored by: perplexity, divergence, influence (each also greedy-...), block-influence or
+    block-perplexity (layers in a row), random, or a task of lm-evaluation-harness."""
+    rounds: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Rounds of scoring and pruning from which the ranking is made."""
+    rounds_order: Literal["together", "width-depth", "depth-width"] = "together"
+    """Whether a round scores and prunes widths and layers together or in turn."""
+    repair: Annotated[
+        tuple[Literal["none", "least-squares", "norm-scale", "head-residual"], ...], _shown("NAME ...")
+    ] = ()
+    """Repair students after cutting: least-squares, norm-scale, head-residual, or none. Default:
+    least-squares, unless the teacher is too large for what that needs."""
+    loss: Annotated[str, tyro.conf.arg(metavar="TERMS")] = "forward-kl"
+    """What distillation lowers: forward-kl, reverse-kl, jensen-shannon, mse, cosine, cross-entropy, or a sum
+    such as 0.5*forward-kl+0.5*cross-entropy."""
+    temperature: Annotated[float, tyro.conf.arg(metavar="TAU")] = 1.0
+    """That the logits of teacher and student are divided by in the divergences."""
+    states: Annotated[
+        tuple[Literal["auto", "none", "late", "embedding", "attention"], ...], _shown("NAME ...")
+    ] = ("auto",)
+    """Intermediate states that are compared besides: late (a late block), embedding, attention, or none.
+    Default: none."""
+    targets: Literal["auto", "hidden", "sampled", "top-k", "live"] = "auto"
+    """How the teacher's answers are kept: its final states, tokens drawn from its predictions, the likeliest
+    tokens, or not at all. Default: by vocabulary and free disk."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """Learning rate: a cosine, or warm-up, stable, decay, where each rung goes on from the one below."""
+    taught_by: Literal["original", "previous"] = "original"
+    """Whose targets a family's later models learn: the teacher's that it began with, or those of the model
+    that they are cut from."""
+    teacher_tokens: Annotated[str | None, _shown("TOKENS")] = None
+    """What the teacher of a family was trained on, for the table of what the family cost. Default: known of
+    the teachers that a budget picks."""
+    revision: Annotated[tuple[str, ...], _shown("NAME ...")] = ()
+    """Branch, tag or commit of the teacher on the hub; of several, in the order of its training, the last."""
+    correct_teacher: Annotated[str | None, _shown("TOKENS")] = None
+    """Train the teacher on so many tokens of the text before it is used. Default: none."""
+    trust_remote_code: bool = False
+    """Run code that comes with a model from the hub."""

@@ -1,0 +1,385 @@
+"""From flags to a configuration: everything that can be refused is refused here, before any work."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+
+from evaluators.huggingface.one_line import one_line
+from evaluators.metrics.benchmarks import tasks_of
+from evaluators.teacher.weights import stored_dtype, weight_files
+from search.settings.bounds import read_bounds, saved
+from search.settings.bracket_plan import plan_bracket, rungs_up_to
+from search.settings.by_hand import by_hand
+from search.settings.config import RunConfig
+from search.settings.costs import Costs, within_bounds, workload_of
+from search.settings.distilling import states_asked
+from search.settings.flag_rules import budgets_of, count_of
+from search.settings.flags import Flags
+from search.settings.method import method_of
+from search.settings.nearest import AtHand, nearest
+from search.settings.objectives import objectives_of
+from search.settings.pace import pace_of
+from search.settings.phases import Training, phases_of, trainings_of
+from search.settings.scale import Scale, default_device, default_dtype, scale_for
+from search.settings.search_budget import search_tokens_of
+from search.settings.teachers import EMBEDDED, default_text, short_name, teacher_for
+from space.axes.architecture import Architecture, Axis
+from space.axes.axis_map import AxisMap
+from space.counting.budget import Budget, BudgetText, Measure
+from space.counting.counting import budget_polynomial, parameter_polynomial
+from space.cutting.basis import BasisName
+from space.cutting.moments import moment_bytes
+from space.enumeration.baselines import baselines
+from space.enumeration.enumeration import enumerate_space
+from space.enumeration.limits import Limits, read_limits
+from space.enumeration.search_space import SearchSpace
+from space.input_error import InputError
+from space.verification.vouching import axis_map_of
+
+#: The basis is tried out.
+AUTO = "auto"
+#: Against coordinates; the better of the two turned ones in studies/bases.
+_TURNED = BasisName.WEIGHTED
+#: Least squares are the default up to this size of what they need.
+_MOMENT_BYTES = 2e9
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a run will do, and the space that it will search."""
+
+    config: RunConfig
+    axis_map: AxisMap
+    space: SearchSpace
+    teacher_parameters: int
+    basis: BasisName
+    """Of hidden, in this map and this space."""
+    whole: SearchSpace
+    """Within the budget, before the bounds."""
+    costs: Costs
+    """As they are known before the teacher is loaded."""
+    tries: tuple[str, ...] = ()
+    """What the user wants to be tried as well, as typed."""
+    turned: Resolved | None = None
+    """The same run in the turned basis, if both are to be tried and the better one taken."""
+    passed_over: tuple[AtHand, ...] = ()
+    """Teachers at hand that were not taken."""
+    teaching_map: AxisMap | None = None
+    """Of the model whose targets are learnt, where it is not the teacher."""
+
+    @property
+    def teaching(self) -> AxisMap:
+        """The map of the model whose targets are learnt."""
+        return self.teaching_map or self.axis_map
+
+    def having(self, teaching_map: AxisMap | None = None, **fields: Any) -> Resolved:
+        """The same in every basis with other values in the configuration, and another teaching model."""
+        turned = self.turned.having(teaching_map, **fields) if self.turned else None
+        return replace(self, config=replace(self.config, **fields), teaching_map=teaching_map, turned=turned)
+
+    @property
+    def limits(self) -> Limits:
+        """Of the user on the sizes."""
+        return read_limits(self.config.keep, self.config.sizes)
+
+    def by_hand(self) -> list[Architecture]:
+        """What the user wants to be tried as well, as far as it is known before the teacher is loaded.
+
+        Raises:
+            InputError: it lies outside the budget or the bounds.
+        """
+        return by_hand(self.tries, self.costs, self.space, self.limits, self.config.most)
+
+    @property
+    def retrainings(self) -> int:
+        """How many models are retrained: the promoted, and if asked the baselines and random weights."""
+        others = len(baselines(self.space, self.axis_map.teacher)) + 1 if self.config.retrain_baselines else 0
+        return self.config.promote + others
+
+
+def resolve(flags: Flags) -> Resolved:
+    """Choose everything that the flags leave open.
+
+    Raises:
+        InputError: the run cannot be done.
+    """
+    return resolve_from(flags, teachers_named(flags))
+
+
+def teachers_named(flags: Flags) -> list[Training]:
+    """The teachers at hand: those that the flags name, else the one that the budget picks.
+
+    Raises:
+        InputError: the run cannot be done; what needs no teacher is refused first.
+    """
+    measure = Measure(flags.budget_of)
+    text = BudgetText.parse(flags.budget, measure)
+    objectives_of(flags.objectives, read_bounds(flags.max))
+    _device(flags.device)
+    tasks_of(flags.benchmarks)
+    phases = phases_of(flags.model or (_default_teacher(text, measure),), flags.revision)
+    return trainings_of(phases, flags.trust_remote_code)
+
+
+def resolve_from(flags: Flags, trainings: Sequence[Training]) -> Resolved:
+    """As ``resolve``, with the nearest of these teachers, whatever the flags name.
+
+    Raises:
+        InputError: the run cannot be done.
+    """
+    text = BudgetText.parse(flags.budget, Measure(flags.budget_of))
+    training, others = nearest_teacher(flags, trainings)
+    basis = BasisName.COORDINATE if flags.basis == AUTO else BasisName(flags.basis)
+    axis_map = axis_map_of(training.config, basis)
+    parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
+    budget, _ = budget_of(flags, text, axis_map)
+    limits = read_limits(flags.keep, flags.sizes)
+    whole = enumerate_space(axis_map, budget, limits)
+    device = _device(flags.device)
+    costs = Costs(axis_map, workload_of(device), _stored_bytes(training.phases[-1].id, training.config))
+    space = within_bounds(whole, costs, read_bounds(flags.max))
+    run = _config(flags, training, axis_map, space, budget, device)
+    run = replace(run, passed_over=tuple(str(one.phase) for one in others))
+    method_of(run)
+    resolved = Resolved(run, axis_map, space, parameters, basis, whole, costs, flags.try_, passed_over=others)
+    resolved.by_hand()
+    turned = _turned(resolved) if flags.basis == AUTO else None
+    run = replace(run, basis=AUTO if turned else basis.value)
+    return replace(resolved, config=run, turned=replace(turned, config=run) if turned else None)
+
+
+def nearest_teacher(flags: Flags, trainings: Sequence[Training]) -> tuple[Training, tuple[AtHand, ...]]:
+    """The training that serves the budget, and those that are passed over.
+
+    Raises:
+        InputError: none is above the budget, or the budget is a share of no one knows which.
+    """
+    if len(trainings) == 1:
+        return trainings[0], ()
+    text = BudgetText.parse(flags.budget, Measure(flags.budget_of))
+    if text.relative:
+        raise InputError(
+            "A percentage is a share of one teacher",
+            f"{flags.budget} was asked, and models of {len(trainings)} architectures were named",
+            "Write the budget as a number, or name one --model",
+        )
+    sized = [(training, budget_of(flags, text, axis_map_of(training.config))) for training in trainings]
+    teachers = [AtHand(training, whole) for training, (_, whole) in sized]
+    taken = nearest(teachers, sized[0][1][0])
+    return taken.training, tuple(one for one in teachers if one is not taken)
+
+
+def _config(
+    flags: Flags,
+    training: Training,
+    axis_map: AxisMap,
+    space: SearchSpace,
+    budget: Budget,
+    device: str,
+) -> RunConfig:
+    """Flags and defaults, to the last number."""
+    (*_, (teacher, revision)), config = training
+    bounds = read_bounds(flags.max)
+    parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
+    scale = scale_for(parameters)
+    retrain = _tokens(flags.retrain_tokens, "--retrain-tokens", scale.retrain_tokens)
+    rungs = tuple(count_of(t, "--rung-tokens") for t in flags.rung_tokens)
+    rungs = rungs or rungs_up_to(scale.first_rung_tokens, retrain)
+    block = _block(scale, config, max(rungs))
+    dtype = flags.dtype or default_dtype(device, parameters)
+    name = name_of(flags, teacher)
+    pace = partial(pace_of, axis_map, space, device, dtype, scale.batch_blocks, block)
+    search_tokens = search_tokens_of(flags, scale, rungs, len(space), flags.out / name, lambda: pace().learnt)
+    bracket = plan_bracket(search_tokens, rungs, len(space), flags.trials, bool(flags.rung_tokens))
+    blocks = math.ceil(max(*rungs, retrain) / block)
+    return RunConfig(
+        name=name,
+        teacher=teacher,
+        revision=revision or "",
+        phases=tuple(map(str, training.phases)) if len(training.phases) > 1 else (),
+        passed_over=(),
+        taught_by="",
+        taught_by_revision="",
+        budget=budget.amount,
+        budget_of=budget.of.value,
+        budget_dtype=_budget_dtype(flags, config),
+        tolerance=flags.tolerance,
+        keep=flags.keep,
+        sizes=flags.sizes,
+        **_ranking(flags, axis_map),
+        data=flags.data or default_text(teacher),
+        block=block,
+        calibration_blocks=scale.calibration_blocks,
+        validation_blocks=scale.validation_blocks,
+        distillation_blocks=blocks,
+        objectives=objectives_of(flags.objectives, bounds),
+        bounds=saved(bounds),
+        sampler=flags.sampler,
+        trials=bracket.trials,
+        rung_tokens=bracket.rung_tokens,
+        rung_candidates=bracket.rung_candidates,
+        search_tokens=search_tokens,
+        search_hours=flags.search_hours or 0.0,
+        retrain_tokens=retrain,
+        promote=min(flags.promote or scale.promote, bracket.rung_candidates[-1]),
+        retrain_baselines=parameters < 100e6 if flags.retrain_baselines is None else flags.retrain_baselines,
+        batch_blocks=scale.batch_blocks,
+        **_distilling(flags),
+        **_place(flags),
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _ranking(flags: Flags, axis_map: AxisMap) -> dict[str, Any]:
+    """What is said of the basis, of importance and of repairs."""
+    return {
+        "basis": flags.basis,
+        "width_by": flags.width_by,
+        "aggregation": flags.aggregation,
+        "depth_by": flags.depth_by,
+        "rounds": flags.rounds,
+        "rounds_order": flags.rounds_order,
+        "repair": _repair(flags, axis_map),
+    }
+
+
+def _place(flags: Flags) -> dict[str, Any]:
+    """What is said of where and how a run works."""
+    return {
+        "storage": flags.storage or os.environ.get("OPTUNA_STORAGE", ""),
+        "seed": flags.seed,
+        "trust_remote_code": flags.trust_remote_code,
+    }
+
+
+def _distilling(flags: Flags) -> dict[str, Any]:
+    """What is said of the teacher's correction, of distillation and of what is measured after it."""
+    return {
+        "teacher_correction": _tokens(flags.correct_teacher, "--correct-teacher", 0),
+        "loss": flags.loss,
+        "temperature": flags.temperature,
+        "states": states_asked(flags.states),
+        "targets": flags.targets,
+        "schedule": flags.schedule,
+        "benchmarks": flags.benchmarks,
+    }
+
+
+def _tokens(text: str | None, flag: str, default: int) -> int:
+    return count_of(text, flag) if text else default
+
+
+def _default_teacher(text: BudgetText, measure: Measure) -> str:
+    """The one that the budget picks; the embedded one by a path that holds wherever the project lies."""
+    teacher = teacher_for(text, measure)
+    return os.path.relpath(EMBEDDED) if teacher == str(EMBEDDED) else teacher
+
+
+def _repair(flags: Flags, axis_map: AxisMap) -> tuple[str, ...]:
+    """What was asked for; else least squares, where its moments are small."""
+    if flags.repair:
+        return tuple(name for name in flags.repair if name != "none")
+    return ("least-squares",) if moment_bytes(axis_map) <= _MOMENT_BYTES else ()
+
+
+def _turned(resolved: Resolved) -> Resolved | None:
+    """The run in the turned basis; None where it cannot be or would change nothing.
+
+    Raises:
+        InputError: what is to be tried by hand does not meet the budget there.
+    """
+    if len(resolved.space.values(Axis.HIDDEN)) == 1:
+        return None
+    try:
+        axis_map = axis_map_of(resolved.axis_map.config, _TURNED)
+        whole = enumerate_space(axis_map, resolved.whole.budget, resolved.limits)
+        costs = replace(resolved.costs, axis_map=axis_map)
+        space = within_bounds(whole, costs, resolved.config.most)
+    except InputError:
+        return None
+    turned = replace(resolved, axis_map=axis_map, space=space, basis=_TURNED, whole=whole, costs=costs)
+    try:
+        turned.by_hand()
+    except InputError as error:
+        values = f"in the {_TURNED} basis, which unties the head, {error.values}"
+        raise InputError(error.rule, values, f"{error.remedy}, or take --basis coordinate") from None
+    return turned
+
+
+def _stored_bytes(teacher: str, config: PretrainedConfig) -> int:
+    """Of a weight on disk; as the config says where the weights are not at hand."""
+    directory = Path(teacher).expanduser()
+    if directory.is_dir():
+        with suppress(InputError):  # whoever needs the weights says so; a plan does not
+            return stored_dtype(weight_files(directory, teacher), teacher).itemsize
+    name = str(config.dtype or torch.float32).removeprefix("torch.")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype.itemsize
+
+
+def budget_of(flags: Flags, text: BudgetText, axis_map: AxisMap) -> tuple[Budget, int]:
+    """The budget that was asked for, where a share is one of the teacher's; and what the teacher has of it.
+
+    Raises:
+        InputError: the teacher does not say what has to be known for it.
+    """
+    value_bytes = getattr(torch, _budget_dtype(flags, axis_map.config)).itemsize
+    empty = Budget(0, flags.tolerance, Measure(flags.budget_of), value_bytes)
+    whole = budget_polynomial(axis_map.given, empty).of(axis_map.teacher)
+    return replace(empty, amount=text.of(whole)), whole
+
+
+def _budget_dtype(flags: Flags, config: PretrainedConfig) -> str:
+    """What bytes are counted in: as asked, else as the teacher's config says, else float32."""
+    return flags.budget_dtype or str(config.dtype or torch.float32).removeprefix("torch.")
+
+
+def _block(scale: Scale, config: PretrainedConfig, tokens: int) -> int:
+    """Tokens a block: the scale's, within what the teacher can read and the smallest rung can fill."""
+    longest = getattr(config, "max_position_embeddings", None) or scale.block
+    return max(2, min(scale.block, longest, tokens))
+
+
+def name_of(flags: Flags, teacher: str) -> str:
+    """The name of a run or a family: the user's, else the teacher's and the budgets.
+
+    Raises:
+        InputError: no folder can have it.
+    """
+    measure = [] if flags.budget_of == "total" else [flags.budget_of]
+    name = flags.study_name or "-".join([short_name(teacher), *folders_of(flags), *measure])
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise InputError(
+            "The name of a run has to be the name of one folder",
+            f"{name!r} is none",
+            "Try --study-name first-try",
+        )
+    return name
+
+
+def folders_of(flags: Flags) -> list[str]:
+    """The budgets as names of folders."""
+    return [text.strip().replace("%", "pct") for text in budgets_of(flags)]
+
+
+def _device(name: str | None) -> str:
+    if name is None:
+        return default_device()
+    remedy = "Leave --device out, or name one of cpu, cuda, cuda:1, mps"
+    rule = "The device has to be one that PyTorch has here"
+    try:
+        torch.zeros(1, device=name).tolist()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise InputError(rule, f"{name!r} is not: {one_line(error)}", remedy) from None
+    return name

@@ -1,0 +1,291 @@
+"""The account of a run: every figure of the report, gathered from the studies and the retrainings."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from evaluators.metrics.latency_book import device_name
+from evaluators.metrics.loss import bits_per_byte, perplexity
+from search.foresight.foresight import foresight
+from search.rungs.evaluation import RANDOM_WEIGHTS, Evaluation, Record, Retrained
+from search.rungs.promotion import pareto_front
+from search.rungs.rung import Rung
+from search.runs.choice import choose, eligible, kept_choice
+from search.settings.bounds import over
+from search.settings.config import RunConfig
+from search.settings.distilling import loss_of, targets_told
+from search.settings.objectives import OBJECTIVES, UNITS
+from search.settings.phases import Phase
+from search.stages.benchmarks import TEACHER, Results
+from search.stages.correction import Correction
+from search.stages.energy import Energy
+from search.stages.inspection import Inspection
+from search.stages.workbench import Workbench
+from search.storage.run_directory import RunDirectory
+from space.axes.architecture import Architecture
+
+_PACKAGES = ("slimsearch", "torch", "transformers", "optuna", "accelerate", "datasets", "plotly")
+
+
+@dataclass(frozen=True)
+class TeacherFigures:
+    """What was measured of the teacher."""
+
+    loss: float
+    latency_ms: float | None
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What was found at the end of the run, when its models were there."""
+
+    benchmarks: Results
+    inspection: Inspection
+    energy: Energy | None
+    """Of all processes; None where no machine tells."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """A finished run, ready to be written down."""
+
+    bench: Workbench
+    rungs: Sequence[Rung]
+    teacher: TeacherFigures
+    promoted: Sequence[Retrained]
+    baselines: Sequence[Retrained]
+    looks: Looks
+    correction: Correction | None
+    seconds: dict[str, float]
+    command: str
+
+    def summary(self) -> dict[str, Any]:
+        """As ``summary.schema.json`` describes it."""
+        config, corpus = self.bench.config, self.bench.corpus
+        records = [record for rung in self.rungs for record in rung.records()]
+        retrained = [*self.promoted, *self.baselines]
+        place = RunDirectory(self.bench.directory).choice
+        choice = kept_choice(place, retrained) or choose(eligible(retrained, self.rungs))
+        return {
+            "name": config.name,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": self.command,
+            "device": device_name(torch.device(config.device)),
+            "teacher": self._teacher(),
+            "budget": self._budget(),
+            "space": {"architectures": len(self.bench.space)},
+            "basis": self._basis(),
+            "distillation": self._distillation(),
+            "objectives": [self._objective(name) for name in config.objectives],
+            "bounds": [
+                {"name": name, "unit": UNITS[name], "most": most} for name, most in config.most.items()
+            ],
+            "rungs": [{"rung": i, "tokens": t} for i, t in enumerate((0, *config.rung_tokens))],
+            "corpus": {
+                "id": corpus.id,
+                "block": corpus.block,
+                "calibration_tokens": corpus.calibration.numel(),
+                "distillation_tokens": corpus.distillation.numel(),
+                "validation_tokens": corpus.validation.numel(),
+                "fingerprint": corpus.fingerprint,
+            },
+            "trials": [self._trial(record) for record in records],
+            "pareto": self._pareto(),
+            "promoted": [self._retrained(result, records) for result in self.promoted],
+            "chosen": {"label": choice.label, "reason": choice.reason} if choice else None,
+            "baselines": [self._retrained(result, records) for result in self.baselines],
+            **foresight(self.rungs, self.bench.space, retrained, config.retrain_tokens, self.teacher.loss),
+            "prompts": list(self.looks.inspection.prompts),
+            "tokens": self._tokens(records),
+            "seconds": self.seconds | {"total": sum(self.seconds.values())},
+            "energy": asdict(self.looks.energy) if self.looks.energy else None,
+            "versions": versions(),
+        }
+
+    def _budget(self) -> dict[str, Any]:
+        budget = self.bench.space.budget
+        return {
+            "amount": budget.amount,
+            "of": budget.of.value,
+            "unit": budget.of.unit,
+            "tolerance": budget.tolerance,
+        }
+
+    def _basis(self) -> dict[str, Any]:
+        trial = self.bench.basis_trial
+        if trial is None:
+            return {"name": self.bench.config.basis, "reason": None, "tried": []}
+        return {
+            "name": trial.basis,
+            "reason": trial.reason,
+            "tried": [{**asdict(one), "tokens": trial.tokens} for one in trial.tried],
+        }
+
+    def _architecture(self, architecture: Architecture) -> dict[str, Any]:
+        kept = self.bench.kept_layers(architecture)
+        return {**architecture.sizes(), "kept_layers": kept}
+
+    def _teacher(self) -> dict[str, Any]:
+        bench = self.bench
+        sizes, validation = bench.axis_map.teacher, bench.corpus.validation
+        costs = bench.costs(sizes, bench.axis_map.given)
+        predicted = validation.shape[0] * (validation.shape[1] - 1)
+        return {
+            "id": bench.teacher.id,
+            "revision": bench.teacher.revision,
+            "phases": list(bench.config.phases),
+            "passed_over": list(bench.config.passed_over),
+            "taught_by": _taught_by(bench.config),
+            "correction": self._correction(),
+            "architecture": self._architecture(sizes),
+            "parameters": int(costs["parameters"]),
+            "loss": self.teacher.loss,
+            "perplexity": _perplexity(self.teacher.loss),
+            "bits_per_byte": bits_per_byte(self.teacher.loss, predicted, bench.corpus.validation_bytes),
+            "latency_ms": self.teacher.latency_ms,
+            "memory_bytes": int(costs["memory"]),
+            "benchmarks": self._benchmarks(TEACHER),
+            **self.looks.inspection.of(TEACHER),
+            "objectives": costs
+            | {"loss": self.teacher.loss}
+            | ({"latency": self.teacher.latency_ms} if self.teacher.latency_ms is not None else {}),
+        }
+
+    def _objective(self, name: str) -> dict[str, str]:
+        described = OBJECTIVES[name].described(self.bench.workload)
+        return {"name": name, "unit": UNITS[name], "description": described}
+
+    def _trial(self, record: Record) -> dict[str, Any]:
+        values = dict(record.evaluation.values) if record.evaluation else {}
+        if not record.scored:
+            values.pop("loss", None)
+        return {
+            "rung": record.rung,
+            "number": record.number,
+            "state": "complete" if record.scored else "over" if record.evaluation else "failed",
+            "label": record.label,
+            "origin": record.origin,
+            "architecture": self._architecture(record.architecture),
+            "parameters": self.bench.space.parameters_of(record.architecture),
+            "loss": values.get("loss"),
+            "latency_ms": values.get("latency"),
+            "objectives": values,
+            "tokens": record.evaluation.tokens if record.evaluation else 0,
+            "over": {} if record.feasible else over(values, self.rungs[0].bounds),
+            "failure": record.failure,
+        }
+
+    def _pareto(self) -> list[str]:
+        within = self.rungs[-1].feasible()
+        objectives = self.bench.config.objectives
+        return [within[i].label for i in pareto_front([r.values(objectives) for r in within])]
+
+    def _retrained(self, result: Retrained, records: Sequence[Record]) -> dict[str, Any]:
+        pruned = result.origin != RANDOM_WEIGHTS
+        mine = [r for r in records if r.architecture == result.architecture and r.scored]
+        by_rung = {r.rung: dict(r.evaluation.values) for r in mine if r.evaluation}
+        top = max(by_rung, default=0)
+        costs = self.bench.costs(result.architecture)
+        latency = next((values["latency"] for values in by_rung.values() if "latency" in values), None)
+        objectives = costs | ({"latency": latency} if latency is not None else {})
+        return {
+            "label": result.label,
+            "origin": result.origin,
+            "architecture": self._architecture(result.architecture),
+            "parameters": int(costs["parameters"]),
+            "loss": result.loss,
+            "perplexity": _perplexity(result.loss),
+            "loss_after_pruning": by_rung.get(0, {}).get("loss") if pruned else None,
+            "loss_after_short_distillation": by_rung[top]["loss"] if pruned and top else None,
+            "bits_per_byte": result.bits_per_byte,
+            "latency_ms": latency,
+            "path": result.path,
+            "tokens": result.tokens,
+            "seconds": result.seconds,
+            "curve": [list(point) for point in result.curve],
+            "objectives": objectives | ({"loss": result.loss} if result.loss is not None else {}),
+            "benchmarks": self._benchmarks(result.path) if result.path else {},
+            **self.looks.inspection.of(result.path),
+            "failure": result.failure,
+            "note": result.note,
+        }
+
+    def _benchmarks(self, model: str) -> dict[str, Any]:
+        return {task: result.told() for task, result in self.looks.benchmarks.get(model, {}).items()}
+
+    def _correction(self) -> dict[str, Any] | None:
+        if (done := self.correction) is None:
+            return None
+        return {
+            "tokens": done.tokens,
+            "seconds": done.seconds,
+            "peak_rate": done.peak_rate,
+            "loss_before": done.loss_before,
+            "loss_after": done.loss_after,
+            "curve": [list(point) for point in done.curve],
+            "path": "teacher",
+            "note": done.note,
+        }
+
+    def _distillation(self) -> dict[str, Any]:
+        config = self.bench.config
+        return {
+            "loss": str(loss_of(config)),
+            "states": list(config.states),
+            "schedule": config.schedule,
+            "targets": self._targets(),
+        }
+
+    def _targets(self) -> dict[str, dict[str, Any]]:
+        bench = self.bench
+        return {
+            "short_distillation": targets_told(bench.targets),
+            "retraining": targets_told(bench.retraining_targets),
+        }
+
+    def _tokens(self, records: Sequence[Record]) -> dict[str, int]:
+        trial = self.bench.basis_trial
+        tried = trial.tokens * len(trial.tried) if trial else 0
+        tokens = {
+            "teacher_correction": self.correction.tokens if self.correction else 0,
+            "ranking": self.bench.corpus.calibration.numel(),
+            "targets": max(told["tokens"] if told["bytes"] else 0 for told in self._targets().values()),
+            "short_distillation": sum(_read(r.evaluation) for r in records if r.evaluation) + tried,
+            "retraining": sum(r.tokens - r.branch_tokens for r in (*self.promoted, *self.baselines)),
+        }
+        return tokens | {"total": sum(tokens.values())}
+
+
+def _taught_by(config: RunConfig) -> str | None:
+    other = Phase(config.taught_by, config.taught_by_revision or None)
+    return str(other) if other.id else None
+
+
+def _read(evaluation: Evaluation) -> int:
+    """Tokens that an evaluation took: not those of a branch that it went on from."""
+    return evaluation.tokens - int(evaluation.details.get("branch_tokens", 0))
+
+
+def _perplexity(loss: float | None) -> float | None:
+    """None where there is no loss, or no float that holds its perplexity."""
+    value = math.inf if loss is None else perplexity(loss)
+    return value if math.isfinite(value) else None
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that decide the figures."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found

@@ -1,0 +1,120 @@
+"""Downstream tasks at the end of a run, for teacher and retrained models; every score is kept as it comes."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from evaluators.huggingface.one_line import one_line
+from evaluators.metrics.benchmarks import Score, Task, benchmark, tasks_of
+from search.rungs.evaluation import Retrained
+from search.stages.retraining import reload
+from search.stages.workbench import Workbench
+from search.storage.run_directory import RunDirectory
+from search.storage.whole_file import write_whole
+from search.terminal.console import Console
+
+TEACHER = "teacher"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a model reached on a task."""
+
+    score: Score | None
+    failure: str | None
+    """Why there is no score; None if there is one."""
+
+    def __str__(self) -> str:
+        return f"{self.score.metric} {self.score.value:.4f}" if self.score else f"failed: {self.failure}"
+
+    def told(self) -> dict[str, Any]:
+        """As the summary has it."""
+        nothing = {"metric": None, "value": None, "error": None, "higher_is_better": None}
+        return (asdict(self.score) if self.score else nothing) | {"failure": self.failure}
+
+
+Results = dict[str, dict[str, Result]]
+"""By model (``teacher``, or the path of a retrained one), and by task."""
+
+
+def run_benchmarks(
+    bench: Workbench, retrained: Sequence[Retrained], directory: RunDirectory, console: Console
+) -> Results:
+    """Score the teacher and every model that was written on every task.
+
+    A score that an earlier process found is taken as it is. A task that fails is recorded with its reason,
+    and tried again when the run is started again.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    tasks = tasks_of(bench.config.benchmarks)
+    models = [TEACHER, *dict.fromkeys(result.path for result in retrained if result.path)]
+    results = {model: found for model, found in _read(directory, bench).items() if model in models}
+    waiting = {model: [task for task in tasks if not _scored(results, model, task)] for model in models}
+    left = sum(map(len, waiting.values()))
+    console.forecast.planned["benchmark"] = left
+    for model, names in waiting.items():
+        for task, result in _scores(bench, model, names, console):
+            results.setdefault(model, {})[task.name] = result
+            _write(directory, bench, results)
+    return results
+
+
+def _scores(
+    bench: Workbench, name: str, tasks: Sequence[Task], console: Console
+) -> Iterator[tuple[Task, Result]]:
+    """The model is loaded once, if there is a task for it."""
+    if not tasks:
+        return
+    model = bench.teacher.model if name == TEACHER else reload(bench, bench.directory / name)
+    for task in tasks:
+        with console.work(f"{task.name} on {name}", "benchmark", 1) as advance:
+            result = _result(bench, model, task)
+            advance(1)
+        console.say(f"{task.name} on {name}: {result}")
+        yield task, result
+
+
+def _result(bench: Workbench, model: PreTrainedModel, task: Task) -> Result:
+    try:
+        return Result(benchmark(model, bench.teacher.tokenizer, task), None)
+    except Exception as error:  # whatever a task of somebody else's does; the run has its models by now
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        return Result(None, one_line(error))
+
+
+def _scored(results: Results, model: str, task: Task) -> bool:
+    found = results.get(model, {}).get(task.name)
+    return found is not None and found.failure is None
+
+
+def _read(directory: RunDirectory, bench: Workbench) -> Results:
+    """What was kept, if it is of this teacher."""
+    if not directory.benchmarks.exists():
+        return {}
+    about = json.loads(directory.benchmarks.read_text())
+    if about["teacher"] != bench.teacher.fingerprint:
+        return {}
+    return {
+        model: {
+            task: Result(Score(**one["score"]) if one["score"] else None, one["failure"])
+            for task, one in found.items()
+        }
+        for model, found in about["models"].items()
+    }
+
+
+def _write(directory: RunDirectory, bench: Workbench, results: Results) -> None:
+    models = {
+        model: {task: asdict(result) for task, result in found.items()} for model, found in results.items()
+    }
+    about = {"teacher": bench.teacher.fingerprint, "models": models}
+    write_whole(directory.benchmarks, json.dumps(about, indent=1))

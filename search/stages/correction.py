@@ -1,0 +1,185 @@
+"""The teacher's correction as a stage of a run: done once, kept in the run directory, and told."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from evaluators.corpus.corpus import Corpus
+from evaluators.corpus.fingerprint import fingerprint
+from evaluators.distillation.loop import Checkpointing, DivergenceError, Outcome, Watch
+from evaluators.distillation.schedule import Schedule
+from evaluators.metrics.loss import validation_loss
+from evaluators.teacher import Teacher
+from evaluators.teacher.correction import correct, correction_rate, fingerprint_of, read_corrected
+from search.settings.config import RunConfig
+from search.settings.precision import accelerator_of, weights_dtype
+from search.storage.run_directory import RunDirectory
+from search.storage.whole_file import write_whole
+from search.terminal.console import Console
+from search.training.orders import Correct, TakeCorrected
+from search.training.ranks import ranks
+from space.input_error import InputError
+
+_VALIDATIONS = 4
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What the correction of a teacher came to."""
+
+    key: str
+    """Of what it was made from."""
+    fingerprint: str
+    """Of the corrected teacher."""
+    tokens: int
+    seconds: float
+    peak_rate: float
+    loss_before: float
+    """Nats per token on the validation blocks."""
+    loss_after: float
+    curve: list[tuple[int, float]]
+    """(tokens, validation loss)."""
+    note: str | None
+    """What happened in its course, if anything."""
+
+    @property
+    def sentence(self) -> str:
+        """For the terminal."""
+        told = f"corrected the teacher on {self.tokens:,} tokens: loss {self.loss_before:.4f} before, "
+        rose = self.loss_after > self.loss_before
+        worse = "; it reads the validation text worse than it did" if rose else ""
+        note = f"; {self.note}" if self.note else ""
+        return f"{told}{self.loss_after:.4f} after{worse}{note}"
+
+    @classmethod
+    def load(cls, path: Path, key: str) -> Correction | None:
+        """The one that was kept at ``path``; None if it is of something else."""
+        if not path.exists():
+            return None
+        fields = json.loads(path.read_text())
+        fields["curve"] = [(tokens, loss) for tokens, loss in fields["curve"]]
+        found = cls(**fields)
+        return found if found.key == key else None
+
+
+def corrected(
+    config: RunConfig, teacher: Teacher, corpus: Corpus, directory: RunDirectory, console: Console
+) -> tuple[Teacher, Correction | None]:
+    """The teacher of the run: as it was loaded, or trained on the distillation set if that was asked.
+
+    A correction that an earlier process finished is used if its weights are still those that it wrote; else
+    it is done again, from its checkpoint if there is one.
+
+    Raises:
+        InputError: the training does not fit into memory, or its loss diverges.
+        OSError: the disk is full.
+    """
+    if not config.teacher_correction:
+        return teacher, None
+    with console.stage("teacher correction"):
+        key = _key(config, teacher, corpus)
+        found = Correction.load(directory.correction, key)
+        if found is not None and _written(config, directory) == found.fingerprint:
+            console.forecast.skip("correct", config.teacher_correction)
+            _files(directory, key).remove()  # which that process may not have come to
+            console.say(f"reusing the corrected teacher in {directory.corrected_teacher}")
+            ranks().order(TakeCorrected())
+            return read_back(config, teacher, directory), found
+        return _correct(config, teacher, corpus, directory, console, key)
+
+
+def _correct(
+    config: RunConfig, teacher: Teacher, corpus: Corpus, directory: RunDirectory, console: Console, key: str
+) -> tuple[Teacher, Correction]:
+    rate = correction_rate(teacher.model.num_parameters())
+    before = validation_loss(teacher.model, corpus.validation)
+    with console.work("correcting the teacher", "correct", config.teacher_correction) as advance:
+        ranks().order(Correct())
+        with ranks().together():
+            outcome = train_teacher(config, teacher, corpus, directory, advance)
+    ranks().order(TakeCorrected())
+    new = read_back(config, teacher, directory)
+    after = validation_loss(new.model, corpus.validation)
+    curve = [(seen, loss) for seen, loss in outcome.curve if math.isfinite(loss)]
+    done = Correction(
+        key,
+        new.fingerprint,
+        outcome.tokens,
+        outcome.seconds,
+        rate,
+        before,
+        after,
+        curve,
+        outcome.note,
+    )
+    write_whole(directory.correction, json.dumps(asdict(done)))
+    _files(directory, key).remove()
+    console.say(done.sentence)
+    return new, done
+
+
+def train_teacher(
+    config: RunConfig,
+    teacher: Teacher,
+    corpus: Corpus,
+    directory: RunDirectory,
+    advance: Callable[[int], None],
+) -> Outcome:
+    """Train a teacher on the distillation set, in every process that takes part; the main one writes it.
+
+    Args:
+        config: of the run.
+        teacher: as it was loaded; it is given up.
+        corpus: whole.
+        directory: of the run.
+        advance: told the tokens of each step.
+
+    Raises:
+        InputError: the training does not fit into memory, or its loss diverges.
+        OSError: the disk is full.
+    """
+    accelerator, rate = accelerator_of(config), correction_rate(teacher.model.num_parameters())
+
+    def validate(model: PreTrainedModel) -> float:
+        with accelerator.autocast():
+            return validation_loss(model, corpus.validation)
+
+    schedule = Schedule(
+        tokens=config.teacher_correction, blocks=config.batch_blocks, block=corpus.block, peak_rate=rate
+    )
+    watch = Watch(validate=validate, times=_VALIDATIONS, advance=advance)
+    saving = _files(directory, _key(config, teacher, corpus))
+    path = directory.corrected_teacher
+    try:
+        return correct(teacher, corpus.distillation, schedule, accelerator, path, watch, saving)
+    except DivergenceError as error:
+        raise InputError(
+            "The correction of a teacher has to converge", str(error), "Leave --correct-teacher out"
+        ) from None
+
+
+def read_back(config: RunConfig, teacher: Teacher, directory: RunDirectory) -> Teacher:
+    """The corrected teacher from the run directory, in place of the one that it was made from."""
+    path, dtype = directory.corrected_teacher, weights_dtype(config)
+    return read_corrected(teacher, path, dtype, config.trust_remote_code)
+
+
+def _files(directory: RunDirectory, key: str) -> Checkpointing:
+    path = directory.correction_checkpoint
+    return Checkpointing(path=path, key=key, best=path.with_suffix(".best"))
+
+
+def _written(config: RunConfig, directory: RunDirectory) -> str | None:
+    return fingerprint_of(directory.corrected_teacher, config.trust_remote_code)
+
+
+def _key(config: RunConfig, teacher: Teacher, corpus: Corpus) -> str:
+    """Names all that decides the corrected weights."""
+    how = (config.teacher_correction, config.batch_blocks, config.dtype, config.device)
+    return fingerprint("correction", teacher.fingerprint, corpus.distillation, *how)

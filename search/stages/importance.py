@@ -1,0 +1,137 @@
+"""How a run measures importance: from what the user chose to a ranking, and to repairs after cutting."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from evaluators.corpus.corpus import Corpus
+from evaluators.corpus.fingerprint import fingerprint
+from evaluators.importance.depth.scores import Judge
+from evaluators.importance.iterative import Phase, rank_in_rounds
+from evaluators.importance.method import Method
+from evaluators.importance.moments import MomentsListener, gather_moments
+from evaluators.importance.rank import listens, rank, ranking_fingerprint
+from evaluators.metrics.benchmarks import judge_of
+from evaluators.teacher import Teacher
+from search.settings.config import RunConfig
+from search.settings.method import method_of
+from search.settings.resolution import Resolved
+from search.terminal.console import Console
+from space.axes.architecture import Architecture, Axis
+from space.axes.axis_map import AxisMap
+from space.cutting.moments import Moments
+from space.cutting.ranking import Ranking
+from space.cutting.repair import Repair
+from space.cutting.residual import producing
+from space.enumeration.search_space import SearchSpace
+
+LEAST_SQUARES, NORM_SCALE, HEAD_RESIDUAL = "least-squares", "norm-scale", "head-residual"
+
+
+def smallest(space: SearchSpace, axis_map: AxisMap) -> Architecture:
+    """The least of every axis that a student may have: where rounds of pruning lead to."""
+    sizes = {axis: int(space.column(axis).min()) for axis in axis_map.free}
+    if Axis.HEADS in sizes:
+        groups = sizes.get(Axis.KV_HEADS, axis_map.teacher.kv_heads)
+        sizes[Axis.HEADS] = groups * -(-sizes[Axis.HEADS] // groups)
+    return axis_map.complete(sizes)
+
+
+def ranked(
+    variant: Resolved,
+    teacher: Teacher,
+    corpus: Corpus,
+    places: list[Path],
+    moments: Path,
+    console: Console,
+) -> Ranking:
+    """The ranking of a teacher: the one that was made before, or a new one, which is kept.
+
+    Args:
+        variant: the run in one basis.
+        teacher: its.
+        corpus: with the calibration set.
+        places: where it may lie; a new one is kept at the last.
+        moments: where those for repairs go, if they can be heard in the same pass.
+        console: for progress.
+    """
+    config, axis_map = variant.config, variant.axis_map
+    method = replace(method_of(config), basis=variant.basis)
+    order = tuple(Phase(name) for name in config.rounds_order.split("-"))
+    in_rounds = (method.rounds, order) != (1, (Phase.TOGETHER,))
+    target = smallest(variant.space, axis_map)
+    key = ranking_fingerprint(teacher.fingerprint, corpus.calibration, method)
+    if in_rounds:
+        key = fingerprint(key, target.label, config.rounds_order)
+    tokens = corpus.calibration.numel()
+    for place in places:
+        if (ranking := Ranking.load(place, key)) is not None:
+            console.say(f"reusing the ranking in {place}: same teacher, text and method")
+            console.forecast.skip("forward", tokens)
+            return ranking
+    judge = _judge(method, teacher)
+    passes = method.rounds * len(order)
+    alone = in_rounds or not listens(method)
+    listener = None if alone or not _wants_moments(config) else MomentsListener(teacher.model, axis_map)
+    with console.work("ranking every axis", "forward", passes * tokens) as advance:
+
+        def told(blocks: int) -> None:
+            advance(blocks * corpus.block)
+
+        common = (teacher.model, axis_map, corpus.calibration, key)
+        if in_rounds:
+            ranking = rank_in_rounds(*common, target, told, method, order, judge=judge)
+        else:
+            beside = listener.on() if listener else None
+            ranking = rank(*common, told, method, judge=judge, beside=beside)
+    if listener is not None:
+        listener.moments(_moments_key(teacher, corpus)).save(moments)
+    ranking.save(places[-1])
+    return ranking
+
+
+def _judge(method: Method, teacher: Teacher) -> Judge | None:
+    return judge_of(method.benchmark, teacher.tokenizer) if method.benchmark else None
+
+
+def repair_of(
+    variant: Resolved, teacher: Teacher, corpus: Corpus, ranking: Ranking, path: Path, console: Console
+) -> Repair:
+    """What is repaired after cutting.
+
+    Args:
+        variant: the run in one basis.
+        teacher: its.
+        corpus: with the calibration set.
+        ranking: that students are cut by.
+        path: of the moments, if any are needed.
+        console: for progress.
+    """
+    wanted, axis_map = variant.config.repair, variant.axis_map
+    heads = producing(axis_map) if HEAD_RESIDUAL in wanted else {}
+    if not _wants_moments(variant.config):
+        return Repair(heads)
+    moments = _moments(teacher, axis_map, corpus, path, console).sorted_by(axis_map, ranking)
+    return Repair(heads, LEAST_SQUARES in wanted, NORM_SCALE in wanted, moments)
+
+
+def _wants_moments(config: RunConfig) -> bool:
+    return bool({LEAST_SQUARES, NORM_SCALE} & set(config.repair))
+
+
+def _moments_key(teacher: Teacher, corpus: Corpus) -> str:
+    return fingerprint(teacher.fingerprint, corpus.calibration)
+
+
+def _moments(teacher: Teacher, axis_map: AxisMap, corpus: Corpus, path: Path, console: Console) -> Moments:
+    key = _moments_key(teacher, corpus)
+    if (moments := Moments.load(path, key)) is not None:
+        return moments
+    tokens = corpus.calibration.numel()
+    with console.work("gathering moments for repairs", "forward", tokens) as advance:
+        moments = gather_moments(
+            teacher.model, axis_map, corpus.calibration, key, lambda blocks: advance(blocks * corpus.block)
+        )
+    moments.save(path)
+    return moments

@@ -1,0 +1,275 @@
+"""The README.md of a written model: what it is, what it was measured at, and how to load it.
+
+Its front matter is what the Hugging Face hub reads: the teacher as ``base_model``, its licence and language,
+the text, and the measurements in the ``model-index`` form. What is not known for certain is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import PurePath
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from search.report.benchmark_table import metric, score
+from search.report.distillation import distillation_rows
+from search.runs.journeys import retrained_entries
+from search.stages.provenance import TAG, Dataset, Provenance
+from search.terminal import format as words
+
+Entry = dict[str, Any]
+
+_SNIPPET = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({folder})
+model = AutoModelForCausalLM.from_pretrained({folder})
+prompt = tokenizer("Once upon a time", return_tensors="pt").input_ids
+answer = model.generate(prompt, max_new_tokens=64)
+print(tokenizer.decode(answer[0], skip_special_tokens=True))
+```"""
+
+
+def model_card(
+    summary: dict[str, Any], label: str, provenance: Provenance, *, origin: str | None = None
+) -> str:
+    """The model card of the retrained model called ``label``.
+
+    Args:
+        summary: the run's summary, checked.
+        label: of a promoted model, or of a baseline if no promoted model has that label.
+        provenance: where the model is from, and under which terms.
+        origin: who proposed the model, where that tells it from another of the same label: the chosen
+            architecture trained from ``random-weights`` has the chosen model's.
+
+    Raises:
+        KeyError: no retrained model of the run is called ``label``.
+    """
+    entries = [*summary["promoted"], *summary["baselines"]]
+    named = (one for one in entries if one["label"] == label and origin in (None, one["origin"]))
+    student = next(named, None)
+    if student is None:
+        raise KeyError(label)
+    sections = (
+        _front_matter(summary, student, label, provenance, ["pruning", "distillation"]),
+        f"# {label}",
+        _opening(summary, student),
+        "## Numbers\n\n" + _numbers(summary, student),
+        "## Beside the other models of the run\n\n" + _comparison(summary, student),
+        "## Sizes\n\n" + _sizes(summary["teacher"]["architecture"], student["architecture"]),
+        "## Use\n\nNothing but transformers is needed:\n\n" + _snippet(student),
+        "## How it was made\n\n" + _making(summary, student),
+        "## Licence\n\n" + _licence(provenance),
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def corrected_card(summary: dict[str, Any], provenance: Provenance) -> str:
+    """The model card of the corrected teacher, of a run that has one."""
+    teacher = summary["teacher"]
+    correction, name = teacher["correction"], PurePath(teacher["id"]).name or teacher["id"]
+    sections = (
+        _front_matter(summary, teacher, f"{name}-corrected", provenance, ["finetune"]),
+        f"# {_cell(name)}, corrected",
+        f"{_code(teacher['id'])}{_revision(teacher)}, trained by cross-entropy on {correction['tokens']:,} "
+        f"tokens of {_code(summary['corpus']['id'])}, on whose validation split its loss went from "
+        f"{words.nats(correction['loss_before'])} to {words.nats(correction['loss_after'])} nats per token. "
+        "The models of its run were cut from it and taught by it.",
+        "## Licence\n\n" + _licence(provenance),
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(
+    summary: dict[str, Any], entry: Entry, name: str, provenance: Provenance, tags: list[str]
+) -> str:
+    terms, dataset = provenance.terms, provenance.dataset
+    data = ModelCardData(
+        base_model=provenance.base_model,
+        datasets=[dataset.id] if dataset else None,
+        language=terms.language,
+        license=terms.licence,  # type: ignore[arg-type]  # the hub takes several as well
+        license_name=terms.licence_name,
+        license_link=terms.licence_link,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=[TAG, *tags],
+        model_name=name,
+        eval_results=_results(summary, entry, provenance.dataset),
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _results(summary: dict[str, Any], student: Entry, dataset: Dataset | None) -> list[EvalResult] | None:
+    """Loss, perplexity and bits per byte in the form of a model index; None if it was not retrained."""
+    loss, corpus = student["loss"], summary["corpus"]["id"]
+    if loss is None:
+        return None
+    measured = {
+        ("loss", "Validation loss, nats per token"): loss,
+        ("perplexity", "Validation perplexity per token"): student["perplexity"],
+        ("bits_per_byte", "Validation bits per byte"): student["bits_per_byte"],
+    }
+    on_text = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=dataset.id if dataset else corpus,
+            dataset_name=corpus,
+            dataset_config=dataset.config if dataset else None,
+            dataset_revision=dataset.revision if dataset else None,
+            dataset_split="validation",
+            metric_type=kind,
+            metric_name=name,
+            metric_value=round(value, 4),
+        )
+        for (kind, name), value in measured.items()
+        if value is not None
+    ]
+    return on_text + _benchmark_results(student)
+
+
+def _benchmark_results(student: Entry) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=task,
+            dataset_name=task,
+            metric_type=found["metric"],
+            metric_value=round(found["value"], 4),
+        )
+        for task, found in student["benchmarks"].items()
+        if found["value"] is not None
+    ]
+
+
+def _opening(summary: dict[str, Any], student: Entry) -> str:
+    teacher = summary["teacher"]
+    share = words.percent(student["parameters"] / teacher["parameters"])
+    return (
+        f"A causal language model of {student['parameters']:,} parameters, {share} of its teacher "
+        f"{_code(teacher['id'])}{_revision(teacher)}. Slimsearch found its sizes for a budget of "
+        f"{summary['budget']['amount']:,} {summary['budget']['unit']}, cut it from the teacher and trained "
+        "it on the teacher\u2019s predictions."
+    )
+
+
+def _revision(teacher: Entry) -> str:
+    return f" (revision {_code(teacher['revision'])})" if teacher["revision"] else ""
+
+
+def _numbers(summary: dict[str, Any], student: Entry) -> str:
+    teacher = summary["teacher"]
+    rows = [
+        ("parameters", f"{student['parameters']:,}", f"{teacher['parameters']:,}"),
+        ("loss, nats per token", words.nats(student["loss"]), words.nats(teacher["loss"])),
+        ("perplexity per token", words.perplexity(student["loss"]), words.perplexity(teacher["loss"])),
+        ("bits per byte", words.nats(student["bits_per_byte"]), words.nats(teacher["bits_per_byte"])),
+        ("latency, ms", words.milliseconds(student["latency_ms"]), words.milliseconds(teacher["latency_ms"])),
+        ("loss straight after pruning", words.nats(student["loss_after_pruning"]), ""),
+        ("loss after short distillation", words.nats(student["loss_after_short_distillation"]), ""),
+        *_benchmark_rows(student, teacher),
+    ]
+    measured = [row for row in rows if row[1] != words.DASH]
+    device, corpus = _code(summary["device"]), _code(summary["corpus"]["id"])
+    where = f"Measured on {device}, on the validation split of {corpus}.{_latency_words(summary)}"
+    return _table(("", "this model", "teacher"), measured) + f"\n\n{where}"
+
+
+def _benchmark_rows(student: Entry, teacher: Entry) -> list[tuple[str, str, str]]:
+    return [
+        (f"{task}, {metric(task, [student, teacher])}", score(found), score(teacher["benchmarks"].get(task)))
+        for task, found in student["benchmarks"].items()
+    ]
+
+
+def _latency_words(summary: dict[str, Any]) -> str:
+    described = [one.get("description") for one in summary["objectives"] if one["name"] == "latency"]
+    return f" Latency: {_cell(described[0])}." if described and described[0] else ""
+
+
+def _comparison(summary: dict[str, Any], student: Entry) -> str:
+    """Every retrained model of the run by loss; those that were not retrained come last."""
+    entries = [entry for _, entry in retrained_entries(summary)]
+    entries.sort(key=lambda entry: math.inf if entry["loss"] is None else float(entry["loss"]))
+    rows = [
+        (
+            f"**{entry['label']}**" if _same(entry, student) else entry["label"],
+            words.origin(entry["origin"]),
+            words.count(entry["parameters"]),
+            words.nats(entry["loss"]),
+            words.milliseconds(entry["latency_ms"]),
+        )
+        for entry in entries
+    ]
+    head = ("model", "proposed by", "parameters", "loss, nats per token", "latency, ms")
+    alike = len({entry["tokens"] for entry in entries}) == 1
+    return _table(head, rows) + ("\n\nAll were trained on the same tokens." if alike else "")
+
+
+def _same(one: Entry, other: Entry) -> bool:
+    return (one["label"], one["origin"]) == (other["label"], other["origin"])
+
+
+def _sizes(teacher: Entry, student: Entry) -> str:
+    names = {**words.AXES, "layers": "layers"}
+    rows = [(name, str(student[key]), str(teacher[key])) for key, name in names.items() if key in teacher]
+    kept = words.layer_ranges(student["kept_layers"])
+    return (
+        _table(("axis", "this model", "teacher"), rows) + f"\n\nLayers of the teacher that it keeps: {kept}."
+    )
+
+
+def _snippet(student: Entry) -> str:
+    return _SNIPPET.format(folder=json.dumps(student["path"] or student["label"], ensure_ascii=False))
+
+
+def _making(summary: dict[str, Any], student: Entry) -> str:
+    versions = ", ".join(f"{package} {version}" for package, version in summary["versions"].items())
+    how = "".join(f"- {name}: {_cell(text)}\n" for name, text in distillation_rows(summary))
+    note = f"- note: {_cell(student['note'])}\n" if student["note"] else ""
+    return (
+        f"- distillation: {student['tokens']:,} tokens, in {words.duration(student['seconds'])}\n"
+        f"{how}{note}"
+        f"- text: {_code(summary['corpus']['id'])}, fingerprint {_code(summary['corpus']['fingerprint'])}\n"
+        f"- command: {_code(summary['command'])}\n"
+        f"- versions: {_cell(versions)}"
+    )
+
+
+def _licence(provenance: Provenance) -> str:
+    terms = provenance.terms
+    stated = [terms.licence] if isinstance(terms.licence, str) else list(terms.licence or ())
+    if terms.licence_name:
+        stated.append(terms.licence_name)
+    beside = ", ".join(_code(name) for name in provenance.files)
+    texts = f" The teacher\u2019s files {beside} lie beside this one." if beside else ""
+    if not stated:
+        return (
+            "The teacher\u2019s card states no licence, so this one states none. Before the model is passed "
+            f"on, find out under which terms the teacher may be.{texts}"
+        )
+    named = " ".join(_code(name) for name in stated)
+    return (
+        f"The teacher\u2019s, carried over: {named}.{texts} It may ask for more of models that are derived "
+        "from it, such as a name or a notice; read it before the model is passed on."
+    )
+
+
+def _table(head: tuple[str, ...], rows: list[Any]) -> str:
+    lines = [head, ("---",) + ("---:",) * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Text on one line that starts no column and no markup of HTML."""
+    return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _code(text: str) -> str:
+    """Text as a code span, in which Markdown and HTML mean nothing."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence, pad = "`" * (longest + 1), " " if longest else ""
+    return fence + pad + re.sub(r"\s+", " ", text) + pad + fence

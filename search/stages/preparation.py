@@ -1,0 +1,173 @@
+"""Everything before the first candidate: teacher, text, ranking, targets. Each is made once and reused."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from evaluators.corpus.corpus import Corpus, CorpusRequest, read_corpus
+from evaluators.huggingface.final_states import check_head
+from evaluators.metrics.latency_book import LatencyBook
+from evaluators.teacher import Teacher, load_teacher
+from search.settings.config import RunConfig
+from search.settings.costs import within_bounds
+from search.settings.distilling import check_states
+from search.settings.precision import accelerator_of, weights_dtype
+from search.settings.resolution import Resolved
+from search.stages.bases import contestants, try_out, variants_of
+from search.stages.basis_trial import BasisTrial
+from search.stages.importance import ranked, repair_of
+from search.stages.targets import targets_of
+from search.stages.teaching import teaching_model
+from search.stages.workbench import Workbench
+from search.storage.run_directory import RunDirectory
+from search.storage.workers import Workers
+from search.terminal.console import Console
+from search.training.orders import TakeTargets
+from search.training.ranks import ranks
+from space.cutting.extraction import keeps, saved_tensors, sort_by_importance
+from space.cutting.ranking import Ranking
+from space.enumeration.search_space import SearchSpace
+
+
+def cache_directory() -> Path:
+    """Where texts and latencies are kept between runs: ``SLIMSEARCH_CACHE``, else the user's cache."""
+    if named := os.environ.get("SLIMSEARCH_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slimsearch"
+
+
+def load(config: RunConfig, console: Console) -> tuple[Teacher, Corpus]:
+    """Load the teacher and read the text; nothing is written to the run directory yet.
+
+    Of the distillation set there is as much as the correction of the teacher reads, if that is more.
+
+    Raises:
+        InputError: the teacher or the text cannot be used.
+    """
+    with console.stage("teacher"):
+        teacher = teacher_of(config)
+        check_states(config, teacher.model)
+    with console.stage("text"):
+        return teacher, _read(config, teacher)
+
+
+def teacher_of(config: RunConfig) -> Teacher:
+    """The teacher of a run, as it was found.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    return load_teacher(
+        config.teacher,
+        revision=config.revision or None,
+        device=torch.device(config.device),
+        dtype=weights_dtype(config),
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def prepare(
+    resolved: Resolved,
+    teacher: Teacher,
+    corpus: Corpus,
+    directory: RunDirectory,
+    console: Console,
+    workers: Workers | None = None,
+) -> Workbench:
+    """Rank the teacher, cache its targets, and lay out all that candidates are evaluated with.
+
+    Of several workers one makes what is missing, and the others wait for it.
+
+    Raises:
+        InputError: the teacher's head cannot be told apart, activations are not finite, the targets do
+            not fit on the disk, or another model than the teacher cannot teach.
+    """
+    config = resolved.config
+    check_head(teacher.model)
+    accelerator = accelerator_of(config)
+    workers = workers or Workers()
+    with workers.patient("targets", console.say), console.stage("targets"):
+        teaching = teaching_model(config, teacher)
+        targets = targets_of(resolved, teaching, corpus, directory, accelerator, console)
+    ranks().order(TakeTargets(len(corpus.distillation)))
+
+    def bench(variant: Resolved) -> Workbench:
+        tried = [] if variant.config.basis == variant.basis else [directory.ranking_of(variant.basis.value)]
+        moments = directory.moments_of(variant.basis.value)
+        ranking = ranked(variant, teacher, corpus, [directory.ranking, *tried], moments, console)
+        repair = repair_of(variant, teacher, corpus, ranking, moments, console)
+        weights = saved_tensors(teacher.model, variant.axis_map)
+        return Workbench(
+            config,
+            directory.path,
+            teacher,
+            teaching,
+            variant.axis_map,
+            _searched(variant, teacher, ranking),
+            corpus,
+            ranking,
+            sort_by_importance(weights, variant.axis_map, ranking),
+            repair,
+            *targets,
+            accelerator,
+            LatencyBook(cache_directory() / "latencies.jsonl"),
+            variant.costs.workload,
+        )
+
+    with workers.patient("ranking", console.say):
+        return _settled(resolved, bench, directory, console)
+
+
+def _searched(variant: Resolved, teacher: Teacher, ranking: Ranking) -> SearchSpace:
+    """The space within the bounds, now that it is known how weights are stored and which layers stay."""
+    costs = replace(variant.costs, value_bytes=teacher.stored_dtype.itemsize)
+    kept_of = partial(keeps, variant.axis_map, ranking)
+    return within_bounds(variant.whole, costs, variant.config.most, kept_of)
+
+
+def _settled(
+    resolved: Resolved, bench: Callable[[Resolved], Workbench], directory: RunDirectory, console: Console
+) -> Workbench:
+    """The workbench of the basis that the user named, or of the better one of two."""
+    if resolved.turned is None:
+        with console.stage("ranking"):
+            return bench(resolved)
+    trial = BasisTrial.load(directory.basis, resolved.config.rung_tokens[0])
+    variants, waiting = variants_of(resolved), contestants(resolved)[len(trial.tried) :]
+    console.forecast.skip("distil", trial.tokens * len(trial.tried), pieces=len(trial.tried))
+    with console.stage("ranking"):
+        names = {contestant.basis for contestant in waiting} or {trial.basis}
+        benches = {name: bench(variants[name]) for name in variants if name in names}
+    with console.stage("basis"):
+        for contestant in waiting:
+            text = f"trying the {contestant.basis} basis: {contestant.architecture.label}"
+            with console.work(text, "distil", trial.tokens) as advance:
+                trial = trial.plus(try_out(contestant, benches[contestant.basis], advance))
+            trial.save(directory.basis)
+    console.say(trial.reason)
+    made = benches.get(trial.basis) or bench(variants[trial.basis])
+    made.ranking.save(directory.ranking)
+    for name in variants:
+        directory.ranking_of(name).unlink(missing_ok=True)
+        if name != trial.basis:
+            directory.moments_of(name).unlink(missing_ok=True)
+    return replace(made, basis_trial=trial)
+
+
+def _read(config: RunConfig, teacher: Teacher) -> Corpus:
+    correction_blocks = math.ceil(config.teacher_correction / config.block)
+    request = CorpusRequest(
+        data=config.data,
+        block=config.block,
+        calibration_blocks=config.calibration_blocks,
+        distillation_blocks=max(config.distillation_blocks, correction_blocks),
+        validation_blocks=config.validation_blocks,
+    )
+    return read_corpus(request, teacher.tokenizer, config.data, cache_directory() / "text").mixed()

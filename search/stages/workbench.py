@@ -1,0 +1,132 @@
+"""Everything that a candidate is evaluated with, prepared once for a whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from evaluators.corpus.corpus import Corpus
+from evaluators.distillation.loop import Checkpointing, Outcome
+from evaluators.distillation.sharing import describe, send
+from evaluators.distillation.targets.batch import Targets
+from evaluators.metrics.latency import Latency, Workload, measure, measure_beside
+from evaluators.metrics.latency_book import LatencyBook, latency_key
+from evaluators.metrics.loss import validation_loss
+from evaluators.teacher import Teacher
+from search.settings.config import RunConfig
+from search.settings.costs import Costs
+from search.stages.basis_trial import BasisTrial
+from search.training.orders import Train
+from search.training.ranks import ranks
+from search.training.trainer import Lesson, Trainer
+from space.axes.architecture import Architecture
+from space.axes.axis_map import AxisMap
+from space.cutting.extraction import extract, keeps
+from space.cutting.ranking import Ranking
+from space.cutting.repair import Repair
+from space.enumeration.search_space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """Teacher, text, ranking and targets of a run, and what to do with them."""
+
+    config: RunConfig
+    directory: Path
+    teacher: Teacher
+    taught_by: Teacher
+    """Whose targets are learnt: the teacher, or another that the run names."""
+    axis_map: AxisMap
+    space: SearchSpace
+    corpus: Corpus
+    ranking: Ranking
+    canonical: Mapping[str, Tensor]
+    """The teacher's weights, sorted by importance."""
+    repair: Repair
+    """Of students straight after cutting."""
+    targets: Targets
+    retraining_targets: Targets
+    accelerator: Accelerator
+    book: LatencyBook
+    workload: Workload
+    basis_trial: BasisTrial | None = None
+    """How the basis of hidden was chosen, if it was tried out."""
+
+    def extract(self, architecture: Architecture) -> PreTrainedModel:
+        """A student straight after pruning, its weights in the teacher's dtype."""
+        return extract(self.canonical, self.axis_map, self.ranking, architecture, repair=self.repair)
+
+    def kept_layers(self, architecture: Architecture) -> list[int]:
+        """Which of the teacher's layers a student keeps, ascending."""
+        return keeps(self.axis_map, self.ranking, architecture)
+
+    @property
+    def trainer(self) -> Trainer:
+        """Trains the students, here and in all processes that take part."""
+        return Trainer(self.config, self.taught_by.model, self.corpus.validation, self.accelerator)
+
+    def loss(self, model: PreTrainedModel) -> float:
+        """The validation loss in the precision of training, as the rungs compare it."""
+        return self.trainer.loss(model)
+
+    def exact_loss(self, model: PreTrainedModel) -> float:
+        """The validation loss in the precision of the weights, as results state it."""
+        return validation_loss(model, self.corpus.validation)
+
+    def latency(self, model: PreTrainedModel) -> Latency:
+        """The latency of a student or of the teacher on this device."""
+        teacher = self.teacher.model
+        reference = self.book.look_up(self._key(teacher), lambda: measure(teacher, self.workload))
+        if model is teacher:
+            return reference
+        return self.book.look_up(
+            self._key(model), lambda: measure_beside(model, teacher, reference, self.workload)
+        )
+
+    @property
+    def formulas(self) -> Costs:
+        """What students cost by their sizes."""
+        return Costs(self.axis_map, self.workload, self.teacher.stored_dtype.itemsize)
+
+    def costs(self, architecture: Architecture, axis_map: AxisMap | None = None) -> dict[str, float]:
+        """The objectives that follow from the sizes alone, of a student unless another map is given."""
+        formulas = replace(self.formulas, axis_map=axis_map or self.axis_map)
+        return formulas.of(architecture, self.kept_layers(architecture))
+
+    def train(
+        self,
+        student: PreTrainedModel,
+        tokens: int,
+        targets: Targets,
+        advance: Callable[[int], None],
+        validations: int,
+        checkpointing: Checkpointing | None = None,
+    ) -> Outcome:
+        """Distil a student in place, its loss watched at equal distances.
+
+        Other processes that train with this one are sent the student.
+
+        Raises:
+            DivergenceError: see ``distil``, as for others.
+            LostProcessError: see ``Ranks.together``.
+        """
+        lesson, joined = Lesson(tokens, validations, checkpointing), ranks()
+        if joined.alone:
+            return self.trainer.train(student, targets, lesson, advance)
+        retraining = targets is self.retraining_targets
+        assert retraining or targets is self.targets, "the others have the targets of the run alone"
+        joined.order(Train(describe(student), lesson, retraining))
+        with joined.together():
+            send(student)
+            return self.trainer.train(student, targets, lesson, advance)
+
+    def _key(self, model: PreTrainedModel) -> str:
+        dtype = next(model.parameters()).dtype
+        device = torch.device(self.config.device)
+        return latency_key(model.config, self.teacher.model.config, device, dtype, self.workload)

@@ -1,0 +1,96 @@
+"""The directory of a run: what lies where, who works in it, and that it belongs to one configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from search.settings.config import RunConfig
+from search.storage.whole_file import write_whole
+from search.storage.workers import Workers
+from space.input_error import InputError
+
+
+class RunDirectory:
+    """The files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
+        self.ranking = path / "ranking.safetensors"
+        self.basis = path / "basis.json"
+        self.targets = path / "targets"
+        self.models = path / "models"
+        self.retraining = path / "retraining"
+        self.report = path / "report.html"
+        self.summary = path / "summary.json"
+        self.teacher = path / "teacher.json"
+        self.corrected_teacher = path / "teacher"
+        self.correction = path / "correction.json"
+        self.correction_checkpoint = path / "correction.safetensors"
+        self.choice = path / "choice.json"
+        self.benchmarks = path / "benchmarks.json"
+        self.inspection = path / "inspection.json"
+        self.energy = path / "energy"
+        self.branches = path / "branches"
+        self.seconds = path / "seconds.json"
+
+    def moments_of(self, basis: str) -> Path:
+        """Where the moments lie that repairs in a basis are made of."""
+        return self.path / f"moments-{basis}.safetensors"
+
+    def ranking_of(self, basis: str) -> Path:
+        """Where a ranking lies while its basis is tried."""
+        return self.path / f"ranking-{basis}.safetensors"
+
+    @contextmanager
+    def joined(self, config: RunConfig) -> Iterator[Workers]:
+        """Be one of the workers in the directory; the first of them makes it.
+
+        Raises:
+            InputError: it belongs to another configuration, or its storage serves one process and another
+                is at work.
+        """
+        self.refuse_another(config)
+        workers = Workers(self.path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with workers.turn("config"):
+                self.refuse_another(config)
+                if not self.config.exists():
+                    write_whole(self.config, config.to_toml())
+        except OSError as error:
+            raise InputError(
+                "The folder of the runs has to be writable",
+                f"{self.path}: {error.strerror}",
+                "Name another with --out",
+            ) from None
+        with workers.present():
+            if config.storage.startswith("sqlite") and workers.others():
+                raise InputError(
+                    "With SQLite one process works on a run at a time",
+                    f"another one is at work in {self.path}",
+                    "Wait for it, or leave --storage out: the default serves several on one host",
+                )
+            yield workers
+
+    def refuse_another(self, config: RunConfig) -> None:
+        """Make sure that the directory is new, or belongs to this configuration.
+
+        Raises:
+            InputError: it belongs to another one; the differences are named.
+        """
+        if not self.config.exists():
+            return
+        remedy = "Take another --study-name, repeat the flags of that run, or delete the directory"
+        try:
+            before = RunConfig.load(self.config)
+        except ValueError as error:
+            values = f"{self.config} cannot be read: {error}"
+        else:
+            differences = config.differences(before)
+            if not differences:
+                return
+            values = f"in {self.path}, {'; '.join(differences)}"
+        raise InputError("A run directory keeps the configuration that it was begun with", values, remedy)

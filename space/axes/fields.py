@@ -1,0 +1,99 @@
+"""How the config of a class names its sizes, and how to change them.
+
+Most classes share a few dozen words. A field may lie in a config within the config; dots lead there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from space.axes.architecture import Axis
+
+#: The words for each size; the first that a config has counts.
+NAMES: dict[Axis, tuple[str, ...]] = {
+    Axis.HIDDEN: ("hidden_size", "n_embd", "d_model", "emb_dim"),
+    Axis.HEADS: ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"),
+    Axis.KV_HEADS: ("attn_config.kv_n_heads", "num_key_value_heads", "num_kv_heads", "num_query_groups"),
+    Axis.LAYERS: ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    Axis.EXPERTS: (
+        "num_local_experts",
+        "num_experts",
+        "n_routed_experts",
+        "moe_num_experts",
+        "ffn_config.moe_num_experts",
+    ),
+    Axis.HEAD_DIM: ("head_dim", "kv_channels", "attention_head_dim", "dim_head", "d_head"),
+}
+#: Fields for the width of an MLP: of dense layers, of experts or of the shared expert, as shapes tell.
+WIDTHS = (
+    "intermediate_size",
+    "n_inner",
+    "ffn_dim",
+    "d_ff",
+    "dff",
+    "dim_ff",
+    "d_inner",
+    "ffn_hidden_size",
+    "ffn_config.ffn_hidden_size",
+    "intermediate_size_mlp",
+    "dense_intermediate_size",
+    "moe_intermediate_size",
+    "expert_ffn_hidden_size",
+    "shared_expert_intermediate_size",
+    "shared_intermediate_size",
+    "moe_shared_expert_intermediate_size",
+)
+TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk", "ffn_config.moe_top_k")
+EXPERT_GROUPS = ("n_group", "num_expert_group")
+
+
+def read(config: PretrainedConfig, name: str) -> Any:
+    """The value of a field, None if the config has none of that name."""
+    value: Any = config
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else getattr(value, part, None)
+    return value
+
+
+def named(config: PretrainedConfig, names: tuple[str, ...]) -> str | None:
+    """The first of the names that the config's own fields (aliases resolved) hold a whole number under."""
+    own = config.to_dict()
+    for name in names:
+        name = config.attribute_map.get(name, name)
+        if name.partition(".")[0] in own and type(read(config, name)) is int:
+            return name
+    return None
+
+
+def layers_of(config: PretrainedConfig) -> int:
+    """The number of layers; 0 if the config has no word for it. Some only list a kind for each layer."""
+    field = named(config, NAMES[Axis.LAYERS])
+    layers = read(config, field or "num_hidden_layers")
+    return layers if type(layers) is int else 0
+
+
+def with_sizes(config: PretrainedConfig, changes: Mapping[str, Any]) -> PretrainedConfig:
+    """A copy of a config with some fields changed, checked by the class's own rules.
+
+    Args:
+        config: stays as it is.
+        changes: values by field name; dots lead into nested configs.
+
+    Raises:
+        StrictDataclassError: the class does not allow these sizes together; other classes raise
+            ValueError and its kin.
+    """
+    fields = config.to_dict()
+    for derived in ("architectures", "transformers_version", "model_type"):
+        fields.pop(derived, None)
+    for name, value in changes.items():
+        *path, last = name.split(".")
+        inner = fields
+        for part in path:
+            inner = inner[part]
+        inner[last] = value
+    sized: PretrainedConfig = type(config)(**fields)
+    return sized

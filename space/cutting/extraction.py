@@ -1,0 +1,202 @@
+"""From a teacher to its students: sorted once by importance, then cut as prefixes of every tensor."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from space.axes.architecture import Architecture, Axis
+from space.axes.axis_map import AxisMap, student_name
+from space.axes.axis_map import Tensor as MappedTensor
+from space.axes.fields import with_sizes
+from space.axes.layer_fields import following
+from space.axes.layout import positions, prefix
+from space.axes.likeness import characters, check_likeness, scalars
+from space.axes.scales import carried, starred
+from space.cutting.depth import kept_layers
+from space.cutting.ranking import Ranking
+from space.cutting.repair import Repair
+from space.cutting.turning import folded, turned
+from space.input_error import InputError
+
+Weights = Mapping[str, Tensor]
+_NOTHING = Repair()
+
+
+def saved_tensors(model: PreTrainedModel, axis_map: AxisMap) -> dict[str, Tensor]:
+    """The tensors of a built teacher that the map speaks of, by name: parameters and saved buffers."""
+    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+    return {tensor.name: tensors[tensor.name] for tensor in axis_map.tensors}
+
+
+def sort_by_importance(weights: Weights, axis_map: AxisMap, ranking: Ranking) -> dict[str, Tensor]:
+    """The canonical teacher: the same function, every axis inside the layers and hidden sorted or turned.
+
+    Args:
+        weights: the teacher's, by name, from ``saved_tensors``.
+        axis_map: the teacher's.
+        ranking: the teacher's.
+
+    Returns:
+        New tensors by name; layers stay where they are.
+    """
+    sortable = axis_map.sortable
+    if ranking.basis is not None:
+        assert axis_map.stream is not None, "only a stream that can be turned has a basis"
+        weights = folded(weights, axis_map, axis_map.stream)
+        weights = turned(weights, axis_map, axis_map.stream, ranking.basis.rotation)
+        sortable -= {Axis.HIDDEN}
+    return {
+        tensor.name: _sorted(weights[tensor.name].detach(), tensor, sortable, ranking)
+        for tensor in axis_map.tensors
+    }
+
+
+def _sorted(values: Tensor, tensor: MappedTensor, sortable: Collection[Axis], ranking: Ranking) -> Tensor:
+    """A tensor with its units in the ranking's order, along every dimension."""
+
+    def order(axis: Axis, within: int | None) -> Tensor:
+        if axis in sortable:
+            return ranking.order(axis, tensor.layer, within)
+        units = ranking.order(axis, tensor.layer, within)
+        return torch.arange(len(units))
+
+    experts = next((place for place, axes in enumerate(tensor.axes) if Axis.EXPERTS in axes), None)
+    # An expert's neurons have an order of their own, so they come first, while experts stand in their places.
+    for place, layout in sorted(enumerate(tensor.dimensions), key=lambda at: at[0] == experts):
+        axes = tensor.axes[place] - {Axis.LAYERS}
+        if Axis.EXPERT_MLP in axes and experts not in (None, place):
+            values = torch.cat(
+                [
+                    one.index_select(place, positions(layout, order, expert).to(one.device))
+                    for expert, one in enumerate(values.split(1, experts))
+                ],
+                experts,
+            )
+        elif axes & frozenset(sortable):
+            values = values.index_select(place, positions(layout, order).to(values.device))
+    return values.clone()
+
+
+def keeps(axis_map: AxisMap, ranking: Ranking, architecture: Architecture) -> list[int]:
+    """The teacher's layers that a student has, in order."""
+    return kept_layers(ranking.scores[Axis.LAYERS], architecture.layers, axis_map.kinds, ranking.blocks)
+
+
+def student_config(axis_map: AxisMap, architecture: Architecture, kept: Sequence[int]) -> PretrainedConfig:
+    """The config of a student, made by the class's own config object.
+
+    Args:
+        axis_map: the teacher's.
+        architecture: the student's sizes.
+        kept: the teacher's layers that it has.
+
+    Raises:
+        StrictDataclassError: the class does not allow these sizes together; other classes raise
+            ValueError and its kin.
+    """
+    changes = following(axis_map.config, axis_map.teacher.layers, kept)
+    changes |= {name: architecture[axis] for axis, names in axis_map.fields.items() for name in names}
+    changes |= axis_map.scales.fields(axis_map, architecture)
+    return with_sizes(axis_map.config, changes)
+
+
+def extract(
+    canonical: Weights,
+    axis_map: AxisMap,
+    ranking: Ranking,
+    architecture: Architecture,
+    kept: Sequence[int] | None = None,
+    repair: Repair = _NOTHING,
+) -> PreTrainedModel:
+    """Build a student: the prefix of every axis, and the most important layers.
+
+    Args:
+        canonical: from ``sort_by_importance``.
+        axis_map: the teacher's.
+        ranking: the one that ``canonical`` was sorted by.
+        architecture: the student's sizes.
+        kept: the teacher's layers that it has, ascending, if not the most important ones.
+        repair: of its weights for what is cut; nothing by default.
+
+    Returns:
+        A model with memory of its own, in evaluation mode, on the device of ``canonical``.
+
+    Raises:
+        InputError: the class cannot be told to keep just these layers, or then wants other tensors.
+    """
+    assert ranking.basis is not None or not repair.sets_gains, "moments sorted by a turned ranking"
+    kept = keeps(axis_map, ranking, architecture) if kept is None else kept
+    weights = {}
+    for tensor in axis_map.tensors:
+        name = student_name(tensor, axis_map, kept)
+        if name is not None:
+            values = repair.repaired(canonical[tensor.name], tensor, axis_map, architecture)
+            weights[name] = cut(values, tensor, axis_map, architecture, kept)
+    if not repair.sets_gains:
+        _norm_gain(weights, axis_map, ranking, architecture)
+    carried(weights, axis_map, architecture)
+    student = assemble(student_config(axis_map, architecture, kept), weights)
+    found = characters(scalars(student), axis_map.stacks, len(kept))
+    check_likeness(axis_map.characters, found, kept)
+    return student
+
+
+def _norm_gain(
+    weights: dict[str, Tensor], axis_map: AxisMap, ranking: Ranking, architecture: Architecture
+) -> None:
+    """In a turned basis, norms make up for dividing by the root mean square of kept directions alone."""
+    if ranking.basis is None or axis_map.stream is None:
+        return
+    gain = ranking.basis.gain(architecture.hidden) - axis_map.stream.offset
+    for name, values in weights.items():
+        if starred(name) in axis_map.stream.readers:
+            values.fill_(gain)
+
+
+def cut(
+    values: Tensor,
+    tensor: MappedTensor,
+    axis_map: AxisMap,
+    architecture: Architecture,
+    kept: Sequence[int],
+) -> Tensor:
+    """A copy of the leading units along every dimension of a sorted tensor, and of the kept layers."""
+    whole = values
+    for place, layout in enumerate(tensor.dimensions):
+        if Axis.LAYERS in tensor.axes[place]:
+            index = positions(layout, lambda axis, within: torch.tensor(kept))
+            values = values.index_select(place, index.to(values.device))
+        elif tensor.axes[place]:
+            values = prefix(values, place, layout, architecture, axis_map.teacher)
+    if values.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr():
+        return values.clone(memory_format=torch.contiguous_format)
+    return values.contiguous()
+
+
+def assemble(config: PretrainedConfig, weights: Weights) -> PreTrainedModel:
+    """A model of the given weights, without initialising others first; tied weights are tied.
+
+    Raises:
+        InputError: the class wants weights that are not given.
+    """
+    with init_empty_weights(include_buffers=False), no_init_weights():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(copy.deepcopy(config))
+    model.load_state_dict(dict(weights), strict=False, assign=True)
+    model.tie_weights()
+    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if missing:
+        raise InputError(
+            "A student is made of the teacher's tensors alone",
+            f"the class then wants {starred(missing[0])}, which the teacher does not have there",
+            "Choose another teacher with --model, or keep its layers with --keep layers",
+        )
+    nn.Module.to(model, next(iter(weights.values())).device)
+    model.eval()
+    return model

@@ -1,0 +1,174 @@
+"""Which axes a class has, how large they are in a teacher, and which fields set them or tie them together."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+
+from space.axes.architecture import Axis
+from space.axes.axis_map import Coupling
+from space.axes.fields import EXPERT_GROUPS, WIDTHS, named, read
+from space.axes.scales import starred
+from space.discovery.probing import Probes
+
+_MLPS = (Axis.MLP, Axis.EXPERT_MLP, Axis.SHARED_MLP)
+
+
+class Tie(StrEnum):
+    """What moves with hidden in a class without a head size of its own, where hidden = heads × head size."""
+
+    HEADS = "heads"
+    HEAD_DIM = "head_dim"
+    NOTHING = "nothing"
+    """The class has a head size, and it is cut too: possible where positions leave heads alone."""
+
+
+@dataclass
+class Sizes:
+    """What is known of the axes while the map is drawn."""
+
+    units: dict[Axis, int]
+    couplings: list[Coupling]
+    refused: dict[Axis, str]
+    fields: dict[Axis, tuple[str, ...]]
+    groups: int
+    head_dim: int
+
+
+def sizes_of(probes: Probes, attention: frozenset[str], tie: Tie | None) -> Sizes:
+    """What probing tells of the axes.
+
+    Args:
+        probes: of the teacher's config.
+        attention: names (numbers starred) of the modules whose input mixes tokens.
+        tie: what moves with hidden, if the class or the caller says so.
+    """
+    units = {axis: probes.sizes[axis] for axis in (Axis.HIDDEN, Axis.HEADS, Axis.LAYERS)}
+    fields: dict[Axis, tuple[str, ...]] = {
+        axis: (probes.fields[axis],) for axis in units if axis in probes.fields
+    }
+    fields[Axis.HIDDEN] += probes.alike
+    groups = next((size for name in EXPERT_GROUPS if (size := read(probes.base, name))), None) or 1
+    head_dim = probes.sizes.get(Axis.HEAD_DIM) or units[Axis.HIDDEN] // units[Axis.HEADS]
+    if probes.coupled:
+        head_dim = units[Axis.HIDDEN] // units[Axis.HEADS]
+    sizes = Sizes(units, [], {}, fields, int(groups), int(head_dim))
+    if probes.coupled and tie is Tie.HEAD_DIM:
+        units[Axis.HEAD_DIM] = sizes.head_dim
+        sizes.couplings.append(Coupling(Axis.HEAD_DIM, Axis.HIDDEN, Fraction(1, units[Axis.HEADS])))
+        sizes.refused[Axis.HEADS] = "hidden moves with the size of its heads instead"
+        fields.pop(Axis.HEADS)
+    elif tie is Tie.NOTHING and Axis.HEAD_DIM in probes.fields:
+        units[Axis.HEAD_DIM], fields[Axis.HEAD_DIM] = sizes.head_dim, (probes.fields[Axis.HEAD_DIM],)
+    elif probes.coupled:
+        sizes.couplings.append(Coupling(Axis.HEADS, Axis.HIDDEN, Fraction(1, sizes.head_dim)))
+    _kv_heads(probes, sizes)
+    if _moved_anywhere(probes, Axis.EXPERTS):
+        units[Axis.EXPERTS] = probes.sizes[Axis.EXPERTS]
+        fields[Axis.EXPERTS] = (probes.fields[Axis.EXPERTS],)
+    _mlps(probes, sizes, attention)
+    for axis, key in ((Axis.HIDDEN, Axis.HIDDEN), (Axis.HEADS, Axis.HEADS), (Axis.EXPERTS, Axis.EXPERTS)):
+        if key in probes.failed and axis in units:
+            sizes.refused[axis] = probes.failed[key]
+    return sizes
+
+
+def _kv_heads(probes: Probes, sizes: Sizes) -> None:
+    """KV heads have a field of their own that moves something, or there is one for all, or one a head."""
+    field = probes.fields.get(Axis.KV_HEADS)
+    if field and _moved_anywhere(probes, Axis.KV_HEADS):
+        sizes.units[Axis.KV_HEADS], sizes.fields[Axis.KV_HEADS] = probes.sizes[Axis.KV_HEADS], (field,)
+        return
+    if field and Axis.KV_HEADS in probes.failed:
+        sizes.units[Axis.KV_HEADS] = probes.sizes[Axis.KV_HEADS]
+        sizes.refused[Axis.KV_HEADS] = probes.failed[Axis.KV_HEADS]
+        return
+    key = Axis.HIDDEN if probes.coupled else Axis.HEADS
+    rests = {
+        length - moved
+        for name, shape in probes.whole.shapes.items()
+        for place, length in enumerate(shape)
+        if 0 < (moved := probes.moved(key, name, place)) < length
+    }
+    if 2 * sizes.head_dim in rests:
+        sizes.units[Axis.KV_HEADS] = 1
+        sizes.refused[Axis.KV_HEADS] = "all heads share one"
+        return
+    sizes.units[Axis.KV_HEADS] = sizes.units[Axis.HEADS]
+    if field and read(probes.base, field) == sizes.units[Axis.HEADS]:
+        sizes.fields[Axis.KV_HEADS] = (field,)
+    sizes.couplings.append(Coupling(Axis.KV_HEADS, Axis.HEADS, Fraction(1)))
+
+
+def _moved_anywhere(probes: Probes, key: Axis | str) -> bool:
+    return any(map(any, probes.growth.get(key, {}).values()))
+
+
+def _mlps(probes: Probes, sizes: Sizes, attention: frozenset[str]) -> None:
+    """Which axis each width field sets: shapes tell dense layers, experts and shared experts apart."""
+    natural: dict[tuple[str, Axis], int] = {}
+    for name in WIDTHS:
+        field = named(probes.base, (name,))
+        for tensor, shape in probes.whole.shapes.items() if field else ():
+            for place, length in enumerate(shape):
+                if probes.moved(str(field), tensor, place):
+                    if probes.moved(Axis.EXPERTS, tensor, place) == length:
+                        length //= probes.sizes[Axis.EXPERTS]
+                    key = str(field), mlp_axis(probes, tensor)
+                    natural[key] = min(length, natural.get(key, length))
+    if not natural and probes.coupled:
+        _mlp_of_hidden(probes, sizes, attention)
+    for axis in _MLPS:
+        setters = {field: length for (field, of), length in natural.items() if of is axis}
+        if not setters:
+            continue
+        field, sizes.units[axis] = next(iter(setters.items()))
+        if len(setters) > 1:
+            sizes.refused[axis] = f"set by {' and '.join(setters)}, layer by layer"
+            continue
+        leader = next(of for of in (Axis.EXPERT_MLP, Axis.MLP, Axis.SHARED_MLP) if (field, of) in natural)
+        if leader is axis:
+            sizes.fields[axis] = (field,)
+            if read(probes.base, field) != sizes.units[axis]:
+                sizes.refused[axis] = f"{field} is not its size"
+        else:
+            factor = Fraction(sizes.units[axis], natural[field, leader])
+            sizes.couplings.append(Coupling(axis, leader, factor))
+
+
+def mlp_axis(probes: Probes, tensor: str) -> Axis:
+    """Whose width a tensor of an MLP has: an expert's, the shared expert's or a dense layer's."""
+    if any(probes.moved(Axis.EXPERTS, tensor, place) for place in range(len(probes.whole.shapes[tensor]))):
+        return Axis.EXPERT_MLP
+    layer = re.match(r"^.*?\.\d+\.", tensor)
+    mixture = layer and any(
+        name.startswith(layer[0]) and any(growth)
+        for name, growth in probes.growth.get(Axis.EXPERTS, {}).items()
+    )
+    return Axis.SHARED_MLP if mixture else Axis.MLP
+
+
+def _mlp_of_hidden(probes: Probes, sizes: Sizes, attention: frozenset[str]) -> None:
+    """A class without a field for the MLP makes it a multiple of hidden."""
+    hidden = sizes.units[Axis.HIDDEN]
+    multiples = {
+        length // hidden
+        for name, shape in probes.whole.shapes.items()
+        for place, length in enumerate(shape)
+        if probes.moved(Axis.HIDDEN, name, place) == length
+        and length % hidden == 0
+        and length > hidden
+        and len(shape) == 2
+        and not in_attention(name, attention)
+    }
+    if len(multiples) == 1:
+        factor = multiples.pop()
+        sizes.units[Axis.MLP] = factor * hidden
+        sizes.couplings.append(Coupling(Axis.MLP, Axis.HIDDEN, Fraction(factor)))
+
+
+def in_attention(name: str, attention: frozenset[str]) -> bool:
+    """Whether a tensor lies in a module that has a projection out of attention."""
+    return any(starred(name).startswith(module.rpartition(".")[0] + ".") for module in attention)

@@ -1,0 +1,154 @@
+"""What a user allows of an axis: ``--keep heads``, ``--sizes hidden=2048..3584 layers=28,32 mlp=3x,4x``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fractions import Fraction
+
+from space.axes.architecture import Axis
+from space.axes.axis_map import AxisMap
+from space.counting.experts import expert_groups, fewest_experts
+from space.input_error import InputError
+
+#: Axes whose units are neurons; the budget is solved for one of them.
+NEURONS = (Axis.MLP, Axis.EXPERT_MLP, Axis.SHARED_MLP)
+_FORMS = "Write --sizes hidden=2048..3584 layers=28,30,32 mlp=3x,3.5x"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The sizes that one axis may have; exactly one of the ways to say it is used."""
+
+    axis: Axis
+    text: str
+    """The flag as typed."""
+    keep: bool = False
+    """The teacher's size."""
+    sizes: tuple[int, ...] = ()
+    """These, ascending."""
+    span: tuple[int, int] | None = None
+    """The fitting ones from the first to the second."""
+    times_hidden: tuple[Fraction, ...] = ()
+    """These multiples of hidden, ascending."""
+
+    @property
+    def listed(self) -> bool:
+        """Whether every size is said, so that none is to be solved for."""
+        return self.span is None
+
+
+Limits = Mapping[Axis, Limit]
+
+
+def read_limits(keep: Sequence[str], sizes: Sequence[str]) -> Limits:
+    """Read the values of ``--keep`` and ``--sizes``.
+
+    Raises:
+        InputError: an axis is unknown or limited twice, or its sizes cannot be read.
+    """
+    found: dict[Axis, Limit] = {}
+    for text in keep:
+        _add(found, Limit(axis_named(text), f"--keep {text}", keep=True))
+    for text in sizes:
+        name, equals, values = text.partition("=")
+        if not equals:
+            raise InputError("--sizes takes axes with their sizes", f"{text!r} names none", _FORMS)
+        _add(found, _sized(axis_named(name), values, f"--sizes {text}"))
+    return found
+
+
+def _add(found: dict[Axis, Limit], limit: Limit) -> None:
+    if limit.axis in found:
+        both = f"{found[limit.axis].text} and {limit.text}"
+        raise InputError("An axis can be limited once", f"{both} were given", "Leave one out")
+    found[limit.axis] = limit
+
+
+def axis_named(text: str) -> Axis:
+    """The axis of a name as typed.
+
+    Raises:
+        InputError: there is none; the nearest is named.
+    """
+    name = text.strip().lower().replace("-", "_")
+    if name in set(Axis):
+        return Axis(name)
+    near = get_close_matches(name, list(Axis), n=1)
+    raise InputError(
+        f"Axes are {', '.join(Axis)}",
+        f"{text!r} is none of them",
+        f"Did you mean {str(near[0])!r}" if near else "Choose from these",
+    )
+
+
+def _sized(axis: Axis, values: str, text: str) -> Limit:
+    rule = "Sizes are a range 2048..3584, whole numbers 28,30,32, or multiples of hidden 3x,3.5x"
+    if match := re.fullmatch(r"(\d+)\.\.(\d+)", values):
+        span = int(match[1]), int(match[2])
+        if span[0] > span[1]:
+            raise InputError("A range runs from small to large", f"{text} does not", _FORMS)
+        return Limit(axis, text, span=span)
+    parts = [part.strip().lower() for part in values.split(",")]
+    if all(re.fullmatch(r"\d+", part) for part in parts):
+        return Limit(axis, text, sizes=tuple(sorted({int(part) for part in parts})))
+    if not all(re.fullmatch(r"(\d+(\.\d+)?|\.\d+)x", part) for part in parts):
+        raise InputError(rule, f"{text} is neither", _FORMS)
+    if axis not in NEURONS:
+        names = ", ".join(NEURONS)
+        raise InputError(f"Multiples of hidden are for {names}", f"{text} was given", _FORMS)
+    return Limit(axis, text, times_hidden=tuple(sorted({Fraction(part[:-1]) for part in parts})))
+
+
+def check_limits(limits: Limits, axis_map: AxisMap) -> None:
+    """Refuse limits that a teacher cannot meet.
+
+    Raises:
+        InputError: the teacher lacks the axis, it follows another or is not cut, or a size is none of its.
+    """
+    for limit in limits.values():
+        _check_axis(limit, axis_map)
+        _check_sizes(limit, axis_map)
+
+
+def _check_axis(limit: Limit, axis_map: AxisMap) -> None:
+    axis, kind = limit.axis, axis_map.config.model_type
+    if axis not in axis_map.axes:
+        raise InputError(
+            f"The axes of this teacher are {', '.join(axis_map.axes)}",
+            f"{limit.text} was given for a teacher of type {kind!r}",
+            f"Leave {axis} out",
+        )
+    for coupling in axis_map.couplings:
+        if coupling.axis is axis:
+            raise InputError(
+                f"In the type {kind!r}, {axis} follows {coupling.of}",
+                f"{limit.text} was given",
+                f"Limit {coupling.of} instead",
+            )
+    if axis in axis_map.refused and not limit.keep:
+        raise InputError(
+            f"In the type {kind!r}, {axis} stays as it is: {axis_map.refused[axis]}",
+            f"{limit.text} was given",
+            f"Leave {axis} out",
+        )
+
+
+def _check_sizes(limit: Limit, axis_map: AxisMap) -> None:
+    whole, rule = axis_map.teacher[limit.axis], "Sizes have to lie within the teacher's"
+    for size in (*limit.sizes, *(limit.span or ())):
+        if not 1 <= size <= whole:
+            values = f"{limit.text} names {size}, and the teacher has {whole}"
+            raise InputError(rule, values, f"Name sizes from 1 to {whole}")
+    if limit.axis is Axis.EXPERTS:
+        least, groups = fewest_experts(axis_map), expert_groups(axis_map)
+        for size in limit.sizes:
+            if size < least or size % groups:
+                raise InputError(
+                    f"Routing needs at least {least} experts"
+                    + (f", and as many in each of the {groups} groups" if groups > 1 else ""),
+                    f"{limit.text} names {size}",
+                    f"Name sizes from {least} to {whole}" + (f" that {groups} divides" if groups > 1 else ""),
+                )

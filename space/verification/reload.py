@@ -1,0 +1,170 @@
+"""A student on disk is a stock model: one is saved and read back, and everything has to stay the same."""
+
+from __future__ import annotations
+
+import logging
+import random
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from space.axes.architecture import Architecture
+from space.axes.axis_map import AxisMap, Refusal, build
+from space.counting.counting import parameter_polynomial
+from space.cutting.extraction import extract, keeps, saved_tensors, sort_by_importance, student_config
+from space.discovery.probing import last_line
+from space.verification.draws import one_expert_at_a_time, random_architecture, random_ranking
+from space.verification.trial import distance, logits_of, trial_tokens
+
+#: The same weights in the same order of operations.
+TOLERANCE = 1e-5
+_NEW_TOKENS = 8
+_TRIES = 8
+#: What libraries say of the machine, whatever the model: a faster kernel's package is absent.
+_OF_THE_MACHINE = "is not installed"
+
+
+def unreadable(model: PreTrainedModel, axis_map: AxisMap, seed: int = 0) -> str | None:
+    """What goes wrong when a student, cut along all free axes at once, is saved and read back.
+
+    The teacher goes first: where its class loses something by itself, some students would show it and
+    others not.
+
+    Args:
+        model: a small teacher with real weights.
+        axis_map: its map.
+        seed: of the student's sizes and of the ranking.
+
+    Returns:
+        The first of: the count is not the student's, keys are missing, left over or of other shapes,
+        logits change, a KV cache changes what is generated, a library warns as it does not for the teacher.
+        None if all is well.
+    """
+    state = torch.get_rng_state()
+    try:
+        with hushed() as heard:
+            if lost := _lost(model):
+                return f"{lost}, even uncut"
+            of_the_class = set(heard)
+            made = random_student(model, axis_map, seed)
+            if made is None:
+                return "the class allows no smaller size that was tried"
+            student, architecture = made
+            if lost := miscounted(student, axis_map, architecture) or _lost(student):
+                return lost
+            warned = [said for said in heard if said not in of_the_class and _OF_THE_MACHINE not in said]
+            return f"it warns: {warned[0].splitlines()[0]}" if warned else None
+    except (*Refusal, OSError, NotImplementedError) as error:
+        return f"it stops with {type(error).__name__}: {last_line(error)}"[:200]
+    finally:
+        torch.set_rng_state(state)
+
+
+def random_student(
+    model: PreTrainedModel, axis_map: AxisMap, seed: int
+) -> tuple[PreTrainedModel, Architecture] | None:
+    """A student of random sizes along all free axes, of a random ranking; None if the class allows none."""
+    rng = random.Random(seed)
+    ranking = random_ranking(axis_map, seed)
+    for _ in range(_TRIES):
+        drawn = random_architecture(axis_map, axis_map.free, rng)
+        if drawn is None:
+            return None
+        architecture, kept = drawn[0], keeps(axis_map, ranking, drawn[0])
+        try:
+            build(student_config(axis_map, architecture, kept))
+        except Refusal:
+            continue
+        canonical = sort_by_importance(saved_tensors(model, axis_map), axis_map, ranking)
+        return extract(canonical, axis_map, ranking, architecture, kept), architecture
+    return None
+
+
+def miscounted(student: PreTrainedModel, axis_map: AxisMap, architecture: Architecture) -> str | None:
+    """How the count from the map differs from the parameters of a built student."""
+    counted = parameter_polynomial(axis_map).of(architecture)
+    there = sum(parameter.numel() for parameter in student.parameters())
+    return None if counted == there else f"{counted:,} parameters are counted where there are {there:,}"
+
+
+def _lost(model: PreTrainedModel) -> str | None:
+    """What is lost between a model in memory and on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    again, info = loaded
+    for kind, keys in info.items():
+        if keys:
+            return f"{kind.replace('_', ' ')}: {sorted(map(str, keys))[0]}"
+    tokens = trial_tokens(model.config.get_text_config().vocab_size)
+    for each in (model, again):
+        one_expert_at_a_time(each)
+    if not distance(logits_of(again, tokens), logits_of(model, tokens)) <= TOLERANCE:
+        return "it computes other logits"
+    if generated(again, tokens, use_cache=True) != generated(again, tokens, use_cache=False):
+        return "it generates other tokens with a KV cache than without"
+    return None
+
+
+def generated(model: Any, tokens: Tensor, *, use_cache: bool) -> list[list[int]]:
+    """(B, T + a few) prompts and the likeliest tokens after them; a sequence that ends is filled up."""
+    texts: Tensor = model.generate(
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        max_new_tokens=_NEW_TOKENS,
+        do_sample=False,
+        use_cache=use_cache,
+        pad_token_id=0,
+    )
+    found: list[list[int]] = texts.tolist()
+    return found
+
+
+class _Listener(logging.Handler):
+    def __init__(self, heard: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.heard = heard
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note a message in place of showing it."""
+        self.heard.append(record.getMessage())
+
+
+@contextmanager
+def hushed() -> Iterator[list[str]]:
+    """Nothing is logged, warned of or drawn within; the list takes what transformers would have said.
+
+    Warnings of what will change in libraries are for developers, and not listed.
+    """
+    heard: list[str] = []
+    library = logging.getLogger("transformers")
+    handlers, level, propagate = library.handlers, library.level, library.propagate
+    bars, bars_of_the_hub = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    library.handlers, library.propagate = [_Listener(heard)], False
+    library.setLevel(logging.WARNING)
+    transformers_logging.disable_progress_bar()
+
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if not issubclass(category, (DeprecationWarning, PendingDeprecationWarning, FutureWarning)):
+            heard.append(str(message))
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = show
+            yield heard
+    finally:
+        library.handlers, library.propagate = handlers, propagate
+        library.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        if not bars_of_the_hub:
+            disable_progress_bars()

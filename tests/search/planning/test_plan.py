@@ -1,0 +1,248 @@
+"""What ``--plan`` promises: exact counts from a config alone, nothing trained, nothing written."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluators.metrics.pace import Pace
+from search.planning.hours import hours_of
+from search.planning.plan import TargetsRow, plan
+from search.settings.flags import Flags
+from search.settings.resolution import resolve
+from search.storage.run_directory import RunDirectory
+from space.counting.budget import Budget, BudgetText
+from space.counting.counting import matrix_polynomial
+from space.enumeration.baselines import baselines
+from space.enumeration.enumeration import enumerate_space
+from tests.search.synthetic import demo_map
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def planned(model: Path, out: Path, budget: str = "4B", **others: object) -> tuple[str, dict[str, str]]:
+    """The plan, and its rows by name."""
+    resolved = resolve(Flags(budget=budget, model=(str(model),), device="cpu", **others))  # type: ignore[arg-type]
+    text = str(plan(resolved, RunDirectory(out / "name")))
+    rows: dict[str, str] = {}
+    for line in text.splitlines():
+        name, value = line[:16].strip(), line[16:].strip()
+        if name:
+            rows[name] = value
+        else:
+            rows[list(rows)[-1]] += f"\n{value}"
+    return text, rows
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"), [("qwen3_8b", "8,190,735,360"), ("llama_8b", "8,030,261,248")]
+)
+def test_counts_are_exact(
+    model: str, parameters: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    directory: Path = request.getfixturevalue(model)
+    text, rows = planned(directory, tmp_path)
+    resolved = resolve(Flags(budget="4B", model=(str(directory),), device="cpu"))
+    space = enumerate_space(resolved.axis_map, Budget(4_000_000_000, 0.02))
+    assert f"{parameters} parameters" in text
+    assert rows["budget"] == "4,000,000,000 parameters ±2%"
+    assert rows["architectures"] == (
+        f"{len(space):,}, from {min(space.parameters):,} to {max(space.parameters):,} parameters"
+    )
+    for origin, architecture in baselines(space, resolved.axis_map.teacher).items():
+        counted = f"{space.parameters_of(architecture):,}"
+        assert rows[origin] == f"{architecture.label}, {counted} parameters"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_work_is_counted_by_hand(demo_config: Path, tmp_path: Path) -> None:
+    _, rows = planned(
+        demo_config, tmp_path, "1M", trials=32, rung_tokens=("64k",), retrain_tokens="320k", promote=2
+    )
+    assert rows["rung 0"] == "32 candidates, loss straight after pruning"
+    assert rows["rung 1"] == "16 candidates, 64,000 tokens each"
+    assert rows["held back"] == "256,000 tokens, for more candidates where a rung misleads"
+    assert rows["retraining"] == "6 models, 320,000 tokens each"
+    # 16 × 64,000 + 6 × 320,000 trained on
+    assert rows["tokens"] == "2,944,000 trained on"
+    # 320,000 × 128 × 2 bytes, and a kB for each of 2500 blocks
+    assert rows["targets"] == "320,000 tokens as hidden states, 84.5 MB"
+    # that, 5 models of 4 MB, a checkpoint of 16 MB
+    assert rows["disk"] == "120 MB"
+    assert rows["run directory"] == str(tmp_path / "name")
+
+
+def test_arithmetic_is_six_operations_a_weight_and_token_and_two_of_the_teacher(
+    demo_config: Path, tmp_path: Path
+) -> None:
+    _, rows = planned(
+        demo_config,
+        tmp_path,
+        "1M",
+        rung_tokens=("64k",),
+        retrain_tokens="320k",
+        retrain_baselines=False,
+        promote=1,
+    )
+    found = re.fullmatch(r"(\S+) FLOPs \(10\^(\S+)\)", rows["arithmetic"])
+    assert found is not None
+    teacher = 1_837_184 - 1024 * 128 - 17 * 128  # all but the embedding table and the norms
+    flops, trained, cached = float(found[1]), 32 * 64_000 + 320_000, 320_000
+    student = (flops - 2 * teacher * cached) / (6 * trained)
+    assert 0.8e6 < student < 1e6, "the largest student's matrices"
+    assert float(found[2]) == pytest.approx(math.log10(flops), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("others", "free", "words", "kept", "read"),
+    [
+        ({}, 10**9, "320,000 tokens as hidden states, 84.5 MB", 84_480_000, 320_000),
+        ({"targets": "sampled"}, 10**9, "320,000 tokens as drawn tokens, 52.2 MB", 52_160_000, 320_000),
+        # of 64,000 tokens alone, 500 blocks
+        (
+            {"loss": "mse"},
+            10**8,
+            "64,000 tokens as hidden states, 16.9 MB; in retraining the teacher runs live",
+            16_896_000,
+            64_000 + 6 * 320_000,
+        ),
+        ({}, 10**6, "the teacher runs live", 0, 16 * 64_000 + 6 * 320_000),
+        ({"targets": "live"}, 10**9, "the teacher runs live", 0, 16 * 64_000 + 6 * 320_000),
+        ({"loss": "cross-entropy"}, 10**9, "none: the loss asks no teacher", 0, 0),
+    ],
+)
+def test_targets_are_counted_by_hand(
+    others: dict[str, str],
+    free: int,
+    words: str,
+    kept: int,
+    read: int,
+    demo_config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("search.planning.plan.free_bytes", lambda path: free)
+    run = {"trials": 32, "rung_tokens": ("64k",), "retrain_tokens": "320k", "promote": 2}
+    resolved = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu", **run, **others))  # type: ignore[arg-type]
+    row = TargetsRow(resolved, RunDirectory(tmp_path))
+    assert (row.words, row.size, row.read(16 * 64_000, 6 * 320_000)) == (words, kept, read)
+    assert f"{words}\n" in str(plan(resolved, RunDirectory(tmp_path)))
+
+
+@pytest.mark.parametrize(("budget", "unit"), [("1M", "MB"), ("4B", "GB"), ("40B", "TB")])
+def test_disk_has_a_unit(budget: str, unit: str, demo_config: Path, tmp_path: Path) -> None:
+    resolved = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
+    amount = round(BudgetText.parse(budget).amount)
+    space = replace(resolved.space, parameters=np.full(len(resolved.space), amount))
+    text = str(plan(replace(resolved, space=space), RunDirectory(tmp_path)))
+    assert re.search(rf"^disk +[\d.]+ {unit}$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["a[b]c", "[/red]", "[bold]x[/bold]", ":smile:"])
+def test_names_are_shown_as_they_are(name: str, demo_config: Path, tmp_path: Path) -> None:
+    text, _ = planned(demo_config, tmp_path / name, "1M")
+    assert name in text
+
+
+def test_long_paths_are_not_cut(demo_config: Path, tmp_path: Path) -> None:
+    text, _ = planned(demo_config, tmp_path / ("long" * 40), "1M")
+    assert str(tmp_path / ("long" * 40) / "name") in text
+
+
+def test_a_plan_has_no_colours_even_where_they_are_forced(
+    demo_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b" not in planned(demo_config, tmp_path, "1M")[0]
+
+
+def test_every_size_of_every_axis_is_named(demo_config: Path, tmp_path: Path) -> None:
+    _, rows = planned(demo_config, tmp_path, "1M")
+    teacher = demo_map().teacher
+    assert rows["sizes"].splitlines() == [
+        f"hidden 72, 80 … 128 of {teacher.hidden}",
+        "heads 4, 8 of 8",
+        "kv_heads 2, 4 of 4",
+        "layers 4, 5, 6, 7, 8 of 8",
+        "mlp 112 to 384 of 384, solved from the budget",
+    ]
+
+
+def test_the_whole_command_answers_trains_nothing_and_writes_nothing(qwen3_8b: Path, tmp_path: Path) -> None:
+    out, began = tmp_path / "runs", time.monotonic()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "search.run", "--budget", "4B", "--plan"),
+            *("--model", str(qwen3_8b), "--out", str(out)),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "8,190,735,360 parameters" in done.stdout
+    assert re.search(r"^time +about [\d.]+ h of one worker: ", done.stdout, re.MULTILINE)
+    assert "by its arithmetic and the rate of a matrix product" in done.stdout, "no 4B model learns on this"
+    assert str(out / "Qwen3-8B-4B") in done.stdout
+    assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+    assert time.monotonic() - began < 60
+
+
+def test_the_correction_of_a_teacher_is_counted(demo_config: Path, tmp_path: Path) -> None:
+    """6 for each weight in its matrices and token; 16 bytes for each parameter."""
+    _, before = planned(demo_config, tmp_path, "1M")
+    _, rows = planned(demo_config, tmp_path, "1M", correct_teacher="10M")
+    resolved = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
+    weights = matrix_polynomial(resolved.axis_map).of(resolved.axis_map.teacher)
+    assert rows["correction"] == "10,000,000 tokens that the teacher is trained on"
+    assert "correction" not in before
+    added = float(rows["arithmetic"].split()[0]) - float(before["arithmetic"].split()[0])
+    assert added == pytest.approx(6 * weights * 10_000_000, rel=0.05)
+    (megabytes, more) = (float(one["disk"].split()[0]) for one in (before, rows))
+    assert more - megabytes == pytest.approx(16 * resolved.teacher_parameters / 1e6, rel=0.05)
+
+
+def test_hours_are_counted_by_hand(
+    demo_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.planning.hours.pace_of", lambda *_: Pace(1000.0, 16_384.0, 0.5, timed=True))
+    flags = Flags(
+        budget="1M",
+        model=(str(demo_config),),
+        device="cpu",
+        basis="coordinate",
+        trials=32,
+        rung_tokens=("64k",),
+        retrain_tokens="320k",
+        promote=2,
+    )
+    resolved = resolve(flags)
+    found = hours_of(resolved, 320_000)
+    # One pass over 128 blocks of 128 tokens takes a second, and the latency half of one.
+    assert found.search == pytest.approx(32 * 1.5 + 16 * (64 + 2))
+    assert found.retraining == pytest.approx(6 * (320 + 7))
+    matrices = matrix_polynomial(resolved.axis_map).of(resolved.axis_map.teacher)
+    students = [matrix_polynomial(resolved.axis_map).of(one) for one in resolved.space.architectures]
+    larger = matrices / (sum(students) / len(students))
+    # the targets, and two passes and half a one for each of 8 layers over 256 blocks
+    assert found.ranking == pytest.approx(larger * (320_000 + 32_768 * 6) / 16_384)
+    told = plan(resolved, RunDirectory(tmp_path)).told()
+    assert told["seconds"]["total"] == pytest.approx(found.total, abs=0.1)
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_both_bases_are_ranked_and_tried(demo_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.planning.hours.pace_of", lambda *_: Pace(1000.0, 1e9, 0.0, timed=True))
+    resolved = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
+    assert hours_of(resolved, 0).ranking == pytest.approx(6 * 12.288, rel=0.01)

@@ -1,0 +1,392 @@
+"""What people type, and what they are told when it will not do."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.settings.command_line import load_preset, read_flags
+from search.settings.flag_rules import check, count_of
+from search.settings.flags import Flags
+from space.input_error import InputError
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def preset(text: str, folder: Path) -> Path:
+    path = folder / "preset.toml"
+    path.write_text(text)
+    return path
+
+
+def refusal(arguments: list[str]) -> InputError:
+    with pytest.raises(InputError) as caught:
+        read_flags(arguments)
+    return caught.value
+
+
+def test_a_budget_is_enough() -> None:
+    assert read_flags(["--budget", "1M"]) == Flags(budget="1M")
+
+
+def test_short_flags() -> None:
+    assert read_flags(["--budget", "1M", "-q"]).quiet
+    assert read_flags(["--budget", "1M", "-v"]).verbose
+
+
+def test_every_flag_is_read() -> None:
+    flags = read_flags(
+        [
+            *("--budget", "60%", "--budget-of", "kv-cache", "--budget-dtype", "float16"),
+            *("--keep", "heads", "kv_heads", "--sizes", "hidden=64..96", "mlp=3x,4x", "--basis", "weighted"),
+            *("--width-by", "taylor", "--aggregation", "var,l2", "--depth-by", "perplexity", "--rounds", "2"),
+            *("--rounds-order", "depth-width", "--repair", "least-squares", "norm-scale"),
+            *("--tolerance", "0.05", "--model", "m", "--revision", "r", "s", "--data", "d.txt"),
+            *("--correct-teacher", "2M", "--loss", "reverse-kl", "--temperature", "2", "--states", "late"),
+            *("embedding", "--targets", "live", "--schedule", "wsd", "--benchmarks", "quiz", "own.yaml"),
+            *("--trials", "9", "--rung-tokens", "64k", "256k", "--retrain-tokens", "1.5M", "--promote", "3"),
+            *("--objectives", "loss", "--sampler", "gp", "--storage", "s.journal", "--study-name", "n"),
+            *("--max", "latency=20ms", "memory=8GB", "--try", "hidden=3072,mlp=9216", "layers=28"),
+            *("--out", "o", "--seed", "5", "--device", "cpu", "--dtype", "float32"),
+            *("--retrain-baselines", "False", "--trust-remote-code", "--plan", "--verbose"),
+        ]
+    )
+    assert flags == Flags(
+        budget="60%",
+        budget_of="kv-cache",
+        budget_dtype="float16",
+        keep=("heads", "kv_heads"),
+        sizes=("hidden=64..96", "mlp=3x,4x"),
+        basis="weighted",
+        width_by="taylor",
+        aggregation="var,l2",
+        depth_by="perplexity",
+        rounds=2,
+        rounds_order="depth-width",
+        repair=("least-squares", "norm-scale"),
+        tolerance=0.05,
+        model=("m",),
+        revision=("r", "s"),
+        correct_teacher="2M",
+        loss="reverse-kl",
+        temperature=2.0,
+        states=("late", "embedding"),
+        targets="live",
+        schedule="wsd",
+        benchmarks=("quiz", "own.yaml"),
+        data="d.txt",
+        trials=9,
+        rung_tokens=("64k", "256k"),
+        retrain_tokens="1.5M",
+        promote=3,
+        objectives="loss",
+        max=("latency=20ms", "memory=8GB"),
+        try_=("hidden=3072,mlp=9216", "layers=28"),
+        sampler="gp",
+        storage="s.journal",
+        study_name="n",
+        out=Path("o"),
+        seed=5,
+        device="cpu",
+        dtype="float32",
+        retrain_baselines=False,
+        trust_remote_code=True,
+        plan=True,
+        verbose=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "A run needs a budget; --budget was not given. Add for example --budget 1M or --budget 60%."),
+        (
+            ["--budget", "1X"],
+            "A budget is a positive number of parameters (units k, M, B, T) or a percentage; "
+            "'1X' has the unknown unit 'X'. Write it like 4B, 350M, 800k, 1200000 or 60%.",
+        ),
+        (
+            ["--budget", "1M", "--tolerance", "0.5"],
+            "The tolerance has to lie between 0 and 0.5; 0.5 was given. Try --tolerance 0.02.",
+        ),
+        (
+            ["--budget", "1M", "--tolerance", "nan"],
+            "The tolerance has to lie between 0 and 0.5; nan was given. Try --tolerance 0.02.",
+        ),
+        (
+            ["--budget", "1M", "--trials", "0"],
+            "--trials has to be at least 1; 0 was given. Leave --trials out.",
+        ),
+        (
+            ["--budget", "1M", "--promote", "-1"],
+            "--promote has to be at least 1; -1 was given. Leave --promote out.",
+        ),
+        (
+            ["--budget", "1M", "--seed", "-1"],
+            "--seed has to be a whole number from 0 to 4294967295; -1 was given. Try --seed 0.",
+        ),
+        (
+            ["--budget", "1M", "--seed", str(2**32)],
+            "--seed has to be a whole number from 0 to 4294967295; 4294967296 was given. Try --seed 0.",
+        ),
+        (
+            ["--budget", "1M", "--rung-tokens", "64k", "64000"],
+            "Each rung has to have more tokens than the one before; 64k 64000 was given. "
+            "Put --rung-tokens in ascending order.",
+        ),
+        (
+            ["--budget", "1M", "--rung-tokens", "2k", "1k"],
+            "Each rung has to have more tokens than the one before; 2k 1k was given. "
+            "Put --rung-tokens in ascending order.",
+        ),
+        (
+            ["--budget", "1M", "--rung-tokens", "50%"],
+            "--rung-tokens takes numbers of tokens; '50%' is none. Write 64k, 1.5M or 2B.",
+        ),
+        (
+            ["--budget", "1M", "--retrain-tokens", "many"],
+            "--retrain-tokens takes numbers of tokens; 'many' is none. Write 64k, 1.5M or 2B.",
+        ),
+        (
+            ["--budget", "1M", "--correct-teacher", "10%"],
+            "--correct-teacher takes numbers of tokens; '10%' is none. Write 64k, 1.5M or 2B.",
+        ),
+        (
+            ["--budget", "1M", "--loss", "mse", "--targets", "sampled"],
+            "A loss that compares all logits needs targets that hold them; --loss mse was given with "
+            "--targets sampled. Leave --targets out, or take --loss forward-kl.",
+        ),
+        (
+            ["--budget", "1M", "--states", "late", "none"],
+            "--states takes auto, none, or names of states; late none was given. Leave auto and none out.",
+        ),
+        (
+            ["--budget", "1M", "--states", "late", "--targets", "top-k"],
+            "Intermediate states are compared with targets that hold the teacher's; --states late was given "
+            "with --targets top-k. Leave --targets out, or leave --states out.",
+        ),
+        (
+            ["--budget", "1M", "--temperature", "0"],
+            "The temperature has to be above 0; 0.0 was given. Leave it out: it is 1 then.",
+        ),
+        (
+            ["--budget", "2M,1M", "--try", "layers=4"],
+            "An architecture by hand belongs to one budget; --try layers=4 was given with --budget 2M,1M. "
+            "Add --try to the command of one budget.",
+        ),
+        (["--budget", "1M", "-v", "-q"], "-v and -q exclude each other; both were given. Leave one out."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_will_not_do_is_said_in_one_sentence(arguments: list[str], message: str) -> None:
+    assert str(refusal(arguments)) == message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (
+            ["--budget", "1M", "--budget-of", "weights"],
+            "'1M' is in parameters. Write it like 8GB, 500MB, 16GiB, 64kB or 60%, or say with --budget-of",
+        ),
+        (
+            ["--budget", "8GB"],
+            "'8GB' is in bytes. Write it like 4B, 350M, 800k, 1200000 or 60%, or say with --budget-of",
+        ),
+        (["--budget", "1M", "--keep", "hidden", "head"], "'head' is none of them. Did you mean 'heads'."),
+        (
+            ["--budget", "1M", "--loss", "kl"],
+            "A loss is a sum of terms out of forward-kl, reverse-kl, jensen-shannon, mse, cosine",
+        ),
+        (["--budget", "1M", "--sizes", "mlp=a"], "--sizes mlp=a is neither. Write --sizes hidden=2048..3584"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_budgets_and_limits_are_read_before_anything_else(arguments: list[str], part: str) -> None:
+    assert part in str(refusal(arguments))
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"), [("64k", 64_000), ("1.5M", 1_500_000), ("2B", 2 * 10**9), ("7", 7), (" 8k ", 8000)]
+)
+def test_tokens_are_counted(text: str, tokens: int) -> None:
+    assert count_of(text, "--retrain-tokens") == tokens
+
+
+@pytest.mark.parametrize("text", ["", "0", "0.4", "-3", "1e5", "64 kilo", "10%", "k"])
+def test_no_number_of_tokens(text: str) -> None:
+    with pytest.raises(InputError, match=r"^--flag takes numbers of tokens; .* is none\. Write 64k"):
+        count_of(text, "--flag")
+
+
+@given(st.integers(1, 10**15))
+def test_plain_numbers_are_themselves(tokens: int) -> None:
+    assert count_of(str(tokens), "--flag") == tokens
+
+
+@pytest.mark.parametrize("named", [["--preset", "{}"], ["--preset={}"]])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_preset_is_read_and_the_command_line_wins(named: list[str], first: bool, tmp_path: Path) -> None:
+    path = preset('budget = "1M"\ntrials = 8\nrung-tokens = [8000, "16k"]\npromote = 1\n', tmp_path)
+    flags, others = [part.format(path) for part in named], ["--trials", "9"]
+    read = read_flags(flags + others if first else others + flags)
+    expected = Flags(budget="1M", trials=9, rung_tokens=("8000", "16k"), promote=1)
+    assert replace(read, preset=None) == expected
+
+
+def test_rungs_on_the_command_line_replace_those_of_the_preset(tmp_path: Path) -> None:
+    path = preset('budget = "1M"\nrung_tokens = ["8k", "16k", "32k"]\n', tmp_path)
+    assert read_flags(["--preset", str(path), "--rung-tokens", "4k"]).rung_tokens == ("4k",)
+
+
+def test_a_preset_may_hold_every_flag_but_itself(tmp_path: Path) -> None:
+    text = """
+budget = 1000000
+tolerance = 0.05
+budget-of = "active"
+budget-dtype = "float16"
+keep = ["heads"]
+sizes = ["layers=4,5"]
+basis = "principal"
+width-by = "magnitude"
+aggregation = "l2,var"
+depth-by = "block-influence"
+rounds = 2
+rounds-order = "width-depth"
+repair = ["head-residual"]
+model = "m"
+revision = ["r", "s"]
+correct-teacher = "2M"
+loss = "0.5*forward-kl+0.5*cross-entropy"
+temperature = 2
+states = ["late"]
+targets = "hidden"
+schedule = "wsd"
+benchmarks = "quiz"
+data = "d"
+search-tokens = 100000
+trials = 9
+rung-tokens = [1000, "2k"]
+retrain-tokens = 4000
+promote = 3
+objectives = "loss"
+max = ["memory=8GB", "latency=20ms"]
+try = "hidden=3072"
+sampler = "gp"
+storage = "s"
+taught-by = "previous"
+teacher-tokens = "15T"
+study-name = "n"
+out = "o"
+seed = 5
+device = "cpu"
+dtype = "bfloat16"
+retrain-baselines = true
+trust-remote-code = true
+plan = true
+json = true
+verbose = true
+quiet = false
+"""
+    flags = load_preset(preset(text, tmp_path))
+    check(flags)
+    assert (flags.budget, flags.rung_tokens, flags.retrain_tokens) == ("1000000", ("1000", "2k"), "4000")
+    assert (flags.model, flags.revision, flags.benchmarks) == (("m",), ("r", "s"), ("quiz",))
+    assert (flags.out, flags.retrain_baselines, flags.dtype) == (Path("o"), True, "bfloat16")
+    assert (flags.max, flags.try_) == (("memory=8GB", "latency=20ms"), ("hidden=3072",))
+    named = {line.split(" = ")[0].replace("-", "_") for line in text.split("\n") if line}
+    assert named == {field.name.rstrip("_") for field in fields(Flags)} - {"preset", "search_hours"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("buget = 3\ntrails = 2", "Every key of a preset has to be a flag; {} holds buget, trails"),
+        ('preset = "other.toml"', "Every key of a preset has to be a flag; {} holds preset"),
+        ("budget = ", "A preset has to be TOML; {}: Invalid value (at end of document)"),
+        (
+            "trials = 'many'",
+            "Every value of a preset has to be one that its flag takes; {} holds trials = 'many'",
+        ),
+        ("trials = true", "flag takes; {} holds trials = True"),
+        ("trials = 8.5", "flag takes; {} holds trials = 8.5"),
+        ("sampler = 'best'", "flag takes; {} holds sampler = 'best'"),
+        ("dtype = 'int8'", "flag takes; {} holds dtype = 'int8'"),
+        ("rung_tokens = 8000", "flag takes; {} holds rung_tokens = 8000"),
+        ("rung_tokens = [true]", "flag takes; {} holds rung_tokens = [True]"),
+        ("tolerance = '2%'", "flag takes; {} holds tolerance = '2%'"),
+        ("plan = 1", "flag takes; {} holds plan = 1"),
+        ("out = 3", "flag takes; {} holds out = 3"),
+        ("budget = [1]", "flag takes; {} holds budget = [1]"),
+        ("model = {a = 1}", "flag takes; {} holds model = {{'a': 1}}"),
+        ("[search]\ntrials = 3", "Every key of a preset has to be a flag; {} holds search"),
+    ],
+)
+def test_a_preset_that_will_not_do_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = preset(text, tmp_path)
+    error = refusal(["--budget", "1M", "--preset", str(path)])
+    assert message.format(path) in str(error)
+    assert str(error).endswith(("--help.", "under studies/."))
+
+
+def test_a_preset_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    rule = "A preset has to be a readable file"
+    assert str(refusal(["--preset", f"{tmp_path}/none.toml"])) == (
+        f"{rule}; {tmp_path}/none.toml: No such file or directory. "
+        "Name a TOML file such as those under studies/."
+    )
+    assert refusal([f"--preset={tmp_path}"]).rule == rule
+    (tmp_path / "binary.toml").write_bytes(b"budget = '\xff'")
+    assert refusal(["--preset", f"{tmp_path}/binary.toml"]).rule == "A preset has to be TOML"
+
+
+def test_the_values_of_a_preset_are_checked_too(tmp_path: Path) -> None:
+    assert refusal(["--preset", str(preset('budget = "1X"', tmp_path))]).values.startswith(
+        "'1X' has the unknown"
+    )
+    assert refusal(["--preset", str(preset("trials = 3", tmp_path))]).rule == "A run needs a budget"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--buget", "1M"], ["--budget"], ["--trials", "many"], ["--sampler", "best"], ["--preset"], ["1M"]],
+    ids=" ".join,
+)
+def test_a_mistake_in_the_flags_ends_with_status_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        read_flags(arguments)
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    assert "python -m search.run" in err
+
+
+def test_help_shows_the_examples_and_every_flag() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "search.run", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"COLUMNS": "120", "PATH": ""},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Find the best smaller model inside a big one." in done.stdout
+    for example in (
+        "python -m search.run --budget 1M",
+        "python -m search.run --budget 60% --model path/to/model --data text.txt",
+        "python -m search.run --budget 4B --plan",
+    ):
+        assert re.search(rf"^│? *{re.escape(example)} *│?$", done.stdout, re.MULTILINE), example
+    for field in fields(Flags):
+        assert f"--{field.name.rstrip('_').replace('_', '-')}" in done.stdout
+    assert {"-v", "-q", "-h"} <= set(re.findall(r"-\w\b", done.stdout))

@@ -1,0 +1,174 @@
+"""Which basis of hidden a run takes, and how it finds out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from transformers import LlamaConfig, Olmo2Config, PretrainedConfig
+
+from evaluators.distillation.loop import DivergenceError, Outcome
+from search.settings.flags import Flags
+from search.settings.resolution import Resolved, resolve
+from search.stages.bases import contestants, try_out, variants_of
+from search.stages.basis_trial import BasisTrial, Tried
+from search.stages.workbench import Workbench
+from space.cutting.basis import BasisName
+from tests.search.synthetic import run_config
+
+
+def tied(**others: Any) -> PretrainedConfig:
+    """Small, and a quarter of it is vocabulary."""
+    return LlamaConfig(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        **others,
+    )
+
+
+@pytest.fixture
+def resolved(tmp_path: Path) -> Callable[..., Resolved]:
+    def of(config: PretrainedConfig, **others: Any) -> Resolved:
+        config.save_pretrained(tmp_path / "model")
+        flags = Flags(budget="60%", model=(str(tmp_path / "model"),), device="cpu")
+        return resolve(replace(flags, **others))
+
+    return of
+
+
+def test_a_head_of_its_own_costs_nothing_where_there_is_one(demo_config: Path) -> None:
+    run = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
+    assert run.config.basis == "auto"
+    tried = contestants(run)
+    assert [one.basis for one in tried] == ["coordinate"] * 3 + ["weighted"] * 3
+    assert [one.origin for one in tried[:3]] == [one.origin for one in tried[3:]]
+    assert [one.architecture for one in tried[:3]] == [one.architecture for one in tried[3:]]
+
+
+def test_a_tied_teacher_spends_the_same_budget_in_either_basis(resolved: Callable[..., Resolved]) -> None:
+    run = resolved(tied())
+    variants = variants_of(run)
+    assert list(variants) == ["coordinate", "weighted"]
+    tried = contestants(run)
+    assert len({one.origin for one in tried}) > 1
+    totals = {
+        basis: [variants[basis].space.parameters_of(one.architecture) for one in tried if one.basis == basis]
+        for basis in variants
+    }
+    budget = run.config.budget
+    assert all(abs(total - budget) <= 0.02 * budget for of in totals.values() for total in of)
+    assert run.turned is not None
+    same = variants["coordinate"].axis_map.teacher
+    assert same == variants["weighted"].axis_map.teacher
+
+
+@pytest.mark.parametrize(
+    ("config", "flags"),
+    [
+        pytest.param(tied(), {"basis": "coordinate"}, id="named"),
+        pytest.param(tied(), {"keep": ("hidden",)}, id="hidden stays"),
+        pytest.param(
+            Olmo2Config(
+                vocab_size=512,
+                hidden_size=64,
+                intermediate_size=192,
+                num_hidden_layers=4,
+                num_attention_heads=8,
+                num_key_value_heads=4,
+                max_position_embeddings=64,
+                pad_token_id=0,
+                eos_token_id=1,
+            ),
+            {},
+            id="norms write into the stream",
+        ),
+    ],
+)
+def test_where_nothing_is_open_nothing_is_tried(
+    resolved: Callable[..., Resolved], config: PretrainedConfig, flags: dict[str, Any]
+) -> None:
+    run = resolved(config, **flags)
+    assert (run.config.basis, run.basis, run.turned) == ("coordinate", BasisName.COORDINATE, None)
+    assert contestants(run) == []
+
+
+def test_a_basis_that_is_named_is_taken(resolved: Callable[..., Resolved]) -> None:
+    run = resolved(tied(), basis="principal")
+    assert (run.config.basis, run.basis, run.turned) == ("principal", BasisName.PRINCIPAL, None)
+
+
+def bench(run: Resolved, train: Callable[..., Any]) -> Workbench:
+    whole = {
+        "config": run_config(objectives=("loss",)),
+        "space": run.space,
+        "extract": lambda architecture: "a student",
+        "costs": lambda architecture: {},
+        "train": train,
+        "targets": None,
+    }
+    return cast(Workbench, SimpleNamespace(**whole))
+
+
+def test_the_loss_at_the_end_counts_and_a_failure_is_no_loss(demo_config: Path) -> None:
+    run = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
+    contestant = contestants(run)[0]
+
+    def trains(*_: Any, **__: Any) -> Outcome:
+        return Outcome(1000, [(500, 3.5), (1000, 3.0)], 1.0)
+
+    def diverges(*_: Any, **__: Any) -> Outcome:
+        raise DivergenceError("the loss is nan at step 3")
+
+    parameters = run.space.parameters_of(contestant.architecture)
+    label = contestant.architecture.label
+    expected = Tried("coordinate", "uniform", label, parameters, 3.0)
+    assert try_out(contestant, bench(run, trains), lambda tokens: None) == expected
+    assert try_out(contestant, bench(run, diverges), lambda tokens: None) == replace(expected, loss=None)
+
+
+class TestTheTrial:
+    TRIED = (
+        Tried("coordinate", "uniform", "a", 100, 3.25),
+        Tried("coordinate", "depth", "b", 100, 3.0),
+        Tried("weighted", "uniform", "c", 100, None),
+        Tried("weighted", "depth", "d", 100, 2.5),
+    )
+
+    def test_the_best_student_decides(self) -> None:
+        assert BasisTrial(1000, self.TRIED).basis == "weighted"
+        assert BasisTrial(1000, self.TRIED[:3]).basis == "coordinate"
+        equal = replace(self.TRIED[3], loss=3.0)
+        assert BasisTrial(1000, [*self.TRIED[:3], equal]).basis == "coordinate", "the simpler one wins ties"
+
+    def test_it_says_why(self) -> None:
+        assert BasisTrial(49_152, self.TRIED).reason == (
+            "hidden is cut along the weighted basis: after 49,152 tokens the best hand-made student has a "
+            "loss of 3.0000 (coordinate) and 2.5000 (weighted)"
+        )
+
+    @pytest.mark.parametrize("tried", [(), (TRIED[2],)])
+    def test_where_no_student_could_be_trained_it_says_so(self, tried: tuple[Tried, ...]) -> None:
+        trial = BasisTrial(1000, tried)
+        assert trial.basis == (tried[0].basis if tried else "coordinate")
+        assert trial.reason == (
+            f"hidden is cut along the {trial.basis} basis: no hand-made student could be trained to tell"
+        )
+
+    def test_what_was_tried_is_not_lost(self, tmp_path: Path) -> None:
+        path = tmp_path / "basis.json"
+        trial = BasisTrial.load(path, 1000)
+        assert trial == BasisTrial(1000, [])
+        for one in self.TRIED:
+            trial = trial.plus(one)
+            trial.save(path)
+            assert BasisTrial.load(path, 1000) == trial

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+from huggingface_hub.errors import StrictDataclassError
+from transformers import DbrxConfig, GPT2Config, LlamaConfig, MptConfig
+from transformers.models.dbrx.configuration_dbrx import DbrxFFNConfig
+
+from space.axes.architecture import Axis
+from space.axes.fields import NAMES, layers_of, named, read, with_sizes
+from tests.space.models import SMALL
+
+
+class TestReading:
+    def test_the_first_name_that_a_config_has(self) -> None:
+        assert named(SMALL, NAMES[Axis.HIDDEN]) == "hidden_size"
+        assert named(GPT2Config(), ("hidden_size",)) == "n_embd"
+        assert named(SMALL, NAMES[Axis.EXPERTS]) is None
+
+    def test_none_is_no_size(self) -> None:
+        assert GPT2Config().n_inner is None
+        assert named(GPT2Config(), ("n_inner",)) is None
+        assert named(GPT2Config(n_inner=8), ("n_inner",)) == "n_inner"
+
+    def test_dots_lead_into_configs_within(self) -> None:
+        config = DbrxConfig()
+        assert read(config, "ffn_config.moe_num_experts") == DbrxFFNConfig().moe_num_experts
+        assert named(config, NAMES[Axis.EXPERTS]) == "ffn_config.moe_num_experts"
+        assert read(config, "ffn_config.nothing.there") is None
+
+    def test_layers(self) -> None:
+        assert layers_of(SMALL) == 3
+        assert layers_of(MptConfig(n_layers=7)) == 7
+
+
+class TestWithSizes:
+    def test_it_changes_what_is_named_and_nothing_else(self) -> None:
+        config = with_sizes(SMALL, {"hidden_size": 16})
+        assert isinstance(config, LlamaConfig)
+        assert config.to_dict() == SMALL.to_dict() | {"hidden_size": 16}
+        assert SMALL.hidden_size == 24
+
+    def test_within_a_config_within(self) -> None:
+        before = DbrxConfig()
+        after = with_sizes(before, {"ffn_config.moe_num_experts": 3})
+        assert read(after, "ffn_config.moe_num_experts") == 3
+        assert read(before, "ffn_config.moe_num_experts") != 3
+        assert read(after, "ffn_config.ffn_hidden_size") == read(before, "ffn_config.ffn_hidden_size")
+
+    def test_the_class_keeps_its_rules(self) -> None:
+        with pytest.raises(StrictDataclassError, match="not a multiple of the number of attention heads"):
+            with_sizes(SMALL, {"hidden_size": 22})
