@@ -20,13 +20,12 @@ from transformers import PreTrainedModel
 from search.frames import models as models_of
 from search.frames import trials as trials_of
 from search.settings.flags import Flags
-from search.settings.processes import with_others
 from search.settings.resolution import resolve
 from search.stages.stages import Run, at_work, begin, rank_teacher, retrain_promoted, search_rungs
 from search.storage.run_directory import RunDirectory
+from search.terminal.command import with_others, without_password
 from search.terminal.console import Console
-from search.terminal.password import without_password
-from space.enumeration.by_hand import of_sizes
+from space.enumeration.hand_made import of_sizes
 from space.enumeration.limits import axis_named
 from space.input_error import InputError
 

@@ -15,16 +15,14 @@ from typing import Annotated, Any
 import tyro
 
 from search.report import write_report
-from search.runs.choice import keep_choice
-from search.runs.choosing import Answer, answer, figures_told
+from search.runs.choice import Answer, answer, figures_told, keep_choice
+from search.runs.criteria import Wishes, figure, read_bound, read_weights
 from search.runs.saved_run import SavedRun, find_run
 from search.runs.summary import write
-from search.runs.wishes import Wishes, figure, read_bound, read_weights
 from search.settings.objectives import UNITS
-from search.stages.cards import write_cards
-from search.terminal.aligned import aligned
-from search.terminal.command import status_of
-from search.terminal.documented import documented
+from search.stages.model_card import write_cards
+from search.terminal.command import documented, status_of
+from search.terminal.format import aligned
 from space.input_error import InputError
 
 #: The exit status where no retrained model lies within the bounds.

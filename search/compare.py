@@ -15,10 +15,9 @@ from search.report.document import page_html
 from search.report.figures.joint import Shown, joint_figure
 from search.runs.comparison import Comparison
 from search.runs.saved_run import find_run
-from search.storage.whole_file import write_whole
-from search.terminal.aligned import aligned
-from search.terminal.command import status_of
-from search.terminal.documented import documented
+from search.storage.run_directory import write_whole
+from search.terminal.command import documented, status_of
+from search.terminal.format import aligned
 from space.input_error import InputError
 
 _ABOUT = """examples:

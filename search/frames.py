@@ -13,10 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from search.runs.live import summary_so_far
+from search.runs.live import STATES, SavedTrial, saved_trials, summary_so_far
 from search.runs.saved_run import SavedRun, find_run
-from search.runs.saved_trials import STATES, SavedTrial, saved_trials
-from search.settings.bounds import excess_in_words
+from search.settings.objectives import excess_in_words
 from space.axes.architecture import Axis
 
 #: Columns to their dtypes, all of which can say that a value is missing.

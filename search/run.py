@@ -13,10 +13,8 @@ import signal
 import sys
 from functools import partial
 
-from search.settings.processes import with_others
 from search.stages.launch import take_part
-from search.terminal.command import status_of
-from search.terminal.password import without_password
+from search.terminal.command import status_of, with_others, without_password
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,7 +44,7 @@ def _main(arguments: list[str]) -> int:
     from search.settings.flag_rules import budgets_of
 
     if len(budgets_of(flags)) > 1:
-        from search.family.family_run import run_family
+        from search.family.family import run_family
 
         print(run_family(flags, command))
         return 0

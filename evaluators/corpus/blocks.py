@@ -1,15 +1,51 @@
-"""What a corpus is once it is read: three sets of token blocks that share no document."""
+"""Token blocks: documents split by name, tokenised, laid end to end and cut into rows of equal length."""
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TypeVar
 
+import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from evaluators.corpus.split import Split
+
+def fingerprint(*parts: str | int | Tensor) -> str:
+    """SHA-256 in hexadecimal over texts, numbers and tensors, in order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            content = f"{part.dtype} {tuple(part.shape)} ".encode() + part.contiguous().numpy().tobytes()
+        else:
+            content = str(part).encode()
+        digest.update(len(content).to_bytes(8, "big") + content)
+    return digest.hexdigest()
+
+
+class Split(StrEnum):
+    """The three uses of text in a search."""
+
+    CALIBRATION = "calibration"
+    DISTILLATION = "distillation"
+    VALIDATION = "validation"
+
+
+#: Of 20 documents one is for validation and one for calibration; the rest is for distillation.
+_BUCKETS = 20
+
+
+def split_of(name: str) -> Split:
+    """The split of the document called ``name``: a hash, the same on every machine and for ever.
+
+    The embedded teacher was trained on everything but the validation split, so this function may
+    not change without training it again.
+    """
+    bucket = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % _BUCKETS
+    return {0: Split.VALIDATION, 1: Split.CALIBRATION}.get(bucket, Split.DISTILLATION)
 
 
 @dataclass(frozen=True)
@@ -65,3 +101,63 @@ def fingerprint_of(blocks: Mapping[Split, Tensor]) -> str:
         digest.update(f"{split} {tuple(tokens.shape)} {tokens.dtype}\n".encode())
         digest.update(tokens.contiguous().numpy().data)
     return digest.hexdigest()
+
+
+_DOCUMENTS_AT_ONCE = 64
+
+_Item = TypeVar("_Item")
+
+
+def separated(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """A document's tokens with its boundary: begun by BOS, or ended by EOS where there is no BOS."""
+    if tokenizer.bos_token_id is not None:
+        return [tokenizer.bos_token_id, *tokens]
+    if tokenizer.eos_token_id is not None:
+        return [*tokens, tokenizer.eos_token_id]
+    return tokens
+
+
+def tokenised(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Each text's tokens with its boundary.
+
+    ``verbose=False`` keeps the tokenizer from warning that a document is longer than the model's
+    context: blocks are cut to length afterwards.
+    """
+    encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    return [separated(document, tokenizer) for document in encoded]
+
+
+def pack(
+    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, length: int, most: int | None = None
+) -> Tensor:
+    """Pack texts into blocks.
+
+    Args:
+        texts: the documents, in order.
+        tokenizer: the teacher's.
+        length: T, tokens a block.
+        most: stop reading after this many blocks; None reads all.
+
+    Returns:
+        (N, T) int32. The tokens after the last full block are dropped.
+    """
+    tokens: list[int] = []
+    for batch in batches(texts):
+        for document in tokenised(batch, tokenizer):
+            tokens.extend(document)
+        if most is not None and len(tokens) >= most * length:
+            break
+    blocks = len(tokens) // length if most is None else min(most, len(tokens) // length)
+    return torch.tensor(tokens[: blocks * length], dtype=torch.int32).view(blocks, length)
+
+
+def batches(items: Iterable[_Item], size: int = _DOCUMENTS_AT_ONCE) -> Iterator[list[_Item]]:
+    """The items in lists of ``size``, the last one shorter."""
+    batch: list[_Item] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,4 +1,4 @@
-"""Documents: texts with a name that stays the same between runs, and the order to read them in.
+"""Documents: texts with a name that stays the same between runs, from columns, from paragraphs, from Python.
 
 A document's name decides its split (see ``split``), so the name must not depend on where the
 text happens to lie on this machine.
@@ -8,9 +8,72 @@ from __future__ import annotations
 
 import hashlib
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
+
+from datasets import Features, Value
+
+from space.input_error import InputError
+
+_NAMES = ("text", "content")
+_STRINGS = {"string", "large_string", "string_view"}
+
+
+def texts_of(rows: Iterable[Mapping[str, Any]], id: str, features: Features | None = None) -> Iterator[str]:
+    """The texts of a dataset's rows, in order; rows without text are left out.
+
+    Args:
+        rows: the dataset, one mapping from column to value a row.
+        id: what the user calls it.
+        features: the types of its columns, where they are known; else the first row tells.
+
+    Raises:
+        InputError: no column of strings, several and none is called text or content, or a row with
+            something else in it.
+    """
+    remaining = iter(rows)
+    first = next(remaining, None)
+    if first is None:
+        return
+    column = _text_column(_string_columns(first, features), list(first), id)
+    for number, row in enumerate(chain([first], remaining), start=1):
+        text = row.get(column)
+        if text is not None and not isinstance(text, str):
+            raise InputError(
+                f"every row of {id} has to have a string in the column {column}",
+                f"row {number} has {text!r:.60}",
+                "Mend that row, or leave it out",
+            )
+        if text and not text.isspace():
+            yield text
+
+
+def _string_columns(first: Mapping[str, Any], features: Features | None) -> list[str]:
+    if features is None:
+        # A first row may lack its text; that decides nothing about the column.
+        return [
+            name
+            for name, value in first.items()
+            if isinstance(value, str) or (value is None and name in _NAMES)
+        ]
+    return [name for name, kind in features.items() if isinstance(kind, Value) and kind.dtype in _STRINGS]
+
+
+def _text_column(strings: list[str], columns: list[str], id: str) -> str:
+    for name in _NAMES:
+        if name in strings:
+            return name
+    if len(strings) == 1:
+        return strings[0]
+    raise InputError(
+        "the text has to be in a column of strings called text or content, or in the only such column",
+        f"{id} has the columns {', '.join(columns)}, and of strings {', '.join(strings) or 'none'}",
+        "Rename the column that holds the text to text",
+    )
+
 
 #: Folders of the standard library that are not source text worth learning: installed packages,
 #: byte code, generated tables that repeat each other, and tests, which not every distribution ships.
@@ -89,3 +152,45 @@ def standard_library() -> Iterator[Document]:
             continue
         if len(text) >= _SHORTEST_CHARACTERS:
             yield Document(name.as_posix(), text)
+
+
+#: A document ends at the first blank line after this many characters, so that what belongs
+#: together (a story, a section) is rarely cut.
+_LENGTH = 4096
+#: A text with less than this many such documents is cut shorter, since one in 20 each has to go to
+#: calibration and validation; but not below a paragraph or so.
+_FEWEST = 160
+_SHORTEST_LENGTH = 256
+#: Where no blank line comes, a document ends with the line after so many times its length.
+_PATIENCE = 2
+
+
+def document_length(size: int) -> int:
+    """After how many characters a document of a text of so many bytes may end: 256 to 4096."""
+    return min(_LENGTH, max(_SHORTEST_LENGTH, size // _FEWEST))
+
+
+def documents_of(lines: Iterable[str], length: int = _LENGTH) -> Iterator[str]:
+    """Group consecutive lines into documents; joined, the documents are the text unchanged.
+
+    Args:
+        lines: the text's lines, line ends included.
+        length: characters after which a document may end.
+
+    Yields:
+        Documents of at least ``length`` characters that end after a blank line, or of at least two
+        times that which end after any line; the last one may be shorter. A text of white space has none.
+    """
+    document: list[str] = []
+    held, blank, written = 0, False, False
+    for line in lines:
+        ends = held >= _PATIENCE * length or (blank and held >= length)
+        if ends and written and not line.isspace():
+            yield "".join(document)
+            document, held, written = [], 0, False
+        document.append(line)
+        held += len(line)
+        blank = line.isspace()
+        written = written or not blank
+    if written:
+        yield "".join(document)

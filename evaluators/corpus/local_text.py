@@ -16,11 +16,9 @@ from typing import Any
 import pyarrow.parquet
 from datasets import IterableDataset
 
-from evaluators.corpus.columns import texts_of
-from evaluators.corpus.documents import Document
-from evaluators.corpus.paragraphs import document_length, documents_of
-from evaluators.huggingface.one_line import one_line
-from evaluators.huggingface.paths import may_be_hub_id, nothing_there
+from evaluators.corpus.documents import Document, document_length, documents_of, texts_of
+from evaluators.huggingface.hub import may_be_hub_id, nothing_there
+from evaluators.huggingface.quiet import one_line
 from space.input_error import InputError
 
 _RULE = "--data takes .txt, .jsonl and .parquet files, a folder or glob of such, or a hub dataset id"

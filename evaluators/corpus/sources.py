@@ -3,12 +3,70 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from evaluators.corpus.documents import Document, in_hash_order, standard_library
-from evaluators.corpus.hub_text import HubText
+from datasets import load_dataset
+from huggingface_hub import HfApi
+
+from evaluators.corpus.documents import Document, in_hash_order, standard_library, texts_of
 from evaluators.corpus.local_text import find_files, local_documents, sha256_of_files
+from evaluators.huggingface.hub import Wanted, hub_refusals, refusal_of
+from evaluators.huggingface.quiet import one_line, quiet
+from space.input_error import InputError
+
+logger = logging.getLogger(__name__)
+_NAME = re.compile(r"(?P<id>[^@:]+)(@(?P<revision>[^:]+))?(:(?P<config>.+))?")
+
+
+@dataclass(frozen=True)
+class HubText:
+    """A dataset of the hub as a user names it: ``ID``, ``ID@REVISION``, ``ID:CONFIG`` or all three."""
+
+    wanted: Wanted
+    config: str | None
+
+    @classmethod
+    def named(cls, data: str) -> HubText:
+        """Take a name apart; it has to look like a hub id (see ``evaluators.huggingface.hub``)."""
+        parts = _NAME.fullmatch(data)
+        assert parts is not None, data
+        return cls(Wanted("dataset", parts["id"], parts["revision"]), parts["config"])
+
+    def commit(self) -> str:
+        """The commit that the name means now.
+
+        Raises:
+            InputError: the hub does not say.
+        """
+        logger.info("looking up %s on the hub", self.wanted.id)
+        with hub_refusals(self.wanted), quiet():
+            commit = HfApi().dataset_info(self.wanted.id, revision=self.wanted.revision).sha
+        assert commit is not None
+        return commit
+
+    def documents(self, commit: str) -> Iterator[Document]:
+        """Stream the documents of the training split as of a commit.
+
+        Raises:
+            InputError: the hub does not hand them out, or there is no column of text.
+        """
+        try:
+            splits = load_dataset(self.wanted.id, self.config, streaming=True, revision=commit)
+            split = splits["train"] if "train" in splits else next(iter(splits.values()))
+            for text in texts_of(split, self.wanted.id, split.features):
+                yield Document.unnamed(text)
+        except InputError:
+            raise
+        except Exception as error:  # the hub's, or whatever is wrong with a dataset that the user named
+            raise refusal_of(error, self.wanted) or InputError(
+                "the dataset has to be one that the datasets library can stream",
+                f"of {self.wanted.id} it says: {one_line(error)}",
+                f"Name a part of it as {self.wanted.id}:PART, or another dataset",
+            ) from error
+
 
 STANDARD_LIBRARY = "stdlib"
 

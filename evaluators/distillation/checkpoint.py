@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from evaluators.distillation.divergence import RECENT, Setback
+from evaluators.distillation.schedule import RECENT, Setback
 
 Curve = list[tuple[int, float]]
 _NOTHING: Mapping[str, Tensor] = {}

@@ -17,19 +17,14 @@ from accelerate.utils import find_executable_batch_size
 from torch import nn
 from transformers import PreTrainedModel
 
-from evaluators.distillation.best import Best
 from evaluators.distillation.checkpoint import Curve
-from evaluators.distillation.compiling import forget_compiled
-from evaluators.distillation.divergence import DivergenceError, Setback
-from evaluators.distillation.gradient import Gradient
+from evaluators.distillation.efficiency import ever_smaller, first_micro_batch, forget_compiled, recomputed
 from evaluators.distillation.losses import Loss
-from evaluators.distillation.memory_saving import ever_smaller, first_micro_batch, recomputed
 from evaluators.distillation.module import Distillation
-from evaluators.distillation.places import layers_of
-from evaluators.distillation.processes import Restoration, blocks_each
-from evaluators.distillation.saving import Checkpointing, Saving
-from evaluators.distillation.schedule import Schedule
-from evaluators.distillation.states import States, StatesLoss
+from evaluators.distillation.processes import Gradient, Restoration, blocks_each
+from evaluators.distillation.saving import Best, Checkpointing, Saving
+from evaluators.distillation.schedule import DivergenceError, Schedule, Setback
+from evaluators.distillation.states import States, StatesLoss, layers_of
 from evaluators.distillation.targets.batch import Targets
 from evaluators.distillation.training import Training, Watch
 from space.input_error import InputError

@@ -16,8 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from evaluators.distillation.answer import Answer, Sparse
-from evaluators.distillation.targets.batch import PADDING
+from evaluators.distillation.targets.batch import PADDING, Answer, Sparse
 from space.input_error import InputError
 
 

@@ -1,24 +1,190 @@
-"""Student and loss as one module, so that wrappers for many processes see one forward pass."""
+"""Student and loss as one module; head and loss go over slices of tokens, or through Liger's kernel.
+
+The gradient of a slice is taken as soon as its loss is known: nothing of a slice is left when the next
+one begins, and no product with the head is computed twice. What is kept until the backward pass has the
+size of the states and of the head.
+
+An optional extra, ``slimsearch[gpu]``. Whether it applies is seen from the models, not from their names.
+"""
 
 from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from evaluators.distillation.chunked import chunked
-from evaluators.distillation.liger import fused
-from evaluators.distillation.losses import Loss
-from evaluators.distillation.places import states_at
-from evaluators.distillation.states import StatesLoss
-from evaluators.distillation.targets.batch import Batch, Count, Targets
+from evaluators.distillation.losses import Loss, Term
+from evaluators.distillation.states import StatesLoss, states_at
+from evaluators.distillation.targets.batch import PADDING, Batch, Count, Targets
 from evaluators.huggingface.final_states import (
     final_states,
+    head_dtype,
     head_parameters,
     logits_of,
+    states_width,
     token_slice,
     vocabulary,
 )
+
+#: Of slices (n, …): a scalar, the sum of the slice's losses.
+OfSlice = Callable[..., Tensor]
+
+
+def chunked(
+    of_slice: OfSlice,
+    states: Tensor,
+    others: Sequence[Tensor],
+    parameters: Sequence[nn.Parameter],
+    size: int,
+) -> Tensor:
+    """The sum of a loss over slices of tokens, with the gradients of states and parameters.
+
+    Args:
+        of_slice: the loss of (n, d) states and of the slices of the others; it reads the parameters where
+            they are.
+        states: (N, d).
+        others: each (N, …), without a gradient.
+        parameters: all that the loss depends on besides, those of the head.
+        size: tokens of a slice.
+
+    Returns:
+        A scalar.
+    """
+    needed = torch.is_grad_enabled()
+    return _Chunked.apply(of_slice, size, len(others), needed, states, *others, *parameters)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, of_slice: OfSlice, size: int, others: int, needed: bool, states: Tensor, *rest: Tensor
+    ) -> Tensor:
+        """Loss and gradients, slice by slice."""
+        ctx.before = 4
+        parameters = rest[others:]
+        wanted = [parameter for parameter in parameters if parameter.requires_grad]
+        total = torch.zeros((), device=states.device)
+        of_states = torch.empty_like(states)
+        of_wanted: list[Tensor | None] = [None for _ in wanted]
+        at = 0
+        for some, *beside in zip(*(tensor.split(size) for tensor in (states, *rest[:others])), strict=True):
+            with torch.set_grad_enabled(needed):
+                some = some.detach().requires_grad_(needed)
+                value = of_slice(some, *beside)
+            if needed:
+                first, *grads = _gradients(value, [some, *wanted])
+                of_states[at : at + len(some)] = 0 if first is None else first
+                of_wanted = [_sum(old, new) for old, new in zip(of_wanted, grads, strict=True)]
+            total += value.detach()
+            at += len(some)
+        found = iter(of_wanted)
+        each = [next(found) if parameter.requires_grad else None for parameter in parameters]
+        ctx.gradients = (None, None, None, None, of_states, *[None] * others, *each)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        """What was found in the forward pass, times the gradient of the sum."""
+        gradients, ctx.gradients = ctx.gradients, None
+        return tuple(None if one is None else one.mul_(outer[0].to(one.dtype)) for one in gradients)
+
+
+def _gradients(value: Tensor, of: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    return torch.autograd.grad(value, of, allow_unused=True)
+
+
+def _sum(old: Tensor | None, new: Tensor | None) -> Tensor | None:
+    if old is None or new is None:
+        return new if old is None else old
+    return old.add_(new)
+
+
+#: β of the generalised Jensen-Shannon divergence.
+_BETA = {Term.FORWARD_KL: 0.0, Term.REVERSE_KL: 1.0, Term.JENSEN_SHANNON: 0.5}
+
+#: Of the student's (N, d) and the teacher's (N, D) final states and of (N,) which tokens count: a scalar.
+Fused = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def installed() -> bool:
+    """Whether Liger can be imported."""
+    return importlib.util.find_spec("liger_kernel") is not None
+
+
+def fused(student: PreTrainedModel, targets: Targets, loss: Loss) -> Fused | None:
+    """Liger's loss for this student, teacher and divergence; None where it does not apply.
+
+    It applies on CUDA, to one divergence of weight τ², between answers made of final states, by heads that
+    are a matrix and nothing else.
+
+    Args:
+        student: with its head.
+        targets: of a teacher.
+        loss: on the logits.
+    """
+    teacher: PreTrainedModel | None = getattr(targets, "head_of", None)
+    if student.device.type != "cuda" or not installed() or teacher is None:
+        return None
+    if len(loss.terms) != 1 or not loss.terms.keys() <= _BETA.keys():
+        return None
+    if vocabulary(student) != vocabulary(teacher):
+        return None
+    return fused_sum(student, teacher, loss) if plain_head(student) and plain_head(teacher) else None
+
+
+@torch.no_grad()
+def plain_head(model: PreTrainedModel) -> bool:
+    """Whether a head is one matrix, with no bias, cap, scale or divisor; tried on a few states."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or head.bias is not None:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(4, states_width(model), generator=generator).to(head.weight)
+    wanted, found = logits_of(model, 10 * states), 10 * states @ head.weight.T
+    return wanted.shape == found.shape and torch.allclose(wanted, found, rtol=1e-2, atol=1e-2)
+
+
+def fused_sum(
+    student: PreTrainedModel, teacher: PreTrainedModel, loss: Loss, *, compiled: bool = True
+) -> Fused:
+    """The sum over tokens of one divergence, by Liger; gradients reach the student's states and head.
+
+    Args:
+        student: with a plain head.
+        teacher: with a plain head over the same vocabulary.
+        loss: of one term out of three.
+        compiled: whether Liger compiles its slices.
+    """
+    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+    [(term, weight)] = loss.terms.items()
+    divergence = LigerFusedLinearJSDLoss(
+        weight_hard_loss=0.0,
+        weight_soft_loss=weight * loss.temperature**2,
+        beta=_BETA[term],
+        ignore_index=PADDING,
+        temperature=loss.temperature,
+        compiled=compiled,
+        chunk_size=token_slice(vocabulary(student)),
+    )
+
+    def of(states: Tensor, final: Tensor, mask: Tensor) -> Tensor:
+        labels = torch.where(mask, 0, PADDING)
+        mean: Tensor = divergence(
+            states, _weight(student), final.to(head_dtype(teacher)), _weight(teacher).detach(), labels
+        )
+        return mean * mask.sum()
+
+    return of
+
+
+def _weight(model: PreTrainedModel) -> Tensor:
+    weight: Tensor = model.get_output_embeddings().weight
+    return weight
 
 
 class Distillation(nn.Module):

@@ -13,15 +13,12 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.distillation.attention import training_attention
-from evaluators.distillation.best import Best
 from evaluators.distillation.checkpoint import Position
-from evaluators.distillation.compiling import compiled, compiling_pays
-from evaluators.distillation.divergence import SPIKE, DivergenceError, Setback, has_worsened, is_spike
-from evaluators.distillation.gradient import Gradient
-from evaluators.distillation.places import Kind, layers_of
-from evaluators.distillation.processes import from_the_first, gathered, in_the_first
-from evaluators.distillation.saving import Saving
+from evaluators.distillation.efficiency import compiled, compiling_pays, training_attention
+from evaluators.distillation.processes import Gradient, from_the_first, gathered, in_the_first
+from evaluators.distillation.saving import Best, Saving
+from evaluators.distillation.schedule import SPIKE, DivergenceError, Setback, has_worsened, is_spike
+from evaluators.distillation.states import Kind, layers_of
 from space.input_error import InputError
 
 #: Of the learning rate after a step back.

@@ -8,7 +8,7 @@ runs, on states that are handed to it in place of those of its decoder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -17,8 +17,25 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from evaluators.huggingface.forwards import replaced
 from space.input_error import InputError
+
+
+@contextmanager
+def replaced(
+    modules: Sequence[nn.Module], by: Callable[[Callable[..., object]], Callable[..., object]]
+) -> Iterator[None]:
+    """Within the context the forward functions of modules are what ``by`` makes of them."""
+    before = [vars(module).get("forward") for module in modules]
+    for module in modules:
+        vars(module)["forward"] = by(module.forward)
+    try:
+        yield
+    finally:
+        for module, forward in zip(modules, before, strict=True):
+            vars(module).pop("forward", None)
+            if forward is not None:
+                vars(module)["forward"] = forward
+
 
 #: Logits held at once by a loss: 2^24 float32 values are 64 MB.
 _LOGITS_AT_ONCE = 2**24

@@ -1,4 +1,4 @@
-"""What can go wrong with the hub, as messages for a user.
+"""The hub: names that may mean it, progress of downloads, and what can go wrong, as messages for a user.
 
 Its clients raise what they saw, often several layers deep; what a user needs is which rule was
 broken and how to go on, also without a network.
@@ -6,10 +6,16 @@ broken and how to go on, also without a network.
 
 from __future__ import annotations
 
+import difflib
 import errno
+import logging
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
 
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import constants
@@ -24,14 +30,88 @@ from huggingface_hub.errors import (
     XetDownloadError,
 )
 
+from evaluators.huggingface.quiet import one_line
+
 try:  # the HTTP client of huggingface_hub 2, and that of 1
     import httpx2 as http_client
 except ImportError:
     import httpx as http_client  # type: ignore[import-not-found,no-redef]
 
-from evaluators.huggingface.one_line import one_line
-from evaluators.huggingface.paths import nothing_there
 from space.input_error import InputError
+
+#: What the hub allows: ``NAME`` or ``OWNER/NAME``.
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+def may_be_hub_id(name: str) -> bool:
+    """Whether the hub could have a repository of this name."""
+    return _HUB_ID.fullmatch(name) is not None and "--" not in name and ".." not in name
+
+
+def nothing_there(name: str) -> str:
+    """That there is no such path, with names like it that do exist: a clause for an ``InputError``."""
+    path = Path(name).expanduser()
+    return f"{path} does not exist{_suggestion(path)}"
+
+
+def _suggestion(path: Path) -> str:
+    folder = path.parent
+    while not folder.is_dir():
+        path, folder = folder, folder.parent
+    try:
+        names = [child.name for child in folder.iterdir()]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, names, n=3)
+    return f" (did you mean {' or '.join(str(folder / name) for name in near)}?)" if near else ""
+
+
+logger = logging.getLogger(__name__)
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class LoggedBytes:
+    """In place of a progress bar of the hub's client: says now and then how much has arrived.
+
+    It has what the client uses of a bar. Of the several that the client opens, only the one that
+    counts the bytes on disk speaks.
+    """
+
+    def __init__(self, *_: object, desc: str = "", total: float | None = None, **__: object) -> None:
+        self.total, self.n = total, 0.0
+        self.format_dict: dict[str, object] = {}
+        self._speaks = desc.startswith("Reconstructing")
+        self._said = time.monotonic()
+
+    def __enter__(self) -> LoggedBytes:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def update(self, n: float | None = 1) -> None:
+        """Count what has arrived."""
+        self.n += n or 0
+        if self._speaks and time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            logger.info("fetched %.0f of %.0f MB", self.n / 1e6, (self.total or self.n) / 1e6)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def refresh(self) -> None:
+        """Nothing is drawn."""
+
+    def set_description(self, desc: str | None = None, refresh: bool | None = True) -> None:
+        """Nothing is drawn."""
+
+    def set_description_str(self, desc: str | None = None, refresh: bool | None = True) -> None:
+        """Nothing is drawn."""
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        """Nothing is drawn."""
 
 
 class HubUnavailableError(InputError):

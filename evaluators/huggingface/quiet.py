@@ -1,4 +1,4 @@
-"""Reading and loading without the libraries' own progress bars and warnings.
+"""Other libraries' words: their progress bars and warnings kept back, their errors within our messages.
 
 They write to the terminal past the console's live display. What a user should know this project
 says itself, through ``logging``; what the libraries say of a bad connection is passed on that way.
@@ -15,7 +15,14 @@ from typing import Any
 import datasets.utils as datasets_bars
 from transformers.utils import logging as transformers_bars
 
-from evaluators.huggingface.one_line import one_line
+_MOST_CHARACTERS = 300
+
+
+def one_line(said: BaseException | str) -> str:
+    """What an error or warning says, in one line of at most 300 characters, without the full stop."""
+    text = " ".join(str(said).split()).rstrip(".") or type(said).__name__
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 3]}..."
+
 
 logger = logging.getLogger(__name__)
 _LIBRARIES = ("transformers", "datasets", "huggingface_hub")

@@ -24,16 +24,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from evaluators.huggingface.one_line import one_line
-from evaluators.importance.activations import Listener
+from evaluators.huggingface.quiet import one_line
+from evaluators.importance.activations import Listener, gathered, share
 from evaluators.importance.aggregation import Aggregation
-from evaluators.importance.covariance import reading
-from evaluators.importance.gathering import gathered, share
 from evaluators.importance.method import Depth, Method, Width
+from evaluators.importance.moments import reading
 from evaluators.importance.rank import batches, ranking_of
 from evaluators.teacher.on_disk import TeacherOnDisk, teacher_on_disk
-from space.axes.axis_map import AxisMap, layer_modules
-from space.axes.scales import starred
+from space.axes.axis_map import AxisMap, layer_modules, starred
 from space.cutting.basis import BasisName
 from space.cutting.ranking import Ranking
 from space.input_error import InputError

@@ -11,21 +11,19 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.corpus.fingerprint import fingerprint
-from evaluators.importance.activations import WORDS, Listener, unheard
+from evaluators.corpus.blocks import fingerprint
+from evaluators.importance.activations import WORDS, Listener, gathered, share, unheard
 from evaluators.importance.aggregation import ALL, Aggregation
-from evaluators.importance.baselines import Scores, magnitudes, random_scores
-from evaluators.importance.covariance import reading
-from evaluators.importance.depth.influence import Chords
-from evaluators.importance.depth.scores import Judge, check_depth, rescored
-from evaluators.importance.depth.setting import Setting
-from evaluators.importance.gathering import gathered, share
+from evaluators.importance.layer_passes import Setting
+from evaluators.importance.layer_removal import Chords
+from evaluators.importance.layer_scores import Judge, check_depth, rescored
 from evaluators.importance.method import Depth, Method, Width
-from evaluators.importance.rows import layers_with, rows
+from evaluators.importance.moments import reading
 from evaluators.importance.taylor import check_width, taylor_scores
+from evaluators.importance.unit_scores import Scores, layers_with, magnitudes, random_scores, rows
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap
-from space.counting.experts import expert_groups
+from space.counting.counting import expert_groups
 from space.cutting.basis import Basis, BasisName, basis_of
 from space.cutting.ranking import Ranking
 from space.input_error import InputError

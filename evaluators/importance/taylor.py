@@ -17,11 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from evaluators.huggingface.final_states import final_states, logits_of, token_slice, vocabulary
-from evaluators.importance.baselines import Scores, scores_of_units
 from evaluators.importance.method import Method, Width
-from evaluators.importance.unit_sums import UnitSums
-from space.axes.axis_map import AxisMap
-from space.axes.axis_map import Tensor as MappedTensor
+from evaluators.importance.unit_scores import Scores, UnitSums, scores_of_units
+from space.axes.axis_map import AxisMap, MappedTensor
 from space.input_error import InputError
 
 

@@ -1,4 +1,4 @@
-"""How fast a device is at what a search does: students of random weights learn, read and answer, timed."""
+"""How fast a device is at what a search does, and the arithmetic that training takes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from evaluators.distillation.schedule import Schedule, peak_rate
 from evaluators.distillation.targets.live import TextTargets
 from evaluators.metrics.latency import Workload, measure
 from evaluators.metrics.loss import validation_loss
-from evaluators.teacher.memory import free_bytes
+from evaluators.teacher.weights import free_bytes
+
+
+def training_flops(matrix_weights: int, tokens: int) -> int:
+    """Of forward and backward pass together: six for each weight and token (arXiv 2001.08361, 2.1)."""
+    return 6 * matrix_weights * tokens
+
 
 #: Training is timed for so long, or for so many steps if they are over before, and for three at least.
 _SECONDS, _STEPS, _FEWEST = 10.0, 64, 3

@@ -19,8 +19,7 @@ from evaluators.distillation.schedule import Schedule, peak_rate
 from evaluators.distillation.targets.live import TextTargets
 from evaluators.teacher.config import read_config
 from evaluators.teacher.loading import Teacher, load_teacher
-from evaluators.teacher.memory import free_bytes
-from evaluators.teacher.weights import fingerprint, weight_files
+from evaluators.teacher.weights import fingerprint, free_bytes, weight_files
 from evaluators.teacher.writing import write_directory
 from space.input_error import InputError
 

@@ -23,11 +23,10 @@ import tyro
 from optuna.artifacts import FileSystemArtifactStore
 from optuna_dashboard import wsgi
 
-from search.dashboard.dashboard_content import fill
+from search.dashboard.content import fill
 from search.runs.saved_run import SavedRun, find_run
 from search.storage.workers import Workers
-from search.terminal.command import status_of
-from search.terminal.documented import documented
+from search.terminal.command import documented, status_of
 from space.input_error import InputError
 
 HOST, PORT = "127.0.0.1", 8080

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from search.runs.within_bounds import over_labels, unmet
-from search.settings.nearest import told as told_of
+from search.runs.summary import over_labels, unmet
 from search.settings.resolution import Resolved
+from search.settings.teachers import told as told_of
 from search.storage.run_directory import RunDirectory
 
 #: What the summary has of a model and a result does not.

@@ -7,10 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from search.runs.cost_axis import cost_axis
 from search.runs.journeys import HAND_MADE, chosen_student, journeys, retrained_entries, top_rung
-from search.runs.outliers import farthest_near
-from search.runs.within_bounds import unmet
+from search.runs.summary import cost_axis, farthest_near, unmet
 from search.terminal import format as words
 
 Entry = dict[str, Any]

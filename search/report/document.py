@@ -19,24 +19,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from search.report.benchmark_table import benchmark_table
-from search.report.breakdown import breakdown_stacks
-from search.report.continuations import side_by_side
 from search.report.decision import decide
-from search.report.distillation import distillation_rows
 from search.report.figures.curves import curves_figure
+from search.report.figures.foresight import intervals_figure, stability_panels, verdict
 from search.report.figures.front import front_figure
 from search.report.figures.importance import importance_panels
-from search.report.figures.intervals import intervals_figure, verdict
 from search.report.figures.sizes import sizes_figure
-from search.report.figures.stability import stability_panels
-from search.report.rank_table import rank_table
+from search.report.inspection import breakdown_stacks, side_by_side
+from search.report.tables import benchmark_table, distillation_rows, rank_table
 from search.runs.journeys import candidate, journeys, model_row, retrained_entries, trial_row
-from search.runs.ranking_view import RankingView
-from search.runs.summary import check
-from search.runs.within_bounds import bounds_of, over_in_words, over_labels
-from search.settings.bounds import in_words
-from search.storage.whole_file import write_whole
+from search.runs.saved_run import RankingView
+from search.runs.summary import bounds_of, check, over_in_words, over_labels
+from search.settings.objectives import in_words
+from search.storage.run_directory import write_whole
 from search.terminal import format as words
 
 #: In the order in which they use one another; the last one begins to draw.

@@ -9,17 +9,148 @@ candidates than planned go up, as far as tokens were held back for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import mean
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
 
 from search.rungs.evaluation import BY_HAND, SEARCH, Record
-from search.rungs.promotion import best_first
 from search.rungs.rung import Rung
-from search.rungs.stability import says_nothing
 from space.axes.architecture import Architecture
+
+Values = NDArray[np.float64]
+
+
+def dominates(values: Values) -> NDArray[np.bool_]:
+    """(N, N) whether candidate i is nowhere worse than j and somewhere better.
+
+    Args:
+        values: (N, M) objectives, minimised.
+    """
+    no_worse = (values[:, None] <= values[None]).all(-1)
+    better = (values[:, None] < values[None]).any(-1)
+    above: NDArray[np.bool_] = np.logical_and(no_worse, better)
+    return above
+
+
+def pareto_ranks(values: Values) -> NDArray[np.int64]:
+    """(N,) 0 for the Pareto front, 1 for the front of the rest, and so on (NSGA-II, Deb 2002, III.A).
+
+    Args:
+        values: (N, M) objectives, minimised.
+    """
+    above = dominates(values)
+    ranks = np.full(len(values), -1, dtype=np.int64)
+    rank = 0
+    while (left := ranks < 0).any():
+        front = left & ~(above & left[:, None]).any(0)
+        ranks[front] = rank
+        rank += 1
+    return ranks
+
+
+def crowding(values: Values) -> Values:
+    """(N,) crowding distance within one front; infinite at the ends (NSGA-II, Deb 2002, III.B).
+
+    Args:
+        values: (N, M) objectives of the members of one front.
+    """
+    distance = np.zeros(len(values))
+    for column in values.T:
+        order = np.argsort(column, kind="stable")
+        spread = column[order[-1]] - column[order[0]]
+        distance[order[[0, -1]]] = np.inf
+        if spread > 0:
+            distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / spread
+    return distance
+
+
+def best_first(values: Sequence[Sequence[float]]) -> list[int]:
+    """Positions from the first to promote to the last.
+
+    By Pareto rank; within a rank by crowding distance, the most alone first; among equals by the
+    first objective, which is the loss.
+
+    Args:
+        values: (N, M) objectives, minimised.
+    """
+    if not len(values):
+        return []
+    table = np.asarray(values, dtype=np.float64)
+    ranks = pareto_ranks(table)
+    alone = np.empty(len(table))
+    for rank in range(ranks.max() + 1):
+        alone[ranks == rank] = crowding(table[ranks == rank])
+    return [int(place) for place in np.lexsort((table[:, 0], -alone, ranks))]
+
+
+def pareto_front(values: Sequence[Sequence[float]]) -> list[int]:
+    """Positions of the Pareto front, by the first objective."""
+    if not len(values):
+        return []
+    table = np.asarray(values, dtype=np.float64)
+    front = np.flatnonzero(pareto_ranks(table) == 0)
+    return [int(place) for place in front[np.argsort(table[front, 0], kind="stable")]]
+
+
+#: Candidates from which an order is judged, and the probability below which it is none by chance.
+_FEWEST, _CHANCE = 8, 0.05
+
+
+def rank_correlations(orders: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Kendall's tau-b and the regret of the first between every two orders, over the candidates of both.
+
+    The regret is what the candidate that the one order puts first has more, by the other order's figure, than
+    the best there; the mean if several are first. Both are None for fewer than two candidates.
+
+    Args:
+        orders: name of the order (``parameters``, ``rung 0``, …, ``retraining``) to the figure of each
+            candidate by label, the lower the better; earlier names come before later ones.
+    """
+    return [_compared(*first, *second) for first, second in itertools.combinations(orders.items(), 2)]
+
+
+def _compared(
+    first: str, one: Mapping[str, float], second: str, other: Mapping[str, float]
+) -> dict[str, Any]:
+    labels = [label for label in one if label in other]
+    before, after = [one[label] for label in labels], [other[label] for label in labels]
+    tau = float(kendalltau(before, after).statistic) if len(labels) > 1 else math.nan
+    return {
+        "from": first,
+        "to": second,
+        "kendall_tau": None if math.isnan(tau) else tau,
+        "regret": _regret(before, after) if len(labels) > 1 else None,
+        "candidates": len(labels),
+    }
+
+
+def _regret(before: Sequence[float], after: Sequence[float]) -> float:
+    best = min(before)
+    return mean(b for a, b in zip(before, after, strict=True) if a == best) - min(after)
+
+
+def says_nothing(earlier: Sequence[float], later: Sequence[float]) -> bool:
+    """Whether an order of candidates cannot be told from one by chance, seen by another order of them.
+
+    By Kendall's tau, one-sided, at 5%; of fewer than eight candidates nothing can be said.
+
+    Args:
+        earlier: a figure of each candidate.
+        later: another figure of the same candidates.
+    """
+    if len(earlier) < _FEWEST:
+        return False
+    chance = float(kendalltau(earlier, later, alternative="greater").pvalue)
+    return not chance < _CHANCE  # all equal gives no number, and says nothing
+
 
 #: Rung 0 takes up to so many times the planned candidates, where most of them are over a bound.
 _MORE = 2

@@ -1,19 +1,30 @@
-"""Which running trials are whose: a lease names the worker of each, and what is left behind is found.
+"""Which running trials are whose, what is left behind, and an end for candidates that hang.
 
 A trial is claimed with a lease in its attributes. A worker that died leaves its lease behind, and whoever
 comes next goes on with the trial. A candidate in which worker after worker dies, or that hangs far past the
 time that others took, is given up with the reason. Claims are made under the turn of all workers.
+
+At the limit an alarm interrupts the main thread. A call that never returns to Python cannot be interrupted;
+a minute later the process ends, and the candidate counts as one in which a worker died. So does one that
+several processes train at the limit: interrupted, the main process leaves the others in the training, and
+all of them end.
 """
 
 from __future__ import annotations
 
+import faulthandler
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from search.rungs.evaluation import CandidateError
 from search.storage.workers import Workers
 
 #: Where a trial's lease stands among its attributes.
@@ -82,3 +93,36 @@ def limit_seconds(finished: Sequence[FrozenTrial]) -> float:
     if not took:
         return LONGEST_SECONDS
     return max(SHORTEST_SECONDS, SLOWER * (max(took) / timedelta(seconds=1)))
+
+
+_STDERR = 2
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Give up what takes longer.
+
+    Args:
+        seconds: from now.
+
+    Raises:
+        CandidateError: the time is over.
+    """
+    began, (left, _) = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)
+    # Only the main thread has alarms; a shorter one of somebody else's stays.
+    if threading.current_thread() is not threading.main_thread() or 0 < left < seconds:
+        yield
+        return
+
+    def over(number: int, frame: FrameType | None) -> None:
+        raise CandidateError(f"hung past its limit of {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(seconds + GRACE_SECONDS, exit=True, file=_STDERR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 1e-3) if left else 0)
+        signal.signal(signal.SIGALRM, before)

@@ -20,19 +20,16 @@ from optuna.trial import Trial
 
 from evaluators.distillation.training import Advance
 from search.rungs.bracket import Bracket
-from search.rungs.claims import Claims
+from search.rungs.claims import Claims, within
 from search.rungs.evaluation import BY_HAND, SEARCH, CandidateError, Evaluation
-from search.rungs.guide import with_those_over
 from search.rungs.rung import Rung
-from search.rungs.sampler import KINDS, START_UP, SpaceSampler
-from search.rungs.time_limit import within
-from search.settings.bounds import excess_in_words, in_words, measured, over
+from search.rungs.sampler import KINDS, START_UP, SpaceSampler, with_those_over
 from search.settings.bracket_plan import spent
 from search.settings.config import RunConfig
-from search.settings.objectives import UNITS
-from search.settings.processes import LostProcessError
+from search.settings.objectives import UNITS, excess_in_words, in_words, measured, over
 from search.storage.storage import open_storage, open_study
 from search.storage.workers import Workers
+from search.terminal.command import LostProcessError
 from search.terminal.console import Console
 from space.axes.architecture import Architecture
 from space.enumeration.search_space import SearchSpace

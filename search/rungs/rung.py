@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search.rungs.claims import LEASE, Claims
 from search.rungs.evaluation import BY_HAND, SEARCH, Evaluation, Record
 from search.rungs.sampler import architecture_of, distributions, known_params, params_of
-from search.settings.bounds import Bounds, excess_in_words
+from search.settings.objectives import Bounds, excess_in_words
 from search.storage.workers import Workers
 from space.axes.architecture import Architecture, Axis
 from space.enumeration.search_space import SearchSpace

@@ -1,5 +1,13 @@
 """Samplers on the enumerated space: each proposal is an architecture not yet tried.
 
+Near a budget the sizes that fit form a thin shell in the box of all sizes. A low-discrepancy sequence that
+fills the box covers the shell less evenly than lots do, once it is moved there. So each candidate is chosen
+against those that are there: the one after which the architectures of the space lie nearest to what was
+tried, on average (the greedy rule for k medians).
+
+A higher rung tells good candidates from bad ones better than rung 0 does, but none of its candidates is over
+a bound: those went no further than rung 0. A sampler that saw it alone would not learn where the bound lies.
+
 A sampler of Optuna's proposes sizes; most of them do not lie near the budget, and some repeat. Here
 every proposal is moved to the nearest architecture of the space that no trial has yet, so that no
 trial is wasted and what Optuna records is what was tried. Before there is something to learn from, and now
@@ -8,22 +16,97 @@ and then after, candidates are spread evenly over the space instead.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
-from search.rungs.coverage import most_needed
 from space.axes.architecture import Architecture, Axis
 from space.enumeration.search_space import AXES, SearchSpace
+
+Reals = NDArray[np.float64]
+Rows = NDArray[np.intp]
+#: So many candidates are looked at, and the distances of so many architectures, both drawn by lot.
+_CANDIDATES, _SAMPLE = 64, 500
+
+
+def most_needed(sizes: NDArray[np.int64], tried: NDArray[np.bool_], generator: np.random.Generator) -> int:
+    """The untried architecture that, once tried, leaves the space nearest to what was tried.
+
+    Args:
+        sizes: (n, axes) of all architectures; each axis counts by its range.
+        tried: (n,) at least one is not.
+        generator: of the lots.
+    """
+    places = sizes / np.maximum(np.ptp(sizes, axis=0), 1)
+    candidates = _some(np.flatnonzero(~tried), _CANDIDATES, generator)
+    sample = places[_some(np.arange(len(places)), _SAMPLE, generator)]
+    distances = _distances(sample, places[candidates])
+    if tried.any():
+        distances = np.minimum(distances, _distances(sample, places[tried]).min(1, keepdims=True))
+    return int(candidates[distances.mean(0).argmin()])
+
+
+def _some(rows: Rows, most: int, generator: np.random.Generator) -> Rows:
+    return generator.choice(rows, min(most, len(rows)), replace=False)
+
+
+def _distances(these: Reals, those: Reals) -> Reals:
+    """(n, m) Euclidean."""
+    squares = ((these[:, None] - those[None]) ** 2).sum(-1)
+    distances: Reals = np.sqrt(squares)
+    return distances
+
+
+def with_those_over(guide: optuna.Study, below: optuna.Study) -> optuna.Study:
+    """A study as samplers see it: the trials of one, and those of another that are over a bound.
+
+    The latter have the worst values of the former, as their own were found at another rung.
+
+    Args:
+        guide: with at least one trial that is complete.
+        below: rung 0.
+    """
+    trials = guide.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    worst = np.max([trial.values for trial in trials], axis=0).tolist()
+    over = []
+    for trial in below.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        if any(share > 0 for share in trial.constraints.values()):
+            over.append(copy.copy(trial))
+            over[-1].values = worst
+    return cast(optuna.Study, _Seen(guide, over))
+
+
+class _Seen:
+    """A study with further trials that are complete; all else is the study's own."""
+
+    def __init__(self, study: optuna.Study, further: Sequence[FrozenTrial]) -> None:
+        self._study, self._further = study, further
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def get_trials(
+        self, deepcopy: bool = True, states: tuple[TrialState, ...] | None = None
+    ) -> list[FrozenTrial]:
+        """Of these states, the study's own first."""
+        return self._get_trials(deepcopy, states)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Sequence[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        own = self._study.get_trials(deepcopy, tuple(states) if states is not None else None)
+        return own + list(self._further) if states is None or TrialState.COMPLETE in states else own
+
 
 #: Trials before a model-based sampler begins to model.
 START_UP = 10

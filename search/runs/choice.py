@@ -1,16 +1,24 @@
-"""Which of the retrained models to take, and why."""
+"""Which of the retrained models to take, and why: by the run's own rule, or by a person's criteria."""
 
 from __future__ import annotations
 
 import json
+import math
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from search.rungs.evaluation import BY_HAND, RANDOM_WEIGHTS, SEARCH, Retrained
 from search.rungs.rung import Rung
-from search.storage.whole_file import write_whole
+from search.runs.criteria import Wishes, figure
+from search.runs.summary import bounds_of
+from search.settings.objectives import UNITS, excess_in_words, in_words, measured, told
+from search.storage.run_directory import write_whole
+from space.axes.architecture import Axis
+from space.input_error import InputError
 
 
 class Contender(Protocol):
@@ -98,3 +106,208 @@ def choose(results: Sequence[Contender], within: str = "") -> Choice | None:
         gap = (beaten.loss or 0.0) - loss
         reason += f", {gap:.4f} below the best hand-made baseline ({beaten.origin})"
     return Choice(best.label, reason)
+
+
+Entry = dict[str, Any]
+#: In the command of a family, which begins several runs.
+_FAMILY = re.compile(r"--budget[ =]\S*,")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A retrained model in a summary."""
+
+    entry: Entry
+
+    @property
+    def label(self) -> str:
+        """Of its architecture."""
+        return str(self.entry["label"])
+
+    @property
+    def origin(self) -> str:
+        """Who proposed it."""
+        return str(self.entry["origin"])
+
+    @property
+    def loss(self) -> float | None:
+        """Nats per token; None if it failed."""
+        loss: float | None = self.entry["loss"]
+        return loss
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Which model to take, or why none."""
+
+    chosen: Entry | None
+    reason: str
+    runner_up: Entry | None = None
+    why_not: str = ""
+    nearest: Entry | None = None
+    """If none can be chosen: the retrained model that is least over the bounds."""
+    candidate: Entry | None = None
+    """If none can be chosen: the best trial within the bounds whose architecture was not retrained."""
+    command: str = ""
+    """That retrains the candidate; empty if there is none."""
+
+    @property
+    def choice(self) -> Choice | None:
+        """As a summary holds it."""
+        return Choice(self.chosen["label"], self.reason) if self.chosen else None
+
+
+def answer(summary: Entry, wishes: Wishes) -> Answer:
+    """The model to take.
+
+    What the run itself bounds stays bounded. Without weights it is the one with the lowest loss.
+
+    Args:
+        summary: of a finished run, checked.
+        wishes: of a person.
+
+    Raises:
+        InputError: no model of the run has a figure for what is bounded or weighted.
+    """
+    every = contenders([Row(entry) for entry in (*summary["promoted"], *summary["baselines"])])
+    _check_measured(summary, wishes, every)
+    eligible = [row for row in every if row.label not in _excluded(summary)]
+    within = [row for row in eligible if wishes.within(row.entry)]
+    ranked = _ranked(within, wishes, summary["teacher"])
+    if not ranked:
+        return _none_within(summary, wishes, eligible)
+    chosen, runner_up = ranked[0].entry, ranked[1].entry if len(ranked) > 1 else None
+    reason = _reason(ranked, wishes, summary["teacher"])
+    why_not = _why_not(chosen, runner_up, wishes, summary["teacher"]) if runner_up else ""
+    return Answer(chosen, reason, runner_up, why_not)
+
+
+def _excluded(summary: Entry) -> set[str]:
+    """Architectures that are not known to lie within what the run itself bounds and measures."""
+    if not measured(bounds_of(summary)):
+        return set()
+    seen = [trial for trial in summary["trials"] if trial["state"] != "failed"]
+    over = {trial["label"] for trial in seen if trial.get("over")}
+    within = {trial["label"] for trial in seen if not trial.get("over")} - over
+    return {entry["label"] for entry in (*summary["promoted"], *summary["baselines"])} - within
+
+
+def _check_measured(summary: Entry, wishes: Wishes, rows: Sequence[Row]) -> None:
+    wanted = [*wishes.bounds, *(name for name, weight in wishes.weights.items() if weight)]
+    for name in wanted:
+        known = [row for row in rows if figure(row.entry, name) is not None]
+        if rows and (not known or (name in wishes.weights and not figure(summary["teacher"], name))):
+            has = [other for other in UNITS if all(figure(row.entry, other) is not None for row in rows)]
+            raise InputError(
+                "A model is chosen by what the run measured",
+                f"{summary['name']} did not measure {name}",
+                f"Choose by {', '.join(has)}",
+            )
+
+
+def _ranked(rows: Sequence[Row], wishes: Wishes, teacher: Entry) -> list[Row]:
+    """The best first; of equal sums the one whose first objective is less."""
+    if not wishes.weights:
+        return list(rows)
+    scored = [(wishes.score(row.entry, teacher), wishes.terms(row.entry, teacher), row) for row in rows]
+    known = [
+        (score, tuple(terms.values()), row) for score, terms, row in scored if score is not None and terms
+    ]
+    return [row for _, _, row in sorted(known, key=lambda found: found[:2])]
+
+
+def _reason(ranked: Sequence[Row], wishes: Wishes, teacher: Entry) -> str:
+    within = f" within {in_words(wishes.bounds)}" if wishes.bounds else ""
+    if not wishes.weights:
+        choice = choose(ranked, within)
+        assert choice is not None, "there is one"
+        return choice.reason
+    best = ranked[0].entry
+    shares = wishes.terms(best, teacher) or {}
+    parts = " + ".join(f"{wishes.weights[name]:g} × {share:.3f} of {name}" for name, share in shares.items())
+    of = f"lowest weighted sum of {len(ranked)} retrained models" if len(ranked) > 1 else "the only model"
+    return f"{of}{within}, {wishes.score(best, teacher):.4f}: {parts}, as shares of the teacher's"
+
+
+def _why_not(chosen: Entry, other: Entry, wishes: Wishes, teacher: Entry) -> str:
+    """What the runner-up has more and less of, in words."""
+    names = [name for name in wishes.weights if wishes.weights[name]] or ["loss"]
+    names += [name for name in ("loss", "latency", *wishes.bounds) if name not in names]
+    parts = [_difference(name, figure(other, name), figure(chosen, name)) for name in dict.fromkeys(names)]
+    told_of = ", ".join(part for part in parts if part)
+    if not wishes.weights:
+        return told_of
+    mine, its = wishes.score(chosen, teacher) or 0.0, wishes.score(other, teacher) or 0.0
+    return f"weighted sum {its - mine:.4f} higher: {told_of}"
+
+
+def _difference(name: str, value: float | None, than: float | None) -> str:
+    if value is None or than is None:
+        return ""
+    if name == "loss":
+        if round(abs(value - than), 4) == 0:
+            return "the same loss"
+        return f"loss {abs(value - than):.4f} nats {'higher' if value > than else 'lower'}"
+    share = abs(value / than - 1) if than else math.inf
+    return (
+        f"{name} {share:.1%} {'higher' if value > than else 'lower'}"
+        if share >= 0.0005
+        else f"the same {name}"
+    )
+
+
+def _none_within(summary: Entry, wishes: Wishes, eligible: Sequence[Row]) -> Answer:
+    bounds = {**bounds_of(summary), **wishes.bounds}
+    reason = f"No retrained model lies within {in_words(bounds)}" if bounds else "No model was retrained"
+    if not eligible:
+        return Answer(None, reason)
+
+    def share(row: Row) -> float:
+        shares = (over / wishes.bounds[name] for name, over in wishes.excess(row.entry).items())
+        return max(shares, default=0.0)
+
+    nearest = min(eligible, key=share).entry
+    excess = wishes.excess(nearest)
+    if all(map(math.isfinite, excess.values())):
+        reason += f"; the nearest, {nearest['label']}, is {excess_in_words(excess)}"
+    candidate = _best_left(summary, wishes)
+    command = _command(summary, candidate) if candidate else ""
+    return Answer(None, reason, nearest=nearest, candidate=candidate, command=command)
+
+
+def _best_left(summary: Entry, wishes: Wishes) -> Entry | None:
+    """Of the trials within the bounds that were not retrained the lowest loss of the highest rung."""
+    done = {entry["label"] for entry in (*summary["promoted"], *summary["baselines"])}
+    left = [
+        trial
+        for trial in summary["trials"]
+        if trial["loss"] is not None
+        and trial["label"] not in done
+        and not trial.get("over")
+        and wishes.within(trial)
+    ]
+    return min(left, key=lambda trial: (-trial["rung"], trial["loss"]), default=None)
+
+
+def _command(summary: Entry, candidate: Entry) -> str:
+    """The run's own command, with a space that holds this architecture alone; empty for one of a family."""
+    if _FAMILY.search(summary["command"]):
+        return ""
+    axes = [axis.value for axis in Axis if axis.value in candidate["architecture"]]
+    sizes = [f"{axis}={candidate['architecture'][axis]}" for axis in axes]
+    name = f"{summary['name']}-{candidate['label']}"
+    more = ["--sizes", *sizes, "--basis", summary["basis"]["name"]]
+    more += ["--retrain-baselines", "False", "--study-name", name]
+    return f"{summary['command']} {shlex.join(more)}"
+
+
+def figures_told(entry: Entry) -> dict[str, str]:
+    """The figures of a model or of the teacher as people read them, by name."""
+    found = {"loss": "–" if entry["loss"] is None else f"{entry['loss']:.4f}"}
+    if entry["bits_per_byte"] is not None:
+        found["bits per byte"] = f"{entry['bits_per_byte']:.4f}"
+    found["parameters"] = f"{entry['parameters']:,}"
+    for name in ("latency", "memory", "flops"):
+        if (value := figure(entry, name)) is not None:
+            found[name] = told(name, value)
+    return found

@@ -10,9 +10,9 @@ from typing import Any
 
 from search.runs.journeys import chosen_student
 from search.runs.saved_run import SavedRun
-from search.settings.bounds import told
+from search.settings.objectives import told
 from search.terminal import format as words
-from search.terminal.password import without_password
+from search.terminal.command import without_password
 from space.counting.budget import spoken
 
 Entry = dict[str, Any]

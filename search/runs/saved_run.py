@@ -2,28 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.samplers import RandomSampler
 
 from evaluators.teacher import load_config
-from search.runs.ranking_view import RankingView
 from search.runs.summary import read
 from search.settings.config import RunConfig
 from search.storage.run_directory import RunDirectory
 from search.storage.storage import open_storage
-from space.axes.architecture import Architecture
+from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
 from space.cutting.extraction import keeps
-from space.cutting.ranking import Ranking
+from space.cutting.ranking import Profile, Ranking
 from space.input_error import InputError
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
+
+if TYPE_CHECKING:
+    from space.cutting.ranking import Ranking
+
+
+@dataclass(frozen=True)
+class RankingView:
+    """Scores of every axis.
+
+    Attributes:
+        profiles: by axis, named as in architectures: ``mlp``, ``heads`` or ``hidden``.
+        layers: the scores of the layers, in their order; none if they have none.
+        method: how the scores were made, in words.
+        turned: hidden are directions of a turned basis, not coordinates.
+    """
+
+    profiles: Mapping[str, Profile]
+    layers: Sequence[float] = ()
+    method: str = ""
+    turned: bool = False
+
+    @classmethod
+    def of(cls, ranking: Ranking) -> RankingView:
+        """What the report shows of a teacher's ranking."""
+        layers = ranking.scores[Axis.LAYERS].tolist()
+        return cls(ranking.shown(), layers, ranking.method, turned=ranking.basis is not None)
+
 
 #: Where a bare name is looked for.
 RUNS = Path("runs")

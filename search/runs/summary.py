@@ -1,4 +1,4 @@
-"""The summary of a run: one JSON file with every figure, so that other programs need no report.
+"""The summary of a run: one JSON file with every figure, and what is read out of it in words.
 
 Its shape is ``summary.schema.json`` beside this file. A summary is checked before it is written and
 after it is read, so a figure that is missing is found where it went missing.
@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
-from search.storage.whole_file import write_whole
+from search.settings.objectives import excess_in_words, in_words, told
+from search.storage.run_directory import write_whole
+from search.terminal.format import quantity
 from space.input_error import InputError
 
 
@@ -95,3 +99,97 @@ def _refusal(found: str) -> InputError:
         found,
         "Write it with the same version of Slimsearch that reads it, or run the search again",
     )
+
+
+def bounds_of(summary: dict[str, Any]) -> dict[str, float]:
+    """The bounds by objective, in its unit."""
+    return {bound["name"]: bound["most"] for bound in summary["bounds"]}
+
+
+def over_labels(summary: dict[str, Any]) -> set[str]:
+    """Architectures that were found over a bound."""
+    return {trial["label"] for trial in summary["trials"] if trial.get("over")}
+
+
+def over_in_words(trial: dict[str, Any]) -> str:
+    """Such as ``over the bound: latency by 3.1 ms``; empty within the bounds."""
+    return excess_in_words(trial.get("over") or {})
+
+
+def unmet(summary: dict[str, Any]) -> str:
+    """That no candidate lies within the bounds, and which is the nearest; empty if it is not so."""
+    bounds = bounds_of(summary)
+    seen = [trial for trial in summary["trials"] if trial["state"] != "failed"]
+    if not seen or not all(trial.get("over") for trial in seen):
+        return ""
+    nearest = min(seen, key=lambda trial: max(trial["over"][name] / bounds[name] for name in trial["over"]))
+    reached = " and ".join(
+        f"{told(name, bounds[name] + amount)} of {name}" for name, amount in nearest["over"].items()
+    )
+    return f"No candidate lies within {in_words(bounds)}; the nearest, {nearest['label']}, has {reached}"
+
+
+_FIELDS = {
+    "latency": "latency_ms",
+    "latency_ms": "latency_ms",
+    "parameters": "parameters",
+    "memory": "memory_bytes",
+}
+_LOSS = "loss"
+
+
+@dataclass(frozen=True)
+class CostAxis:
+    """The second axis of the front.
+
+    Attributes:
+        name: the objective's name.
+        unit: its unit, maybe empty.
+    """
+
+    name: str
+    unit: str
+
+    @property
+    def title(self) -> str:
+        """Name and unit, as an axis title."""
+        return f"{self.name}, {self.unit}" if self.unit not in ("", self.name) else self.name
+
+    def written(self, value: float) -> str:
+        """A value with its unit, for a sentence."""
+        return quantity(value, self.unit) if self.unit != self.name else quantity(value)
+
+    def of(self, evaluation: dict[str, Any]) -> float | None:
+        """The value in an entry of the summary (trial, student or teacher), None if not measured."""
+        value = evaluation.get(_FIELDS.get(self.name, ""))
+        if value is None:
+            value = evaluation.get("objectives", {}).get(self.name)
+        return None if value is None else float(value)
+
+
+def cost_axis(summary: dict[str, Any]) -> CostAxis:
+    """The axis to draw against the loss: the first of the candidates for which anything was measured."""
+    shown = [*summary["objectives"], *summary["bounds"]]
+    asked = [CostAxis(entry["name"], entry["unit"]) for entry in shown if entry["name"] != _LOSS]
+    asked.sort(key=lambda axis: _FIELDS.get(axis.name) != "latency_ms")
+    measured = [*summary["trials"], *summary["promoted"], *summary["baselines"]]
+    for axis in asked:
+        if any(axis.of(evaluation) is not None for evaluation in measured):
+            return axis
+    return CostAxis("parameters", "")
+
+
+#: A gap of more than this many times the median gap is far out.
+_FAR = 4.0
+
+
+def farthest_near(losses: Iterable[float], teacher: float) -> float:
+    """The highest of ``losses`` whose gap to the teacher's loss is at most 4 times the median gap.
+
+    All in nats per token; the teacher's loss itself if there are none.
+    """
+    known = sorted(losses)
+    if not known:
+        return teacher
+    limit = max(teacher + _FAR * max(0.0, median(known) - teacher), known[0])
+    return max(loss for loss in known if loss <= limit)

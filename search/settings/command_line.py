@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from evaluators.huggingface.one_line import one_line
+from evaluators.huggingface.quiet import one_line
 from search.settings.flags import Flags
 from space.input_error import InputError
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import tomli_w
 
-from search.settings.bounds import LATENCY, read_bounds
 from search.settings.bracket_plan import spent
+from search.settings.objectives import LATENCY, read_bounds
 
 
 @dataclass(frozen=True, kw_only=True)

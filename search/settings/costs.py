@@ -10,12 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from evaluators.metrics.latency import Workload
-from search.settings.bounds import Bounds, in_words, measured, told, typed
+from evaluators.metrics.pace import Pace, student_pace
+from search.settings.objectives import Bounds, in_words, measured, told, typed
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
-from space.axes.polynomial import Polynomial
-from space.axes.summing import windows
+from space.axes.polynomial import Polynomial, windows
 from space.counting.counting import cache_polynomial, decode_flops, parameter_polynomial
+from space.cutting.extraction import student_config
+from space.enumeration.hand_made import completions, read_named
+from space.enumeration.limits import Limits
 from space.enumeration.search_space import AXES, SearchSpace
 from space.input_error import InputError
 
@@ -145,3 +148,53 @@ def within_bounds(
 
 def _columns(table: Table) -> dict[Axis, NDArray[np.int64]]:
     return {axis: table[:, place] for place, axis in enumerate(AXES)}
+
+
+def by_hand(
+    texts: Sequence[str],
+    costs: Costs,
+    space: SearchSpace,
+    limits: Limits,
+    bounds: Bounds,
+    kept_of: KeptOf | None = None,
+) -> list[Architecture]:
+    """The architectures that a user means, each once.
+
+    Args:
+        texts: as typed, such as ``hidden=3072,mlp=9216``.
+        costs: of the students of the teacher.
+        space: of the search.
+        limits: of the user on it.
+        bounds: of the user.
+        kept_of: which layers are kept, where that is known.
+
+    Raises:
+        InputError: one cannot be read, is none of the class, or lies outside the budget or the bounds.
+    """
+    found: dict[Architecture, None] = {}
+    for text in texts:
+        meant = completions(read_named(text), costs.axis_map, space, limits)
+        amounts = costs.table(meant.table, kept_of)
+        which = f"all {len(meant)} architectures" if len(meant) > 1 else "the architectures"
+        check_any_inside(amounts, bounds, f"{which} within {space.budget} with --try {text}")
+        found[meant[int(np.flatnonzero(inside(amounts, bounds))[0])]] = None
+    return list(found)
+
+
+def pace_of(
+    axis_map: AxisMap, space: SearchSpace, device: str, dtype: str, batch_blocks: int, block: int
+) -> Pace:
+    """What a student of middling shape does here; takes some ten seconds."""
+    middle = middling(space)
+    config = student_config(axis_map, middle, range(middle.layers))
+    return student_pace(config, torch.device(device), dtype, batch_blocks, block, workload_of(device))
+
+
+def middling(space: SearchSpace) -> Architecture:
+    """The architecture whose sizes lie nearest to the means of the space, by their logarithms in sum.
+
+    Near one budget all have as many parameters; what a step takes depends on layers and widths.
+    """
+    sizes = space.table[:, space.table.min(0) > 0]
+    distances = np.abs(np.log(sizes / sizes.mean(0))).sum(1)
+    return space.architectures[int(np.round(distances, 9).argmin())]

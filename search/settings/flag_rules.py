@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 from evaluators.distillation.losses import Loss
-from search.settings.bounds import read_bounds
+from search.settings.objectives import read_bounds
 from space.counting.budget import BudgetText, Measure
-from space.enumeration.by_hand import read_named
+from space.enumeration.hand_made import read_named
 from space.enumeration.limits import read_limits
 from space.input_error import InputError
 

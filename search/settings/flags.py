@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from search.terminal.documented import documented
+from search.terminal.command import documented
 
 
 def _shown(metavar: str, *aliases: str, name: str | None = None) -> Any:

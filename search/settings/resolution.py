@@ -14,37 +14,40 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from evaluators.huggingface.one_line import one_line
+from evaluators.huggingface.quiet import one_line
 from evaluators.metrics.benchmarks import tasks_of
 from evaluators.teacher.weights import stored_dtype, weight_files
-from search.settings.bounds import read_bounds, saved
 from search.settings.bracket_plan import plan_bracket, rungs_up_to
-from search.settings.by_hand import by_hand
 from search.settings.config import RunConfig
-from search.settings.costs import Costs, within_bounds, workload_of
-from search.settings.distilling import states_asked
+from search.settings.costs import Costs, by_hand, pace_of, within_bounds, workload_of
 from search.settings.flag_rules import budgets_of, count_of
 from search.settings.flags import Flags
-from search.settings.method import method_of
-from search.settings.nearest import AtHand, nearest
-from search.settings.objectives import objectives_of
-from search.settings.pace import pace_of
-from search.settings.phases import Training, phases_of, trainings_of
-from search.settings.scale import Scale, default_device, default_dtype, scale_for
-from search.settings.search_budget import search_tokens_of
-from search.settings.teachers import EMBEDDED, default_text, short_name, teacher_for
+from search.settings.methods import method_of, states_asked
+from search.settings.objectives import objectives_of, read_bounds, saved
+from search.settings.scale import Scale, default_device, default_dtype, scale_for, search_tokens_of
+from search.settings.teachers import (
+    EMBEDDED,
+    AtHand,
+    Training,
+    default_text,
+    nearest,
+    phases_of,
+    short_name,
+    teacher_for,
+    trainings_of,
+)
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
 from space.counting.budget import Budget, BudgetText, Measure
 from space.counting.counting import budget_polynomial, parameter_polynomial
 from space.cutting.basis import BasisName
 from space.cutting.moments import moment_bytes
-from space.enumeration.baselines import baselines
 from space.enumeration.enumeration import enumerate_space
+from space.enumeration.hand_made import baselines
 from space.enumeration.limits import Limits, read_limits
 from space.enumeration.search_space import SearchSpace
 from space.input_error import InputError
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 
 #: The basis is tried out.
 AUTO = "auto"

@@ -1,11 +1,24 @@
-"""Which teacher a budget is cut from when the user names none: the smallest that is large enough."""
+"""Which teacher a budget is cut from: one that the user named, or the smallest known that is large enough.
+
+Of one training the last checkpoint is the teacher and all are recorded: teachers that were trained in phases
+are best cut after the last (arXiv 2407.14679, section 4.1, practice 10). Which training serves a budget,
+``search.settings.teachers`` says.
+
+The nearer in size the teacher, the better the student (arXiv 2407.14679, section 4.1, practice 8).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from space.counting.budget import BudgetText, Measure, spoken
+from transformers import PretrainedConfig
+
+from evaluators.teacher import load_config
+from space.axes.axis_map import build
+from space.counting.budget import Budget, BudgetText, Measure, spoken
 from space.input_error import InputError
 
 #: The teacher that ships with the project.
@@ -84,3 +97,135 @@ def short_name(teacher: str) -> str:
 
 def _is_embedded(teacher: str) -> bool:
     return Path(teacher).resolve() == EMBEDDED.resolve()
+
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Phase(NamedTuple):
+    """One checkpoint."""
+
+    id: str
+    """A directory or a hub id."""
+    revision: str | None
+
+    def __str__(self) -> str:
+        return self.id if self.revision is None else f"{self.id}@{self.revision}"
+
+
+class Training(NamedTuple):
+    """Checkpoints of one architecture."""
+
+    phases: tuple[Phase, ...]
+    """In its order; the last is the teacher."""
+    config: PretrainedConfig
+    """Of the last."""
+
+
+def phases_of(models: Sequence[str], revisions: Sequence[str]) -> list[Phase]:
+    """Several models, or several revisions of one model.
+
+    Args:
+        models: at least one.
+        revisions: any number.
+
+    Raises:
+        InputError: both are several, or one is named twice.
+    """
+    if len(models) > 1 and revisions:
+        raise InputError(
+            "Checkpoints of one training are several models or several revisions of one",
+            f"{len(models)} models and {len(revisions)} revisions were given",
+            "Leave --revision out, or name one --model",
+        )
+    phases = [Phase(model, revision) for model in models for revision in revisions or (None,)]
+    twice = next((phase for place, phase in enumerate(phases) if phase in phases[:place]), None)
+    if twice is not None:
+        raise InputError(
+            "Checkpoints of one training are named in its order, each once",
+            f"{twice} was given twice",
+            "Leave one out",
+        )
+    return phases
+
+
+def trainings_of(phases: Sequence[Phase], trust_remote_code: bool) -> list[Training]:
+    """What was named, sorted by architecture: of each the checkpoints in the order in which they were named.
+
+    Raises:
+        InputError: one cannot be a teacher, or revisions of one model differ in architecture.
+    """
+    configs = [load_config(*phase, trust_remote_code) for phase in phases]
+    if len(configs) == 1:
+        return [Training(tuple(phases), configs[0])]
+    shapes = [_shapes(config) for config in configs]
+    found: list[list[int]] = []
+    for place, config in enumerate(configs):
+        for group in found:
+            if type(configs[group[0]]) is type(config) and shapes[group[0]] == shapes[place]:
+                group.append(place)
+                break
+        else:
+            found.append([place])
+    if len(found) > 1 and len({phase.id for phase in phases}) == 1:
+        one, other = found[0][-1], found[-1][-1]
+        apart = _apart(configs[one], configs[other], shapes[one], shapes[other])
+        raise InputError(
+            "Revisions of one model are checkpoints of one training, and have one architecture",
+            f"{phases[one]} has {apart[0]}, and {phases[other]} has {apart[1]}",
+            "Name revisions of the same training, the last one last",
+        )
+    return [Training(tuple(phases[place] for place in group), configs[group[-1]]) for group in found]
+
+
+def _apart(one: PretrainedConfig, other: PretrainedConfig, shapes: Shapes, others: Shapes) -> tuple[str, str]:
+    """The first in which two models differ, class or a tensor's shape, in words."""
+    if type(one) is not type(other):
+        return f"the type {one.model_type}", f"the type {other.model_type}"
+    names = sorted(shapes.keys() | others.keys())
+    name = next(name for name in names if shapes.get(name) != others.get(name))
+    return _tensor(name, shapes), _tensor(name, others)
+
+
+def _shapes(config: PretrainedConfig) -> Shapes:
+    return {name: tuple(parameter.shape) for name, parameter in build(config).named_parameters()}
+
+
+def _tensor(name: str, shapes: Shapes) -> str:
+    return f"{name} of {' × '.join(map(str, shapes[name]))}" if name in shapes else f"no {name}"
+
+
+@dataclass(frozen=True)
+class AtHand:
+    """A teacher that could be taken."""
+
+    training: Training
+    amount: int
+    """What it has of what the budget measures."""
+
+    @property
+    def phase(self) -> Phase:
+        """The checkpoint that would be cut."""
+        return self.training.phases[-1]
+
+
+def nearest(teachers: Sequence[AtHand], budget: Budget) -> AtHand:
+    """The smallest of the teachers above the budget's band; of equal ones the first.
+
+    Raises:
+        InputError: none is above it.
+    """
+    above = [one for one in teachers if one.amount > budget.highest]
+    if not above:
+        raise InputError(
+            "A budget has to lie below one of the teachers at hand",
+            f"{budget} was asked, and {told(teachers, budget)} were named",
+            "Name a larger model with --model, or ask for less with --budget",
+        )
+    return min(above, key=lambda one: one.amount)
+
+
+def told(teachers: Sequence[AtHand], budget: Budget) -> str:
+    """Teachers with their sizes in the budget's measure, the largest first."""
+    ordered = sorted(teachers, key=lambda one: -one.amount)
+    return ", ".join(f"{one.phase} ({spoken(one.amount, budget.of)})" for one in ordered)

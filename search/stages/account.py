@@ -12,21 +12,20 @@ from typing import Any
 
 import torch
 
-from evaluators.metrics.latency_book import device_name
+from evaluators.metrics.energy import Energy
+from evaluators.metrics.latency import device_name
 from evaluators.metrics.loss import bits_per_byte, perplexity
 from search.foresight.foresight import foresight
+from search.rungs.bracket import pareto_front
 from search.rungs.evaluation import RANDOM_WEIGHTS, Evaluation, Record, Retrained
-from search.rungs.promotion import pareto_front
 from search.rungs.rung import Rung
 from search.runs.choice import choose, eligible, kept_choice
-from search.settings.bounds import over
 from search.settings.config import RunConfig
-from search.settings.distilling import loss_of, targets_told
-from search.settings.objectives import OBJECTIVES, UNITS
-from search.settings.phases import Phase
+from search.settings.methods import loss_of, targets_told
+from search.settings.objectives import OBJECTIVES, UNITS, over
+from search.settings.teachers import Phase
 from search.stages.benchmarks import TEACHER, Results
 from search.stages.correction import Correction
-from search.stages.energy import Energy
 from search.stages.inspection import Inspection
 from search.stages.workbench import Workbench
 from search.storage.run_directory import RunDirectory

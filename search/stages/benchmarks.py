@@ -10,13 +10,12 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from evaluators.huggingface.one_line import one_line
+from evaluators.huggingface.quiet import one_line
 from evaluators.metrics.benchmarks import Score, Task, benchmark, tasks_of
 from search.rungs.evaluation import Retrained
 from search.stages.retraining import reload
 from search.stages.workbench import Workbench
-from search.storage.run_directory import RunDirectory
-from search.storage.whole_file import write_whole
+from search.storage.run_directory import RunDirectory, write_whole
 from search.terminal.console import Console
 
 TEACHER = "teacher"

@@ -10,20 +10,19 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from evaluators.corpus.blocks import fingerprint
 from evaluators.corpus.corpus import Corpus
-from evaluators.corpus.fingerprint import fingerprint
 from evaluators.distillation.loop import Checkpointing, DivergenceError, Outcome, Watch
 from evaluators.distillation.schedule import Schedule
 from evaluators.metrics.loss import validation_loss
 from evaluators.teacher import Teacher
 from evaluators.teacher.correction import correct, correction_rate, fingerprint_of, read_corrected
 from search.settings.config import RunConfig
-from search.settings.precision import accelerator_of, weights_dtype
-from search.storage.run_directory import RunDirectory
-from search.storage.whole_file import write_whole
+from search.settings.methods import accelerator_of, weights_dtype
+from search.storage.run_directory import RunDirectory, write_whole
 from search.terminal.console import Console
-from search.training.orders import Correct, TakeCorrected
 from search.training.ranks import ranks
+from search.training.training import Correct, TakeCorrected
 from space.input_error import InputError
 
 _VALIDATIONS = 4

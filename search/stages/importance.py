@@ -5,25 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from evaluators.corpus.blocks import fingerprint
 from evaluators.corpus.corpus import Corpus
-from evaluators.corpus.fingerprint import fingerprint
-from evaluators.importance.depth.scores import Judge
 from evaluators.importance.iterative import Phase, rank_in_rounds
+from evaluators.importance.layer_scores import Judge
 from evaluators.importance.method import Method
 from evaluators.importance.moments import MomentsListener, gather_moments
 from evaluators.importance.rank import listens, rank, ranking_fingerprint
 from evaluators.metrics.benchmarks import judge_of
 from evaluators.teacher import Teacher
 from search.settings.config import RunConfig
-from search.settings.method import method_of
+from search.settings.methods import method_of
 from search.settings.resolution import Resolved
 from search.terminal.console import Console
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
 from space.cutting.moments import Moments
 from space.cutting.ranking import Ranking
-from space.cutting.repair import Repair
-from space.cutting.residual import producing
+from space.cutting.repair import Repair, producing
 from space.enumeration.search_space import SearchSpace
 
 LEAST_SQUARES, NORM_SCALE, HEAD_RESIDUAL = "least-squares", "norm-scale", "head-residual"

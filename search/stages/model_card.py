@@ -1,4 +1,4 @@
-"""The README.md of a written model: what it is, what it was measured at, and how to load it.
+"""The README.md of a written model: what it is, what it was measured at, how to load it; and its licence.
 
 Its front matter is what the Hugging Face hub reads: the teacher as ``base_model``, its licence and language,
 the text, and the measurements in the ``model-index`` form. What is not known for certain is left out.
@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from pathlib import PurePath
+import shutil
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from search.report.benchmark_table import metric, score
-from search.report.distillation import distillation_rows
+from search.report.tables import distillation_rows, metric, score
 from search.runs.journeys import retrained_entries
-from search.stages.provenance import TAG, Dataset, Provenance
+from search.stages.provenance import TAG, Dataset, Provenance, kept_files, read_provenance
+from search.storage.run_directory import RunDirectory, write_whole
 from search.terminal import format as words
 
 Entry = dict[str, Any]
@@ -273,3 +275,31 @@ def _code(text: str) -> str:
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence, pad = "`" * (longest + 1), " " if longest else ""
     return fence + pad + re.sub(r"\s+", " ", text) + pad + fence
+
+
+def write_cards(summary: dict[str, Any], run: Path) -> None:
+    """Write a README.md beside every model of a run, and what its licence asks to be passed on.
+
+    These are the models that the summary names, and the corrected teacher, if it was corrected.
+
+    Args:
+        summary: of the run, checked.
+        run: its directory, with the models and what ``keep_provenance`` left there.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    provenance = read_provenance(run)
+    for entry in (*summary["promoted"], *summary["baselines"]):
+        if entry["path"]:
+            card = model_card(summary, entry["label"], provenance, origin=entry["origin"])
+            _write(run / entry["path"], card, kept_files(run, provenance))
+    corrected = RunDirectory(run).corrected_teacher
+    if summary["teacher"]["correction"] and corrected.is_dir():
+        _write(corrected, corrected_card(summary, provenance), kept_files(run, provenance))
+
+
+def _write(model: Path, card: str, licence: Sequence[Path]) -> None:
+    for file in licence:
+        shutil.copyfile(file, model / file.name)
+    write_whole(model / "README.md", card)

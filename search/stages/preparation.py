@@ -1,4 +1,9 @@
-"""Everything before the first candidate: teacher, text, ranking, targets. Each is made once and reused."""
+"""Everything before the first candidate: teacher, text, ranking, basis, targets; each made once and reused.
+
+A turned basis keeps more of what the teacher computes, but needs a head of its own. Where head and
+embedding are tied in the teacher, that costs parameters which coordinates spend elsewhere; so both fill the
+same budget, and the loss decides.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +13,86 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from evaluators.corpus.corpus import Corpus, CorpusRequest, read_corpus
 from evaluators.huggingface.final_states import check_head
-from evaluators.metrics.latency_book import LatencyBook
+from evaluators.metrics.latency import LatencyBook
 from evaluators.teacher import Teacher, load_teacher
+from search.rungs.evaluation import CandidateError
 from search.settings.config import RunConfig
 from search.settings.costs import within_bounds
-from search.settings.distilling import check_states
-from search.settings.precision import accelerator_of, weights_dtype
+from search.settings.methods import accelerator_of, check_states, weights_dtype
 from search.settings.resolution import Resolved
-from search.stages.bases import contestants, try_out, variants_of
-from search.stages.basis_trial import BasisTrial
 from search.stages.importance import ranked, repair_of
-from search.stages.targets import targets_of
-from search.stages.teaching import teaching_model
-from search.stages.workbench import Workbench
+from search.stages.targets import targets_of, teaching_model
+from search.stages.trial import evaluate
+from search.stages.workbench import BasisTrial, Tried, Workbench
 from search.storage.run_directory import RunDirectory
 from search.storage.workers import Workers
 from search.terminal.console import Console
-from search.training.orders import TakeTargets
 from search.training.ranks import ranks
+from search.training.training import TakeTargets
+from space.axes.architecture import Architecture
 from space.cutting.extraction import keeps, saved_tensors, sort_by_importance
 from space.cutting.ranking import Ranking
+from space.enumeration.hand_made import baselines
 from space.enumeration.search_space import SearchSpace
+
+
+class Contestant(NamedTuple):
+    """One student that is to be tried."""
+
+    basis: str
+    origin: str
+    """Of the baselines."""
+    architecture: Architecture
+
+
+def variants_of(resolved: Resolved) -> dict[str, Resolved]:
+    """The run in every basis that is open, coordinates first."""
+    variants = [resolved] if resolved.turned is None else [resolved, resolved.turned]
+    return {variant.basis.value: variant for variant in variants}
+
+
+def contestants(resolved: Resolved) -> list[Contestant]:
+    """Who has to be tried: every baseline in every basis; nobody if the basis is settled.
+
+    A basis is worth something where hidden is cut, and to untie a head costs something everywhere: each
+    may spend the budget as it can.
+    """
+    variants = variants_of(resolved)
+    if len(variants) == 1:
+        return []
+    return [
+        Contestant(name, origin, architecture)
+        for name, one in variants.items()
+        for origin, architecture in baselines(one.space, one.axis_map.teacher).items()
+    ]
+
+
+def try_out(contestant: Contestant, bench: Workbench, advance: Callable[[int], None]) -> Tried:
+    """Score one hand-made student at rung 1, where all learn from the same batches.
+
+    Args:
+        contestant: who.
+        bench: of its basis.
+        advance: told the tokens of each step.
+    """
+    loss: float | None
+    try:
+        loss = evaluate(bench, contestant.architecture, 1, advance).values["loss"]
+    except CandidateError:
+        loss = None
+    return Tried(
+        contestant.basis,
+        contestant.origin,
+        contestant.architecture.label,
+        bench.space.parameters_of(contestant.architecture),
+        loss,
+    )
 
 
 def cache_directory() -> Path:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from evaluators.corpus.sources import hub_text
 from evaluators.teacher import Teacher
-from evaluators.teacher.terms import Terms, licence_files, read_terms
-from search.storage.whole_file import write_whole
+from evaluators.teacher.writing import Terms, licence_files, read_terms
+from search.storage.run_directory import write_whole
 
 #: That a model card carries which a run wrote.
 TAG = "slimsearch"

@@ -10,36 +10,33 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evaluators.corpus.corpus import Corpus
+from evaluators.metrics.energy import metered, spent
 from evaluators.teacher import Teacher
 from search.report import RankingView, write_report
 from search.rungs.loop import Search, Task, open_rungs
 from search.rungs.rung import Rung
 from search.runs.summary import check, write
-from search.settings.by_hand import by_hand
 from search.settings.config import RunConfig
+from search.settings.costs import by_hand
 from search.settings.resolution import Resolved
 from search.stages.account import Account, Looks, TeacherFigures
-from search.stages.bases import contestants
 from search.stages.benchmarks import run_benchmarks
-from search.stages.cards import write_cards
 from search.stages.correction import Correction, corrected
-from search.stages.energy import metered, spent
-from search.stages.finalists import retrain_all
 from search.stages.inspection import inspect
-from search.stages.preparation import load, prepare
+from search.stages.model_card import write_cards
+from search.stages.preparation import contestants, load, prepare
 from search.stages.provenance import keep_provenance
+from search.stages.retraining import retrain_all
 from search.stages.targets import check_targets
 from search.stages.trial import BenchEvaluator
 from search.stages.workbench import Workbench
-from search.storage.run_directory import RunDirectory
+from search.storage.run_directory import RunDirectory, write_whole
 from search.storage.storage import open_storage
-from search.storage.whole_file import write_whole
 from search.storage.workers import Workers
-from search.terminal.console import Console
-from search.terminal.forecast import Forecast
-from search.training.orders import Begin
+from search.terminal.console import Console, Forecast
 from search.training.ranks import ranks
-from space.enumeration.baselines import baselines
+from search.training.training import Begin
+from space.enumeration.hand_made import baselines
 
 
 @dataclass(frozen=True)

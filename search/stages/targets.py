@@ -1,37 +1,114 @@
-"""The teacher's targets of a run: the form decided once, and what is missing of them made."""
+"""The teacher's targets of a run: whose and in which form is decided once, and what is missing is made.
+
+In a family the teacher of a later run is itself a student; the model that the family began with may teach
+all.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 
+from evaluators.corpus.blocks import fingerprint
 from evaluators.corpus.corpus import Corpus
-from evaluators.corpus.fingerprint import fingerprint
-from evaluators.distillation.targets.batch import Targets
+from evaluators.distillation.states import Place, chosen
+from evaluators.distillation.targets.batch import Form, FormName, Targets
 from evaluators.distillation.targets.cached import CachedTargets
-from evaluators.distillation.targets.choice import Setting, size_text, spoken
-from evaluators.distillation.targets.form import Form, FormName
-from evaluators.distillation.targets.hidden import Hidden
-from evaluators.distillation.targets.live import LiveTargets, TextTargets
-from evaluators.distillation.targets.sampled import Sampled
-from evaluators.distillation.targets.top_k import TopK
-from evaluators.huggingface.final_states import states_width
-from evaluators.teacher import Teacher
+from evaluators.distillation.targets.choice import Setting, choose, size_text, spoken
+from evaluators.distillation.targets.live import Hidden, LiveTargets, TextTargets
+from evaluators.distillation.targets.sparse import Sampled, TopK
+from evaluators.huggingface.final_states import check_head, states_width, vocabulary
+from evaluators.teacher import Teacher, load_teacher
 from search.settings.config import RunConfig
+from search.settings.methods import check_states, loss_of, weights_dtype
 from search.settings.resolution import Resolved
-from search.stages.targets_plan import (
-    TargetsPlan,
-    asks_teacher,
-    free_bytes,
-    places_of,
-    plan_targets,
-    setting_of,
-)
-from search.storage.run_directory import RunDirectory
-from search.storage.whole_file import write_whole
+from search.storage.run_directory import RunDirectory, write_whole
 from search.terminal.console import Console
+from space.axes.architecture import Axis
+from space.counting.counting import matrix_polynomial
+from space.input_error import InputError
+
+
+@dataclass(frozen=True)
+class TargetsPlan:
+    """What of the teacher's targets lies on the disk."""
+
+    form: FormName
+    blocks: int
+    """From the first on; none if the teacher runs live. Whoever reads more than these asks it live."""
+
+
+def asks_teacher(config: RunConfig) -> bool:
+    """Whether anything that is learnt comes from the teacher."""
+    return loss_of(config).needs_teacher or bool(config.states)
+
+
+def setting_of(resolved: Resolved, tokens: int, width: int | None = None) -> Setting:
+    """Sizes of a run, as the choice of the form asks for them.
+
+    Args:
+        resolved: the run; of its students the one with most matrix weights counts.
+        tokens: of the distillation set.
+        width: D, how many numbers the head of whoever teaches reads; its hidden unless told.
+    """
+    space, matrices, teaching = resolved.space, matrix_polynomial(resolved.axis_map), resolved.teaching
+    hidden = teaching.teacher.hidden
+    return Setting(
+        tokens=tokens,
+        block=resolved.config.block,
+        vocabulary=teaching.config.get_text_config(decoder=True).vocab_size,
+        width=width or hidden,
+        student=int(matrices.at({axis: space.column(axis) for axis in Axis}).max()),
+        teacher=int(matrix_polynomial(teaching).of(teaching.teacher)),
+        every_logit=loss_of(resolved.config).needs_every_logit,
+        states=hidden * len(places_of(resolved)),
+    )
+
+
+def places_of(resolved: Resolved) -> Sequence[Place]:
+    """Where the teacher's intermediate states are taken: the same for every student."""
+    layers = resolved.teaching.teacher.layers
+    states = chosen(resolved.config.states, layers, layers)
+    return () if states is None else states.of_teacher
+
+
+def plan_targets(config: RunConfig, setting: Setting, free: int) -> TargetsPlan:
+    """The targets of all text if they fit; else those that the rungs read, and retraining asks live.
+
+    Args:
+        config: of the run.
+        setting: sizes, with the tokens of all text.
+        free: bytes on the disk.
+
+    Raises:
+        InputError: a form was asked for that is not enough for the loss, or does not fit even for the rungs.
+    """
+    if not asks_teacher(config):
+        return TargetsPlan(FormName.LIVE, 0)
+    blocks = -(-setting.tokens // setting.block)
+    short = min(blocks, -(-max(config.rung_tokens) // setting.block))
+    rungs = replace(setting, tokens=min(setting.tokens, short * setting.block))
+    for_rungs = choose(config.targets, rungs, free)
+    try:
+        for_all = choose(config.targets, setting, free)
+    except InputError:
+        for_all = FormName.LIVE
+    if for_all is not FormName.LIVE:
+        return TargetsPlan(for_all, blocks)
+    return TargetsPlan(for_rungs, 0 if for_rungs is FormName.LIVE else short)
+
+
+def free_bytes(path: Path) -> int:
+    """On the disk where ``path`` lies or will lie."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
 
 
 def check_targets(resolved: Resolved, directory: RunDirectory) -> None:
@@ -131,3 +208,44 @@ def _fill(cached: CachedTargets, setting: Setting, form: FormName, console: Cons
     )
     with console.work("caching the teacher's targets", "forward", missing) as advance:
         cached.fill(lambda blocks: advance(blocks * block))
+
+
+def teaching_model(config: RunConfig, teacher: Teacher) -> Teacher:
+    """The model whose targets are learnt; the teacher itself unless the run names another and asks it.
+
+    Args:
+        config: of the run.
+        teacher: that students are cut from, loaded.
+
+    Raises:
+        InputError: the other one cannot be loaded, has another vocabulary, or cannot be asked.
+    """
+    if not config.taught_by or not (loss_of(config).needs_teacher or config.states):
+        return teacher
+    found = load_teacher(
+        config.taught_by,
+        revision=config.taught_by_revision or None,
+        device=torch.device(config.device),
+        dtype=weights_dtype(config),
+        trust_remote_code=config.trust_remote_code,
+    )
+    _check_vocabulary(config, teacher, found)
+    check_head(found.model)
+    check_states(config, found.model)
+    return found
+
+
+def _check_vocabulary(config: RunConfig, teacher: Teacher, teaching: Teacher) -> None:
+    own, other = vocabulary(teacher.model), vocabulary(teaching.model)
+    if own != other:
+        raise _another_vocabulary(config, f"they have {other:,} and {own:,} tokens")
+    if teacher.tokenizer.get_vocab() != teaching.tokenizer.get_vocab():
+        raise _another_vocabulary(config, "their tokenizers number tokens differently")
+
+
+def _another_vocabulary(config: RunConfig, why: str) -> InputError:
+    return InputError(
+        "Whoever teaches a student has to have its vocabulary",
+        f"{config.taught_by} was to teach what is cut from {config.teacher}, and {why}",
+        "Take --taught-by previous",
+    )

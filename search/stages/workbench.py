@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,20 +15,19 @@ from transformers import PreTrainedModel
 
 from evaluators.corpus.corpus import Corpus
 from evaluators.distillation.loop import Checkpointing, Outcome
-from evaluators.distillation.sharing import describe, send
+from evaluators.distillation.processes import describe, send
 from evaluators.distillation.targets.batch import Targets
-from evaluators.metrics.latency import Latency, Workload, measure, measure_beside
-from evaluators.metrics.latency_book import LatencyBook, latency_key
+from evaluators.metrics.latency import Latency, LatencyBook, Workload, latency_key, measure, measure_beside
 from evaluators.metrics.loss import validation_loss
 from evaluators.teacher import Teacher
 from search.settings.config import RunConfig
 from search.settings.costs import Costs
-from search.stages.basis_trial import BasisTrial
-from search.training.orders import Train
+from search.storage.run_directory import write_whole
 from search.training.ranks import ranks
-from search.training.trainer import Lesson, Trainer
+from search.training.training import Lesson, Train, Trainer
 from space.axes.architecture import Architecture
 from space.axes.axis_map import AxisMap
+from space.cutting.basis import BasisName
 from space.cutting.extraction import extract, keeps
 from space.cutting.ranking import Ranking
 from space.cutting.repair import Repair
@@ -130,3 +131,68 @@ class Workbench:
         dtype = next(model.parameters()).dtype
         device = torch.device(self.config.device)
         return latency_key(model.config, self.teacher.model.config, device, dtype, self.workload)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One student of the trial."""
+
+    basis: str
+    origin: str
+    """Of the baselines."""
+    label: str
+    parameters: int
+    loss: float | None
+    """Validation loss after the tokens of the trial, nats per token; None if it could not be trained."""
+
+
+def _loss(one: Tried) -> float:
+    return math.inf if one.loss is None else one.loss
+
+
+@dataclass(frozen=True)
+class BasisTrial:
+    """What the trial of the bases came to."""
+
+    tokens: int
+    """Of distillation, for each student."""
+    tried: Sequence[Tried]
+
+    @property
+    def basis(self) -> str:
+        """The one with the best student; of equal ones the first; coordinates if there is none."""
+        best = min(self.tried, key=_loss, default=None)
+        return BasisName.COORDINATE.value if best is None else best.basis
+
+    @property
+    def reason(self) -> str:
+        """In words, for the report and the terminal."""
+        if all(one.loss is None for one in self.tried):
+            return (
+                f"hidden is cut along the {self.basis} basis: no hand-made student could be trained to tell"
+            )
+        best = {basis: self._best(basis) for basis in dict.fromkeys(one.basis for one in self.tried)}
+        losses = " and ".join(f"{one.loss:.4f} ({basis})" for basis, one in best.items() if one.loss)
+        return (
+            f"hidden is cut along the {self.basis} basis: after {self.tokens:,} tokens the best hand-made "
+            f"student has a loss of {losses}"
+        )
+
+    def _best(self, basis: str) -> Tried:
+        return min((one for one in self.tried if one.basis == basis), key=_loss)
+
+    def plus(self, one: Tried) -> BasisTrial:
+        """With one more student."""
+        return replace(self, tried=[*self.tried, one])
+
+    def save(self, path: Path) -> None:
+        """Write it, whole or not at all."""
+        write_whole(path, json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def load(cls, path: Path, tokens: int) -> BasisTrial:
+        """Read what ``save`` wrote; one without students if there is nothing."""
+        if not path.exists():
+            return cls(tokens, [])
+        about = json.loads(path.read_text())
+        return cls(about["tokens"], [Tried(**one) for one in about["tried"]])

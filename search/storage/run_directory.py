@@ -1,15 +1,32 @@
-"""The directory of a run: what lies where, who works in it, and that it belongs to one configuration."""
+"""The directory of a run: what lies where, whole or not at all, and whose run it is."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from search.settings.config import RunConfig
-from search.storage.whole_file import write_whole
 from search.storage.workers import Workers
 from space.input_error import InputError
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` in UTF-8 through a temporary file in the same folder.
+
+    Raises:
+        OSError: the folder is absent, full or not writable; ``path`` is then as it was.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 class RunDirectory:

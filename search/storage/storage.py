@@ -1,20 +1,116 @@
-"""Where the studies live: a journal in the run directory, or what the user names."""
+"""Where the studies live: a journal in the run directory, or what the user names.
+
+Both wait for a server that goes away in the middle of a run; one that is away at the start is an error.
+"""
 
 from __future__ import annotations
 
 import warnings
+import weakref
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage, get_storage
 from optuna.study import StudyDirection
-from sqlalchemy import make_url
+from sqlalchemy import URL, create_engine, event, func, make_url, select
+from sqlalchemy.engine import Engine, ExceptionContext
+from sqlalchemy.exc import InterfaceError, OperationalError
 
-from evaluators.huggingface.one_line import one_line
+from evaluators.huggingface.quiet import one_line
 from search.storage.journal import Journal
-from search.storage.servers import open_database, open_proxy
-from search.terminal.password import without_password
+from search.storage.reconnecting import Patience, Reconnecting
+from search.terminal.command import without_password
 from space.input_error import InputError
+
+_PROXY_PORT = 13000
+_OPENING_SECONDS = 10
+#: Held in the database while its tables are made; any number that nobody else takes.
+_LOCK = 0x51135EA2C4
+
+#: So that a host that has vanished without a word is noticed within a minute; libpq's own names.
+_LIBPQ = {
+    "connect_timeout": _OPENING_SECONDS,
+    "keepalives_idle": 20,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 50_000,
+}
+
+
+def open_database(url: URL, name: str) -> BaseStorage:
+    """Open an SQL database on a server, its tables created if they are not there.
+
+    Args:
+        url: plain ``postgresql://`` means psycopg 3.
+        name: of the storage, for messages.
+
+    Raises:
+        ImportError: its driver is not installed.
+        sqlalchemy.exc.SQLAlchemyError: it cannot be reached or written.
+    """
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    libpq = url.drivername in ("postgresql+psycopg", "postgresql+psycopg2")
+    settings = {"connect_args": _LIBPQ if libpq else {}}
+    engine = create_engine(url, **settings)
+    try:
+        engine.connect().close()  # a server that is away from the first is not waited for
+        lost = (OperationalError, InterfaceError, StorageInternalError)
+        database = Patience(name, lost).until_it_answers(lambda: _with_tables(engine, settings))
+    finally:
+        engine.dispose()
+    event.listen(database.engine, "handle_error", _say_that_it_is_away)
+    weakref.finalize(database, database.engine.dispose)  # close what would only be dropped
+    return Reconnecting(get_storage(database), Patience(name, ConnectionError))
+
+
+def _with_tables(engine: Engine, settings: dict[str, Any]) -> RDBStorage:
+    """Open a database; of several processes that find it empty, one makes the tables and the rest wait."""
+    url = engine.url.render_as_string(hide_password=False)
+    with engine.begin() as connection:
+        if engine.name == "postgresql":
+            connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+        return RDBStorage(url, settings)
+
+
+def _say_that_it_is_away(context: ExceptionContext) -> None:
+    """Raise what is no fault of the statement as something that Optuna does not take for one.
+
+    Optuna itself repeats the creation of a trial after an SQL error, whether or not it was committed.
+    """
+    driver = context.dialect.loaded_dbapi
+    faults = (driver.OperationalError, driver.InterfaceError)
+    if isinstance(context.original_exception, faults):
+        raise ConnectionError(one_line(context.original_exception))
+
+
+def open_proxy(address: str) -> BaseStorage:
+    """Connect to Optuna's gRPC proxy.
+
+    Args:
+        address: as ``grpc://HOST:PORT``; the port is 13000 if it is not said.
+
+    Raises:
+        ImportError: grpcio is not installed.
+        ValueError: there is no host in the address.
+        ConnectionError: nobody answers.
+        grpc.RpcError: somebody else answers.
+    """
+    import grpc
+
+    parts = urlsplit(address)
+    if not parts.hostname or parts.path.strip("/"):
+        raise ValueError("no address of the form grpc://HOST:PORT")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        proxy = GrpcStorageProxy(host=host, port=parts.port or _PROXY_PORT)
+    proxy.wait_server_ready(timeout=_OPENING_SECONDS)
+    proxy.get_all_studies()
+    return Reconnecting(proxy, Patience(address, grpc.RpcError))
 
 
 def open_storage(text: str, directory: Path) -> BaseStorage:

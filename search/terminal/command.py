@@ -6,14 +6,76 @@ Ctrl-C. Whoever reads the output may leave early, as ``head`` does.
 
 from __future__ import annotations
 
+import ast
 import errno
+import inspect
+import itertools
 import os
+import re
 import sys
+import textwrap
 from collections.abc import Callable
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from safetensors import SafetensorError
+from typing_extensions import Doc
 
 from space.input_error import InputError
+
+
+class LostProcessError(Exception):
+    """The processes that evaluate together have lost each other: this worker can evaluate nothing more.
+
+    Args:
+        reason: for people.
+        failed: whether it was this process that failed, and not another that is gone.
+    """
+
+    def __init__(self, reason: str, *, failed: bool = False) -> None:
+        super().__init__(reason)
+        self.failed = failed
+
+
+def with_others() -> bool:
+    """Whether this process is one of several that train each student together."""
+    return "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+T = TypeVar("T")
+
+
+def documented(flags: type[T]) -> type[T]:
+    """Make the text under each field its help, as one paragraph.
+
+    tyro reads such texts by itself, but keeps the line breaks of the source in help and completions.
+    """
+    hints = get_type_hints(flags, include_extras=True)
+    for name, text in _texts(flags).items():
+        flags.__annotations__[name] = Annotated[hints[name], Doc(" ".join(text.split()))]
+    return flags
+
+
+def _texts(flags: type[Any]) -> dict[str, str]:
+    (found,) = ast.parse(textwrap.dedent(inspect.getsource(flags))).body
+    assert isinstance(found, ast.ClassDef)
+    texts = {}
+    for field, below in itertools.pairwise(found.body):
+        match field, below:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                texts[name] = text
+    return texts
+
+
+_USER_AND_PASSWORD = re.compile(r"(://[^:/@]*):[^@]*@")
+
+
+def without_password(text: str) -> str:
+    """The text, a password in an address such as ``postgresql://user:password@host/name`` hidden."""
+    return _USER_AND_PASSWORD.sub(r"\1:***@", text)
+
 
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 

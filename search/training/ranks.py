@@ -22,8 +22,8 @@ import torch.distributed
 from accelerate import PartialState
 from torch.distributed import ProcessGroup
 
-from evaluators.huggingface.one_line import one_line
-from search.settings.processes import LostProcessError, with_others
+from evaluators.huggingface.quiet import one_line
+from search.terminal.command import LostProcessError, with_others
 from space.input_error import InputError
 
 #: What a candidate may fail with; anything else is the end of the run in any case.

@@ -6,10 +6,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from space.axes.architecture import Axis
-from space.axes.axis_map import AxisMap, Tensor
+from space.axes.axis_map import AxisMap, MappedTensor
 from space.axes.layout import Each, Fixed, Layout, Together
-from space.axes.polynomial import Polynomial
-from space.axes.summing import units_of
+from space.axes.polynomial import Polynomial, units_of
 
 #: All classes that compress keys and values call the module so.
 _COMPRESSING = "kv_a_proj_with_mqa"
@@ -25,7 +24,7 @@ class Attention:
 
     def __init__(self, axis_map: AxisMap) -> None:
         self.axis_map, config = axis_map, axis_map.config
-        self.layers: dict[int, list[Tensor]] = {layer: [] for layer in range(axis_map.teacher.layers)}
+        self.layers: dict[int, list[MappedTensor]] = {layer: [] for layer in range(axis_map.teacher.layers)}
         for tensor in axis_map.tensors:
             if tensor.layer is not None:
                 self.layers[tensor.layer].append(tensor)
@@ -98,7 +97,7 @@ class Attention:
         return Polynomial.constant(2 * self.axis_map.head_dim)
 
 
-def _has_heads(tensor: Tensor) -> bool:
+def _has_heads(tensor: MappedTensor) -> bool:
     return tensor.has(Axis.HEADS) or tensor.has(Axis.KV_HEADS)
 
 

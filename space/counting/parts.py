@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from space.axes.architecture import Axis
-from space.axes.axis_map import AxisMap, Tensor, student_name
+from space.axes.axis_map import AxisMap, MappedTensor, student_name
 
 
 class Part(StrEnum):
@@ -95,7 +95,7 @@ def _told(model: PreTrainedModel, axis_map: AxisMap, kept: Sequence[int]) -> dic
     return told
 
 
-def _by_axes(tensor: Tensor) -> Part | None:
+def _by_axes(tensor: MappedTensor) -> Part | None:
     return next((part for axis, part in _OF_AXIS.items() if tensor.has(axis)), None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from accelerate import init_empty_weights
@@ -12,17 +13,13 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from space.axes.architecture import Architecture, Axis
-from space.axes.axis_map import AxisMap, student_name
-from space.axes.axis_map import Tensor as MappedTensor
-from space.axes.fields import with_sizes
-from space.axes.layer_fields import following
-from space.axes.layout import positions, prefix
-from space.axes.likeness import characters, check_likeness, scalars
-from space.axes.scales import carried, starred
-from space.cutting.depth import kept_layers
-from space.cutting.ranking import Ranking
+from space.axes.axis_map import AxisMap, MappedTensor, carried, starred, student_name
+from space.axes.config_fields import with_sizes
+from space.axes.layers import characters, check_likeness, following, scalars
+from space.axes.layout import Each, Fixed, Layout, Together, kept, positions, prefix
+from space.cutting.basis import folded, turned
+from space.cutting.ranking import Ranking, kept_layers
 from space.cutting.repair import Repair
-from space.cutting.turning import folded, turned
 from space.input_error import InputError
 
 Weights = Mapping[str, Tensor]
@@ -200,3 +197,49 @@ def assemble(config: PretrainedConfig, weights: Weights) -> PreTrainedModel:
     nn.Module.to(model, next(iter(weights.values())).device)
     model.eval()
     return model
+
+
+def student_map(axis_map: AxisMap, architecture: Architecture, layers: Sequence[int]) -> AxisMap:
+    """The map of a student, so that it can be ranked and cut as a teacher is.
+
+    Args:
+        axis_map: the teacher's.
+        architecture: the student's sizes.
+        layers: the teacher's layers that it has, ascending.
+
+    Raises:
+        StrictDataclassError: the class does not allow these sizes together; other classes raise
+            ValueError and its kin.
+    """
+    names = {tensor.name: student_name(tensor, axis_map, layers) for tensor in axis_map.tensors}
+    tensors = tuple(
+        MappedTensor(
+            name,
+            tuple(_shrunk(layout, architecture, axis_map.teacher) for layout in tensor.dimensions),
+            None if tensor.layer is None else layers.index(tensor.layer),
+        )
+        for tensor in axis_map.tensors
+        if (name := names[tensor.name]) is not None
+    )
+    kinds = [axis_map.kinds[layer] for layer in layers]
+    characters = axis_map.characters
+    return replace(
+        axis_map,
+        config=student_config(axis_map, architecture, layers),
+        teacher=architecture,
+        head_dim=architecture.head_dim or axis_map.head_dim,
+        tensors=tensors,
+        kinds=tuple(list(dict.fromkeys(kinds)).index(kind) for kind in kinds),
+        buffers=frozenset(name for before in axis_map.buffers if (name := names[before])),
+        characters=tuple(characters[layer] for layer in layers) if characters else (),
+    )
+
+
+def _shrunk(layout: Layout, student: Architecture, teacher: Architecture) -> Layout:
+    match layout:
+        case Fixed():
+            return layout
+        case Together(parts):
+            return Together(tuple(_shrunk(part, student, teacher) for part in parts))
+        case Each(axis, units, inner):
+            return Each(axis, kept(axis, units, student, teacher), _shrunk(inner, student, teacher))

@@ -14,10 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from space.axes.architecture import Axis
-from space.axes.axis_map import AxisMap
-from space.axes.axis_map import Tensor as MappedTensor
+from space.axes.axis_map import AxisMap, MappedTensor, starred
 from space.axes.layout import Layout, positions
-from space.axes.scales import starred
 from space.cutting.ranking import Ranking
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from space.axes.architecture import Axis
-from space.axes.axis_map import Tensor as MappedTensor
+from space.axes.axis_map import MappedTensor
 from space.axes.layout import Each, Layout, axes_of
 
 

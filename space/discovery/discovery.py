@@ -16,13 +16,11 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig
 
 from space.axes.architecture import Architecture, Axis
-from space.axes.axis_map import AxisMap, Tensor
-from space.axes.candidates import Part, candidates
-from space.axes.fields import NAMES, layers_of, named
-from space.axes.layout import Fixed, Layout
-from space.axes.likeness import characters, without_numbers
-from space.axes.scales import Roles, Scales, starred
-from space.discovery.entries import entry_of
+from space.axes.axis_map import AxisMap, MappedTensor, Roles, Scales, starred
+from space.axes.config_fields import NAMES, layers_of, named
+from space.axes.layers import characters, without_numbers
+from space.axes.layout import Fixed, Layout, Part, candidates
+from space.discovery.families import entry_of
 from space.discovery.probing import Probes, probe, written_out
 from space.discovery.sizing import Sizes, Tie, in_attention, mlp_axis, sizes_of
 from space.input_error import InputError
@@ -88,7 +86,7 @@ def drawn(
                 opened[spot] = found
             choice = (choices or {}).get(spot, 0)
             dimensions.append(found[choice if choice < len(found) else 0])
-        tensors.append(Tensor(name, tuple(dimensions), _layer(name, stacks)))
+        tensors.append(MappedTensor(name, tuple(dimensions), _layer(name, stacks)))
     return Draft(_map(probes, sizes, tuple(tensors), stacks), opened)
 
 
@@ -181,7 +179,7 @@ def _input_place(probes: Probes, owner: str) -> int:
     return 0 if (numbered, "nf") in probes.whole.scalars else 1
 
 
-def _map(probes: Probes, sizes: Sizes, tensors: tuple[Tensor, ...], stacks: tuple[str, ...]) -> AxisMap:
+def _map(probes: Probes, sizes: Sizes, tensors: tuple[MappedTensor, ...], stacks: tuple[str, ...]) -> AxisMap:
     by_layer: dict[int, list[object]] = {}
     for tensor in tensors:
         if tensor.layer is not None:

@@ -10,9 +10,9 @@ from transformers import PretrainedConfig
 
 from space.axes.architecture import Axis
 from space.axes.axis_map import Refusal, build
-from space.axes.fields import NAMES, WIDTHS, layers_of, named, read, with_sizes
-from space.axes.likeness import Scalars, scalars
-from space.discovery.entries import entry_of
+from space.axes.config_fields import NAMES, WIDTHS, layers_of, named, read, with_sizes
+from space.axes.layers import Scalars, scalars
+from space.discovery.families import entry_of
 
 Shapes = dict[str, tuple[int, ...]]
 

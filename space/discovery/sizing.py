@@ -8,9 +8,8 @@ from enum import StrEnum
 from fractions import Fraction
 
 from space.axes.architecture import Axis
-from space.axes.axis_map import Coupling
-from space.axes.fields import EXPERT_GROUPS, WIDTHS, named, read
-from space.axes.scales import starred
+from space.axes.axis_map import Coupling, starred
+from space.axes.config_fields import EXPERT_GROUPS, WIDTHS, named, read
 from space.discovery.probing import Probes
 
 _MLPS = (Axis.MLP, Axis.EXPERT_MLP, Axis.SHARED_MLP)

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
-from space.axes.fields import with_sizes
-from space.counting.experts import expert_groups, fewest_experts
-from space.enumeration.limits import Limit
-from space.enumeration.refusals import multiple_does_not_fit
+from space.axes.config_fields import with_sizes
+from space.counting.counting import expert_groups, fewest_experts
+from space.enumeration.limits import Limit, multiple_does_not_fit
 
 Sizes = dict[Axis, NDArray[np.int64]]
 Choices = dict[Axis, list[int]]

@@ -23,9 +23,11 @@ from space.axes.polynomial import Polynomial
 from space.counting.budget import Budget
 from space.counting.counting import budget_polynomial, parameter_polynomial
 from space.enumeration.choices import Choices, Sizes, completed, grid, sizes_of, step_of, times_hidden
-from space.enumeration.limits import NEURONS, Limits, check_limits
-from space.enumeration.refusals import (
+from space.enumeration.limits import (
+    NEURONS,
+    Limits,
     at_or_above_the_teacher,
+    check_limits,
     no_size_fits,
     not_measurable,
     not_together,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from space.families.table import main
+from space.families.support import main
 
 if __name__ == "__main__":
     sys.exit(main())

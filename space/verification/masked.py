@@ -19,8 +19,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from space.axes.architecture import Architecture, Axis
-from space.axes.axis_map import AxisMap
-from space.axes.axis_map import Tensor as MappedTensor
+from space.axes.axis_map import AxisMap, MappedTensor
 from space.axes.layout import Each, Fixed, Layout, Together
 from space.cutting.ranking import Ranking
 

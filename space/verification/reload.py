@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from space.axes.architecture import Architecture
@@ -21,8 +26,15 @@ from space.axes.axis_map import AxisMap, Refusal, build
 from space.counting.counting import parameter_polynomial
 from space.cutting.extraction import extract, keeps, saved_tensors, sort_by_importance, student_config
 from space.discovery.probing import last_line
-from space.verification.draws import one_expert_at_a_time, random_architecture, random_ranking
-from space.verification.trial import distance, logits_of, trial_tokens
+from space.verification import stranger
+from space.verification.contract import (
+    distance,
+    logits_of,
+    one_expert_at_a_time,
+    random_architecture,
+    random_ranking,
+    trial_tokens,
+)
 
 #: The same weights in the same order of operations.
 TOLERANCE = 1e-5
@@ -168,3 +180,34 @@ def hushed() -> Iterator[list[str]]:
             transformers_logging.enable_progress_bar()
         if not bars_of_the_hub:
             disable_progress_bars()
+
+
+def leave(student: PreTrainedModel, teacher: PretrainedConfig, folder: Path) -> None:
+    """Save a student for the stranger, with what it computes here.
+
+    Args:
+        student: a small one.
+        teacher: the config of its teacher.
+        folder: a new one for it alone; all folders that are asked about at once lie in one.
+    """
+    one_expert_at_a_time(student)
+    student.save_pretrained(folder / "student")
+    teacher.save_pretrained(folder / "teacher")
+    tokens = trial_tokens(student.config.get_text_config().vocab_size)
+    parameters = sum(parameter.numel() for parameter in student.parameters())
+    seen = {"tokens": tokens, "logits": logits_of(student, tokens).contiguous()}
+    save_file(seen | {"parameters": torch.tensor(parameters)}, folder / "seen.safetensors")
+
+
+def complaints(folder: Path) -> dict[str, str | None]:
+    """What a new process finds wrong with each student in a folder, by the name that it was left under.
+
+    Raises:
+        RuntimeError: the process failed as a whole.
+    """
+    command = [sys.executable, "-I", stranger.__file__, str(folder)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the process that reads students failed: {done.stderr[-500:]}")
+    found: dict[str, str | None] = json.loads(done.stdout.splitlines()[-1])
+    return found

@@ -17,7 +17,7 @@ from space.cutting.extraction import extract, saved_tensors, sort_by_importance
 from space.cutting.moments import Moments
 from space.cutting.ranking import Ranking
 from space.cutting.repair import Repair
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from studies.bench.bench import Bench
 from studies.bench.setting import Setting
 

@@ -12,14 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.corpus.corpus import CorpusRequest, read_corpus
-from evaluators.distillation.answer import Answer
 from evaluators.distillation.loop import distil
 from evaluators.distillation.losses import Loss
 from evaluators.distillation.schedule import Schedule, peak_rate
 from evaluators.distillation.states import States
-from evaluators.distillation.targets.batch import Batch, Targets
+from evaluators.distillation.targets.batch import Answer, Batch, Targets
 from evaluators.distillation.targets.cached import CachedTargets
-from evaluators.distillation.targets.hidden import Hidden
+from evaluators.distillation.targets.live import Hidden
 from evaluators.metrics.loss import validation_loss
 from evaluators.teacher import Teacher, load_teacher
 from studies.bench.setting import STEP_TOKENS, Setting

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, PreTrainedModel
 
-from evaluators.distillation.targets.batch import Targets
-from evaluators.distillation.targets.form import FormName
+from evaluators.distillation.targets.batch import FormName, Targets
 from evaluators.distillation.targets.live import LiveTargets
 from evaluators.huggingface.final_states import head_parameters
 from space.axes.architecture import Axis
 from space.cutting.extraction import extract, saved_tensors
 from space.cutting.ranking import Ranking
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from studies.benchmarks.distil_models import Shape, cached, device, made
 from studies.benchmarks.distil_process import Peak, in_process
 from studies.benchmarks.distil_steps import our_steps

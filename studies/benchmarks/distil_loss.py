@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from evaluators.distillation.chunked import chunked
 from evaluators.distillation.losses import forward_kl
+from evaluators.distillation.module import chunked
 from evaluators.huggingface.final_states import token_slice
 from studies.benchmarks.distil_models import Marks, device
 from studies.benchmarks.distil_process import Peak, available_bytes, in_process

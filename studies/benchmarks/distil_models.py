@@ -12,12 +12,11 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from evaluators.distillation.targets.batch import Targets
+from evaluators.distillation.targets.batch import Form, FormName, Targets
 from evaluators.distillation.targets.cached import CachedTargets
 from evaluators.distillation.targets.choice import Setting, choose
-from evaluators.distillation.targets.form import Form, FormName
-from evaluators.distillation.targets.hidden import Hidden
-from evaluators.distillation.targets.sampled import Sampled
+from evaluators.distillation.targets.live import Hidden
+from evaluators.distillation.targets.sparse import Sampled
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback, TrainingArguments
 
-from evaluators.distillation.targets.form import FormName
+from evaluators.distillation.targets.batch import FormName
 from studies.benchmarks.distil_models import Marks, Shape, cached, made, picked, teacher_of, unit
 from studies.benchmarks.distil_process import Peak, in_process
 from studies.benchmarks.distil_steps import our_steps

@@ -14,8 +14,7 @@ from transformers import PreTrainedModel
 
 from evaluators.distillation.loop import Watch, distil
 from evaluators.distillation.schedule import Schedule
-from evaluators.distillation.targets.batch import Targets
-from evaluators.distillation.targets.form import FormName
+from evaluators.distillation.targets.batch import FormName, Targets
 from evaluators.distillation.targets.live import LiveTargets
 from studies.benchmarks.distil_models import (
     Marks,

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from evaluators.huggingface.final_states import final_states
-from evaluators.importance.depth.removal import by_loss, without_each
-from evaluators.importance.depth.setting import Setting
-from evaluators.importance.depth.sharing import only_states
+from evaluators.importance.layer_passes import Setting, only_states
+from evaluators.importance.layer_removal import by_loss, without_each
 from evaluators.importance.rank import batches, rank
 from evaluators.metrics.loss import validation_loss
 from space.axes.axis_map import AxisMap
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from studies.benchmarks.figure import Figure, in_turns
 from studies.benchmarks.space import LLAMA_8B
 

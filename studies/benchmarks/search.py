@@ -27,9 +27,9 @@ from search.storage.workers import Workers
 from search.terminal.console import Console
 from space.axes.architecture import Architecture
 from space.counting.budget import Budget
-from space.enumeration.baselines import baselines
 from space.enumeration.enumeration import enumerate_space
-from space.verification.vouching import axis_map_of
+from space.enumeration.hand_made import baselines
+from space.verification.verification import axis_map_of
 from studies.benchmarks.figure import Figure
 from studies.benchmarks.space import LLAMA_8B
 

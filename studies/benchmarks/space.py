@@ -15,7 +15,7 @@ from space.counting.counting import parameter_polynomial
 from space.cutting.extraction import extract, student_config
 from space.cutting.ranking import Ranking
 from space.enumeration.enumeration import enumerate_space
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from studies.benchmarks.figure import Figure, in_turns
 
 LLAMA_8B = LlamaConfig(

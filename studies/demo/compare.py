@@ -22,8 +22,8 @@ import tyro
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators.corpus.blocks import Split, split_of
 from evaluators.corpus.documents import standard_library
-from evaluators.corpus.split import Split, split_of
 from space.input_error import InputError
 from studies.demo import code_length, compressors
 from studies.demo.code_length import Windows

@@ -2,7 +2,7 @@
 
     python -m studies.demo.train --out studies/demo/teacher
 
-Everything but the validation split is read (see ``evaluators.corpus.split``), so the modules of the
+Everything but the validation split is read (see ``evaluators.corpus.blocks``), so the modules of the
 validation split are unseen. Matrices inside the blocks are trained by Muon, all else by AdamW, with
 a constant rate after the warm-up and a linear fall to zero over the last part. A checkpoint is
 written every few minutes; the same command goes on from it.
@@ -22,9 +22,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from evaluators.corpus.blocks import Split, pack, split_of
 from evaluators.corpus.documents import standard_library
-from evaluators.corpus.packing import pack
-from evaluators.corpus.split import Split, split_of
 
 SEPARATOR = "<|endoftext|>"
 LOG_EVERY = 100

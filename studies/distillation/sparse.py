@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from evaluators.distillation.answer import Dense, Sparse
-from evaluators.distillation.targets.batch import Batch, Targets
+from evaluators.distillation.targets.batch import Batch, Dense, Sparse, Targets
 
 #: An id in two bytes and a weight in two: what one of the k largest takes, up to 65,536 tokens.
 BYTES_OF_ONE = 4

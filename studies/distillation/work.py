@@ -13,16 +13,15 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from evaluators.distillation.losses import Loss
-from evaluators.distillation.places import Kind, Place
 from evaluators.distillation.schedule import peak_rate
-from evaluators.distillation.states import Closeness, Pair, States, chosen
+from evaluators.distillation.states import Closeness, Kind, Pair, Place, States, chosen
 from evaluators.distillation.targets.batch import Targets
 from evaluators.distillation.targets.live import LiveTargets
 from evaluators.importance.method import Aggregate, Depth, Method
 from evaluators.importance.rank import rank
 from space.axes.architecture import Axis
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from studies.bench.bench import Bench
 from studies.bench.results import Results, Row
 from studies.bench.setting import SETTINGS

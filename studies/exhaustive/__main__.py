@@ -13,7 +13,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-from space.enumeration.baselines import baselines
+from space.enumeration.hand_made import baselines
 from studies.exhaustive.searches import search_all
 from studies.exhaustive.table import Table
 from studies.exhaustive.tables import tables

@@ -14,9 +14,9 @@ from search.rungs.rung import Rung
 from search.settings.bracket_plan import plan_bracket, spent
 from search.settings.config import RunConfig
 from search.settings.resolution import Resolved
-from search.stages.finalists import promoted_of
+from search.stages.retraining import promoted_of
 from search.terminal.console import Console
-from space.enumeration.baselines import baselines
+from space.enumeration.hand_made import baselines
 from studies.exhaustive.table import Lookup, Table
 from studies.exhaustive.work import FINAL, TOKENS
 

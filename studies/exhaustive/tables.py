@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from scipy.stats import kendalltau
 
-from search.foresight.learning_curve import coverage, forecast
-from search.rungs.stability import rank_correlations
+from search.foresight.foresight import coverage, forecast
+from search.rungs.bracket import rank_correlations
 from studies.bench.results import Row, markdown
 from studies.exhaustive.searches import REPLAYS
 from studies.exhaustive.table import Table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search.foresight.learning_curve import forecast
+from search.foresight.foresight import forecast
 from search.rungs.bracket import Rule
 from search.rungs.evaluation import Record
 from search.rungs.rung import Rung

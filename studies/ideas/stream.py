@@ -9,14 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from evaluators.importance.covariance import Covariance
-from evaluators.importance.moments import Sum
-from space.axes.axis_map import AxisMap
-from space.axes.axis_map import Tensor as MappedTensor
-from space.axes.scales import starred
-from space.cutting.basis import Basis, BasisName, basis_of
+from evaluators.importance.moments import Covariance, Sum
+from space.axes.axis_map import AxisMap, MappedTensor, starred
+from space.cutting.basis import Basis, BasisName, basis_of, folded, hidden_place
 from space.cutting.extraction import assemble, saved_tensors, student_config
-from space.cutting.turning import folded, hidden_place
 
 GRADIENT, ALIKE = "gradient", "gradient, norms alike"
 _BLOCKS_AT_ONCE = 8
@@ -55,7 +51,7 @@ class Statistics:
         return torch.stack([self.covariances[name] for name in norms]).mean(0)
 
     def reading(self, norms: Sequence[str]) -> Tensor:
-        """(D, D) as ``evaluators.importance.covariance.reading``, of the readers of these norms alone."""
+        """(D, D) as ``evaluators.importance.moments.reading``, of the readers of these norms alone."""
         covariance = self.covariance(norms)
         products = [product for name in norms for product in self.products[name]]
         return torch.stack([product / (product * covariance).sum() for product in products]).sum(0)

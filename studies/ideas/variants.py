@@ -17,7 +17,7 @@ from space.cutting.basis import BasisName
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
 from space.cutting.ranking import Ranking
 from space.cutting.repair import Repair
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from studies.bench.bench import Bench
 from studies.ideas.merging import with_merged
 from studies.ideas.regions import projected, region_bases

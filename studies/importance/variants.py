@@ -16,9 +16,8 @@ from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
 from space.cutting.ranking import Ranking
-from space.cutting.repair import Repair
-from space.cutting.residual import producing
-from space.verification.vouching import axis_map_of
+from space.cutting.repair import Repair, producing
+from space.verification.verification import axis_map_of
 from studies.bench.bench import Bench
 from studies.bench.setting import Setting
 

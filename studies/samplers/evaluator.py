@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from evaluators.distillation.training import Advance
 from evaluators.metrics.synthetic import SyntheticProblem
+from search.rungs.bracket import pareto_front
 from search.rungs.evaluation import Evaluation
-from search.rungs.promotion import pareto_front
 from search.rungs.rung import Rung
 from search.settings.config import RunConfig
 from space.axes.architecture import Architecture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from search.rungs.promotion import pareto_front
+from search.rungs.bracket import pareto_front
 
 
 def hypervolume(points: NDArray[np.float64], reference: NDArray[np.float64]) -> float:

@@ -14,7 +14,7 @@ from optuna.storages import InMemoryStorage
 from search.rungs.loop import Search, Task, rungs_in
 from search.terminal.console import Console
 from space.counting.counting import parameter_polynomial
-from space.enumeration.baselines import baselines
+from space.enumeration.hand_made import baselines
 from studies.bench.results import Results, Row
 from studies.samplers.evaluator import evaluator_of, true_objectives
 from studies.samplers.hypervolume import hypervolume

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
 from space.cutting.ranking import Ranking
-from space.verification.draws import random_architecture, random_ranking
+from space.verification.contract import random_architecture, random_ranking
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -13,15 +13,13 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from space.axes.architecture import Architecture, Axis
-from space.axes.axis_map import AxisMap, build
-from space.axes.scales import Scales
+from space.axes.axis_map import AxisMap, Scales, build
 from space.counting.counting import parameter_polynomial
 from space.cutting.extraction import extract, keeps, saved_tensors, sort_by_importance, student_config
 from space.cutting.ranking import Ranking
 from space.discovery.discovery import discover
-from space.verification.draws import one_expert_at_a_time
+from space.verification.contract import TOLERANCE, breach, distance, one_expert_at_a_time, sorting_keeps
 from space.verification.masked import masked
-from space.verification.trial import TOLERANCE, breach, distance, sorting_keeps
 from tests.contracts.draws import Cut, cuts, ranking_of, seeds
 from tests.contracts.tiny import CASES, logits_of, vouched
 

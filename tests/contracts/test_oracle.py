@@ -13,9 +13,9 @@ from space.axes.axis_map import AxisMap
 from space.axes.layout import Each, Fixed, Together
 from space.cutting.extraction import keeps
 from space.discovery.discovery import discover
+from space.verification.contract import TOLERANCE, distance
 from space.verification.masked import best as best_of
 from space.verification.masked import entries, masked
-from space.verification.trial import TOLERANCE, distance
 from tests.contracts.draws import Cut, cuts, ranking_of
 from tests.contracts.masked import best, masked_teacher
 from tests.contracts.mixture_by_hand import student_by_hand

@@ -18,9 +18,8 @@ from transformers.utils import logging as transformers_logging
 from space.axes.polynomial import Polynomial
 from space.input_error import InputError
 from space.verification import reload, stranger
-from space.verification.new_process import complaints, leave
-from space.verification.reload import hushed, miscounted, random_student, unreadable
-from space.verification.vouching import vouch
+from space.verification.reload import complaints, hushed, leave, miscounted, random_student, unreadable
+from space.verification.verification import vouch
 from tests.contracts.tiny import CASES, TINY, vouched
 
 NEW = ("gpt2", "gpt_oss", "deepseek_v3", "nemotron_h", "mistral-tied-bfloat16-config", "qwen2-mixed-layers")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import transformers
 
-from space.families.support import TYPES, markdown, rows
-from space.families.table import TABLE
+from space.families.support import TABLE, TYPES, markdown, rows
 
 SAMPLE = ("llama", "gpt2", "falcon", "bert")
 #: Decoders that have to pass for every axis that they have.

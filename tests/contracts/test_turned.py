@@ -12,19 +12,24 @@ import torch
 from transformers import CONFIG_MAPPING
 
 from space.axes.architecture import Axis
-from space.axes.axis_map import build
-from space.axes.scales import starred
+from space.axes.axis_map import build, starred
 from space.counting.counting import parameter_polynomial
-from space.cutting.basis import Basis, BasisName, basis_of
+from space.cutting.basis import Basis, BasisName, basis_of, folded, hidden_place, turned
 from space.cutting.extraction import assemble, extract, saved_tensors, sort_by_importance
 from space.cutting.ranking import Ranking
-from space.cutting.turning import folded, hidden_place, turned
 from space.discovery.tiny import tiny
 from space.input_error import InputError
-from space.verification.draws import one_expert_at_a_time, random_architecture, random_ranking
-from space.verification.stream import random_rotation, with_stream
-from space.verification.trial import TOLERANCE, distance, logits_of, trial_tokens
-from space.verification.vouching import Vouched, axis_map_of, vouch
+from space.verification.behaviour import random_rotation, with_stream
+from space.verification.contract import (
+    TOLERANCE,
+    distance,
+    logits_of,
+    one_expert_at_a_time,
+    random_architecture,
+    random_ranking,
+    trial_tokens,
+)
+from space.verification.verification import Vouched, axis_map_of, vouch
 
 TURNABLE = ("llama", "qwen3", "gemma", "mixtral", "phi3", "gpt_oss")
 #: Their norms subtract the mean.

@@ -21,10 +21,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from space.verification.draws import random_teacher
+from space.verification.contract import logits_of as logits_at
+from space.verification.contract import random_teacher
 from space.verification.reload import hushed
-from space.verification.trial import logits_of as logits_at
-from space.verification.vouching import Vouched, vouch
+from space.verification.verification import Vouched, vouch
 
 __all__ = ["CASES", "SAMPLE", "TINY", "logits_of", "random_teacher", "tokens", "vouched"]
 

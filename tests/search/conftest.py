@@ -22,7 +22,7 @@ from transformers import AutoConfig, LlamaConfig, PretrainedConfig, Qwen3Config
 from evaluators.metrics.pace import Pace
 from space.axes.axis_map import AxisMap
 from space.cutting.basis import BasisName
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from studies.demo.train import CONFIG
 from tests.search.storage.postgresql import PostgreSQL, running_postgresql
 from tests.space.maps import NEMOTRON_15B
@@ -101,7 +101,7 @@ def each_teacher_vouched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def no_device_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan times a student for ten seconds; what it makes of them is tested with known paces."""
-    monkeypatch.setattr("search.planning.hours.pace_of", lambda *_: Pace(5000.0, 40_000.0, 0.5, timed=True))
+    monkeypatch.setattr("search.planning.plan.pace_of", lambda *_: Pace(5000.0, 40_000.0, 0.5, timed=True))
 
 
 def _config_alone(config: PretrainedConfig, factory: pytest.TempPathFactory, name: str) -> Path:

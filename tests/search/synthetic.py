@@ -13,9 +13,8 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from search.rungs.evaluation import CandidateError, Evaluation, Record
 from search.rungs.loop import Search, Task
 from search.rungs.rung import Rung
-from search.settings.bounds import measured
 from search.settings.config import RunConfig
-from search.settings.objectives import UNITS
+from search.settings.objectives import UNITS, measured
 from search.storage.storage import open_study
 from search.storage.workers import Workers
 from search.terminal.console import Console
@@ -24,10 +23,10 @@ from space.axes.axis_map import AxisMap
 from space.axes.polynomial import Polynomial
 from space.counting.budget import Budget
 from space.counting.counting import parameter_polynomial
-from space.enumeration.baselines import baselines
 from space.enumeration.enumeration import enumerate_space
+from space.enumeration.hand_made import baselines
 from space.enumeration.search_space import SearchSpace
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from studies.demo.train import CONFIG
 
 Fails = Callable[[Architecture, int], bool]

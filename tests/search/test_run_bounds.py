@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from search.run import main
-from search.runs.summary import check
-from search.runs.within_bounds import over_in_words
+from search.runs.summary import check, over_in_words
 
 Told = tuple[dict[str, Any], str, Path]
 

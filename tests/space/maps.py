@@ -8,7 +8,7 @@ from transformers import AutoConfig, MixtralConfig, NemotronConfig, PretrainedCo
 
 from space.axes.axis_map import AxisMap
 from space.discovery.tiny import tiny
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from tests.space.models import LLAMA_8B, QWEN3_8B, SMALL
 
 NEMOTRON_15B = NemotronConfig(

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig
 
 from evaluators.huggingface.final_states import final_states
-from evaluators.importance.depth.passes import Passes
+from evaluators.importance.layer_passes import Passes
 from studies.benchmarks.__main__ import SUITES, main
 from studies.benchmarks.figure import Figure, in_turns, table
 from studies.benchmarks.rank import RankWork, rank_suite, without_layer

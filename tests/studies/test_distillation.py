@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from evaluators.distillation.answer import Sparse
 from evaluators.distillation.losses import Loss
+from evaluators.distillation.targets.batch import Sparse
 from evaluators.distillation.targets.live import LiveTargets
 from studies.bench.results import Results
 from studies.distillation import __main__ as study

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from search.settings.resolution import Resolved
-from space.enumeration.baselines import baselines
+from space.enumeration.hand_made import baselines
 from studies.exhaustive.replay import Way, config_of, replay
 from studies.exhaustive.searches import REPLAYS, asked
 from studies.exhaustive.table import Lookup, Table

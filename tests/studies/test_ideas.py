@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, PreTrainedModel
 
-from evaluators.importance.covariance import reading
 from evaluators.importance.method import Method
-from evaluators.importance.moments import gather_moments
+from evaluators.importance.moments import gather_moments, reading
 from evaluators.importance.rank import rank
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap
@@ -23,8 +22,8 @@ from space.cutting.basis import BasisName
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
 from space.cutting.moments import Moments, Read
 from space.cutting.ranking import Ranking
-from space.verification.draws import random_teacher
-from space.verification.vouching import axis_map_of
+from space.verification.contract import random_teacher
+from space.verification.verification import axis_map_of
 from studies.bench.bench import Bench
 from studies.bench.results import Results
 from studies.ideas import __main__ as study

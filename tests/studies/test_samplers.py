@@ -15,8 +15,8 @@ from optuna.storages import InMemoryStorage
 from scipy.stats import kendalltau
 
 from evaluators.metrics.synthetic import SyntheticProblem
+from search.rungs.bracket import pareto_front
 from search.rungs.loop import Search, Task, rungs_in
-from search.rungs.promotion import pareto_front
 from search.settings.flags import Flags
 from search.terminal.console import Console
 from space.counting.counting import parameter_polynomial

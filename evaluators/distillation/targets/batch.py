@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from evaluators.distillation.answer import Answer
+
+@dataclass(frozen=True)
+class Dense:
+    """Every logit.
+
+    Attributes:
+        logits: (n, V) float32.
+    """
+
+    logits: Tensor
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A few next tokens.
+
+    Attributes:
+        ids: (n, K) int64 token numbers.
+        weights: (n, K) float32, of each token's sum 1; 0 where there is none.
+        entropy: (n,) float32 nats, of the distribution that the weights stand for.
+    """
+
+    ids: Tensor
+    weights: Tensor
+    entropy: Tensor
+
+
+Answer = Dense | Sparse
+
 
 #: Fills the end of a block that is shorter than the others.
 PADDING = -1
@@ -74,3 +103,38 @@ class Targets(Protocol):
 
     def answer(self, *said: Tensor) -> Answer | None:
         """What the teacher says of n tokens, from slices (n, …) of a batch's ``said``; None without one."""
+
+
+class FormName(StrEnum):
+    """How a teacher's targets are had."""
+
+    HIDDEN = "hidden"
+    """Its final states are kept; its head is applied to them again."""
+    SAMPLED = "sampled"
+    """A few next tokens of each, drawn from its distribution, are kept."""
+    TOP_K = "top-k"
+    """Its most probable next tokens are kept."""
+    LIVE = "live"
+    """Nothing is kept: it runs beside the student."""
+
+
+class Form(Protocol):
+    """One form of targets."""
+
+    @property
+    def about(self) -> Mapping[str, str | int | float]:
+        """Its name and parameters; records of others are others."""
+
+    def record(self, final: Tensor, number: int) -> dict[str, Tensor]:
+        """What is kept of a block, on the host.
+
+        Args:
+            final: (T, D) the teacher's final states.
+            number: of the block.
+        """
+
+    def said(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
+        """Each (B, T, …): what ``Batch.said`` holds, from the records of B blocks."""
+
+    def answer(self, *said: Tensor) -> Answer:
+        """What the teacher says of n tokens, from slices (n, …) of ``said``."""

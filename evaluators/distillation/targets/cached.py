@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.distillation.answer import Answer
-from evaluators.distillation.places import Place, states_at
-from evaluators.distillation.targets.batch import Batch
-from evaluators.distillation.targets.form import Form
-from evaluators.distillation.targets.hidden import Hidden
+from evaluators.distillation.states import Place, states_at
+from evaluators.distillation.targets.batch import Answer, Batch, Form
+from evaluators.distillation.targets.live import Hidden
 from evaluators.distillation.targets.records import Records
 from evaluators.huggingface.final_states import final_states
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evaluators.distillation.targets.form import FormName
+from evaluators.distillation.targets.batch import FormName
 from evaluators.distillation.targets.records import OVERHEAD
-from evaluators.distillation.targets.sampled import DRAWS
-from evaluators.distillation.targets.token_numbers import bytes_each
-from evaluators.distillation.targets.top_k import K
+from evaluators.distillation.targets.sparse import DRAWS, K, bytes_each
 from space.counting.budget import Measure
 from space.counting.budget import spoken as spoken_amount
 from space.input_error import InputError

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from search.report.figures import marks
+from search.report.figures import figure as marks
 from search.report.figures.figure import (
     Figure,
     Json,

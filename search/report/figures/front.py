@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from search.report.figures import marks
+from search.report.figures import figure as marks
 from search.report.figures.figure import (
     Figure,
     Json,
@@ -18,10 +18,8 @@ from search.report.figures.figure import (
     plain,
     scatter,
 )
-from search.runs.cost_axis import CostAxis, cost_axis
 from search.runs.journeys import Journey, Role, Stop, journeys, top_rung
-from search.runs.outliers import farthest_near
-from search.runs.within_bounds import bounds_of, over_labels
+from search.runs.summary import CostAxis, bounds_of, cost_axis, farthest_near, over_labels
 from search.terminal import format as words
 
 #: When the candidates take up less than this share of the width, there is a view without the teacher.

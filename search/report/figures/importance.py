@@ -1,16 +1,174 @@
-"""Importance by axis: how fast the scores fall off, and where the chosen architecture cuts."""
+"""Importance by axis: how fast the scores fall off, and where the chosen architecture cuts.
+
+A heat map has a row a layer, so that layers can be compared; energy is the sum of squares of the scores, and
+its share tells what a size keeps.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.report.figures.falling import HEIGHT, energy_curves, energy_kept, heat_map
-from search.report.figures.figure import Figure, axis
+from search.report.figures.figure import Figure, Json, axis, lines, plain
 from search.runs.journeys import chosen_student
-from search.runs.ranking_view import RankingView
-from space.cutting.profile import Profile
+from search.runs.saved_run import RankingView
+from space.cutting.ranking import Profile
+
+HEIGHT = 300
+#: Shares of the highest score below this are drawn alike.
+_FLOOR = 1e-3
+
+
+def identifier(kind: str, name: str) -> str:
+    """The name of a figure within the page."""
+    return f"{kind}-{re.sub('[^a-z0-9]+', '-', name.lower())}"
+
+
+def heat_map(
+    name: str, title: str, profile: Profile, kept: int | None, kept_layers: Sequence[int] | None
+) -> Figure:
+    """Scores by layer and rank, each over the highest of all; what the chosen model drops is dimmed.
+
+    Args:
+        name: the axis, as in architectures.
+        title: what its units are called.
+        profile: with a row a layer.
+        kept: how many units the chosen model keeps.
+        kept_layers: which of the teacher's layers it keeps.
+    """
+    highest = max(max(row) for row in profile.scores if row is not None)
+    shares = [None if row is None else _shares(row, highest) for row in profile.scores]
+    width = len(profile.edges) - 1
+    heat = {
+        "type": "heatmap",
+        "x": list(profile.edges),
+        "y": [number - 0.5 for number in range(len(shares) + 1)],
+        "z": [[None] * width if row is None else [_exponent(share) for share in row] for row in shares],
+        "customdata": [[None] * width if row is None else row for row in shares],
+        "zmin": -3,
+        "zmax": 0,
+        "colorscale": [[0, "@wash"], [1, "@accent"]],
+        "colorbar": _colour_bar(),
+        "hoverongaps": False,
+        "hovertemplate": "layer %{y:.0f}, around rank %{x:.0f}<br>"
+        "%{customdata:.2g} of the highest score<extra></extra>",
+    }
+    return Figure(
+        name=identifier("heat", name),
+        description=f"Scores of {title} by layer and rank.",
+        traces=[heat],
+        layout={
+            "xaxis": axis(f"{title}, by rank", range=[0, profile.units], nticks=6, showgrid=False),
+            "yaxis": axis(
+                "layer", range=[len(shares) - 0.5, -0.5], dtick=max(1, len(shares) // 8), showgrid=False
+            ),
+            "shapes": [*_dimmed_layers(len(shares), kept_layers), *_cut(kept, profile.units)],
+        },
+        height=HEIGHT,
+    )
+
+
+def energy_curves(name: str, title: str, profile: Profile, kept: int | None) -> Figure:
+    """The share of the energy that so many of the best units hold, a line a layer; the deeper the darker."""
+    rows = {number: row for number, row in enumerate(profile.energy) if row is not None}
+    deepest = max(rows)
+    traces = []
+    for number, row in rows.items():
+        shade = 0.22 + 0.68 * number / deepest if deepest else 0.9
+        points = list(zip(profile.edges, row, strict=True))
+        trace = lines([points], f"@ink {shade:.2f}", 1.3)
+        of = f"layer {number}: " if deepest else ""
+        trace.update(
+            hoverinfo="text",
+            hovertext=[plain(f"{of}the best {units:,} hold {share:.1%}") for units, share in points],
+        )
+        traces.append(trace)
+    return Figure(
+        name=identifier("energy", name),
+        description=f"Share of the energy that the best {title} hold, by their number.",
+        traces=traces,
+        layout={
+            "xaxis": axis(f"{title} kept", range=[0, profile.units], nticks=6),
+            "yaxis": axis("share of energy", range=[0, 1.03], nticks=5, tickformat=".0%"),
+            "shapes": _washed(kept, profile.units),
+        },
+        height=HEIGHT,
+    )
+
+
+def energy_kept(profile: Profile, kept: int) -> float:
+    """The share of the energy that a size keeps, the mean over the rows; between edges by a straight line."""
+    return sum(_between(profile.edges, row, kept) for row in profile.energy if row is not None) / sum(
+        row is not None for row in profile.energy
+    )
+
+
+def _between(edges: Sequence[int], row: Sequence[float], kept: int) -> float:
+    above = next(place for place, edge in enumerate(edges) if edge >= kept)
+    if edges[above] == kept:
+        return row[above]
+    step = (kept - edges[above - 1]) / (edges[above] - edges[above - 1])
+    return row[above - 1] + step * (row[above] - row[above - 1])
+
+
+def _shares(row: Sequence[float], highest: float) -> list[float]:
+    return [float(f"{score / highest:.3g}") if highest > 0 else 0.0 for score in row]
+
+
+def _exponent(share: float) -> float:
+    return round(math.log10(max(_FLOOR, share)), 2)
+
+
+def _colour_bar() -> Json:
+    return {
+        "tickvals": [-3, -2, -1, 0],
+        "ticktext": ["≤ 0.001", "0.01", "0.1", "1"],
+        "tickfont": {"color": "@soft", "size": 11},
+        "thickness": 9,
+        "outlinewidth": 0,
+        "len": 1,
+        "title": {"text": "share of the highest", "side": "right", "font": {"color": "@soft", "size": 11}},
+    }
+
+
+def _cut(kept: int | None, units: int) -> list[Json]:
+    """The edge between what the chosen model keeps and drops; what it drops is dimmed."""
+    if kept is None or kept >= units:
+        return []
+    box = {"yref": "paper", "x0": kept, "y0": 0, "y1": 1}
+    line = {**box, "type": "line", "x1": kept, "line": {"color": "@ink", "width": 1.5}}
+    return [{**box, "type": "rect", "x1": units, "line": {"width": 0}, "fillcolor": "@paper 0.55"}, line]
+
+
+def _dimmed_layers(layers: int, kept: Sequence[int] | None) -> list[Json]:
+    dropped = [] if kept is None else sorted(set(range(layers)) - set(kept))
+    return [
+        {
+            "type": "rect",
+            "xref": "paper",
+            "x0": 0,
+            "x1": 1,
+            "y0": layer - 0.5,
+            "y1": layer + 0.5,
+            "line": {"width": 0},
+            "fillcolor": "@paper 0.75",
+        }
+        for layer in dropped
+    ]
+
+
+def _washed(kept: int | None, units: int) -> list[Json]:
+    """A wash over what the chosen architecture drops, and its edge."""
+    if kept is None or kept >= units:
+        return []
+    box = {"yref": "paper", "x0": kept, "y0": 0, "y1": 1}
+    wash = {"x1": units, "line": {"width": 0}, "fillcolor": "@faint 0.14", "layer": "below"}
+    edge = {"x1": kept, "line": {"color": "@accent", "width": 1.5}}
+    return [{**box, "type": "rect", **wash}, {**box, "type": "line", **edge}]
+
 
 _NAMES = {
     "mlp": "MLP neurons",

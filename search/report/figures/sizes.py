@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from search.report.figures import marks
+from search.report.figures import figure as marks
 from search.report.figures.figure import Figure, Json, axis, plain, scatter
-from search.runs.cost_axis import CostAxis, cost_axis
 from search.runs.journeys import Journey, Role, Stop, journeys, top_rung
+from search.runs.summary import CostAxis, cost_axis
 from search.terminal import format as words
 
 #: Shades for the quarters of the candidates, from the best losses to the worst.

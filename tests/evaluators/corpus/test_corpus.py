@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from evaluators.corpus.blocks import Split, split_of
 from evaluators.corpus.corpus import Corpus, CorpusRequest, read_corpus
 from evaluators.corpus.documents import standard_library
-from evaluators.corpus.split import Split, split_of
 from space.input_error import InputError
 
 REUSING = "reusing the text of"

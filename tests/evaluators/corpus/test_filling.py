@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from evaluators.corpus.blocks import Split, pack, split_of
+from evaluators.corpus.corpus import fill
 from evaluators.corpus.documents import Document
-from evaluators.corpus.filling import fill
-from evaluators.corpus.packing import pack
-from evaluators.corpus.split import Split, split_of
 
 texts = st.lists(st.text(st.characters(codec="utf-8"), max_size=40), max_size=150)
 

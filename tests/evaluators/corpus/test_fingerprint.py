@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.corpus.fingerprint import fingerprint
+from evaluators.corpus.blocks import fingerprint
 
 
 def test_a_known_fingerprint() -> None:
@@ -48,7 +48,7 @@ def test_where_a_tensor_lies_does_not_matter() -> None:
 
 
 def test_another_process_finds_the_same() -> None:
-    code = "from evaluators.corpus.fingerprint import fingerprint; print(fingerprint('a', 1))"
+    code = "from evaluators.corpus.blocks import fingerprint; print(fingerprint('a', 1))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == fingerprint("a", 1)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from evaluators.corpus.packing import pack
+from evaluators.corpus.blocks import pack
 
 TEXTS = ["abc", "", "defgh", "ü"]
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.corpus.paragraphs import document_length, documents_of
+from evaluators.corpus.documents import document_length, documents_of
 
 lines = st.lists(
     st.tuples(st.sampled_from(["", "  ", "word", "w" * 700, "l" * 3000, "x" * 20_000]), st.integers(1, 5)),

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
+from evaluators.corpus.blocks import Split, split_of
 from evaluators.corpus.documents import standard_library
-from evaluators.corpus.split import Split, split_of
 
 
 @pytest.mark.parametrize(

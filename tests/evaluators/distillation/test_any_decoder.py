@@ -14,8 +14,7 @@ from evaluators.distillation.losses import Loss
 from evaluators.distillation.module import Distillation
 from evaluators.distillation.targets.batch import Count, Targets
 from evaluators.distillation.targets.cached import CachedTargets
-from evaluators.distillation.targets.hidden import Hidden
-from evaluators.distillation.targets.live import LiveTargets
+from evaluators.distillation.targets.live import Hidden, LiveTargets
 from tests.evaluators.distillation.conftest import Accelerators
 from tests.evaluators.distillation.training import BLOCK, TOKENS, schedule
 from tests.evaluators.tiny_types import TYPES, model_of

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.llama import modeling_llama
 
-from evaluators.distillation.attention import training_attention
+from evaluators.distillation.efficiency import training_attention
 from tests.evaluators.distillation.conftest import Accelerators
 from tests.evaluators.tiny_models import random_tokens, tiny_model
 from tests.evaluators.tiny_types import TYPES, model_of

@@ -11,7 +11,7 @@ import pytest
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from evaluators.distillation import best as best_module
+from evaluators.distillation import saving as best_module
 from evaluators.distillation.checkpoint import read_about, write_tensors
 from evaluators.distillation.loop import Checkpointing, DivergenceError, Outcome, Watch, distil
 from tests.evaluators.distillation.training import BLOCK, BLOCKS_A_STEP, STEPS, Recorded, schedule
@@ -86,7 +86,7 @@ def test_it_is_written_when_it_gets_better_but_not_at_the_end(
 
     monkeypatch.setattr(best_module, "write_tensors", write)
     # Twice two would end it.
-    monkeypatch.setattr("evaluators.distillation.divergence._WORSE", 10)
+    monkeypatch.setattr("evaluators.distillation.schedule._WORSE", 10)
     run(tiny_student(), Judge(*losses))
     assert next(calls) == written
 

@@ -21,7 +21,7 @@ from evaluators.distillation.checkpoint import (
     save_checkpoint,
     unfinished,
 )
-from evaluators.distillation.divergence import RECENT, Setback
+from evaluators.distillation.schedule import RECENT, Setback
 from tests.evaluators.tiny_models import random_tokens, same_weights, tiny_student
 
 KEY = "a training"

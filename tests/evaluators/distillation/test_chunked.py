@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from evaluators.distillation.chunked import OfSlice, chunked
 from evaluators.distillation.losses import forward_kl
+from evaluators.distillation.module import OfSlice, chunked
 from evaluators.huggingface import final_states
 
 VOCABULARY, TOKENS, HIDDEN, TEACHER_HIDDEN = 11, 16, 5, 7

@@ -12,9 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from evaluators.distillation import training
-from evaluators.distillation.compiling import compiled, compiling_pays, forget_compiled
-from evaluators.distillation.memory_saving import recomputed
-from evaluators.distillation.places import layers_of
+from evaluators.distillation.efficiency import compiled, compiling_pays, forget_compiled, recomputed
+from evaluators.distillation.states import layers_of
 from tests.evaluators.distillation.whole_training import plan, train
 from tests.evaluators.tiny_models import random_tokens, tiny_model, tiny_student, weights
 

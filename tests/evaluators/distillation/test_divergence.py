@@ -14,11 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from evaluators.distillation.answer import Dense
 from evaluators.distillation.checkpoint import read_about
-from evaluators.distillation.divergence import Setback, has_worsened, is_spike
 from evaluators.distillation.loop import Checkpointing, DivergenceError, Watch, distil
-from evaluators.distillation.schedule import Schedule
+from evaluators.distillation.schedule import Schedule, Setback, has_worsened, is_spike
+from evaluators.distillation.targets.batch import Dense
 from tests.evaluators.distillation.training import BLOCK, BLOCKS_A_STEP, STEPS, Recorded, loss_of, schedule
 from tests.evaluators.tiny_models import random_tokens, same_weights, tiny_student, weights
 

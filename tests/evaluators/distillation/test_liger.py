@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from evaluators.distillation.answer import Dense
-from evaluators.distillation.liger import fused, fused_sum, installed, plain_head
 from evaluators.distillation.losses import Loss
+from evaluators.distillation.module import fused, fused_sum, installed, plain_head
+from evaluators.distillation.targets.batch import Dense
 from evaluators.distillation.targets.live import LiveTargets, TextTargets
 from evaluators.huggingface.final_states import logits_of
 from tests.evaluators.tiny_models import random_tokens, tiny_model, tiny_student
@@ -67,16 +67,16 @@ def test_it_applies_to_one_divergence_of_plain_heads_on_a_gpu(monkeypatch: pytes
     student, capped = tiny_student(), tiny_model("gemma2")
     live, of_capped = LiveTargets(tiny_model(), TOKENS), LiveTargets(capped, TOKENS)
     text = TextTargets(TOKENS, torch.device("cpu"))
-    monkeypatch.setattr("evaluators.distillation.liger.installed", lambda: True)
-    monkeypatch.setattr("evaluators.distillation.liger.fused_sum", applied)
+    monkeypatch.setattr("evaluators.distillation.module.installed", lambda: True)
+    monkeypatch.setattr("evaluators.distillation.module.fused_sum", applied)
     assert fused(student, live, Loss()) is None, "on the host"
     as_if_on_a_gpu(student, monkeypatch)
-    monkeypatch.setattr("evaluators.distillation.liger.plain_head", lambda model: model is not capped)
+    monkeypatch.setattr("evaluators.distillation.module.plain_head", lambda model: model is not capped)
     for terms in ("forward-kl", "reverse-kl", "2*jensen-shannon"):
         assert fused(student, live, Loss.parse(terms)) is not None
     for terms in ("mse", "cross-entropy", "0.5*forward-kl+0.5*cross-entropy"):
         assert fused(student, live, Loss.parse(terms)) is None
     assert fused(student, text, Loss()) is None
     assert fused(student, of_capped, Loss()) is None
-    monkeypatch.setattr("evaluators.distillation.liger.installed", lambda: False)
+    monkeypatch.setattr("evaluators.distillation.module.installed", lambda: False)
     assert fused(student, live, Loss()) is None

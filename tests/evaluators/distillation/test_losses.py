@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from evaluators.distillation.answer import Dense, Sparse
 from evaluators.distillation.losses import (
     Loss,
     Term,
@@ -24,7 +23,7 @@ from evaluators.distillation.losses import (
     reverse_kl,
     sparse_kl,
 )
-from evaluators.distillation.targets.batch import PADDING
+from evaluators.distillation.targets.batch import PADDING, Dense, Sparse
 from space.input_error import InputError
 
 VOCABULARY = 11

@@ -8,12 +8,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from evaluators.distillation import loop
+from evaluators.distillation.efficiency import ever_smaller, first_micro_batch, recomputed
 from evaluators.distillation.loop import distil
 from evaluators.distillation.losses import Loss
-from evaluators.distillation.memory_saving import ever_smaller, first_micro_batch, recomputed
 from evaluators.distillation.module import Distillation
-from evaluators.distillation.places import layers_of
-from evaluators.distillation.states import StatesLoss
+from evaluators.distillation.states import StatesLoss, layers_of
 from evaluators.distillation.targets.batch import Batch, Count
 from space.input_error import InputError
 from tests.evaluators.distillation.training import Recorded, schedule

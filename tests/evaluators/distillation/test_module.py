@@ -10,8 +10,7 @@ from transformers import PreTrainedModel
 from evaluators.distillation import module as module_under_test
 from evaluators.distillation.losses import Loss
 from evaluators.distillation.module import Distillation
-from evaluators.distillation.places import Kind, Place
-from evaluators.distillation.states import Closeness, Pair, States, StatesLoss, chosen
+from evaluators.distillation.states import Closeness, Kind, Pair, Place, States, StatesLoss, chosen
 from evaluators.distillation.targets.batch import PADDING, Batch, Count
 from evaluators.distillation.targets.live import LiveTargets, TextTargets
 from tests.evaluators.tiny_models import random_tokens, tiny_model, tiny_student

@@ -10,18 +10,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.distillation.answer import Dense, Sparse
 from evaluators.distillation.losses import Loss
 from evaluators.distillation.module import Distillation
-from evaluators.distillation.places import Kind, Place, states_at
-from evaluators.distillation.targets.batch import PADDING, Batch, Count, Targets
+from evaluators.distillation.states import Kind, Place, states_at
+from evaluators.distillation.targets.batch import PADDING, Batch, Count, Dense, Form, Sparse, Targets
 from evaluators.distillation.targets.cached import CachedTargets
-from evaluators.distillation.targets.form import Form
-from evaluators.distillation.targets.hidden import Hidden
-from evaluators.distillation.targets.live import LiveTargets, TextTargets
-from evaluators.distillation.targets.sampled import Sampled
-from evaluators.distillation.targets.token_numbers import packed, unpacked
-from evaluators.distillation.targets.top_k import TopK
+from evaluators.distillation.targets.live import Hidden, LiveTargets, TextTargets
+from evaluators.distillation.targets.sparse import Sampled, TopK, packed, unpacked
 from evaluators.huggingface.final_states import final_states, logits_of
 from tests.evaluators.tiny_models import VOCABULARY, random_tokens, tiny_model, tiny_student
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evaluators.distillation.targets.batch import FormName
 from evaluators.distillation.targets.choice import Setting, choose, fits
-from evaluators.distillation.targets.form import FormName
 from evaluators.distillation.targets.records import OVERHEAD
 from space.input_error import InputError
 

@@ -15,14 +15,14 @@ from safetensors.torch import load
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.distillation.places import Kind, Place
+from evaluators.distillation.states import Kind, Place
 from evaluators.distillation.targets import records as records_module
+from evaluators.distillation.targets.batch import FormName
 from evaluators.distillation.targets.cached import CachedTargets
 from evaluators.distillation.targets.choice import Setting
-from evaluators.distillation.targets.form import FormName
-from evaluators.distillation.targets.hidden import Hidden
+from evaluators.distillation.targets.live import Hidden
 from evaluators.distillation.targets.records import OVERHEAD, Records
-from evaluators.distillation.targets.sampled import Sampled
+from evaluators.distillation.targets.sparse import Sampled
 from tests.evaluators.tiny_models import random_tokens, tiny_model
 
 BLOCKS = 7

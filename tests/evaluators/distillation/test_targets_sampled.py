@@ -15,10 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from evaluators.distillation.answer import Sparse
 from evaluators.distillation.losses import forward_kl, sparse_kl
-from evaluators.distillation.targets.sampled import Sampled, distinct, draw
-from evaluators.distillation.targets.top_k import TopK
+from evaluators.distillation.targets.batch import Sparse
+from evaluators.distillation.targets.sparse import Sampled, TopK, distinct, draw
 from evaluators.huggingface.final_states import final_states, logits_of
 from tests.evaluators.tiny_models import VOCABULARY, random_tokens, tiny_model, tiny_student
 

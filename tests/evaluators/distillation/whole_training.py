@@ -17,9 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.distillation.loop import Checkpointing, Outcome, Watch, distil
-from evaluators.distillation.places import Kind, Place
 from evaluators.distillation.schedule import Schedule, Shape
-from evaluators.distillation.states import Pair, States
+from evaluators.distillation.states import Kind, Pair, Place, States
 from evaluators.distillation.targets.batch import Batch
 from evaluators.distillation.targets.live import LiveTargets
 from tests.evaluators.distillation.training import BLOCK, TOKENS, loss_of

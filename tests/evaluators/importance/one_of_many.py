@@ -18,7 +18,7 @@ from evaluators.importance.rank import rank
 from space.axes.axis_map import AxisMap
 from space.cutting.basis import BasisName
 from space.cutting.ranking import Ranking
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.tiny_models import random_tokens, tiny_model
 

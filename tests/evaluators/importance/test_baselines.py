@@ -10,16 +10,14 @@ import torch
 from numpy.testing import assert_allclose
 from transformers import PreTrainedModel
 
-from evaluators.importance.baselines import magnitudes, random_scores
 from evaluators.importance.method import Depth, Method, Width
 from evaluators.importance.rank import rank, ranking_fingerprint
 from evaluators.importance.taylor import Taylor, taylor_scores
-from evaluators.importance.unit_sums import UnitSums
+from evaluators.importance.unit_scores import UnitSums, magnitudes, random_scores
 from space.axes.architecture import Axis
-from space.axes.axis_map import AxisMap
-from space.axes.axis_map import Tensor as MappedTensor
+from space.axes.axis_map import AxisMap, MappedTensor
 from space.input_error import InputError
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from tests.evaluators.importance import reference_weights as reference
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.importance.test_aggregation import FALCON_H1

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 
 from evaluators.importance.activations import Listener
-from evaluators.importance.covariance import Covariance, reading
 from evaluators.importance.method import Method
+from evaluators.importance.moments import Covariance, reading
 from evaluators.importance.rank import rank, ranking_fingerprint
 from space.axes.axis_map import AxisMap
 from space.cutting.basis import BasisName
 from space.input_error import InputError
-from space.verification.draws import random_teacher
-from space.verification.vouching import axis_map_of
+from space.verification.contract import random_teacher
+from space.verification.verification import axis_map_of
 
 CONFIG = LlamaConfig(
     vocab_size=48,

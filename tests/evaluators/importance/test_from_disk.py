@@ -21,7 +21,7 @@ from space.axes.axis_map import AxisMap, layer_modules
 from space.cutting.basis import BasisName
 from space.cutting.ranking import Ranking
 from space.input_error import InputError
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from tests.contracts.tiny import vouched
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.tiny_models import random_tokens, tiny_model

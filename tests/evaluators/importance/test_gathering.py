@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluators.importance.activations import Listener
-from evaluators.importance.covariance import Covariance
-from evaluators.importance.gathering import gathered, joined, share
+from evaluators.importance.activations import Listener, gathered, joined, share
+from evaluators.importance.moments import Covariance
 from evaluators.importance.rank import rank
 from space.cutting.ranking import Ranking
 from tests.evaluators.importance.maps import map_of

@@ -15,12 +15,11 @@ from evaluators.importance.rank import rank
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
 from space.cutting.basis import BasisName
-from space.cutting.extraction import extract, keeps, saved_tensors, sort_by_importance
+from space.cutting.extraction import extract, keeps, saved_tensors, sort_by_importance, student_map
 from space.cutting.ranking import Ranking
 from space.cutting.rounds import architectures_between
-from space.cutting.student_map import student_map
 from space.input_error import InputError
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from tests.contracts.tiny import vouched
 from tests.evaluators.importance.llama_by_hand import falling
 from tests.evaluators.importance.maps import map_of

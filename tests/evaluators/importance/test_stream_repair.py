@@ -18,7 +18,7 @@ from space.cutting.extraction import extract, saved_tensors, sort_by_importance
 from space.cutting.moments import Moments
 from space.cutting.ranking import Ranking
 from space.cutting.repair import Repair
-from space.verification.draws import random_ranking, random_teacher
+from space.verification.contract import random_ranking, random_teacher
 from tests.evaluators.importance.test_covariance import CALIBRATION, CONFIG, turnable
 
 KEPT = 12

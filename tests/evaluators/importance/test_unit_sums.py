@@ -9,13 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from evaluators.importance.rows import BY_LAYER
-from evaluators.importance.unit_sums import unit_sums
+from evaluators.importance.unit_scores import BY_LAYER, unit_sums
 from space.axes.architecture import Axis
-from space.axes.axis_map import AxisMap
-from space.axes.axis_map import Tensor as MappedTensor
+from space.axes.axis_map import AxisMap, MappedTensor
 from space.axes.layout import positions
-from space.counting.experts import expert_groups
+from space.counting.counting import expert_groups
 from tests.contracts.tiny import vouched
 
 #: Fused and interleaved tensors, matrices with hidden on both sides, groups of experts, entries of heads.

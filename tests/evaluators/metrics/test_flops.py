@@ -6,10 +6,10 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from evaluators.metrics.flops import training_flops
+from evaluators.metrics.pace import training_flops
 from space.axes.axis_map import AxisMap
 from space.counting.counting import matrix_polynomial
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from tests.evaluators.tiny_models import random_tokens, tiny_model
 
 FAMILIES: list[tuple[str, dict[str, Any]]] = [

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PretrainedConfig
 
-from evaluators.metrics.latency import Latency, Workload
-from evaluators.metrics.latency_book import LatencyBook, device_name, latency_key
+from evaluators.metrics.latency import Latency, LatencyBook, Workload, device_name, latency_key
 from space.axes.architecture import Architecture
 from space.cutting.extraction import student_config
 from space.discovery.discovery import discover
@@ -164,7 +163,7 @@ def test_circumstances_matter(other: Callable[[], str]) -> None:
 )
 def test_machine_and_libraries_matter(monkeypatch: pytest.MonkeyPatch, patch: tuple[str, object]) -> None:
     before = key()
-    monkeypatch.setattr(f"evaluators.metrics.latency_book.{patch[0]}", patch[1])
+    monkeypatch.setattr(f"evaluators.metrics.latency.{patch[0]}", patch[1])
     assert key() != before
 
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from evaluators.metrics import latency as latency_module
-from evaluators.metrics.latency import Workload
-from evaluators.metrics.latency_parts import latency_shares
+from evaluators.metrics.latency import Workload, latency_shares
 from tests.evaluators.metrics.test_latency import Clock
 from tests.evaluators.tiny_models import tiny_model
 

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig
 
-from evaluators.teacher import load_teacher, memory
-from evaluators.teacher.memory import fits, free_bytes, weight_bytes
+from evaluators.teacher import load_teacher
+from evaluators.teacher import weights as memory
+from evaluators.teacher.weights import fits, free_bytes, weight_bytes
 from space.input_error import InputError
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluators.teacher.terms import Terms, licence_files, read_terms
+from evaluators.teacher.writing import Terms, licence_files, read_terms
 
 
 def card(folder: Path, front: str) -> Path:

@@ -23,10 +23,10 @@ from optuna.trial import Trial
 from optuna_dashboard import get_note, save_note, wsgi
 
 from search.dashboard.__main__ import App, artifact_store, guarded, main, renew, server_of
-from search.dashboard.dashboard_content import fill
+from search.dashboard.content import fill
 from search.rungs.loop import open_rungs
+from search.runs.live import saved_trials
 from search.runs.saved_run import SavedRun, find_run
-from search.runs.saved_trials import saved_trials
 from search.runs.summary import read
 from tests.search.saved import save_run
 from tests.search.storage.test_servers import Proxy

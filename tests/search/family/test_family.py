@@ -16,7 +16,7 @@ from search.run import main
 from search.settings.flags import Flags
 from space.counting.counting import parameter_polynomial
 from space.cutting.extraction import student_config
-from space.enumeration.baselines import baselines
+from space.enumeration.hand_made import baselines
 from space.input_error import InputError
 from tests.search.settings.test_phases import changed
 

@@ -11,13 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.family.family_cost import FamilyCost, StageCost, family_saving, stage_cost
-from search.family.family_table import family_table
+from search.family.cost import FamilyCost, StageCost, family_saving, family_table, stage_cost
 from search.settings.flags import Flags
 from search.settings.resolution import Resolved, resolve
-from search.stages.bases import contestants
+from search.stages.preparation import contestants
 from space.axes.architecture import Architecture
-from space.enumeration.baselines import baselines
+from space.enumeration.hand_made import baselines
 
 #: All but the embedding table and the norms.
 DEMO_MATRICES = 1_837_184 - 1024 * 128 - 17 * 128

@@ -7,8 +7,7 @@ from typing import cast
 
 import pytest
 
-from search.foresight.foresight import foresight
-from search.foresight.learning_curve import forecast
+from search.foresight.foresight import forecast, foresight
 from search.rungs.evaluation import RANDOM_WEIGHTS, Evaluation, Record, Retrained
 from search.rungs.rung import Rung
 from tests.search.synthetic import demo_space

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.foresight.learning_curve import Coverage, Forecast, coverage, forecast
+from search.foresight.foresight import Coverage, Forecast, coverage, forecast
 
 RUNGS, TOKENS, TEACHER = (0, 10_000, 40_000), 160_000, 2.0
 Curves = dict[str, list[tuple[int, float]]]

@@ -15,15 +15,14 @@ import numpy as np
 import pytest
 
 from evaluators.metrics.pace import Pace
-from search.planning.hours import hours_of
-from search.planning.plan import TargetsRow, plan
+from search.planning.plan import TargetsRow, hours_of, plan
 from search.settings.flags import Flags
 from search.settings.resolution import resolve
 from search.storage.run_directory import RunDirectory
 from space.counting.budget import Budget, BudgetText
 from space.counting.counting import matrix_polynomial
-from space.enumeration.baselines import baselines
 from space.enumeration.enumeration import enumerate_space
+from space.enumeration.hand_made import baselines
 from tests.search.synthetic import demo_map
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -216,7 +215,7 @@ def test_the_correction_of_a_teacher_is_counted(demo_config: Path, tmp_path: Pat
 def test_hours_are_counted_by_hand(
     demo_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.planning.hours.pace_of", lambda *_: Pace(1000.0, 16_384.0, 0.5, timed=True))
+    monkeypatch.setattr("search.planning.plan.pace_of", lambda *_: Pace(1000.0, 16_384.0, 0.5, timed=True))
     flags = Flags(
         budget="1M",
         model=(str(demo_config),),
@@ -243,6 +242,6 @@ def test_hours_are_counted_by_hand(
 
 
 def test_both_bases_are_ranked_and_tried(demo_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.planning.hours.pace_of", lambda *_: Pace(1000.0, 1e9, 0.0, timed=True))
+    monkeypatch.setattr("search.planning.plan.pace_of", lambda *_: Pace(1000.0, 1e9, 0.0, timed=True))
     resolved = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
     assert hours_of(resolved, 0).ranking == pytest.approx(6 * 12.288, rel=0.01)

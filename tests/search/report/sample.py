@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from search.report import RankingView
-from space.cutting.profile import profile_of
+from space.cutting.ranking import profile_of
 from tests.search.report.looks import ENERGY, PROMPTS, breakdown, continuations
 
 TEACHER_LAYERS = 8

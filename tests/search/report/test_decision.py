@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from search.report.decision import decide
-from search.runs.outliers import farthest_near
+from search.runs.summary import farthest_near
 from tests.search.report.sample import sample_summary
 from tests.search.report.variants import VARIANTS
 

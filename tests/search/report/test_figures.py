@@ -12,16 +12,14 @@ from hypothesis import strategies as st
 
 from search.report import RankingView
 from search.report.figures.curves import curves_figure
-from search.report.figures.falling import energy_kept
 from search.report.figures.figure import padded, round_ticks
+from search.report.figures.foresight import intervals_figure, stability_panels
 from search.report.figures.front import front_figure, undominated
-from search.report.figures.importance import importance_panels
-from search.report.figures.intervals import intervals_figure
+from search.report.figures.importance import energy_kept, importance_panels
 from search.report.figures.sizes import sizes_figure
-from search.report.figures.stability import stability_panels
-from search.runs.cost_axis import cost_axis
 from search.runs.journeys import Role, journeys
-from space.cutting.profile import Profile, profile_of
+from search.runs.summary import cost_axis
+from space.cutting.ranking import Profile, profile_of
 from tests.search.report.sample import TEACHER_LOSS, sample_ranking, sample_summary
 from tests.search.report.variants import VARIANTS
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from search.report.breakdown import breakdown_stacks
-from search.report.continuations import side_by_side
 from search.report.document import report_html
+from search.report.inspection import breakdown_stacks, side_by_side
 from tests.search.report.looks import PROMPTS, breakdown
 from tests.search.report.sample import sample_summary
 from tests.search.report.test_report import Page

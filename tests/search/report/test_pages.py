@@ -14,7 +14,7 @@ from optuna_dashboard import wsgi
 
 from search.compare import main
 from search.dashboard.__main__ import artifact_store, guarded, server_of
-from search.dashboard.dashboard_content import fill
+from search.dashboard.content import fill
 from search.runs.saved_run import SavedRun, find_run
 from tests.search.report.sample import sample_summary
 from tests.search.saved import save_run

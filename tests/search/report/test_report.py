@@ -14,9 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from search.report import RankingView, write_report
-from search.report.benchmark_table import benchmark_table
 from search.report.document import report_html
-from search.report.rank_table import rank_table
+from search.report.tables import benchmark_table, rank_table
 from space.input_error import InputError
 from tests.search.report.sample import sample_ranking, sample_summary
 from tests.search.report.variants import VARIANTS

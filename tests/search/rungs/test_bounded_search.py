@@ -10,12 +10,12 @@ from optuna.samplers import TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
+from search.rungs.bracket import pareto_front
 from search.rungs.evaluation import Evaluation, Retrained
-from search.rungs.guide import with_those_over
-from search.rungs.promotion import pareto_front
 from search.rungs.rung import Rung
+from search.rungs.sampler import with_those_over
 from search.runs.choice import eligible
-from search.stages.finalists import promoted_of
+from search.stages.retraining import promoted_of
 from search.storage.storage import open_study
 from space.axes.architecture import Architecture
 from space.enumeration.search_space import SearchSpace

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 
-from search.rungs.bracket import Bracket
+from search.rungs.bracket import Bracket, best_first
 from search.rungs.evaluation import SEARCH, Evaluation
-from search.rungs.promotion import best_first
 from search.rungs.rung import Rung
 from space.axes.architecture import Architecture
 from tests.search.rungs.test_rung import begin

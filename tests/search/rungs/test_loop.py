@@ -17,7 +17,7 @@ from search.rungs.evaluation import SEARCH, Evaluation, Record
 from search.rungs.rung import Rung
 from search.rungs.sampler import START_UP
 from search.settings.config import RunConfig
-from space.enumeration.baselines import baselines
+from space.enumeration.hand_made import baselines
 from space.enumeration.search_space import SearchSpace
 from tests.search.synthetic import (
     Evaluator,

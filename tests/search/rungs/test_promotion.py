@@ -14,7 +14,7 @@ from optuna.samplers.nsgaii._elite_population_selection_strategy import _calc_cr
 from optuna.study._multi_objective import _fast_non_domination_rank, _is_pareto_front
 from optuna.trial import create_trial
 
-from search.rungs.promotion import Values, best_first, crowding, dominates, pareto_front, pareto_ranks
+from search.rungs.bracket import Values, best_first, crowding, dominates, pareto_front, pareto_ranks
 
 #: Few different values, so that ties and duplicates are the rule.
 TABLES = st.tuples(st.integers(1, 12), st.integers(1, 3)).flatmap(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.rungs.stability import rank_correlations
+from search.rungs.bracket import rank_correlations
 
 LABELS = st.lists(st.sampled_from("abcdefgh"), unique=True, min_size=2)
 

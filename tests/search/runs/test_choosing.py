@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from search.rungs.promotion import pareto_front
-from search.runs.choosing import answer
-from search.runs.wishes import Wishes, figure
+from search.rungs.bracket import pareto_front
+from search.runs.choice import answer
+from search.runs.criteria import Wishes, figure
 from space.input_error import InputError
 
 TEACHER = {"id": "teacher", "loss": 1.5, "latency_ms": 30.0, "parameters": 1000, "objectives": {}}

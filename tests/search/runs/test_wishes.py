@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from search.runs.wishes import Wishes, figure, read_bound, read_weights
+from search.runs.criteria import Wishes, figure, read_bound, read_weights
 from space.input_error import InputError
 
 TEACHER = {

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluators.metrics.latency import Workload
-from search.settings.bounds import in_words, over, read_bounds, saved, typed
 from search.settings.costs import Costs, within_bounds, workload_of
-from search.settings.objectives import objectives_of
+from search.settings.objectives import in_words, objectives_of, over, read_bounds, saved, typed
 from space.axes.architecture import Axis
 from space.counting.counting import cache_polynomial, decode_flops, parameter_polynomial
 from space.input_error import InputError

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from evaluators.distillation.places import Kind, Place
+from evaluators.distillation.states import Kind, Place
 from evaluators.distillation.targets.live import LiveTargets, TextTargets
-from search.settings.distilling import check_states, loss_of, states_asked, states_of, targets_told
+from search.settings.methods import check_states, loss_of, states_asked, states_of, targets_told
 from space.input_error import InputError
 from tests.evaluators.tiny_models import tiny_model
 from tests.search.synthetic import run_config

@@ -11,7 +11,7 @@ import pytest
 
 from evaluators.importance.method import Aggregate, Depth, Method, Width
 from search.settings.flags import Flags
-from search.settings.method import method_of
+from search.settings.methods import method_of
 from search.settings.resolution import resolve
 from search.stages.importance import smallest
 from space.axes.architecture import Axis

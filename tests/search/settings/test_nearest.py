@@ -13,9 +13,8 @@ from transformers import PretrainedConfig
 from search.planning.outcome import beginning
 from search.planning.plan import plan
 from search.settings.flags import Flags
-from search.settings.nearest import AtHand, nearest
-from search.settings.phases import Phase, Training
 from search.settings.resolution import Resolved, resolve
+from search.settings.teachers import AtHand, Phase, Training, nearest
 from search.storage.run_directory import RunDirectory
 from space.counting.budget import Budget
 from space.input_error import InputError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.settings.pace import middling
+from search.settings.costs import middling
 from space.axes.architecture import Axis
 from tests.search.synthetic import demo_space
 

@@ -11,8 +11,8 @@ from transformers import PretrainedConfig
 
 from evaluators.teacher import load_config
 from search.settings.flags import Flags
-from search.settings.phases import Phase, phases_of, trainings_of
 from search.settings.resolution import resolve
+from search.settings.teachers import Phase, phases_of, trainings_of
 from space.input_error import InputError
 
 
@@ -97,7 +97,7 @@ def test_revisions_of_one_model_have_one_architecture(
     def of_revision(id: str, revision: str, trust_remote_code: bool) -> PretrainedConfig:
         return load_config(folders[revision], None, trust_remote_code)
 
-    monkeypatch.setattr("search.settings.phases.load_config", of_revision)
+    monkeypatch.setattr("search.settings.teachers.load_config", of_revision)
     with pytest.raises(InputError) as caught:
         trainings_of(phases_of(["org/a"], ["r", "s"]), trust_remote_code=False)
     message = str(caught.value)

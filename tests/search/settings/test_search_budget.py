@@ -10,9 +10,8 @@ import pytest
 from search.settings.bracket_plan import plan_bracket
 from search.settings.flags import Flags
 from search.settings.resolution import resolve
-from search.settings.scale import SCALES
-from search.settings.search_budget import search_tokens_of
-from search.storage.whole_file import write_whole
+from search.settings.scale import SCALES, search_tokens_of
+from search.storage.run_directory import write_whole
 from space.input_error import InputError
 from tests.evaluators.distillation.conftest import forget
 from tests.search.synthetic import run_config
@@ -79,7 +78,7 @@ def test_a_run_of_some_hours_is_planned_by_what_this_machine_does(
 
 
 def test_hours_are_refused_where_several_processes_train_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.settings.search_budget.with_others", lambda: True)
+    monkeypatch.setattr("search.settings.scale.with_others", lambda: True)
     with pytest.raises(InputError) as caught:
         tokens_of(Flags(search_hours=2.0))
     assert caught.value.remedy == "Say how many with --search-tokens"

@@ -20,7 +20,7 @@ from search.settings.teachers import (
 from space.counting.budget import BudgetText, Measure
 from space.counting.counting import parameter_polynomial
 from space.input_error import InputError
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from studies.demo.train import CONFIG
 
 

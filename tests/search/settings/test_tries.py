@@ -12,11 +12,10 @@ from optuna.storages.journal import JournalFileBackend
 from search.rungs.evaluation import BY_HAND, SEARCH
 from search.rungs.loop import Search, Task
 from search.rungs.rung import Rung
-from search.settings.by_hand import by_hand
-from search.settings.costs import Costs, workload_of
+from search.settings.costs import Costs, by_hand, workload_of
 from search.terminal.console import Console
 from space.axes.architecture import Architecture
-from space.enumeration.baselines import baselines
+from space.enumeration.hand_made import baselines
 from space.input_error import InputError
 from tests.search.synthetic import (
     Evaluator,

@@ -14,9 +14,8 @@ from transformers import LlamaConfig, Olmo2Config, PretrainedConfig
 from evaluators.distillation.loop import DivergenceError, Outcome
 from search.settings.flags import Flags
 from search.settings.resolution import Resolved, resolve
-from search.stages.bases import contestants, try_out, variants_of
-from search.stages.basis_trial import BasisTrial, Tried
-from search.stages.workbench import Workbench
+from search.stages.preparation import contestants, try_out, variants_of
+from search.stages.workbench import BasisTrial, Tried, Workbench
 from space.cutting.basis import BasisName
 from tests.search.synthetic import run_config
 

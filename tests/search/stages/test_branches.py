@@ -12,10 +12,10 @@ from optuna.storages import InMemoryStorage
 
 from evaluators.distillation.checkpoint import write_tensors
 from evaluators.distillation.saving import Checkpointing
+from search.rungs.bracket import best_first
 from search.rungs.evaluation import SEARCH, Evaluation
-from search.rungs.promotion import best_first
 from search.rungs.rung import Rung
-from search.stages.branches import forget, of_retraining, of_rung, spared, tidy
+from search.stages.trial import forget, of_retraining, of_rung, spared, tidy
 from search.stages.workbench import Workbench
 from space.axes.architecture import Architecture
 from tests.search.synthetic import Evaluator, demo_space, make_search, open_rungs_in, run_config

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
 from evaluators.teacher import Teacher
-from search.stages.cards import write_cards
+from search.stages.model_card import write_cards
 from search.stages.provenance import Dataset, keep_provenance, read_provenance
 from tests.search.report.sample import sample_summary
 from tests.search.report.variants import VARIANTS

@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from evaluators.corpus.corpus import Corpus
-from search.stages.continuations import Continuation, Prompts, continuations_of, prompts_of
+from search.stages.inspection import Continuation, Prompts, continuations_of, prompts_of
 from tests.contracts.tiny import vouched
 
 BLOCK = 64

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from search.stages import energy
-from search.stages.energy import Energy, Tally, metered, spent
+from evaluators.metrics import energy
+from evaluators.metrics.energy import Energy, Tally, metered, spent
 
 
 @dataclass

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from search.rungs.bracket import best_first
 from search.rungs.evaluation import SEARCH, Evaluation, Record
-from search.rungs.promotion import best_first
-from search.stages.finalists import promoted_of
+from search.stages.retraining import promoted_of
 from tests.search.synthetic import demo_space, run_config
 
 SPACE = demo_space().architectures

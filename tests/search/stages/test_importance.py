@@ -26,7 +26,7 @@ from space.cutting.basis import BasisName
 from space.cutting.moments import Moments
 from space.discovery.discovery import discover
 from space.enumeration.enumeration import enumerate_space
-from space.verification.draws import random_teacher
+from space.verification.contract import random_teacher
 from tests.search.synthetic import run_config
 
 CONFIG = LlamaConfig(

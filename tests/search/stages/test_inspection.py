@@ -16,9 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from evaluators.corpus.corpus import Corpus
 from search.rungs.evaluation import Retrained
 from search.stages import inspection
-from search.stages.breakdown import Breakdown, LatencyBreakdown
-from search.stages.continuations import Continuation
-from search.stages.inspection import Inspection, inspect
+from search.stages.inspection import Breakdown, Continuation, Inspection, LatencyBreakdown, inspect
 from search.stages.workbench import Workbench
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import Console

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
-from evaluators.teacher.terms import Terms
+from evaluators.teacher.writing import Terms
 from search.stages.model_card import model_card
 from search.stages.provenance import Dataset, Provenance
 from tests.search.report.sample import sample_summary

@@ -15,19 +15,15 @@ import torch
 from accelerate import Accelerator
 
 from evaluators.corpus.corpus import Corpus
-from evaluators.distillation.targets.batch import Targets
+from evaluators.distillation.targets.batch import FormName, Targets
 from evaluators.distillation.targets.cached import CachedTargets
 from evaluators.distillation.targets.choice import Setting, size_text
-from evaluators.distillation.targets.form import FormName
-from evaluators.distillation.targets.hidden import Hidden
-from evaluators.distillation.targets.live import LiveTargets, TextTargets
-from evaluators.distillation.targets.sampled import Sampled
-from evaluators.distillation.targets.top_k import TopK
+from evaluators.distillation.targets.live import Hidden, LiveTargets, TextTargets
+from evaluators.distillation.targets.sparse import Sampled, TopK
 from evaluators.teacher import Teacher
 from search.settings.flags import Flags
 from search.settings.resolution import Resolved, resolve
-from search.stages.targets import check_targets, targets_of
-from search.stages.targets_plan import TargetsPlan, free_bytes, plan_targets, setting_of
+from search.stages.targets import TargetsPlan, check_targets, free_bytes, plan_targets, setting_of, targets_of
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import Console
 from space.input_error import InputError

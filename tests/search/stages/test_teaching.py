@@ -19,17 +19,15 @@ from evaluators.huggingface.final_states import final_states
 from evaluators.teacher import Teacher, load_teacher
 from search.settings.config import RunConfig
 from search.settings.resolution import Resolved
-from search.stages.targets import targets_of
-from search.stages.targets_plan import places_of, setting_of
-from search.stages.teaching import teaching_model
+from search.stages.targets import places_of, setting_of, targets_of, teaching_model
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import Console
-from search.training.trainer import Lesson, Trainer
+from search.training.training import Lesson, Trainer
 from space.axes.axis_map import AxisMap
 from space.counting.budget import Budget
 from space.enumeration.enumeration import enumerate_space
 from space.input_error import InputError
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from tests.search.synthetic import run_config
 
 
@@ -114,7 +112,7 @@ def test_a_student_is_compared_with_the_layers_of_the_model_that_teaches(
 ) -> None:
     """The last block but two: of five layers block 2, of the tiny teacher's two there is none but block 0."""
     asked: list[Any] = []
-    monkeypatch.setattr("search.training.trainer.distil", lambda *_, states, **__: asked.append(states))
+    monkeypatch.setattr("search.training.training.distil", lambda *_, states, **__: asked.append(states))
     config = LlamaConfig.from_pretrained(original, num_hidden_layers=5)
     wanted = config_of(tiny_teacher, original, states=("late",))
     trainer = Trainer(wanted, LlamaForCausalLM(config), torch.zeros(1, 32), cast(Any, None))

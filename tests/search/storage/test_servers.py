@@ -239,7 +239,7 @@ def test_a_driver_that_is_not_installed(url: str, module: str, monkeypatch: pyte
 
 @pytest.mark.parametrize("url", ["grpc://127.0.0.1:1", "grpc://", "grpc://host:port", "grpc://host:1/name"])
 def test_a_proxy_that_cannot_be_reached(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.storage.servers._OPENING_SECONDS", 0.3)
+    monkeypatch.setattr("search.storage.storage._OPENING_SECONDS", 0.3)
     with pytest.raises(InputError) as caught:
         open_storage(url, NOWHERE)
     assert caught.value.rule == "The Optuna storage has to be reachable"

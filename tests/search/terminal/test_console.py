@@ -9,8 +9,7 @@ import re
 import pytest
 
 from search.rungs.evaluation import SEARCH
-from search.terminal.console import Console, clock
-from search.terminal.forecast import Forecast
+from search.terminal.console import Console, Forecast, clock
 from tests.search.synthetic import Evaluator, demo_space, make_search, run_config
 from tests.search.terminal.screen import Screen
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.terminal.forecast import Forecast
+from search.terminal.console import Forecast
 
 #: A run in the order of its work: ranking and targets, then the rungs in turns, then retraining.
 JOBS = [

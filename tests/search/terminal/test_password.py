@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import URL
 
-from search.terminal.password import without_password
+from search.terminal.command import without_password
 
 
 @pytest.mark.parametrize("password", ["secret", "se:cret", "se/cret", "s", "", "sécret#?"])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from search.settings.processes import LostProcessError
+from search.terminal.command import LostProcessError
 from search.training import ranks as module
 from search.training.ranks import ranks
 

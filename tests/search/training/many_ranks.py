@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from search.run import main
 from search.rungs.evaluation import CandidateError
 from search.settings.config import RunConfig
-from search.settings.precision import accelerator_of
+from search.settings.methods import accelerator_of
 from search.terminal.console import Console
 from search.training import ranks
 from tests.evaluators.distillation.many_processes import shard

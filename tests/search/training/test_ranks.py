@@ -19,7 +19,7 @@ from optuna.storages import InMemoryStorage
 from search.rungs.claims import DEATHS
 from search.rungs.evaluation import Evaluation
 from search.runs.summary import check
-from search.settings.processes import LostProcessError
+from search.terminal.command import LostProcessError
 from search.training.ranks import ranks
 from space.axes.architecture import Architecture
 from tests.search.synthetic import Evaluator, demo_space, make_search, open_rungs_in, records_of, run_config

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 
 from space.axes.architecture import Architecture, Axis
-from space.axes.axis_map import AxisMap, Coupling, Tensor, build, layer_modules
+from space.axes.axis_map import AxisMap, Coupling, MappedTensor, build, layer_modules
 from space.axes.layout import Each, Fixed
 from space.discovery.discovery import discover
 from tests.space.models import SMALL
@@ -21,7 +21,7 @@ def axis_map() -> AxisMap:
 
 def test_a_tensor_knows_its_axes_and_module() -> None:
     queries = Each(Axis.KV_HEADS, 2, Each(Axis.HEADS, 2, Fixed(8)))
-    tensor = Tensor("model.layers.1.self_attn.q_proj.weight", (queries, HIDDEN), 1)
+    tensor = MappedTensor("model.layers.1.self_attn.q_proj.weight", (queries, HIDDEN), 1)
     assert tensor.axes == (frozenset({Axis.KV_HEADS, Axis.HEADS}), frozenset({Axis.HIDDEN}))
     assert tensor.module == "model.layers.1.self_attn.q_proj"
     assert tensor.has(Axis.HEADS)

@@ -6,7 +6,7 @@ from transformers import DbrxConfig, GPT2Config, LlamaConfig, MptConfig
 from transformers.models.dbrx.configuration_dbrx import DbrxFFNConfig
 
 from space.axes.architecture import Axis
-from space.axes.fields import NAMES, layers_of, named, read, with_sizes
+from space.axes.config_fields import NAMES, layers_of, named, read, with_sizes
 from tests.space.models import SMALL
 
 

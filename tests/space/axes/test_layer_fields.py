@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DeepseekV3Config, LlamaConfig, Qwen2Config, Qwen3MoeConfig
 
-from space.axes.fields import with_sizes
-from space.axes.layer_fields import following
+from space.axes.config_fields import with_sizes
+from space.axes.layers import following
 
 MIXED = ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]
 

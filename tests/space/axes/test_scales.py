@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from space.axes.architecture import Axis
-from space.axes.fields import with_sizes
-from space.axes.scales import Scales, carried, starred
+from space.axes.axis_map import Scales, carried, starred
+from space.axes.config_fields import with_sizes
 from space.cutting.extraction import saved_tensors
-from space.verification.draws import random_teacher
-from space.verification.scaling import measured
+from space.verification.behaviour import measured
+from space.verification.contract import random_teacher
 from tests.contracts.tiny import vouched
 
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrain
 
 from space.axes.architecture import Architecture
 from space.axes.axis_map import build
-from space.axes.summing import windows
+from space.axes.polynomial import windows
 from space.counting.budget import Budget, Measure
 from space.counting.counting import (
     active_polynomial,
@@ -26,10 +26,10 @@ from space.counting.counting import (
     parameter_polynomial,
     prefill_flops,
 )
-from space.cutting.depth import kept_layers
 from space.cutting.extraction import student_config
-from space.verification.draws import one_expert_at_a_time
-from space.verification.vouching import axis_map_of
+from space.cutting.ranking import kept_layers
+from space.verification.contract import one_expert_at_a_time
+from space.verification.verification import axis_map_of
 from tests.space.maps import map_of, tiny_config, tiny_map
 from tests.space.models import SMALL
 

@@ -12,7 +12,7 @@ from space.axes.architecture import Axis
 from space.counting.counting import parameter_polynomial, uses_of
 from space.counting.parts import Part, Parts, parts_of
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
-from space.verification.draws import random_ranking
+from space.verification.contract import random_ranking
 from tests.contracts.tiny import vouched
 
 #: By hand from the classes' own code: what the modules of a layer, starred, work for.

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from space.axes.likeness import layers_of_each_kind
-from space.cutting.depth import kept_layers
+from space.axes.layers import layers_of_each_kind
+from space.cutting.ranking import kept_layers
 from tests.contracts.masked import best
 
 kinds_of_layers = st.lists(st.integers(0, 3), min_size=1, max_size=24)

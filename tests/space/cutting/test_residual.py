@@ -14,8 +14,7 @@ from transformers import CONFIG_MAPPING
 from space.axes.architecture import Architecture
 from space.axes.axis_map import AxisMap
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
-from space.cutting.repair import Repair
-from space.cutting.residual import partners, producing
+from space.cutting.repair import Repair, partners, producing
 from space.discovery.discovery import discover
 from space.discovery.tiny import tiny
 from space.verification.reload import hushed

@@ -17,7 +17,7 @@ from space.cutting.extraction import student_config
 from space.cutting.rounds import architectures_between
 from space.discovery.discovery import discover
 from space.discovery.tiny import tiny
-from space.verification.draws import random_architecture
+from space.verification.contract import random_architecture
 from space.verification.reload import hushed
 
 _MIXING = {"gpt2": frozenset({"transformer.h.*.attn.c_proj"})}

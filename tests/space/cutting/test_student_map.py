@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from space.cutting.student_map import student_map
+from space.cutting.extraction import student_map
 from space.discovery.discovery import discover
-from space.verification.draws import random_architecture
+from space.verification.contract import random_architecture
 from space.verification.reload import hushed
 from tests.contracts.tiny import vouched
 

@@ -21,8 +21,7 @@ from transformers import (
 )
 
 from space.axes.architecture import Architecture, Axis
-from space.axes.axis_map import AxisMap, Coupling, build
-from space.axes.scales import Roles
+from space.axes.axis_map import AxisMap, Coupling, Roles, build
 from space.discovery.discovery import discover
 from space.discovery.sizing import Tie
 from space.discovery.tiny import tiny

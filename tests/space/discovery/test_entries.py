@@ -7,12 +7,12 @@ import pytest
 from transformers import CONFIG_MAPPING, OPTConfig, Qwen3MoeConfig
 
 from space.axes.architecture import Axis
-from space.axes.fields import with_sizes
-from space.discovery import entries
-from space.discovery.entries import ENTRIES, Entry, entry_of
+from space.axes.config_fields import with_sizes
+from space.discovery import families as entries
+from space.discovery.families import ENTRIES, Entry, entry_of
 from space.discovery.probing import built
 from space.verification.reload import hushed
-from space.verification.vouching import vouch
+from space.verification.verification import vouch
 from tests.contracts.tiny import CASES, vouched
 
 

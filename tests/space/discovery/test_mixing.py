@@ -6,11 +6,10 @@ from transformers import CONFIG_MAPPING
 
 from space.axes.axis_map import layer_modules
 from space.discovery.discovery import discover
-from space.discovery.mixing import modules_that_mix
 from space.discovery.tiny import tiny
-from space.verification.draws import random_teacher
+from space.verification.behaviour import modules_that_mix
+from space.verification.contract import logits_of, random_teacher, trial_tokens
 from space.verification.reload import hushed
-from space.verification.trial import logits_of, trial_tokens
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from space.discovery.decoders import looks_ahead, no_decoder
+from space.discovery.families import looks_ahead, no_decoder
 from space.discovery.tiny import tiny
 
 _SAMPLE = ("llama", "gpt2", "gemma2", "bloom", "mixtral", "deepseek_v3", "nemotron_h", "gemma4_text", "dbrx")

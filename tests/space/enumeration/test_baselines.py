@@ -7,11 +7,11 @@ import pytest
 
 from space.axes.architecture import Architecture, Axis
 from space.counting.budget import Budget
-from space.enumeration.baselines import DEPTH, MLP_AND_HEADS, UNIFORM, baselines
 from space.enumeration.enumeration import enumerate_space
+from space.enumeration.hand_made import DEPTH, MLP_AND_HEADS, UNIFORM, baselines
 from space.enumeration.limits import read_limits
 from space.enumeration.search_space import SearchSpace
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from studies.demo.train import CONFIG
 from tests.space.maps import map_of
 

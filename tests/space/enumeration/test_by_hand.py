@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from space.axes.architecture import Architecture, Axis
 from space.counting.budget import Budget
-from space.enumeration.by_hand import completions, read_named
 from space.enumeration.enumeration import enumerate_space
+from space.enumeration.hand_made import completions, read_named
 from space.enumeration.limits import read_limits
 from space.enumeration.search_space import SearchSpace
 from space.input_error import InputError

@@ -18,14 +18,14 @@ from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import build
 from space.counting.budget import Budget, BudgetText
 from space.counting.counting import parameter_polynomial
-from space.cutting.depth import kept_layers
 from space.cutting.extraction import student_config
-from space.enumeration.baselines import baselines
+from space.cutting.ranking import kept_layers
 from space.enumeration.choices import divisor, step_of
 from space.enumeration.enumeration import enumerate_space, floors
+from space.enumeration.hand_made import baselines
 from space.enumeration.search_space import SearchSpace
 from space.input_error import InputError
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from tests.space.maps import map_of, tiny_map
 
 MAP = map_of("small")

@@ -9,7 +9,7 @@ from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap
 from space.enumeration.limits import Limit, check_limits, read_limits
 from space.input_error import InputError
-from space.verification.vouching import axis_map_of
+from space.verification.verification import axis_map_of
 from tests.space.maps import map_of, tiny_map
 
 

@@ -13,11 +13,10 @@ import pytest
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from space.axes.architecture import Architecture, Axis
-from space.axes.axis_map import AxisMap, Coupling
-from space.axes.scales import Roles
+from space.axes.axis_map import AxisMap, Coupling, Roles
 from space.discovery.sizing import Tie
 from space.families import support
-from space.families import table as command
+from space.families import support as command
 from space.families.support import TYPES, Row, markdown, row_of, rows, summary
 from space.input_error import InputError
 

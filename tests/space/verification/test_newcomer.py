@@ -20,7 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from space.axes.architecture import Axis
-from space.verification.vouching import vouch
+from space.verification.verification import vouch
 
 
 class OddConfig(PretrainedConfig):

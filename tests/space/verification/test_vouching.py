@@ -9,9 +9,9 @@ from transformers import BertConfig, GPT2Config, LlamaConfig, PretrainedConfig
 
 from space.axes.architecture import Architecture, Axis
 from space.input_error import InputError
-from space.verification import vouching
+from space.verification import verification as vouching
 from space.verification.reload import hushed
-from space.verification.vouching import axis_map_of, vouch
+from space.verification.verification import axis_map_of, vouch
 from tests.contracts.tiny import CASES, SAMPLE, vouched
 from tests.space.models import LLAMA_8B, SMALL
 

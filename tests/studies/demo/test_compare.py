@@ -12,8 +12,8 @@ from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TokenizersBackend
 
+from evaluators.corpus.blocks import Split, split_of
 from evaluators.corpus.documents import standard_library
-from evaluators.corpus.split import Split, split_of
 from studies.demo.compare import (
     TEACHER,
     Comparison,

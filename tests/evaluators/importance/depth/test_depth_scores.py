@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from transformers import PreTrainedModel
 
-from evaluators.importance.depth.greedy import ranks, removal_order
-from evaluators.importance.depth.influence import Chords
+from evaluators.importance.layer_removal import Chords, ranks, removal_order
 from evaluators.importance.method import Depth, Method
 from evaluators.importance.rank import rank
 from space.axes.architecture import Axis

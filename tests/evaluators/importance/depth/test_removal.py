@@ -13,11 +13,9 @@ from torch.testing import assert_close
 from transformers import PreTrainedModel
 
 from evaluators.huggingface.final_states import final_states
-from evaluators.importance.depth import removal
-from evaluators.importance.depth.passes import Passes
-from evaluators.importance.depth.removal import by_divergence, by_loss, without_blocks, without_each
-from evaluators.importance.depth.setting import Setting
-from evaluators.importance.depth.sharing import only_states
+from evaluators.importance import layer_removal as removal
+from evaluators.importance.layer_passes import Passes, Setting, only_states
+from evaluators.importance.layer_removal import by_divergence, by_loss, without_blocks, without_each
 from space.axes.axis_map import layer_modules
 from tests.contracts.tiny import tokens, vouched
 from tests.evaluators.importance.depth.by_surgery import Cost, divergence, loss

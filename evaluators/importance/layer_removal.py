@@ -1,0 +1,244 @@
+"""What it costs to be without layers: loss, divergence or block influence, one by one or in a row.
+
+Logits exist for a slice of the tokens at a time.
+
+1 − cosine between the states at two ends, averaged over tokens (arXiv 2407.14679, section 2.2, for one
+layer; arXiv 2403.17887, section 3.2, has the arc cosine for several): the states of all L + 1
+boundaries are held while a batch passes, and compared two by two.
+
+With L layers, the L passes without one each run (L − 1) / 2 layers on average, after one whole pass.
+Blocks that end at the same layer go on from there alike, so their states run as one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from evaluators.huggingface.final_states import logits_of, token_slice, vocabulary
+from evaluators.importance.layer_passes import Boundaries, Passes, Setting, listening
+from space.axes.axis_map import AxisMap, layer_modules
+
+#: Of final states (B, T, D): the sum of the costs of their tokens in nats, and the number of summands.
+Cost = Callable[[Tensor], tuple[float, int]]
+
+
+class Loss:
+    """Cross-entropy of the next token, in nats."""
+
+    def __init__(self, model: PreTrainedModel, tokens: Tensor) -> None:
+        assert tokens.shape[1] > 1, "a block of one token has none to predict"
+        self.model, self.nexts = model, tokens[:, 1:].flatten()
+
+    def __call__(self, states: Tensor) -> tuple[float, int]:
+        """The sum over the predicted tokens, and their number.
+
+        Args:
+            states: (B, T, D) final states.
+        """
+        total = torch.zeros((), dtype=torch.float64, device=self.nexts.device)
+        size = token_slice(vocabulary(self.model))
+        rows = states[:, :-1].flatten(0, 1)
+        for some, targets in zip(rows.split(size), self.nexts.split(size), strict=True):
+            logits = logits_of(self.model, some).float()
+            total += nn.functional.cross_entropy(logits, targets.to(logits.device), reduction="sum").to(total)
+        return float(total), len(self.nexts)
+
+
+class Divergence:
+    """KL(p‖q) = Σ p (log p − log q) in nats, with p the whole teacher's and q those of other states."""
+
+    def __init__(self, model: PreTrainedModel, whole: Tensor) -> None:
+        self.model, self.whole = model, whole.flatten(0, 1)
+
+    def __call__(self, states: Tensor) -> tuple[float, int]:
+        """The sum over the tokens, and their number.
+
+        Args:
+            states: (B, T, D) final states.
+        """
+        total = torch.zeros((), dtype=torch.float64, device=self.whole.device)
+        size = token_slice(2 * vocabulary(self.model))
+        rows = states.flatten(0, 1)
+        for some, wanted in zip(rows.split(size), self.whole.split(size), strict=True):
+            p, q = (logits_of(self.model, part).float().log_softmax(-1) for part in (wanted, some))
+            total += nn.functional.kl_div(q, p, reduction="sum", log_target=True).to(total)
+        return float(total), len(rows)
+
+
+_SHORTEST = 1e-16
+#: Tokens whose unit vectors are held at once.
+_TOKENS_AT_ONCE = 512
+
+
+class Chords:
+    """Cosines between all boundaries, summed over tokens in float64; only those with later ones."""
+
+    def __init__(self, model: PreTrainedModel, axis_map: AxisMap) -> None:
+        self.layers = layer_modules(model, axis_map)
+        self.total = torch.zeros(len(self.layers) + 1, len(self.layers) + 1, dtype=torch.float64)
+        self.tokens = 0
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Within the context every pass is taken in; the states of one at a time are held."""
+        boundaries = Boundaries()
+
+        def passed(_: nn.Module, __: Any, ___: Any) -> None:
+            self.add(boundaries.states)
+            boundaries.clear()
+
+        with listening(self.layers, boundaries):
+            handle = self.layers[-1].register_forward_hook(passed)
+            try:
+                yield
+            finally:
+                handle.remove()
+
+    def add(self, states: Sequence[Tensor]) -> None:
+        """Take in L + 1 times (..., D) states of the same tokens; those of no length have cosine 0."""
+        rows = [values.detach().reshape(-1, values.shape[-1]) for values in states]
+        for parts in zip(*(values.split(_TOKENS_AT_ONCE) for values in rows), strict=True):
+            units = torch.stack([part.to(parts[0].device).float() for part in parts])
+            units /= torch.linalg.vector_norm(units, dim=-1, keepdim=True).clamp_min(_SHORTEST)
+            # No matrix product: equal layers shall come out equal, whatever their place.
+            for number, one in enumerate(units):
+                cosines = torch.linalg.vecdot(one, units[number:])
+                self.total[number, number:] += cosines.sum(-1, dtype=torch.float64).cpu()
+        self.tokens += len(rows[0])
+
+
+def blocks_of(cosines: Tensor) -> Tensor:
+    """(L, L): [n − 1, i] is 1 − cosine of boundaries i and i + n; +inf beyond the last.
+
+    Args:
+        cosines: (L + 1, L + 1) of each boundary with later ones, mean over tokens.
+    """
+    blocks = torch.full_like(cosines[1:, 1:], torch.inf)
+    for length in range(1, len(cosines)):
+        blocks[length - 1, : len(cosines) - length] = 1 - cosines.diagonal(length)
+    return blocks
+
+
+#: Of a pass over a batch, what its costs are measured by.
+Costs = Callable[[Passes], Cost]
+#: Tokens of one pass, if several starts run as one batch.
+TOKENS_AT_ONCE = 4096
+
+
+def by_loss(passes: Passes) -> Cost:
+    """Loss of the next token."""
+    return Loss(passes.model, passes.tokens)
+
+
+def by_divergence(passes: Passes) -> Cost:
+    """Divergence from the whole teacher, which runs once more if the pass lacks some layers."""
+    if not passes.gone:
+        return Divergence(passes.model, passes.whole)
+    return Divergence(passes.model, Passes(passes.model, passes.axis_map, passes.tokens).whole)
+
+
+@torch.no_grad()
+def without_each(setting: Setting, costs: Costs, gone: Collection[int] = ()) -> Tensor:
+    """(L,) float64: the mean cost in nats per token without each layer; NaN for those in ``gone``.
+
+    Args:
+        setting: teacher and text.
+        costs: loss or divergence.
+        gone: layers that are out anyway.
+    """
+    total, count = torch.zeros(setting.layers, dtype=torch.float64), 0
+    total[list(gone)] = torch.nan
+    for passes in setting.passes(gone):
+        cost = costs(passes)
+        number = 0
+        for layer in range(setting.layers):
+            if layer not in passes.gone:
+                found, number = cost(passes.without(layer, layer + 1))
+                total[layer] += found
+        count += number
+    return setting.mean(total, count)
+
+
+@torch.no_grad()
+def without_blocks(setting: Setting, costs: Costs) -> Tensor:
+    """(L, L) float64: [n − 1, i] is the mean cost without the n layers from i on; +inf beyond the last.
+
+    Args:
+        setting: teacher and text.
+        costs: loss or divergence.
+    """
+    total, count = torch.zeros(setting.layers, setting.layers, dtype=torch.float64), 0
+    for passes in setting.passes():
+        cost = costs(passes)
+        number = 0
+        for stop in range(1, setting.layers + 1):
+            for start, states in enumerate(_ends(passes, stop)):
+                found, number = cost(states)
+                total[stop - start - 1, start] += found
+        count += number
+    beyond = torch.arange(setting.layers)[:, None] + torch.arange(setting.layers) >= setting.layers
+    return setting.mean(total, count).masked_fill(beyond, torch.inf)
+
+
+def _ends(passes: Passes, stop: int) -> Iterator[Tensor]:
+    """The final states without the layers from each start to before ``stop``."""
+    for starts in _groups(passes, stop):
+        if len(starts) == 1:
+            yield passes.without(starts[0], stop)
+        else:
+            yield from passes.handed_over(starts, stop).chunk(len(starts))
+
+
+def _groups(passes: Passes, stop: int) -> list[Sequence[int]]:
+    """Starts that run together."""
+    most = max(1, TOKENS_AT_ONCE // passes.tokens.numel()) if passes.stackable else 1
+    return [range(first, min(stop, first + most)) for first in range(0, stop, most)]
+
+
+#: Of the layers that are gone: (L,) scores, higher is more important; theirs are not read.
+Scoring = Callable[[Collection[int]], Tensor]
+
+
+def removal_order(layers: int, scoring: Scoring) -> list[int]:
+    """All layers, the first to be taken out first; of equal ones the later goes.
+
+    Args:
+        layers: how many there are.
+        scoring: is asked layers − 1 times.
+    """
+    order: list[int] = []
+    while len(order) < layers - 1:
+        scores = scoring(order).tolist()
+        order.append(min((n for n in range(layers) if n not in order), key=lambda n: (scores[n], -n)))
+    return [*order, *(n for n in range(layers) if n not in order)]
+
+
+def ranks(order: list[int]) -> Tensor:
+    """(L,) float32: when each layer is taken out, 0 for the first."""
+    return torch.tensor([order.index(layer) for layer in range(len(order))]).float()
+
+
+@torch.no_grad()
+def influence_without(setting: Setting, gone: Collection[int]) -> Tensor:
+    """(L,) float64: block influence of each layer while those in ``gone`` pass on what they get.
+
+    Args:
+        setting: teacher and text.
+        gone: layers that are out; what is returned of them is not to be read.
+    """
+    total, count = torch.zeros(setting.layers, dtype=torch.float64), 0
+    for passes in setting.passes(gone):
+        for layer, (before, after) in enumerate(pairwise(passes.boundaries.states)):
+            ends = before.float(), after.to(before.device).float()
+            cosines = nn.functional.cosine_similarity(*ends, dim=-1)
+            total[layer] += float(cosines.sum(dtype=torch.float64))
+            number = cosines.numel()
+        count += number
+    return 1 - setting.mean(total, count)

@@ -1,0 +1,178 @@
+"""Scores of the layers by the chosen method, beside those that the ranking pass itself gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from evaluators.importance.layer_passes import Setting, only_states, passing_on
+from evaluators.importance.layer_removal import (
+    Chords,
+    blocks_of,
+    by_divergence,
+    by_loss,
+    influence_without,
+    ranks,
+    removal_order,
+    without_blocks,
+    without_each,
+)
+from evaluators.importance.method import Depth, Method
+from space.axes.architecture import Axis
+from space.axes.axis_map import layer_modules
+from space.cutting.ranking import Ranking
+from space.input_error import InputError
+
+#: A benchmark: of a model its score, higher is better.
+Judge = Callable[[PreTrainedModel], float]
+#: Ways that score one layer after the other, so that some can be out already.
+_ONE_BY_ONE = (Depth.INFLUENCE, Depth.PERPLEXITY, Depth.DIVERGENCE)
+_COSTS = {
+    Depth.PERPLEXITY: by_loss,
+    Depth.BLOCK_PERPLEXITY: by_loss,
+    Depth.DIVERGENCE: by_divergence,
+}
+
+
+def rescored(
+    ranking: Ranking, setting: Setting, method: Method, chords: Chords, judge: Judge | None = None
+) -> Ranking:
+    """A ranking with its layers scored by the chosen method.
+
+    Args:
+        ranking: with block influence, from the ranking pass.
+        setting: teacher and text.
+        method: that ``check_depth`` has seen.
+        chords: for ``Depth.BLOCK_INFLUENCE``, taken in during the ranking pass.
+        judge: for ``Depth.BENCHMARK``.
+
+    Raises:
+        InputError: loss, divergence or score without a layer is not finite.
+    """
+    if method.depth is Depth.BLOCK_INFLUENCE:
+        found = of_blocks(blocks_of(setting.mean(chords.total, chords.tokens)), method.depth)
+    elif method.depth is Depth.INFLUENCE and not method.greedy:
+        return ranking
+    else:
+        found = layer_scores(setting, method, judge)
+    return replace(ranking, scores={**ranking.scores, Axis.LAYERS: found.layers}, blocks=found.blocks)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerScores:
+    """How important layers are, higher is more important."""
+
+    layers: Tensor
+    """(L,)."""
+    blocks: Tensor | None = None
+    """(L, L) as in ``Ranking``."""
+
+
+def check_depth(method: Method, judge: Judge | None, calibration: Tensor) -> None:
+    """See before any work that layers can be scored this way.
+
+    Raises:
+        InputError: the parts of the method do not fit together, or the blocks are too short for it.
+    """
+    if method.greedy and method.depth not in _ONE_BY_ONE:
+        raise InputError(
+            "Layers are taken out greedily by what each of them does",
+            f"the depth method is {method.depth.value!r}",
+            "Choose influence, perplexity or divergence, or leave greedy out",
+        )
+    if method.depth is Depth.BENCHMARK and judge is None:
+        raise InputError(
+            "Layers scored by a benchmark need one that is named", "none is", "Name a task of the benchmark"
+        )
+    if method.depth in (Depth.PERPLEXITY, Depth.BLOCK_PERPLEXITY) and calibration.shape[1] < 2:
+        raise InputError(
+            "Layers scored by loss need calibration blocks of two tokens or more",
+            f"the blocks have {calibration.shape[1]}",
+            "Take longer blocks, or choose influence",
+        )
+
+
+def layer_scores(setting: Setting, method: Method, judge: Judge | None = None) -> LayerScores:
+    """The scores by any method that the ranking pass itself does not serve.
+
+    Args:
+        setting: teacher and text.
+        method: that ``check_depth`` has seen.
+        judge: of ``Depth.BENCHMARK``.
+
+    Raises:
+        InputError: loss, divergence or score without a layer is not finite.
+    """
+    if method.depth is Depth.RANDOM:
+        generator = torch.Generator().manual_seed(method.seed)
+        return LayerScores(torch.rand(setting.layers, generator=generator))
+    if method.depth is Depth.BENCHMARK:
+        assert judge is not None, "the method was checked"
+        return LayerScores(_by_benchmark(setting, judge))
+    if method.depth in _COSTS and setting.batches:
+        reuse = only_states(setting.model, setting.axis_map, setting.batches[0])
+        setting = replace(setting, reuse=reuse)
+    if method.depth is Depth.BLOCK_PERPLEXITY:
+        return of_blocks(without_blocks(setting, by_loss), method.depth)
+    scoring = partial(_one_by_one, setting, method.depth)
+    if method.greedy:
+        return LayerScores(ranks(removal_order(setting.layers, scoring)))
+    return LayerScores(scoring(()).float())
+
+
+def _one_by_one(setting: Setting, depth: Depth, gone: Collection[int]) -> Tensor:
+    """(L,) the scores of the layers that are not gone."""
+    if depth is Depth.INFLUENCE:
+        scores = influence_without(setting, gone)
+    else:
+        scores = without_each(setting, _COSTS[depth], gone)
+    left = [layer for layer in range(setting.layers) if layer not in gone]
+    _check_finite(scores[left], depth)
+    return scores
+
+
+def of_blocks(blocks: Tensor, depth: Depth) -> LayerScores:
+    """Costs of blocks as the scores of a ranking.
+
+    Args:
+        blocks: (L, L) costs, +inf beyond the last layer.
+        depth: how they were made.
+
+    Raises:
+        InputError: some are not finite.
+    """
+    for length, row in enumerate(blocks, start=1):
+        _check_finite(row[: len(blocks) + 1 - length], depth)
+    layers, blocks = blocks[0].float(), blocks.float()
+    blocks[-1] = torch.inf  # nobody asks for a student without layers
+    return LayerScores(layers.clone(), blocks)
+
+
+def _by_benchmark(setting: Setting, judge: Judge) -> Tensor:
+    """(L,) float32: how much of the score is lost without each layer.
+
+    The layers run and hand on what they were given, so that caches of a benchmark that generates fill up.
+    """
+    model, layers = setting.model, layer_modules(setting.model, setting.axis_map)
+    whole = judge(model)
+    lost = []
+    for layer in range(setting.layers):
+        with passing_on(layers, [layer]):
+            lost.append(whole - judge(model))
+    scores = torch.tensor(lost)
+    _check_finite(scores, Depth.BENCHMARK)
+    return scores
+
+
+def _check_finite(scores: Tensor, depth: Depth) -> None:
+    if not bool(torch.isfinite(scores).all()):
+        raise InputError(
+            "What a teacher is worth without a layer has to be finite on the calibration set",
+            f"by {depth.value} it is not",
+            "Try --dtype float32, or another teacher",
+        )

@@ -1,0 +1,123 @@
+"""What the user said about importance, distillation and precision, as what the evaluators take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from evaluators.distillation.losses import Loss
+from evaluators.distillation.states import States, chosen, states_at
+from evaluators.distillation.targets.batch import FormName, Targets
+from evaluators.distillation.targets.cached import CachedTargets
+from evaluators.distillation.targets.live import TextTargets
+from evaluators.importance.method import Aggregate, Depth, Method, Width
+from evaluators.metrics.benchmarks import check_task
+from search.settings.config import RunConfig
+from space.input_error import InputError
+
+
+def weights_dtype(config: RunConfig) -> torch.dtype:
+    """Of the teacher in memory: on a CPU float32, since autocast does what bfloat16 is good for there."""
+    half = config.device.startswith("cuda") and config.dtype == "bfloat16"
+    return torch.bfloat16 if half else torch.float32
+
+
+def accelerator_of(config: RunConfig) -> Accelerator:
+    """Device and precision of training."""
+    return Accelerator(
+        cpu=config.device == "cpu", mixed_precision="bf16" if config.dtype == "bfloat16" else "no"
+    )
+
+
+def method_of(config: RunConfig) -> Method:
+    """How units and layers are scored, in coordinates.
+
+    Raises:
+        InputError: the aggregation is none, or the layers are to be scored by an unknown benchmark.
+    """
+    batch, sequence = _aggregation(config.aggregation)
+    depth, greedy, benchmark = _depth(config.depth_by)
+    return Method(
+        width=Width(config.width_by),
+        batch=batch,
+        sequence=sequence,
+        depth=depth,
+        greedy=greedy,
+        benchmark=benchmark,
+        rounds=config.rounds,
+        seed=config.seed,
+    )
+
+
+def _aggregation(text: str) -> tuple[Aggregate, Aggregate]:
+    try:
+        batch, sequence = map(Aggregate, text.split(","))
+    except ValueError:
+        raise InputError(
+            "--aggregation takes how absolute activations are put together along batch and sequence",
+            f"{text!r} was given",
+            "Write two of mean, l2 and var, such as --aggregation l2,mean",
+        ) from None
+    return batch, sequence
+
+
+def _depth(text: str) -> tuple[Depth, bool, str]:
+    """Method, whether it is greedy, and the benchmark if it is one: ``greedy-perplexity``, ``winogrande``."""
+    plain = {depth.value: depth for depth in Depth if depth is not Depth.BENCHMARK}
+    if text in plain:
+        return plain[text], False, ""
+    greedy = {f"greedy-{depth}": depth for depth in (Depth.INFLUENCE, Depth.PERPLEXITY, Depth.DIVERGENCE)}
+    if text in greedy:
+        return greedy[text], True, ""
+    check_task(text)
+    return Depth.BENCHMARK, False, text
+
+
+def loss_of(config: RunConfig) -> Loss:
+    """On the logits.
+
+    Raises:
+        InputError: it is none.
+    """
+    return Loss.parse(config.loss, config.temperature)
+
+
+def states_asked(names: Sequence[str]) -> tuple[str, ...]:
+    """Each state once; ``auto`` and ``none`` stand for no states."""
+    return tuple(name for name in dict.fromkeys(names) if name not in ("auto", "none"))
+
+
+def states_of(config: RunConfig, student: PreTrainedModel, teacher: PreTrainedModel) -> States | None:
+    """Which states of the two are compared; None without any."""
+    return chosen(config.states, _layers(student), _layers(teacher))
+
+
+def check_states(config: RunConfig, teacher: PreTrainedModel) -> None:
+    """Refuse states that a class keeps where nobody can listen.
+
+    Raises:
+        InputError: naming the class, and what it lacks.
+    """
+    states = states_of(config, teacher, teacher)
+    if states is not None:
+        with states_at(teacher, states.of_teacher):
+            pass
+
+
+def targets_told(targets: Targets) -> dict[str, Any]:
+    """Their form, tokens and bytes on disk, as the summary has them."""
+    form, size = FormName.LIVE.value, 0
+    if isinstance(targets, CachedTargets):
+        form = str(targets.form.about["form"])
+        size = targets.records.size
+    elif isinstance(targets, TextTargets):
+        form = "text"
+    return {"form": form, "tokens": targets.tokens.numel(), "bytes": size}
+
+
+def _layers(model: PreTrainedModel) -> int:
+    return int(model.config.get_text_config(decoder=True).num_hidden_layers)

@@ -1,0 +1,224 @@
+"""The contract of extraction, tried on a model small enough to run in milliseconds."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import re
+from collections.abc import Collection
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from space.axes.architecture import Architecture, Axis
+from space.axes.axis_map import AxisMap, Refusal, build, starred
+from space.counting.counting import expert_groups, fewest_experts
+from space.cutting.extraction import extract, saved_tensors, sort_by_importance, student_config
+from space.cutting.ranking import Ranking
+from space.discovery.probing import last_line
+from space.input_error import InputError
+from space.verification.masked import masked
+
+_TRIES = 40
+#: What a norm centres has to be two numbers at least, or nothing is left of it and students prove nothing.
+_LEAST_HIDDEN = 2
+
+
+@torch.no_grad()
+def random_teacher(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
+    """A float32 model in which no weight is what it is before training: not a norm's, not a bias's."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim > 1:
+            parameter.copy_(noise / math.sqrt(parameter.shape[-1]))
+        else:
+            parameter.copy_(noise / 3 + (0 if name.endswith("bias") else 1))
+    saved = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name in saved and buffer.is_floating_point() and buffer.ndim == 1:
+            buffer.copy_(torch.randn(buffer.shape, generator=generator) / 10)
+    model.eval()
+    one_expert_at_a_time(model)
+    return model
+
+
+def one_expert_at_a_time(model: PreTrainedModel) -> None:
+    """Grouped kernels want sizes that are multiples of 16 bytes; tiny experts are not."""
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")
+
+
+def random_ranking(axis_map: AxisMap, seed: int, axes: Collection[Axis] | None = None) -> Ranking:
+    """Scores among nine whole numbers, so that sums are exact and ties are many.
+
+    Args:
+        axis_map: of the teacher that is ranked.
+        seed: of the scores.
+        axes: those to shuffle; the units of all others stay in their order. None for all.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    teacher, layers = axis_map.teacher, axis_map.teacher.layers
+
+    def scores(axis: Axis, *shape: int) -> Tensor:
+        drawn = torch.randint(0, 9, shape, generator=generator).float()
+        return drawn if axes is None or axis in axes else torch.zeros(shape)
+
+    shapes = {Axis.HIDDEN: (teacher.hidden,), Axis.LAYERS: (layers,), Axis.HEADS: (layers, teacher.heads)}
+    for axis in (Axis.MLP, Axis.SHARED_MLP, Axis.EXPERTS, Axis.HEAD_DIM):
+        if teacher[axis]:
+            shapes[axis] = (layers, teacher[axis])
+    if teacher.expert_mlp:
+        shapes[Axis.EXPERT_MLP] = (layers, teacher.experts, teacher.expert_mlp)
+    return Ranking(
+        {axis: scores(axis, *shape) for axis, shape in shapes.items()},
+        teacher.kv_heads,
+        "random",
+        str(seed),
+        expert_groups(axis_map),
+    )
+
+
+def random_architecture(
+    axis_map: AxisMap, axes: Collection[Axis], rng: random.Random
+) -> tuple[Architecture, list[int]] | None:
+    """An architecture that the class allows, smaller along the given axes, and the layers it keeps.
+
+    None if the class allows nothing that was drawn.
+    """
+    for _ in range(_TRIES):
+        architecture = _drawn(axis_map, axes, rng)
+        if architecture == axis_map.teacher:
+            continue
+        kept = sorted(rng.sample(range(axis_map.teacher.layers), architecture.layers))
+        try:
+            build(student_config(axis_map, architecture, kept))
+        except Refusal:
+            continue
+        return architecture, kept
+    return None
+
+
+def _drawn(axis_map: AxisMap, axes: Collection[Axis], rng: random.Random) -> Architecture:
+    teacher = axis_map.teacher
+    sizes: dict[Axis, int] = {}
+    factors = [coupling for coupling in axis_map.couplings if coupling.of in axes]
+    for axis in axes:
+        whole = teacher[axis]
+        step = math.lcm(*(coupling.factor.denominator for coupling in factors if coupling.of is axis), 1)
+        least = -(-_LEAST_HIDDEN // step) if axis is Axis.HIDDEN else 1
+        sizes[axis] = step * rng.randint(least, whole // step)
+    _draw_heads(axis_map, axes, rng, sizes)
+    if Axis.EXPERTS in axes:
+        groups = expert_groups(axis_map)
+        least = -(-fewest_experts(axis_map) // groups)
+        sizes[Axis.EXPERTS] = groups * rng.randint(least, teacher.experts // groups)
+    return axis_map.complete(sizes)
+
+
+def _draw_heads(
+    axis_map: AxisMap, axes: Collection[Axis], rng: random.Random, sizes: dict[Axis, int]
+) -> None:
+    """Heads are groups of no more queries than the teacher's; where hidden is tied to them, it follows."""
+    teacher = axis_map.teacher
+    tied = {coupling.axis: coupling for coupling in axis_map.couplings}
+    if Axis.KV_HEADS in tied or not {Axis.HEADS, Axis.KV_HEADS, Axis.HIDDEN} & set(axes):
+        return
+    with_hidden = tied.get(Axis.HEADS)
+    group = teacher.heads // teacher.kv_heads
+    free = Axis.HEADS in axes or (with_hidden is not None and Axis.HIDDEN in axes)
+    heads = sizes.get(Axis.KV_HEADS, teacher.kv_heads) * (rng.randint(1, group) if free else group)
+    if with_hidden is None:
+        sizes[Axis.HEADS] = heads
+    else:
+        sizes[Axis.HIDDEN] = int(heads / with_hidden.factor)
+
+
+#: Float32 logits of two ways to compute the same thing, absolute and relative.
+TOLERANCE = 1e-4
+#: Logits no larger than this would agree whatever was cut.
+_FLAT = 1e-3
+
+
+@torch.no_grad()
+def logits_of(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+    """(B, T, V) without a cache."""
+    logits: Tensor = model(input_ids=tokens, use_cache=False).logits
+    return logits
+
+
+def trial_tokens(vocabulary: int) -> Tensor:
+    """(2, 12) token numbers, longer than any window of the small models."""
+    return torch.randint(3, vocabulary, (2, 12), generator=torch.Generator().manual_seed(1))
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """The largest difference of two logits, over one plus its own size; infinite if all are next to 0."""
+    if one.shape != other.shape or not torch.isfinite(one).all() or float(other.abs().max()) < _FLAT:
+        return float("inf")
+    return float(((one - other).abs() / (1 + other.abs())).max())
+
+
+def sorting_keeps(model: PreTrainedModel, axis_map: AxisMap, axes: Collection[Axis], seed: int) -> bool:
+    """Whether the model computes the same after the given axes were put in a random order."""
+    tokens = trial_tokens(model.config.get_text_config().vocab_size)
+    sorted_model = copy.deepcopy(model)
+    try:
+        ranking = random_ranking(axis_map, seed, axes)
+        canonical = sort_by_importance(saved_tensors(model, axis_map), axis_map, ranking)
+    except Refusal:
+        return False
+    sorted_model.load_state_dict(canonical, strict=False)
+    sorted_model.tie_weights()
+    return distance(logits_of(sorted_model, tokens), logits_of(model, tokens)) < TOLERANCE
+
+
+def breach(model: PreTrainedModel, axis_map: AxisMap, axes: Collection[Axis], seed: int) -> str | None:
+    """What is wrong with students that are cut along some axes; None if nothing is.
+
+    Args:
+        model: a small teacher with real weights.
+        axis_map: its map.
+        axes: along which one random architecture is drawn.
+        seed: of architecture, layers and ranking.
+    """
+    drawn = random_architecture(axis_map, axes, random.Random(seed))
+    if drawn is None:
+        return "the class allows no smaller size that was tried"
+    architecture, kept = drawn
+    tokens = trial_tokens(model.config.get_text_config().vocab_size)
+    refused = dict.fromkeys(set(axis_map.free) - set(axes), "not on trial") | dict(axis_map.refused)
+    axis_map = replace(axis_map, refused=refused)
+    ranking = random_ranking(axis_map, seed, axis_map.sortable | {Axis.LAYERS})
+    try:
+        canonical = sort_by_importance(saved_tensors(model, axis_map), axis_map, ranking)
+        student = extract(canonical, axis_map, ranking, architecture, kept)
+        one_expert_at_a_time(student)
+        found = logits_of(student, tokens)
+    except InputError as error:
+        return error.values
+    except Refusal as error:
+        return _spoken(error)
+    try:
+        with masked(model, axis_map, ranking, architecture, kept) as oracle:
+            wanted = logits_of(oracle, tokens)
+    except Refusal as error:
+        return f"there is nothing to compare students with ({last_line(error)[:140]})"
+    apart = distance(found, wanted)
+    if apart < TOLERANCE:
+        return None
+    return f"logits differ from the masked teacher's by {apart:.1g}"
+
+
+def _spoken(error: Exception) -> str:
+    """Why a student could not be made or run, in words for a user."""
+    said = str(error)
+    if found := re.search(r"size mismatch for ([\w.]+)", said):
+        return f"the class then makes {starred(found[1])} of another shape"
+    if isinstance(error, AssertionError):
+        return f"it cannot be cut ({last_line(error)[:140]})"
+    return f"the student does not run ({type(error).__name__}: {last_line(error)[:140]})"
