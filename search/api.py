@@ -21,11 +21,11 @@ from search.frames import models as models_of
 from search.frames import trials as trials_of
 from search.settings.flags import Flags
 from search.settings.resolution import resolve
-from search.stages.stages import Run, at_work, begin, rank_teacher, retrain_promoted, search_rungs
+from search.stages.pipeline import Run, at_work, begin, rank_teacher, retrain_promoted, search_rungs
 from search.storage.run_directory import RunDirectory
-from search.terminal.command import with_others, without_password
+from search.terminal.command import is_multi_process, redact_password
 from search.terminal.console import Console
-from space.enumeration.hand_made import of_sizes
+from space.enumeration.hand_made import architecture_of_sizes
 from space.enumeration.limits import axis_named
 from space.input_error import InputError
 
@@ -39,8 +39,8 @@ def rank(flags: Flags) -> Run:
         flags: those of the command line, by the same names; ``budget`` is enough.
 
     Returns:
-        The run. ``run.directory.path`` is its folder, ``run.bench.space`` the architectures near the budget,
-        ``run.bench.ranking`` the order of importance along every axis.
+        The run. ``run.directory.path`` is its folder, ``run.context.space`` the architectures near the
+        budget, ``run.context.ranking`` the order of importance along every axis.
 
     Raises:
         InputError: the run cannot be done, for the reason that the command line would give.
@@ -61,7 +61,7 @@ def search(run: Run) -> pd.DataFrame:
     Returns:
         Every evaluation, as ``search.frames.trials`` describes it.
     """
-    with run.console.running(), at_work(run.bench.config, run.directory) as workers:
+    with run.console.running(), at_work(run.context.config, run.directory) as workers:
         search_rungs(run, workers)
     return trials_of(run.directory.path)
 
@@ -76,7 +76,7 @@ def retrain(run: Run) -> pd.DataFrame:
     Raises:
         InputError: no candidate was tried yet.
     """
-    with run.console.running(), at_work(run.bench.config, run.directory) as workers:
+    with run.console.running(), at_work(run.context.config, run.directory) as workers:
         if not run.rungs(workers)[-1].records():
             raise InputError(
                 "What is retrained was found by a search",
@@ -101,7 +101,7 @@ def extract(run: Run, **sizes: int) -> PreTrainedModel:
         InputError: the class has no such axis, or does not allow such a size.
     """
     named = {axis_named(name): size for name, size in sizes.items()}
-    return run.bench.extract(of_sizes(named, run.bench.axis_map))
+    return run.context.extract(architecture_of_sizes(named, run.context.axis_map))
 
 
 def _call(flags: Flags) -> str:
@@ -109,12 +109,12 @@ def _call(flags: Flags) -> str:
     said = {field.name: getattr(flags, field.name) for field in fields(flags)}
     said = {name: value for name, value in said.items() if value != getattr(Flags(), name)}
     if flags.storage:
-        said["storage"] = without_password(flags.storage)
+        said["storage"] = redact_password(flags.storage)
     return f"search.api.rank(Flags({', '.join(f'{name}={value!r}' for name, value in said.items())}))"
 
 
 def _alone() -> None:
-    if with_others():
+    if is_multi_process():
         raise InputError(
             "Stages are called by one process",
             "several processes that train together were started",

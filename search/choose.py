@@ -15,14 +15,14 @@ from typing import Annotated, Any
 import tyro
 
 from search.report import write_report
-from search.runs.choice import Answer, answer, figures_told, keep_choice
-from search.runs.criteria import Wishes, figure, read_bound, read_weights
+from search.runs.choice import Answer, choose_by_criteria, figures_in_words, save_choice
+from search.runs.criteria import Criteria, figure_of, read_bound, read_weights
 from search.runs.saved_run import SavedRun, find_run
 from search.runs.summary import write
 from search.settings.objectives import UNITS
 from search.stages.model_card import write_cards
-from search.terminal.command import documented, status_of
-from search.terminal.format import aligned
+from search.terminal.command import exit_status, flag_help
+from search.terminal.format import text_table
 from space.input_error import InputError
 
 #: The exit status where no retrained model lies within the bounds.
@@ -45,7 +45,7 @@ def _shown(metavar: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
-@documented
+@flag_help
 @dataclass(frozen=True)
 class ChooseFlags:
     """Choose a model of a finished run."""
@@ -68,7 +68,7 @@ class ChooseFlags:
     """Make it the run's choice: summary.json, report.html and the model cards are written again. Without
     bounds and weights, give the choice back to the run."""
 
-    def wishes(self) -> Wishes:
+    def criteria(self) -> Criteria:
         """What is asked for.
 
         Raises:
@@ -76,12 +76,12 @@ class ChooseFlags:
         """
         most = {name: getattr(self, f"max_{name}", None) for name in UNITS}
         bounds = {name: read_bound(name, amount) for name, amount in most.items() if amount is not None}
-        return Wishes(bounds, read_weights(self.weights))
+        return Criteria(bounds, read_weights(self.weights))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Answer what the arguments ask, and return the exit status."""
-    return status_of(partial(_main, sys.argv[1:] if arguments is None else arguments))
+    return exit_status(partial(_main, sys.argv[1:] if arguments is None else arguments))
 
 
 def _main(arguments: list[str]) -> int:
@@ -92,10 +92,10 @@ def _main(arguments: list[str]) -> int:
         description=_ABOUT,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    wishes, run = flags.wishes(), find_run(flags.run)
-    found = answer(run.summary, wishes)
+    criteria, run = flags.criteria(), find_run(flags.run)
+    found = choose_by_criteria(run.summary, criteria)
     if flags.save:
-        save(run, found, wished=bool(wishes.bounds or wishes.weights))
+        save(run, found, wished=bool(criteria.bounds or criteria.weights))
     print(
         json.dumps(as_json(run, found), indent=1, ensure_ascii=False) if flags.json else in_words(run, found)
     )
@@ -118,7 +118,7 @@ def save(run: SavedRun, found: Answer, wished: bool) -> None:
         raise InputError(
             "Only a model that was retrained can be the choice", found.reason, "Widen the bounds"
         )
-    keep_choice(run.directory.choice, choice if wished else None)
+    save_choice(run.directory.choice, choice if wished else None)
     summary = run.summary | {"chosen": {"label": choice.label, "reason": choice.reason}}
     write_cards(summary, run.path)
     write_report(summary, run.ranking_view, run.directory.report)
@@ -153,8 +153,8 @@ def in_words(run: SavedRun, found: Answer) -> str:
 
 def _columns(entries: dict[str, dict[str, Any]]) -> list[str]:
     """A line for each figure, a column for each entry."""
-    told = [figures_told(entry) for entry in entries.values()]
-    return aligned([["", *entries], *([name, *(one.get(name, "–") for one in told)] for name in told[0])])
+    told = [figures_in_words(entry) for entry in entries.values()]
+    return text_table([["", *entries], *([name, *(one.get(name, "–") for one in told)] for name in told[0])])
 
 
 def as_json(run: SavedRun, found: Answer) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _entry(run: SavedRun, entry: dict[str, Any] | None) -> dict[str, Any] | None
     if entry is None:
         return None
     told = {"label": entry["label"], "path": _path(run, entry), "architecture": entry["architecture"]}
-    return told | {name: figure(entry, name) for name in UNITS}
+    return told | {name: figure_of(entry, name) for name in UNITS}
 
 
 def _path(run: SavedRun, entry: dict[str, Any]) -> str | None:

@@ -15,9 +15,9 @@ from search.report.document import page_html
 from search.report.figures.joint import Shown, joint_figure
 from search.runs.comparison import Comparison
 from search.runs.saved_run import find_run
-from search.storage.run_directory import write_whole
-from search.terminal.command import documented, status_of
-from search.terminal.format import aligned
+from search.storage.run_directory import atomic_write
+from search.terminal.command import exit_status, flag_help
+from search.terminal.format import text_table
 from space.input_error import InputError
 
 _ABOUT = """examples:
@@ -33,7 +33,7 @@ def _shown(metavar: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
-@documented
+@flag_help
 @dataclass(frozen=True)
 class CompareFlags:
     """Lay finished runs side by side."""
@@ -48,7 +48,7 @@ class CompareFlags:
 
 def main(arguments: list[str] | None = None) -> int:
     """Compare what the arguments name, and return the exit status."""
-    return status_of(partial(_main, sys.argv[1:] if arguments is None else arguments))
+    return exit_status(partial(_main, sys.argv[1:] if arguments is None else arguments))
 
 
 def _main(arguments: list[str]) -> int:
@@ -69,7 +69,7 @@ def _main(arguments: list[str]) -> int:
         )
     if flags.out is not None:
         _write(comparison_html(found), flags.out)
-    print(json.dumps(found.told(), indent=1, ensure_ascii=False) if flags.json else in_words(found))
+    print(json.dumps(found.as_dict(), indent=1, ensure_ascii=False) if flags.json else in_words(found))
     if flags.out is not None:
         print(f"slimsearch: wrote {flags.out}", file=sys.stderr)
     return 0
@@ -79,8 +79,8 @@ def in_words(found: Comparison) -> str:
     """The table, what was asked differently, and what must not be compared."""
     head = ["", *found.names]
     asked = found.setting_rows()
-    lines = aligned([["run", *found.names], *found.rows()])
-    lines += ["", *(["asked differently", *aligned([head, *asked])] if asked else ["asked the same"])]
+    lines = text_table([["run", *found.names], *found.rows()])
+    lines += ["", *(["asked differently", *text_table([head, *asked])] if asked else ["asked the same"])]
     return "\n".join([*lines, *(f"\n{caution}" for caution in found.cautions())])
 
 
@@ -100,7 +100,7 @@ def comparison_html(found: Comparison) -> str:
 
 def _write(html: str, path: Path) -> None:
     try:
-        write_whole(path, html)
+        atomic_write(path, html)
     except OSError as error:
         raise InputError(
             "The page needs a folder that is there and writable",

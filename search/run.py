@@ -13,8 +13,8 @@ import signal
 import sys
 from functools import partial
 
-from search.stages.launch import take_part
-from search.terminal.command import status_of, with_others, without_password
+from search.stages.launch import lead_or_follow
+from search.terminal.command import exit_status, is_multi_process, redact_password
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,13 +23,13 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Threads that wait must not spin: on a busy machine that costs a factor of ten. Read when PyTorch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if with_others():
-        take_part(partial(_status, arguments))
+    if is_multi_process():
+        lead_or_follow(partial(_status, arguments))
     return _status(arguments)
 
 
 def _status(arguments: list[str]) -> int:
-    return status_of(
+    return exit_status(
         partial(_main, arguments),
         stopped="Run the same command again to go on where it stopped.",
         after_space="run the same command again to go on",
@@ -40,15 +40,15 @@ def _main(arguments: list[str]) -> int:
     from search.settings.command_line import read_flags
 
     flags = read_flags(arguments)
-    command = f"python -m search.run {shlex.join(map(without_password, arguments))}"
-    from search.settings.flag_rules import budgets_of
+    command = f"python -m search.run {shlex.join(map(redact_password, arguments))}"
+    from search.settings.flag_rules import budgets_named
 
-    if len(budgets_of(flags)) > 1:
+    if len(budgets_named(flags)) > 1:
         from search.family.family import run_family
 
         print(run_family(flags, command))
         return 0
-    from search.planning.outcome import beginning, in_json, outcome, told
+    from search.planning.messages import as_json_line, opening_line, result_as_dict, result_text
     from search.planning.plan import plan
     from search.settings.resolution import resolve
     from search.storage.run_directory import RunDirectory
@@ -59,13 +59,13 @@ def _main(arguments: list[str]) -> int:
     directory = RunDirectory(flags.out / resolved.config.name)
     if flags.plan:
         planned = plan(resolved, directory)
-        print(in_json(planned.told()) if flags.json else planned)
+        print(as_json_line(planned.as_dict()) if flags.json else planned)
         return 0
-    from search.stages.stages import run
+    from search.stages.pipeline import run
 
-    console.say(beginning(resolved))
+    console.say(opening_line(resolved))
     summary = run(resolved, directory, console, command)
-    print(in_json(told(summary, directory)) if flags.json else outcome(summary, directory))
+    print(as_json_line(result_as_dict(summary, directory)) if flags.json else result_text(summary, directory))
     return 0
 
 

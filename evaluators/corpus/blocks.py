@@ -93,7 +93,7 @@ class Corpus:
         return replace(self, distillation=self.distillation[places])
 
 
-def fingerprint_of(blocks: Mapping[Split, Tensor]) -> str:
+def corpus_fingerprint(blocks: Mapping[Split, Tensor]) -> str:
     """SHA-256, as hexadecimal digits, over the names, shapes and tokens of the splits."""
     digest = hashlib.sha256()
     for split in Split:
@@ -108,7 +108,7 @@ _DOCUMENTS_AT_ONCE = 64
 _Item = TypeVar("_Item")
 
 
-def separated(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def with_separator(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """A document's tokens with its boundary: begun by BOS, or ended by EOS where there is no BOS."""
     if tokenizer.bos_token_id is not None:
         return [tokenizer.bos_token_id, *tokens]
@@ -117,14 +117,14 @@ def separated(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int
     return tokens
 
 
-def tokenised(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def tokenize_documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Each text's tokens with its boundary.
 
     ``verbose=False`` keeps the tokenizer from warning that a document is longer than the model's
     context: blocks are cut to length afterwards.
     """
     encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    return [separated(document, tokenizer) for document in encoded]
+    return [with_separator(document, tokenizer) for document in encoded]
 
 
 def pack(
@@ -143,7 +143,7 @@ def pack(
     """
     tokens: list[int] = []
     for batch in batches(texts):
-        for document in tokenised(batch, tokenizer):
+        for document in tokenize_documents(batch, tokenizer):
             tokens.extend(document)
         if most is not None and len(tokens) >= most * length:
             break

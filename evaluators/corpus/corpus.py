@@ -23,18 +23,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from evaluators.corpus.blocks import Corpus, Split, batches, fingerprint_of, split_of, tokenised
+from evaluators.corpus.blocks import Corpus, Split, batches, corpus_fingerprint, split_of, tokenize_documents
 from evaluators.corpus.documents import Document
 from evaluators.corpus.sources import Source, find_source
 from evaluators.huggingface.hub import HubUnavailableError
-from evaluators.huggingface.quiet import quiet
+from evaluators.huggingface.library_output import quiet_libraries
 from space.input_error import InputError
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Kept:
+class CorpusCache:
     """The corpora in a folder that one request could use.
 
     Attributes:
@@ -87,7 +87,7 @@ def _read_kept(path: Path, expected: dict[str, str]) -> Corpus | None:
             metadata = file.metadata() or {}
             blocks = {split: file.get_tensor(split.value) for split in Split}
         meant = all(metadata.get(name) == value for name, value in expected.items())
-        if meant and metadata["fingerprint"] == fingerprint_of(blocks):
+        if meant and metadata["fingerprint"] == corpus_fingerprint(blocks):
             return Corpus(
                 id=metadata["id"],
                 calibration=blocks[Split.CALIBRATION],
@@ -107,7 +107,7 @@ _LOG_EVERY_DOCUMENTS = 10_000
 
 
 @dataclass
-class Filling:
+class SplitBuilder:
     """The documents of one split, as they are read.
 
     Attributes:
@@ -163,9 +163,9 @@ def _decoded_bytes(tokens: NDArray[np.int32], tokenizer: PreTrainedTokenizerBase
     return len(text.rstrip("\ufffd").encode())
 
 
-def fill(
+def build_splits(
     documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, block: int, wanted: Mapping[Split, int]
-) -> dict[Split, Filling]:
+) -> dict[Split, SplitBuilder]:
     """Read documents until every split is full or the text is at its end.
 
     Args:
@@ -174,12 +174,14 @@ def fill(
         block: T, tokens a block.
         wanted: blocks of each split, at most.
     """
-    filled = {split: Filling(block, blocks) for split, blocks in wanted.items()}
+    filled = {split: SplitBuilder(block, blocks) for split, blocks in wanted.items()}
     seen = 0
     for batch in batches(documents):
         needed = [document for document in batch if not filled[split_of(document.name)].full]
         texts = [document.text for document in needed]
-        for document, tokens in zip(needed, tokenised(texts, tokenizer) if texts else [], strict=True):
+        for document, tokens in zip(
+            needed, tokenize_documents(texts, tokenizer) if texts else [], strict=True
+        ):
             filled[split_of(document.name)].add(tokens, document.text)
         seen += len(batch)
         if seen // _LOG_EVERY_DOCUMENTS > (seen - len(batch)) // _LOG_EVERY_DOCUMENTS:
@@ -189,7 +191,7 @@ def fill(
     return filled
 
 
-def _progress(filled: Mapping[Split, Filling]) -> str:
+def _progress(filled: Mapping[Split, SplitBuilder]) -> str:
     return ", ".join(
         f"{split}: {min(filling.held // filling.block, filling.blocks)} of {filling.blocks} blocks"
         for split, filling in filled.items()
@@ -245,7 +247,7 @@ def read_corpus(
     assert request.block > 0
     assert all(blocks > 0 for blocks in request.wanted.values())
     source = find_source(request.data or default)
-    kept = Kept(cache, _key(request, source, tokenizer))
+    kept = CorpusCache(cache, _key(request, source, tokenizer))
     try:
         version = source.version()
     except HubUnavailableError as error:
@@ -265,8 +267,8 @@ def read_corpus(
 
 
 def _read(request: CorpusRequest, source: Source, version: str, tokenizer: PreTrainedTokenizerBase) -> Corpus:
-    with quiet():
-        filled = fill(source.documents(version), tokenizer, request.block, request.wanted)
+    with quiet_libraries():
+        filled = build_splits(source.documents(version), tokenizer, request.block, request.wanted)
     _refuse_too_little(filled, source)
     blocks = {split: filling.cut() for split, filling in filled.items()}
     return Corpus(
@@ -275,7 +277,7 @@ def _read(request: CorpusRequest, source: Source, version: str, tokenizer: PreTr
         distillation=blocks[Split.DISTILLATION],
         validation=blocks[Split.VALIDATION],
         validation_bytes=filled[Split.VALIDATION].cut_bytes(tokenizer),
-        fingerprint=fingerprint_of(blocks),
+        fingerprint=corpus_fingerprint(blocks),
     )
 
 
@@ -294,7 +296,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _refuse_too_little(filled: Mapping[Split, Filling], source: Source) -> None:
+def _refuse_too_little(filled: Mapping[Split, SplitBuilder], source: Source) -> None:
     if all(filling.held >= filling.block for filling in filled.values()):
         return
     block = next(iter(filled.values())).block

@@ -22,7 +22,9 @@ _NAMES = ("text", "content")
 _STRINGS = {"string", "large_string", "string_view"}
 
 
-def texts_of(rows: Iterable[Mapping[str, Any]], id: str, features: Features | None = None) -> Iterator[str]:
+def texts_of_rows(
+    rows: Iterable[Mapping[str, Any]], id: str, features: Features | None = None
+) -> Iterator[str]:
     """The texts of a dataset's rows, in order; rows without text are left out.
 
     Args:
@@ -170,7 +172,7 @@ def document_length(size: int) -> int:
     return min(_LENGTH, max(_SHORTEST_LENGTH, size // _FEWEST))
 
 
-def documents_of(lines: Iterable[str], length: int = _LENGTH) -> Iterator[str]:
+def documents_of_lines(lines: Iterable[str], length: int = _LENGTH) -> Iterator[str]:
     """Group consecutive lines into documents; joined, the documents are the text unchanged.
 
     Args:

@@ -16,9 +16,9 @@ from typing import Any
 import pyarrow.parquet
 from datasets import IterableDataset
 
-from evaluators.corpus.documents import Document, document_length, documents_of, texts_of
-from evaluators.huggingface.hub import may_be_hub_id, nothing_there
-from evaluators.huggingface.quiet import one_line
+from evaluators.corpus.documents import Document, document_length, documents_of_lines, texts_of_rows
+from evaluators.huggingface.hub import may_be_hub_id, not_found
+from evaluators.huggingface.library_output import short_message
 from space.input_error import InputError
 
 _RULE = "--data takes .txt, .jsonl and .parquet files, a folder or glob of such, or a hub dataset id"
@@ -46,7 +46,7 @@ def find_files(data: str) -> list[Path]:
     elif may_be_hub_id(data.partition(":")[0].partition("@")[0]) and not _known(path):
         return []
     else:
-        raise InputError(_RULE, nothing_there(data), "Check the path")
+        raise InputError(_RULE, not_found(data), "Check the path")
     _refuse_unreadable(files, data)
     return files
 
@@ -121,18 +121,18 @@ def _texts(file: Path, length: int) -> Iterator[str]:
     except Exception as error:  # whatever is wrong with a file that the user brought
         raise InputError(
             f"a {kind} file has to hold what its suffix says",
-            f"{file} does not: {one_line(error)}",
+            f"{file} does not: {short_message(error)}",
             "Check how it was written",
         ) from error
 
 
 def _plain_texts(file: Path, length: int) -> Iterator[str]:
     rows = IterableDataset.from_text(str(file), keep_linebreaks=True)
-    return documents_of((row["text"] for row in rows), length)
+    return documents_of_lines((row["text"] for row in rows), length)
 
 
 def _json_texts(file: Path, _: int) -> Iterator[str]:
-    return texts_of(_json_rows(file), str(file))
+    return texts_of_rows(_json_rows(file), str(file))
 
 
 def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -153,7 +153,7 @@ def _parquet_texts(file: Path, _: int) -> Iterator[str]:
     if pyarrow.parquet.read_metadata(file).num_rows == 0:
         return iter(())
     rows = IterableDataset.from_parquet(str(file))
-    return texts_of(rows, str(file), rows.features)
+    return texts_of_rows(rows, str(file), rows.features)
 
 
 _READERS: dict[str, Callable[[Path, int], Iterator[str]]] = {

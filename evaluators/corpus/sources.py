@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datasets import load_dataset
 from huggingface_hub import HfApi
 
-from evaluators.corpus.documents import Document, in_hash_order, standard_library, texts_of
+from evaluators.corpus.documents import Document, in_hash_order, standard_library, texts_of_rows
 from evaluators.corpus.local_text import find_files, local_documents, sha256_of_files
-from evaluators.huggingface.hub import Wanted, hub_refusals, refusal_of
-from evaluators.huggingface.quiet import one_line, quiet
+from evaluators.huggingface.hub import HubRequest, hub_refusals, refusal_of
+from evaluators.huggingface.library_output import quiet_libraries, short_message
 from space.input_error import InputError
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ _NAME = re.compile(r"(?P<id>[^@:]+)(@(?P<revision>[^:]+))?(:(?P<config>.+))?")
 class HubText:
     """A dataset of the hub as a user names it: ``ID``, ``ID@REVISION``, ``ID:CONFIG`` or all three."""
 
-    wanted: Wanted
+    wanted: HubRequest
     config: str | None
 
     @classmethod
@@ -33,7 +33,7 @@ class HubText:
         """Take a name apart; it has to look like a hub id (see ``evaluators.huggingface.hub``)."""
         parts = _NAME.fullmatch(data)
         assert parts is not None, data
-        return cls(Wanted("dataset", parts["id"], parts["revision"]), parts["config"])
+        return cls(HubRequest("dataset", parts["id"], parts["revision"]), parts["config"])
 
     def commit(self) -> str:
         """The commit that the name means now.
@@ -42,7 +42,7 @@ class HubText:
             InputError: the hub does not say.
         """
         logger.info("looking up %s on the hub", self.wanted.id)
-        with hub_refusals(self.wanted), quiet():
+        with hub_refusals(self.wanted), quiet_libraries():
             commit = HfApi().dataset_info(self.wanted.id, revision=self.wanted.revision).sha
         assert commit is not None
         return commit
@@ -56,14 +56,14 @@ class HubText:
         try:
             splits = load_dataset(self.wanted.id, self.config, streaming=True, revision=commit)
             split = splits["train"] if "train" in splits else next(iter(splits.values()))
-            for text in texts_of(split, self.wanted.id, split.features):
+            for text in texts_of_rows(split, self.wanted.id, split.features):
                 yield Document.unnamed(text)
         except InputError:
             raise
         except Exception as error:  # the hub's, or whatever is wrong with a dataset that the user named
             raise refusal_of(error, self.wanted) or InputError(
                 "the dataset has to be one that the datasets library can stream",
-                f"of {self.wanted.id} it says: {one_line(error)}",
+                f"of {self.wanted.id} it says: {short_message(error)}",
                 f"Name a part of it as {self.wanted.id}:PART, or another dataset",
             ) from error
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from evaluators.distillation.schedule import RECENT, Setback
+from evaluators.distillation.schedule import RECENT, Rollback
 
 Curve = list[tuple[int, float]]
 _NOTHING: Mapping[str, Tensor] = {}
@@ -45,7 +45,7 @@ class Position:
     """Loss of the first step."""
     recent: deque[float] = field(default_factory=_recent)
     """Losses of the last steps."""
-    setback: Setback | None = None
+    setback: Rollback | None = None
     """The step back that was taken."""
 
 
@@ -106,8 +106,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], about: Mapping[str, An
     Raises:
         OSError: the disk is full; a file that was there before is as it was.
     """
-    folder = unfinished(path)
-    forget_unfinished(path)
+    folder = temporary_folder(path)
+    remove_temporary(path)
     folder.mkdir(parents=True)
     new = folder / path.name
     try:
@@ -118,17 +118,17 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], about: Mapping[str, An
     except SafetensorError as error:
         raise _os_error(error) from error
     finally:
-        forget_unfinished(path)
+        remove_temporary(path)
 
 
-def unfinished(path: Path) -> Path:
+def temporary_folder(path: Path) -> Path:
     """The folder in which a file is written until it is whole: safetensors has temporary files of its own."""
     return path.with_suffix(".unfinished")
 
 
-def forget_unfinished(path: Path) -> None:
+def remove_temporary(path: Path) -> None:
     """Remove what a killed process left of a file."""
-    shutil.rmtree(unfinished(path), ignore_errors=True)
+    shutil.rmtree(temporary_folder(path), ignore_errors=True)
 
 
 def _os_error(error: SafetensorError) -> Exception:
@@ -137,7 +137,7 @@ def _os_error(error: SafetensorError) -> Exception:
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
 
 
-def read_about(path: Path) -> dict[str, Any] | None:
+def read_metadata(path: Path) -> dict[str, Any] | None:
     """What a file of ``write_tensors`` says of itself; None if it is none, or not whole."""
     try:
         with safe_open(path, "pt") as file:
@@ -165,10 +165,10 @@ def load_checkpoint(
 
     Of many processes each reads the file, and keeps its own shard.
     """
-    about = read_about(path)
+    about = read_metadata(path)
     if about is None or about.pop("key") != key:
         return None
-    put_parameters(model, read_tensors(path, "model."))
+    load_parameters(model, read_tensors(path, "model."))
     for name, tensor in read_tensors(path, "also.").items():
         also[name].copy_(tensor)
     _load_optimizer(optimizer, read_tensors(path, "optimizer."))
@@ -177,7 +177,7 @@ def load_checkpoint(
 
 
 @torch.no_grad()
-def put_parameters(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_parameters(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy whole tensors into the parameters of these names, sharded as they are."""
     for name, parameter in model.named_parameters():
         parameter.copy_(_sharded(tensors[name], parameter))
@@ -195,7 +195,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tens
 
 def _position(about: dict[str, Any]) -> Position:
     curve = [(tokens, loss) for tokens, loss in about["curve"]]
-    setback = about["setback"] and Setback(**about["setback"])
+    setback = about["setback"] and Rollback(**about["setback"])
     recent = _recent()
     recent.extend(about["recent"])
     return Position(**{**about, "curve": curve, "setback": setback, "recent": recent})

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from evaluators.huggingface.final_states import final_states, replaced, vocabulary
+from evaluators.huggingface.final_states import final_states, replaced_forward, vocabulary_size
 
 _LONGEST_BLOCK = 256
 #: Of the largest final state, beyond which two kernels do not compute the same.
@@ -63,7 +63,7 @@ def _plain(student: PreTrainedModel) -> Iterator[None]:
 @torch.no_grad()
 def _same_when_plain(student: PreTrainedModel, block: int) -> bool:
     """Whether its own attention and the plain one give a student the same states, in full precision."""
-    tokens = (torch.arange(block, device=student.device) * 7 % vocabulary(student))[None]
+    tokens = (torch.arange(block, device=student.device) * 7 % vocabulary_size(student))[None]
 
     def states() -> Tensor:
         return final_states(student, tokens).float()
@@ -95,18 +95,20 @@ def compiling_pays(device: torch.device, tokens: int, parameters: int) -> bool:
 
 
 @contextmanager
-def compiled(blocks: Sequence[nn.Module], backend: str | Callable[..., Any] = "inductor") -> Iterator[None]:
+def compiled_blocks(
+    blocks: Sequence[nn.Module], backend: str | Callable[..., Any] = "inductor"
+) -> Iterator[None]:
     """Within the context the blocks of a decoder are compiled one by one, after it they are plain.
 
     Only their forward functions are: what listens to a block stays outside. One that cannot be compiled runs
     as it is.
     """
     compiler = partial(torch.compile, dynamic=False, backend=backend)
-    with torch._dynamo.config.patch(suppress_errors=True), replaced(blocks, compiler):
+    with torch._dynamo.config.patch(suppress_errors=True), replaced_forward(blocks, compiler):
         yield
 
 
-def forget_compiled() -> None:
+def reset_compiled() -> None:
     """Drop what was compiled: PyTorch keeps few versions of a class, and the next student has other sizes."""
     torch.compiler.reset()
 
@@ -129,7 +131,7 @@ def first_micro_batch(blocks: int, block: int, states: int, device: torch.device
     return blocks if device.type != "cpu" else min(blocks, max(1, _HOST_STATES // (block * states)))
 
 
-def ever_smaller(blocks: int, save_memory: Callable[[], bool]) -> Iterator[int]:
+def smaller_micro_batches(blocks: int, save_memory: Callable[[], bool]) -> Iterator[int]:
     """The micro-batches to try after ``blocks``: halves, and the same again with recomputation.
 
     Args:
@@ -152,7 +154,7 @@ def _halves(blocks: int) -> Iterator[int]:
 
 
 @contextmanager
-def recomputed(blocks: Sequence[nn.Module]) -> Iterator[None]:
+def activation_checkpointing(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Within the context the blocks of a decoder keep what they are given alone, and run again for gradients.
 
     transformers' own switch acts in training mode, in which dropout would be on. Nothing here draws random
@@ -162,5 +164,5 @@ def recomputed(blocks: Sequence[nn.Module]) -> Iterator[None]:
     def again(forward: Callable[..., object]) -> Callable[..., object]:
         return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
 
-    with replaced(blocks, again):
+    with replaced_forward(blocks, again):
         yield

@@ -18,22 +18,27 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from evaluators.distillation.checkpoint import Curve
-from evaluators.distillation.efficiency import ever_smaller, first_micro_batch, forget_compiled, recomputed
+from evaluators.distillation.efficiency import (
+    activation_checkpointing,
+    first_micro_batch,
+    reset_compiled,
+    smaller_micro_batches,
+)
 from evaluators.distillation.losses import Loss
 from evaluators.distillation.module import Distillation
-from evaluators.distillation.processes import Gradient, Restoration, blocks_each
-from evaluators.distillation.saving import Best, Checkpointing, Saving
-from evaluators.distillation.schedule import DivergenceError, Schedule, Setback
+from evaluators.distillation.processes import Gradient, Unsharder, blocks_per_process
+from evaluators.distillation.saving import BestWeights, Checkpointing, TrainingFiles
+from evaluators.distillation.schedule import DivergenceError, Rollback, Schedule
 from evaluators.distillation.states import States, StatesLoss, layers_of
 from evaluators.distillation.targets.batch import Targets
-from evaluators.distillation.training import Training, Watch
+from evaluators.distillation.training import Training, TrainingMonitor
 from space.input_error import InputError
 
-__all__ = ["Checkpointing", "DivergenceError", "Outcome", "Watch", "distil"]
+__all__ = ["Checkpointing", "DistillationResult", "DivergenceError", "TrainingMonitor", "distil"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DistillationResult:
     """What a distillation came to; the student itself was trained in place."""
 
     tokens: int
@@ -42,7 +47,7 @@ class Outcome:
     """(tokens, validation loss in nats per token)."""
     seconds: float
     """Of all processes one after the other, a branch that it began from included."""
-    setback: Setback | None = None
+    setback: Rollback | None = None
     """The step back that was taken."""
     ended_early: str | None = None
     """Why it was ended by its validations; the student has the best weights."""
@@ -65,12 +70,12 @@ def distil(
     targets: Targets,
     schedule: Schedule,
     accelerator: Accelerator,
-    watch: Watch | None = None,
+    watch: TrainingMonitor | None = None,
     checkpointing: Checkpointing | None = None,
     *,
     loss: Loss | None = None,
     states: States | None = None,
-) -> Outcome:
+) -> DistillationResult:
     """Train a student on the teacher's targets, in place.
 
     Out of memory halves the micro-batch and repeats the step; where one block does not fit, the student's
@@ -100,11 +105,11 @@ def distil(
     student.eval()
     compared = None if states is None else _states_loss(states, student, targets)
     distillation = Distillation(student, targets, loss or Loss(), compared)
-    restoration = Restoration(student, accelerator)
+    restoration = Unsharder(student, accelerator)
     try:
         gradient, optimizer = _prepared(distillation, targets, schedule, accelerator)
         saving, best = _files(checkpointing, gradient, optimizer)
-        training = Training(gradient, optimizer, watch or Watch(), saving, best, began)
+        training = Training(gradient, optimizer, watch or TrainingMonitor(), saving, best, began)
         _in_memory(training)
         restoration.restore(student)
     finally:
@@ -126,18 +131,20 @@ def _prepared(
 
 def _files(
     checkpointing: Checkpointing | None, gradient: Gradient, optimizer: Any
-) -> tuple[Saving | None, Best | None]:
+) -> tuple[TrainingFiles | None, BestWeights | None]:
     if checkpointing is None:
         return None, None
     inner, blocks, accelerator = optimizer.optimizer, gradient.targets.blocks, gradient.accelerator
-    saving = Saving(checkpointing, gradient.distillation, inner, gradient.schedule, blocks, accelerator)
+    saving = TrainingFiles(
+        checkpointing, gradient.distillation, inner, gradient.schedule, blocks, accelerator
+    )
     if checkpointing.best is None:
         return saving, None
-    return saving, Best(checkpointing.best, checkpointing.key, accelerator)
+    return saving, BestWeights(checkpointing.best, checkpointing.key, accelerator)
 
 
-def _outcome(training: Training) -> Outcome:
-    return Outcome(
+def _outcome(training: Training) -> DistillationResult:
+    return DistillationResult(
         training.tokens,
         training.position.curve,
         training.seconds,
@@ -150,23 +157,23 @@ def _outcome(training: Training) -> Outcome:
 def _in_memory(training: Training) -> None:
     """Run a training with the largest micro-batches that fit."""
     schedule, accelerator = training.schedule, training.accelerator
-    mine = blocks_each(schedule.blocks, accelerator.num_processes)
+    mine = blocks_per_process(schedule.blocks, accelerator.num_processes)
     sizes = training.student.config.get_text_config(decoder=True)
     states = sizes.hidden_size * sizes.num_hidden_layers
     blocks = first_micro_batch(mine, schedule.block, states, accelerator.device)
     with ExitStack() as stack:
         if training.compiles:
-            stack.callback(forget_compiled)
+            stack.callback(reset_compiled)
 
         def save_memory() -> bool:
             try:
                 layers = layers_of(training.student)
             except InputError:
                 return False
-            stack.enter_context(recomputed(layers))
+            stack.enter_context(activation_checkpointing(layers))
             return True
 
-        smaller = ever_smaller(blocks, save_memory).__next__
+        smaller = smaller_micro_batches(blocks, save_memory).__next__
         find_executable_batch_size(training.run, blocks, smaller)()
 
 

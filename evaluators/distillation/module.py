@@ -27,15 +27,15 @@ from evaluators.huggingface.final_states import (
     logits_of,
     states_width,
     token_slice,
-    vocabulary,
+    vocabulary_size,
 )
 
 #: Of slices (n, …): a scalar, the sum of the slice's losses.
-OfSlice = Callable[..., Tensor]
+SliceLoss = Callable[..., Tensor]
 
 
-def chunked(
-    of_slice: OfSlice,
+def chunked_loss(
+    of_slice: SliceLoss,
     states: Tensor,
     others: Sequence[Tensor],
     parameters: Sequence[nn.Parameter],
@@ -61,7 +61,7 @@ def chunked(
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, of_slice: OfSlice, size: int, others: int, needed: bool, states: Tensor, *rest: Tensor
+        ctx: Any, of_slice: SliceLoss, size: int, others: int, needed: bool, states: Tensor, *rest: Tensor
     ) -> Tensor:
         """Loss and gradients, slice by slice."""
         ctx.before = 4
@@ -110,12 +110,12 @@ _BETA = {Term.FORWARD_KL: 0.0, Term.REVERSE_KL: 1.0, Term.JENSEN_SHANNON: 0.5}
 Fused = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def installed() -> bool:
+def liger_installed() -> bool:
     """Whether Liger can be imported."""
     return importlib.util.find_spec("liger_kernel") is not None
 
 
-def fused(student: PreTrainedModel, targets: Targets, loss: Loss) -> Fused | None:
+def fused_loss(student: PreTrainedModel, targets: Targets, loss: Loss) -> Fused | None:
     """Liger's loss for this student, teacher and divergence; None where it does not apply.
 
     It applies on CUDA, to one divergence of weight τ², between answers made of final states, by heads that
@@ -127,17 +127,17 @@ def fused(student: PreTrainedModel, targets: Targets, loss: Loss) -> Fused | Non
         loss: on the logits.
     """
     teacher: PreTrainedModel | None = getattr(targets, "head_of", None)
-    if student.device.type != "cuda" or not installed() or teacher is None:
+    if student.device.type != "cuda" or not liger_installed() or teacher is None:
         return None
     if len(loss.terms) != 1 or not loss.terms.keys() <= _BETA.keys():
         return None
-    if vocabulary(student) != vocabulary(teacher):
+    if vocabulary_size(student) != vocabulary_size(teacher):
         return None
-    return fused_sum(student, teacher, loss) if plain_head(student) and plain_head(teacher) else None
+    return fused_sum(student, teacher, loss) if is_plain_head(student) and is_plain_head(teacher) else None
 
 
 @torch.no_grad()
-def plain_head(model: PreTrainedModel) -> bool:
+def is_plain_head(model: PreTrainedModel) -> bool:
     """Whether a head is one matrix, with no bias, cap, scale or divisor; tried on a few states."""
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or head.bias is not None:
@@ -169,7 +169,7 @@ def fused_sum(
         ignore_index=PADDING,
         temperature=loss.temperature,
         compiled=compiled,
-        chunk_size=token_slice(vocabulary(student)),
+        chunk_size=token_slice(vocabulary_size(student)),
     )
 
     def of(states: Tensor, final: Tensor, mask: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ class Distillation(nn.Module):
         super().__init__()
         self.student, self.states = student, states
         self.loss, self.answer = loss, targets.answer
-        self.fused = fused(student, targets, loss)
+        self.fused = fused_loss(student, targets, loss)
         self.register_buffer("alpha", torch.ones((), device=student.device), persistent=False)
 
     def forward(self, batch: Batch, count: Count) -> tuple[Tensor, Tensor]:
@@ -238,5 +238,5 @@ class Distillation(nn.Module):
 
         others = [part.flatten(0, 1) for part in (batch.mask, batch.nexts, *batch.said)]
         head = head_parameters(self.student)
-        size = token_slice(vocabulary(self.student))
-        return chunked(of_slice, final.flatten(0, 1), others, head, size)
+        size = token_slice(vocabulary_size(self.student))
+        return chunked_loss(of_slice, final.flatten(0, 1), others, head, size)

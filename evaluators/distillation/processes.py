@@ -26,7 +26,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from evaluators.distillation.module import Distillation
 from evaluators.distillation.schedule import Schedule
 from evaluators.distillation.targets.batch import Count, Targets
-from space.cutting.extraction import assemble
+from space.cutting.extraction import model_from_weights
 
 
 def my_micro_batches(numbers: Tensor, micro: int, accelerator: Accelerator) -> list[tuple[Tensor, bool]]:
@@ -41,31 +41,31 @@ def my_micro_batches(numbers: Tensor, micro: int, accelerator: Accelerator) -> l
     """
     processes = accelerator.num_processes
     mine = numbers[accelerator.process_index :: processes]
-    times = -(-blocks_each(len(numbers), processes) // micro)
+    times = -(-blocks_per_process(len(numbers), processes) // micro)
     batches = [(some, True) for some in mine.split(micro) if len(some)]
     return batches + [(numbers[:1], False)] * (times - len(batches))
 
 
-def blocks_each(blocks: int, processes: int) -> int:
+def blocks_per_process(blocks: int, processes: int) -> int:
     """The most blocks of a step that one process reads."""
     return -(-blocks // processes)
 
 
-def anywhere(flag: bool, accelerator: Accelerator) -> bool:
+def in_any_process(flag: bool, accelerator: Accelerator) -> bool:
     """Whether it holds in any process."""
     if accelerator.num_processes == 1:
         return flag
     return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)).item())
 
 
-def in_the_first(flag: bool, accelerator: Accelerator) -> bool:
+def on_main_process(flag: bool, accelerator: Accelerator) -> bool:
     """Whether it holds in the main process: clocks differ."""
     if accelerator.num_processes == 1:
         return flag
     return bool(broadcast(torch.tensor(float(flag), device=accelerator.device)).item())
 
 
-def from_the_first(value: float, accelerator: Accelerator) -> float:
+def from_main_process(value: float, accelerator: Accelerator) -> float:
     """As the main process has it: what all decide by has to be the same to the last bit."""
     if accelerator.num_processes == 1:
         return value
@@ -73,7 +73,7 @@ def from_the_first(value: float, accelerator: Accelerator) -> float:
 
 
 @contextmanager
-def gathered(module: nn.Module) -> Iterator[None]:
+def unsharded(module: nn.Module) -> Iterator[None]:
     """Within the context a student can be used by itself, outside the module that was sharded.
 
     The blocks gather their own weights; those around them are gathered here.
@@ -88,7 +88,7 @@ def gathered(module: nn.Module) -> Iterator[None]:
         module.reshard()
 
 
-class Restoration:
+class Unsharder:
     """Makes a student plain again that sharding left with other classes and parts of its weights."""
 
     def __init__(self, student: PreTrainedModel, accelerator: Accelerator) -> None:
@@ -121,7 +121,7 @@ def _full(parameter: nn.Parameter) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Described:
+class StudentDescription:
     """A student without its weights."""
 
     config: PretrainedConfig
@@ -129,19 +129,19 @@ class Described:
     """Shapes and types of what is saved, by name, in the order in which it is sent."""
 
 
-def describe(student: PreTrainedModel) -> Described:
+def describe_student(student: PreTrainedModel) -> StudentDescription:
     """What others have to know of a student before it is sent."""
-    return Described(student.config, {name: (one.shape, one.dtype) for name, one in _saved(student)})
+    return StudentDescription(student.config, {name: (one.shape, one.dtype) for name, one in _saved(student)})
 
 
 @torch.no_grad()
-def send(student: PreTrainedModel) -> None:
-    """Send the weights to all other processes, each of which calls ``receive``."""
+def send_weights(student: PreTrainedModel) -> None:
+    """Send the weights to all other processes, each of which calls ``receive_student``."""
     for _, tensor in _saved(student):
         torch.distributed.broadcast(tensor.detach().contiguous(), 0)
 
 
-def receive(described: Described, device: torch.device) -> PreTrainedModel:
+def receive_student(described: StudentDescription, device: torch.device) -> PreTrainedModel:
     """The student that the first process sends.
 
     Args:
@@ -152,7 +152,7 @@ def receive(described: Described, device: torch.device) -> PreTrainedModel:
     for name, (shape, dtype) in described.tensors.items():
         weights[name] = torch.empty(shape, dtype=dtype, device=device)
         torch.distributed.broadcast(weights[name], 0)
-    return assemble(described.config, weights)
+    return model_from_weights(described.config, weights)
 
 
 def _saved(student: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
@@ -224,7 +224,7 @@ class Gradient:
                 raise
             ran_out = True
         optimizer.zero_grad(set_to_none=True)
-        if anywhere(ran_out, self.accelerator):
+        if in_any_process(ran_out, self.accelerator):
             # In the words that Accelerate knows.
             raise torch.OutOfMemoryError(f"one process is out of memory. The micro-batch was {micro} blocks")
 

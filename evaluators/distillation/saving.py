@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 
 from evaluators.distillation.checkpoint import (
     Position,
-    forget_unfinished,
     load_checkpoint,
-    put_parameters,
-    read_about,
+    load_parameters,
+    read_metadata,
     read_tensors,
+    remove_temporary,
     save_checkpoint,
     whole_parameters,
     write_tensors,
@@ -28,7 +28,7 @@ from evaluators.distillation.module import Distillation
 from evaluators.distillation.schedule import Schedule
 
 
-class Best:
+class BestWeights:
     """Keeps them in a file, which says itself what it holds.
 
     So one that a killed process wrote after its last checkpoint stays the best that the training had.
@@ -37,7 +37,7 @@ class Best:
     def __init__(self, path: Path, key: str, accelerator: Accelerator) -> None:
         """Go on with what is there of the training named ``key``."""
         self.path, self.key, self.accelerator = path, key, accelerator
-        about = read_about(path) or {}
+        about = read_metadata(path) or {}
         mine = about.get("key") == key
         self.tokens: int | None = about["tokens"] if mine else None
         self.loss: float = about["loss"] if mine else math.inf
@@ -69,7 +69,7 @@ class Best:
         if self.tokens in (None, tokens):
             return
         self.accelerator.wait_for_everyone()
-        put_parameters(student, read_tensors(self.path, ""))
+        load_parameters(student, read_tensors(self.path, ""))
 
 
 #: Seconds of training for each second that saving takes: it takes less than a twentieth.
@@ -102,10 +102,10 @@ class Checkpointing:
         for path in (self.path, self.best):
             if path is not None:
                 path.unlink(missing_ok=True)
-                forget_unfinished(path)
+                remove_temporary(path)
 
 
-class Saving:
+class TrainingFiles:
     """The files of one training."""
 
     def __init__(
@@ -130,7 +130,7 @@ class Saving:
     def from_branch(self) -> Position | None:
         """Go to a shorter training's branch; None if there is none that this training would have come to."""
         path, last = self.files.start, self.schedule.decay_begins
-        about = None if path is None else read_about(path)
+        about = None if path is None else read_metadata(path)
         if path is None or about is None or last is None or about["step"] > last:
             return None
         return self._load(path, self._branch_key(about["step"]))
@@ -154,7 +154,7 @@ class Saving:
         if path is None or position.step != self.schedule.decay_begins:
             return
         key = self._branch_key(position.step)
-        if (read_about(path) or {}).get("key") != key:
+        if (read_metadata(path) or {}).get("key") != key:
             self._save(path, key, position)
 
     def _branch_key(self, step: int) -> str:

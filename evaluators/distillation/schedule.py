@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Shape(StrEnum):
+class ScheduleShape(StrEnum):
     """How the learning rate goes after the warm-up."""
 
     COSINE = "cosine"
@@ -31,7 +31,7 @@ class Schedule:
     """T, tokens a block."""
     peak_rate: float
     """AdamW's learning rate after the warm-up."""
-    shape: Shape = Shape.COSINE
+    shape: ScheduleShape = ScheduleShape.COSINE
     warm_up_steps: int | None = None
     """Steps of linear warm-up; by default a tenth of all, at most 60. Trainings of different lengths whose
     rates are to be the same at first need a fixed number."""
@@ -57,7 +57,7 @@ class Schedule:
 
         None if the rate falls from the warm-up on.
         """
-        if self.shape is Shape.COSINE:
+        if self.shape is ScheduleShape.COSINE:
             return None
         return min(self.steps, max(self.warm_up, self.steps - max(1, round(self.steps / 5))))
 
@@ -97,7 +97,7 @@ class DivergenceError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Setback:
+class Rollback:
     """One step back: what was seen, and where the training went on.
 
     Attributes:

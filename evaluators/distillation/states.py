@@ -20,7 +20,7 @@ from evaluators.huggingface.final_states import decoder
 from space.input_error import InputError
 
 
-class Kind(StrEnum):
+class StateKind(StrEnum):
     """What made a state."""
 
     EMBEDDING = "embedding"
@@ -31,7 +31,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class StatePlace:
     """Where a (B, T, D) state is taken.
 
     Attributes:
@@ -39,11 +39,11 @@ class Place:
         layer: its number, from 0; of the embedding 0.
     """
 
-    kind: Kind
+    kind: StateKind
     layer: int = 0
 
     def __str__(self) -> str:
-        return f"{self.kind}" if self.kind is Kind.EMBEDDING else f"{self.kind}-{self.layer}"
+        return f"{self.kind}" if self.kind is StateKind.EMBEDDING else f"{self.kind}-{self.layer}"
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
@@ -65,7 +65,7 @@ def layers_of(model: PreTrainedModel) -> list[nn.Module]:
 
 
 @contextmanager
-def states_at(model: PreTrainedModel, places: Sequence[Place]) -> Iterator[dict[str, Tensor]]:
+def states_at(model: PreTrainedModel, places: Sequence[StatePlace]) -> Iterator[dict[str, Tensor]]:
     """Within the context every forward pass leaves its (B, T, D) states here, by the name of their place.
 
     Args:
@@ -83,7 +83,7 @@ def states_at(model: PreTrainedModel, places: Sequence[Place]) -> Iterator[dict[
         yield found
 
 
-def _listen(layer: nn.Module, place: Place, found: dict[str, Tensor]) -> Any:
+def _listen(layer: nn.Module, place: StatePlace, found: dict[str, Tensor]) -> Any:
     def before(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
         values = (*given, *named.values())
         found[str(place)] = next(v for v in values if isinstance(v, Tensor) and v.is_floating_point())
@@ -91,9 +91,9 @@ def _listen(layer: nn.Module, place: Place, found: dict[str, Tensor]) -> Any:
     def after(_: nn.Module, __: Any, output: Any) -> None:
         found[str(place)] = output if isinstance(output, Tensor) else output[0]
 
-    if place.kind is Kind.EMBEDDING:
+    if place.kind is StateKind.EMBEDDING:
         return layer.register_forward_pre_hook(before, with_kwargs=True)
-    return (layer if place.kind is Kind.BLOCK else _attention(layer)).register_forward_hook(after)
+    return (layer if place.kind is StateKind.BLOCK else _attention(layer)).register_forward_hook(after)
 
 
 def _attention(layer: nn.Module) -> nn.Module:
@@ -107,7 +107,7 @@ def _attention(layer: nn.Module) -> nn.Module:
     )
 
 
-class Closeness(StrEnum):
+class StateDistance(StrEnum):
     """How states are compared."""
 
     COSINE = "cosine"
@@ -117,11 +117,11 @@ class Closeness(StrEnum):
 
 
 @dataclass(frozen=True)
-class Pair:
+class StatePair:
     """A place in the student and the one in the teacher that it is compared to."""
 
-    student: Place
-    teacher: Place
+    student: StatePlace
+    teacher: StatePlace
 
 
 @dataclass(frozen=True)
@@ -133,34 +133,40 @@ class States:
         by: the measure.
     """
 
-    pairs: tuple[Pair, ...]
-    by: Closeness = Closeness.COSINE
+    pairs: tuple[StatePair, ...]
+    by: StateDistance = StateDistance.COSINE
 
     @property
-    def of_student(self) -> list[Place]:
+    def of_student(self) -> list[StatePlace]:
         """Where the student is listened to."""
         return [pair.student for pair in self.pairs]
 
     @property
-    def of_teacher(self) -> list[Place]:
+    def of_teacher(self) -> list[StatePlace]:
         """Where the teacher is listened to."""
         return [pair.teacher for pair in self.pairs]
 
 
-def late_block(student_layers: int, teacher_layers: int) -> Pair:
+def late_block(student_layers: int, teacher_layers: int) -> StatePair:
     """The last block but two of both (arXiv 2407.14679, appendix A)."""
-    return Pair(Place(Kind.BLOCK, max(0, student_layers - 3)), Place(Kind.BLOCK, max(0, teacher_layers - 3)))
+    return StatePair(
+        StatePlace(StateKind.BLOCK, max(0, student_layers - 3)),
+        StatePlace(StateKind.BLOCK, max(0, teacher_layers - 3)),
+    )
 
 
-def embedding() -> Pair:
+def embedding() -> StatePair:
     """What the first block is given, in both."""
-    return Pair(Place(Kind.EMBEDDING), Place(Kind.EMBEDDING))
+    return StatePair(StatePlace(StateKind.EMBEDDING), StatePlace(StateKind.EMBEDDING))
 
 
-def late_attention(student_layers: int, teacher_layers: int) -> Pair:
+def late_attention(student_layers: int, teacher_layers: int) -> StatePair:
     """The attention of the last block but two of both."""
     pair = late_block(student_layers, teacher_layers)
-    return Pair(Place(Kind.ATTENTION, pair.student.layer), Place(Kind.ATTENTION, pair.teacher.layer))
+    return StatePair(
+        StatePlace(StateKind.ATTENTION, pair.student.layer),
+        StatePlace(StateKind.ATTENTION, pair.teacher.layer),
+    )
 
 
 class StatesLoss(nn.Module):
@@ -200,12 +206,12 @@ class StatesLoss(nn.Module):
 
     def _apart(self, mapped: Tensor, wanted: Tensor) -> Tensor:
         mapped, wanted = mapped.float(), wanted.float()
-        if self.states.by is Closeness.COSINE:
+        if self.states.by is StateDistance.COSINE:
             return 1 - nn.functional.cosine_similarity(mapped, wanted, dim=-1)
         return (mapped - wanted).square().mean(dim=-1) / wanted.square().mean(dim=-1).clamp(min=1e-12)
 
 
-def chosen(names: Sequence[str], student_layers: int, teacher_layers: int) -> States | None:
+def states_named(names: Sequence[str], student_layers: int, teacher_layers: int) -> States | None:
     """The pairs with these names out of ``late``, ``embedding`` and ``attention``; None without any."""
     known = {
         "late": late_block(student_layers, teacher_layers),

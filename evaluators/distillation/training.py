@@ -14,11 +14,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.distillation.checkpoint import Position
-from evaluators.distillation.efficiency import compiled, compiling_pays, training_attention
-from evaluators.distillation.processes import Gradient, from_the_first, gathered, in_the_first
-from evaluators.distillation.saving import Best, Saving
-from evaluators.distillation.schedule import SPIKE, DivergenceError, Setback, has_worsened, is_spike
-from evaluators.distillation.states import Kind, layers_of
+from evaluators.distillation.efficiency import compiled_blocks, compiling_pays, training_attention
+from evaluators.distillation.processes import Gradient, from_main_process, on_main_process, unsharded
+from evaluators.distillation.saving import BestWeights, TrainingFiles
+from evaluators.distillation.schedule import SPIKE, DivergenceError, Rollback, has_worsened, is_spike
+from evaluators.distillation.states import StateKind, layers_of
 from space.input_error import InputError
 
 #: Of the learning rate after a step back.
@@ -26,7 +26,7 @@ _SLOWER = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watch:
+class TrainingMonitor:
     """Who looks on while a student learns."""
 
     validate: Callable[[PreTrainedModel], float] | None = None
@@ -43,9 +43,9 @@ class Training:
         self,
         gradient: Gradient,
         optimizer: torch.optim.Optimizer,
-        watch: Watch,
-        saving: Saving | None,
-        best: Best | None,
+        watch: TrainingMonitor,
+        saving: TrainingFiles | None,
+        best: BestWeights | None,
         began: float,
     ) -> None:
         """Go to where an earlier process left the training, and see that there is a checkpoint.
@@ -112,14 +112,14 @@ class Training:
     def _compiling_pays(self) -> bool:
         """Whether blocks are compiled: where that is repaid, and nothing listens within them."""
         compared = self.distillation.states
-        if compared is not None and any(p.kind is Kind.ATTENTION for p in compared.states.of_student):
+        if compared is not None and any(p.kind is StateKind.ATTENTION for p in compared.states.of_student):
             return False
         parameters = sum(one.numel() for one in self.student.parameters())
         return compiling_pays(self.accelerator.device, self.schedule.tokens, parameters)
 
     def _compiled(self) -> AbstractContextManager[None]:
         try:
-            return compiled(layers_of(self.student)) if self.compiles else nullcontext()
+            return compiled_blocks(layers_of(self.student)) if self.compiles else nullcontext()
         except InputError:  # no list of blocks
             return nullcontext()
 
@@ -147,7 +147,7 @@ class Training:
             self.watch.advance(self.schedule.tokens_a_step)
             if self.saving is not None:
                 due = self.saving.is_due(self.seconds - self.position.seconds)
-                if in_the_first(due, self.accelerator):
+                if on_main_process(due, self.accelerator):
                     self._save()
 
     def _step(self, micro: int) -> tuple[str, float] | None:
@@ -204,15 +204,15 @@ class Training:
         lost = self.tokens
         self.position = found
         rate = self.schedule.peak_rate * _SLOWER
-        found.setback = Setback(at, what, value, found.step, rate)
+        found.setback = Rollback(at, what, value, found.step, rate)
         self.watch.advance(self.tokens - lost)
         self._save()
 
     def _validate(self) -> None:
         if self.watch.validate is None or not self.watch.times:
             return
-        with gathered(self.gradient.module):
-            loss = from_the_first(self.watch.validate(self.student), self.accelerator)
+        with unsharded(self.gradient.module):
+            loss = from_main_process(self.watch.validate(self.student), self.accelerator)
         self.position.curve.append((self.tokens, loss))
         if self.best is None:
             return

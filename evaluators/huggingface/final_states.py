@@ -21,7 +21,7 @@ from space.input_error import InputError
 
 
 @contextmanager
-def replaced(
+def replaced_forward(
     modules: Sequence[nn.Module], by: Callable[[Callable[..., object]], Callable[..., object]]
 ) -> Iterator[None]:
     """Within the context the forward functions of modules are what ``by`` makes of them."""
@@ -95,7 +95,7 @@ def states_width(model: PreTrainedModel) -> int:
     return int(model.get_output_embeddings().weight.shape[1])
 
 
-def vocabulary(model: PreTrainedModel) -> int:
+def vocabulary_size(model: PreTrainedModel) -> int:
     """V, the logits of one token."""
     return int(model.config.get_text_config(decoder=True).vocab_size)
 
@@ -117,7 +117,7 @@ class _Answer(BaseModelOutputWithPast):
 def _decoder_answers(model: PreTrainedModel, answer: _Answer) -> Iterator[None]:
     """Within the context the decoder computes nothing and returns ``answer``."""
     modules = _around_embeddings(model)  # several: the head of OPT reads from its decoder's decoder
-    with replaced(modules, lambda _: lambda *_, **__: answer):
+    with replaced_forward(modules, lambda _: lambda *_, **__: answer):
         yield
 
 
@@ -131,7 +131,7 @@ def check_head(model: PreTrainedModel) -> None:
     Raises:
         InputError: the head reads something else than the decoder's final states.
     """
-    tokens = (torch.arange(8, device=model.device) % vocabulary(model))[None]
+    tokens = (torch.arange(8, device=model.device) % vocabulary_size(model))[None]
     try:
         wanted = model(input_ids=tokens, use_cache=False).logits[0]
         logits = logits_of(model, final_states(model, tokens)[0])

@@ -30,7 +30,7 @@ from huggingface_hub.errors import (
     XetDownloadError,
 )
 
-from evaluators.huggingface.quiet import one_line
+from evaluators.huggingface.library_output import short_message
 
 try:  # the HTTP client of huggingface_hub 2, and that of 1
     import httpx2 as http_client
@@ -48,7 +48,7 @@ def may_be_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and "--" not in name and ".." not in name
 
 
-def nothing_there(name: str) -> str:
+def not_found(name: str) -> str:
     """That there is no such path, with names like it that do exist: a clause for an ``InputError``."""
     path = Path(name).expanduser()
     return f"{path} does not exist{_suggestion(path)}"
@@ -119,7 +119,7 @@ class HubUnavailableError(InputError):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class HubRequest:
     """What was asked of the hub.
 
     Attributes:
@@ -156,7 +156,7 @@ class Wanted:
 
 
 @contextmanager
-def hub_refusals(wanted: Wanted) -> Iterator[None]:
+def hub_refusals(wanted: HubRequest) -> Iterator[None]:
     """Within the block the hub's failures become ``InputError``; other errors pass."""
     try:
         yield
@@ -169,7 +169,7 @@ def hub_refusals(wanted: Wanted) -> Iterator[None]:
         raise refusal from error
 
 
-def refusal_of(error: BaseException, wanted: Wanted) -> InputError | None:
+def refusal_of(error: BaseException, wanted: HubRequest) -> InputError | None:
     """The message for a failure of the hub's clients; None if the failure is not the hub's."""
     causes = list(_causes(error))
     for describe in (_denied, _absent, _unreachable, _answered, _cut, _disk_full):
@@ -185,7 +185,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-def _denied(error: BaseException, wanted: Wanted) -> InputError | None:
+def _denied(error: BaseException, wanted: HubRequest) -> InputError | None:
     gated = isinstance(error, DatasetNotFoundError) and "gated" in str(error)
     if not gated and not isinstance(error, GatedRepoError):
         return None
@@ -196,7 +196,7 @@ def _denied(error: BaseException, wanted: Wanted) -> InputError | None:
     )
 
 
-def _absent(error: BaseException, wanted: Wanted) -> InputError | None:
+def _absent(error: BaseException, wanted: HubRequest) -> InputError | None:
     if isinstance(error, RevisionNotFoundError):
         return InputError(
             "the revision has to be a branch, tag or commit of the repository",
@@ -206,17 +206,17 @@ def _absent(error: BaseException, wanted: Wanted) -> InputError | None:
     if isinstance(error, RepositoryNotFoundError | DatasetNotFoundError | HFValidationError):
         return InputError(
             wanted.rule,
-            f"the hub knows no public {wanted.kind} {wanted.id}, and {nothing_there(wanted.id)}",
+            f"the hub knows no public {wanted.kind} {wanted.id}, and {not_found(wanted.id)}",
             "Check the spelling; for a private one run `hf auth login` or set HF_TOKEN",
         )
     return None
 
 
-def _unreachable(error: BaseException, wanted: Wanted) -> InputError | None:
+def _unreachable(error: BaseException, wanted: HubRequest) -> InputError | None:
     if isinstance(error, OfflineModeIsEnabled):
         return HubUnavailableError(
             wanted.rule,
-            f"{nothing_there(wanted.id)}, {constants.HF_HUB_CACHE} does not have all of it, "
+            f"{not_found(wanted.id)}, {constants.HF_HUB_CACHE} does not have all of it, "
             "and HF_HUB_OFFLINE forbids to ask the hub",
             f"Unset HF_HUB_OFFLINE; or {wanted.offline}",
         )
@@ -225,25 +225,25 @@ def _unreachable(error: BaseException, wanted: Wanted) -> InputError | None:
     if isinstance(error, unreached) or (isinstance(error, ConnectionError) and "reach" in str(error)):
         return HubUnavailableError(
             wanted.rule,
-            f"{nothing_there(wanted.id)}, and the hub at {constants.ENDPOINT} cannot be reached "
-            f"({one_line(error)})",
+            f"{not_found(wanted.id)}, and the hub at {constants.ENDPOINT} cannot be reached "
+            f"({short_message(error)})",
             f"Check the name and the network (HF_ENDPOINT, HTTPS_PROXY); or {wanted.offline}",
         )
     return None
 
 
-def _answered(error: BaseException, wanted: Wanted) -> InputError | None:
+def _answered(error: BaseException, wanted: HubRequest) -> InputError | None:
     if not isinstance(error, HfHubHTTPError):
         return None
     status = error.response.status_code
-    rule, values = f"the hub has to hand out {wanted.id}", f"it answered {status} ({one_line(error)})"
+    rule, values = f"the hub has to hand out {wanted.id}", f"it answered {status} ({short_message(error)})"
     if status in (401, 403):
         remedy = f"Run `hf auth login` or set HF_TOKEN to a token that may read {wanted.page}"
         return InputError(rule, values, remedy)
     return HubUnavailableError(rule, values, f"Try again later; or {wanted.offline}")
 
 
-def _cut(error: BaseException, wanted: Wanted) -> InputError | None:
+def _cut(error: BaseException, wanted: HubRequest) -> InputError | None:
     inconsistent = isinstance(error, OSError) and "Consistency check failed" in str(error)
     lost = (http_client.TransportError, ConnectionError, XetDownloadError, LocalEntryNotFoundError)
     if not inconsistent and not isinstance(error, lost):
@@ -251,12 +251,12 @@ def _cut(error: BaseException, wanted: Wanted) -> InputError | None:
     return HubUnavailableError(
         "files of the hub have to arrive whole",
         f"the connection to {constants.ENDPOINT} broke off within {wanted.id}, several times over "
-        f"({one_line(error)}), and what came of the file was thrown away",
+        f"({short_message(error)}), and what came of the file was thrown away",
         f"Start the same command again, files that arrived whole are kept; or {wanted.offline}",
     )
 
 
-def _disk_full(error: BaseException, wanted: Wanted) -> InputError | None:
+def _disk_full(error: BaseException, wanted: HubRequest) -> InputError | None:
     if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return None
     return InputError(

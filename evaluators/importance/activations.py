@@ -25,17 +25,17 @@ from transformers import PreTrainedModel
 from evaluators.huggingface.final_states import final_states
 from evaluators.importance.aggregation import (
     L2_OF_MEANS,
+    ActivationGrid,
     Aggregation,
+    BlockInfluence,
     ExpertSquares,
-    Grid,
-    Influence,
-    Squares,
+    SumOfSquares,
 )
 from evaluators.importance.moments import Covariance, norm_inputs
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap, layer_modules
-from space.axes.layout import Together
-from space.cutting.reading import Read, Reading, units
+from space.axes.layout import Concatenated
+from space.cutting.product_tracing import ProductTracer, TracedProduct, units_along
 from space.input_error import InputError
 
 #: Axes whose units are scored block by block.
@@ -52,7 +52,7 @@ WORDS = {
 }
 
 
-class Listener:
+class ActivationListener:
     """Gathers every width score and every block influence at once."""
 
     SUMS = ("covariance", "influences", "norms", "grids", "squares", "experts")
@@ -72,10 +72,10 @@ class Listener:
         self.covariance = Covariance()
         #: Of the covariance; only bases other than coordinates need it.
         self._stream = axis_map.stream if covariance else None
-        self.influences = [Influence() for _ in range(axis_map.teacher.layers)]
-        self.norms = {name: Grid(self.aggregations) for name in norms(model, axis_map)}
-        self.grids: dict[tuple[Axis, int], Grid] = {}
-        self.squares: dict[tuple[Axis, int], Squares] = {}
+        self.influences = [BlockInfluence() for _ in range(axis_map.teacher.layers)]
+        self.norms = {name: ActivationGrid(self.aggregations) for name in norms(model, axis_map)}
+        self.grids: dict[tuple[Axis, int], ActivationGrid] = {}
+        self.squares: dict[tuple[Axis, int], SumOfSquares] = {}
         self.experts: dict[int, ExpertSquares] = {}
         self._fixed_experts = not any(tensor.has(Axis.EXPERT_MLP) for tensor in axis_map.tensors)
         self._blocks = (0, 0)
@@ -104,22 +104,22 @@ class Listener:
             here = replace(self.axis_map, tensors=tensors)
             yield from norm_inputs(self.model, here, stream, self.covariance)
 
-    def _reading(self, listens_at: Callable[[str], bool]) -> Reading:
+    def _reading(self, listens_at: Callable[[str], bool]) -> ProductTracer:
         buffers = self.axis_map.buffers
         matrices = [t for t in self.axis_map.tensors if len(t.dimensions) > 1 and t.name not in buffers]
         inner = [matrix for matrix in matrices if matrix.layer is not None and listens_at(matrix.name)]
-        return Reading(self.model, inner, self._hear)
+        return ProductTracer(self.model, inner, self._hear)
 
     def read(self, tokens: Tensor) -> None:
         """Run the model on (B, T) token numbers."""
         self._blocks = (tokens.shape[0], tokens.shape[1])
         final_states(self.model, tokens)
 
-    def _hear(self, read: Read) -> None:
+    def _hear(self, read: TracedProduct) -> None:
         tensor, layout = read.tensor, read.tensor.dimensions[read.dimension]
         axes = tensor.axes[read.dimension]
         assert tensor.layer is not None
-        if Axis.HIDDEN in axes or isinstance(layout, Together):
+        if Axis.HIDDEN in axes or isinstance(layout, Concatenated):
             return
         if Axis.EXPERT_MLP in axes or (
             self._fixed_experts and tensor.has(Axis.EXPERTS) and tensor.has(Axis.HIDDEN)
@@ -128,28 +128,28 @@ class Listener:
             return
         for axis in _BY_BLOCK:
             if axis in axes:
-                self._hear_units(axis, tensor.layer, read.values, units(layout, axis))
+                self._hear_units(axis, tensor.layer, read.values, units_along(layout, axis))
         if Axis.HEAD_DIM in axes:
-            entries = read.values.unflatten(-1, (-1, units(layout, Axis.HEADS)[1]))
+            entries = read.values.unflatten(-1, (-1, units_along(layout, Axis.HEADS)[1]))
             self._sum(Axis.HEAD_DIM, tensor.layer).add_tokens(entries)
 
     def _hear_units(self, axis: Axis, layer: int, values: Tensor, row: tuple[int, int]) -> None:
         if row[1] > 1:
             values = torch.linalg.vector_norm(values.unflatten(-1, row), dim=-1, dtype=torch.float32)
         if values[..., 0].numel() != self._blocks[0] * self._blocks[1]:
-            raise unheard(self.axis_map, f"{WORDS[axis]} of layer {layer}")
-        grid = self.grids.setdefault((axis, layer), Grid(self.aggregations))
+            raise missing_activations(self.axis_map, f"{WORDS[axis]} of layer {layer}")
+        grid = self.grids.setdefault((axis, layer), ActivationGrid(self.aggregations))
         grid.add_blocks(values.reshape(*self._blocks, values.shape[-1]))
 
-    def _hear_experts(self, layer: int, read: Read) -> None:
+    def _hear_experts(self, layer: int, read: TracedProduct) -> None:
         if layer not in self.experts:
             self.experts[layer] = ExpertSquares(self.axis_map.teacher.experts)
         values = read.values
         tokens = values.reshape(read.experts or 1, -1, values.shape[-1])
         self.experts[layer].add(read.first_expert, tokens)
 
-    def _sum(self, axis: Axis, layer: int) -> Squares:
-        return self.squares.setdefault((axis, layer), Squares())
+    def _sum(self, axis: Axis, layer: int) -> SumOfSquares:
+        return self.squares.setdefault((axis, layer), SumOfSquares())
 
     def _norm_hooks(self, listens_at: Callable[[str], bool]) -> Iterator[RemovableHandle]:
         hidden = self.axis_map.teacher.hidden
@@ -157,7 +157,7 @@ class Listener:
             if not listens_at(name):
                 continue
 
-            def outputs(_: nn.Module, __: Any, output: Tensor, grid: Grid = grid) -> None:
+            def outputs(_: nn.Module, __: Any, output: Tensor, grid: ActivationGrid = grid) -> None:
                 if (
                     output.numel() == hidden * self._blocks[0] * self._blocks[1]
                     and output.shape[-1] == hidden
@@ -177,7 +177,7 @@ class Listener:
                 arguments: tuple[Any, ...],
                 keywords: dict[str, Any],
                 output: Tensor | tuple[Tensor, ...],
-                influence: Influence = influence,
+                influence: BlockInfluence = influence,
             ) -> None:
                 after = output if isinstance(output, Tensor) else output[0]
                 passed = [value for value in (*arguments, *keywords.values()) if isinstance(value, Tensor)]
@@ -187,7 +187,7 @@ class Listener:
             yield layer.register_forward_hook(states, with_kwargs=True)
 
 
-def unheard(axis_map: AxisMap, what: str) -> InputError:
+def missing_activations(axis_map: AxisMap, what: str) -> InputError:
     """The refusal of a teacher whose class computes with an axis in an unknown way."""
     return InputError(
         "Every axis of a teacher has to be heard in its forward pass",
@@ -226,14 +226,14 @@ def norms(model: nn.Module, axis_map: AxisMap) -> list[str]:
     ]
 
 
-def share(calibration: Tensor, accelerator: Accelerator | None) -> Tensor:
+def process_share(calibration: Tensor, accelerator: Accelerator | None) -> Tensor:
     """(n, T) this process's blocks of (N, T); there may be none."""
     if accelerator is None:
         return calibration
     return calibration[accelerator.process_index :: accelerator.num_processes]
 
 
-def gathered(listener: Listener, accelerator: Accelerator | None) -> Listener:
+def all_reduced(listener: ActivationListener, accelerator: Accelerator | None) -> ActivationListener:
     """The listener, with what those of all processes have heard.
 
     Args:
@@ -242,16 +242,16 @@ def gathered(listener: Listener, accelerator: Accelerator | None) -> Listener:
     """
     if accelerator is None or accelerator.num_processes == 1:
         return listener
-    mine = {name: getattr(listener, name) for name in Listener.SUMS}
+    mine = {name: getattr(listener, name) for name in ActivationListener.SUMS}
     total, *others = map(_read, gather_object([_written(mine)]))
     for other in others:
-        total = joined(total, other)
+        total = merged_listeners(total, other)
     for name, sums in total.items():
         setattr(listener, name, sums)
     return listener
 
 
-def joined(one: Any, other: Any) -> Any:
+def merged_listeners(one: Any, other: Any) -> Any:
     """Two processes' sums as those of one that heard the blocks of both.
 
     Args:
@@ -260,10 +260,10 @@ def joined(one: Any, other: Any) -> Any:
         other: of the same kind.
     """
     if isinstance(one, dict):
-        both = {key: joined(one[key], other[key]) for key in one.keys() & other.keys()}
+        both = {key: merged_listeners(one[key], other[key]) for key in one.keys() & other.keys()}
         return one | other | both
     if isinstance(one, list):
-        return [joined(*pair) for pair in zip(one, other, strict=True)]
+        return [merged_listeners(*pair) for pair in zip(one, other, strict=True)]
     if isinstance(one, Covariance):
         if other.total is not None:
             one.total = other.total if one.total is None else one.total + other.total

@@ -162,7 +162,7 @@ def _over_blocks(batch: Aggregate) -> OverBlocks:
             return Variance()
 
 
-class Grid:
+class ActivationGrid:
     """The units of one place in the teacher, in every aggregation that is wanted, from one pass."""
 
     def __init__(self, aggregations: Collection[Aggregation] = (L2_OF_MEANS,)) -> None:
@@ -179,7 +179,7 @@ class Grid:
                 by_block[sequence] = along_sequence(activations, sequence)
             part.add(by_block[sequence])
 
-    def merge(self, other: Grid) -> None:
+    def merge(self, other: ActivationGrid) -> None:
         """Take in what another grid of the same aggregations has heard, on the same device."""
         assert self.parts.keys() == other.parts.keys()
         self.heard |= other.heard
@@ -195,7 +195,7 @@ class Grid:
 _SHORTEST = 1e-16
 
 
-class Squares:
+class SumOfSquares:
     """A sum of squares by unit, kept in float64 on the device of what is taken in."""
 
     def __init__(self) -> None:
@@ -208,7 +208,7 @@ class Squares:
     def _add(self, squares: Tensor) -> None:
         self.total = squares if self.total is None else self.total + squares
 
-    def merge(self, other: Squares) -> None:
+    def merge(self, other: SumOfSquares) -> None:
         """Take in what another one has heard of other blocks."""
         if other.total is not None:
             self._add(other.total)
@@ -252,7 +252,7 @@ class ExpertSquares:
         return self.total.sum(dim=-1).sqrt().cpu()
 
 
-class Influence:
+class BlockInfluence:
     """Block influence of a layer: 1 − mean cosine between its input and its output (section 2.2)."""
 
     def __init__(self) -> None:
@@ -270,7 +270,7 @@ class Influence:
         self.cosines = total if self.cosines is None else self.cosines + total
         self.tokens += cosine.numel()
 
-    def merge(self, other: Influence) -> None:
+    def merge(self, other: BlockInfluence) -> None:
         """Take in what another one has heard of other blocks."""
         if other.cosines is not None:
             self.cosines = other.cosines if self.cosines is None else self.cosines + other.cosines

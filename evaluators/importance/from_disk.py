@@ -24,14 +24,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from evaluators.huggingface.quiet import one_line
-from evaluators.importance.activations import Listener, gathered, share
+from evaluators.huggingface.library_output import short_message
+from evaluators.importance.activations import ActivationListener, all_reduced, process_share
 from evaluators.importance.aggregation import Aggregation
 from evaluators.importance.method import Depth, Method, Width
-from evaluators.importance.moments import reading
+from evaluators.importance.moments import reader_weighting
 from evaluators.importance.rank import batches, ranking_of
 from evaluators.teacher.on_disk import TeacherOnDisk, teacher_on_disk
-from space.axes.axis_map import AxisMap, layer_modules, starred
+from space.axes.axis_map import AxisMap, layer_modules, wildcard_name
 from space.cutting.basis import BasisName
 from space.cutting.ranking import Ranking
 from space.input_error import InputError
@@ -80,16 +80,16 @@ def rank_from_disk(
         teacher_on_disk(directory, device, dtype, trust_remote_code) as teacher,
         TemporaryDirectory(dir=scratch) as folder,
     ):
-        listener = Listener(teacher.model, axis_map, [Aggregation(method.batch, method.sequence)])
-        blocks = share(calibration, accelerator)
+        listener = ActivationListener(teacher.model, axis_map, [Aggregation(method.batch, method.sequence)])
+        blocks = process_share(calibration, accelerator)
         _listen(teacher, listener, batches(blocks), _States(Path(folder), len(blocks)), advance)
-        listener = gathered(listener, accelerator)
+        listener = all_reduced(listener, accelerator)
         return ranking_of(listener, fingerprint, method, partial(_read_by, teacher, axis_map, method.basis))
 
 
 def _listen(
     teacher: TeacherOnDisk,
-    listener: Listener,
+    listener: ActivationListener,
     batches: Sequence[Tensor],
     states: _States,
     advance: Callable[[int], None],
@@ -117,14 +117,16 @@ def _listen(
                 advance(len(tokens))
 
 
-def _read(listener: Listener, tokens: Tensor) -> None:
+def _read(listener: ActivationListener, tokens: Tensor) -> None:
     """Run the decoder; a class whose layers miss what others did fails in ways of its own."""
     try:
         listener.read(tokens)
     except (InputError, torch.OutOfMemoryError):
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise _not_layer_by_layer(f"run one by one, layers of this class fail ({one_line(error)})") from error
+        raise _not_layer_by_layer(
+            f"run one by one, layers of this class fail ({short_message(error)})"
+        ) from error
 
 
 def _within(prefix: str, name: str) -> bool:
@@ -207,12 +209,14 @@ def _read_by(teacher: TeacherOnDisk, axis_map: AxisMap, basis: BasisName, covari
     stream = axis_map.stream
     assert stream is not None, "only a stream that can be turned has a basis"
     outer = tuple(tensor for tensor in axis_map.tensors if tensor.layer is None)
-    norms = tuple(tensor for tensor in outer if starred(tensor.name) in stream.readers)
-    total += reading(teacher.model, replace(axis_map, tensors=outer), stream, covariance)
+    norms = tuple(tensor for tensor in outer if wildcard_name(tensor.name) in stream.readers)
+    total += reader_weighting(teacher.model, replace(axis_map, tensors=outer), stream, covariance)
     for number, layer in enumerate(layer_modules(teacher.model, axis_map)):
         teacher.fetch(partial(_within, f"{axis_map.stacks[0]}{number}"))
         inner = tuple(tensor for tensor in axis_map.tensors if tensor.layer == number)
-        total += reading(teacher.model, replace(axis_map, tensors=(*inner, *norms)), stream, covariance)
+        total += reader_weighting(
+            teacher.model, replace(axis_map, tensors=(*inner, *norms)), stream, covariance
+        )
         teacher.drop(layer)
     return total
 

@@ -23,13 +23,13 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.importance.layer_scores import Judge
+from evaluators.importance.layer_scores import TaskScorer
 from evaluators.importance.method import Depth, Method
 from evaluators.importance.rank import rank
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
 from space.cutting.basis import BasisName
-from space.cutting.extraction import extract, keeps, saved_tensors, sort_by_importance, student_map
+from space.cutting.extraction import extract, layers_kept, saved_tensors, sort_by_importance, student_map
 from space.cutting.ranking import Ranking, descending
 from space.cutting.rounds import architectures_between
 from space.input_error import InputError
@@ -38,7 +38,7 @@ from space.input_error import InputError
 _GAP = 2.0**-20
 
 
-class Merging:
+class RankingMerge:
     """A teacher's ranking that takes in what a student's says.
 
     Args:
@@ -175,7 +175,7 @@ def _places(order: Tensor) -> Tensor:
     return torch.empty(order.shape, dtype=torch.float64).scatter_(-1, order, down.expand(order.shape))
 
 
-class Phase(StrEnum):
+class RoundPhase(StrEnum):
     """What a part of a round scores and prunes."""
 
     TOGETHER = "together"
@@ -186,9 +186,9 @@ class Phase(StrEnum):
 
 
 _AXES = {
-    Phase.TOGETHER: frozenset(Axis),
-    Phase.WIDTH: frozenset(Axis) - {Axis.LAYERS},
-    Phase.DEPTH: frozenset({Axis.LAYERS}),
+    RoundPhase.TOGETHER: frozenset(Axis),
+    RoundPhase.WIDTH: frozenset(Axis) - {Axis.LAYERS},
+    RoundPhase.DEPTH: frozenset({Axis.LAYERS}),
 }
 _IN_A_ROW = (Depth.BLOCK_INFLUENCE, Depth.BLOCK_PERPLEXITY)
 _DEFAULT = Method()
@@ -202,9 +202,9 @@ def rank_in_rounds(
     target: Architecture,
     advance: Callable[[int], None] = lambda blocks: None,
     method: Method = _DEFAULT,
-    order: Sequence[Phase] = (Phase.TOGETHER,),
+    order: Sequence[RoundPhase] = (RoundPhase.TOGETHER,),
     accelerator: Accelerator | None = None,
-    judge: Judge | None = None,
+    judge: TaskScorer | None = None,
 ) -> Ranking:
     """Rank the teacher in ``method.rounds`` rounds of scoring and pruning.
 
@@ -239,18 +239,18 @@ def rank_in_rounds(
     reached = axis_map.teacher
     for (before, sizes), (phase, _) in pairwise(steps):
         reached = _pruned(reached, sizes, before)
-        layers = keeps(axis_map, ranking, reached)
+        layers = layers_kept(axis_map, ranking, reached)
         canonical = sort_by_importance(weights, axis_map, ranking)
         student = extract(canonical, axis_map, ranking, reached, layers)
         drawn = student_map(axis_map, reached, layers)
         found = rank(student, drawn, calibration, fingerprint, advance, once, accelerator, judge)
         axes = _AXES[phase] - ({Axis.HIDDEN} if ranking.basis is not None else set())
-        ranking = Merging(axis_map, ranking, reached, layers).with_scores(found, axes)
+        ranking = RankingMerge(axis_map, ranking, reached, layers).with_scores(found, axes)
     return replace(ranking, method=f"{method.words}, {' then '.join(order)}, towards {target.label}")
 
 
-def _check(method: Method, order: Sequence[Phase]) -> None:
-    if method.rounds > 1 and method.depth in _IN_A_ROW and set(order) != {Phase.WIDTH}:
+def _check(method: Method, order: Sequence[RoundPhase]) -> None:
+    if method.rounds > 1 and method.depth in _IN_A_ROW and set(order) != {RoundPhase.WIDTH}:
         raise InputError(
             "Layers in a row are scored once: what is left of a block is no block of the teacher's",
             f"{method.rounds} rounds with layers by {method.depth} were asked for",
@@ -258,7 +258,7 @@ def _check(method: Method, order: Sequence[Phase]) -> None:
         )
 
 
-def _pruned(reached: Architecture, sizes: Architecture, phase: Phase) -> Architecture:
+def _pruned(reached: Architecture, sizes: Architecture, phase: RoundPhase) -> Architecture:
     """The sizes after a phase of a round that leads to ``sizes``."""
     changed = {axis.value: sizes[axis] for axis in _AXES[phase]}
     return replace(reached, **changed)

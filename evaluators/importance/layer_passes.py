@@ -70,7 +70,7 @@ class Boundaries:
 
 
 @contextmanager
-def listening(layers: Sequence[nn.Module], boundaries: Boundaries) -> Iterator[None]:
+def recording_boundaries(layers: Sequence[nn.Module], boundaries: Boundaries) -> Iterator[None]:
     """Within the context every pass through the layers is noted."""
     with ExitStack() as stack:
         for number, layer in enumerate(layers):
@@ -83,7 +83,7 @@ def listening(layers: Sequence[nn.Module], boundaries: Boundaries) -> Iterator[N
 
 
 @contextmanager
-def passing_on(layers: Sequence[nn.Module], out: Collection[int]) -> Iterator[None]:
+def skipping_layers(layers: Sequence[nn.Module], out: Collection[int]) -> Iterator[None]:
     """Within the context the layers of these numbers run, but hand on what they were given.
 
     As they run, whatever else they do is done: caches are filled, other layers find what they share.
@@ -120,7 +120,7 @@ def _replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
                 vars(module)["forward"] = own
 
 
-class Passes:
+class PartialPasses:
     """Passes over one batch with layers out."""
 
     def __init__(
@@ -147,7 +147,7 @@ class Passes:
         self.layers = layer_modules(model, axis_map)
         self.boundaries = Boundaries()
         # Hooks run in the order in which they were made: what is noted is what a layer itself returned.
-        with listening(self.layers, self.boundaries), passing_on(self.layers, self.gone):
+        with recording_boundaries(self.layers, self.boundaries), skipping_layers(self.layers, self.gone):
             #: (B, T, D) the final states with ``gone`` out.
             self.whole = final_states(model, tokens)
 
@@ -163,7 +163,7 @@ class Passes:
         """(B, T, D) the final states with the layers from ``start`` to before ``stop`` out, too."""
         if self.reuse:
             return self.handed_over([start], stop)
-        with passing_on(self.layers, self.gone | set(range(start, stop))):
+        with skipping_layers(self.layers, self.gone | set(range(start, stop))):
             return final_states(self.model, self.tokens)
 
     def handed_over(self, starts: Sequence[int], stop: int) -> Tensor:
@@ -186,7 +186,7 @@ class Passes:
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
+class DepthSetting:
     """A teacher and its text."""
 
     model: PreTrainedModel
@@ -204,11 +204,11 @@ class Setting:
         """L, the teacher's."""
         return self.axis_map.teacher.layers
 
-    def passes(self, gone: Collection[int] = ()) -> Iterator[Passes]:
+    def passes(self, gone: Collection[int] = ()) -> Iterator[PartialPasses]:
         """A whole pass over each batch, with some layers gone."""
         for batch in self.batches:
             tokens = batch.to(self.model.device, torch.long)
-            yield Passes(self.model, self.axis_map, tokens, gone, reuse=self.reuse)
+            yield PartialPasses(self.model, self.axis_map, tokens, gone, reuse=self.reuse)
 
     def mean(self, total: Tensor, count: int) -> Tensor:
         """The sum of all processes' totals over the sum of their counts; the same in each.
@@ -229,7 +229,7 @@ _TOKENS = 8
 
 
 @torch.no_grad()
-def only_states(model: PreTrainedModel, axis_map: AxisMap, calibration: Tensor) -> bool:
+def depends_on_states_alone(model: PreTrainedModel, axis_map: AxisMap, calibration: Tensor) -> bool:
     """Whether passes that start in the middle give what whole passes give.
 
     Compared are passes that start at every layer and lack none, and two that lack some.
@@ -241,8 +241,8 @@ def only_states(model: PreTrainedModel, axis_map: AxisMap, calibration: Tensor) 
     """
     tokens = calibration[:1, :_TOKENS].to(model.device, torch.long)
     layers = axis_map.teacher.layers
-    quick = Passes(model, axis_map, tokens)
-    whole = Passes(model, axis_map, tokens, reuse=False)
+    quick = PartialPasses(model, axis_map, tokens)
+    whole = PartialPasses(model, axis_map, tokens, reuse=False)
     wanted = {(layer, layer): quick.whole for layer in range(1, layers)}
     wanted |= {block: whole.without(*block) for block in {(0, 1), (layers // 3, max(1, layers - 1))}}
     try:

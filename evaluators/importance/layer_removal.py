@@ -21,15 +21,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from evaluators.huggingface.final_states import logits_of, token_slice, vocabulary
-from evaluators.importance.layer_passes import Boundaries, Passes, Setting, listening
+from evaluators.huggingface.final_states import logits_of, token_slice, vocabulary_size
+from evaluators.importance.layer_passes import Boundaries, DepthSetting, PartialPasses, recording_boundaries
 from space.axes.axis_map import AxisMap, layer_modules
 
 #: Of final states (B, T, D): the sum of the costs of their tokens in nats, and the number of summands.
 Cost = Callable[[Tensor], tuple[float, int]]
 
 
-class Loss:
+class NextTokenLoss:
     """Cross-entropy of the next token, in nats."""
 
     def __init__(self, model: PreTrainedModel, tokens: Tensor) -> None:
@@ -43,7 +43,7 @@ class Loss:
             states: (B, T, D) final states.
         """
         total = torch.zeros((), dtype=torch.float64, device=self.nexts.device)
-        size = token_slice(vocabulary(self.model))
+        size = token_slice(vocabulary_size(self.model))
         rows = states[:, :-1].flatten(0, 1)
         for some, targets in zip(rows.split(size), self.nexts.split(size), strict=True):
             logits = logits_of(self.model, some).float()
@@ -51,7 +51,7 @@ class Loss:
         return float(total), len(self.nexts)
 
 
-class Divergence:
+class TeacherDivergence:
     """KL(p‖q) = Σ p (log p − log q) in nats, with p the whole teacher's and q those of other states."""
 
     def __init__(self, model: PreTrainedModel, whole: Tensor) -> None:
@@ -64,7 +64,7 @@ class Divergence:
             states: (B, T, D) final states.
         """
         total = torch.zeros((), dtype=torch.float64, device=self.whole.device)
-        size = token_slice(2 * vocabulary(self.model))
+        size = token_slice(2 * vocabulary_size(self.model))
         rows = states.flatten(0, 1)
         for some, wanted in zip(rows.split(size), self.whole.split(size), strict=True):
             p, q = (logits_of(self.model, part).float().log_softmax(-1) for part in (wanted, some))
@@ -77,7 +77,7 @@ _SHORTEST = 1e-16
 _TOKENS_AT_ONCE = 512
 
 
-class Chords:
+class BoundaryCosines:
     """Cosines between all boundaries, summed over tokens in float64; only those with later ones."""
 
     def __init__(self, model: PreTrainedModel, axis_map: AxisMap) -> None:
@@ -94,7 +94,7 @@ class Chords:
             self.add(boundaries.states)
             boundaries.clear()
 
-        with listening(self.layers, boundaries):
+        with recording_boundaries(self.layers, boundaries):
             handle = self.layers[-1].register_forward_hook(passed)
             try:
                 yield
@@ -114,7 +114,7 @@ class Chords:
         self.tokens += len(rows[0])
 
 
-def blocks_of(cosines: Tensor) -> Tensor:
+def block_influence(cosines: Tensor) -> Tensor:
     """(L, L): [n − 1, i] is 1 − cosine of boundaries i and i + n; +inf beyond the last.
 
     Args:
@@ -127,25 +127,25 @@ def blocks_of(cosines: Tensor) -> Tensor:
 
 
 #: Of a pass over a batch, what its costs are measured by.
-Costs = Callable[[Passes], Cost]
+Costs = Callable[[PartialPasses], Cost]
 #: Tokens of one pass, if several starts run as one batch.
 TOKENS_AT_ONCE = 4096
 
 
-def by_loss(passes: Passes) -> Cost:
+def by_loss(passes: PartialPasses) -> Cost:
     """Loss of the next token."""
-    return Loss(passes.model, passes.tokens)
+    return NextTokenLoss(passes.model, passes.tokens)
 
 
-def by_divergence(passes: Passes) -> Cost:
+def by_divergence(passes: PartialPasses) -> Cost:
     """Divergence from the whole teacher, which runs once more if the pass lacks some layers."""
     if not passes.gone:
-        return Divergence(passes.model, passes.whole)
-    return Divergence(passes.model, Passes(passes.model, passes.axis_map, passes.tokens).whole)
+        return TeacherDivergence(passes.model, passes.whole)
+    return TeacherDivergence(passes.model, PartialPasses(passes.model, passes.axis_map, passes.tokens).whole)
 
 
 @torch.no_grad()
-def without_each(setting: Setting, costs: Costs, gone: Collection[int] = ()) -> Tensor:
+def without_each(setting: DepthSetting, costs: Costs, gone: Collection[int] = ()) -> Tensor:
     """(L,) float64: the mean cost in nats per token without each layer; NaN for those in ``gone``.
 
     Args:
@@ -167,7 +167,7 @@ def without_each(setting: Setting, costs: Costs, gone: Collection[int] = ()) -> 
 
 
 @torch.no_grad()
-def without_blocks(setting: Setting, costs: Costs) -> Tensor:
+def without_blocks(setting: DepthSetting, costs: Costs) -> Tensor:
     """(L, L) float64: [n − 1, i] is the mean cost without the n layers from i on; +inf beyond the last.
 
     Args:
@@ -187,7 +187,7 @@ def without_blocks(setting: Setting, costs: Costs) -> Tensor:
     return setting.mean(total, count).masked_fill(beyond, torch.inf)
 
 
-def _ends(passes: Passes, stop: int) -> Iterator[Tensor]:
+def _ends(passes: PartialPasses, stop: int) -> Iterator[Tensor]:
     """The final states without the layers from each start to before ``stop``."""
     for starts in _groups(passes, stop):
         if len(starts) == 1:
@@ -196,7 +196,7 @@ def _ends(passes: Passes, stop: int) -> Iterator[Tensor]:
             yield from passes.handed_over(starts, stop).chunk(len(starts))
 
 
-def _groups(passes: Passes, stop: int) -> list[Sequence[int]]:
+def _groups(passes: PartialPasses, stop: int) -> list[Sequence[int]]:
     """Starts that run together."""
     most = max(1, TOKENS_AT_ONCE // passes.tokens.numel()) if passes.stackable else 1
     return [range(first, min(stop, first + most)) for first in range(0, stop, most)]
@@ -220,13 +220,13 @@ def removal_order(layers: int, scoring: Scoring) -> list[int]:
     return [*order, *(n for n in range(layers) if n not in order)]
 
 
-def ranks(order: list[int]) -> Tensor:
+def removal_ranks(order: list[int]) -> Tensor:
     """(L,) float32: when each layer is taken out, 0 for the first."""
     return torch.tensor([order.index(layer) for layer in range(len(order))]).float()
 
 
 @torch.no_grad()
-def influence_without(setting: Setting, gone: Collection[int]) -> Tensor:
+def influence_without(setting: DepthSetting, gone: Collection[int]) -> Tensor:
     """(L,) float64: block influence of each layer while those in ``gone`` pass on what they get.
 
     Args:

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.importance.layer_passes import Setting, only_states, passing_on
+from evaluators.importance.layer_passes import DepthSetting, depends_on_states_alone, skipping_layers
 from evaluators.importance.layer_removal import (
-    Chords,
-    blocks_of,
+    BoundaryCosines,
+    block_influence,
     by_divergence,
     by_loss,
     influence_without,
-    ranks,
     removal_order,
+    removal_ranks,
     without_blocks,
     without_each,
 )
@@ -29,7 +29,7 @@ from space.cutting.ranking import Ranking
 from space.input_error import InputError
 
 #: A benchmark: of a model its score, higher is better.
-Judge = Callable[[PreTrainedModel], float]
+TaskScorer = Callable[[PreTrainedModel], float]
 #: Ways that score one layer after the other, so that some can be out already.
 _ONE_BY_ONE = (Depth.INFLUENCE, Depth.PERPLEXITY, Depth.DIVERGENCE)
 _COSTS = {
@@ -39,8 +39,12 @@ _COSTS = {
 }
 
 
-def rescored(
-    ranking: Ranking, setting: Setting, method: Method, chords: Chords, judge: Judge | None = None
+def with_layer_scores(
+    ranking: Ranking,
+    setting: DepthSetting,
+    method: Method,
+    chords: BoundaryCosines,
+    judge: TaskScorer | None = None,
 ) -> Ranking:
     """A ranking with its layers scored by the chosen method.
 
@@ -55,7 +59,7 @@ def rescored(
         InputError: loss, divergence or score without a layer is not finite.
     """
     if method.depth is Depth.BLOCK_INFLUENCE:
-        found = of_blocks(blocks_of(setting.mean(chords.total, chords.tokens)), method.depth)
+        found = block_scores(block_influence(setting.mean(chords.total, chords.tokens)), method.depth)
     elif method.depth is Depth.INFLUENCE and not method.greedy:
         return ranking
     else:
@@ -73,7 +77,7 @@ class LayerScores:
     """(L, L) as in ``Ranking``."""
 
 
-def check_depth(method: Method, judge: Judge | None, calibration: Tensor) -> None:
+def check_depth(method: Method, judge: TaskScorer | None, calibration: Tensor) -> None:
     """See before any work that layers can be scored this way.
 
     Raises:
@@ -97,7 +101,7 @@ def check_depth(method: Method, judge: Judge | None, calibration: Tensor) -> Non
         )
 
 
-def layer_scores(setting: Setting, method: Method, judge: Judge | None = None) -> LayerScores:
+def layer_scores(setting: DepthSetting, method: Method, judge: TaskScorer | None = None) -> LayerScores:
     """The scores by any method that the ranking pass itself does not serve.
 
     Args:
@@ -115,17 +119,17 @@ def layer_scores(setting: Setting, method: Method, judge: Judge | None = None) -
         assert judge is not None, "the method was checked"
         return LayerScores(_by_benchmark(setting, judge))
     if method.depth in _COSTS and setting.batches:
-        reuse = only_states(setting.model, setting.axis_map, setting.batches[0])
+        reuse = depends_on_states_alone(setting.model, setting.axis_map, setting.batches[0])
         setting = replace(setting, reuse=reuse)
     if method.depth is Depth.BLOCK_PERPLEXITY:
-        return of_blocks(without_blocks(setting, by_loss), method.depth)
+        return block_scores(without_blocks(setting, by_loss), method.depth)
     scoring = partial(_one_by_one, setting, method.depth)
     if method.greedy:
-        return LayerScores(ranks(removal_order(setting.layers, scoring)))
+        return LayerScores(removal_ranks(removal_order(setting.layers, scoring)))
     return LayerScores(scoring(()).float())
 
 
-def _one_by_one(setting: Setting, depth: Depth, gone: Collection[int]) -> Tensor:
+def _one_by_one(setting: DepthSetting, depth: Depth, gone: Collection[int]) -> Tensor:
     """(L,) the scores of the layers that are not gone."""
     if depth is Depth.INFLUENCE:
         scores = influence_without(setting, gone)
@@ -136,7 +140,7 @@ def _one_by_one(setting: Setting, depth: Depth, gone: Collection[int]) -> Tensor
     return scores
 
 
-def of_blocks(blocks: Tensor, depth: Depth) -> LayerScores:
+def block_scores(blocks: Tensor, depth: Depth) -> LayerScores:
     """Costs of blocks as the scores of a ranking.
 
     Args:
@@ -153,7 +157,7 @@ def of_blocks(blocks: Tensor, depth: Depth) -> LayerScores:
     return LayerScores(layers.clone(), blocks)
 
 
-def _by_benchmark(setting: Setting, judge: Judge) -> Tensor:
+def _by_benchmark(setting: DepthSetting, judge: TaskScorer) -> Tensor:
     """(L,) float32: how much of the score is lost without each layer.
 
     The layers run and hand on what they were given, so that caches of a benchmark that generates fill up.
@@ -162,7 +166,7 @@ def _by_benchmark(setting: Setting, judge: Judge) -> Tensor:
     whole = judge(model)
     lost = []
     for layer in range(setting.layers):
-        with passing_on(layers, [layer]):
+        with skipping_layers(layers, [layer]):
             lost.append(whole - judge(model))
     scores = torch.tensor(lost)
     _check_finite(scores, Depth.BENCHMARK)

@@ -12,12 +12,12 @@ from transformers import PreTrainedModel
 
 from evaluators.huggingface.final_states import final_states
 from space.axes.architecture import Axis
-from space.axes.axis_map import AxisMap, MappedTensor, Refusal, Stream, starred
+from space.axes.axis_map import BUILD_ERRORS, AxisMap, MappedTensor, ResidualStream, wildcard_name
 from space.cutting import moments
-from space.cutting.basis import folded, hidden_place
+from space.cutting.basis import fold_norms, hidden_dimension
 from space.cutting.extraction import saved_tensors
-from space.cutting.moments import Energy, Moments, experts_place, read_places
-from space.cutting.reading import Read, Reading
+from space.cutting.moments import Moments, NormEnergy, expert_dimension, reading_dimensions
+from space.cutting.product_tracing import ProductTracer, TracedProduct
 from space.input_error import InputError
 
 
@@ -30,7 +30,7 @@ class Covariance:
 
     def add(self, states: Tensor) -> None:
         """Take in (..., D) states at the input of a norm; those of no length are left out."""
-        rows = normalised(states)
+        rows = rms_normalized(states)
         product = (rows.T @ rows).double()
         self.total = product if self.total is None else self.total + product
         self.tokens += len(rows)
@@ -42,18 +42,18 @@ class Covariance:
         return self.total.cpu() / self.tokens
 
 
-def normalised(states: Tensor) -> Tensor:
+def rms_normalized(states: Tensor) -> Tensor:
     """(n, D) float32 from (..., D): each state over its root mean square."""
     rows = states.detach().flatten(0, -2).float()
     return rows * rows.square().mean(-1, keepdim=True).clamp_min(1e-30).rsqrt()
 
 
 def norm_inputs(
-    model: nn.Module, axis_map: AxisMap, stream: Stream, covariance: Covariance
+    model: nn.Module, axis_map: AxisMap, stream: ResidualStream, covariance: Covariance
 ) -> Iterator[RemovableHandle]:
     """Hooks that take in what every norm of the stream reads."""
     for tensor in axis_map.tensors:
-        if starred(tensor.name) in stream.readers:
+        if wildcard_name(tensor.name) in stream.readers:
 
             def note(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
                 states = arguments[0].detach().float()
@@ -63,7 +63,9 @@ def norm_inputs(
 
 
 @torch.no_grad()
-def reading(model: PreTrainedModel, axis_map: AxisMap, stream: Stream, covariance: Tensor) -> Tensor:
+def reader_weighting(
+    model: PreTrainedModel, axis_map: AxisMap, stream: ResidualStream, covariance: Tensor
+) -> Tensor:
     """(D, D) float64: the sum of WᵀW / tr(WᵀW C) over all matrices W that read the stream, norms folded in.
 
     Args:
@@ -72,12 +74,12 @@ def reading(model: PreTrainedModel, axis_map: AxisMap, stream: Stream, covarianc
         stream: of its class.
         covariance: (D, D) C, float64.
     """
-    weights = folded(saved_tensors(model, axis_map), axis_map, stream)
+    weights = fold_norms(saved_tensors(model, axis_map), axis_map, stream)
     readers = {name for names in stream.readers.values() for name in names}
     total = torch.zeros_like(covariance)
     for tensor in axis_map.tensors:
-        if starred(tensor.name) in readers:
-            rows = weights[tensor.name].movedim(hidden_place(tensor.axes), -1).flatten(0, -2).float()
+        if wildcard_name(tensor.name) in readers:
+            rows = weights[tensor.name].movedim(hidden_dimension(tensor.axes), -1).flatten(0, -2).float()
             product = (rows.T @ rows).double().cpu()
             total += product / (product * covariance).sum().clamp_min(1e-30)
     return total
@@ -86,7 +88,7 @@ def reading(model: PreTrainedModel, axis_map: AxisMap, stream: Stream, covarianc
 _TOKENS_AT_ONCE = 4096
 
 
-class Sum:
+class MomentSum:
     """A streaming sum with its number of tokens; float32 products, float64 totals."""
 
     def __init__(self) -> None:
@@ -114,16 +116,16 @@ class MomentsListener:
 
     def __init__(self, model: PreTrainedModel, axis_map: AxisMap) -> None:
         self.model, self.axis_map = model, axis_map
-        self.seconds: dict[tuple[str, int], dict[int, Sum]] = {}
+        self.seconds: dict[tuple[str, int], dict[int, MomentSum]] = {}
         self.norms = rms_norms(model, axis_map)
-        self.energies = {name: Sum() for name in self.norms}
-        self.stream = {name: Sum() for name in _stream_norms(axis_map)}
+        self.energies = {name: MomentSum() for name in self.norms}
+        self.stream = {name: MomentSum() for name in _stream_norms(axis_map)}
         self._tensors = {tensor.name: tensor for tensor in axis_map.tensors}
 
     @contextmanager
     def on(self) -> Iterator[None]:
         """Within the context every batch that the model reads is listened to."""
-        matrices = [tensor for tensor in self.axis_map.tensors if read_places(tensor)]
+        matrices = [tensor for tensor in self.axis_map.tensors if reading_dimensions(tensor)]
         came_with = self.model.get_experts_implementation()
         with ExitStack() as stack:
             for name in self.norms:
@@ -134,7 +136,7 @@ class MomentsListener:
                 stack.callback(module.register_forward_pre_hook(self._taking(name)).remove)
             self.model.set_experts_implementation("eager")
             stack.callback(self.model.set_experts_implementation, came_with)
-            stack.enter_context(Reading(self.model, matrices, self._hear))
+            stack.enter_context(ProductTracer(self.model, matrices, self._hear))
             yield
 
     def _noting(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
@@ -149,19 +151,19 @@ class MomentsListener:
 
     def _taking(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def take(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            rows = normalised(arguments[0])
+            rows = rms_normalized(arguments[0])
             self.stream[name].add(rows.T @ rows, len(rows))
 
         return take
 
-    def _hear(self, read: Read) -> None:
-        if read.dimension not in read_places(read.tensor):
+    def _hear(self, read: TracedProduct) -> None:
+        if read.dimension not in reading_dimensions(read.tensor):
             return
         found = self.seconds.setdefault((read.tensor.name, read.dimension), {})
         several = read.values if read.experts else read.values[None]
         for expert, values in enumerate(several, read.first_expert):
             rows = values.detach().reshape(-1, values.shape[-1]).float()
-            found.setdefault(expert, Sum()).add(rows.T @ rows, len(rows))
+            found.setdefault(expert, MomentSum()).add(rows.T @ rows, len(rows))
 
     def moments(self, fingerprint: str) -> Moments:
         """What was heard.
@@ -173,11 +175,11 @@ class MomentsListener:
             InputError: it is not finite.
         """
         reads = {
-            name: moments.Read(place, self._second(self._tensors[name], sums))
+            name: moments.InputMoment(place, self._second(self._tensors[name], sums))
             for (name, place), sums in self.seconds.items()
         }
         energies = {
-            name: Energy(energy.mean, self.norms[name])
+            name: NormEnergy(energy.mean, self.norms[name])
             for name, energy in self.energies.items()
             if energy.total is not None
         }
@@ -192,9 +194,9 @@ class MomentsListener:
                 )
         return Moments(reads, energies, fingerprint, stream)
 
-    def _second(self, tensor: MappedTensor, sums: dict[int, Sum]) -> Tensor:
+    def _second(self, tensor: MappedTensor, sums: dict[int, MomentSum]) -> Tensor:
         """(n, n), or (E, n, n) with zeros for experts that no token came to."""
-        place = experts_place(tensor)
+        place = expert_dimension(tensor)
         if place is None:
             return sums[0].mean
         nothing = torch.zeros_like(next(iter(sums.values())).mean)
@@ -206,7 +208,7 @@ def _stream_norms(axis_map: AxisMap) -> list[str]:
     """The weights of the norms of a stream that can be turned; none if they subtract a mean."""
     if axis_map.stream is None or axis_map.stream.centred:
         return []
-    return [t.name for t in axis_map.tensors if axis_map.stream.readers.get(starred(t.name))]
+    return [t.name for t in axis_map.tensors if axis_map.stream.readers.get(wildcard_name(t.name))]
 
 
 @torch.no_grad()
@@ -255,7 +257,7 @@ def rms_norms(model: PreTrainedModel, axis_map: AxisMap) -> dict[str, float]:
         states = (100 * noise).to(weight.device, weight.dtype)[None, None]
         try:
             output = module(states)
-        except Refusal:
+        except BUILD_ERRORS:
             continue  # it wants more than a stream
         if not isinstance(output, Tensor) or output.shape != states.shape:
             continue

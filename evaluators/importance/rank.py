@@ -12,15 +12,21 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.corpus.blocks import fingerprint
-from evaluators.importance.activations import WORDS, Listener, gathered, share, unheard
+from evaluators.importance.activations import (
+    WORDS,
+    ActivationListener,
+    all_reduced,
+    missing_activations,
+    process_share,
+)
 from evaluators.importance.aggregation import ALL, Aggregation
-from evaluators.importance.layer_passes import Setting
-from evaluators.importance.layer_removal import Chords
-from evaluators.importance.layer_scores import Judge, check_depth, rescored
+from evaluators.importance.layer_passes import DepthSetting
+from evaluators.importance.layer_removal import BoundaryCosines
+from evaluators.importance.layer_scores import TaskScorer, check_depth, with_layer_scores
 from evaluators.importance.method import Depth, Method, Width
-from evaluators.importance.moments import reading
+from evaluators.importance.moments import reader_weighting
 from evaluators.importance.taylor import check_width, taylor_scores
-from evaluators.importance.unit_scores import Scores, layers_with, magnitudes, random_scores, rows
+from evaluators.importance.unit_scores import Scores, layers_with, magnitudes, random_scores, score_rows
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap
 from space.counting.counting import expert_groups
@@ -51,7 +57,7 @@ def rank(
     advance: Callable[[int], None] = lambda blocks: None,
     method: Method = _DEFAULT,
     accelerator: Accelerator | None = None,
-    judge: Judge | None = None,
+    judge: TaskScorer | None = None,
     beside: AbstractContextManager[None] | None = None,
 ) -> Ranking:
     """Rank the units of every axis, by default in one forward-only pass.
@@ -76,16 +82,16 @@ def rank(
     check_depth(method, judge, calibration)
     check_width(method, calibration)
     turned = method.basis is not BasisName.COORDINATE
-    listener = Listener(model, axis_map, _listened_for(method), covariance=turned)
-    chords = Chords(model, axis_map)
-    mine = batches(share(calibration, accelerator))
+    listener = ActivationListener(model, axis_map, _listened_for(method), covariance=turned)
+    chords = BoundaryCosines(model, axis_map)
+    mine = batches(process_share(calibration, accelerator))
     also = chords.on() if method.depth is Depth.BLOCK_INFLUENCE else nullcontext()
     with listener.on(), also, beside or nullcontext():
-        _listen(listener, mine if listens(method) else (), advance)
+        _listen(listener, mine if needs_forward_pass(method) else (), advance)
     widths = _baseline(model, axis_map, mine, method, accelerator)
-    ranking = ranking_of(gathered(listener, accelerator), fingerprint, method, widths=widths)
-    setting = Setting(model, axis_map, mine, accelerator=accelerator)
-    return rescored(ranking, setting, method, chords, judge)
+    ranking = ranking_of(all_reduced(listener, accelerator), fingerprint, method, widths=widths)
+    setting = DepthSetting(model, axis_map, mine, accelerator=accelerator)
+    return with_layer_scores(ranking, setting, method, chords, judge)
 
 
 @torch.no_grad()
@@ -108,7 +114,7 @@ def rank_all(
     Raises:
         InputError: as for ``rank``.
     """
-    listener = Listener(model, axis_map, ALL)
+    listener = ActivationListener(model, axis_map, ALL)
     with listener.on():
         _listen(listener, batches(calibration), advance)
     rankings = {}
@@ -124,13 +130,13 @@ def _listened_for(method: Method) -> tuple[Aggregation, ...]:
     return (Aggregation(method.batch, method.sequence),) if method.width is Width.ACTIVATIONS else ()
 
 
-def listens(method: Method) -> bool:
+def needs_forward_pass(method: Method) -> bool:
     """Whether anything of the ranking is heard in a forward pass; weights and chance need none."""
     layers = method.depth in (Depth.INFLUENCE, Depth.BLOCK_INFLUENCE)
     return bool(_listened_for(method)) or layers or method.basis is not BasisName.COORDINATE
 
 
-def _listen(listener: Listener, batches: Sequence[Tensor], advance: Callable[[int], None]) -> None:
+def _listen(listener: ActivationListener, batches: Sequence[Tensor], advance: Callable[[int], None]) -> None:
     """Let the listener, which is on, hear (B, T) batches."""
     for batch in batches:
         listener.read(batch.to(listener.model.device, torch.long))
@@ -157,7 +163,7 @@ def _baseline(
 
 
 def ranking_of(
-    listener: Listener,
+    listener: ActivationListener,
     fingerprint: str,
     method: Method,
     read_by: Callable[[Tensor], Tensor] | None = None,
@@ -190,7 +196,9 @@ def ranking_of(
     )
 
 
-def _basis(listener: Listener, name: BasisName, read_by: Callable[[Tensor], Tensor] | None) -> Basis | None:
+def _basis(
+    listener: ActivationListener, name: BasisName, read_by: Callable[[Tensor], Tensor] | None
+) -> Basis | None:
     if name is BasisName.COORDINATE:
         return None
     model, axis_map, covariance = listener.model, listener.axis_map, listener.covariance.mean
@@ -198,16 +206,16 @@ def _basis(listener: Listener, name: BasisName, read_by: Callable[[Tensor], Tens
     if not bool(torch.isfinite(covariance).all()):
         raise _not_finite("the residual stream")
     stream = axis_map.stream
-    read = read_by(covariance) if read_by else reading(model, axis_map, stream, covariance)
+    read = read_by(covariance) if read_by else reader_weighting(model, axis_map, stream, covariance)
     return basis_of(name, covariance, read, stream.centred)
 
 
-def scores_of(listener: Listener, aggregation: Aggregation | None = None) -> dict[Axis, Tensor]:
+def scores_of(listener: ActivationListener, aggregation: Aggregation | None = None) -> dict[Axis, Tensor]:
     """What was heard as the scores of ``Ranking``, in float64; by default in the first aggregation."""
     return {**widths_of(listener, aggregation or listener.aggregations[0]), **layers_of(listener)}
 
 
-def layers_of(listener: Listener) -> dict[Axis, Tensor]:
+def layers_of(listener: ActivationListener) -> dict[Axis, Tensor]:
     """(L,) block influences, if they were listened to."""
     influences = listener.influences
     if any(influence.cosines is None for influence in influences):
@@ -215,7 +223,7 @@ def layers_of(listener: Listener) -> dict[Axis, Tensor]:
     return {Axis.LAYERS: torch.tensor([influence.value for influence in influences])}
 
 
-def widths_of(listener: Listener, aggregation: Aggregation) -> dict[Axis, Tensor]:
+def widths_of(listener: ActivationListener, aggregation: Aggregation) -> dict[Axis, Tensor]:
     """What was heard of all axes but LAYERS, in float64 and in the order in which they are checked.
 
     Routed experts and entries of heads are no (batch, sequence) grid: they have the L2 norm over their
@@ -235,21 +243,21 @@ def widths_of(listener: Listener, aggregation: Aggregation) -> dict[Axis, Tensor
     return scores
 
 
-def _of_hidden(listener: Listener, aggregation: Aggregation) -> dict[Axis, Tensor]:
+def _of_hidden(listener: ActivationListener, aggregation: Aggregation) -> dict[Axis, Tensor]:
     """(D,) scores of hidden, summed over all norms, if it moves any tensor."""
     if not any(tensor.has(Axis.HIDDEN) for tensor in listener.axis_map.tensors):
         return {}
     heard = [grid.score(aggregation) for grid in listener.norms.values() if grid.heard]
     if not heard:
-        raise unheard(listener.axis_map, "the norms of the residual stream")
+        raise missing_activations(listener.axis_map, "the norms of the residual stream")
     return {Axis.HIDDEN: torch.stack(heard).sum(0)}
 
 
 def _of_layers(axis_map: AxisMap, axis: Axis, heard: Mapping[int, Tensor]) -> dict[Axis, Tensor]:
     """(L, ...) scores of an axis that moves any tensor, with zeros for layers that lack it."""
     if silent := sorted(layers_with(axis_map, axis) - heard.keys()):
-        raise unheard(axis_map, f"{WORDS[axis]} of layer {silent[0]}")
-    return rows(axis_map, axis, heard)
+        raise missing_activations(axis_map, f"{WORDS[axis]} of layer {silent[0]}")
+    return score_rows(axis_map, axis, heard)
 
 
 def _finite(scores: Tensor, axis: Axis, width: Width) -> Tensor:

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from evaluators.huggingface.final_states import final_states, logits_of, token_slice, vocabulary
+from evaluators.huggingface.final_states import final_states, logits_of, token_slice, vocabulary_size
 from evaluators.importance.method import Method, Width
 from evaluators.importance.unit_scores import Scores, UnitSums, scores_of_units
 from space.axes.axis_map import AxisMap, MappedTensor
@@ -113,7 +113,7 @@ def backward_of_loss(model: PreTrainedModel, tokens: Tensor) -> None:
     """
     states = final_states(model, tokens[None])[0, :-1]
     apart = states.detach().requires_grad_()
-    size = token_slice(vocabulary(model))
+    size = token_slice(vocabulary_size(model))
     for some, nexts in zip(apart.split(size), tokens[1:].split(size), strict=True):
         logits = logits_of(model, some).float()
         loss = nn.functional.cross_entropy(logits, nexts, reduction="sum") / (len(tokens) - 1)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap, MappedTensor
-from space.axes.layout import Each, Fixed, Layout, Together, axes_of
+from space.axes.layout import Concatenated, Fixed, Layout, PerUnit, axes_of
 from space.cutting.extraction import saved_tensors
 
 #: The axes whose units are scored in each layer for itself.
@@ -40,7 +40,7 @@ def row_shape(axis_map: AxisMap, axis: Axis) -> tuple[int, ...]:
     return (teacher.experts, teacher.expert_mlp) if axis is Axis.EXPERT_MLP else (teacher[axis],)
 
 
-def rows(axis_map: AxisMap, axis: Axis, scores: Mapping[int, Tensor]) -> dict[Axis, Tensor]:
+def score_rows(axis_map: AxisMap, axis: Axis, scores: Mapping[int, Tensor]) -> dict[Axis, Tensor]:
     """(L, ...) float64 scores of an axis; nothing if no tensor of any layer has it.
 
     Args:
@@ -113,12 +113,12 @@ def unit_numbers(layout: Layout, axis: Axis, units: int, within: int = 0) -> Ten
     match layout:
         case Fixed(length):
             return torch.full((length,), units)
-        case Together(parts):
+        case Concatenated(parts):
             return torch.cat([unit_numbers(part, axis, units, within) for part in parts])
-        case Each(of, number, inner) if of is axis:
+        case PerUnit(of, number, inner) if of is axis:
             first = within * number if number < units else 0
             return (first + torch.arange(number)).repeat_interleave(inner.length)
-        case Each(_, number, inner):
+        case PerUnit(_, number, inner):
             if axis not in axes_of(inner):
                 return torch.full((layout.length,), units)
             return torch.cat([unit_numbers(inner, axis, units, unit) for unit in range(number)])
@@ -191,7 +191,7 @@ def scores_of_units(axis_map: AxisMap, units: dict[tuple[Axis, int | None], Tens
     for axis in BY_LAYER:
         shape = row_shape(axis_map, axis)
         layers = {layer: units[axis, layer].cpu().reshape(shape) for layer in layers_with(axis_map, axis)}
-        scores |= rows(axis_map, axis, layers)
+        scores |= score_rows(axis_map, axis, layers)
     return scores
 
 
@@ -226,5 +226,5 @@ def random_scores(axis_map: AxisMap, seed: int) -> Scores:
     scores = {Axis.HIDDEN: drawn(axis_map.teacher.hidden)} if hidden else {}
     for axis in BY_LAYER:
         layers = sorted(layers_with(axis_map, axis))
-        scores |= rows(axis_map, axis, {layer: drawn(*row_shape(axis_map, axis)) for layer in layers})
+        scores |= score_rows(axis_map, axis, {layer: drawn(*row_shape(axis_map, axis)) for layer in layers})
     return scores

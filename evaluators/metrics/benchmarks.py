@@ -100,7 +100,7 @@ def benchmark(
     return _score(_found(harness, model, tokenizer, task.name, manager, None, batch), task.name)
 
 
-def judge_of(
+def task_scorer(
     task: str,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -152,8 +152,8 @@ def check_task(task: str, folder: Path | None = None) -> Any:
     """The harness's manager of tasks, if it knows the task.
 
     Args:
-        task: see ``judge_of``.
-        folder: see ``judge_of``.
+        task: see ``task_scorer``.
+        folder: see ``task_scorer``.
 
     Raises:
         InputError: the harness is not installed, or does not know the task.

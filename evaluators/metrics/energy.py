@@ -45,7 +45,7 @@ class EnergyCounter(Protocol):
 
 
 @dataclass
-class Package:
+class RaplPackage:
     """A processor package. Its counter begins anew at a limit, some minutes of full power apart."""
 
     folder: Path
@@ -64,10 +64,10 @@ class Package:
 
 
 @dataclass
-class Processors:
+class ProcessorEnergy:
     """All packages of this host. Has to be read more often than a package's counter begins anew."""
 
-    packages: Sequence[Package]
+    packages: Sequence[RaplPackage]
     key: str = field(default_factory=lambda: f"processors-{platform.node()}")
     name: str = field(default_factory=lambda: f"processors of {platform.node()}")
 
@@ -77,7 +77,7 @@ class Processors:
 
 
 @dataclass
-class Gpu:
+class GpuEnergy:
     """One GPU; it counts from when its driver was loaded."""
 
     nvml: Any
@@ -99,11 +99,11 @@ def energy_counters(device: torch.device) -> list[EnergyCounter]:
     if device.type == "cuda" and (gpu := _gpu(device)) is not None:
         found.append(gpu)
     if packages := rapl_packages(_POWERCAP):
-        found.append(Processors(packages))
+        found.append(ProcessorEnergy(packages))
     return found
 
 
-def rapl_packages(folder: Path) -> list[Package]:
+def rapl_packages(folder: Path) -> list[RaplPackage]:
     """The packages below a folder of the kernel's power caps; a zone within a package is no package.
 
     Most systems let only the administrator read them.
@@ -113,7 +113,7 @@ def rapl_packages(folder: Path) -> list[Package]:
         try:
             if not (zone / "name").read_text().startswith("package"):
                 continue
-            package = Package(zone, int((zone / "max_energy_range_uj").read_text()))
+            package = RaplPackage(zone, int((zone / "max_energy_range_uj").read_text()))
             package.microjoules()
         except (OSError, ValueError):
             return []  # part of the processors would pass for all
@@ -121,13 +121,13 @@ def rapl_packages(folder: Path) -> list[Package]:
     return packages
 
 
-def _gpu(device: torch.device) -> Gpu | None:
+def _gpu(device: torch.device) -> GpuEnergy | None:
     try:
         nvml = importlib.import_module("pynvml")
         nvml.nvmlInit()
         about = torch.cuda.get_device_properties(device)
         uuid = f"GPU-{about.uuid}"
-        gpu = Gpu(nvml, nvml.nvmlDeviceGetHandleByUUID(uuid), uuid, about.name)
+        gpu = GpuEnergy(nvml, nvml.nvmlDeviceGetHandleByUUID(uuid), uuid, about.name)
         gpu.joules()
     except Exception:  # no module, no driver, a GPU that does not count, or a slice of one
         return None
@@ -148,7 +148,7 @@ class Energy:
 
 
 @contextmanager
-def metered(folder: Path, device: str) -> Iterator[None]:
+def energy_meter(folder: Path, device: str) -> Iterator[None]:
     """Count what is used within the context, if the machine tells.
 
     Args:
@@ -170,7 +170,7 @@ def metered(folder: Path, device: str) -> Iterator[None]:
         thread.join()
 
 
-def spent(folder: Path) -> Energy | None:
+def energy_spent(folder: Path) -> Energy | None:
     """What the run has used so far, up to the last seconds; None if nothing was counted."""
     counters: dict[str, float] = {}
     for path in sorted(folder.glob("*")):
@@ -180,7 +180,7 @@ def spent(folder: Path) -> Energy | None:
     return Energy(round(sum(counters.values()), 3), counters) if counters else None
 
 
-class Tally:
+class EnergyTally:
     """One counter and its file, which this process adds to while it has the lock.
 
     Args:
@@ -227,7 +227,7 @@ class Tally:
 
 def _count(counters: Sequence[EnergyCounter], folder: Path, gone: threading.Event) -> None:
     with ExitStack() as stack:
-        tallies = [Tally(counter, folder) for counter in counters]
+        tallies = [EnergyTally(counter, folder) for counter in counters]
         for tally in tallies:
             stack.callback(tally.close)
             tally.add()

@@ -68,14 +68,14 @@ class Latency:
         return Latency(self.prefill_ms * prefill, self.decode_ms_per_token * decode, self.answer)
 
 
-def measure(model: PreTrainedModel, workload: Workload) -> Latency:
+def measure_latency(model: PreTrainedModel, workload: Workload) -> Latency:
     """The median times of one model alone; for the teacher, as the reference of all students."""
     rounds = [time_once(model, workload) for _ in range(workload.repeats + 1)][1:]
     prefill = statistics.median(prefill for prefill, _ in rounds)
     return Latency(prefill, statistics.median(decode for _, decode in rounds), workload.answer)
 
 
-def measure_beside(
+def measure_latency_beside(
     model: PreTrainedModel, teacher: PreTrainedModel, reference: Latency, workload: Workload
 ) -> Latency:
     """A student's times: the teacher's reference times the median ratios of interleaved rounds."""
@@ -92,17 +92,17 @@ def measure_beside(
 def time_once(model: PreTrainedModel, workload: Workload) -> tuple[float, float]:
     """(prefill, decode per token) in milliseconds, once."""
     prompt = torch.ones(workload.batch, workload.prompt, dtype=torch.long, device=model.device)
-    began = now(model.device)
+    began = synchronized_time(model.device)
     output = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
-    read = now(model.device)
+    read = synchronized_time(model.device)
     for _ in range(workload.timed_answer):
         token: Tensor = output.logits[:, -1:].argmax(-1)
         output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
-    done = now(model.device)
+    done = synchronized_time(model.device)
     return (read - began) * 1e3, (done - read) * 1e3 / workload.timed_answer
 
 
-def now(device: torch.device) -> float:
+def synchronized_time(device: torch.device) -> float:
     """The clock in seconds, when all that was begun on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -113,7 +113,7 @@ def now(device: torch.device) -> float:
 _IRRELEVANT = ("transformers_version", "architectures", "_name_or_path", "torch_dtype", "dtype")
 
 
-class LatencyBook:
+class LatencyCache:
     """Measured latencies in a file of JSON lines; an unreadable line is as if it were not there."""
 
     def __init__(self, path: Path) -> None:
@@ -233,11 +233,11 @@ class _Watch:
         self.passes.append(defaultdict(float))
 
     def _begin(self, *_: Any) -> None:
-        self._began.append(now(self.model.device))
+        self._began.append(synchronized_time(self.model.device))
 
     def _ends(self, part: str) -> Any:
         def end(*_: Any) -> None:
-            self.passes[-1][part] += now(self.model.device) - self._began.pop()
+            self.passes[-1][part] += synchronized_time(self.model.device) - self._began.pop()
 
         return end
 

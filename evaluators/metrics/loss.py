@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from evaluators.huggingface.final_states import final_states, logits_of, token_slice, vocabulary
+from evaluators.huggingface.final_states import final_states, logits_of, token_slice, vocabulary_size
 
 #: Tokens of one forward pass.
 _TOKENS_AT_ONCE = 4096
@@ -25,7 +25,7 @@ def validation_loss(model: PreTrainedModel, blocks: Tensor) -> float:
     assert not model.training, "losses are measured in evaluation mode"
     total = torch.zeros((), dtype=torch.float64)
     rows = max(1, _TOKENS_AT_ONCE // blocks.shape[1])
-    size = token_slice(vocabulary(model))
+    size = token_slice(vocabulary_size(model))
     for batch in blocks.split(rows):
         tokens = batch.to(device=model.device, dtype=torch.long)
         states = final_states(model, tokens)[:, :-1].flatten(0, 1)

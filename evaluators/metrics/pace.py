@@ -11,11 +11,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from evaluators.distillation.loop import Watch, distil
+from evaluators.distillation.loop import TrainingMonitor, distil
 from evaluators.distillation.losses import Loss
 from evaluators.distillation.schedule import Schedule, peak_rate
 from evaluators.distillation.targets.live import TextTargets
-from evaluators.metrics.latency import Workload, measure
+from evaluators.metrics.latency import Workload, measure_latency
 from evaluators.metrics.loss import validation_loss
 from evaluators.teacher.weights import free_bytes
 
@@ -86,7 +86,7 @@ def student_pace(
     with accelerator.autocast():
         read = _read(student, text_BT)
     began = time.monotonic()
-    measure(student, workload)
+    measure_latency(student, workload)
     return Pace(learnt, read, 2 * (time.monotonic() - began), timed=True)
 
 
@@ -107,7 +107,7 @@ def _learnt(student: PreTrainedModel, text_BT: Tensor, accelerator: Accelerator)
 
     with suppress(_EnoughError):
         text = TextTargets(text_BT, accelerator.device)
-        watch, loss = Watch(advance=advance), Loss.parse("cross-entropy")
+        watch, loss = TrainingMonitor(advance=advance), Loss.parse("cross-entropy")
         distil(student, text, schedule, accelerator, watch, loss=loss)
     return (len(times) - 1) * blocks * block / (times[-1] - times[0])
 

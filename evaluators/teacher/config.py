@@ -15,8 +15,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from evaluators.huggingface.hub import LoggedBytes, Wanted, hub_refusals, may_be_hub_id, nothing_there
-from evaluators.huggingface.quiet import one_line, quiet
+from evaluators.huggingface.hub import HubRequest, LoggedBytes, hub_refusals, may_be_hub_id, not_found
+from evaluators.huggingface.library_output import quiet_libraries, short_message
 from evaluators.teacher.writing import LICENCE_FILES
 from space.input_error import InputError
 
@@ -86,13 +86,13 @@ def _find(id: str, revision: str | None, patterns: list[str]) -> Path:
     if path.exists():
         raise InputError(_RULE, f"{id} is a file", "Name the directory that holds config.json")
     if not may_be_hub_id(id):
-        raise InputError(_RULE, nothing_there(id), "Check the path")
-    return _fetch(Wanted("model", id, revision), patterns)
+        raise InputError(_RULE, not_found(id), "Check the path")
+    return _fetch(HubRequest("model", id, revision), patterns)
 
 
-def _fetch(wanted: Wanted, patterns: list[str]) -> Path:
+def _fetch(wanted: HubRequest, patterns: list[str]) -> Path:
     logger.info("looking up %s on the hub", wanted.id)
-    with hub_refusals(wanted), quiet():
+    with hub_refusals(wanted), quiet_libraries():
         directory = snapshot_download(
             wanted.id,
             revision=wanted.revision,
@@ -129,7 +129,7 @@ def read_config(directory: Path, id: str, trust_remote_code: bool) -> Pretrained
     described = _described(directory / "config.json", id)
     _refuse_remote_code(described, id, trust_remote_code)
     _refuse_quantised(described, id)
-    with quiet():
+    with quiet_libraries():
         config = _config(directory, id, trust_remote_code)
     _refuse_not_causal(config, described, id, trust_remote_code)
     return config
@@ -141,7 +141,7 @@ def _config(directory: Path, id: str, trust_remote_code: bool) -> PretrainedConf
     except Exception as error:  # whatever is wrong with a file that the user brought
         raise InputError(
             "config.json has to be one that transformers reads",
-            f"of that of {id} it says: {one_line(error)}",
+            f"of that of {id} it says: {short_message(error)}",
             "Mend it, or install the transformers that wrote it",
         ) from error
     return config
@@ -152,7 +152,7 @@ def _described(path: Path, id: str) -> dict[str, Any]:
         described = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
-            "config.json has to be JSON", f"that of {id} is not: {one_line(error)}", "Get the file again"
+            "config.json has to be JSON", f"that of {id} is not: {short_message(error)}", "Get the file again"
         ) from error
     if not isinstance(described, dict):
         raise InputError("config.json has to be a JSON object", f"that of {id} is not", "Get the file again")

@@ -12,9 +12,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from evaluators.distillation.loop import Checkpointing, Outcome, Watch, distil
+from evaluators.distillation.loop import Checkpointing, DistillationResult, TrainingMonitor, distil
 from evaluators.distillation.losses import Loss, Term
-from evaluators.distillation.processes import anywhere
+from evaluators.distillation.processes import in_any_process
 from evaluators.distillation.schedule import Schedule, peak_rate
 from evaluators.distillation.targets.live import TextTargets
 from evaluators.teacher.config import read_config
@@ -29,15 +29,15 @@ _SHARE_OF_RATE = 0.2
 _BYTES_A_PARAMETER = 16
 
 
-def correct(
+def correct_teacher(
     teacher: Teacher,
     tokens: Tensor,
     schedule: Schedule,
     accelerator: Accelerator,
     path: Path,
-    watch: Watch,
+    watch: TrainingMonitor,
     checkpointing: Checkpointing,
-) -> Outcome:
+) -> DistillationResult:
     """Train a teacher on text by cross-entropy, in float32 weights, and write it as an ordinary directory.
 
     The teacher in memory is given up: what was written is what is used, see ``read_corrected``. Of several
@@ -58,7 +58,7 @@ def correct(
         OSError: the disk is full.
     """
     model = teacher.model
-    if anywhere(_is_too_large(teacher), accelerator):
+    if in_any_process(_is_too_large(teacher), accelerator):
         raise _too_large(teacher)
     model.float().requires_grad_(True)
     text = TextTargets(tokens, model.device)
@@ -78,7 +78,7 @@ def correction_rate(parameters: int) -> float:
 
 
 def fingerprint_of(path: Path, trust_remote_code: bool) -> str | None:
-    """Of the teacher in a directory that ``correct`` wrote; None if it is not whole."""
+    """Of the teacher in a directory that ``correct_teacher`` wrote; None if it is not whole."""
     try:
         config = read_config(path, str(path), trust_remote_code)
         return fingerprint(config, weight_files(path, str(path)))
@@ -87,7 +87,7 @@ def fingerprint_of(path: Path, trust_remote_code: bool) -> str | None:
 
 
 def read_corrected(teacher: Teacher, path: Path, dtype: torch.dtype, trust_remote_code: bool) -> Teacher:
-    """The teacher that ``correct`` wrote, under the name of the one that it was made from.
+    """The teacher that ``correct_teacher`` wrote, under the name of the one that it was made from.
 
     Args:
         teacher: that one; its memory is given back.

@@ -17,9 +17,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from evaluators.huggingface.quiet import one_line, quiet
+from evaluators.huggingface.library_output import quiet_libraries, short_message
 from evaluators.teacher.config import find_all, find_config, read_config
-from evaluators.teacher.weights import fingerprint, fits, stored_dtype, weight_files
+from evaluators.teacher.weights import fingerprint, fits_in_memory, stored_dtype, weight_files
 from space.input_error import InputError
 
 #: At least one of these holds the vocabulary, whatever the tokenizer's kind.
@@ -47,7 +47,7 @@ def load_tokenizer(
             f"{id} has no tokenizer.json nor any other vocabulary",
             "Put the tokenizer's files beside the weights (`tokenizer.save_pretrained(DIR)`)",
         )
-    with quiet():
+    with quiet_libraries():
         tokenizer = _loaded(directory, id, trust_remote_code)
     known = config.get_text_config().vocab_size
     if tokenizer.vocab_size > known:
@@ -65,7 +65,7 @@ def _loaded(directory: Path, id: str, trust_remote_code: bool) -> PreTrainedToke
     except Exception as error:  # whatever is wrong with files that the user brought
         raise InputError(
             "the teacher's tokenizer has to be one that transformers loads",
-            f"of that of {id} it says: {one_line(error)}",
+            f"of that of {id} it says: {short_message(error)}",
             "Get its files again",
         ) from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
@@ -123,11 +123,11 @@ def load_teacher(
     directory = find_all(id, config_directory, revision, trust_remote_code)
     files = weight_files(directory, id)
     stored = stored_dtype(files, id)
-    if not fits(files, stored, dtype, device):
+    if not fits_in_memory(files, stored, dtype, device):
         raise _too_large(id, device)
     tokenizer = load_tokenizer(directory, id, config, trust_remote_code)
     logger.info("loading %s", id)
-    with quiet():
+    with quiet_libraries():
         model = _load_model(directory, id, dtype, trust_remote_code)
     return Teacher(
         id=id,
@@ -155,7 +155,7 @@ def _load_model(directory: Path, id: str, dtype: torch.dtype, trust_remote_code:
     except Exception as error:  # whatever is wrong with files that the user brought
         raise InputError(
             "transformers has to be able to load the teacher",
-            f"of {id} it says: {one_line(error)}",
+            f"of {id} it says: {short_message(error)}",
             "Check that config.json belongs to the weights",
         ) from error
     model: PreTrainedModel

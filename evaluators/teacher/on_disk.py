@@ -27,7 +27,7 @@ from transformers.core_model_loading import (
 from transformers.initialization import no_init_weights
 from transformers.modeling_utils import LoadStateDictConfig
 
-from evaluators.huggingface.quiet import quiet
+from evaluators.huggingface.library_output import quiet_libraries
 from evaluators.teacher.config import read_config
 from evaluators.teacher.weights import weight_files
 from space.input_error import InputError
@@ -84,7 +84,7 @@ class TeacherOnDisk:
             InputError: a parameter that belongs is not among the weights, or has another shape.
         """
         chosen = {name: self._slices[name] for name, place in self._places.items() if belongs(place)}
-        with quiet():
+        with quiet_libraries():
             info, _ = convert_and_load_state_dict_in_model(self.model, chosen, self._how)
             self.model.tie_weights()
         self.model.requires_grad_(False)
@@ -121,7 +121,7 @@ def teacher_on_disk(
     id = str(directory)
     config = read_config(directory, id, trust_remote_code)
     files = weight_files(directory, id)
-    with quiet(), init_empty_weights(include_buffers=False), no_init_weights():
+    with quiet_libraries(), init_empty_weights(include_buffers=False), no_init_weights():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code
         )

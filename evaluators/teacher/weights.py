@@ -42,7 +42,9 @@ def free_bytes(device: torch.device) -> int | None:
     return int(found["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in found else None
 
 
-def fits(files: Sequence[Path], stored: torch.dtype, dtype: torch.dtype, device: torch.device) -> bool:
+def fits_in_memory(
+    files: Sequence[Path], stored: torch.dtype, dtype: torch.dtype, device: torch.device
+) -> bool:
     """Whether a model can be loaded as a whole: to the host, and from there to its device."""
     needed = weight_bytes(files, stored, dtype)
     free = [free_bytes(place) for place in (torch.device("cpu"), device)]

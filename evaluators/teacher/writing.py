@@ -15,7 +15,7 @@ from huggingface_hub import metadata_load
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators.huggingface.quiet import one_line, quiet
+from evaluators.huggingface.library_output import quiet_libraries, short_message
 
 logger = logging.getLogger(__name__)
 _CARD = "README.md"
@@ -52,7 +52,7 @@ def read_terms(directory: Path) -> Terms:
     try:
         front = metadata_load(card) or {}
     except Exception as error:  # whatever is wrong with a file that the user brought
-        logger.warning("%s states no licence that can be read: %s", card, one_line(error))
+        logger.warning("%s states no licence that can be read: %s", card, short_message(error))
         return Terms()
     return Terms(
         licence=_named(front, "license"),
@@ -106,7 +106,7 @@ def write_directory(
     """
     new = path.with_name(path.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
-    with quiet():
+    with quiet_libraries():
         nn.Module.to(model, dtype)
         model.save_pretrained(new, **saving)
         tokenizer.save_pretrained(new)

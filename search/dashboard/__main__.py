@@ -23,10 +23,10 @@ import tyro
 from optuna.artifacts import FileSystemArtifactStore
 from optuna_dashboard import wsgi
 
-from search.dashboard.content import fill
+from search.dashboard.content import write_content
 from search.runs.saved_run import SavedRun, find_run
 from search.storage.workers import Workers
-from search.terminal.command import documented, status_of
+from search.terminal.command import exit_status, flag_help
 from space.input_error import InputError
 
 HOST, PORT = "127.0.0.1", 8080
@@ -52,7 +52,7 @@ Respond = Callable[..., Any]
 App = Callable[[Environ, Respond], Iterable[bytes]]
 
 
-@documented
+@flag_help
 @dataclass(frozen=True)
 class DashboardFlags:
     """Look at a run in Optuna's dashboard."""
@@ -78,7 +78,7 @@ class _Quiet(WSGIRequestHandler):
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve the dashboard that the arguments ask for until it is stopped, and return the exit status."""
-    return status_of(partial(_main, sys.argv[1:] if arguments is None else arguments))
+    return exit_status(partial(_main, sys.argv[1:] if arguments is None else arguments))
 
 
 def _main(arguments: list[str]) -> int:
@@ -96,13 +96,13 @@ def _main(arguments: list[str]) -> int:
             "Wait for it",
         )
     storage, store = run.studies[0]._storage, artifact_store(run)
-    app = guarded(wsgi(storage, artifact_store=store))
+    app = guard(wsgi(storage, artifact_store=store))
     with server_of(app, flags.port) as server:
         finished = run.finished
-        fill(run, store)
+        write_content(run, store)
         print(f"http://{HOST}:{server.server_port}/", flush=True)
         gone = threading.Event()
-        renewing = threading.Thread(target=renew, args=(run, store, gone), daemon=True)
+        renewing = threading.Thread(target=keep_current, args=(run, store, gone), daemon=True)
         if not finished:
             renewing.start()
         try:
@@ -140,7 +140,7 @@ def server_of(app: App, port: int | None) -> WSGIServer:
     raise InputError("The dashboard needs a port that is free", wanted, "Name another with --port")
 
 
-def guarded(app: App) -> App:
+def guard(app: App) -> App:
     """The application without what would harm the run, and for pages of its own alone.
 
     A page from elsewhere that a browser has open could otherwise write here or, by a name of its own that
@@ -175,7 +175,7 @@ def _refused(respond: Respond, reason: str) -> Iterable[bytes]:
     return [f'{{"reason": "{reason}"}}'.encode()]
 
 
-def renew(
+def keep_current(
     run: SavedRun, store: FileSystemArtifactStore, gone: threading.Event, every: float = _LOOK_SECONDS
 ) -> None:
     """Write the content anew as the run goes on, and once more when it is finished.
@@ -191,7 +191,7 @@ def renew(
         try:
             (trials_now, retrained_now), over = _done(run), run.finished
             if over or retrained_now > retrained or trials_now >= max(trials + 1, _GROWTH * trials):
-                fill(find_run(run.path), store)
+                write_content(find_run(run.path), store)
                 trials, retrained, finished = trials_now, retrained_now, over
         except Exception as error:  # a server that is away; it may come back
             logging.getLogger(__name__).warning("the notes could not be renewed: %s", error)

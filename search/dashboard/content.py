@@ -21,12 +21,12 @@ from search.report.figures.curves import curves_figure
 from search.report.figures.figure import plain
 from search.report.figures.front import front_figure
 from search.report.figures.plotly_object import plotly_object
-from search.runs.journeys import retrained_entries
 from search.runs.live import SavedTrial, saved_trials, summary_so_far
 from search.runs.saved_run import SavedRun
 from search.runs.summary import bounds_of
+from search.runs.trajectories import retrained_entries
 from search.settings.config import RunConfig
-from search.settings.objectives import in_words
+from search.settings.objectives import bounds_in_words
 from search.terminal import format as words
 
 Entry = dict[str, Any]
@@ -52,7 +52,9 @@ def rung_note(config: RunConfig, summary: Entry, rung: int, pages: dict[str, str
     ]
     lines += [f"- {one['name']}: {one['description']}" for one in summary["objectives"] if _told(one)]
     if bounds := bounds_of(summary):
-        lines.append(f"- Bounds: {in_words(bounds)}; what is over one is not distilled, and goes no further")
+        lines.append(
+            f"- Bounds: {bounds_in_words(bounds)}; what is over one is not distilled, and goes no further"
+        )
     lines += [f"- {line}" for line in _foresight(summary, rung)]
     if figures:
         lines.append(f"- Pareto front and learning curves of the run: [rung 0]({figures})")
@@ -165,7 +167,7 @@ def _plain(text: str) -> str:
 _WRITTEN = "slimsearch:written:"
 
 
-def fill(run: SavedRun, store: FileSystemArtifactStore) -> None:
+def write_content(run: SavedRun, store: FileSystemArtifactStore) -> None:
     """Bring notes, figures and model cards up to date.
 
     Args:

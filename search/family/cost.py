@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from evaluators.metrics.pace import training_flops
-from search.planning.outcome import chosen_row
+from search.planning.messages import chosen_row
 from search.settings.resolution import Resolved
-from search.stages.preparation import contestants, variants_of
-from search.terminal.format import aligned
+from search.stages.preparation import basis_candidates, variants_of
+from search.terminal.format import text_table
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
-from space.counting.budget import spoken
+from space.counting.budget import format_amount
 from space.counting.counting import matrix_polynomial
 
 
@@ -136,7 +136,7 @@ class FamilyCost:
         weights = [self.original_weights, *(stage.matrix_weights for stage in self.stages)]
         return family_saving(weights, self.teacher_tokens, self.flops)
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As ``family.json`` has it."""
         stages = [
             asdict(stage)
@@ -193,7 +193,7 @@ def _trained(axis_map: AxisMap, rows: Sequence[dict[str, Any]]) -> list[tuple[in
 def _tried(resolved: Resolved, summary: dict[str, Any]) -> list[tuple[int, int]]:
     """The same of the students that the basis of hidden was tried out on."""
     variants = variants_of(resolved)
-    who = {(one.basis, one.origin): one.architecture for one in contestants(resolved)}
+    who = {(one.basis, one.origin): one.architecture for one in basis_candidates(resolved)}
     return [
         (_weights(variants[one["basis"]].axis_map, who[one["basis"], one["origin"]]), one["tokens"])
         for one in summary["basis"]["tried"]
@@ -219,16 +219,16 @@ def family_table(cost: FamilyCost) -> str:
     head = ["run", "parameters", "loss", "search", "retraining", "FLOPs", "separately", "random weights"]
     rows = [head]
     for stage in cost.stages:
-        tokens = spoken(stage.search_tokens), spoken(stage.retraining_tokens)
+        tokens = format_amount(stage.search_tokens), format_amount(stage.retraining_tokens)
         flops = stage.flops, cost.separate(stage), cost.scratch(stage)
         rows.append([stage.name, f"{stage.parameters:,}", f"{stage.loss:.4f}", *tokens, *map(_flops, flops)])
     separate = sum(cost.separate(stage) for stage in cost.stages)
     scratch = [cost.scratch(stage) for stage in cost.stages]
     together = None if None in scratch else sum(one or 0 for one in scratch)
-    search = spoken(sum(stage.search_tokens for stage in cost.stages))
-    retraining = spoken(sum(stage.retraining_tokens for stage in cost.stages))
+    search = format_amount(sum(stage.search_tokens for stage in cost.stages))
+    retraining = format_amount(sum(stage.retraining_tokens for stage in cost.stages))
     rows.append(["together", "", "", search, retraining, *map(_flops, (cost.flops, separate, together))])
-    return "\n".join([f"family   {cost.name}", *aligned(rows), *_notes(cost)])
+    return "\n".join([f"family   {cost.name}", *text_table(rows), *_notes(cost)])
 
 
 def _notes(cost: FamilyCost) -> list[str]:
@@ -246,7 +246,7 @@ def _notes(cost: FamilyCost) -> list[str]:
         )
     else:
         notes.append(
-            f"random weights: every model trained on the {spoken(cost.teacher_tokens or 0)} tokens of "
+            f"random weights: every model trained on the {format_amount(cost.teacher_tokens or 0)} tokens of "
             f"{cost.original}. With its own training on both sides, that costs {cost.saving:.3g} times what "
             "the family cost."
         )

@@ -20,10 +20,10 @@ from transformers import PretrainedConfig
 
 from evaluators.teacher import load_config
 from search.family.cost import FamilyCost, StageCost, family_table, stage_cost
-from search.planning.outcome import beginning, chosen_row, in_json, outcome, told
+from search.planning.messages import as_json_line, chosen_row, opening_line, result_as_dict, result_text
 from search.planning.plan import Plan, plan
 from search.runs.summary import read
-from search.settings.flag_rules import budgets_of, count_of
+from search.settings.flag_rules import budgets_named, parse_count
 from search.settings.flags import Flags
 from search.settings.resolution import (
     Resolved,
@@ -34,9 +34,9 @@ from search.settings.resolution import (
     resolve_from,
     teachers_named,
 )
-from search.settings.teachers import Phase, Training, training_tokens
-from search.stages.stages import run
-from search.storage.run_directory import RunDirectory, write_whole
+from search.settings.teachers import Training, TrainingPhase, training_tokens
+from search.stages.pipeline import run
+from search.storage.run_directory import RunDirectory, atomic_write
 from search.terminal.console import Console
 from space.axes.axis_map import AxisMap
 from space.counting.budget import Budget, BudgetText, Measure
@@ -46,7 +46,7 @@ from space.enumeration.hand_made import baselines
 from space.input_error import InputError
 
 
-class Root(NamedTuple):
+class FamilyRoot(NamedTuple):
     """The teacher that a line of cuts began with."""
 
     id: str
@@ -59,7 +59,7 @@ class Parent(NamedTuple):
 
     path: str
     config: PretrainedConfig
-    root: Root
+    root: FamilyRoot
 
 
 class Stage(NamedTuple):
@@ -67,7 +67,7 @@ class Stage(NamedTuple):
 
     resolved: Resolved
     directory: RunDirectory
-    root: Root
+    root: FamilyRoot
     assumed: bool
     """Whether its teacher is not there yet, and a hand-made student stands in for it."""
 
@@ -158,7 +158,7 @@ class Family:
 
     def _teachers(self, parent: Parent) -> list[Training]:
         """What a later stage may be cut from; a single teacher is always farther than its student."""
-        student = Training((Phase(parent.path, None),), parent.config)
+        student = Training((TrainingPhase(parent.path, None),), parent.config)
         return [student, *(self.trainings if len(self.trainings) > 1 else ())]
 
     def _named(self, number: int, resolved: Resolved, parent: Parent | None) -> Stage:
@@ -168,7 +168,9 @@ class Family:
         own: dict[str, Any] = {"name": f"{self.name}/{self.folders[number]}"}
         if parent is None or config.teacher != parent.path:
             corrected = str(directory.corrected_teacher) if config.teacher_correction else None
-            root = Root(corrected or config.teacher, "" if corrected else config.revision, resolved.axis_map)
+            root = FamilyRoot(
+                corrected or config.teacher, "" if corrected else config.revision, resolved.axis_map
+            )
             return Stage(resolved.having(**own), directory, root, assumed=False)
         root = parent.root
         own["teacher_correction"] = 0  # the text is what this teacher was distilled on
@@ -184,7 +186,7 @@ def family_of(flags: Flags) -> Family:
     Raises:
         InputError: the budgets do not descend, or the first of them cannot be reached.
     """
-    typed, folders = budgets_of(flags), folders_of(flags)
+    typed, folders = budgets_named(flags), folders_of(flags)
     largest = replace(flags, budget=typed[0])
     trainings = teachers_named(largest)
     name = name_of(flags, nearest_teacher(largest, trainings)[0].phases[-1].id)
@@ -236,7 +238,9 @@ def run_family(flags: Flags, command: str) -> str:
     if flags.plan:
         plans = [(stage, plan(stage.resolved, stage.directory)) for stage in family.stages()]
         if flags.json:
-            return in_json([{"run": one.resolved.config.name, **found.told()} for one, found in plans])
+            return as_json_line(
+                [{"run": one.resolved.config.name, **found.as_dict()} for one, found in plans]
+            )
         return "\n\n".join(_planned(stage, found) for stage, found in plans)
     for _ in family.stages():  # refuses what cannot be
         pass
@@ -245,21 +249,21 @@ def run_family(flags: Flags, command: str) -> str:
     for number in range(len(family.budgets)):
         stage = family.stage(number, parent)
         summary = _run(family, stage, command)
-        texts.append(f"{_heading(stage)}\n{outcome(summary, stage.directory)}")
-        results.append(told(summary, stage.directory))
+        texts.append(f"{_heading(stage)}\n{result_text(summary, stage.directory)}")
+        results.append(result_as_dict(summary, stage.directory))
         parent = family.parent(stage, summary)
         costs.append(stage_cost(stage.resolved, summary))
     cost = _together(family, costs)
-    write_whole(family.path / "family.json", json.dumps(cost.told() | {"command": command}, indent=1))
+    atomic_write(family.path / "family.json", json.dumps(cost.as_dict() | {"command": command}, indent=1))
     if flags.json:
-        return in_json({"models": results, "family": cost.told()})
+        return as_json_line({"models": results, "family": cost.as_dict()})
     return "\n\n".join([*texts, family_table(cost)])
 
 
 def _run(family: Family, stage: Stage, command: str) -> dict[str, Any]:
     _let_go()
     console = Console(family.flags.quiet, family.flags.verbose)
-    console.say(f"{stage.resolved.config.name}: {beginning(stage.resolved)}")
+    console.say(f"{stage.resolved.config.name}: {opening_line(stage.resolved)}")
     return run(stage.resolved, stage.directory, console, command)
 
 
@@ -280,7 +284,7 @@ def _together(family: Family, costs: Sequence[StageCost]) -> FamilyCost:
         original_weights=int(matrix_polynomial(axis_map).of(axis_map.teacher)),
         taught_by=flags.taught_by,
         stages=tuple(costs),
-        teacher_tokens=count_of(said, "--teacher-tokens") if said else training_tokens(teacher),
+        teacher_tokens=parse_count(said, "--teacher-tokens") if said else training_tokens(teacher),
     )
 
 

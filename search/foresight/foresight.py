@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from search.foresight.learning_law import Curve, ends
+from search.foresight.learning_law import Curve, posterior_losses
 from search.rungs.bracket import rank_correlations
 from search.rungs.evaluation import Retrained
 from search.rungs.rung import Rung
@@ -64,7 +64,7 @@ def forecast(curves: Mapping[str, Curve], tokens: int, teacher: float) -> dict[s
         raise ValueError("a learning curve holds a loss that is not a finite number")
     if not known:
         return {}
-    drawn = ends(list(known.values()), tokens, teacher)
+    drawn = posterior_losses(list(known.values()), tokens, teacher)
     shares = [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2]
     rows = dict(zip(known, np.quantile(drawn, shares, axis=0).T.tolist(), strict=True))
     return {label: _forecast(*rows[label]) for label in curves if label in rows}

@@ -67,7 +67,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Alike:
+class CandidateGroup:
     """n candidates that were seen at the same rungs."""
 
     members: list[int]
@@ -100,35 +100,35 @@ class Scatter:
     """(Z,) of the covariance and of the means' precision, for the restricted likelihood."""
 
 
-def scatter(groups: Sequence[Alike], kinds: int, spread: Spread) -> Scatter:
+def scatter(groups: Sequence[CandidateGroup], kinds: int, spread: Spread) -> Scatter:
     """Split the steps of all, by generalised least squares."""
     number, floors = len(spread.turn), groups[0].excess.shape[2]
     precision, pull = np.zeros((number, kinds, kinds)), np.zeros((number, kinds, floors))
     squares, log_determinant = np.zeros((number, floors)), np.zeros(number)
     for group in groups:
         covariance = spread.own(group.steps, group.steps)
-        inverse, kind = inverse_of(covariance), np.ix_(range(number), group.kinds, group.kinds)
+        inverse, kind = batched_inverse(covariance), np.ix_(range(number), group.kinds, group.kinds)
         precision[kind] += len(group.members) * inverse
         pull[:, group.kinds] += inverse @ group.change.sum(0)
         moments = np.einsum("nke,nle->kle", group.change, group.change)
         squares += np.einsum("zkl,kle->ze", inverse, moments)
         log_determinant += len(group.members) * np.linalg.slogdet(covariance).logabsdet
-    uncertainty = inverse_of(precision)
+    uncertainty = batched_inverse(precision)
     means: Array = uncertainty @ pull
     squares = np.maximum(squares - (means * pull).sum(1), 0)
     log_determinant += np.linalg.slogdet(precision).logabsdet
     return Scatter(means, uncertainty, squares, log_determinant)
 
 
-def ahead(group: Alike, spread: Spread) -> tuple[Array, Array]:
+def predict_next_step(group: CandidateGroup, spread: Spread) -> tuple[Array, Array]:
     """(Z, K) what each own step says of the own step ahead, and (Z,) the variance that it leaves."""
     across = spread.own(group.ahead, group.steps)
-    weights = (across @ inverse_of(spread.own(group.steps, group.steps)))[:, 0]
+    weights = (across @ batched_inverse(spread.own(group.steps, group.steps)))[:, 0]
     left = spread.own(group.ahead, group.ahead)[:, 0, 0] - (weights * across[:, 0]).sum(1)
     return weights, np.maximum(left, 0)
 
 
-def inverse_of(matrices: Array) -> Array:
+def batched_inverse(matrices: Array) -> Array:
     """Of each of (Z, K, K) matrices."""
     return np.asarray(np.linalg.inv(matrices), dtype=np.float64)
 
@@ -166,7 +166,7 @@ _WALK, _STEPS = 0.1, 2
 _DRAWS = 4096
 
 
-def ends(curves: Sequence[Curve], tokens: int, teacher: float) -> Array:
+def posterior_losses(curves: Sequence[Curve], tokens: int, teacher: float) -> Array:
     """(D, C) losses of C candidates after ``tokens`` tokens, drawn from the posterior, the same each time.
 
     Args:
@@ -214,10 +214,10 @@ class _Law:
     freedom: int
 
     @classmethod
-    def of(cls, groups: Sequence[Alike], kinds: Array, spread: Spread) -> _Law:
+    def of(cls, groups: Sequence[CandidateGroup], kinds: Array, spread: Spread) -> _Law:
         """From the candidates."""
         parts = scatter(groups, len(kinds), spread)
-        inverse = inverse_of(spread.walk(kinds, kinds) + parts.uncertainty)
+        inverse = batched_inverse(spread.walk(kinds, kinds) + parts.uncertainty)
         own = _STEPS * _WALK**2 + parts.squares  # (Z, E)
         freedom = _STEPS + sum(group.change[..., 0].size for group in groups) - len(kinds)
         restricted = -(parts.log_determinant[:, None] + freedom * np.log(own)) / 2
@@ -247,7 +247,7 @@ class _Law:
         walk = np.sqrt(self.variance[cell, floor, power, share]) * chance
         return _Draws(cell, floor, power, share, walk)
 
-    def steps(self, group: Alike, draws: _Draws) -> Array:
+    def steps(self, group: CandidateGroup, draws: _Draws) -> Array:
         """(D, n) of log(L - E) ahead."""
         cell, power, share = draws.cell, _POWERS[draws.power, None], _SHARES[draws.share, None]
         means = self.parts.means[cell, :, draws.floor]  # (D, G)
@@ -258,7 +258,7 @@ class _Law:
         common = (said[cell] * departure).sum(1) - power[:, 0] * self.spread.ways(group.ahead)[cell, 0]
         if group.ahead[0, 0] == 0:
             common += share[:, 0] * first.sum(1)
-        weights, left = ahead(group, self.spread)
+        weights, left = predict_next_step(group, self.spread)
         left = left + self.spread.walk(group.ahead, group.ahead)[:, 0, 0] - (said * across).sum(1)
         change = group.change[:, :, draws.floor].transpose(2, 0, 1) - means[:, None, group.kinds]
         own = (weights[cell, None] * change).sum(2)
@@ -278,7 +278,7 @@ def _squares(means: Array, kinds: Array, spread: Spread, inverse: Array, share: 
     return squares
 
 
-def _after(groups: Sequence[Alike], kinds: int) -> Array:
+def _after(groups: Sequence[CandidateGroup], kinds: int) -> Array:
     """(E,) log(L - E) after a step, the mean of its kind, summed over the kinds."""
     total, number = np.zeros((kinds, len(_FLOORS))), np.zeros((kinds, 1))
     for group in groups:
@@ -304,7 +304,7 @@ def _spreads(curves: Sequence[Curve], tokens: int) -> Spread:
     return Spread(*(axis.ravel() for axis in axes))
 
 
-def _groups(curves: Sequence[Curve], tokens: int, floors: Array) -> tuple[list[Alike], Array]:
+def _groups(curves: Sequence[Curve], tokens: int, floors: Array) -> tuple[list[CandidateGroup], Array]:
     """Candidates by the rungs that they were seen at, and (G, 2) all kinds of steps."""
     by_rungs: dict[tuple[int, ...], list[int]] = {}
     for place, curve in enumerate(curves):
@@ -315,7 +315,9 @@ def _groups(curves: Sequence[Curve], tokens: int, floors: Array) -> tuple[list[A
         losses = np.array([[loss for _, loss in curves[member]] for member in members])
         number = [kinds.index(pair) for pair in itertools.pairwise(rungs)]
         last = np.array([[rungs[-1], tokens]], dtype=float)
-        found.append(Alike(members, _ways(kinds)[number], number, np.log(losses[..., None] - floors), last))
+        found.append(
+            CandidateGroup(members, _ways(kinds)[number], number, np.log(losses[..., None] - floors), last)
+        )
     return found, _ways(kinds)
 
 

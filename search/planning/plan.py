@@ -6,16 +6,16 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evaluators.distillation.targets.choice import size_text, spoken
+from evaluators.distillation.targets.choice import form_in_words, size_text
 from evaluators.metrics.pace import Pace, training_flops
 from search.rungs.evaluation import BY_HAND
-from search.settings.bracket_plan import spent
+from search.settings.bracket_plan import tokens_spent
 from search.settings.config import RunConfig
 from search.settings.costs import pace_of
-from search.settings.objectives import LATENCY, in_words
+from search.settings.objectives import LATENCY, bounds_in_words
 from search.settings.resolution import Resolved
-from search.settings.teachers import told
-from search.stages.preparation import contestants
+from search.settings.teachers import teachers_in_words
+from search.stages.preparation import basis_candidates
 from search.stages.retraining import VALIDATIONS as RETRAINING_VALIDATIONS
 from search.stages.targets import asks_teacher, free_bytes, plan_targets, setting_of
 from search.stages.trial import VALIDATIONS as RUNG_VALIDATIONS
@@ -60,7 +60,7 @@ def hours_of(resolved: Resolved, read_tokens: int) -> Hours:
     larger = _teacher_beside_student(resolved)
     validation = config.validation_blocks * config.block / pace.read
     latency = pace.latency_seconds if config.measures_latency else 0.0
-    tried = contestants(resolved)
+    tried = basis_candidates(resolved)
     calibration = config.calibration_blocks * config.block * (2 if tried else 1)
     passes = _PASSES + resolved.axis_map.teacher.layers / 2
     ranking = larger * (read_tokens + calibration * passes) / pace.read
@@ -100,7 +100,7 @@ class Plan:
         below = "\n" + " " * (width + 3)
         return "\n".join(name.ljust(width + 3) + value.replace("\n", below) for name, value in self.rows)
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """For programs; seconds are those of one worker on this device."""
         stages = ("ranking", "search", "retraining", "total")
         return {
@@ -146,7 +146,7 @@ def _retraining(resolved: Resolved) -> int:
 
 def _short(config: RunConfig) -> int:
     """Tokens of all short distillations."""
-    return spent(config.rung_tokens, config.rung_candidates)
+    return tokens_spent(config.rung_tokens, config.rung_candidates)
 
 
 def _space_rows(resolved: Resolved) -> list[tuple[str, str]]:
@@ -161,11 +161,15 @@ def _space_rows(resolved: Resolved) -> list[tuple[str, str]]:
         for origin, a in baselines(space, teacher).items()
     ]
     hand_made += [(BY_HAND, f"{a.label}, {space.parameters_of(a):,} parameters") for a in resolved.by_hand()]
-    bounds = [("bounds", f"{in_words(config.most)}{_left(resolved)}")] if config.bounds else []
+    bounds = [("bounds", f"{bounds_in_words(config.most)}{_left(resolved)}")] if config.bounds else []
     return [
         ("teacher", f"{config.teacher}, {resolved.teacher_parameters:,} parameters"),
         *([("taught by", config.taught_by)] if config.taught_by else []),
-        *([("passed over", told(resolved.passed_over, space.budget))] if resolved.passed_over else []),
+        *(
+            [("passed over", teachers_in_words(resolved.passed_over, space.budget))]
+            if resolved.passed_over
+            else []
+        ),
         ("budget", str(space.budget)),
         *bounds,
         (
@@ -241,7 +245,7 @@ class TargetsRow:
         self.size = replace(setting, tokens=self.tokens).bytes_of(found.form)
         self.words = "none: the loss asks no teacher" if not self.asked else "the teacher runs live"
         if found.blocks:
-            kept = f"{self.tokens:,} tokens as {spoken(found.form)}, {size_text(self.size)}"
+            kept = f"{self.tokens:,} tokens as {form_in_words(found.form)}, {size_text(self.size)}"
             self.words = kept if self.whole else f"{kept}; in retraining the teacher runs live"
 
     def read(self, short: int, retraining: int) -> int:

@@ -10,7 +10,7 @@ import tyro
 
 from search.report import write_report
 from search.runs.saved_run import find_run
-from search.terminal.command import status_of
+from search.terminal.command import exit_status
 
 _ABOUT = """examples:
   python -m search.report demo-1M
@@ -25,7 +25,7 @@ It needs a run that is finished; python -m search.dashboard shows one that is no
 
 def main(arguments: list[str] | None = None) -> int:
     """Draw what the arguments name, print where it lies, and return the exit status."""
-    return status_of(partial(_main, sys.argv[1:] if arguments is None else arguments))
+    return exit_status(partial(_main, sys.argv[1:] if arguments is None else arguments))
 
 
 def redraw(

@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from search.runs.journeys import HAND_MADE, chosen_student, journeys, retrained_entries, top_rung
 from search.runs.summary import cost_axis, farthest_near, unmet
+from search.runs.trajectories import HAND_MADE, chosen_student, retrained_entries, top_rung, trajectories
 from search.terminal import format as words
 
 Entry = dict[str, Any]
@@ -254,7 +254,7 @@ def _why_not(student: Entry, other: Entry) -> str:
 
 def _leader(summary: dict[str, Any]) -> str:
     stage = f"rung {top_rung(summary)}"
-    stops = [(stop.loss, way.label) for way in journeys(summary) if (stop := way.at(stage)) is not None]
+    stops = [(stop.loss, way.label) for way in trajectories(summary) if (stop := way.at(stage)) is not None]
     if not stops:
         return ""
     loss, label = min(stops)

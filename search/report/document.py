@@ -27,11 +27,11 @@ from search.report.figures.importance import importance_panels
 from search.report.figures.sizes import sizes_figure
 from search.report.inspection import breakdown_stacks, side_by_side
 from search.report.tables import benchmark_table, distillation_rows, rank_table
-from search.runs.journeys import candidate, journeys, model_row, retrained_entries, trial_row
 from search.runs.saved_run import RankingView
 from search.runs.summary import bounds_of, check, over_in_words, over_labels
-from search.settings.objectives import in_words
-from search.storage.run_directory import write_whole
+from search.runs.trajectories import candidate, model_row, retrained_entries, trajectories, trial_row
+from search.settings.objectives import bounds_in_words
+from search.storage.run_directory import atomic_write
 from search.terminal import format as words
 
 #: In the order in which they use one another; the last one begins to draw.
@@ -64,7 +64,7 @@ def write_report(summary: dict[str, Any], ranking: RankingView | None, path: Pat
         InputError: the summary does not follow its schema; nothing is written.
     """
     check(summary)
-    write_whole(path, report_html(summary, ranking))
+    atomic_write(path, report_html(summary, ranking))
 
 
 def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
@@ -85,12 +85,12 @@ def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
         method=ranking.method if ranking else "",
         retrained=_retrained(summary),
         over=over_labels(summary),
-        bounds=in_words(bounds_of(summary)),
+        bounds=bounds_in_words(bounds_of(summary)),
         columns=_columns(summary),
         benchmarks=benchmark_table(summary),
         prompts=side_by_side(summary),
         stacks=breakdown_stacks(summary),
-        followed={way.label for way in journeys(summary)},
+        followed={way.label for way in trajectories(summary)},
         distillation=distillation_rows(summary),
     )
 

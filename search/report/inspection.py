@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from search.runs.journeys import HAND_MADE, chosen_student, retrained_entries
+from search.runs.trajectories import HAND_MADE, chosen_student, retrained_entries
 from search.terminal import format as words
 
 #: Parts in the order in which a token passes them, and what they are called.

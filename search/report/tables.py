@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from search.runs.journeys import retrained_entries
+from search.runs.trajectories import retrained_entries
 from search.terminal import format as words
 
 Entry = dict[str, Any]

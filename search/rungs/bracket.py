@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from search.rungs.evaluation import BY_HAND, SEARCH, Record
+from search.rungs.evaluation import BY_HAND, SEARCH, FinishedTrial
 from search.rungs.rung import Rung
 from space.axes.architecture import Architecture
 
@@ -56,7 +56,7 @@ def pareto_ranks(values: Values) -> NDArray[np.int64]:
     return ranks
 
 
-def crowding(values: Values) -> Values:
+def crowding_distance(values: Values) -> Values:
     """(N,) crowding distance within one front; infinite at the ends (NSGA-II, Deb 2002, III.B).
 
     Args:
@@ -87,7 +87,7 @@ def best_first(values: Sequence[Sequence[float]]) -> list[int]:
     ranks = pareto_ranks(table)
     alone = np.empty(len(table))
     for rank in range(ranks.max() + 1):
-        alone[ranks == rank] = crowding(table[ranks == rank])
+        alone[ranks == rank] = crowding_distance(table[ranks == rank])
     return [int(place) for place in np.lexsort((table[:, 0], -alone, ranks))]
 
 
@@ -137,7 +137,7 @@ def _regret(before: Sequence[float], after: Sequence[float]) -> float:
     return mean(b for a, b in zip(before, after, strict=True) if a == best) - min(after)
 
 
-def says_nothing(earlier: Sequence[float], later: Sequence[float]) -> bool:
+def is_uninformative(earlier: Sequence[float], later: Sequence[float]) -> bool:
     """Whether an order of candidates cannot be told from one by chance, seen by another order of them.
 
     By Kendall's tau, one-sided, at 5%; of fewer than eight candidates nothing can be said.
@@ -158,7 +158,7 @@ _MORE = 2
 #: study the default search ends 0.006 nats nearer to the best for it, with a million tokens.
 _FIRST_SHARE = 0.5
 
-Rule = Callable[[Sequence[Record]], list[int]]
+Rule = Callable[[Sequence[FinishedTrial]], list[int]]
 """Places of candidates in the order in which they go up."""
 
 
@@ -180,7 +180,7 @@ class Bracket:
     random_every: int = 4
     """Of those who leave rung 0, one in so many is drawn at random; 0 for none."""
 
-    def promotion(self) -> tuple[int, Record] | None:
+    def promotion(self) -> tuple[int, FinishedTrial] | None:
         """The next candidate to go up, and the rung it goes to; None if nobody is due."""
         quotas = self.quotas()
         for index in range(len(self.rungs) - 1, 0, -1):
@@ -232,16 +232,18 @@ class Bracket:
         below = {record.architecture: record for record in self.rungs[index - 1].complete()}
         both = [r for r in self.rungs[index].complete() if r.architecture in below]
         earlier, later = [below[r.architecture] for r in both], both
-        return says_nothing(*([r.values(("loss",))[0] for r in side] for side in (earlier, later)))
+        return is_uninformative(*([r.values(("loss",))[0] for r in side] for side in (earlier, later)))
 
     @staticmethod
-    def _waiting(finished: list[Record], entered: set[Architecture], index: int) -> list[Record]:
+    def _waiting(
+        finished: list[FinishedTrial], entered: set[Architecture], index: int
+    ) -> list[FinishedTrial]:
         """Who may go up: to rung 1 the baselines before all others, so that they are always compared."""
         left = [r for r in finished if r.feasible and r.architecture not in entered]
         baselines = [r for r in left if r.origin != SEARCH] if index == 1 else []
         return baselines or left
 
-    def _choose(self, waiting: list[Record], index: int, started: int) -> Record:
+    def _choose(self, waiting: list[FinishedTrial], index: int, started: int) -> FinishedTrial:
         if index == 1 and self.random_every and (started + 1) % self.random_every == 0:
             generator = np.random.default_rng((self.seed, index, started))
             return waiting[int(generator.integers(len(waiting)))]
@@ -249,6 +251,6 @@ class Bracket:
         return waiting[rule(waiting)[0]]
 
 
-def by_pareto_rank(objectives: tuple[str, ...], records: Sequence[Record]) -> list[int]:
+def by_pareto_rank(objectives: tuple[str, ...], records: Sequence[FinishedTrial]) -> list[int]:
     """Places of candidates by Pareto rank, within one by crowding distance; see ``best_first``."""
     return best_first([record.values(objectives) for record in records])

@@ -76,7 +76,7 @@ class Claims:
         age, limit = time.time() - lease["since"], lease["limit_seconds"]
         return f"hung past its limit of {limit:.0f} s" if age > limit + 2 * GRACE_SECONDS else None
 
-    def deadly(self, trial: FrozenTrial) -> str | None:
+    def kills_workers(self, trial: FrozenTrial) -> str | None:
         """Why a trial should not be tried again; None if it should.
 
         Args:
@@ -99,7 +99,7 @@ _STDERR = 2
 
 
 @contextmanager
-def within(seconds: float) -> Iterator[None]:
+def time_limit(seconds: float) -> Iterator[None]:
     """Give up what takes longer.
 
     Args:

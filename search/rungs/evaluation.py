@@ -31,7 +31,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Record:
+class FinishedTrial:
     """One finished trial."""
 
     rung: int

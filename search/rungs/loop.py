@@ -20,13 +20,13 @@ from optuna.trial import Trial
 
 from evaluators.distillation.training import Advance
 from search.rungs.bracket import Bracket
-from search.rungs.claims import Claims, within
+from search.rungs.claims import Claims, time_limit
 from search.rungs.evaluation import BY_HAND, SEARCH, CandidateError, Evaluation
 from search.rungs.rung import Rung
-from search.rungs.sampler import KINDS, START_UP, SpaceSampler, with_those_over
-from search.settings.bracket_plan import spent
+from search.rungs.sampler import KINDS, START_UP, SpaceSampler, with_infeasible
+from search.settings.bracket_plan import tokens_spent
 from search.settings.config import RunConfig
-from search.settings.objectives import UNITS, excess_in_words, in_words, measured, over
+from search.settings.objectives import UNITS, bounds_in_words, excess_in_words, excess_over, measured_bounds
 from search.storage.storage import open_storage, open_study
 from search.storage.workers import Workers
 from search.terminal.command import LostProcessError
@@ -64,7 +64,7 @@ class Evaluator(Protocol):
 
 
 @dataclass(frozen=True)
-class Task:
+class SearchTask:
     """What is searched."""
 
     config: RunConfig
@@ -101,11 +101,11 @@ def rungs_in(
     names = [f"{config.name}/r{index}" for index in range(config.rungs)]
     bounds = config.most
     searched = f"{len(space)} architectures within {space.budget}"
-    searched += f", {in_words(bounds)}" if bounds else ""
+    searched += f", {bounds_in_words(bounds)}" if bounds else ""
     claims = Claims(workers or Workers())
     studies = [open_study(storage, name, config.objectives, UNITS, searched) for name in names]
     return [
-        Rung(index, study, space, config.objectives, claims, measured(bounds))
+        Rung(index, study, space, config.objectives, claims, measured_bounds(bounds))
         for index, study in enumerate(studies)
     ]
 
@@ -115,7 +115,7 @@ class Search:
 
     def __init__(
         self,
-        task: Task,
+        task: SearchTask,
         rungs: list[Rung],
         evaluator: Evaluator,
         console: Console,
@@ -140,7 +140,7 @@ class Search:
             with self._turn():
                 self._skip_what_others_did()
                 job = self._next()
-                over = job is None and not any(rung.under_way() for rung in self.rungs)
+                over = job is None and not any(rung.has_unfinished() for rung in self.rungs)
             if job is not None:
                 self._work(*job)
             elif over:
@@ -193,7 +193,7 @@ class Search:
         alone = KINDS[config.sampler].from_rung_0
         guide = informed[-1].study if informed and not alone else None
         if guide is not None and rung.bounds:
-            guide = with_those_over(guide, self.rungs[0].study)
+            guide = with_infeasible(guide, self.rungs[0].study)
         return SpaceSampler(config.sampler, self.task.space, guide, config.seed, number)
 
     def _work(self, rung: Rung, trial: Trial, architecture: Architecture) -> None:
@@ -201,7 +201,7 @@ class Search:
         self._told[rung.index] += 1
         with self.console.work(text, *self.task.effort(rung.index)) as advance:
             try:
-                with within(rung.limit_seconds(trial)):
+                with time_limit(rung.limit_seconds(trial)):
                     evaluation = self.evaluator.evaluate(architecture, rung.index, advance)
             except CandidateError as failure:
                 rung.tell_failure(trial, str(failure))
@@ -222,10 +222,10 @@ class Search:
         rung.tell(trial, evaluation)
         with self._turn():
             self.evaluator.tidy(self.rungs, self.bracket.quotas())
-        if excess := over(evaluation.values, rung.bounds):
+        if excess := excess_over(evaluation.values, rung.bounds):
             self.console.say(f"rung {rung.index}  {architecture.label}: {excess_in_words(excess)}")
         else:
-            self.console.told(rung.index, architecture.label, evaluation.values["loss"])
+            self.console.trial_done(rung.index, architecture.label, evaluation.values["loss"])
 
     def _skip_what_others_did(self) -> None:
         """Let the forecast of the time left know of trials that this worker did not do."""
@@ -235,6 +235,6 @@ class Search:
                 self._told[rung.index] += 1
         planned, quotas = self.bracket.candidates, self.bracket.quotas()
         forecast, tokens = self.console.forecast, self.task.config.rung_tokens
-        forecast.extra["distil"] = spent(tokens, quotas[1:]) - spent(tokens, planned[1:])
+        forecast.extra["distil"] = tokens_spent(tokens, quotas[1:]) - tokens_spent(tokens, planned[1:])
         forecast.extra_pieces["distil"] = sum(quotas[1:]) - sum(planned[1:])
         forecast.hands = 1 + self.workers.others()

@@ -18,7 +18,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.rungs.claims import LEASE, Claims
-from search.rungs.evaluation import BY_HAND, SEARCH, Evaluation, Record
+from search.rungs.evaluation import BY_HAND, SEARCH, Evaluation, FinishedTrial
 from search.rungs.sampler import architecture_of, distributions, known_params, params_of
 from search.settings.objectives import Bounds, excess_in_words
 from search.storage.workers import Workers
@@ -42,7 +42,7 @@ def evaluation_of(trial: FrozenTrial) -> Evaluation | None:
     )
 
 
-def without_twins(
+def without_duplicates(
     known: Sequence[tuple[FrozenTrial, Architecture | None]],
 ) -> list[tuple[FrozenTrial, Architecture | None]]:
     """Of the trials of a rung those that count: of one architecture the first that was finished.
@@ -87,7 +87,7 @@ class Rung:
         self.claims, self.bounds = claims or Claims(Workers()), bounds or {}
         self._free = set(space.free_axes)
         self._architectures: dict[int, Architecture] = {}
-        self._records: dict[int, Record] = {}
+        self._records: dict[int, FinishedTrial] = {}
         self._steady = False
         self._seen: list[FrozenTrial] | None = None
 
@@ -103,15 +103,15 @@ class Rung:
         finally:
             self._steady, self._seen = False, None
 
-    def records(self) -> list[Record]:
+    def records(self) -> list[FinishedTrial]:
         """Every finished trial, in order."""
         return [self._record(trial) for trial, _ in self._trials() if trial.state.is_finished()]
 
-    def complete(self) -> list[Record]:
+    def complete(self) -> list[FinishedTrial]:
         """Every trial with a loss of this rung, in order: it neither failed nor is over a bound."""
         return [record for record in self.records() if record.scored]
 
-    def feasible(self) -> list[Record]:
+    def feasible(self) -> list[FinishedTrial]:
         """Every trial that did not fail and lies within the bounds, in order."""
         return [record for record in self.records() if record.feasible]
 
@@ -123,7 +123,7 @@ class Rung:
         """Trials of any state."""
         return len(self._trials())
 
-    def under_way(self) -> bool:
+    def has_unfinished(self) -> bool:
         """Whether a trial is queued or at work."""
         return any(not trial.state.is_finished() for trial, _ in self._trials())
 
@@ -195,7 +195,7 @@ class Rung:
         counts = next(one for one, other in self._trials() if other == architecture)
         if counts.number != trial.number:
             self._give_way(trial, counts.number)
-        elif (reason := self.claims.deadly(mine)) is not None:
+        elif (reason := self.claims.kills_workers(mine)) is not None:
             self.tell_failure(trial, reason)
         else:
             return False
@@ -266,7 +266,7 @@ class Rung:
 
     def _trials(self) -> list[tuple[FrozenTrial, Architecture | None]]:
         """Every trial but twins, in order, with the architecture as far as it is settled."""
-        return without_twins([(trial, self._architecture(trial)) for trial in self._all()])
+        return without_duplicates([(trial, self._architecture(trial)) for trial in self._all()])
 
     def _architecture(self, trial: FrozenTrial) -> Architecture | None:
         """The sizes of a trial: those that were entered or settled, else the rest follows from the space."""
@@ -281,17 +281,17 @@ class Rung:
                 self._architectures[trial.number] = architecture_of(params, self.space)
         return self._architectures[trial.number]
 
-    def _record(self, trial: FrozenTrial) -> Record:
+    def _record(self, trial: FrozenTrial) -> FinishedTrial:
         if trial.number not in self._records:
             self._records[trial.number] = self._read(trial)
         return self._records[trial.number]
 
-    def _read(self, trial: FrozenTrial) -> Record:
+    def _read(self, trial: FrozenTrial) -> FinishedTrial:
         attributes: dict[str, Any] = trial.user_attrs
         evaluation = evaluation_of(trial)
         architecture = self._architecture(trial)
         assert architecture is not None, "a finished trial has all sizes"
-        return Record(
+        return FinishedTrial(
             self.index,
             trial.number,
             architecture,

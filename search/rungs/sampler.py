@@ -39,7 +39,9 @@ Rows = NDArray[np.intp]
 _CANDIDATES, _SAMPLE = 64, 500
 
 
-def most_needed(sizes: NDArray[np.int64], tried: NDArray[np.bool_], generator: np.random.Generator) -> int:
+def farthest_untried(
+    sizes: NDArray[np.int64], tried: NDArray[np.bool_], generator: np.random.Generator
+) -> int:
     """The untried architecture that, once tried, leaves the space nearest to what was tried.
 
     Args:
@@ -67,7 +69,7 @@ def _distances(these: Reals, those: Reals) -> Reals:
     return distances
 
 
-def with_those_over(guide: optuna.Study, below: optuna.Study) -> optuna.Study:
+def with_infeasible(guide: optuna.Study, below: optuna.Study) -> optuna.Study:
     """A study as samplers see it: the trials of one, and those of another that are over a bound.
 
     The latter have the worst values of the former, as their own were found at another rung.
@@ -117,7 +119,7 @@ _NOTE = "gp:relative_params:0"
 
 
 @dataclass(frozen=True)
-class Kind:
+class SamplerKind:
     """A way to choose candidates."""
 
     make: Callable[[int], BaseSampler] | None = None
@@ -130,11 +132,11 @@ class Kind:
 
 #: By name, as ``--sampler`` takes them.
 KINDS = {
-    "tpe": Kind(lambda seed: TPESampler(multivariate=True, n_startup_trials=START_UP, seed=seed)),
-    "gp": Kind(lambda seed: GPSampler(n_startup_trials=START_UP, seed=seed)),
-    "nsga2": Kind(lambda seed: NSGAIISampler(population_size=START_UP, seed=seed), from_rung_0=True),
-    "qmc": Kind(),
-    "random": Kind(evenly=False),
+    "tpe": SamplerKind(lambda seed: TPESampler(multivariate=True, n_startup_trials=START_UP, seed=seed)),
+    "gp": SamplerKind(lambda seed: GPSampler(n_startup_trials=START_UP, seed=seed)),
+    "nsga2": SamplerKind(lambda seed: NSGAIISampler(population_size=START_UP, seed=seed), from_rung_0=True),
+    "qmc": SamplerKind(),
+    "random": SamplerKind(evenly=False),
 }
 
 
@@ -225,7 +227,7 @@ class SpaceSampler(BaseSampler):
 
     def _drawn(self, untried: NDArray[np.bool_], generator: np.random.Generator) -> int:
         if self.evenly:
-            return most_needed(self.space.free_table, ~untried, generator)
+            return farthest_untried(self.space.free_table, ~untried, generator)
         return int(generator.choice(np.flatnonzero(untried)))
 
     def sample_independent(

@@ -13,10 +13,16 @@ from typing import Any, Protocol, TypeVar
 
 from search.rungs.evaluation import BY_HAND, RANDOM_WEIGHTS, SEARCH, Retrained
 from search.rungs.rung import Rung
-from search.runs.criteria import Wishes, figure
+from search.runs.criteria import Criteria, figure_of
 from search.runs.summary import bounds_of
-from search.settings.objectives import UNITS, excess_in_words, in_words, measured, told
-from search.storage.run_directory import write_whole
+from search.settings.objectives import (
+    UNITS,
+    amount_in_words,
+    bounds_in_words,
+    excess_in_words,
+    measured_bounds,
+)
+from search.storage.run_directory import atomic_write
 from space.axes.architecture import Axis
 from space.input_error import InputError
 
@@ -65,16 +71,16 @@ def contenders(results: Sequence[T]) -> list[T]:
     return [one for _, _, one in sorted(ready, key=lambda entry: entry[:2])]
 
 
-def keep_choice(path: Path, choice: Choice | None) -> None:
+def save_choice(path: Path, choice: Choice | None) -> None:
     """Write down a person's choice, which stands when the run is gone through again; None takes it back."""
     if choice is None:
         path.unlink(missing_ok=True)
     else:
-        write_whole(path, json.dumps(asdict(choice), ensure_ascii=False))
+        atomic_write(path, json.dumps(asdict(choice), ensure_ascii=False))
 
 
-def kept_choice(path: Path, results: Sequence[Contender]) -> Choice | None:
-    """What ``keep_choice`` wrote down, if it is one of these models."""
+def load_choice(path: Path, results: Sequence[Contender]) -> Choice | None:
+    """What ``save_choice`` wrote down, if it is one of these models."""
     if not path.exists():
         return None
     choice = Choice(**json.loads(path.read_text(encoding="utf-8")))
@@ -114,7 +120,7 @@ _FAMILY = re.compile(r"--budget[ =]\S*,")
 
 
 @dataclass(frozen=True)
-class Row:
+class RetrainedEntry:
     """A retrained model in a summary."""
 
     entry: Entry
@@ -157,34 +163,34 @@ class Answer:
         return Choice(self.chosen["label"], self.reason) if self.chosen else None
 
 
-def answer(summary: Entry, wishes: Wishes) -> Answer:
+def choose_by_criteria(summary: Entry, criteria: Criteria) -> Answer:
     """The model to take.
 
     What the run itself bounds stays bounded. Without weights it is the one with the lowest loss.
 
     Args:
         summary: of a finished run, checked.
-        wishes: of a person.
+        criteria: of a person.
 
     Raises:
         InputError: no model of the run has a figure for what is bounded or weighted.
     """
-    every = contenders([Row(entry) for entry in (*summary["promoted"], *summary["baselines"])])
-    _check_measured(summary, wishes, every)
+    every = contenders([RetrainedEntry(entry) for entry in (*summary["promoted"], *summary["baselines"])])
+    _check_measured(summary, criteria, every)
     eligible = [row for row in every if row.label not in _excluded(summary)]
-    within = [row for row in eligible if wishes.within(row.entry)]
-    ranked = _ranked(within, wishes, summary["teacher"])
+    within = [row for row in eligible if criteria.within(row.entry)]
+    ranked = _ranked(within, criteria, summary["teacher"])
     if not ranked:
-        return _none_within(summary, wishes, eligible)
+        return _none_within(summary, criteria, eligible)
     chosen, runner_up = ranked[0].entry, ranked[1].entry if len(ranked) > 1 else None
-    reason = _reason(ranked, wishes, summary["teacher"])
-    why_not = _why_not(chosen, runner_up, wishes, summary["teacher"]) if runner_up else ""
+    reason = _reason(ranked, criteria, summary["teacher"])
+    why_not = _why_not(chosen, runner_up, criteria, summary["teacher"]) if runner_up else ""
     return Answer(chosen, reason, runner_up, why_not)
 
 
 def _excluded(summary: Entry) -> set[str]:
     """Architectures that are not known to lie within what the run itself bounds and measures."""
-    if not measured(bounds_of(summary)):
+    if not measured_bounds(bounds_of(summary)):
         return set()
     seen = [trial for trial in summary["trials"] if trial["state"] != "failed"]
     over = {trial["label"] for trial in seen if trial.get("over")}
@@ -192,12 +198,12 @@ def _excluded(summary: Entry) -> set[str]:
     return {entry["label"] for entry in (*summary["promoted"], *summary["baselines"])} - within
 
 
-def _check_measured(summary: Entry, wishes: Wishes, rows: Sequence[Row]) -> None:
-    wanted = [*wishes.bounds, *(name for name, weight in wishes.weights.items() if weight)]
+def _check_measured(summary: Entry, criteria: Criteria, rows: Sequence[RetrainedEntry]) -> None:
+    wanted = [*criteria.bounds, *(name for name, weight in criteria.weights.items() if weight)]
     for name in wanted:
-        known = [row for row in rows if figure(row.entry, name) is not None]
-        if rows and (not known or (name in wishes.weights and not figure(summary["teacher"], name))):
-            has = [other for other in UNITS if all(figure(row.entry, other) is not None for row in rows)]
+        known = [row for row in rows if figure_of(row.entry, name) is not None]
+        if rows and (not known or (name in criteria.weights and not figure_of(summary["teacher"], name))):
+            has = [other for other in UNITS if all(figure_of(row.entry, other) is not None for row in rows)]
             raise InputError(
                 "A model is chosen by what the run measured",
                 f"{summary['name']} did not measure {name}",
@@ -205,39 +211,43 @@ def _check_measured(summary: Entry, wishes: Wishes, rows: Sequence[Row]) -> None
             )
 
 
-def _ranked(rows: Sequence[Row], wishes: Wishes, teacher: Entry) -> list[Row]:
+def _ranked(rows: Sequence[RetrainedEntry], criteria: Criteria, teacher: Entry) -> list[RetrainedEntry]:
     """The best first; of equal sums the one whose first objective is less."""
-    if not wishes.weights:
+    if not criteria.weights:
         return list(rows)
-    scored = [(wishes.score(row.entry, teacher), wishes.terms(row.entry, teacher), row) for row in rows]
+    scored = [(criteria.score(row.entry, teacher), criteria.terms(row.entry, teacher), row) for row in rows]
     known = [
         (score, tuple(terms.values()), row) for score, terms, row in scored if score is not None and terms
     ]
     return [row for _, _, row in sorted(known, key=lambda found: found[:2])]
 
 
-def _reason(ranked: Sequence[Row], wishes: Wishes, teacher: Entry) -> str:
-    within = f" within {in_words(wishes.bounds)}" if wishes.bounds else ""
-    if not wishes.weights:
+def _reason(ranked: Sequence[RetrainedEntry], criteria: Criteria, teacher: Entry) -> str:
+    within = f" within {bounds_in_words(criteria.bounds)}" if criteria.bounds else ""
+    if not criteria.weights:
         choice = choose(ranked, within)
         assert choice is not None, "there is one"
         return choice.reason
     best = ranked[0].entry
-    shares = wishes.terms(best, teacher) or {}
-    parts = " + ".join(f"{wishes.weights[name]:g} × {share:.3f} of {name}" for name, share in shares.items())
+    shares = criteria.terms(best, teacher) or {}
+    parts = " + ".join(
+        f"{criteria.weights[name]:g} × {share:.3f} of {name}" for name, share in shares.items()
+    )
     of = f"lowest weighted sum of {len(ranked)} retrained models" if len(ranked) > 1 else "the only model"
-    return f"{of}{within}, {wishes.score(best, teacher):.4f}: {parts}, as shares of the teacher's"
+    return f"{of}{within}, {criteria.score(best, teacher):.4f}: {parts}, as shares of the teacher's"
 
 
-def _why_not(chosen: Entry, other: Entry, wishes: Wishes, teacher: Entry) -> str:
+def _why_not(chosen: Entry, other: Entry, criteria: Criteria, teacher: Entry) -> str:
     """What the runner-up has more and less of, in words."""
-    names = [name for name in wishes.weights if wishes.weights[name]] or ["loss"]
-    names += [name for name in ("loss", "latency", *wishes.bounds) if name not in names]
-    parts = [_difference(name, figure(other, name), figure(chosen, name)) for name in dict.fromkeys(names)]
+    names = [name for name in criteria.weights if criteria.weights[name]] or ["loss"]
+    names += [name for name in ("loss", "latency", *criteria.bounds) if name not in names]
+    parts = [
+        _difference(name, figure_of(other, name), figure_of(chosen, name)) for name in dict.fromkeys(names)
+    ]
     told_of = ", ".join(part for part in parts if part)
-    if not wishes.weights:
+    if not criteria.weights:
         return told_of
-    mine, its = wishes.score(chosen, teacher) or 0.0, wishes.score(other, teacher) or 0.0
+    mine, its = criteria.score(chosen, teacher) or 0.0, criteria.score(other, teacher) or 0.0
     return f"weighted sum {its - mine:.4f} higher: {told_of}"
 
 
@@ -256,26 +266,28 @@ def _difference(name: str, value: float | None, than: float | None) -> str:
     )
 
 
-def _none_within(summary: Entry, wishes: Wishes, eligible: Sequence[Row]) -> Answer:
-    bounds = {**bounds_of(summary), **wishes.bounds}
-    reason = f"No retrained model lies within {in_words(bounds)}" if bounds else "No model was retrained"
+def _none_within(summary: Entry, criteria: Criteria, eligible: Sequence[RetrainedEntry]) -> Answer:
+    bounds = {**bounds_of(summary), **criteria.bounds}
+    reason = (
+        f"No retrained model lies within {bounds_in_words(bounds)}" if bounds else "No model was retrained"
+    )
     if not eligible:
         return Answer(None, reason)
 
-    def share(row: Row) -> float:
-        shares = (over / wishes.bounds[name] for name, over in wishes.excess(row.entry).items())
+    def share(row: RetrainedEntry) -> float:
+        shares = (over / criteria.bounds[name] for name, over in criteria.excess(row.entry).items())
         return max(shares, default=0.0)
 
     nearest = min(eligible, key=share).entry
-    excess = wishes.excess(nearest)
+    excess = criteria.excess(nearest)
     if all(map(math.isfinite, excess.values())):
         reason += f"; the nearest, {nearest['label']}, is {excess_in_words(excess)}"
-    candidate = _best_left(summary, wishes)
+    candidate = _best_left(summary, criteria)
     command = _command(summary, candidate) if candidate else ""
     return Answer(None, reason, nearest=nearest, candidate=candidate, command=command)
 
 
-def _best_left(summary: Entry, wishes: Wishes) -> Entry | None:
+def _best_left(summary: Entry, criteria: Criteria) -> Entry | None:
     """Of the trials within the bounds that were not retrained the lowest loss of the highest rung."""
     done = {entry["label"] for entry in (*summary["promoted"], *summary["baselines"])}
     left = [
@@ -284,7 +296,7 @@ def _best_left(summary: Entry, wishes: Wishes) -> Entry | None:
         if trial["loss"] is not None
         and trial["label"] not in done
         and not trial.get("over")
-        and wishes.within(trial)
+        and criteria.within(trial)
     ]
     return min(left, key=lambda trial: (-trial["rung"], trial["loss"]), default=None)
 
@@ -301,13 +313,13 @@ def _command(summary: Entry, candidate: Entry) -> str:
     return f"{summary['command']} {shlex.join(more)}"
 
 
-def figures_told(entry: Entry) -> dict[str, str]:
+def figures_in_words(entry: Entry) -> dict[str, str]:
     """The figures of a model or of the teacher as people read them, by name."""
     found = {"loss": "–" if entry["loss"] is None else f"{entry['loss']:.4f}"}
     if entry["bits_per_byte"] is not None:
         found["bits per byte"] = f"{entry['bits_per_byte']:.4f}"
     found["parameters"] = f"{entry['parameters']:,}"
     for name in ("latency", "memory", "flops"):
-        if (value := figure(entry, name)) is not None:
-            found[name] = told(name, value)
+        if (value := figure_of(entry, name)) is not None:
+            found[name] = amount_in_words(name, value)
     return found

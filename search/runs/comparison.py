@@ -8,12 +8,12 @@ from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from search.runs.journeys import chosen_student
 from search.runs.saved_run import SavedRun
-from search.settings.objectives import told
+from search.runs.trajectories import chosen_student
+from search.settings.objectives import amount_in_words
 from search.terminal import format as words
-from search.terminal.command import without_password
-from space.counting.budget import spoken
+from search.terminal.command import redact_password
+from space.counting.budget import format_amount
 
 Entry = dict[str, Any]
 _BASELINES = ("uniform", "mlp-heads", "depth")
@@ -97,7 +97,7 @@ class Comparison:
         """The settings that differ, as people read them."""
         return [[name, *map(_setting, values)] for name, values in self.settings().items()]
 
-    def told(self) -> Entry:
+    def as_dict(self) -> Entry:
         """For programs."""
         return {
             "runs": [str(run.path) for run in self.runs],
@@ -135,11 +135,12 @@ def _figures(run: SavedRun) -> Entry:
     ]
     best: Entry = min(hand_made, key=lambda one: float(one["loss"]), default={})
     revision, budget = teacher["revision"], summary["budget"]
+    amount = format_amount(budget["amount"])
     return {
         "teacher": teacher["id"] + (f"@{revision}" if revision else ""),
         "teacher_parameters": teacher["parameters"],
         "teacher_loss": teacher["loss"],
-        "budget": f"{spoken(budget['amount'])} {budget['unit']} ± {words.percent(budget['tolerance'])}",
+        "budget": f"{amount} {budget['unit']} ± {words.percent(budget['tolerance'])}",
         "text": summary["corpus"]["id"],
         "chosen": chosen.get("label"),
         "parameters": chosen.get("parameters"),
@@ -193,9 +194,9 @@ def _cell(key: str, value: Any) -> str:
     if key in ("parameters", "teacher_parameters"):
         return f"{value:,}"
     if key == "latency_ms":
-        return told("latency", value)
+        return amount_in_words("latency", value)
     if key == "tokens":
-        return spoken(value)
+        return format_amount(value)
     if key == "hours":
         return f"{value:.2f}"
     if key == "loss_above_teacher":
@@ -204,7 +205,7 @@ def _cell(key: str, value: Any) -> str:
 
 
 def _without_password(value: Any) -> Any:
-    return without_password(value) if isinstance(value, str) else value
+    return redact_password(value) if isinstance(value, str) else value
 
 
 def _setting(value: Any) -> str:

@@ -19,7 +19,7 @@ _FORM = "Write --weights loss=1 latency=0.5"
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Criteria:
     """Of the model to take; without any, the run's own rule holds: the lowest loss."""
 
     bounds: Bounds = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Wishes:
         """By how much a model is over each bound, in the objective's unit; infinite if not measured."""
         found = {}
         for name, most in self.bounds.items():
-            value = figure(entry, name)
+            value = figure_of(entry, name)
             if value is None or value > most:
                 found[name] = math.inf if value is None else value - most
         return found
@@ -44,7 +44,7 @@ class Wishes:
         """Each objective that has a weight, as a share of the teacher's; None if one was not measured."""
         shares = {}
         for name in (name for name, weight in self.weights.items() if weight):
-            value, whole = figure(entry, name), figure(teacher, name)
+            value, whole = figure_of(entry, name), figure_of(teacher, name)
             if value is None or not whole:
                 return None
             shares[name] = value / whole
@@ -56,7 +56,7 @@ class Wishes:
         return None if shares is None else sum(self.weights[name] * share for name, share in shares.items())
 
 
-def figure(entry: Entry, name: str) -> float | None:
+def figure_of(entry: Entry, name: str) -> float | None:
     """The value of an objective in an entry of a summary, in its unit; None if it was not measured."""
     value = {
         "loss": entry["loss"],

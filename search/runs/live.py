@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from evaluators.metrics.loss import perplexity
 from search.rungs.bracket import pareto_front
 from search.rungs.evaluation import BY_HAND, SEARCH, Evaluation
-from search.rungs.rung import evaluation_of, without_twins
+from search.rungs.rung import evaluation_of, without_duplicates
 from search.rungs.sampler import known_params
 from search.runs.saved_run import SavedRun
 from search.settings.objectives import UNITS
@@ -72,7 +72,7 @@ def saved_trials(run: SavedRun) -> list[SavedTrial]:
 
 def _of_rung(rung: int, study: optuna.Study) -> list[SavedTrial]:
     known = [(trial, _architecture_of(trial)) for trial in study.get_trials(deepcopy=False)]
-    return [_read(rung, trial, found) for trial, found in without_twins(known) if found is not None]
+    return [_read(rung, trial, found) for trial, found in without_duplicates(known) if found is not None]
 
 
 def _architecture_of(trial: FrozenTrial) -> Architecture | None:

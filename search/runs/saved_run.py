@@ -20,10 +20,10 @@ from search.storage.run_directory import RunDirectory
 from search.storage.storage import open_storage
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
-from space.cutting.extraction import keeps
+from space.cutting.extraction import layers_kept
 from space.cutting.ranking import Profile, Ranking
 from space.input_error import InputError
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 
 if TYPE_CHECKING:
     from space.cutting.ranking import Ranking
@@ -106,7 +106,7 @@ class SavedRun:
         if corrected.is_dir():
             place, revision = str(corrected), None
         with suppress(InputError, OSError):
-            return axis_map_of(load_config(place, revision, self.config.trust_remote_code))
+            return verified_axis_map(load_config(place, revision, self.config.trust_remote_code))
         return None
 
     def kept_layers(self, architecture: Architecture) -> list[int] | None:
@@ -115,7 +115,7 @@ class SavedRun:
             return self._kept.get(architecture.label)
         if self.ranking is None or self.axis_map is None:
             return None
-        return keeps(self.axis_map, self.ranking, architecture)
+        return layers_kept(self.axis_map, self.ranking, architecture)
 
     @cached_property
     def _kept(self) -> dict[str, list[int]]:

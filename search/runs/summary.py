@@ -19,8 +19,8 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
-from search.settings.objectives import excess_in_words, in_words, told
-from search.storage.run_directory import write_whole
+from search.settings.objectives import amount_in_words, bounds_in_words, excess_in_words
+from search.storage.run_directory import atomic_write
 from search.terminal.format import quantity
 from space.input_error import InputError
 
@@ -73,7 +73,7 @@ def write(path: Path, summary: dict[str, Any]) -> None:
         InputError: the summary does not follow the schema; nothing is written.
     """
     check(summary)
-    write_whole(path, json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    atomic_write(path, json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _not_finite(value: Any, place: str) -> Iterator[str]:
@@ -124,9 +124,12 @@ def unmet(summary: dict[str, Any]) -> str:
         return ""
     nearest = min(seen, key=lambda trial: max(trial["over"][name] / bounds[name] for name in trial["over"]))
     reached = " and ".join(
-        f"{told(name, bounds[name] + amount)} of {name}" for name, amount in nearest["over"].items()
+        f"{amount_in_words(name, bounds[name] + amount)} of {name}"
+        for name, amount in nearest["over"].items()
     )
-    return f"No candidate lies within {in_words(bounds)}; the nearest, {nearest['label']}, has {reached}"
+    return (
+        f"No candidate lies within {bounds_in_words(bounds)}; the nearest, {nearest['label']}, has {reached}"
+    )
 
 
 _FIELDS = {

@@ -38,10 +38,10 @@ class BracketPlan:
     @property
     def planned_tokens(self) -> int:
         """Of all candidates, without the reserve."""
-        return spent(self.rung_tokens, self.rung_candidates)
+        return tokens_spent(self.rung_tokens, self.rung_candidates)
 
 
-def spent(rung_tokens: Sequence[int], candidates: Sequence[int]) -> int:
+def tokens_spent(rung_tokens: Sequence[int], candidates: Sequence[int]) -> int:
     """Tokens of so many candidates at each rung of short distillation."""
     return sum(tokens * number for tokens, number in zip(rung_tokens, candidates, strict=True))
 
@@ -95,7 +95,7 @@ def plan_bracket(
         candidates = _spread(search_tokens * (1 - _RESERVE), tokens, most)
         if candidates[0] >= fewest_first and candidates[-1] >= fewest_last:
             scored = trials or SCORED * candidates[0]
-            reserve = search_tokens - spent(tokens, candidates)
+            reserve = search_tokens - tokens_spent(tokens, candidates)
             return BracketPlan(min(architectures, scored), tokens, candidates, reserve)
     needed = tuple(rung_tokens if every_rung else rung_tokens[:1])
     raise InputError(
@@ -109,7 +109,7 @@ def _spread(tokens: float, rung_tokens: Sequence[int], most: int) -> tuple[int, 
     """Candidates of each rung, all rungs spending alike, none taking more than the one below."""
     candidates: list[int] = []
     for place, each in enumerate(rung_tokens):
-        share = (tokens - spent(rung_tokens[:place], candidates)) / (len(rung_tokens) - place)
+        share = (tokens - tokens_spent(rung_tokens[:place], candidates)) / (len(rung_tokens) - place)
         candidates.append(min(most, int(share / each)))
         most = candidates[-1]
     return tuple(candidates)

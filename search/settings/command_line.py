@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from evaluators.huggingface.quiet import one_line
+from evaluators.huggingface.library_output import short_message
 from search.settings.flags import Flags
 from space.input_error import InputError
 
@@ -52,9 +52,11 @@ def read_flags(arguments: list[str]) -> Flags:
         description=_ABOUT,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    from search.settings.flag_rules import check  # loads PyTorch, which help and completions do not wait for
+    from search.settings.flag_rules import (
+        check_flags,  # loads PyTorch, which help and completions do not wait for
+    )
 
-    check(flags)
+    check_flags(flags)
     return flags
 
 
@@ -84,7 +86,7 @@ def load_preset(path: Path) -> Flags:
     except OSError as error:
         raise InputError("A preset has to be a readable file", f"{path}: {error.strerror}", remedy) from None
     except ValueError as error:
-        raise InputError("A preset has to be TOML", f"{path}: {one_line(error)}", remedy) from None
+        raise InputError("A preset has to be TOML", f"{path}: {short_message(error)}", remedy) from None
     values: dict[str, Any] = {_FIELDS.get(key, key.replace("-", "_")): value for key, value in table.items()}
     known = {field.name for field in fields(Flags)} - {"preset"}
     if unknown := sorted(values.keys() - known):

@@ -12,7 +12,7 @@ from typing import Any
 
 import tomli_w
 
-from search.settings.bracket_plan import spent
+from search.settings.bracket_plan import tokens_spent
 from search.settings.objectives import LATENCY, read_bounds
 
 
@@ -138,7 +138,7 @@ class RunConfig:
     @property
     def reserve_tokens(self) -> int:
         """For candidates that are carried up beyond the plan, where a rung misleads."""
-        return max(0, self.search_tokens - spent(self.rung_tokens, self.rung_candidates))
+        return max(0, self.search_tokens - tokens_spent(self.rung_tokens, self.rung_candidates))
 
     def differences(self, other: RunConfig) -> list[str]:
         """Readable differences from another configuration."""

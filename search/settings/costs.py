@@ -11,13 +11,19 @@ from numpy.typing import NDArray
 
 from evaluators.metrics.latency import Workload
 from evaluators.metrics.pace import Pace, student_pace
-from search.settings.objectives import Bounds, in_words, measured, told, typed
+from search.settings.objectives import (
+    Bounds,
+    amount_as_typed,
+    amount_in_words,
+    bounds_in_words,
+    measured_bounds,
+)
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
-from space.axes.polynomial import Polynomial, windows
+from space.axes.polynomial import Polynomial, attention_windows
 from space.counting.counting import cache_polynomial, decode_flops, parameter_polynomial
 from space.cutting.extraction import student_config
-from space.enumeration.hand_made import completions, read_named
+from space.enumeration.hand_made import completions, parse_architecture
 from space.enumeration.limits import Limits
 from space.enumeration.search_space import AXES, SearchSpace
 from space.input_error import InputError
@@ -46,7 +52,7 @@ class Costs:
     @property
     def follow_from_sizes(self) -> bool:
         """Whether it does not matter which layers are kept, only how many."""
-        reach = list(zip(self.axis_map.kinds, windows(self.axis_map), strict=True))
+        reach = list(zip(self.axis_map.kinds, attention_windows(self.axis_map), strict=True))
         return len(set(reach)) == len(set(self.axis_map.kinds))
 
     def of(self, architecture: Architecture, kept: Sequence[int]) -> dict[str, float]:
@@ -87,7 +93,7 @@ class Costs:
         return {"parameters": parameters, "memory": memory, "flops": flops}
 
 
-def inside(amounts: dict[str, NDArray[np.int64]], bounds: Bounds) -> NDArray[np.bool_]:
+def mask_within(amounts: dict[str, NDArray[np.int64]], bounds: Bounds) -> NDArray[np.bool_]:
     """(n,) which architectures lie within the bounds on what is known.
 
     Args:
@@ -112,16 +118,16 @@ def check_any_inside(amounts: dict[str, NDArray[np.int64]], bounds: Bounds, what
     Raises:
         InputError: with the least bounds that would do: those of the architecture that is least over one.
     """
-    if inside(amounts, bounds).any():
+    if mask_within(amounts, bounds).any():
         return
     known = {name: most for name, most in bounds.items() if name in amounts}
     row = int(np.max([amounts[name] / most for name, most in known.items()], axis=0).argmin())
     over = {name: int(amounts[name][row]) for name, most in known.items() if amounts[name][row] > most}
-    reached = " and ".join(f"{told(name, amount)} of {name}" for name, amount in over.items())
+    reached = " and ".join(f"{amount_in_words(name, amount)} of {name}" for name, amount in over.items())
     raise InputError(
         "At least one architecture has to lie within the bounds",
-        f"{what} lie outside {in_words(known)}; the nearest has {reached}",
-        f"Allow --max {' '.join(typed(name, amount) for name, amount in over.items())}, or lower --budget",
+        f"{what} lie outside {bounds_in_words(known)}; the nearest has {reached}",
+        f"Allow --max {' '.join(amount_as_typed(*one) for one in over.items())}, or lower --budget",
     )
 
 
@@ -139,18 +145,18 @@ def within_bounds(
     Raises:
         InputError: nothing is left.
     """
-    if not bounds.keys() - measured(bounds).keys():
+    if not bounds.keys() - measured_bounds(bounds).keys():
         return space
     amounts = costs.table(space.table, kept_of)
     check_any_inside(amounts, bounds, f"all {len(space):,} architectures within {space.budget}")
-    return space.part(inside(amounts, bounds))
+    return space.part(mask_within(amounts, bounds))
 
 
 def _columns(table: Table) -> dict[Axis, NDArray[np.int64]]:
     return {axis: table[:, place] for place, axis in enumerate(AXES)}
 
 
-def by_hand(
+def tried_architectures(
     texts: Sequence[str],
     costs: Costs,
     space: SearchSpace,
@@ -173,11 +179,11 @@ def by_hand(
     """
     found: dict[Architecture, None] = {}
     for text in texts:
-        meant = completions(read_named(text), costs.axis_map, space, limits)
+        meant = completions(parse_architecture(text), costs.axis_map, space, limits)
         amounts = costs.table(meant.table, kept_of)
         which = f"all {len(meant)} architectures" if len(meant) > 1 else "the architectures"
         check_any_inside(amounts, bounds, f"{which} within {space.budget} with --try {text}")
-        found[meant[int(np.flatnonzero(inside(amounts, bounds))[0])]] = None
+        found[meant[int(np.flatnonzero(mask_within(amounts, bounds))[0])]] = None
     return list(found)
 
 
@@ -185,12 +191,12 @@ def pace_of(
     axis_map: AxisMap, space: SearchSpace, device: str, dtype: str, batch_blocks: int, block: int
 ) -> Pace:
     """What a student of middling shape does here; takes some ten seconds."""
-    middle = middling(space)
+    middle = typical_architecture(space)
     config = student_config(axis_map, middle, range(middle.layers))
     return student_pace(config, torch.device(device), dtype, batch_blocks, block, workload_of(device))
 
 
-def middling(space: SearchSpace) -> Architecture:
+def typical_architecture(space: SearchSpace) -> Architecture:
     """The architecture whose sizes lie nearest to the means of the space, by their logarithms in sum.
 
     Near one budget all have as many parameters; what a step takes depends on layers and widths.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from evaluators.distillation.losses import Loss
 from search.settings.objectives import read_bounds
 from space.counting.budget import BudgetText, Measure
-from space.enumeration.hand_made import read_named
+from space.enumeration.hand_made import parse_architecture
 from space.enumeration.limits import read_limits
 from space.input_error import InputError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SPARSE = ("sampled", "top-k")
 
 
-def check(flags: Flags) -> None:
+def check_flags(flags: Flags) -> None:
     """Refuse values that break their rule.
 
     Raises:
@@ -29,13 +29,13 @@ def check(flags: Flags) -> None:
         raise InputError(
             "A run needs a budget", "--budget was not given", "Add for example --budget 1M or --budget 60%"
         )
-    for text in budgets_of(flags):
+    for text in budgets_named(flags):
         BudgetText.parse(text, Measure(flags.budget_of))
     read_limits(flags.keep, flags.sizes)
     read_bounds(flags.max)
     for text in flags.try_:
-        read_named(text)
-    if flags.try_ and len(budgets_of(flags)) > 1:
+        parse_architecture(text)
+    if flags.try_ and len(budgets_named(flags)) > 1:
         raise InputError(
             "An architecture by hand belongs to one budget",
             f"--try {' '.join(flags.try_)} was given with --budget {flags.budget}",
@@ -55,7 +55,7 @@ def check(flags: Flags) -> None:
         raise InputError(
             "--seed has to be a whole number from 0 to 4294967295", f"{flags.seed} was given", "Try --seed 0"
         )
-    rungs = [count_of(tokens, "--rung-tokens") for tokens in flags.rung_tokens]
+    rungs = [parse_count(tokens, "--rung-tokens") for tokens in flags.rung_tokens]
     if rungs != sorted(set(rungs)):
         raise InputError(
             "Each rung has to have more tokens than the one before",
@@ -64,11 +64,11 @@ def check(flags: Flags) -> None:
         )
     check_search_budget(flags)
     if flags.retrain_tokens is not None:
-        count_of(flags.retrain_tokens, "--retrain-tokens")
+        parse_count(flags.retrain_tokens, "--retrain-tokens")
     if flags.correct_teacher is not None:
-        count_of(flags.correct_teacher, "--correct-teacher")
+        parse_count(flags.correct_teacher, "--correct-teacher")
     if flags.teacher_tokens is not None:
-        count_of(flags.teacher_tokens, "--teacher-tokens")
+        parse_count(flags.teacher_tokens, "--teacher-tokens")
     check_distillation(flags)
     if flags.verbose and flags.quiet:
         raise InputError("-v and -q exclude each other", "both were given", "Leave one out")
@@ -81,7 +81,7 @@ def check_search_budget(flags: Flags) -> None:
         InputError: with the rule that is broken.
     """
     if flags.search_tokens is not None:
-        count_of(flags.search_tokens, "--search-tokens")
+        parse_count(flags.search_tokens, "--search-tokens")
     if flags.search_hours is None:
         return
     if not 0 < flags.search_hours < math.inf:
@@ -96,7 +96,7 @@ def check_search_budget(flags: Flags) -> None:
         )
 
 
-def budgets_of(flags: Flags) -> list[str]:
+def budgets_named(flags: Flags) -> list[str]:
     """The budget, or those of a family, as typed."""
     return flags.budget.split(",")
 
@@ -130,7 +130,7 @@ def check_distillation(flags: Flags) -> None:
         )
 
 
-def count_of(text: str, flag: str) -> int:
+def parse_count(text: str, flag: str) -> int:
     """A number of tokens: ``64k``, ``1.5M``, ``2B`` or a plain number.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from search.terminal.command import documented
+from search.terminal.command import flag_help
 
 
 def _shown(metavar: str, *aliases: str, name: str | None = None) -> Any:
@@ -16,7 +16,7 @@ def _shown(metavar: str, *aliases: str, name: str | None = None) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="", aliases=aliases, name=name)
 
 
-@documented
+@flag_help
 @dataclass(frozen=True, kw_only=True)
 class Flags:
     """Find the best smaller model inside a big one."""

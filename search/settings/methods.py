@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from evaluators.distillation.losses import Loss
-from evaluators.distillation.states import States, chosen, states_at
+from evaluators.distillation.states import States, states_at, states_named
 from evaluators.distillation.targets.batch import FormName, Targets
 from evaluators.distillation.targets.cached import CachedTargets
 from evaluators.distillation.targets.live import TextTargets
@@ -93,7 +93,7 @@ def states_asked(names: Sequence[str]) -> tuple[str, ...]:
 
 def states_of(config: RunConfig, student: PreTrainedModel, teacher: PreTrainedModel) -> States | None:
     """Which states of the two are compared; None without any."""
-    return chosen(config.states, _layers(student), _layers(teacher))
+    return states_named(config.states, _layers(student), _layers(teacher))
 
 
 def check_states(config: RunConfig, teacher: PreTrainedModel) -> None:

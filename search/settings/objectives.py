@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from evaluators.metrics.latency import Workload
-from space.counting.budget import BYTE_UNITS, COUNT_UNITS, Measure, spoken
+from space.counting.budget import BYTE_UNITS, COUNT_UNITS, Measure, format_amount
 from space.input_error import InputError
 
 
 @dataclass(frozen=True)
-class Amounts:
+class AmountFormat:
     """How people type an amount of an objective, and say it."""
 
     units: Mapping[str, float]
@@ -36,7 +36,7 @@ class Objective:
     unit: str
     described: Callable[[Workload], str]
     """What it is, of the work that is timed, cached and counted."""
-    amounts: Amounts | None = None
+    amounts: AmountFormat | None = None
     """None: it cannot be bounded."""
 
 
@@ -45,16 +45,16 @@ def _milliseconds(amount: float) -> str:
 
 
 def _bytes(amount: float) -> str:
-    return spoken(amount, Measure.WEIGHTS)
+    return format_amount(amount, Measure.WEIGHTS)
 
 
 def _context(load: Workload) -> int:
     return load.prompt + load.answer
 
 
-TIME = Amounts({"ms": 1.0, "s": 1000.0}, "ms, s", "20ms or 0.5s", _milliseconds)
-BYTES = Amounts(BYTE_UNITS, "kB, MB, GB, TB, KiB, MiB, GiB, TiB", "8GB or 500MiB", _bytes)
-COUNT = Amounts(COUNT_UNITS, "k, M, B, T", "4B or 800M", spoken)
+TIME = AmountFormat({"ms": 1.0, "s": 1000.0}, "ms, s", "20ms or 0.5s", _milliseconds)
+BYTES = AmountFormat(BYTE_UNITS, "kB, MB, GB, TB, KiB, MiB, GiB, TiB", "8GB or 500MiB", _bytes)
+COUNT = AmountFormat(COUNT_UNITS, "k, M, B, T", "4B or 800M", format_amount)
 
 #: All are minimised. Those besides loss and latency follow from the sizes (``search.settings.costs``).
 OBJECTIVES = {
@@ -144,44 +144,44 @@ def read_bounds(texts: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def saved(bounds: Bounds) -> tuple[str, ...]:
+def bounds_of_config(bounds: Bounds) -> tuple[str, ...]:
     """As ``read_bounds`` reads them, the same however they were typed."""
     return tuple(f"{name}={bounds[name]!r}" for name in AMOUNTS if name in bounds)
 
 
-def measured(bounds: Bounds) -> dict[str, float]:
+def measured_bounds(bounds: Bounds) -> dict[str, float]:
     """The bounds on what is known only of candidates that were measured."""
     return {name: most for name, most in bounds.items() if name == LATENCY}
 
 
-def over(values: Mapping[str, float], bounds: Bounds) -> dict[str, float]:
+def excess_over(values: Mapping[str, float], bounds: Bounds) -> dict[str, float]:
     """By how much values are over the bounds on them, in the objectives' units; of those that are."""
     return {
         name: values[name] - most for name, most in bounds.items() if name in values and values[name] > most
     }
 
 
-def told(name: str, amount: float) -> str:
+def amount_in_words(name: str, amount: float) -> str:
     """An amount of an objective as people say it: 21.4 ms, 8.05GB, 1.2B."""
     return AMOUNTS[name].say(amount)
 
 
 def excess_in_words(excess: Mapping[str, float]) -> str:
     """Such as ``over the bound: latency by 3.1 ms``; empty within the bounds."""
-    amounts = ", ".join(f"{name} by {told(name, amount)}" for name, amount in excess.items())
+    amounts = ", ".join(f"{name} by {amount_in_words(name, amount)}" for name, amount in excess.items())
     return f"over the bound: {amounts}" if amounts else ""
 
 
-def typed(name: str, amount: float) -> str:
+def amount_as_typed(name: str, amount: float) -> str:
     """A bound that this amount meets, as people type it, to three digits."""
     digits = 10.0 ** (math.floor(math.log10(amount)) - 2)
-    most = told(name, math.ceil(round(amount / digits, 9)) * digits)
+    most = amount_in_words(name, math.ceil(round(amount / digits, 9)) * digits)
     return f"{name}={most.replace(' ', '').replace(',', '')}"
 
 
-def in_words(bounds: Bounds) -> str:
+def bounds_in_words(bounds: Bounds) -> str:
     """Such as ``latency ≤ 20 ms, memory ≤ 8GB``."""
-    return ", ".join(f"{name} ≤ {told(name, most)}" for name, most in bounds.items())
+    return ", ".join(f"{name} ≤ {amount_in_words(name, most)}" for name, most in bounds.items())
 
 
 def _not_bounded(text: str, name: str) -> InputError:

@@ -14,26 +14,26 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from evaluators.huggingface.quiet import one_line
+from evaluators.huggingface.library_output import short_message
 from evaluators.metrics.benchmarks import tasks_of
 from evaluators.teacher.weights import stored_dtype, weight_files
 from search.settings.bracket_plan import plan_bracket, rungs_up_to
 from search.settings.config import RunConfig
-from search.settings.costs import Costs, by_hand, pace_of, within_bounds, workload_of
-from search.settings.flag_rules import budgets_of, count_of
+from search.settings.costs import Costs, pace_of, tried_architectures, within_bounds, workload_of
+from search.settings.flag_rules import budgets_named, parse_count
 from search.settings.flags import Flags
 from search.settings.methods import method_of, states_asked
-from search.settings.objectives import objectives_of, read_bounds, saved
+from search.settings.objectives import bounds_of_config, objectives_of, read_bounds
 from search.settings.scale import Scale, default_device, default_dtype, scale_for, search_tokens_of
 from search.settings.teachers import (
     EMBEDDED,
-    AtHand,
+    AvailableTeacher,
     Training,
     default_text,
-    nearest,
-    phases_of,
     short_name,
+    smallest_above,
     teacher_for,
+    training_phases,
     trainings_of,
 )
 from space.axes.architecture import Architecture, Axis
@@ -47,7 +47,7 @@ from space.enumeration.hand_made import baselines
 from space.enumeration.limits import Limits, read_limits
 from space.enumeration.search_space import SearchSpace
 from space.input_error import InputError
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 
 #: The basis is tried out.
 AUTO = "auto"
@@ -75,7 +75,7 @@ class Resolved:
     """What the user wants to be tried as well, as typed."""
     turned: Resolved | None = None
     """The same run in the turned basis, if both are to be tried and the better one taken."""
-    passed_over: tuple[AtHand, ...] = ()
+    passed_over: tuple[AvailableTeacher, ...] = ()
     """Teachers at hand that were not taken."""
     teaching_map: AxisMap | None = None
     """Of the model whose targets are learnt, where it is not the teacher."""
@@ -101,7 +101,7 @@ class Resolved:
         Raises:
             InputError: it lies outside the budget or the bounds.
         """
-        return by_hand(self.tries, self.costs, self.space, self.limits, self.config.most)
+        return tried_architectures(self.tries, self.costs, self.space, self.limits, self.config.most)
 
     @property
     def retrainings(self) -> int:
@@ -130,7 +130,7 @@ def teachers_named(flags: Flags) -> list[Training]:
     objectives_of(flags.objectives, read_bounds(flags.max))
     _device(flags.device)
     tasks_of(flags.benchmarks)
-    phases = phases_of(flags.model or (_default_teacher(text, measure),), flags.revision)
+    phases = training_phases(flags.model or (_default_teacher(text, measure),), flags.revision)
     return trainings_of(phases, flags.trust_remote_code)
 
 
@@ -143,7 +143,7 @@ def resolve_from(flags: Flags, trainings: Sequence[Training]) -> Resolved:
     text = BudgetText.parse(flags.budget, Measure(flags.budget_of))
     training, others = nearest_teacher(flags, trainings)
     basis = BasisName.COORDINATE if flags.basis == AUTO else BasisName(flags.basis)
-    axis_map = axis_map_of(training.config, basis)
+    axis_map = verified_axis_map(training.config, basis)
     parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
     budget, _ = budget_of(flags, text, axis_map)
     limits = read_limits(flags.keep, flags.sizes)
@@ -161,7 +161,9 @@ def resolve_from(flags: Flags, trainings: Sequence[Training]) -> Resolved:
     return replace(resolved, config=run, turned=replace(turned, config=run) if turned else None)
 
 
-def nearest_teacher(flags: Flags, trainings: Sequence[Training]) -> tuple[Training, tuple[AtHand, ...]]:
+def nearest_teacher(
+    flags: Flags, trainings: Sequence[Training]
+) -> tuple[Training, tuple[AvailableTeacher, ...]]:
     """The training that serves the budget, and those that are passed over.
 
     Raises:
@@ -176,9 +178,9 @@ def nearest_teacher(flags: Flags, trainings: Sequence[Training]) -> tuple[Traini
             f"{flags.budget} was asked, and models of {len(trainings)} architectures were named",
             "Write the budget as a number, or name one --model",
         )
-    sized = [(training, budget_of(flags, text, axis_map_of(training.config))) for training in trainings]
-    teachers = [AtHand(training, whole) for training, (_, whole) in sized]
-    taken = nearest(teachers, sized[0][1][0])
+    sized = [(training, budget_of(flags, text, verified_axis_map(training.config))) for training in trainings]
+    teachers = [AvailableTeacher(training, whole) for training, (_, whole) in sized]
+    taken = smallest_above(teachers, sized[0][1][0])
     return taken.training, tuple(one for one in teachers if one is not taken)
 
 
@@ -196,7 +198,7 @@ def _config(
     parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
     scale = scale_for(parameters)
     retrain = _tokens(flags.retrain_tokens, "--retrain-tokens", scale.retrain_tokens)
-    rungs = tuple(count_of(t, "--rung-tokens") for t in flags.rung_tokens)
+    rungs = tuple(parse_count(t, "--rung-tokens") for t in flags.rung_tokens)
     rungs = rungs or rungs_up_to(scale.first_rung_tokens, retrain)
     block = _block(scale, config, max(rungs))
     dtype = flags.dtype or default_dtype(device, parameters)
@@ -226,7 +228,7 @@ def _config(
         validation_blocks=scale.validation_blocks,
         distillation_blocks=blocks,
         objectives=objectives_of(flags.objectives, bounds),
-        bounds=saved(bounds),
+        bounds=bounds_of_config(bounds),
         sampler=flags.sampler,
         trials=bracket.trials,
         rung_tokens=bracket.rung_tokens,
@@ -280,7 +282,7 @@ def _distilling(flags: Flags) -> dict[str, Any]:
 
 
 def _tokens(text: str | None, flag: str, default: int) -> int:
-    return count_of(text, flag) if text else default
+    return parse_count(text, flag) if text else default
 
 
 def _default_teacher(text: BudgetText, measure: Measure) -> str:
@@ -305,7 +307,7 @@ def _turned(resolved: Resolved) -> Resolved | None:
     if len(resolved.space.values(Axis.HIDDEN)) == 1:
         return None
     try:
-        axis_map = axis_map_of(resolved.axis_map.config, _TURNED)
+        axis_map = verified_axis_map(resolved.axis_map.config, _TURNED)
         whole = enumerate_space(axis_map, resolved.whole.budget, resolved.limits)
         costs = replace(resolved.costs, axis_map=axis_map)
         space = within_bounds(whole, costs, resolved.config.most)
@@ -373,7 +375,7 @@ def name_of(flags: Flags, teacher: str) -> str:
 
 def folders_of(flags: Flags) -> list[str]:
     """The budgets as names of folders."""
-    return [text.strip().replace("%", "pct") for text in budgets_of(flags)]
+    return [text.strip().replace("%", "pct") for text in budgets_named(flags)]
 
 
 def _device(name: str | None) -> str:
@@ -384,5 +386,5 @@ def _device(name: str | None) -> str:
     try:
         torch.zeros(1, device=name).tolist()
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise InputError(rule, f"{name!r} is not: {one_line(error)}", remedy) from None
+        raise InputError(rule, f"{name!r} is not: {short_message(error)}", remedy) from None
     return name

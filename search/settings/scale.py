@@ -10,9 +10,9 @@ import torch
 
 from search.settings.bracket_plan import FEWEST_FIRST, SCORED, plan_bracket, rungs_up_to, tokens_for
 from search.settings.config import RunConfig
-from search.settings.flag_rules import count_of
+from search.settings.flag_rules import parse_count
 from search.settings.flags import Flags
-from search.terminal.command import with_others
+from search.terminal.command import is_multi_process
 from space.input_error import InputError
 
 
@@ -94,9 +94,9 @@ def search_tokens_of(
         InputError: hours are asked of several processes that train each student together.
     """
     if flags.search_tokens is not None:
-        return count_of(flags.search_tokens, "--search-tokens")
+        return parse_count(flags.search_tokens, "--search-tokens")
     if flags.search_hours is not None:
-        if with_others():
+        if is_multi_process():
             raise InputError(
                 "The pace of a device is measured by one process",
                 f"--search-hours {flags.search_hours} was given to several that train together",

@@ -18,7 +18,7 @@ from transformers import PretrainedConfig
 
 from evaluators.teacher import load_config
 from space.axes.axis_map import build
-from space.counting.budget import Budget, BudgetText, Measure, spoken
+from space.counting.budget import Budget, BudgetText, Measure, format_amount
 from space.input_error import InputError
 
 #: The teacher that ships with the project.
@@ -65,7 +65,7 @@ def teacher_for(budget: BudgetText, of: Measure = Measure.TOTAL) -> str:
     if of.in_bytes:
         raise InputError(
             "A budget in bytes needs a teacher that is named",
-            f"{spoken(budget.amount, of)} of {of} was asked, and no --model",
+            f"{format_amount(budget.amount, of)} of {of} was asked, and no --model",
             "Name the teacher with --model, or write the budget in parameters or as a percentage",
         )
     for known in LADDER:
@@ -74,7 +74,8 @@ def teacher_for(budget: BudgetText, of: Measure = Measure.TOTAL) -> str:
     largest = LADDER[-1]
     raise InputError(
         f"A known teacher has to have at least {_MARGIN} times the parameters of the budget",
-        f"{spoken(budget.amount)} was asked, and the largest, {largest.id}, has {spoken(largest.parameters)}",
+        f"{format_amount(budget.amount)} was asked, and the largest, {largest.id}, has "
+        f"{format_amount(largest.parameters)}",
         "Name a larger teacher with --model",
     )
 
@@ -102,7 +103,7 @@ def _is_embedded(teacher: str) -> bool:
 Shapes = dict[str, tuple[int, ...]]
 
 
-class Phase(NamedTuple):
+class TrainingPhase(NamedTuple):
     """One checkpoint."""
 
     id: str
@@ -116,13 +117,13 @@ class Phase(NamedTuple):
 class Training(NamedTuple):
     """Checkpoints of one architecture."""
 
-    phases: tuple[Phase, ...]
+    phases: tuple[TrainingPhase, ...]
     """In its order; the last is the teacher."""
     config: PretrainedConfig
     """Of the last."""
 
 
-def phases_of(models: Sequence[str], revisions: Sequence[str]) -> list[Phase]:
+def training_phases(models: Sequence[str], revisions: Sequence[str]) -> list[TrainingPhase]:
     """Several models, or several revisions of one model.
 
     Args:
@@ -138,7 +139,7 @@ def phases_of(models: Sequence[str], revisions: Sequence[str]) -> list[Phase]:
             f"{len(models)} models and {len(revisions)} revisions were given",
             "Leave --revision out, or name one --model",
         )
-    phases = [Phase(model, revision) for model in models for revision in revisions or (None,)]
+    phases = [TrainingPhase(model, revision) for model in models for revision in revisions or (None,)]
     twice = next((phase for place, phase in enumerate(phases) if phase in phases[:place]), None)
     if twice is not None:
         raise InputError(
@@ -149,7 +150,7 @@ def phases_of(models: Sequence[str], revisions: Sequence[str]) -> list[Phase]:
     return phases
 
 
-def trainings_of(phases: Sequence[Phase], trust_remote_code: bool) -> list[Training]:
+def trainings_of(phases: Sequence[TrainingPhase], trust_remote_code: bool) -> list[Training]:
     """What was named, sorted by architecture: of each the checkpoints in the order in which they were named.
 
     Raises:
@@ -196,7 +197,7 @@ def _tensor(name: str, shapes: Shapes) -> str:
 
 
 @dataclass(frozen=True)
-class AtHand:
+class AvailableTeacher:
     """A teacher that could be taken."""
 
     training: Training
@@ -204,12 +205,12 @@ class AtHand:
     """What it has of what the budget measures."""
 
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> TrainingPhase:
         """The checkpoint that would be cut."""
         return self.training.phases[-1]
 
 
-def nearest(teachers: Sequence[AtHand], budget: Budget) -> AtHand:
+def smallest_above(teachers: Sequence[AvailableTeacher], budget: Budget) -> AvailableTeacher:
     """The smallest of the teachers above the budget's band; of equal ones the first.
 
     Raises:
@@ -219,13 +220,13 @@ def nearest(teachers: Sequence[AtHand], budget: Budget) -> AtHand:
     if not above:
         raise InputError(
             "A budget has to lie below one of the teachers at hand",
-            f"{budget} was asked, and {told(teachers, budget)} were named",
+            f"{budget} was asked, and {teachers_in_words(teachers, budget)} were named",
             "Name a larger model with --model, or ask for less with --budget",
         )
     return min(above, key=lambda one: one.amount)
 
 
-def told(teachers: Sequence[AtHand], budget: Budget) -> str:
+def teachers_in_words(teachers: Sequence[AvailableTeacher], budget: Budget) -> str:
     """Teachers with their sizes in the budget's measure, the largest first."""
     ordered = sorted(teachers, key=lambda one: -one.amount)
-    return ", ".join(f"{one.phase} ({spoken(one.amount, budget.of)})" for one in ordered)
+    return ", ".join(f"{one.phase} ({format_amount(one.amount, budget.of)})" for one in ordered)

@@ -10,12 +10,12 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from evaluators.huggingface.quiet import one_line
+from evaluators.huggingface.library_output import short_message
 from evaluators.metrics.benchmarks import Score, Task, benchmark, tasks_of
 from search.rungs.evaluation import Retrained
 from search.stages.retraining import reload
-from search.stages.workbench import Workbench
-from search.storage.run_directory import RunDirectory, write_whole
+from search.stages.run_context import RunContext
+from search.storage.run_directory import RunDirectory, atomic_write
 from search.terminal.console import Console
 
 TEACHER = "teacher"
@@ -32,7 +32,7 @@ class Result:
     def __str__(self) -> str:
         return f"{self.score.metric} {self.score.value:.4f}" if self.score else f"failed: {self.failure}"
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As the summary has it."""
         nothing = {"metric": None, "value": None, "error": None, "higher_is_better": None}
         return (asdict(self.score) if self.score else nothing) | {"failure": self.failure}
@@ -43,7 +43,7 @@ Results = dict[str, dict[str, Result]]
 
 
 def run_benchmarks(
-    bench: Workbench, retrained: Sequence[Retrained], directory: RunDirectory, console: Console
+    context: RunContext, retrained: Sequence[Retrained], directory: RunDirectory, console: Console
 ) -> Results:
     """Score the teacher and every model that was written on every task.
 
@@ -53,41 +53,41 @@ def run_benchmarks(
     Raises:
         OSError: the disk is full.
     """
-    tasks = tasks_of(bench.config.benchmarks)
+    tasks = tasks_of(context.config.benchmarks)
     models = [TEACHER, *dict.fromkeys(result.path for result in retrained if result.path)]
-    results = {model: found for model, found in _read(directory, bench).items() if model in models}
+    results = {model: found for model, found in _read(directory, context).items() if model in models}
     waiting = {model: [task for task in tasks if not _scored(results, model, task)] for model in models}
     left = sum(map(len, waiting.values()))
     console.forecast.planned["benchmark"] = left
     for model, names in waiting.items():
-        for task, result in _scores(bench, model, names, console):
+        for task, result in _scores(context, model, names, console):
             results.setdefault(model, {})[task.name] = result
-            _write(directory, bench, results)
+            _write(directory, context, results)
     return results
 
 
 def _scores(
-    bench: Workbench, name: str, tasks: Sequence[Task], console: Console
+    context: RunContext, name: str, tasks: Sequence[Task], console: Console
 ) -> Iterator[tuple[Task, Result]]:
     """The model is loaded once, if there is a task for it."""
     if not tasks:
         return
-    model = bench.teacher.model if name == TEACHER else reload(bench, bench.directory / name)
+    model = context.teacher.model if name == TEACHER else reload(context, context.directory / name)
     for task in tasks:
         with console.work(f"{task.name} on {name}", "benchmark", 1) as advance:
-            result = _result(bench, model, task)
+            result = _result(context, model, task)
             advance(1)
         console.say(f"{task.name} on {name}: {result}")
         yield task, result
 
 
-def _result(bench: Workbench, model: PreTrainedModel, task: Task) -> Result:
+def _result(context: RunContext, model: PreTrainedModel, task: Task) -> Result:
     try:
-        return Result(benchmark(model, bench.teacher.tokenizer, task), None)
+        return Result(benchmark(model, context.teacher.tokenizer, task), None)
     except Exception as error:  # whatever a task of somebody else's does; the run has its models by now
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
-        return Result(None, one_line(error))
+        return Result(None, short_message(error))
 
 
 def _scored(results: Results, model: str, task: Task) -> bool:
@@ -95,12 +95,12 @@ def _scored(results: Results, model: str, task: Task) -> bool:
     return found is not None and found.failure is None
 
 
-def _read(directory: RunDirectory, bench: Workbench) -> Results:
+def _read(directory: RunDirectory, context: RunContext) -> Results:
     """What was kept, if it is of this teacher."""
     if not directory.benchmarks.exists():
         return {}
     about = json.loads(directory.benchmarks.read_text())
-    if about["teacher"] != bench.teacher.fingerprint:
+    if about["teacher"] != context.teacher.fingerprint:
         return {}
     return {
         model: {
@@ -111,9 +111,9 @@ def _read(directory: RunDirectory, bench: Workbench) -> Results:
     }
 
 
-def _write(directory: RunDirectory, bench: Workbench, results: Results) -> None:
+def _write(directory: RunDirectory, context: RunContext, results: Results) -> None:
     models = {
         model: {task: asdict(result) for task, result in found.items()} for model, found in results.items()
     }
-    about = {"teacher": bench.teacher.fingerprint, "models": models}
-    write_whole(directory.benchmarks, json.dumps(about, indent=1))
+    about = {"teacher": context.teacher.fingerprint, "models": models}
+    atomic_write(directory.benchmarks, json.dumps(about, indent=1))

@@ -12,16 +12,16 @@ from transformers import PreTrainedModel
 
 from evaluators.corpus.blocks import fingerprint
 from evaluators.corpus.corpus import Corpus
-from evaluators.distillation.loop import Checkpointing, DivergenceError, Outcome, Watch
+from evaluators.distillation.loop import Checkpointing, DistillationResult, DivergenceError, TrainingMonitor
 from evaluators.distillation.schedule import Schedule
 from evaluators.metrics.loss import validation_loss
 from evaluators.teacher import Teacher
-from evaluators.teacher.correction import correct, correction_rate, fingerprint_of, read_corrected
+from evaluators.teacher.correction import correct_teacher, correction_rate, fingerprint_of, read_corrected
 from search.settings.config import RunConfig
 from search.settings.methods import accelerator_of, weights_dtype
-from search.storage.run_directory import RunDirectory, write_whole
+from search.storage.run_directory import RunDirectory, atomic_write
 from search.terminal.console import Console
-from search.training.ranks import ranks
+from search.training.process_group import run_processes
 from search.training.training import Correct, TakeCorrected
 from space.input_error import InputError
 
@@ -67,7 +67,7 @@ class Correction:
         return found if found.key == key else None
 
 
-def corrected(
+def correct_if_asked(
     config: RunConfig, teacher: Teacher, corpus: Corpus, directory: RunDirectory, console: Console
 ) -> tuple[Teacher, Correction | None]:
     """The teacher of the run: as it was loaded, or trained on the distillation set if that was asked.
@@ -88,8 +88,8 @@ def corrected(
             console.forecast.skip("correct", config.teacher_correction)
             _files(directory, key).remove()  # which that process may not have come to
             console.say(f"reusing the corrected teacher in {directory.corrected_teacher}")
-            ranks().order(TakeCorrected())
-            return read_back(config, teacher, directory), found
+            run_processes().send_command(TakeCorrected())
+            return load_corrected(config, teacher, directory), found
         return _correct(config, teacher, corpus, directory, console, key)
 
 
@@ -99,11 +99,11 @@ def _correct(
     rate = correction_rate(teacher.model.num_parameters())
     before = validation_loss(teacher.model, corpus.validation)
     with console.work("correcting the teacher", "correct", config.teacher_correction) as advance:
-        ranks().order(Correct())
-        with ranks().together():
+        run_processes().send_command(Correct())
+        with run_processes().in_step():
             outcome = train_teacher(config, teacher, corpus, directory, advance)
-    ranks().order(TakeCorrected())
-    new = read_back(config, teacher, directory)
+    run_processes().send_command(TakeCorrected())
+    new = load_corrected(config, teacher, directory)
     after = validation_loss(new.model, corpus.validation)
     curve = [(seen, loss) for seen, loss in outcome.curve if math.isfinite(loss)]
     done = Correction(
@@ -117,7 +117,7 @@ def _correct(
         curve,
         outcome.note,
     )
-    write_whole(directory.correction, json.dumps(asdict(done)))
+    atomic_write(directory.correction, json.dumps(asdict(done)))
     _files(directory, key).remove()
     console.say(done.sentence)
     return new, done
@@ -129,7 +129,7 @@ def train_teacher(
     corpus: Corpus,
     directory: RunDirectory,
     advance: Callable[[int], None],
-) -> Outcome:
+) -> DistillationResult:
     """Train a teacher on the distillation set, in every process that takes part; the main one writes it.
 
     Args:
@@ -152,18 +152,18 @@ def train_teacher(
     schedule = Schedule(
         tokens=config.teacher_correction, blocks=config.batch_blocks, block=corpus.block, peak_rate=rate
     )
-    watch = Watch(validate=validate, times=_VALIDATIONS, advance=advance)
+    watch = TrainingMonitor(validate=validate, times=_VALIDATIONS, advance=advance)
     saving = _files(directory, _key(config, teacher, corpus))
     path = directory.corrected_teacher
     try:
-        return correct(teacher, corpus.distillation, schedule, accelerator, path, watch, saving)
+        return correct_teacher(teacher, corpus.distillation, schedule, accelerator, path, watch, saving)
     except DivergenceError as error:
         raise InputError(
             "The correction of a teacher has to converge", str(error), "Leave --correct-teacher out"
         ) from None
 
 
-def read_back(config: RunConfig, teacher: Teacher, directory: RunDirectory) -> Teacher:
+def load_corrected(config: RunConfig, teacher: Teacher, directory: RunDirectory) -> Teacher:
     """The corrected teacher from the run directory, in place of the one that it was made from."""
     path, dtype = directory.corrected_teacher, weights_dtype(config)
     return read_corrected(teacher, path, dtype, config.trust_remote_code)

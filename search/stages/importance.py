@@ -7,12 +7,12 @@ from pathlib import Path
 
 from evaluators.corpus.blocks import fingerprint
 from evaluators.corpus.corpus import Corpus
-from evaluators.importance.iterative import Phase, rank_in_rounds
-from evaluators.importance.layer_scores import Judge
+from evaluators.importance.iterative import RoundPhase, rank_in_rounds
+from evaluators.importance.layer_scores import TaskScorer
 from evaluators.importance.method import Method
 from evaluators.importance.moments import MomentsListener, gather_moments
-from evaluators.importance.rank import listens, rank, ranking_fingerprint
-from evaluators.metrics.benchmarks import judge_of
+from evaluators.importance.rank import needs_forward_pass, rank, ranking_fingerprint
+from evaluators.metrics.benchmarks import task_scorer
 from evaluators.teacher import Teacher
 from search.settings.config import RunConfig
 from search.settings.methods import method_of
@@ -22,13 +22,13 @@ from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
 from space.cutting.moments import Moments
 from space.cutting.ranking import Ranking
-from space.cutting.repair import Repair, producing
+from space.cutting.repair import Repair, producing_tensors
 from space.enumeration.search_space import SearchSpace
 
 LEAST_SQUARES, NORM_SCALE, HEAD_RESIDUAL = "least-squares", "norm-scale", "head-residual"
 
 
-def smallest(space: SearchSpace, axis_map: AxisMap) -> Architecture:
+def smallest_architecture(space: SearchSpace, axis_map: AxisMap) -> Architecture:
     """The least of every axis that a student may have: where rounds of pruning lead to."""
     sizes = {axis: int(space.column(axis).min()) for axis in axis_map.free}
     if Axis.HEADS in sizes:
@@ -37,7 +37,7 @@ def smallest(space: SearchSpace, axis_map: AxisMap) -> Architecture:
     return axis_map.complete(sizes)
 
 
-def ranked(
+def load_or_rank(
     variant: Resolved,
     teacher: Teacher,
     corpus: Corpus,
@@ -57,9 +57,9 @@ def ranked(
     """
     config, axis_map = variant.config, variant.axis_map
     method = replace(method_of(config), basis=variant.basis)
-    order = tuple(Phase(name) for name in config.rounds_order.split("-"))
-    in_rounds = (method.rounds, order) != (1, (Phase.TOGETHER,))
-    target = smallest(variant.space, axis_map)
+    order = tuple(RoundPhase(name) for name in config.rounds_order.split("-"))
+    in_rounds = (method.rounds, order) != (1, (RoundPhase.TOGETHER,))
+    target = smallest_architecture(variant.space, axis_map)
     key = ranking_fingerprint(teacher.fingerprint, corpus.calibration, method)
     if in_rounds:
         key = fingerprint(key, target.label, config.rounds_order)
@@ -71,7 +71,7 @@ def ranked(
             return ranking
     judge = _judge(method, teacher)
     passes = method.rounds * len(order)
-    alone = in_rounds or not listens(method)
+    alone = in_rounds or not needs_forward_pass(method)
     listener = None if alone or not _wants_moments(config) else MomentsListener(teacher.model, axis_map)
     with console.work("ranking every axis", "forward", passes * tokens) as advance:
 
@@ -90,8 +90,8 @@ def ranked(
     return ranking
 
 
-def _judge(method: Method, teacher: Teacher) -> Judge | None:
-    return judge_of(method.benchmark, teacher.tokenizer) if method.benchmark else None
+def _judge(method: Method, teacher: Teacher) -> TaskScorer | None:
+    return task_scorer(method.benchmark, teacher.tokenizer) if method.benchmark else None
 
 
 def repair_of(
@@ -108,7 +108,7 @@ def repair_of(
         console: for progress.
     """
     wanted, axis_map = variant.config.repair, variant.axis_map
-    heads = producing(axis_map) if HEAD_RESIDUAL in wanted else {}
+    heads = producing_tensors(axis_map) if HEAD_RESIDUAL in wanted else {}
     if not _wants_moments(variant.config):
         return Repair(heads)
     moments = _moments(teacher, axis_map, corpus, path, console).sorted_by(axis_map, ranking)

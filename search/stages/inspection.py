@@ -18,18 +18,18 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.corpus.corpus import Corpus
-from evaluators.huggingface.quiet import one_line, quiet
+from evaluators.huggingface.library_output import quiet_libraries, short_message
 from evaluators.metrics.latency import Shares, latency_shares
 from search.rungs.evaluation import Retrained
 from search.stages.benchmarks import TEACHER
 from search.stages.retraining import reload
-from search.stages.workbench import Workbench
-from search.storage.run_directory import RunDirectory, write_whole
+from search.stages.run_context import RunContext
+from search.storage.run_directory import RunDirectory, atomic_write
 from search.terminal.console import Console
 from space.counting.parts import Part, Parts, parts_of
 
 _PROMPTS, _PROMPT_TOKENS, _NEW_TOKENS = 4, 32, 48
-#: Of a short context the prompt takes this share at most.
+#: Of a short max_tokens the prompt takes this share at most.
 _SHARE = 0.4
 
 
@@ -45,7 +45,7 @@ class Prompts:
 
 
 @dataclass(frozen=True)
-class Continuation:
+class TextSample:
     """What one model wrote after one prompt."""
 
     text: str
@@ -53,28 +53,28 @@ class Continuation:
     """Whether it ended the text itself; else it was cut off."""
 
 
-def prompts_of(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, context: int | None) -> Prompts:
+def prompts_of(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None) -> Prompts:
     """Beginnings of documents of the validation text, spread over it; of blocks where too few begin.
 
     Args:
         corpus: of the run.
         tokenizer: the teacher's.
-        context: tokens that the model reads at most; None if any number.
+        max_tokens: tokens that the model reads at most; None if any number.
     """
     stream = corpus.validation.flatten()
-    most = min(corpus.block, context or corpus.block, _PROMPT_TOKENS + _NEW_TOKENS)
+    most = min(corpus.block, max_tokens or corpus.block, _PROMPT_TOKENS + _NEW_TOKENS)
     length = max(1, min(_PROMPT_TOKENS, int(_SHARE * most)))
     chosen = _spread(_beginnings(stream, tokenizer, length), _PROMPTS)
     blocks = [start for start in range(0, len(stream), corpus.block) if start not in chosen]
     chosen += _spread(blocks, _PROMPTS - len(chosen))
     rows = [_to_a_word(stream[start : start + length].tolist(), tokenizer) for start in chosen]
     texts = tuple(_decoded(tokenizer, _without_start(row, tokenizer)) for row in rows)
-    return Prompts(tuple(rows), texts, min(_NEW_TOKENS, max(1, (context or most) - length)))
+    return Prompts(tuple(rows), texts, min(_NEW_TOKENS, max(1, (max_tokens or most) - length)))
 
 
-def continuations_of(
+def sample_texts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Prompts
-) -> list[Continuation]:
+) -> list[TextSample]:
     """The likeliest token after the other, with a KV cache, until a text ends or is long enough."""
     ends = _ends(model, tokenizer)
     settings = GenerationConfig(
@@ -89,7 +89,7 @@ def continuations_of(
     found = []
     for tokens, text in zip(prompts.tokens, prompts.texts, strict=True):
         tokens_1T = torch.tensor([tokens], device=model.device)
-        with quiet(), torch.no_grad():
+        with quiet_libraries(), torch.no_grad():
             whole: Tensor = model.generate(  # type: ignore[operator]
                 tokens_1T, attention_mask=torch.ones_like(tokens_1T), generation_config=settings
             )
@@ -124,13 +124,13 @@ def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[in
 
 def _continuation(
     prompt: list[int], made: list[int], text: str, ends: list[int], tokenizer: PreTrainedTokenizerBase
-) -> Continuation:
+) -> TextSample:
     ended = next((place for place, token in enumerate(made) if token in ends), None)
     written = made[:ended]
     whole = _decoded(tokenizer, _without_start([*prompt, *written], tokenizer))
     # Some tokenizers leave out the space before the first token, so the prompt goes along.
     alone = whole.removeprefix(text) if whole.startswith(text) else _decoded(tokenizer, written)
-    return Continuation(alone, ended is not None)
+    return TextSample(alone, ended is not None)
 
 
 def _to_a_word(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -175,17 +175,19 @@ class Breakdown:
     latency: LatencyBreakdown
 
 
-def breakdown_of(bench: Workbench, model: PreTrainedModel, kept: Sequence[int]) -> Breakdown:
+def breakdown_of(context: RunContext, model: PreTrainedModel, kept: Sequence[int]) -> Breakdown:
     """Take a model apart.
 
     Args:
-        bench: of the run.
+        context: of the run.
         model: the teacher, or a student as transformers loads it.
         kept: the teacher's layers that it has, ascending.
     """
-    parts = parts_of(model, bench.axis_map, kept)
-    latency = bench.latency(model)
-    shares = latency_shares(model, {name: part.value for name, part in parts.modules.items()}, bench.workload)
+    parts = parts_of(model, context.axis_map, kept)
+    latency = context.latency(model)
+    shares = latency_shares(
+        model, {name: part.value for name, part in parts.modules.items()}, context.workload
+    )
     return Breakdown(
         _counted(model, parts),
         LatencyBreakdown(
@@ -224,7 +226,7 @@ class Inspection:
 
 
 def inspect(
-    bench: Workbench, retrained: Sequence[Retrained], directory: RunDirectory, console: Console
+    context: RunContext, retrained: Sequence[Retrained], directory: RunDirectory, console: Console
 ) -> Inspection:
     """Look at the teacher and at every model that was written.
 
@@ -234,47 +236,47 @@ def inspect(
     Raises:
         OSError: the disk is full.
     """
-    context = getattr(bench.teacher.model.config, "max_position_embeddings", None)
-    prompts = prompts_of(bench.corpus, bench.teacher.tokenizer, context)
+    max_tokens = getattr(context.teacher.model.config, "max_position_embeddings", None)
+    prompts = prompts_of(context.corpus, context.teacher.tokenizer, max_tokens)
     layers = {
-        TEACHER: list(range(bench.axis_map.teacher.layers)),
-        **{result.path: bench.kept_layers(result.architecture) for result in retrained if result.path},
+        TEACHER: list(range(context.axis_map.teacher.layers)),
+        **{result.path: context.kept_layers(result.architecture) for result in retrained if result.path},
     }
-    kept = _read(directory, bench)
+    kept = _read(directory, context)
     found = {model: kept[model] for model in layers if model in kept}
     for name in (model for model in layers if model not in found):
         try:
-            model = bench.teacher.model if name == TEACHER else reload(bench, bench.directory / name)
-            found[name] = _look(bench, model, prompts, layers[name])
+            model = context.teacher.model if name == TEACHER else reload(context, context.directory / name)
+            found[name] = _look(context, model, prompts, layers[name])
         except Exception as error:  # whatever a class of somebody else's does; the run has its models
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise
-            console.say(f"{name} cannot be looked at: {one_line(error)}")
-        _write(directory, bench, found)
+            console.say(f"{name} cannot be looked at: {short_message(error)}")
+        _write(directory, context, found)
     return Inspection(prompts.texts, found)
 
 
 def _look(
-    bench: Workbench, model: PreTrainedModel, prompts: Prompts, layers: Sequence[int]
+    context: RunContext, model: PreTrainedModel, prompts: Prompts, layers: Sequence[int]
 ) -> dict[str, Any]:
-    written: list[Continuation] = continuations_of(model, bench.teacher.tokenizer, prompts)
-    breakdown: Breakdown = breakdown_of(bench, model, layers)
+    written: list[TextSample] = sample_texts(model, context.teacher.tokenizer, prompts)
+    breakdown: Breakdown = breakdown_of(context, model, layers)
     return {"continuations": [asdict(one) for one in written], "breakdown": asdict(breakdown)}
 
 
-def _read(directory: RunDirectory, bench: Workbench) -> dict[str, dict[str, Any]]:
+def _read(directory: RunDirectory, context: RunContext) -> dict[str, dict[str, Any]]:
     """What was kept, if it is of this teacher and text."""
     if not directory.inspection.exists():
         return {}
     about = json.loads(directory.inspection.read_text())
-    found: dict[str, dict[str, Any]] = about["models"] if about["of"] == _identity(bench) else {}
+    found: dict[str, dict[str, Any]] = about["models"] if about["of"] == _identity(context) else {}
     return found
 
 
-def _write(directory: RunDirectory, bench: Workbench, found: dict[str, dict[str, Any]]) -> None:
-    about = {"of": _identity(bench), "models": found}
-    write_whole(directory.inspection, json.dumps(about, indent=1))
+def _write(directory: RunDirectory, context: RunContext, found: dict[str, dict[str, Any]]) -> None:
+    about = {"of": _identity(context), "models": found}
+    atomic_write(directory.inspection, json.dumps(about, indent=1))
 
 
-def _identity(bench: Workbench) -> list[str]:
-    return [bench.teacher.fingerprint, bench.corpus.fingerprint]
+def _identity(context: RunContext) -> list[str]:
+    return [context.teacher.fingerprint, context.corpus.fingerprint]

@@ -23,28 +23,28 @@ from typing import TYPE_CHECKING, NoReturn
 import torch
 
 from evaluators.corpus.corpus import Corpus
-from evaluators.distillation.processes import receive
+from evaluators.distillation.processes import receive_student
 from evaluators.distillation.targets.batch import Targets
-from evaluators.metrics.energy import metered
+from evaluators.metrics.energy import energy_meter
 from evaluators.teacher import Teacher
 from search.settings.methods import accelerator_of
 from search.settings.resolution import Resolved
-from search.stages.correction import read_back, train_teacher
+from search.stages.correction import load_corrected, train_teacher
 from search.stages.preparation import teacher_of
 from search.stages.targets import targets_of, teaching_model
 from search.storage.run_directory import RunDirectory
 from search.terminal.command import LostProcessError
 from search.terminal.console import Console
-from search.training.ranks import FAILURES, Ranks
+from search.training.process_group import FAILURES, RunProcesses
 from search.training.training import Begin, Correct, TakeCorrected, TakeTargets, Train, Trainer
 from space.input_error import InputError
 
 if TYPE_CHECKING:
-    from search.training.ranks import Ranks
+    from search.training.process_group import RunProcesses
 
 
 class Follower:
-    """Carries out the orders of the main process."""
+    """Carries out the commands of the main process."""
 
     resolved: Resolved
     directory: RunDirectory
@@ -55,8 +55,8 @@ class Follower:
     targets: tuple[Targets, Targets]
     """Those of the rungs, and those of retraining."""
 
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks, self.console = ranks, Console(quiet=True)
+    def __init__(self, processes: RunProcesses) -> None:
+        self.processes, self.console = processes, Console(quiet=True)
         self.metering = ExitStack()
 
     def follow(self) -> None:
@@ -69,29 +69,29 @@ class Follower:
             LostProcessError: the main process is gone, or this one failed alone.
         """
         with self.metering:
-            for order in self.ranks.orders():
-                match order:
+            for command in self.processes.commands():
+                match command:
                     case Begin():
-                        self._begin(order)
+                        self._begin(command)
                     case Correct():
                         self._train(self._correct)
                     case TakeCorrected():
-                        self.teacher = read_back(self.resolved.config, self.teacher, self.directory)
+                        self.teacher = load_corrected(self.resolved.config, self.teacher, self.directory)
                     case TakeTargets():
-                        self._take_targets(order.blocks)
+                        self._take_targets(command.blocks)
                     case Train():
-                        self._train(partial(self._distil, order))
+                        self._train(partial(self._distil, command))
 
-    def _begin(self, order: Begin) -> None:
+    def _begin(self, command: Begin) -> None:
         """A run of a family comes after another, whose models go first."""
         for models in ("teacher", "teaching", "targets"):
             vars(self).pop(models, None)
         gc.unfreeze()
         gc.collect()
-        self.resolved, self.directory = order.resolved, RunDirectory(order.directory)
-        self.corpus = order.corpus
+        self.resolved, self.directory = command.resolved, RunDirectory(command.directory)
+        self.corpus = command.corpus
         self.metering.close()
-        self.metering.enter_context(metered(self.directory.energy, self.resolved.config.device))
+        self.metering.enter_context(energy_meter(self.directory.energy, self.resolved.config.device))
         self.teacher = teacher_of(self.resolved.config)
         gc.freeze()
 
@@ -105,7 +105,7 @@ class Follower:
         )
 
     def _train(self, training: Callable[[], object]) -> None:
-        with suppress(*FAILURES), self.ranks.together():
+        with suppress(*FAILURES), self.processes.in_step():
             training()
         gc.collect()
         if torch.cuda.is_available():
@@ -114,15 +114,15 @@ class Follower:
     def _correct(self) -> None:
         train_teacher(self.resolved.config, self.teacher, self.corpus, self.directory, lambda tokens: None)
 
-    def _distil(self, order: Train) -> None:
+    def _distil(self, command: Train) -> None:
         config = self.resolved.config
         accelerator = accelerator_of(config)
         trainer = Trainer(config, self.teaching.model, self.corpus.validation, accelerator)
-        student = receive(order.student, accelerator.device)
-        trainer.train(student, self.targets[order.retraining], order.lesson, lambda tokens: None)
+        student = receive_student(command.student, accelerator.device)
+        trainer.train(student, self.targets[command.retraining], command.job, lambda tokens: None)
 
 
-def take_part(run: Callable[[], int]) -> NoReturn:
+def lead_or_follow(run: Callable[[], int]) -> NoReturn:
     """Lead the run, or follow whoever does, and end the process.
 
     It ends at once: taking down what connects processes waits for all, or aborts where one was quicker.
@@ -133,16 +133,16 @@ def take_part(run: Callable[[], int]) -> NoReturn:
     # Ctrl-C reaches all processes of a terminal; until one knows its part it just ends.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    from search.training.ranks import ranks
+    from search.training.process_group import run_processes
 
-    joined = ranks()
-    status = _lead(run, joined) if joined.leads else _follow(joined)
+    joined = run_processes()
+    status = _lead(run, joined) if joined.is_main else _follow(joined)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
-def _lead(run: Callable[[], int], joined: Ranks) -> int:
+def _lead(run: Callable[[], int], joined: RunProcesses) -> int:
     signal.signal(signal.SIGINT, _stop_once)
     signal.signal(signal.SIGTERM, _stop_once)
     try:
@@ -155,13 +155,13 @@ def _lead(run: Callable[[], int], joined: Ranks) -> int:
         status = 1
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    if not joined.apart:
+    if not joined.out_of_step:
         with suppress(LostProcessError):  # who is gone needs no leave
-            joined.let_go()
+            joined.release_others()
     return status
 
 
-def _follow(joined: Ranks) -> int:
+def _follow(joined: RunProcesses) -> int:
     """Say nothing, but for why this process cannot go on while the others could."""
     logging.disable()
     warnings.simplefilter("ignore")

@@ -17,9 +17,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from search.report.tables import distillation_rows, metric, score
-from search.runs.journeys import retrained_entries
-from search.stages.provenance import TAG, Dataset, Provenance, kept_files, read_provenance
-from search.storage.run_directory import RunDirectory, write_whole
+from search.runs.trajectories import retrained_entries
+from search.stages.provenance import TAG, Dataset, Provenance, licence_copies, read_provenance
+from search.storage.run_directory import RunDirectory, atomic_write
 from search.terminal import format as words
 
 Entry = dict[str, Any]
@@ -293,13 +293,13 @@ def write_cards(summary: dict[str, Any], run: Path) -> None:
     for entry in (*summary["promoted"], *summary["baselines"]):
         if entry["path"]:
             card = model_card(summary, entry["label"], provenance, origin=entry["origin"])
-            _write(run / entry["path"], card, kept_files(run, provenance))
+            _write(run / entry["path"], card, licence_copies(run, provenance))
     corrected = RunDirectory(run).corrected_teacher
     if summary["teacher"]["correction"] and corrected.is_dir():
-        _write(corrected, corrected_card(summary, provenance), kept_files(run, provenance))
+        _write(corrected, corrected_card(summary, provenance), licence_copies(run, provenance))
 
 
 def _write(model: Path, card: str, licence: Sequence[Path]) -> None:
     for file in licence:
         shutil.copyfile(file, model / file.name)
-    write_whole(model / "README.md", card)
+    atomic_write(model / "README.md", card)

@@ -19,30 +19,30 @@ import torch
 
 from evaluators.corpus.corpus import Corpus, CorpusRequest, read_corpus
 from evaluators.huggingface.final_states import check_head
-from evaluators.metrics.latency import LatencyBook
+from evaluators.metrics.latency import LatencyCache
 from evaluators.teacher import Teacher, load_teacher
 from search.rungs.evaluation import CandidateError
 from search.settings.config import RunConfig
 from search.settings.costs import within_bounds
 from search.settings.methods import accelerator_of, check_states, weights_dtype
 from search.settings.resolution import Resolved
-from search.stages.importance import ranked, repair_of
+from search.stages.importance import load_or_rank, repair_of
+from search.stages.run_context import BasisScore, BasisTrial, RunContext
 from search.stages.targets import targets_of, teaching_model
-from search.stages.trial import evaluate
-from search.stages.workbench import BasisTrial, Tried, Workbench
+from search.stages.trial import evaluate_candidate
 from search.storage.run_directory import RunDirectory
 from search.storage.workers import Workers
 from search.terminal.console import Console
-from search.training.ranks import ranks
+from search.training.process_group import run_processes
 from search.training.training import TakeTargets
 from space.axes.architecture import Architecture
-from space.cutting.extraction import keeps, saved_tensors, sort_by_importance
+from space.cutting.extraction import layers_kept, saved_tensors, sort_by_importance
 from space.cutting.ranking import Ranking
 from space.enumeration.hand_made import baselines
 from space.enumeration.search_space import SearchSpace
 
 
-class Contestant(NamedTuple):
+class BasisCandidate(NamedTuple):
     """One student that is to be tried."""
 
     basis: str
@@ -57,7 +57,7 @@ def variants_of(resolved: Resolved) -> dict[str, Resolved]:
     return {variant.basis.value: variant for variant in variants}
 
 
-def contestants(resolved: Resolved) -> list[Contestant]:
+def basis_candidates(resolved: Resolved) -> list[BasisCandidate]:
     """Who has to be tried: every baseline in every basis; nobody if the basis is settled.
 
     A basis is worth something where hidden is cut, and to untie a head costs something everywhere: each
@@ -67,30 +67,32 @@ def contestants(resolved: Resolved) -> list[Contestant]:
     if len(variants) == 1:
         return []
     return [
-        Contestant(name, origin, architecture)
+        BasisCandidate(name, origin, architecture)
         for name, one in variants.items()
         for origin, architecture in baselines(one.space, one.axis_map.teacher).items()
     ]
 
 
-def try_out(contestant: Contestant, bench: Workbench, advance: Callable[[int], None]) -> Tried:
+def score_in_basis(
+    contestant: BasisCandidate, context: RunContext, advance: Callable[[int], None]
+) -> BasisScore:
     """Score one hand-made student at rung 1, where all learn from the same batches.
 
     Args:
         contestant: who.
-        bench: of its basis.
+        context: of its basis.
         advance: told the tokens of each step.
     """
     loss: float | None
     try:
-        loss = evaluate(bench, contestant.architecture, 1, advance).values["loss"]
+        loss = evaluate_candidate(context, contestant.architecture, 1, advance).values["loss"]
     except CandidateError:
         loss = None
-    return Tried(
+    return BasisScore(
         contestant.basis,
         contestant.origin,
         contestant.architecture.label,
-        bench.space.parameters_of(contestant.architecture),
+        context.space.parameters_of(contestant.architecture),
         loss,
     )
 
@@ -139,7 +141,7 @@ def prepare(
     directory: RunDirectory,
     console: Console,
     workers: Workers | None = None,
-) -> Workbench:
+) -> RunContext:
     """Rank the teacher, cache its targets, and lay out all that candidates are evaluated with.
 
     Of several workers one makes what is missing, and the others wait for it.
@@ -152,18 +154,18 @@ def prepare(
     check_head(teacher.model)
     accelerator = accelerator_of(config)
     workers = workers or Workers()
-    with workers.patient("targets", console.say), console.stage("targets"):
+    with workers.exclusive_or_wait("targets", console.say), console.stage("targets"):
         teaching = teaching_model(config, teacher)
         targets = targets_of(resolved, teaching, corpus, directory, accelerator, console)
-    ranks().order(TakeTargets(len(corpus.distillation)))
+    run_processes().send_command(TakeTargets(len(corpus.distillation)))
 
-    def bench(variant: Resolved) -> Workbench:
+    def context(variant: Resolved) -> RunContext:
         tried = [] if variant.config.basis == variant.basis else [directory.ranking_of(variant.basis.value)]
         moments = directory.moments_of(variant.basis.value)
-        ranking = ranked(variant, teacher, corpus, [directory.ranking, *tried], moments, console)
+        ranking = load_or_rank(variant, teacher, corpus, [directory.ranking, *tried], moments, console)
         repair = repair_of(variant, teacher, corpus, ranking, moments, console)
         weights = saved_tensors(teacher.model, variant.axis_map)
-        return Workbench(
+        return RunContext(
             config,
             directory.path,
             teacher,
@@ -176,42 +178,42 @@ def prepare(
             repair,
             *targets,
             accelerator,
-            LatencyBook(cache_directory() / "latencies.jsonl"),
+            LatencyCache(cache_directory() / "latencies.jsonl"),
             variant.costs.workload,
         )
 
-    with workers.patient("ranking", console.say):
-        return _settled(resolved, bench, directory, console)
+    with workers.exclusive_or_wait("ranking", console.say):
+        return _settled(resolved, context, directory, console)
 
 
 def _searched(variant: Resolved, teacher: Teacher, ranking: Ranking) -> SearchSpace:
     """The space within the bounds, now that it is known how weights are stored and which layers stay."""
     costs = replace(variant.costs, value_bytes=teacher.stored_dtype.itemsize)
-    kept_of = partial(keeps, variant.axis_map, ranking)
+    kept_of = partial(layers_kept, variant.axis_map, ranking)
     return within_bounds(variant.whole, costs, variant.config.most, kept_of)
 
 
 def _settled(
-    resolved: Resolved, bench: Callable[[Resolved], Workbench], directory: RunDirectory, console: Console
-) -> Workbench:
+    resolved: Resolved, context: Callable[[Resolved], RunContext], directory: RunDirectory, console: Console
+) -> RunContext:
     """The workbench of the basis that the user named, or of the better one of two."""
     if resolved.turned is None:
         with console.stage("ranking"):
-            return bench(resolved)
+            return context(resolved)
     trial = BasisTrial.load(directory.basis, resolved.config.rung_tokens[0])
-    variants, waiting = variants_of(resolved), contestants(resolved)[len(trial.tried) :]
+    variants, waiting = variants_of(resolved), basis_candidates(resolved)[len(trial.tried) :]
     console.forecast.skip("distil", trial.tokens * len(trial.tried), pieces=len(trial.tried))
     with console.stage("ranking"):
         names = {contestant.basis for contestant in waiting} or {trial.basis}
-        benches = {name: bench(variants[name]) for name in variants if name in names}
+        benches = {name: context(variants[name]) for name in variants if name in names}
     with console.stage("basis"):
         for contestant in waiting:
             text = f"trying the {contestant.basis} basis: {contestant.architecture.label}"
             with console.work(text, "distil", trial.tokens) as advance:
-                trial = trial.plus(try_out(contestant, benches[contestant.basis], advance))
+                trial = trial.plus(score_in_basis(contestant, benches[contestant.basis], advance))
             trial.save(directory.basis)
     console.say(trial.reason)
-    made = benches.get(trial.basis) or bench(variants[trial.basis])
+    made = benches.get(trial.basis) or context(variants[trial.basis])
     made.ranking.save(directory.ranking)
     for name in variants:
         directory.ranking_of(name).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from evaluators.corpus.sources import hub_text
 from evaluators.teacher import Teacher
 from evaluators.teacher.writing import Terms, licence_files, read_terms
-from search.storage.run_directory import write_whole
+from search.storage.run_directory import atomic_write
 
 #: That a model card carries which a run wrote.
 TAG = "slimsearch"
@@ -43,7 +43,7 @@ class Provenance:
     files: tuple[str, ...] = ()
 
 
-def keep_provenance(teacher: Teacher, data: str, run: Path) -> None:
+def save_provenance(teacher: Teacher, data: str, run: Path) -> None:
     """Write down where the models of a run come from, with copies of the files of the teacher's licence.
 
     Args:
@@ -66,11 +66,11 @@ def keep_provenance(teacher: Teacher, data: str, run: Path) -> None:
         dataset=Dataset(text.wanted.id, text.wanted.revision, text.config) if text else None,
         files=tuple(file.name for file in beside),
     )
-    write_whole(folder / _FILE, json.dumps(asdict(found), indent=1))
+    atomic_write(folder / _FILE, json.dumps(asdict(found), indent=1))
 
 
 def read_provenance(run: Path) -> Provenance:
-    """What ``keep_provenance`` wrote down; of a run without it, that nothing is known."""
+    """What ``save_provenance`` wrote down; of a run without it, that nothing is known."""
     path = run / _FOLDER / _FILE
     if not path.exists():
         return Provenance()
@@ -83,7 +83,7 @@ def read_provenance(run: Path) -> Provenance:
     )
 
 
-def kept_files(run: Path, provenance: Provenance) -> list[Path]:
+def licence_copies(run: Path, provenance: Provenance) -> list[Path]:
     """The copies of the files of the teacher's licence."""
     return [run / _FOLDER / name for name in provenance.files]
 

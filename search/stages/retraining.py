@@ -18,17 +18,17 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from evaluators.distillation.loop import Checkpointing, DivergenceError
-from evaluators.huggingface.quiet import quiet
+from evaluators.huggingface.library_output import quiet_libraries
 from evaluators.metrics.loss import bits_per_byte
 from evaluators.teacher.writing import write_directory
 from search.rungs.bracket import by_pareto_rank
-from search.rungs.evaluation import RANDOM_WEIGHTS, SEARCH, Record, Retrained
+from search.rungs.evaluation import RANDOM_WEIGHTS, SEARCH, FinishedTrial, Retrained
 from search.rungs.rung import Rung
 from search.runs.choice import choose, eligible
 from search.settings.config import RunConfig
-from search.stages.trial import forget, of_retraining, spared
-from search.stages.workbench import Workbench
-from search.storage.run_directory import write_whole
+from search.stages.run_context import RunContext
+from search.stages.trial import remove_branches, retraining_branch, tokens_spared
+from search.storage.run_directory import atomic_write
 from search.storage.workers import Workers
 from search.terminal.console import Console, clock
 from space.axes.architecture import Architecture
@@ -40,7 +40,7 @@ VALIDATIONS = 6
 
 
 @dataclass(frozen=True)
-class Assignment:
+class RetrainingJob:
     """What is to be retrained."""
 
     architecture: Architecture
@@ -60,19 +60,19 @@ class Assignment:
         return f"{self.number:02d}-{self.architecture.label}"
 
 
-def finished(bench: Workbench, assignment: Assignment) -> Retrained | None:
+def finished(context: RunContext, assignment: RetrainingJob) -> Retrained | None:
     """The result of a retraining that an earlier process finished."""
-    path = bench.directory / "retraining" / f"{assignment.key}.json"
+    path = context.directory / "retraining" / f"{assignment.key}.json"
     if not path.exists():
         return None
-    _checkpointing(bench, assignment).remove()  # which that process may not have come to
+    _checkpointing(context, assignment).remove()  # which that process may not have come to
     fields = json.loads(path.read_text())
     fields["architecture"] = Architecture(**fields["architecture"])
     fields["curve"] = [(tokens, loss) for tokens, loss in fields["curve"]]
     return Retrained(**fields)
 
 
-def retrain(bench: Workbench, assignment: Assignment, advance: Callable[[int], None]) -> Retrained:
+def retrain(context: RunContext, assignment: RetrainingJob, advance: Callable[[int], None]) -> Retrained:
     """Distil a candidate for all of the retraining tokens, from where an earlier process stopped.
 
     The model has the weights with the lowest validation loss of all that were seen on the way.
@@ -84,54 +84,54 @@ def retrain(bench: Workbench, assignment: Assignment, advance: Callable[[int], N
     Raises:
         OSError: the disk is full; after space is made the retraining goes on where it was.
     """
-    saving = _checkpointing(bench, assignment)
+    saving = _checkpointing(context, assignment)
     try:
-        result = _retrain(bench, assignment, saving, advance)
+        result = _retrain(context, assignment, saving, advance)
     except (DivergenceError, torch.OutOfMemoryError) as error:
         result = Retrained(
             assignment.architecture, assignment.origin, None, None, 0, 0.0, [], None, str(error)
         )
     path = saving.path.with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(asdict(result)))
+    atomic_write(path, json.dumps(asdict(result)))
     saving.remove()
     return result
 
 
-def _checkpointing(bench: Workbench, assignment: Assignment) -> Checkpointing:
-    path = bench.directory / "retraining" / f"{assignment.key}.safetensors"
+def _checkpointing(context: RunContext, assignment: RetrainingJob) -> Checkpointing:
+    path = context.directory / "retraining" / f"{assignment.key}.safetensors"
     return Checkpointing(
         path=path,
         best=path.with_suffix(".best.safetensors"),
-        key=f"{assignment.key} {bench.config.retrain_tokens}",
+        key=f"{assignment.key} {context.config.retrain_tokens}",
     )
 
 
 def _retrain(
-    bench: Workbench, assignment: Assignment, saving: Checkpointing, advance: Callable[[int], None]
+    context: RunContext, assignment: RetrainingJob, saving: Checkpointing, advance: Callable[[int], None]
 ) -> Retrained:
     architecture = assignment.architecture
     from_random = assignment.origin == RANDOM_WEIGHTS
-    student = _random(bench, architecture) if from_random else bench.extract(architecture)
+    student = _random(context, architecture) if from_random else context.extract(architecture)
     if not from_random:
-        saving = of_retraining(bench, architecture, saving)
-    known = spared(bench, saving)
-    outcome = bench.train(
-        student, bench.config.retrain_tokens, bench.retraining_targets, advance, VALIDATIONS, saving
+        saving = retraining_branch(context, architecture, saving)
+    known = tokens_spared(context, saving)
+    outcome = context.train(
+        student, context.config.retrain_tokens, context.retraining_targets, advance, VALIDATIONS, saving
     )
     path = None
     if not from_random:
         path = f"models/{assignment.folder}"
-        write_model(bench, student, bench.directory / path)
-        student = reload(bench, bench.directory / path)
-    loss = bench.exact_loss(student)
-    validation = bench.corpus.validation
+        write_model(context, student, context.directory / path)
+        student = reload(context, context.directory / path)
+    loss = context.exact_loss(student)
+    validation = context.corpus.validation
     predicted = validation.shape[0] * (validation.shape[1] - 1)
     return Retrained(
         architecture,
         assignment.origin,
         loss,
-        bits_per_byte(loss, predicted, bench.corpus.validation_bytes),
+        bits_per_byte(loss, predicted, context.corpus.validation_bytes),
         outcome.tokens,
         outcome.seconds,
         [(tokens, value) for tokens, value in outcome.curve if math.isfinite(value)],
@@ -141,26 +141,26 @@ def _retrain(
     )
 
 
-def _random(bench: Workbench, architecture: Architecture) -> PreTrainedModel:
-    kept = bench.kept_layers(architecture)
-    torch.manual_seed(bench.config.seed)
-    config = student_config(bench.axis_map, architecture, kept)
+def _random(context: RunContext, architecture: Architecture) -> PreTrainedModel:
+    kept = context.kept_layers(architecture)
+    torch.manual_seed(context.config.seed)
+    config = student_config(context.axis_map, architecture, kept)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    nn.Module.to(model, bench.teacher.model.device)
+    nn.Module.to(model, context.teacher.model.device)
     return model
 
 
-def write_model(bench: Workbench, student: PreTrainedModel, path: Path) -> None:
+def write_model(context: RunContext, student: PreTrainedModel, path: Path) -> None:
     """Write a directory that transformers loads, in the dtype of the teacher's weights on disk."""
-    student.generation_config = bench.teacher.model.generation_config
-    write_directory(student, bench.teacher.tokenizer, bench.teacher.stored_dtype, path)
+    student.generation_config = context.teacher.model.generation_config
+    write_directory(student, context.teacher.tokenizer, context.teacher.stored_dtype, path)
 
 
-def reload(bench: Workbench, path: Path) -> PreTrainedModel:
+def reload(context: RunContext, path: Path) -> PreTrainedModel:
     """The model as anybody will load it."""
-    with quiet():
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=bench.teacher.model.dtype)
-    nn.Module.to(model, bench.teacher.model.device)
+    with quiet_libraries():
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=context.teacher.model.dtype)
+    nn.Module.to(model, context.teacher.model.device)
     model.eval()
     return model
 
@@ -169,30 +169,30 @@ _POLL_SECONDS = 0.5
 
 
 def retrain_all(
-    bench: Workbench, rungs: Sequence[Rung], workers: Workers, console: Console
+    context: RunContext, rungs: Sequence[Rung], workers: Workers, console: Console
 ) -> tuple[list[Retrained], list[Retrained]]:
     """Retrain the promoted candidates; if asked, baselines and the chosen one from random weights too.
 
     Returns:
         The promoted, the lowest loss first, and the others.
     """
-    chosen = promoted_of(rungs[-1].feasible(), bench.config)
+    chosen = promoted_of(rungs[-1].feasible(), context.config)
     assignments = [
-        Assignment(record.architecture, record.origin, number)
+        RetrainingJob(record.architecture, record.origin, number)
         for number, record in enumerate(chosen, start=1)
     ]
-    if bench.config.retrain_baselines and (chosen or not rungs[-1].bounds):
-        assignments += _baseline_assignments(bench, chosen)
-    results = _retrained(bench, assignments, workers, console)
+    if context.config.retrain_baselines and (chosen or not rungs[-1].bounds):
+        assignments += _baseline_assignments(context, chosen)
+    results = _retrained(context, assignments, workers, console)
     promoted, others = results[: len(chosen)], results[len(chosen) :]
-    best = choose(eligible(results, rungs)) if bench.config.retrain_baselines else None
+    best = choose(eligible(results, rungs)) if context.config.retrain_baselines else None
     if best is not None:
         winner = next(r.architecture for r in results if r.label == best.label)
-        others += _retrained(bench, [Assignment(winner, RANDOM_WEIGHTS, 0)], workers, console)
+        others += _retrained(context, [RetrainingJob(winner, RANDOM_WEIGHTS, 0)], workers, console)
     return sorted(promoted, key=lambda r: (r.loss is None, r.loss)), others
 
 
-def promoted_of(top: Sequence[Record], config: RunConfig) -> list[Record]:
+def promoted_of(top: Sequence[FinishedTrial], config: RunConfig) -> list[FinishedTrial]:
     """Who of the last rung is retrained: by turns the lowest loss, and the first by Pareto rank and crowding.
 
     Crowding alone would spend its places on the ends of the front; the model that is chosen at last is one
@@ -204,17 +204,17 @@ def promoted_of(top: Sequence[Record], config: RunConfig) -> list[Record]:
     return [top[place] for place in itertools.islice(turns, config.promote)]
 
 
-def _baseline_assignments(bench: Workbench, promoted: Sequence[Record]) -> list[Assignment]:
+def _baseline_assignments(context: RunContext, promoted: Sequence[FinishedTrial]) -> list[RetrainingJob]:
     """The hand-made baselines; one that was promoted is retrained already and read from its result."""
-    found = baselines(bench.space, bench.axis_map.teacher)
+    found = baselines(context.space, context.axis_map.teacher)
     return [
-        Assignment(architecture, origin, len(promoted) + number)
+        RetrainingJob(architecture, origin, len(promoted) + number)
         for number, (origin, architecture) in enumerate(found.items(), start=1)
     ]
 
 
 def _retrained(
-    bench: Workbench, assignments: Sequence[Assignment], workers: Workers, console: Console
+    context: RunContext, assignments: Sequence[RetrainingJob], workers: Workers, console: Console
 ) -> list[Retrained]:
     """The results of all, in order, whoever retrains each."""
     results: dict[int, Retrained] = {}
@@ -225,21 +225,21 @@ def _retrained(
                 continue
             with workers.attempt(f"retraining-{assignment.key}") as free:
                 if free:
-                    results[place] = _retrain_one(bench, assignment, console)
+                    results[place] = _retrain_one(context, assignment, console)
         if len(results) == before:
             time.sleep(_POLL_SECONDS)
     return [results[place] for place in range(len(assignments))]
 
 
-def _retrain_one(bench: Workbench, assignment: Assignment, console: Console) -> Retrained:
-    tokens = bench.config.retrain_tokens
-    if (result := finished(bench, assignment)) is not None:
+def _retrain_one(context: RunContext, assignment: RetrainingJob, console: Console) -> Retrained:
+    tokens = context.config.retrain_tokens
+    if (result := finished(context, assignment)) is not None:
         console.forecast.skip("retrain", tokens, pieces=1)
-        forget(bench, assignment.architecture)
+        remove_branches(context, assignment.architecture)
         return result
     with console.work(f"retraining {assignment.architecture.label}", "retrain", tokens) as advance:
-        result = retrain(bench, assignment, advance)
-    forget(bench, assignment.architecture)
+        result = retrain(context, assignment, advance)
+    remove_branches(context, assignment.architecture)
     outcome = f"loss {result.loss:.4f}" if result.loss is not None else f"failed: {result.failure}"
     origin = "" if assignment.origin == SEARCH else f" ({assignment.origin})"
     console.say(f"retrained {result.label}{origin}: {outcome}   {clock(console.forecast.left())} left")

@@ -17,18 +17,18 @@ from accelerate import Accelerator
 
 from evaluators.corpus.blocks import fingerprint
 from evaluators.corpus.corpus import Corpus
-from evaluators.distillation.states import Place, chosen
+from evaluators.distillation.states import StatePlace, states_named
 from evaluators.distillation.targets.batch import Form, FormName, Targets
 from evaluators.distillation.targets.cached import CachedTargets
-from evaluators.distillation.targets.choice import Setting, choose, size_text, spoken
+from evaluators.distillation.targets.choice import TargetsSetting, choose_form, form_in_words, size_text
 from evaluators.distillation.targets.live import Hidden, LiveTargets, TextTargets
 from evaluators.distillation.targets.sparse import Sampled, TopK
-from evaluators.huggingface.final_states import check_head, states_width, vocabulary
+from evaluators.huggingface.final_states import check_head, states_width, vocabulary_size
 from evaluators.teacher import Teacher, load_teacher
 from search.settings.config import RunConfig
 from search.settings.methods import check_states, loss_of, weights_dtype
 from search.settings.resolution import Resolved
-from search.storage.run_directory import RunDirectory, write_whole
+from search.storage.run_directory import RunDirectory, atomic_write
 from search.terminal.console import Console
 from space.axes.architecture import Axis
 from space.counting.counting import matrix_polynomial
@@ -49,7 +49,7 @@ def asks_teacher(config: RunConfig) -> bool:
     return loss_of(config).needs_teacher or bool(config.states)
 
 
-def setting_of(resolved: Resolved, tokens: int, width: int | None = None) -> Setting:
+def setting_of(resolved: Resolved, tokens: int, width: int | None = None) -> TargetsSetting:
     """Sizes of a run, as the choice of the form asks for them.
 
     Args:
@@ -59,7 +59,7 @@ def setting_of(resolved: Resolved, tokens: int, width: int | None = None) -> Set
     """
     space, matrices, teaching = resolved.space, matrix_polynomial(resolved.axis_map), resolved.teaching
     hidden = teaching.teacher.hidden
-    return Setting(
+    return TargetsSetting(
         tokens=tokens,
         block=resolved.config.block,
         vocabulary=teaching.config.get_text_config(decoder=True).vocab_size,
@@ -71,14 +71,14 @@ def setting_of(resolved: Resolved, tokens: int, width: int | None = None) -> Set
     )
 
 
-def places_of(resolved: Resolved) -> Sequence[Place]:
+def places_of(resolved: Resolved) -> Sequence[StatePlace]:
     """Where the teacher's intermediate states are taken: the same for every student."""
     layers = resolved.teaching.teacher.layers
-    states = chosen(resolved.config.states, layers, layers)
+    states = states_named(resolved.config.states, layers, layers)
     return () if states is None else states.of_teacher
 
 
-def plan_targets(config: RunConfig, setting: Setting, free: int) -> TargetsPlan:
+def plan_targets(config: RunConfig, setting: TargetsSetting, free: int) -> TargetsPlan:
     """The targets of all text if they fit; else those that the rungs read, and retraining asks live.
 
     Args:
@@ -94,9 +94,9 @@ def plan_targets(config: RunConfig, setting: Setting, free: int) -> TargetsPlan:
     blocks = -(-setting.tokens // setting.block)
     short = min(blocks, -(-max(config.rung_tokens) // setting.block))
     rungs = replace(setting, tokens=min(setting.tokens, short * setting.block))
-    for_rungs = choose(config.targets, rungs, free)
+    for_rungs = choose_form(config.targets, rungs, free)
     try:
-        for_all = choose(config.targets, setting, free)
+        for_all = choose_form(config.targets, setting, free)
     except InputError:
         for_all = FormName.LIVE
     if for_all is not FormName.LIVE:
@@ -175,13 +175,13 @@ def _form(name: FormName, teacher: Teacher, config: RunConfig) -> Form:
     return TopK(teacher.model, config.temperature)
 
 
-def _decide(config: RunConfig, setting: Setting, directory: RunDirectory) -> TargetsPlan:
+def _decide(config: RunConfig, setting: TargetsSetting, directory: RunDirectory) -> TargetsPlan:
     """What an earlier process decided, whatever the disk says now; else by the disk."""
     plan = _decided(directory)
     if plan is None:
         plan = plan_targets(config, setting, free_bytes(directory.path))
         directory.targets.mkdir(parents=True, exist_ok=True)
-        write_whole(directory.targets / "choice.json", json.dumps(vars(plan)))
+        atomic_write(directory.targets / "choice.json", json.dumps(vars(plan)))
     return plan
 
 
@@ -193,7 +193,7 @@ def _decided(directory: RunDirectory) -> TargetsPlan | None:
         return None
 
 
-def _fill(cached: CachedTargets, setting: Setting, form: FormName, console: Console) -> None:
+def _fill(cached: CachedTargets, setting: TargetsSetting, form: FormName, console: Console) -> None:
     """Say what will be made, and make it."""
     block, tokens, folder = cached.tokens.shape[1], cached.tokens.numel(), cached.records.folder
     missing = len(cached.missing()) * block
@@ -203,7 +203,7 @@ def _fill(cached: CachedTargets, setting: Setting, form: FormName, console: Cons
         return
     there = "" if missing == tokens else f", {tokens - missing:,} of them there already"
     console.say(
-        f"caching the teacher's targets of {tokens:,} tokens as {spoken(form)}{there}: "
+        f"caching the teacher's targets of {tokens:,} tokens as {form_in_words(form)}{there}: "
         f"{size_text(setting.bytes_of(form))} of {size_text(free_bytes(folder))} free; --targets chooses"
     )
     with console.work("caching the teacher's targets", "forward", missing) as advance:
@@ -236,7 +236,7 @@ def teaching_model(config: RunConfig, teacher: Teacher) -> Teacher:
 
 
 def _check_vocabulary(config: RunConfig, teacher: Teacher, teaching: Teacher) -> None:
-    own, other = vocabulary(teacher.model), vocabulary(teaching.model)
+    own, other = vocabulary_size(teacher.model), vocabulary_size(teaching.model)
     if own != other:
         raise _another_vocabulary(config, f"they have {other:,} and {own:,} tokens")
     if teacher.tokenizer.get_vocab() != teaching.tokenizer.get_vocab():

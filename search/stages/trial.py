@@ -18,98 +18,106 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from evaluators.distillation.checkpoint import read_about
+from evaluators.distillation.checkpoint import read_metadata
 from evaluators.distillation.saving import Checkpointing
-from evaluators.distillation.schedule import DivergenceError, Shape
+from evaluators.distillation.schedule import DivergenceError, ScheduleShape
 from evaluators.distillation.training import Advance
 from search.rungs.bracket import dominates
-from search.rungs.evaluation import SEARCH, CandidateError, Evaluation, Record
+from search.rungs.evaluation import SEARCH, CandidateError, Evaluation, FinishedTrial
 from search.rungs.rung import Rung
 from search.settings.config import RunConfig
-from search.settings.objectives import Bounds, over
-from search.stages.workbench import Workbench
+from search.settings.objectives import Bounds, excess_over
+from search.stages.run_context import RunContext
 from space.axes.architecture import Architecture
 
 
-def of_rung(bench: Workbench, architecture: Architecture, rung: int) -> Checkpointing | None:
+def rung_branch(context: RunContext, architecture: Architecture, rung: int) -> Checkpointing | None:
     """The files of a short distillation; None if its schedule has no branches, and nothing is kept.
 
     Args:
-        bench: of the run.
+        context: of the run.
         architecture: of the candidate.
         rung: from 1.
     """
-    if not _branching(bench.config):
+    if not _branching(context.config):
         return None
-    path = _branch(bench.directory, architecture, rung)
-    key = f"{architecture.label} rung {rung} {bench.ranking.fingerprint}"
+    path = _branch(context.directory, architecture, rung)
+    key = f"{architecture.label} rung {rung} {context.ranking.fingerprint}"
     files = Checkpointing(path=path.with_suffix(".checkpoint"), key=key, branch=path)
-    return _from_below(bench, architecture, rung, files)
+    return _from_below(context, architecture, rung, files)
 
 
-def of_retraining(bench: Workbench, architecture: Architecture, files: Checkpointing) -> Checkpointing:
+def retraining_branch(context: RunContext, architecture: Architecture, files: Checkpointing) -> Checkpointing:
     """The files of a retraining, with the branch of the last rung to go on from if there may be one."""
-    return _from_below(bench, architecture, bench.config.rungs, files) if _branching(bench.config) else files
+    return (
+        _from_below(context, architecture, context.config.rungs, files)
+        if _branching(context.config)
+        else files
+    )
 
 
-def spared(bench: Workbench, files: Checkpointing | None) -> int:
+def tokens_spared(context: RunContext, files: Checkpointing | None) -> int:
     """Tokens that a training need not read again, because it goes on from a branch that is there."""
-    about = read_about(files.start) if files is not None and files.start is not None else None
-    return about["step"] * bench.config.batch_blocks * bench.config.block if about else 0
+    about = read_metadata(files.start) if files is not None and files.start is not None else None
+    return about["step"] * context.config.batch_blocks * context.config.block if about else 0
 
 
-def tidy(bench: Workbench, rungs: Sequence[Rung], bracket: Sequence[int]) -> None:
+def remove_unneeded_branches(context: RunContext, rungs: Sequence[Rung], bracket: Sequence[int]) -> None:
     """Remove the branches that no training will go on from.
 
     At each rung those stay that are on the next one, and those that wait for it and may still go up, of as
     many as it takes in; at the last, those that may be retrained.
 
     Args:
-        bench: of the run.
+        context: of the run.
         rungs: all, rung 0 first.
         bracket: how many candidates each rung takes.
     """
-    if not _branching(bench.config):
+    if not _branching(context.config):
         return
-    objectives = bench.config.objectives
+    objectives = context.config.objectives
     for rung in rungs[1:-1]:
         above = rungs[rung.index + 1]
         done = {record.architecture for record in above.records()}
         left = bracket[above.index] - above.count()
         waiting = [r for r in rung.feasible() if r.architecture not in above.entered()]
         stay = (above.entered() - done) | set(_may_be_best(waiting, objectives, left))
-        _keep(bench.directory, rung.index, stay)
+        _keep(context.directory, rung.index, stay)
     top = rungs[-1].feasible()
-    hand_made = [r.architecture for r in top if r.origin != SEARCH and bench.config.retrain_baselines]
+    hand_made = [r.architecture for r in top if r.origin != SEARCH and context.config.retrain_baselines]
     _keep(
-        bench.directory, rungs[-1].index, {*_may_be_best(top, objectives, bench.config.promote), *hand_made}
+        context.directory,
+        rungs[-1].index,
+        {*_may_be_best(top, objectives, context.config.promote), *hand_made},
     )
 
 
-def forget(bench: Workbench, architecture: Architecture) -> None:
+def remove_branches(context: RunContext, architecture: Architecture) -> None:
     """Remove the branches of one that was retrained, and the folder after the last."""
-    for rung in range(1, bench.config.rungs):
-        _branch(bench.directory, architecture, rung).unlink(missing_ok=True)
+    for rung in range(1, context.config.rungs):
+        _branch(context.directory, architecture, rung).unlink(missing_ok=True)
     with suppress(OSError):  # not the last, or another worker was quicker
-        (bench.directory / "branches").rmdir()
+        (context.directory / "branches").rmdir()
 
 
 def _branching(config: RunConfig) -> bool:
-    return config.schedule == Shape.WSD
+    return config.schedule == ScheduleShape.WSD
 
 
 def _from_below(
-    bench: Workbench, architecture: Architecture, rung: int, files: Checkpointing
+    context: RunContext, architecture: Architecture, rung: int, files: Checkpointing
 ) -> Checkpointing:
-    start = _branch(bench.directory, architecture, rung - 1) if rung > 1 else None
-    return replace(files, start=start, stem=f"{architecture.label} {bench.ranking.fingerprint}")
+    start = _branch(context.directory, architecture, rung - 1) if rung > 1 else None
+    return replace(files, start=start, stem=f"{architecture.label} {context.ranking.fingerprint}")
 
 
 def _branch(directory: Path, architecture: Architecture, rung: int) -> Path:
     return directory / "branches" / f"{architecture.label}-rung{rung}.safetensors"
 
 
-def _may_be_best(records: Sequence[Record], objectives: tuple[str, ...], number: int) -> list[Architecture]:
+def _may_be_best(
+    records: Sequence[FinishedTrial], objectives: tuple[str, ...], number: int
+) -> list[Architecture]:
     """Those that may be among the next so many: fewer than that many others are better in everything."""
     if number <= 0 or not records:
         return []
@@ -129,22 +137,22 @@ VALIDATIONS = 2
 
 
 @dataclass(frozen=True)
-class BenchEvaluator:
+class DistillationEvaluator:
     """Judges candidates by models, on the workbench of a run."""
 
-    bench: Workbench
+    context: RunContext
 
     def evaluate(self, architecture: Architecture, rung: int, advance: Advance) -> Evaluation:
         """See ``Evaluator``."""
-        return evaluate(self.bench, architecture, rung, advance, self.bench.config.most)
+        return evaluate_candidate(self.context, architecture, rung, advance, self.context.config.most)
 
     def tidy(self, rungs: Sequence[Rung], candidates: Sequence[int]) -> None:
         """Remove the branches that nobody goes on from."""
-        tidy(self.bench, rungs, candidates)
+        remove_unneeded_branches(self.context, rungs, candidates)
 
 
-def evaluate(
-    bench: Workbench,
+def evaluate_candidate(
+    context: RunContext,
     architecture: Architecture,
     rung: int,
     advance: Advance,
@@ -159,7 +167,7 @@ def evaluate(
         CandidateError: with the reason. The search goes on without it.
     """
     try:
-        return _evaluate(bench, architecture, rung, advance, bounds)
+        return _evaluate(context, architecture, rung, advance, bounds)
     except CandidateError:
         raise
     except DivergenceError as error:
@@ -174,22 +182,22 @@ def evaluate(
 
 
 def _evaluate(
-    bench: Workbench, architecture: Architecture, rung: int, advance: Advance, bounds: Bounds
+    context: RunContext, architecture: Architecture, rung: int, advance: Advance, bounds: Bounds
 ) -> Evaluation:
-    student = bench.extract(architecture)
-    values, details = dict(bench.costs(architecture)), {}
-    if bench.config.measures_latency:
-        latency = bench.latency(student)
+    student = context.extract(architecture)
+    values, details = dict(context.costs(architecture)), {}
+    if context.config.measures_latency:
+        latency = context.latency(student)
         values["latency"] = latency.total_ms
         details = {"prefill_ms": latency.prefill_ms, "decode_ms_per_token": latency.decode_ms_per_token}
-    if rung == 0 or over(values, bounds):  # nothing is spent on what goes no further
-        values["loss"] = _finite(bench.loss(student))
+    if rung == 0 or excess_over(values, bounds):  # nothing is spent on what goes no further
+        values["loss"] = _finite(context.loss(student))
         return Evaluation(values, details=details)
-    tokens, files = bench.config.rung_tokens[rung - 1], of_rung(bench, architecture, rung)
-    if known := spared(bench, files):
+    tokens, files = context.config.rung_tokens[rung - 1], rung_branch(context, architecture, rung)
+    if known := tokens_spared(context, files):
         details["branch_tokens"] = float(known)
     try:
-        outcome = bench.train(student, tokens, bench.targets, advance, VALIDATIONS, checkpointing=files)
+        outcome = context.train(student, tokens, context.targets, advance, VALIDATIONS, checkpointing=files)
     except (RuntimeError, ValueError, MemoryError):
         _remove(files)  # it is over for this candidate; one that was stopped goes on from them
         raise

@@ -12,7 +12,7 @@ from search.storage.workers import Workers
 from space.input_error import InputError
 
 
-def write_whole(path: Path, text: str) -> None:
+def atomic_write(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` in UTF-8 through a temporary file in the same folder.
 
     Raises:
@@ -76,7 +76,7 @@ class RunDirectory:
             with workers.turn("config"):
                 self.refuse_another(config)
                 if not self.config.exists():
-                    write_whole(self.config, config.to_toml())
+                    atomic_write(self.config, config.to_toml())
         except OSError as error:
             raise InputError(
                 "The folder of the runs has to be writable",

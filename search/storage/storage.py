@@ -19,10 +19,10 @@ from sqlalchemy import URL, create_engine, event, func, make_url, select
 from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from evaluators.huggingface.quiet import one_line
+from evaluators.huggingface.library_output import short_message
 from search.storage.journal import Journal
-from search.storage.reconnecting import Patience, Reconnecting
-from search.terminal.command import without_password
+from search.storage.retry import ReconnectingStorage, Retry
+from search.terminal.command import redact_password
 from space.input_error import InputError
 
 _PROXY_PORT = 13000
@@ -59,12 +59,12 @@ def open_database(url: URL, name: str) -> BaseStorage:
     try:
         engine.connect().close()  # a server that is away from the first is not waited for
         lost = (OperationalError, InterfaceError, StorageInternalError)
-        database = Patience(name, lost).until_it_answers(lambda: _with_tables(engine, settings))
+        database = Retry(name, lost).call(lambda: _with_tables(engine, settings))
     finally:
         engine.dispose()
     event.listen(database.engine, "handle_error", _say_that_it_is_away)
     weakref.finalize(database, database.engine.dispose)  # close what would only be dropped
-    return Reconnecting(get_storage(database), Patience(name, ConnectionError))
+    return ReconnectingStorage(get_storage(database), Retry(name, ConnectionError))
 
 
 def _with_tables(engine: Engine, settings: dict[str, Any]) -> RDBStorage:
@@ -84,7 +84,7 @@ def _say_that_it_is_away(context: ExceptionContext) -> None:
     driver = context.dialect.loaded_dbapi
     faults = (driver.OperationalError, driver.InterfaceError)
     if isinstance(context.original_exception, faults):
-        raise ConnectionError(one_line(context.original_exception))
+        raise ConnectionError(short_message(context.original_exception))
 
 
 def open_proxy(address: str) -> BaseStorage:
@@ -110,7 +110,7 @@ def open_proxy(address: str) -> BaseStorage:
         proxy = GrpcStorageProxy(host=host, port=parts.port or _PROXY_PORT)
     proxy.wait_server_ready(timeout=_OPENING_SECONDS)
     proxy.get_all_studies()
-    return Reconnecting(proxy, Patience(address, grpc.RpcError))
+    return ReconnectingStorage(proxy, Retry(address, grpc.RpcError))
 
 
 def open_storage(text: str, directory: Path) -> BaseStorage:
@@ -124,7 +124,7 @@ def open_storage(text: str, directory: Path) -> BaseStorage:
     Raises:
         InputError: the storage cannot be opened, or its driver is not installed.
     """
-    name = without_password(text or str(directory / "study.journal"))
+    name = redact_password(text or str(directory / "study.journal"))
     try:
         return _open(text or str(directory / "study.journal"), name)
     except InputError:
@@ -132,13 +132,13 @@ def open_storage(text: str, directory: Path) -> BaseStorage:
     except ImportError as error:
         raise InputError(
             "A storage on a server needs its driver",
-            f"{name}: {one_line(error.__cause__ or error)}",
+            f"{name}: {short_message(error.__cause__ or error)}",
             "Install it: the extra slimsearch[hosts] has those of PostgreSQL and of Optuna's gRPC proxy",
         ) from None
     except Exception as error:  # SQLAlchemy, gRPC and the drivers raise whatever they like
         raise InputError(
             "The Optuna storage has to be reachable",
-            f"{name} answered: {one_line(error)}",
+            f"{name} answered: {short_message(error)}",
             "Check --storage, for example postgresql://user@host/name or runs/shared.journal",
         ) from None
 

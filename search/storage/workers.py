@@ -116,7 +116,7 @@ class Workers:
             yield free
 
     @contextmanager
-    def patient(self, matter: str, say: Callable[[str], None]) -> Iterator[None]:
+    def exclusive_or_wait(self, matter: str, say: Callable[[str], None]) -> Iterator[None]:
         """As ``turn``, for what may take long: whoever has to wait says so.
 
         Args:

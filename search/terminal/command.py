@@ -36,7 +36,7 @@ class LostProcessError(Exception):
         self.failed = failed
 
 
-def with_others() -> bool:
+def is_multi_process() -> bool:
     """Whether this process is one of several that train each student together."""
     return "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
@@ -44,7 +44,7 @@ def with_others() -> bool:
 T = TypeVar("T")
 
 
-def documented(flags: type[T]) -> type[T]:
+def flag_help(flags: type[T]) -> type[T]:
     """Make the text under each field its help, as one paragraph.
 
     tyro reads such texts by itself, but keeps the line breaks of the source in help and completions.
@@ -72,7 +72,7 @@ def _texts(flags: type[Any]) -> dict[str, str]:
 _USER_AND_PASSWORD = re.compile(r"(://[^:/@]*):[^@]*@")
 
 
-def without_password(text: str) -> str:
+def redact_password(text: str) -> str:
     """The text, a password in an address such as ``postgresql://user:password@host/name`` hidden."""
     return _USER_AND_PASSWORD.sub(r"\1:***@", text)
 
@@ -80,7 +80,7 @@ def without_password(text: str) -> str:
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def status_of(work: Callable[[], int], stopped: str = "", after_space: str = "") -> int:
+def exit_status(work: Callable[[], int], stopped: str = "", after_space: str = "") -> int:
     """Do the work of a command and return its exit status; messages go to stderr.
 
     Args:

@@ -37,7 +37,7 @@ class _Whole:
     seconds: float = 0.0
 
 
-class Forecast:
+class TimeForecast:
     """Counts tokens of work by kind: ``correct``, ``forward``, ``score``, ``distil``, ``retrain``.
 
     Of ``benchmark`` it counts tasks, since nobody knows their tokens before.
@@ -159,7 +159,7 @@ class Console:
         self.live = self.stderr.is_terminal and not quiet
         level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
         self._log_to_stderr(level, verbose)
-        self.forecast = Forecast({})
+        self.forecast = TimeForecast({})
         self.best: dict[int, tuple[float, str]] = {}
         self.stage_seconds: dict[str, float] = {}
         self._progress: Progress | None = None
@@ -235,7 +235,7 @@ class Console:
         self.forecast.spend(kind, 0 if done else total, now - last)
         self.forecast.finish(kind, total, now - began, whole=done in (0, total))
 
-    def told(self, rung: int, label: str, loss: float) -> None:
+    def trial_done(self, rung: int, label: str, loss: float) -> None:
         """Keep the best candidate of each rung."""
         if rung not in self.best or loss < self.best[rung][0]:
             self.best[rung] = (loss, label)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """A line for each row, the first column to the left and all others to the right.
 
     Args:

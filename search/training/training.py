@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.corpus.corpus import Corpus
-from evaluators.distillation.loop import Checkpointing, Outcome, Watch, distil
-from evaluators.distillation.processes import Described
-from evaluators.distillation.schedule import Schedule, Shape, peak_rate
+from evaluators.distillation.loop import Checkpointing, DistillationResult, TrainingMonitor, distil
+from evaluators.distillation.processes import StudentDescription
+from evaluators.distillation.schedule import Schedule, ScheduleShape, peak_rate
 from evaluators.distillation.targets.batch import Targets
 from evaluators.distillation.training import Advance
 from evaluators.metrics.loss import validation_loss
@@ -23,7 +23,7 @@ from search.settings.resolution import Resolved
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingJob:
     """One training."""
 
     tokens: int
@@ -48,21 +48,23 @@ class Trainer:
         with self.accelerator.autocast():
             return validation_loss(model, self.validation)
 
-    def train(self, student: PreTrainedModel, targets: Targets, lesson: Lesson, advance: Advance) -> Outcome:
+    def train(
+        self, student: PreTrainedModel, targets: Targets, job: TrainingJob, advance: Advance
+    ) -> DistillationResult:
         """Distil a student in place, its loss watched.
 
         Raises:
             DivergenceError: see ``distil``, as for others.
         """
-        schedule = self._schedule(lesson.tokens, peak_rate(student.num_parameters()))
-        watch = Watch(validate=self.loss, times=lesson.validations, advance=advance)
+        schedule = self._schedule(job.tokens, peak_rate(student.num_parameters()))
+        monitor = TrainingMonitor(validate=self.loss, times=job.validations, advance=advance)
         return distil(
             student.float(),
             targets,
             schedule,
             self.accelerator,
-            watch,
-            lesson.checkpointing,
+            monitor,
+            job.checkpointing,
             loss=loss_of(self.config),
             states=states_of(self.config, student, self.teaching),
         )
@@ -71,10 +73,10 @@ class Trainer:
         """Of so many tokens; if one is to be the beginning of another, all have the first rung's warm-up."""
         block = self.validation.shape[1]
         of_any = partial(Schedule, blocks=self.config.batch_blocks, block=block, peak_rate=rate)
-        if self.config.schedule == Shape.COSINE:
+        if self.config.schedule == ScheduleShape.COSINE:
             return of_any(tokens=tokens)
         warm_up = of_any(tokens=self.config.rung_tokens[0]).warm_up
-        return of_any(tokens=tokens, shape=Shape.WSD, warm_up_steps=warm_up)
+        return of_any(tokens=tokens, shape=ScheduleShape.WSD, warm_up_steps=warm_up)
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class TakeTargets:
 class Train:
     """Train a student that the main process then sends."""
 
-    student: Described
-    lesson: Lesson
+    student: StudentDescription
+    job: TrainingJob
     retraining: bool
     """Whether it learns from the targets of retraining, and not from those of the rungs."""

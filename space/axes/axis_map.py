@@ -21,17 +21,17 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from space.axes.architecture import Architecture, Axis
-from space.axes.layers import Character
-from space.axes.layout import Each, Fixed, Layout, Together, axes_of, prefix
+from space.axes.layers import LayerSignature
+from space.axes.layout import Concatenated, Fixed, Layout, PerUnit, axes_of, prefix
 
 
-def starred(name: str) -> str:
+def wildcard_name(name: str) -> str:
     """A tensor's name with every number in it starred: the same for all layers."""
     return re.sub(r"\.\d+(?=\.)", ".*", name)
 
 
 @dataclass(frozen=True)
-class Roles:
+class TensorRoles:
     """Names of the tensors through which scales are carried."""
 
     embedding: str
@@ -66,7 +66,7 @@ class Scales:
         }
 
 
-def carried(weights: dict[str, Tensor], axis_map: AxisMap, student: Architecture) -> None:
+def compensate_scales(weights: dict[str, Tensor], axis_map: AxisMap, student: Architecture) -> None:
     """Change a student's weights so that what its class derives from its size changes nothing.
 
     Args:
@@ -95,10 +95,10 @@ def carried(weights: dict[str, Tensor], axis_map: AxisMap, student: Architecture
 def _carry_queries(weights: dict[str, Tensor], axis_map: AxisMap, student: Architecture) -> None:
     """Queries times √(d'/d): attention divides by √d' where the teacher divides by √d."""
     factor = (student.head_dim / axis_map.teacher.head_dim) ** 0.5
-    layouts = {starred(tensor.name): tensor.dimensions for tensor in axis_map.tensors}
+    layouts = {wildcard_name(tensor.name): tensor.dimensions for tensor in axis_map.tensors}
     for name, values in weights.items():
         for (where, place), part in axis_map.scales.queries.items():
-            if starred(name) == where:
+            if wildcard_name(name) == where:
                 layout = layouts[where][place]
                 mask = prefix(_of_part(layout, part), 0, layout, student, axis_map.teacher)
                 shape = [-1 if dimension == place else 1 for dimension in range(values.ndim)]
@@ -110,11 +110,11 @@ def _of_part(layout: Layout, part: int) -> Tensor:
     match layout:
         case Fixed(length):
             return torch.ones(length)
-        case Together(parts):
+        case Concatenated(parts):
             return torch.cat([torch.full((p.length,), float(n == part)) for n, p in enumerate(parts)])
-        case Each(None, units, inner):
+        case PerUnit(None, units, inner):
             return (torch.arange(units) == part).float().repeat_interleave(inner.length)
-        case Each(_, units, inner):
+        case PerUnit(_, units, inner):
             return _of_part(inner, part).repeat(units)
 
 
@@ -151,7 +151,7 @@ class Coupling:
 
 
 @dataclass(frozen=True)
-class Stream:
+class ResidualStream:
     """The norms of a class on the residual stream, and the matrices that read them."""
 
     readers: Mapping[str, tuple[str, ...]]
@@ -180,7 +180,7 @@ class AxisMap:
     """Prefixes under which one numbered module a layer lies, such as ``model.layers.``."""
     kinds: tuple[int, ...]
     """For each layer the number of its kind; layers of one kind have tensors of the same shapes."""
-    roles: Roles
+    roles: TensorRoles
     couplings: tuple[Coupling, ...] = ()
     refused: Mapping[Axis, str] = field(default_factory=dict)
     """Axes that the class has and that are not cut, with the reason."""
@@ -188,11 +188,11 @@ class AxisMap:
     """Which of ``tensors`` are no parameters."""
     scales: Scales = field(default_factory=Scales)
     """What the class derives from sizes, to be made up for."""
-    stream: Stream | None = None
+    stream: ResidualStream | None = None
     """How the residual stream is read; None where it cannot be turned, or need not be."""
     head_apart: bool = False
     """The teacher's head is its embedding table, and was set apart for the basis."""
-    characters: tuple[Character, ...] = ()
+    characters: tuple[LayerSignature, ...] = ()
     """Of each layer what shapes do not show, such as its window."""
 
     @property
@@ -246,7 +246,7 @@ def layer_modules(model: nn.Module, axis_map: AxisMap) -> list[nn.Module]:
 
 
 #: What a class may raise for sizes that it does not allow.
-Refusal = (
+BUILD_ERRORS = (
     StrictDataclassError,
     ValueError,
     TypeError,

@@ -50,7 +50,7 @@ TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk"
 EXPERT_GROUPS = ("n_group", "num_expert_group")
 
 
-def read(config: PretrainedConfig, name: str) -> Any:
+def read_field(config: PretrainedConfig, name: str) -> Any:
     """The value of a field, None if the config has none of that name."""
     value: Any = config
     for part in name.split("."):
@@ -58,20 +58,20 @@ def read(config: PretrainedConfig, name: str) -> Any:
     return value
 
 
-def named(config: PretrainedConfig, names: tuple[str, ...]) -> str | None:
+def first_field_of(config: PretrainedConfig, names: tuple[str, ...]) -> str | None:
     """The first of the names that the config's own fields (aliases resolved) hold a whole number under."""
     own = config.to_dict()
     for name in names:
         name = config.attribute_map.get(name, name)
-        if name.partition(".")[0] in own and type(read(config, name)) is int:
+        if name.partition(".")[0] in own and type(read_field(config, name)) is int:
             return name
     return None
 
 
 def layers_of(config: PretrainedConfig) -> int:
     """The number of layers; 0 if the config has no word for it. Some only list a kind for each layer."""
-    field = named(config, NAMES[Axis.LAYERS])
-    layers = read(config, field or "num_hidden_layers")
+    field = first_field_of(config, NAMES[Axis.LAYERS])
+    layers = read_field(config, field or "num_hidden_layers")
     return layers if type(layers) is int else 0
 
 

@@ -23,12 +23,12 @@ from transformers import PretrainedConfig
 from space.input_error import InputError
 
 #: A scalar of a layer: the module's name within the layer, the attribute's.
-Character = Mapping[tuple[str, str], Any]
+LayerSignature = Mapping[tuple[str, str], Any]
 
 
-def characters(
+def layer_signatures(
     scalars: Mapping[tuple[str, str], Any], stacks: Sequence[str], layers: int
-) -> tuple[Character, ...]:
+) -> tuple[LayerSignature, ...]:
     """For each layer, the scalars of its modules.
 
     Args:
@@ -45,7 +45,7 @@ def characters(
     return tuple(found)
 
 
-def without_numbers(layers: Sequence[Character]) -> tuple[Character, ...]:
+def without_layer_numbers(layers: Sequence[LayerSignature]) -> tuple[LayerSignature, ...]:
     """The characters without what is just the layer's own number wherever it occurs."""
     others = {
         at
@@ -56,7 +56,9 @@ def without_numbers(layers: Sequence[Character]) -> tuple[Character, ...]:
     return tuple({at: value for at, value in layer.items() if at in others} for layer in layers)
 
 
-def check_likeness(teacher: Sequence[Character], student: Sequence[Character], kept: Sequence[int]) -> None:
+def check_layer_signatures(
+    teacher: Sequence[LayerSignature], student: Sequence[LayerSignature], kept: Sequence[int]
+) -> None:
     """Compare the layers of a student with the teacher's layers that they were.
 
     Args:
@@ -87,10 +89,10 @@ def _same(one: Any, other: Any) -> bool:
 
 
 #: A scalar attribute of a module: the module's name, the attribute's.
-Scalars = dict[tuple[str, str], Any]
+ModuleScalars = dict[tuple[str, str], Any]
 
 
-def scalars(model: nn.Module) -> Scalars:
+def module_scalars(model: nn.Module) -> ModuleScalars:
     """Every number, flag and word that the modules of a model hold."""
     return {
         (name, attribute): value
@@ -134,7 +136,7 @@ _LAST = ("moe_layer_end_index",)
 _SPEAKS_OF_LAYERS = re.compile(r"layer|block|pattern|idx|types")
 
 
-def following(config: PretrainedConfig, layers: int, kept: Sequence[int]) -> dict[str, Any]:
+def per_layer_fields(config: PretrainedConfig, layers: int, kept: Sequence[int]) -> dict[str, Any]:
     """The changed fields of a config that keeps some of its layers.
 
     Args:

@@ -33,7 +33,7 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class Each:
+class PerUnit:
     """``inner`` for each unit; units of no axis (None) all stay."""
 
     axis: Axis | None
@@ -51,7 +51,7 @@ class Each:
 
 
 @dataclass(frozen=True)
-class Together:
+class Concatenated:
     """Parts, one after the other."""
 
     parts: tuple[Layout, ...]
@@ -65,7 +65,7 @@ class Together:
         return f"({' + '.join(map(str, self.parts))})"
 
 
-Layout = Fixed | Each | Together
+Layout = Fixed | PerUnit | Concatenated
 #: (units,) the order of an axis's units, within a unit of the axis around it or of another dimension.
 Order = Callable[[Axis, int | None], Tensor]
 
@@ -73,11 +73,11 @@ Order = Callable[[Axis, int | None], Tensor]
 def axes_of(layout: Layout) -> Iterator[Axis]:
     """The axes that move a dimension, outermost first; one may come more than once."""
     match layout:
-        case Each(axis, _, inner):
+        case PerUnit(axis, _, inner):
             if axis is not None:
                 yield axis
             yield from axes_of(inner)
-        case Together(parts):
+        case Concatenated(parts):
             for part in parts:
                 yield from axes_of(part)
 
@@ -93,13 +93,13 @@ def positions(layout: Layout, order: Order, within: int | None = None) -> Tensor
     match layout:
         case Fixed(length):
             return torch.arange(length)
-        case Together(parts):
+        case Concatenated(parts):
             ends = torch.tensor([part.length for part in parts]).cumsum(0)
             starts = (ends - torch.tensor([part.length for part in parts])).tolist()
             return torch.cat(
                 [start + positions(part, order, within) for start, part in zip(starts, parts, strict=True)]
             )
-        case Each(axis, units, inner):
+        case PerUnit(axis, units, inner):
             chosen = torch.arange(units) if axis is None else order(axis, within)
             if next(axes_of(inner), None) is None:
                 return (chosen[:, None] * inner.length + torch.arange(inner.length)).flatten()
@@ -108,8 +108,8 @@ def positions(layout: Layout, order: Order, within: int | None = None) -> Tensor
             )
 
 
-def kept(axis: Axis | None, units: int, student: Architecture, teacher: Architecture) -> int:
-    """How many of the units of an ``Each`` a student keeps; queries are counted in their group."""
+def kept_units(axis: Axis | None, units: int, student: Architecture, teacher: Architecture) -> int:
+    """How many of the units of an ``PerUnit`` a student keeps; queries are counted in their group."""
     if axis is None:
         return units
     if axis is Axis.HEADS:
@@ -132,14 +132,14 @@ def prefix(
     match layout:
         case Fixed():
             return values
-        case Together(parts):
+        case Concatenated(parts):
             cuts = values.split([part.length for part in parts], place)
             return torch.cat(
                 [prefix(cut, place, part, student, teacher) for cut, part in zip(cuts, parts, strict=True)],
                 place,
             )
-        case Each(axis, units, inner):
-            few = kept(axis, units, student, teacher)
+        case PerUnit(axis, units, inner):
+            few = kept_units(axis, units, student, teacher)
             if next(axes_of(inner), None) is None:
                 return values.narrow(place, 0, few * inner.length)
             nested = values.unflatten(place, (units, inner.length)).narrow(place, 0, few)
@@ -147,16 +147,16 @@ def prefix(
 
 
 @dataclass(frozen=True)
-class Part:
+class MovedPart:
     """``moved`` of a dimension's entries belong to an axis."""
 
     axis: Axis
     moved: int
 
 
-def candidates(
+def candidate_layouts(
     length: int,
-    parts: tuple[Part, ...],
+    parts: tuple[MovedPart, ...],
     units: Mapping[Axis, int],
     groups: int,
     head_dim: int,
@@ -194,18 +194,18 @@ class _Of:
         units = self.units[axis]
         if axis is Axis.HEADS:
             groups = self.units[Axis.KV_HEADS]
-            return Each(Axis.KV_HEADS, groups, Each(Axis.HEADS, units // groups, inner))
+            return PerUnit(Axis.KV_HEADS, groups, PerUnit(Axis.HEADS, units // groups, inner))
         if axis is Axis.EXPERTS:
-            return Each(None, self.groups, Each(Axis.EXPERTS, units // self.groups, inner))
-        return Each(axis, units, inner)
+            return PerUnit(None, self.groups, PerUnit(Axis.EXPERTS, units // self.groups, inner))
+        return PerUnit(axis, units, inner)
 
     def head(self, length: int) -> Layout:
         """What belongs to one head: so many entries, or heads of a size that moves."""
         times, rest = divmod(length, self.head_dim)
         if Axis.HEAD_DIM not in self.units or rest:
             return Fixed(length)
-        entries = Each(Axis.HEAD_DIM, self.head_dim, Fixed(1))
-        return entries if times == 1 else Each(None, times, entries)
+        entries = PerUnit(Axis.HEAD_DIM, self.head_dim, Fixed(1))
+        return entries if times == 1 else PerUnit(None, times, entries)
 
     def whole(self, axis: Axis, length: int) -> tuple[Layout, ...]:
         """One axis moves all of a dimension."""
@@ -217,7 +217,7 @@ class _Of:
         found = [self.each(axis, self.head(stride) if of_heads else Fixed(stride))]
         repeats, odd = divmod(stride, unit)
         if not odd and 1 < repeats <= 8:
-            apart = Together((self.each(axis, self.head(unit) if of_heads else Fixed(unit)),) * repeats)
+            apart = Concatenated((self.each(axis, self.head(unit) if of_heads else Fixed(unit)),) * repeats)
             found.insert(0 if axis is not Axis.HEADS else 1, apart)
         return tuple(found)
 
@@ -228,9 +228,9 @@ class _Of:
         neurons = self.units[Axis.EXPERT_MLP]
         if length != self.units[Axis.EXPERTS] * neurons:
             return ()
-        return (self.each(Axis.EXPERTS, Each(Axis.EXPERT_MLP, neurons, Fixed(1))),)
+        return (self.each(Axis.EXPERTS, PerUnit(Axis.EXPERT_MLP, neurons, Fixed(1))),)
 
-    def fused(self, parts: tuple[Part, ...], length: int) -> tuple[Layout, ...]:
+    def fused(self, parts: tuple[MovedPart, ...], length: int) -> tuple[Layout, ...]:
         """Queries, keys and values in one tensor: in any order, or group by group."""
         moved = {part.axis: part.moved for part in parts}
         kv, heads = self.units[Axis.KV_HEADS], self.units[Axis.HEADS]
@@ -240,19 +240,23 @@ class _Of:
         query = moved[Axis.HEADS] // heads
         queries = self.each(Axis.HEADS, self.head(query))
         if Axis.KV_HEADS not in moved:
-            return (Together((queries, Fixed(fixed))), Together((Fixed(fixed), queries))) if fixed else ()
+            return (
+                (Concatenated((queries, Fixed(fixed))), Concatenated((Fixed(fixed), queries)))
+                if fixed
+                else ()
+            )
         one, odd = divmod(moved[Axis.KV_HEADS], 2 * kv)
         if odd or fixed:
             return ()
-        key = Each(Axis.KV_HEADS, kv, self.head(one))
-        pair = Each(Axis.KV_HEADS, kv, self.head(2 * one))
-        grouped = Each(Axis.HEADS, heads // kv, self.head(query)), self.head(2 * one)
+        key = PerUnit(Axis.KV_HEADS, kv, self.head(one))
+        pair = PerUnit(Axis.KV_HEADS, kv, self.head(2 * one))
+        grouped = PerUnit(Axis.HEADS, heads // kv, self.head(query)), self.head(2 * one)
         return (
-            Together((queries, key, key)),
-            Each(Axis.KV_HEADS, kv, Together(grouped)),
-            Together((key, queries, key)),
-            Together((key, key, queries)),
-            Together((queries, pair)),
-            Together((pair, queries)),
-            Each(Axis.KV_HEADS, kv, Together(grouped[::-1])),
+            Concatenated((queries, key, key)),
+            PerUnit(Axis.KV_HEADS, kv, Concatenated(grouped)),
+            Concatenated((key, queries, key)),
+            Concatenated((key, key, queries)),
+            Concatenated((queries, pair)),
+            Concatenated((pair, queries)),
+            PerUnit(Axis.KV_HEADS, kv, Concatenated(grouped[::-1])),
         )

@@ -21,7 +21,7 @@ from transformers import DynamicCache
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap, MappedTensor
 from space.axes.layers import layers_of_each_kind
-from space.axes.layout import Each, Fixed, Layout, Together
+from space.axes.layout import Concatenated, Fixed, Layout, PerUnit
 
 #: An axis's size, or the number of layers that are kept of a kind.
 Variable = Axis | int
@@ -160,23 +160,23 @@ def _horner(terms: Mapping[Powers, int], values: Mapping[Variable, Any]) -> Any:
 Part = Callable[[MappedTensor, Polynomial], Polynomial]
 
 
-def entries(layout: Layout, axis_map: AxisMap) -> Polynomial:
+def entry_count(layout: Layout, axis_map: AxisMap) -> Polynomial:
     """How many entries a dimension has."""
     match layout:
         case Fixed(length):
             return Polynomial.constant(length)
-        case Together(parts):
-            return Polynomial.sum(entries(part, axis_map) for part in parts)
-        case Each(axis, units, inner):
-            return units_of(axis, units, axis_map) * entries(inner, axis_map)
+        case Concatenated(parts):
+            return Polynomial.sum(entry_count(part, axis_map) for part in parts)
+        case PerUnit(axis, units, inner):
+            return units_of(axis, units, axis_map) * entry_count(inner, axis_map)
 
 
 def units_of(axis: Axis | None, units: int, axis_map: AxisMap) -> Polynomial:
-    """How many units of an ``Each`` a student keeps; queries are counted in their group.
+    """How many units of an ``PerUnit`` a student keeps; queries are counted in their group.
 
     Args:
-        axis: the ``Each``'s.
-        units: the ``Each``'s, the teacher's.
+        axis: the ``PerUnit``'s.
+        units: the ``PerUnit``'s, the teacher's.
         axis_map: the teacher's.
     """
     if axis is None:
@@ -203,7 +203,7 @@ def sum_of_tensors(
     def size(dimensions: tuple[Layout, ...]) -> Polynomial:
         product = Polynomial.constant(1)
         for dimension in dimensions:
-            product = product * entries(dimension, axis_map)
+            product = product * entry_count(dimension, axis_map)
         return product
 
     def whole(some: Sequence[MappedTensor]) -> Polynomial:
@@ -230,7 +230,7 @@ def sum_of_layers(
         kept: the layers to sum over; by default as many of each kind as a student keeps, weighted as
             the teacher's are on average.
     """
-    kinds, reach = axis_map.kinds, windows(axis_map)
+    kinds, reach = axis_map.kinds, attention_windows(axis_map)
     counts = [count(layer) for layer in range(len(kinds))]
     assert all(counts[kinds.index(kind)] == one for kind, one in zip(kinds, counts, strict=True))
     if kept is not None:
@@ -243,7 +243,7 @@ def sum_of_layers(
     return Polynomial(Polynomial.sum(parts).terms, _kept_of_each_kind(kinds))
 
 
-def windows(axis_map: AxisMap) -> tuple[int | None, ...]:
+def attention_windows(axis_map: AxisMap) -> tuple[int | None, ...]:
     """For each layer, the most tokens that its attention reaches; None for all. The cache's class tells."""
     layers = DynamicCache(config=axis_map.config).layers
     found = [getattr(layer, "sliding_window", None) for layer in layers[: axis_map.teacher.layers]]

@@ -7,7 +7,7 @@ from transformers.cache_utils import DynamicLayer
 
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap, MappedTensor
-from space.axes.layout import Each, Fixed, Layout, Together
+from space.axes.layout import Concatenated, Fixed, Layout, PerUnit
 from space.axes.polynomial import Polynomial, units_of
 
 #: All classes that compress keys and values call the module so.
@@ -106,10 +106,10 @@ def _beside_queries(layout: Layout, axis_map: AxisMap, inside: bool = False) -> 
     match layout:
         case Fixed(length):
             return Polynomial.constant(length if inside else 0)
-        case Together(parts):
+        case Concatenated(parts):
             return Polynomial.sum(_beside_queries(part, axis_map, inside) for part in parts)
-        case Each(Axis.HEADS):
+        case PerUnit(Axis.HEADS):
             return _NOTHING
-        case Each(axis, units, inner):
+        case PerUnit(axis, units, inner):
             beside = _beside_queries(inner, axis_map, inside or axis is Axis.KV_HEADS)
             return units_of(axis, units, axis_map) * beside

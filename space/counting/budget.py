@@ -131,7 +131,7 @@ class Budget:
         return self.amount * (1 + self.tolerance)
 
 
-def spoken(amount: float, of: Measure = Measure.TOTAL) -> str:
+def format_amount(amount: float, of: Measure = Measure.TOTAL) -> str:
     """An amount as people say and type it, to three digits: 8.19B, 350M, 800k; of memory 16.1GB, 64kB."""
     giga, unit = ("G", "B") if of.in_bytes else ("B", "")
     for prefix, size in (("T", 1e12), (giga, 1e9), ("M", 1e6), ("k", 1e3)):

@@ -13,8 +13,8 @@ from torch import nn
 
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap, MappedTensor, build
-from space.axes.config_fields import TOP_K, named, read
-from space.axes.layout import Each, Layout, Together
+from space.axes.config_fields import TOP_K, first_field_of, read_field
+from space.axes.layout import Concatenated, Layout, PerUnit
 from space.axes.polynomial import Part, Polynomial, sum_of_layers, sum_of_tensors
 from space.counting.attention import Attention
 from space.counting.budget import Budget, Measure
@@ -27,14 +27,14 @@ def experts_per_token(axis_map: AxisMap) -> int:
     Raises:
         InputError: the config does not say.
     """
-    field = named(axis_map.config, TOP_K)
+    field = first_field_of(axis_map.config, TOP_K)
     if field is None:
         raise InputError(
             "The config of a mixture has to say how many experts a token is sent to",
             f"in {axis_map.config.model_type!r}, no known field does",
             "Choose another teacher with --model",
         )
-    return int(read(axis_map.config, field))
+    return int(read_field(axis_map.config, field))
 
 
 def expert_groups(axis_map: AxisMap) -> int:
@@ -45,11 +45,11 @@ def expert_groups(axis_map: AxisMap) -> int:
 
 def _groups(layout: Layout) -> int:
     match layout:
-        case Each(None, units, Each(Axis.EXPERTS, _, _)):
+        case PerUnit(None, units, PerUnit(Axis.EXPERTS, _, _)):
             return units
-        case Each(_, _, inner):
+        case PerUnit(_, _, inner):
             return _groups(inner)
-        case Together(parts):
+        case Concatenated(parts):
             return max(map(_groups, parts))
     return 0
 
@@ -62,7 +62,7 @@ def fewest_experts(axis_map: AxisMap) -> int:
     chosen, groups = experts_per_token(axis_map), expert_groups(axis_map)
     if groups == 1:
         return chosen
-    open_groups = read(axis_map.config, "topk_group") or groups
+    open_groups = read_field(axis_map.config, "topk_group") or groups
     return groups * max(2, -(-chosen // open_groups))
 
 
@@ -76,7 +76,7 @@ def non_embedding_polynomial(axis_map: AxisMap) -> Polynomial:
 
     Left out are the tables of token and position embeddings and the output head, tied to the former or not.
     """
-    uses = uses_of(axis_map)
+    uses = parameter_uses(axis_map)
     kept = (t for t in _parameters(axis_map) if t.name not in uses.tables | uses.head)
     return sum_of_tensors(axis_map, kept)
 
@@ -99,7 +99,7 @@ def matrix_polynomial(axis_map: AxisMap) -> Polynomial:
     With tied embeddings the table serves as the head too, and counts once; of the routed experts
     those count that a token is sent to.
     """
-    uses = uses_of(axis_map)
+    uses = parameter_uses(axis_map)
     left_out = (uses.tables - uses.head) | uses.vectors
     kept = (t for t in _parameters(axis_map) if t.name not in left_out)
     return sum_of_tensors(axis_map, kept, _active(axis_map))
@@ -172,7 +172,7 @@ def prefill_flops(axis_map: AxisMap, prompt: int, kept: Sequence[int] | None = N
 
 
 @dataclass(frozen=True)
-class Uses:
+class ParameterUses:
     """What some parameters are for, by name; told by the class itself."""
 
     tables: frozenset[str]
@@ -183,7 +183,7 @@ class Uses:
     """Biases, and whatever norms hold: added or scaled with, entry by entry."""
 
 
-def uses_of(axis_map: AxisMap) -> Uses:
+def parameter_uses(axis_map: AxisMap) -> ParameterUses:
     """Build the class on the meta device and look."""
     model = build(axis_map.config)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -197,7 +197,7 @@ def uses_of(axis_map: AxisMap) -> Uses:
                 vectors.add(name)
     head = model.get_output_embeddings()
     of_head = {names[id(parameter)] for parameter in head.parameters()} if head is not None else set()
-    return Uses(frozenset(tables), frozenset(of_head), frozenset(vectors))
+    return ParameterUses(frozenset(tables), frozenset(of_head), frozenset(vectors))
 
 
 def budget_polynomial(axis_map: AxisMap, budget: Budget) -> Polynomial:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from space.axes.architecture import Axis
-from space.axes.axis_map import AxisMap, Stream, starred
+from space.axes.axis_map import AxisMap, ResidualStream, wildcard_name
 from space.input_error import InputError
 
 Weights = Mapping[str, Tensor]
@@ -35,7 +35,7 @@ Weights = Mapping[str, Tensor]
 _LEAST_GAIN = 1e-4
 
 
-def folded(weights: Weights, axis_map: AxisMap, stream: Stream) -> dict[str, Tensor]:
+def fold_norms(weights: Weights, axis_map: AxisMap, stream: ResidualStream) -> dict[str, Tensor]:
     """The same function with every norm's weight moved into the matrices that read it.
 
     Args:
@@ -48,13 +48,13 @@ def folded(weights: Weights, axis_map: AxisMap, stream: Stream) -> dict[str, Ten
     """
     found = dict(weights)
     for norm in axis_map.tensors:
-        readers = stream.readers.get(starred(norm.name))
+        readers = stream.readers.get(wildcard_name(norm.name))
         if readers is None:
             continue
         gain = weights[norm.name] + stream.offset
         for tensor in axis_map.tensors:
-            if starred(tensor.name) in readers and norm.layer in (None, tensor.layer):
-                place = hidden_place(tensor.axes)
+            if wildcard_name(tensor.name) in readers and norm.layer in (None, tensor.layer):
+                place = hidden_dimension(tensor.axes)
                 found[tensor.name] = (found[tensor.name].movedim(place, -1) * gain).movedim(-1, place)
         found[norm.name] = torch.full_like(weights[norm.name], 1 - stream.offset)
         bias = f"{norm.module}.bias"
@@ -75,26 +75,28 @@ def _behind(bias: Tensor, gain: Tensor, name: str) -> Tensor:
     return torch.where(bias == 0, torch.zeros_like(bias), bias / gain)
 
 
-def turned(weights: Weights, axis_map: AxisMap, stream: Stream, rotation: Tensor) -> dict[str, Tensor]:
+def rotate_stream(
+    weights: Weights, axis_map: AxisMap, stream: ResidualStream, rotation: Tensor
+) -> dict[str, Tensor]:
     """The same function in another basis of the stream.
 
     Args:
-        weights: from ``folded``.
+        weights: from ``fold_norms``.
         axis_map: of the model.
         stream: of its class.
         rotation: (D, D) orthogonal, new directions in columns.
     """
     found = dict(weights)
     for tensor in axis_map.tensors:
-        if tensor.has(Axis.HIDDEN) and starred(tensor.name) not in stream.readers:
-            values, place = weights[tensor.name], hidden_place(tensor.axes)
+        if tensor.has(Axis.HIDDEN) and wildcard_name(tensor.name) not in stream.readers:
+            values, place = weights[tensor.name], hidden_dimension(tensor.axes)
             matrix = rotation.to(values.device, torch.promote_types(values.dtype, torch.float32))
             along = (values.movedim(place, -1).to(matrix.dtype) @ matrix).to(values.dtype)
             found[tensor.name] = along.movedim(-1, place).contiguous()
     return found
 
 
-def hidden_place(axes: tuple[frozenset[Axis], ...]) -> int:
+def hidden_dimension(axes: tuple[frozenset[Axis], ...]) -> int:
     """The dimension that runs along hidden."""
     return next(place for place, moving in enumerate(axes) if Axis.HIDDEN in moving)
 
@@ -141,11 +143,11 @@ def basis_of(name: BasisName, covariance: Tensor, reading: Tensor, centred: bool
     best = inner @ torch.linalg.eigh(root @ varies @ root).eigenvectors.flip(-1)
     energy = (best * (covariance @ best)).sum(0)
     if centred:
-        best, energy = among_centred(best), torch.cat([torch.zeros(1).double(), energy])
+        best, energy = centred_rotation(best), torch.cat([torch.zeros(1).double(), energy])
     return Basis(best.float().contiguous(), energy.float())
 
 
-def among_centred(directions: Tensor) -> Tensor:
+def centred_rotation(directions: Tensor) -> Tensor:
     """(D, D) rotation to coordinates that hold (D, D − 1) orthonormal directions without a mean."""
     frame = helmert(len(directions)).to(directions)
     return torch.cat([directions, frame[:, -1:]], 1) @ frame.T

@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from space.axes.architecture import Architecture, Axis
-from space.axes.axis_map import AxisMap, MappedTensor, carried, starred, student_name
+from space.axes.axis_map import AxisMap, MappedTensor, compensate_scales, student_name, wildcard_name
 from space.axes.config_fields import with_sizes
-from space.axes.layers import characters, check_likeness, following, scalars
-from space.axes.layout import Each, Fixed, Layout, Together, kept, positions, prefix
-from space.cutting.basis import folded, turned
+from space.axes.layers import check_layer_signatures, layer_signatures, module_scalars, per_layer_fields
+from space.axes.layout import Concatenated, Fixed, Layout, PerUnit, kept_units, positions, prefix
+from space.cutting.basis import fold_norms, rotate_stream
 from space.cutting.ranking import Ranking, kept_layers
 from space.cutting.repair import Repair
 from space.input_error import InputError
@@ -46,8 +46,8 @@ def sort_by_importance(weights: Weights, axis_map: AxisMap, ranking: Ranking) ->
     sortable = axis_map.sortable
     if ranking.basis is not None:
         assert axis_map.stream is not None, "only a stream that can be turned has a basis"
-        weights = folded(weights, axis_map, axis_map.stream)
-        weights = turned(weights, axis_map, axis_map.stream, ranking.basis.rotation)
+        weights = fold_norms(weights, axis_map, axis_map.stream)
+        weights = rotate_stream(weights, axis_map, axis_map.stream, ranking.basis.rotation)
         sortable -= {Axis.HIDDEN}
     return {
         tensor.name: _sorted(weights[tensor.name].detach(), tensor, sortable, ranking)
@@ -81,7 +81,7 @@ def _sorted(values: Tensor, tensor: MappedTensor, sortable: Collection[Axis], ra
     return values.clone()
 
 
-def keeps(axis_map: AxisMap, ranking: Ranking, architecture: Architecture) -> list[int]:
+def layers_kept(axis_map: AxisMap, ranking: Ranking, architecture: Architecture) -> list[int]:
     """The teacher's layers that a student has, in order."""
     return kept_layers(ranking.scores[Axis.LAYERS], architecture.layers, axis_map.kinds, ranking.blocks)
 
@@ -98,7 +98,7 @@ def student_config(axis_map: AxisMap, architecture: Architecture, kept: Sequence
         StrictDataclassError: the class does not allow these sizes together; other classes raise
             ValueError and its kin.
     """
-    changes = following(axis_map.config, axis_map.teacher.layers, kept)
+    changes = per_layer_fields(axis_map.config, axis_map.teacher.layers, kept)
     changes |= {name: architecture[axis] for axis, names in axis_map.fields.items() for name in names}
     changes |= axis_map.scales.fields(axis_map, architecture)
     return with_sizes(axis_map.config, changes)
@@ -129,19 +129,19 @@ def extract(
         InputError: the class cannot be told to keep just these layers, or then wants other tensors.
     """
     assert ranking.basis is not None or not repair.sets_gains, "moments sorted by a turned ranking"
-    kept = keeps(axis_map, ranking, architecture) if kept is None else kept
+    kept = layers_kept(axis_map, ranking, architecture) if kept is None else kept
     weights = {}
     for tensor in axis_map.tensors:
         name = student_name(tensor, axis_map, kept)
         if name is not None:
             values = repair.repaired(canonical[tensor.name], tensor, axis_map, architecture)
-            weights[name] = cut(values, tensor, axis_map, architecture, kept)
+            weights[name] = slice_tensor(values, tensor, axis_map, architecture, kept)
     if not repair.sets_gains:
         _norm_gain(weights, axis_map, ranking, architecture)
-    carried(weights, axis_map, architecture)
-    student = assemble(student_config(axis_map, architecture, kept), weights)
-    found = characters(scalars(student), axis_map.stacks, len(kept))
-    check_likeness(axis_map.characters, found, kept)
+    compensate_scales(weights, axis_map, architecture)
+    student = model_from_weights(student_config(axis_map, architecture, kept), weights)
+    found = layer_signatures(module_scalars(student), axis_map.stacks, len(kept))
+    check_layer_signatures(axis_map.characters, found, kept)
     return student
 
 
@@ -153,11 +153,11 @@ def _norm_gain(
         return
     gain = ranking.basis.gain(architecture.hidden) - axis_map.stream.offset
     for name, values in weights.items():
-        if starred(name) in axis_map.stream.readers:
+        if wildcard_name(name) in axis_map.stream.readers:
             values.fill_(gain)
 
 
-def cut(
+def slice_tensor(
     values: Tensor,
     tensor: MappedTensor,
     axis_map: AxisMap,
@@ -177,7 +177,7 @@ def cut(
     return values.contiguous()
 
 
-def assemble(config: PretrainedConfig, weights: Weights) -> PreTrainedModel:
+def model_from_weights(config: PretrainedConfig, weights: Weights) -> PreTrainedModel:
     """A model of the given weights, without initialising others first; tied weights are tied.
 
     Raises:
@@ -191,7 +191,7 @@ def assemble(config: PretrainedConfig, weights: Weights) -> PreTrainedModel:
     if missing:
         raise InputError(
             "A student is made of the teacher's tensors alone",
-            f"the class then wants {starred(missing[0])}, which the teacher does not have there",
+            f"the class then wants {wildcard_name(missing[0])}, which the teacher does not have there",
             "Choose another teacher with --model, or keep its layers with --keep layers",
         )
     nn.Module.to(model, next(iter(weights.values())).device)
@@ -239,7 +239,7 @@ def _shrunk(layout: Layout, student: Architecture, teacher: Architecture) -> Lay
     match layout:
         case Fixed():
             return layout
-        case Together(parts):
-            return Together(tuple(_shrunk(part, student, teacher) for part in parts))
-        case Each(axis, units, inner):
-            return Each(axis, kept(axis, units, student, teacher), _shrunk(inner, student, teacher))
+        case Concatenated(parts):
+            return Concatenated(tuple(_shrunk(part, student, teacher) for part in parts))
+        case PerUnit(axis, units, inner):
+            return PerUnit(axis, kept_units(axis, units, student, teacher), _shrunk(inner, student, teacher))

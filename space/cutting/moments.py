@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from space.axes.architecture import Axis
-from space.axes.axis_map import AxisMap, MappedTensor, starred
+from space.axes.axis_map import AxisMap, MappedTensor, wildcard_name
 from space.axes.layout import Layout, positions
 from space.cutting.ranking import Ranking
 
 
 @dataclass(frozen=True)
-class Read:
+class InputMoment:
     """The second moment of what a matrix reads."""
 
     place: int
@@ -30,7 +30,7 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Energy:
+class NormEnergy:
     """How the energy of what a norm reads lies in its dimensions."""
 
     mean: Tensor
@@ -43,9 +43,9 @@ class Energy:
 class Moments:
     """Of one teacher on one calibration set: 8 n² bytes for each matrix that reads n numbers."""
 
-    reads: Mapping[str, Read]
+    reads: Mapping[str, InputMoment]
     """By the name of the matrix: those that read neurons or heads."""
-    energies: Mapping[str, Energy]
+    energies: Mapping[str, NormEnergy]
     """By the name of the weight: norms over hidden that divide by the root mean square."""
     fingerprint: str
     """Of teacher and calibration set."""
@@ -80,11 +80,11 @@ class Moments:
                 if about.get("fingerprint") != fingerprint:
                     return None
                 reads = {
-                    name: Read(place, file.get_tensor(f"second.{name}"))
+                    name: InputMoment(place, file.get_tensor(f"second.{name}"))
                     for name, place in about["places"].items()
                 }
                 energies = {
-                    name: Energy(file.get_tensor(f"energy.{name}"), offset)
+                    name: NormEnergy(file.get_tensor(f"energy.{name}"), offset)
                     for name, offset in about["offsets"].items()
                 }
                 stream = {name: file.get_tensor(f"stream.{name}") for name in about["stream"]}
@@ -128,7 +128,10 @@ class Moments:
 
 
 def _reads(axis_map: AxisMap, reader: MappedTensor, norm: str) -> bool:
-    return axis_map.stream is not None and starred(reader.name) in axis_map.stream.readers[starred(norm)]
+    return (
+        axis_map.stream is not None
+        and wildcard_name(reader.name) in axis_map.stream.readers[wildcard_name(norm)]
+    )
 
 
 class _Order:
@@ -147,12 +150,12 @@ class _Order:
 
         return positions(layout, units, expert)
 
-    def second(self, tensor: MappedTensor, read: Read) -> Tensor:
+    def second(self, tensor: MappedTensor, read: InputMoment) -> Tensor:
         """The sorted second moment; experts in their new places, each with its neurons in its own order."""
         if read.second.ndim == 2:
             index = self.of(tensor, read.place)
             return read.second[index][:, index]
-        place = experts_place(tensor)
+        place = expert_dimension(tensor)
         assert place is not None, "several moments belong to several experts"
         rows = []
         for expert in self.of(tensor, place).tolist():
@@ -165,7 +168,7 @@ class _Order:
 _READ = frozenset({Axis.MLP, Axis.SHARED_MLP, Axis.EXPERT_MLP, Axis.HEADS, Axis.KV_HEADS, Axis.HEAD_DIM})
 
 
-def read_places(tensor: MappedTensor) -> list[int]:
+def reading_dimensions(tensor: MappedTensor) -> list[int]:
     """The dimensions of a layer's matrix along which neurons or heads may be read."""
     if tensor.layer is None or len(tensor.dimensions) < 2:
         return []
@@ -180,13 +183,13 @@ def moment_bytes(axis_map: AxisMap) -> int:
     """The most that a teacher's moments can take: 8 n² for each matrix that reads, or writes, n numbers."""
     total = 0
     for tensor in axis_map.tensors:
-        each = experts_place(tensor)
+        each = expert_dimension(tensor)
         experts = 1 if each is None else tensor.dimensions[each].length
-        lengths = [tensor.dimensions[place].length for place in read_places(tensor)]
+        lengths = [tensor.dimensions[place].length for place in reading_dimensions(tensor)]
         total += experts * sum(8 * length**2 for length in lengths)
     return total
 
 
-def experts_place(tensor: MappedTensor) -> int | None:
+def expert_dimension(tensor: MappedTensor) -> int | None:
     """The dimension that runs along experts, one entry each; None if there is none."""
     return next((place for place, axes in enumerate(tensor.axes) if Axis.EXPERTS in axes), None)

@@ -29,11 +29,11 @@ from transformers.pytorch_utils import Conv1D
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap, MappedTensor, build
 from space.axes.layout import Layout, axes_of, positions, prefix
-from space.cutting.basis import hidden_place
-from space.cutting.moments import Moments, experts_place
+from space.cutting.basis import hidden_dimension
+from space.cutting.moments import Moments, expert_dimension
 
 
-def partners(before: int, after: int) -> Tensor:
+def residual_partners(before: int, after: int) -> Tensor:
     """(L,) for each head in the order of importance the one that it moves away from; itself if none.
 
     Args:
@@ -46,14 +46,14 @@ def partners(before: int, after: int) -> Tensor:
     return order
 
 
-def with_residual(
+def add_head_residual(
     values: Tensor, place: int, tensor: MappedTensor, student: Architecture, teacher: Architecture
 ) -> Tensor:
     """A sorted tensor whose kept heads have taken in what is left of the dropped ones.
 
     Args:
         values: of the canonical teacher, all heads there.
-        place: the dimension along which heads are produced, from ``producing``.
+        place: the dimension along which heads are produced, from ``producing_tensors``.
         tensor: its place in the map.
         student: whose heads are kept.
         teacher: whose heads ``values`` has.
@@ -64,7 +64,7 @@ def with_residual(
         return values
     kept = student.kv_heads if apart else student.heads // student.kv_heads
     each = teacher.heads if apart else teacher.heads // teacher.kv_heads
-    others = partners(each, kept)
+    others = residual_partners(each, kept)
 
     def order(axis: Axis, within: int | None) -> Tensor:
         """All units where they are, but heads in the places of those that they are a partner of."""
@@ -75,7 +75,7 @@ def with_residual(
     return values + (values - values.index_select(place, index))
 
 
-def producing(axis_map: AxisMap) -> dict[str, int]:
+def producing_tensors(axis_map: AxisMap) -> dict[str, int]:
     """The tensors that make queries, keys or values from what they read: by name, the dimension of heads.
 
     They belong to linear modules, whose classes say which dimension is the output.
@@ -127,7 +127,7 @@ class Repair:
         """
         teacher = axis_map.teacher
         if (place := self.heads.get(tensor.name)) is not None and student.heads != teacher.heads:
-            values = with_residual(values, place, tensor, student, teacher)
+            values = add_head_residual(values, place, tensor, student, teacher)
         if self.moments is None:
             return values
         if self.least_squares and tensor.name in self.moments.reads:
@@ -151,9 +151,9 @@ class Repair:
             return torch.full_like(values, float(gain) - axis_map.stream.offset)
         if tensor.name not in self.moments.norm_of:
             return values
-        second, place = stream[self.moments.norm_of[tensor.name]], hidden_place(tensor.axes)
+        second, place = stream[self.moments.norm_of[tensor.name]], hidden_dimension(tensor.axes)
         along = values.movedim(place, -1)
-        rows = refitted(along.flatten(0, -2), second, torch.arange(hidden), self.ridge)
+        rows = ridge_refit(along.flatten(0, -2), second, torch.arange(hidden), self.ridge)
         return rows.view(along.shape).movedim(-1, place)
 
     @property
@@ -171,22 +171,22 @@ class Repair:
         if len(kept) == layout.length:
             return values
         if read.second.ndim == 2:
-            return refitted(values.movedim(read.place, -1), read.second, kept, self.ridge).movedim(
+            return ridge_refit(values.movedim(read.place, -1), read.second, kept, self.ridge).movedim(
                 -1, read.place
             )
-        experts = experts_place(tensor)
+        experts = expert_dimension(tensor)
         assert experts is not None, "several moments belong to several experts"
         place = read.place - (experts < read.place)
         return torch.stack(
             [
-                refitted(one.movedim(place, -1), second, kept, self.ridge).movedim(-1, place)
+                ridge_refit(one.movedim(place, -1), second, kept, self.ridge).movedim(-1, place)
                 for one, second in zip(values.unbind(experts), read.second, strict=True)
             ],
             experts,
         )
 
 
-def refitted(weights: Tensor, second: Tensor, kept: Tensor, ridge: float) -> Tensor:
+def ridge_refit(weights: Tensor, second: Tensor, kept: Tensor, ridge: float) -> Tensor:
     """(out, n) weights whose kept columns make up for the others by ridge regression.
 
     Args:

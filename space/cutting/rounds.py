@@ -7,7 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from space.axes.architecture import Architecture, Axis
-from space.axes.axis_map import AxisMap, Refusal, build
+from space.axes.axis_map import BUILD_ERRORS, AxisMap, build
 from space.cutting.extraction import student_config
 from space.enumeration.choices import step_of
 
@@ -95,6 +95,6 @@ def _allowed(axis_map: AxisMap, found: Architecture) -> bool:
     layers = axis_map.teacher.layers
     try:
         build(student_config(axis_map, replace(found, layers=layers), range(layers)))
-    except Refusal:
+    except BUILD_ERRORS:
         return False
     return True

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig
 
 from space.axes.architecture import Architecture, Axis
-from space.axes.axis_map import AxisMap, MappedTensor, Roles, Scales, starred
-from space.axes.config_fields import NAMES, layers_of, named
-from space.axes.layers import characters, without_numbers
-from space.axes.layout import Fixed, Layout, Part, candidates
-from space.discovery.families import entry_of
-from space.discovery.probing import Probes, probe, written_out
-from space.discovery.sizing import Sizes, Tie, in_attention, mlp_axis, sizes_of
+from space.axes.axis_map import AxisMap, MappedTensor, Scales, TensorRoles, wildcard_name
+from space.axes.config_fields import NAMES, first_field_of, layers_of
+from space.axes.layers import layer_signatures, without_layer_numbers
+from space.axes.layout import Fixed, Layout, MovedPart, candidate_layouts
+from space.discovery.families import family_entry
+from space.discovery.probing import Probes, probe, with_explicit_sizes
+from space.discovery.sizing import AxisSizes, HiddenTie, axis_sizes, in_attention, mlp_axis
 from space.input_error import InputError
 
 #: A dimension wherever it occurs: the tensor's name with the layer's number starred, and its place.
@@ -32,7 +32,7 @@ _NUMBERED = re.compile(r"^(?P<stack>.*?\.)(?P<layer>\d+)\.(?P<rest>.+)$")
 
 
 @dataclass(frozen=True)
-class Draft:
+class DraftMap:
     """A map with the dimensions that shapes leave open."""
 
     axis_map: AxisMap
@@ -44,8 +44,8 @@ def discover(
     config: PretrainedConfig,
     choices: Choices | None = None,
     attention: frozenset[str] = frozenset(),
-    tie: Tie | None = None,
-) -> Draft:
+    tie: HiddenTie | None = None,
+) -> DraftMap:
     """Draw the map of a teacher.
 
     Args:
@@ -58,26 +58,26 @@ def discover(
     Raises:
         InputError: the class does not build, or a needed size has no field.
     """
-    return drawn(probed(config, tie), choices, attention, tie)
+    return map_from_probes(probe_sizes(config, tie), choices, attention, tie)
 
 
-def drawn(
+def map_from_probes(
     probes: Probes,
     choices: Choices | None = None,
     attention: frozenset[str] = frozenset(),
-    tie: Tie | None = None,
-) -> Draft:
+    tie: HiddenTie | None = None,
+) -> DraftMap:
     """Draw a map from what probing found; the arguments are those of ``discover``."""
     stacks = _stacks(probes)
-    sizes = sizes_of(probes, attention, tie)
+    sizes = axis_sizes(probes, attention, tie)
     opened: dict[Spot, tuple[Layout, ...]] = {}
     tensors = []
     for name, shape in probes.whole.shapes.items():
         dimensions = []
         for place, length in enumerate(shape):
             parts = _parts(probes, sizes, attention, name, place)
-            found = candidates(length, parts, sizes.units, sizes.groups, sizes.head_dim)
-            spot = starred(name), place
+            found = candidate_layouts(length, parts, sizes.units, sizes.groups, sizes.head_dim)
+            spot = wildcard_name(name), place
             if not found:
                 for part in parts:
                     sizes.refused.setdefault(part.axis, f"{spot[0]} moves with it in an unknown way")
@@ -87,10 +87,10 @@ def drawn(
             choice = (choices or {}).get(spot, 0)
             dimensions.append(found[choice if choice < len(found) else 0])
         tensors.append(MappedTensor(name, tuple(dimensions), _layer(name, stacks)))
-    return Draft(_map(probes, sizes, tuple(tensors), stacks), opened)
+    return DraftMap(_map(probes, sizes, tuple(tensors), stacks), opened)
 
 
-def probed(config: PretrainedConfig, tie: Tie | None) -> Probes:
+def probe_sizes(config: PretrainedConfig, tie: HiddenTie | None) -> Probes:
     """Double every size of a config and note what moves.
 
     Raises:
@@ -103,14 +103,14 @@ def probed(config: PretrainedConfig, tie: Tie | None) -> Probes:
             "Choose another teacher with --model",
         )
     for axis in (Axis.HIDDEN, Axis.HEADS, Axis.LAYERS):
-        if named(config, NAMES[axis]) is None and not (axis is Axis.LAYERS and layers_of(config)):
+        if first_field_of(config, NAMES[axis]) is None and not (axis is Axis.LAYERS and layers_of(config)):
             raise InputError(
                 "The config of a teacher has to name its sizes",
                 f"in {config.model_type!r}, no known field gives {axis}",
                 "Choose another teacher with --model",
             )
-    full = written_out(config)
-    probes = probe(full, coupled=tie in (Tie.HEADS, Tie.HEAD_DIM))
+    full = with_explicit_sizes(config)
+    probes = probe(full, coupled=tie in (HiddenTie.HEADS, HiddenTie.HEAD_DIM))
     if probes.coupled and "head_dim" not in config.to_dict():
         bare = full.to_dict()
         bare.pop("head_dim", None)
@@ -142,8 +142,8 @@ def _layer(name: str, stacks: Sequence[str]) -> int | None:
 
 
 def _parts(
-    probes: Probes, sizes: Sizes, attention: frozenset[str], name: str, place: int
-) -> tuple[Part, ...]:
+    probes: Probes, sizes: AxisSizes, attention: frozenset[str], name: str, place: int
+) -> tuple[MovedPart, ...]:
     """How many entries of a dimension each axis moves."""
     parts = []
     for key in probes.growth:
@@ -153,16 +153,16 @@ def _parts(
             axis = _coupled_axis(probes, sizes, attention, name, place)
         else:
             axis = key if isinstance(key, Axis) else mlp_axis(probes, name)
-        parts.append(Part(axis, moved))
+        parts.append(MovedPart(axis, moved))
     if not parts and Axis.HEAD_DIM in sizes.units and (moved := probes.moved(Axis.HEAD_DIM, name, place)):
-        parts.append(Part(Axis.HEAD_DIM, moved))
+        parts.append(MovedPart(Axis.HEAD_DIM, moved))
     return tuple(parts)
 
 
-def _coupled_axis(probes: Probes, sizes: Sizes, attention: frozenset[str], name: str, place: int) -> Axis:
+def _coupled_axis(probes: Probes, sizes: AxisSizes, attention: frozenset[str], name: str, place: int) -> Axis:
     """Hidden, heads or MLP, where all have one length: what leads out of attention reads heads."""
     shape = probes.whole.shapes[name]
-    owner = starred(name).rpartition(".")[0]
+    owner = wildcard_name(name).rpartition(".")[0]
     if owner in attention:
         return Axis.HEADS if len(shape) == 2 and place == _input_place(probes, owner) else Axis.HIDDEN
     if in_attention(name, attention):
@@ -179,7 +179,9 @@ def _input_place(probes: Probes, owner: str) -> int:
     return 0 if (numbered, "nf") in probes.whole.scalars else 1
 
 
-def _map(probes: Probes, sizes: Sizes, tensors: tuple[MappedTensor, ...], stacks: tuple[str, ...]) -> AxisMap:
+def _map(
+    probes: Probes, sizes: AxisSizes, tensors: tuple[MappedTensor, ...], stacks: tuple[str, ...]
+) -> AxisMap:
     by_layer: dict[int, list[object]] = {}
     for tensor in tensors:
         if tensor.layer is not None:
@@ -206,8 +208,8 @@ def _map(probes: Probes, sizes: Sizes, tensors: tuple[MappedTensor, ...], stacks
         tensors=tensors,
         stacks=stacks,
         kinds=tuple(names.index(kind) for kind in kinds),
-        scales=Scales(rescaled=entry_of(probes.base.model_type).rescaled),
-        roles=Roles(
+        scales=Scales(rescaled=family_entry(probes.base.model_type).rescaled),
+        roles=TensorRoles(
             probes.whole.embedding,
             probes.whole.head,
             norms[-1] if norms else None,
@@ -216,5 +218,5 @@ def _map(probes: Probes, sizes: Sizes, tensors: tuple[MappedTensor, ...], stacks
         couplings=tuple(sizes.couplings),
         refused=sizes.refused,
         buffers=frozenset(probes.whole.shapes) - probes.whole.parameters,
-        characters=without_numbers(characters(lasting, stacks, teacher.layers)),
+        characters=without_layer_numbers(layer_signatures(lasting, stacks, teacher.layers)),
     )

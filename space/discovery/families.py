@@ -1,8 +1,8 @@
 """What neither shapes nor behaviour can tell of a model type: a few lines for the few that need them.
 
 transformers lists encoders, encoder-decoders and models of images and sound among its causal language
-models. Their configs tell them apart; the few that no field gives away stand in a list. ``looks_ahead``
-is the proof by behaviour, for the tests and for types that come after.
+models. Their configs tell them apart; the few that no field gives away stand in a list. By
+``sees_future_tokens`` behaviour proves it, for the tests and for types that come after.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NAMED = {
 }
 
 
-def no_decoder(config: PretrainedConfig) -> str | None:
+def why_not_a_decoder(config: PretrainedConfig) -> str | None:
     """Why a model of this config is not a plain decoder, in words for a user; None where it is one."""
     if getattr(config, "is_encoder_decoder", False):
         return "it is an encoder-decoder, and its decoder reads an encoder's states"
@@ -52,7 +52,7 @@ def _parts(config: PretrainedConfig, parts: list[str]) -> str:
 
 
 @torch.no_grad()
-def looks_ahead(model: PreTrainedModel, tokens_BT: torch.Tensor, tolerance: float = 1e-4) -> bool:
+def sees_future_tokens(model: PreTrainedModel, tokens_BT: torch.Tensor, tolerance: float = 1e-4) -> bool:
     """Whether logits depend on later tokens: swaps the last third of ``tokens_BT`` between sequences."""
     start = tokens_BT.shape[1] * 2 // 3
     changed_BT = tokens_BT.clone()
@@ -64,7 +64,7 @@ def looks_ahead(model: PreTrainedModel, tokens_BT: torch.Tensor, tolerance: floa
 
 
 @dataclass(frozen=True)
-class Entry:
+class FamilyEntry:
     """What is known of a model type beyond what its class shows."""
 
     alike: Mapping[Axis, tuple[str, ...]] = field(default_factory=dict)
@@ -82,17 +82,17 @@ def _dense_layers_listed(config: PretrainedConfig) -> dict[str, Any]:
     return {"decoder_sparse_step": 1, "mlp_only_layers": dense}
 
 
-ENTRIES: dict[str, Entry] = {
+ENTRIES: dict[str, FamilyEntry] = {
     # The embedding table may be narrower than the stream; if it is not, it stays so.
-    "opt": Entry(alike={Axis.HIDDEN: ("word_embed_proj_dim",)}),
+    "opt": FamilyEntry(alike={Axis.HIDDEN: ("word_embed_proj_dim",)}),
     # The width is two thirds of the field, rounded up, unless told to be the field.
-    "lfm2": Entry(explicit=lambda _: {"block_auto_adjust_ff_dim": False}),
-    **dict.fromkeys(("qwen2_moe", "qwen3_moe", "qwen3_next"), Entry(explicit=_dense_layers_listed)),
+    "lfm2": FamilyEntry(explicit=lambda _: {"block_auto_adjust_ff_dim": False}),
+    **dict.fromkeys(("qwen2_moe", "qwen3_moe", "qwen3_next"), FamilyEntry(explicit=_dense_layers_listed)),
     # Residual branches are multiplied by scale_depth / √layers.
-    "minicpm3": Entry(rescaled={"scale_depth": (Axis.LAYERS, 0.5)}),
+    "minicpm3": FamilyEntry(rescaled={"scale_depth": (Axis.LAYERS, 0.5)}),
 }
 
 
-def entry_of(model_type: str) -> Entry:
+def family_entry(model_type: str) -> FamilyEntry:
     """The entry of a type; most have none."""
-    return ENTRIES.get(model_type, Entry())
+    return ENTRIES.get(model_type, FamilyEntry())

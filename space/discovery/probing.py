@@ -9,27 +9,27 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from space.axes.architecture import Axis
-from space.axes.axis_map import Refusal, build
-from space.axes.config_fields import NAMES, WIDTHS, layers_of, named, read, with_sizes
-from space.axes.layers import Scalars, scalars
-from space.discovery.families import entry_of
+from space.axes.axis_map import BUILD_ERRORS, build
+from space.axes.config_fields import NAMES, WIDTHS, first_field_of, layers_of, read_field, with_sizes
+from space.axes.layers import ModuleScalars, module_scalars
+from space.discovery.families import family_entry
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Built:
+class MetaModel:
     """What a class makes of a config: every saved tensor's shape, every scalar of every module."""
 
     shapes: Shapes
     parameters: frozenset[str]
-    scalars: Scalars
+    scalars: ModuleScalars
     embedding: str
     head: str
     """The embedding's name where the two are tied."""
 
 
-def built(config: PretrainedConfig) -> Built:
+def build_meta_model(config: PretrainedConfig) -> MetaModel:
     """Build a config's model on the meta device and note what can be told of it."""
     model = build(config)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -39,8 +39,12 @@ def built(config: PretrainedConfig) -> Built:
     names = {id(p): name for name, p in model.named_parameters()}
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
     embedding = names.get(id(getattr(table, "weight", None)), "")
-    return Built(
-        shapes, parameters, scalars(model), embedding, names.get(id(getattr(head, "weight", None)), embedding)
+    return MetaModel(
+        shapes,
+        parameters,
+        module_scalars(model),
+        embedding,
+        names.get(id(getattr(head, "weight", None)), embedding),
     )
 
 
@@ -49,7 +53,7 @@ class Probes:
     """By how much every dimension grew when a size was doubled."""
 
     base: PretrainedConfig
-    whole: Built
+    whole: MetaModel
     fields: dict[Axis, str]
     sizes: dict[Axis, int]
     growth: dict[Axis | str, Shapes] = field(default_factory=dict)
@@ -68,44 +72,44 @@ class Probes:
         return self.growth[key][name][place] if key in self.growth else 0
 
 
-def written_out(config: PretrainedConfig) -> PretrainedConfig:
+def with_explicit_sizes(config: PretrainedConfig) -> PretrainedConfig:
     """The same model with sizes that the class would fill in itself given as numbers.
 
     A missing head size is hidden / heads, a missing MLP width four times hidden; each is only
     written where the shapes stay the same.
     """
-    shapes = built(config).shapes
+    shapes = build_meta_model(config).shapes
     config = _explicit(config, shapes)
-    hidden, heads = named(config, NAMES[Axis.HIDDEN]), named(config, NAMES[Axis.HEADS])
+    hidden, heads = first_field_of(config, NAMES[Axis.HIDDEN]), first_field_of(config, NAMES[Axis.HEADS])
     if not hidden or not heads:
         return config
-    changes = {name: 4 * read(config, hidden) for name in WIDTHS if name in config.to_dict()}
-    changes |= {"head_dim": read(config, hidden) // max(1, read(config, heads))}
+    changes = {name: 4 * read_field(config, hidden) for name in WIDTHS if name in config.to_dict()}
+    changes |= {"head_dim": read_field(config, hidden) // max(1, read_field(config, heads))}
     for name, size in changes.items():
-        if read(config, name) is None:
+        if read_field(config, name) is None:
             try:
                 filled = with_sizes(config, {name: size})
-                if built(filled).shapes == shapes:
+                if build_meta_model(filled).shapes == shapes:
                     config = filled
-            except Refusal:
+            except BUILD_ERRORS:
                 continue
     return config
 
 
 def _explicit(config: PretrainedConfig, shapes: Shapes) -> PretrainedConfig:
     """The entry's explicit fields, with the MLP's width as it comes out, if the shapes can stay the same."""
-    entry = entry_of(config.model_type)
+    entry = family_entry(config.model_type)
     if entry.explicit is None:
         return config
     changes = {name: value for name, value in entry.explicit(config).items() if name in config.to_dict()}
     lengths = {length for shape in shapes.values() for length in shape}
-    width = named(config, WIDTHS)
+    width = first_field_of(config, WIDTHS)
     for option in ({}, *({width: length} for length in sorted(lengths) if width)):
         try:
             explicit = with_sizes(config, changes | option)
-            if built(explicit).shapes == shapes:
+            if build_meta_model(explicit).shapes == shapes:
                 return explicit
-        except Refusal:
+        except BUILD_ERRORS:
             continue
     return config
 
@@ -114,23 +118,23 @@ def probe(config: PretrainedConfig, coupled: bool) -> Probes:
     """Double every size of a config, one after the other, and note which dimensions move.
 
     Args:
-        config: from ``written_out``.
+        config: from ``with_explicit_sizes``.
         coupled: move hidden and heads together even if the class builds without.
     """
-    fields = {axis: name for axis, names in NAMES.items() if (name := named(config, names))}
-    sizes = {axis: int(read(config, name)) for axis, name in fields.items()} | {
+    fields = {axis: name for axis, names in NAMES.items() if (name := first_field_of(config, names))}
+    sizes = {axis: int(read_field(config, name)) for axis, name in fields.items()} | {
         Axis.LAYERS: layers_of(config)
     }
-    probes = Probes(config, built(config), fields, sizes)
-    alike = entry_of(config.model_type).alike.get(Axis.HIDDEN, ())
-    probes.alike = tuple(name for name in alike if read(config, name) == sizes[Axis.HIDDEN])
+    probes = Probes(config, build_meta_model(config), fields, sizes)
+    alike = family_entry(config.model_type).alike.get(Axis.HIDDEN, ())
+    probes.alike = tuple(name for name in alike if read_field(config, name) == sizes[Axis.HIDDEN])
     _probe_attention(probes, coupled)
     for key in (Axis.EXPERTS, Axis.HEAD_DIM):
         if key in fields:
             _double(probes, key, {fields[key]: 2 * sizes[key]})
     for name in WIDTHS:
-        if own := named(config, (name,)):
-            _double(probes, own, {own: 2 * int(read(config, own))})
+        if own := first_field_of(config, (name,)):
+            _double(probes, own, {own: 2 * int(read_field(config, own))})
     return probes
 
 
@@ -153,7 +157,7 @@ def _probe_attention(probes: Probes, coupled: bool) -> None:
         _double(probes, Axis.KV_HEADS, hidden | heads | kv, hidden | heads)
 
 
-def last_line(error: BaseException) -> str:
+def refusal_reason(error: BaseException) -> str:
     """What a class says when it refuses, without where."""
     return str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
 
@@ -169,10 +173,10 @@ def _double(
 ) -> bool:
     """Note what a change moves; False if the class refuses it."""
     try:
-        less = built(with_sizes(probes.base, before)) if before else probes.whole
-        more = built(with_sizes(probes.base, changes))
-    except Refusal as error:
-        probes.failed[key] = f"the class refuses other sizes ({last_line(error)})"
+        less = build_meta_model(with_sizes(probes.base, before)) if before else probes.whole
+        more = build_meta_model(with_sizes(probes.base, changes))
+    except BUILD_ERRORS as error:
+        probes.failed[key] = f"the class refuses other sizes ({refusal_reason(error)})"
         return False
     if more.shapes.keys() != probes.whole.shapes.keys():
         probes.failed[key] = "parameters appear or vanish with its size"

@@ -8,14 +8,14 @@ from enum import StrEnum
 from fractions import Fraction
 
 from space.axes.architecture import Axis
-from space.axes.axis_map import Coupling, starred
-from space.axes.config_fields import EXPERT_GROUPS, WIDTHS, named, read
+from space.axes.axis_map import Coupling, wildcard_name
+from space.axes.config_fields import EXPERT_GROUPS, WIDTHS, first_field_of, read_field
 from space.discovery.probing import Probes
 
 _MLPS = (Axis.MLP, Axis.EXPERT_MLP, Axis.SHARED_MLP)
 
 
-class Tie(StrEnum):
+class HiddenTie(StrEnum):
     """What moves with hidden in a class without a head size of its own, where hidden = heads × head size."""
 
     HEADS = "heads"
@@ -25,7 +25,7 @@ class Tie(StrEnum):
 
 
 @dataclass
-class Sizes:
+class AxisSizes:
     """What is known of the axes while the map is drawn."""
 
     units: dict[Axis, int]
@@ -36,7 +36,7 @@ class Sizes:
     head_dim: int
 
 
-def sizes_of(probes: Probes, attention: frozenset[str], tie: Tie | None) -> Sizes:
+def axis_sizes(probes: Probes, attention: frozenset[str], tie: HiddenTie | None) -> AxisSizes:
     """What probing tells of the axes.
 
     Args:
@@ -49,17 +49,17 @@ def sizes_of(probes: Probes, attention: frozenset[str], tie: Tie | None) -> Size
         axis: (probes.fields[axis],) for axis in units if axis in probes.fields
     }
     fields[Axis.HIDDEN] += probes.alike
-    groups = next((size for name in EXPERT_GROUPS if (size := read(probes.base, name))), None) or 1
+    groups = next((size for name in EXPERT_GROUPS if (size := read_field(probes.base, name))), None) or 1
     head_dim = probes.sizes.get(Axis.HEAD_DIM) or units[Axis.HIDDEN] // units[Axis.HEADS]
     if probes.coupled:
         head_dim = units[Axis.HIDDEN] // units[Axis.HEADS]
-    sizes = Sizes(units, [], {}, fields, int(groups), int(head_dim))
-    if probes.coupled and tie is Tie.HEAD_DIM:
+    sizes = AxisSizes(units, [], {}, fields, int(groups), int(head_dim))
+    if probes.coupled and tie is HiddenTie.HEAD_DIM:
         units[Axis.HEAD_DIM] = sizes.head_dim
         sizes.couplings.append(Coupling(Axis.HEAD_DIM, Axis.HIDDEN, Fraction(1, units[Axis.HEADS])))
         sizes.refused[Axis.HEADS] = "hidden moves with the size of its heads instead"
         fields.pop(Axis.HEADS)
-    elif tie is Tie.NOTHING and Axis.HEAD_DIM in probes.fields:
+    elif tie is HiddenTie.NOTHING and Axis.HEAD_DIM in probes.fields:
         units[Axis.HEAD_DIM], fields[Axis.HEAD_DIM] = sizes.head_dim, (probes.fields[Axis.HEAD_DIM],)
     elif probes.coupled:
         sizes.couplings.append(Coupling(Axis.HEADS, Axis.HIDDEN, Fraction(1, sizes.head_dim)))
@@ -74,7 +74,7 @@ def sizes_of(probes: Probes, attention: frozenset[str], tie: Tie | None) -> Size
     return sizes
 
 
-def _kv_heads(probes: Probes, sizes: Sizes) -> None:
+def _kv_heads(probes: Probes, sizes: AxisSizes) -> None:
     """KV heads have a field of their own that moves something, or there is one for all, or one a head."""
     field = probes.fields.get(Axis.KV_HEADS)
     if field and _moved_anywhere(probes, Axis.KV_HEADS):
@@ -96,7 +96,7 @@ def _kv_heads(probes: Probes, sizes: Sizes) -> None:
         sizes.refused[Axis.KV_HEADS] = "all heads share one"
         return
     sizes.units[Axis.KV_HEADS] = sizes.units[Axis.HEADS]
-    if field and read(probes.base, field) == sizes.units[Axis.HEADS]:
+    if field and read_field(probes.base, field) == sizes.units[Axis.HEADS]:
         sizes.fields[Axis.KV_HEADS] = (field,)
     sizes.couplings.append(Coupling(Axis.KV_HEADS, Axis.HEADS, Fraction(1)))
 
@@ -105,11 +105,11 @@ def _moved_anywhere(probes: Probes, key: Axis | str) -> bool:
     return any(map(any, probes.growth.get(key, {}).values()))
 
 
-def _mlps(probes: Probes, sizes: Sizes, attention: frozenset[str]) -> None:
+def _mlps(probes: Probes, sizes: AxisSizes, attention: frozenset[str]) -> None:
     """Which axis each width field sets: shapes tell dense layers, experts and shared experts apart."""
     natural: dict[tuple[str, Axis], int] = {}
     for name in WIDTHS:
-        field = named(probes.base, (name,))
+        field = first_field_of(probes.base, (name,))
         for tensor, shape in probes.whole.shapes.items() if field else ():
             for place, length in enumerate(shape):
                 if probes.moved(str(field), tensor, place):
@@ -130,7 +130,7 @@ def _mlps(probes: Probes, sizes: Sizes, attention: frozenset[str]) -> None:
         leader = next(of for of in (Axis.EXPERT_MLP, Axis.MLP, Axis.SHARED_MLP) if (field, of) in natural)
         if leader is axis:
             sizes.fields[axis] = (field,)
-            if read(probes.base, field) != sizes.units[axis]:
+            if read_field(probes.base, field) != sizes.units[axis]:
                 sizes.refused[axis] = f"{field} is not its size"
         else:
             factor = Fraction(sizes.units[axis], natural[field, leader])
@@ -149,7 +149,7 @@ def mlp_axis(probes: Probes, tensor: str) -> Axis:
     return Axis.SHARED_MLP if mixture else Axis.MLP
 
 
-def _mlp_of_hidden(probes: Probes, sizes: Sizes, attention: frozenset[str]) -> None:
+def _mlp_of_hidden(probes: Probes, sizes: AxisSizes, attention: frozenset[str]) -> None:
     """A class without a field for the MLP makes it a multiple of hidden."""
     hidden = sizes.units[Axis.HIDDEN]
     multiples = {
@@ -170,4 +170,4 @@ def _mlp_of_hidden(probes: Probes, sizes: Sizes, attention: frozenset[str]) -> N
 
 def in_attention(name: str, attention: frozenset[str]) -> bool:
     """Whether a tensor lies in a module that has a projection out of attention."""
-    return any(starred(name).startswith(module.rpartition(".")[0] + ".") for module in attention)
+    return any(wildcard_name(name).startswith(module.rpartition(".")[0] + ".") for module in attention)

@@ -107,7 +107,7 @@ _MISSING: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny(config: PretrainedConfig) -> PretrainedConfig:
+def tiny_config(config: PretrainedConfig) -> PretrainedConfig:
     """A copy of ``config``, of its class and with its flags, in which every size is tiny.
 
     Raises:
@@ -122,7 +122,9 @@ def tiny(config: PretrainedConfig) -> PretrainedConfig:
     changed = _sizes(given, aliases) | _head_sizes(given, aliases)
     changed |= {name: 0.01 for name, value in given.items() if _is_epsilon(name, value)}
     changed |= {name: _token(field, given) for name, field in fields.items() if _is_token(name)}
-    changed |= {name: tiny(value) for name, value in given.items() if isinstance(value, PretrainedConfig)}
+    changed |= {
+        name: tiny_config(value) for name, value in given.items() if isinstance(value, PretrainedConfig)
+    }
     changed |= _RULES.get(config.model_type, {})
     changed |= _layers(config, given, changed)
     return type(config)(**given | changed)

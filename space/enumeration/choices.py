@@ -21,7 +21,7 @@ Choices = dict[Axis, list[int]]
 _WIDTHS = (Axis.HIDDEN, Axis.KV_HEADS, Axis.HEADS)
 
 
-def divisor(size: int) -> int:
+def preferred_multiple(size: int) -> int:
     """What the sizes of a hidden or MLP axis are multiples of: kinder to hardware the larger it is."""
     return next((step for step in (128, 64, 32, 16, 8) if size >= 16 * step), 4)
 
@@ -34,7 +34,7 @@ def step_of(axis: Axis, axis_map: AxisMap) -> int:
         return groups * _share_of(size // groups)
     if axis is Axis.HEAD_DIM:
         return 16 if size >= 64 else 4
-    step = 1 if axis in (Axis.HEADS, Axis.KV_HEADS, Axis.LAYERS) else divisor(size)
+    step = 1 if axis in (Axis.HEADS, Axis.KV_HEADS, Axis.LAYERS) else preferred_multiple(size)
     if axis_map.teacher.experts and axis in (Axis.HIDDEN, Axis.EXPERT_MLP):
         step = math.lcm(step, 8)  # grouped products want rows of 16 bytes
     if axis is Axis.HEADS and Axis.KV_HEADS not in axis_map.free:
@@ -96,10 +96,10 @@ def grid(axis_map: AxisMap, choices: Choices, whole_groups: bool) -> Sizes:
             rows_before = len(sizes[Axis.HIDDEN])
             sizes = {name: np.repeat(column, len(values)) for name, column in sizes.items()}
             sizes[axis] = np.tile(np.array(values, dtype=np.int64), rows_before)
-    return completed(axis_map, sizes)
+    return complete_sizes(axis_map, sizes)
 
 
-def completed(axis_map: AxisMap, sizes: Sizes) -> Sizes:
+def complete_sizes(axis_map: AxisMap, sizes: Sizes) -> Sizes:
     """All axes: coupled ones follow, others stay as the teacher's."""
     rows = len(next(iter(sizes.values())))
     whole = {axis: sizes.get(axis, np.full(rows, axis_map.teacher[axis])) for axis in Axis}
@@ -147,4 +147,4 @@ def times_hidden(sizes: Sizes, limit: Limit, axis_map: AxisMap) -> Sizes:
     values = np.stack(tables, axis=1).reshape(-1)
     repeated = {axis: np.repeat(column, len(tables)) for axis, column in sizes.items()} | {limit.axis: values}
     fitting = (values >= 1) & (values <= largest)
-    return completed(axis_map, {axis: column[fitting] for axis, column in repeated.items()})
+    return complete_sizes(axis_map, {axis: column[fitting] for axis, column in repeated.items()})

@@ -22,7 +22,7 @@ from space.axes.axis_map import AxisMap
 from space.axes.polynomial import Polynomial
 from space.counting.budget import Budget
 from space.counting.counting import budget_polynomial, parameter_polynomial
-from space.enumeration.choices import Choices, Sizes, completed, grid, sizes_of, step_of, times_hidden
+from space.enumeration.choices import Choices, Sizes, complete_sizes, grid, sizes_of, step_of, times_hidden
 from space.enumeration.limits import (
     NEURONS,
     Limits,
@@ -44,16 +44,18 @@ _FEW, _COARSEST = 4, 64
 _WIDTHS = (Axis.HIDDEN, Axis.HEADS, Axis.KV_HEADS)
 
 
-def floors(teacher: Architecture, share: float, solved: Axis | None = Axis.MLP) -> dict[Axis, int]:
+def smallest_sizes(teacher: Architecture, share: float, solved: Axis | None = Axis.MLP) -> dict[Axis, int]:
     """How far each axis may shrink when ``share`` of what the budget counts is to remain.
 
     No axis alone has to carry the whole cut, so each stays above 0.8 of the share and at most half;
     the one that is solved for may go to half of that.
     """
-    return {axis: max(1, math.ceil(part * teacher[axis])) for axis, part in least(share, solved).items()}
+    return {
+        axis: max(1, math.ceil(part * teacher[axis])) for axis, part in smallest_shares(share, solved).items()
+    }
 
 
-def least(share: Share, solved: Axis | None) -> dict[Axis, Share]:
+def smallest_shares(share: Share, solved: Axis | None) -> dict[Axis, Share]:
     """The smallest share of each axis that goes with a share of what the budget counts."""
     part: Share = np.minimum(0.5, 0.8 * share)
     return {axis: part / 2 if axis is solved else part for axis in Axis}
@@ -191,7 +193,7 @@ class _Enumeration:
     @cached_property
     def least(self) -> dict[Axis, int]:
         """The fewest units of each axis that the user does not limit."""
-        return floors(self.axis_map.teacher, self.budget.amount / self.whole, self.solved)
+        return smallest_sizes(self.axis_map.teacher, self.budget.amount / self.whole, self.solved)
 
     def _follows(self, axis: Axis) -> bool:
         """Queries go with their KV heads where the budget does not care for them."""
@@ -242,7 +244,7 @@ class _Enumeration:
         constant, slope = self.bound.split(axis)
         steps = (self.budget.amount - constant.at(sizes)) / slope.at(sizes) / step
         solved = np.clip(whole_number(steps).astype(np.int64) * step, lowest, highest)
-        return completed(axis_map, sizes | {axis: solved})
+        return complete_sizes(axis_map, sizes | {axis: solved})
 
     def _nearest(self) -> tuple[list[int], list[int]]:
         """The amounts next below and above that would do, by their own limits; each list may be empty."""
@@ -252,7 +254,7 @@ class _Enumeration:
             sizes = self._solved(self._grid(choices), whole_number)
             counts = self.count.at(sizes)
             works = counts * (1 + self.budget.tolerance) < self.whole
-            for axis, part in least(counts / self.whole, self.solved).items():
+            for axis, part in smallest_shares(counts / self.whole, self.solved).items():
                 if axis not in self.limits:
                     works &= sizes[axis] >= part * self.axis_map.teacher[axis]
             amounts.update(counts[works].tolist())

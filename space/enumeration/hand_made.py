@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
-from space.counting.budget import Budget, spoken
+from space.counting.budget import Budget, format_amount
 from space.enumeration.choices import grid
 from space.enumeration.enumeration import near_budget, nearest_to_budget
 from space.enumeration.limits import NEURONS, Limit, Limits, axis_named, check_limits
@@ -91,7 +91,7 @@ _FORMS = "Write --try hidden=3072,mlp=9216"
 
 
 @dataclass(frozen=True)
-class Named:
+class PartialArchitecture:
     """The sizes that a user names."""
 
     text: str
@@ -104,7 +104,7 @@ class Named:
         return {axis: Limit(axis, f"--try {axis}={size}", sizes=(size,)) for axis, size in self.sizes.items()}
 
 
-def read_named(text: str) -> Named:
+def parse_architecture(text: str) -> PartialArchitecture:
     """Read ``hidden=3072,mlp=9216``.
 
     Raises:
@@ -119,10 +119,12 @@ def read_named(text: str) -> Named:
         if axis in sizes:
             raise InputError("--try takes each axis once", f"{text!r} names {axis} twice", _FORMS)
         sizes[axis] = int(size)
-    return Named(text, sizes)
+    return PartialArchitecture(text, sizes)
 
 
-def completions(named: Named, axis_map: AxisMap, space: SearchSpace, limits: Limits) -> Architectures:
+def completions(
+    named: PartialArchitecture, axis_map: AxisMap, space: SearchSpace, limits: Limits
+) -> Architectures:
     """What a user may mean, the likeliest first: what is not named as the teacher has it, or little changed.
 
     Args:
@@ -144,7 +146,7 @@ def completions(named: Named, axis_map: AxisMap, space: SearchSpace, limits: Lim
     return Architectures(table)
 
 
-def _like_teacher(named: Named, axis_map: AxisMap, space: SearchSpace) -> Table:
+def _like_teacher(named: PartialArchitecture, axis_map: AxisMap, space: SearchSpace) -> Table:
     """(0 or 1, axes) what is left open as the teacher has it, but for the axis that is solved."""
     limits = {axis: Limit(axis, f"--keep {axis}", keep=True) for axis in axis_map.free}
     if (solved := space.solved) is not None:
@@ -155,7 +157,7 @@ def _like_teacher(named: Named, axis_map: AxisMap, space: SearchSpace) -> Table:
         return np.empty((0, len(AXES)), dtype=np.int64)
 
 
-def _changes(table: Table, named: Named, axis_map: AxisMap) -> NDArray[np.intp]:
+def _changes(table: Table, named: PartialArchitecture, axis_map: AxisMap) -> NDArray[np.intp]:
     """The rows in order, by how far the logarithms of their other sizes lie from the teacher's in sum."""
     axes = [axis for axis in axis_map.free if axis not in named.sizes]
     teacher = np.array([axis_map.teacher[axis] for axis in axes])
@@ -163,7 +165,9 @@ def _changes(table: Table, named: Named, axis_map: AxisMap) -> NDArray[np.intp]:
     return np.argsort(np.round(np.abs(np.log(shares)).sum(1), 9), kind="stable")
 
 
-def _none_near(named: Named, nearest: Architecture, amount: int, space: SearchSpace) -> InputError:
+def _none_near(
+    named: PartialArchitecture, nearest: Architecture, amount: int, space: SearchSpace
+) -> InputError:
     budget = space.budget
     return InputError(
         "An architecture by hand has to lie within the budget's tolerance",
@@ -175,11 +179,11 @@ def _none_near(named: Named, nearest: Architecture, amount: int, space: SearchSp
 
 def _as_budget(amount: int, budget: Budget) -> str:
     """An amount as people type it, exactly if three digits would leave the band around it."""
-    text = spoken(amount, budget.of)
+    text = format_amount(amount, budget.of)
     return text if budget.tolerance >= 0.005 else str(amount)
 
 
-def _nearest_sizes(named: Named, space: SearchSpace) -> str:
+def _nearest_sizes(named: PartialArchitecture, space: SearchSpace) -> str:
     """The sizes of the named axes in the space that are nearest to those named."""
     wanted = np.array(list(named.sizes.values()))
     sizes = space.table[:, [AXES.index(axis) for axis in named.sizes]]
@@ -187,7 +191,7 @@ def _nearest_sizes(named: Named, space: SearchSpace) -> str:
     return ",".join(f"{axis}={size}" for axis, size in zip(named.sizes, sizes[row].tolist(), strict=True))
 
 
-def of_sizes(sizes: Mapping[Axis, int], axis_map: AxisMap) -> Architecture:
+def architecture_of_sizes(sizes: Mapping[Axis, int], axis_map: AxisMap) -> Architecture:
     """The architecture of these sizes whatever the budget; all others are the teacher's.
 
     Query heads follow their KV heads unless they are named.

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap
-from space.counting.budget import Budget, spoken
+from space.counting.budget import Budget, format_amount
 from space.counting.counting import expert_groups, fewest_experts
 from space.input_error import InputError
 
@@ -157,7 +157,7 @@ def _check_sizes(limit: Limit, axis_map: AxisMap) -> None:
 
 def at_or_above_the_teacher(budget: Budget, whole: int) -> InputError:
     """A budget that leaves nothing to cut."""
-    most = spoken(0.9 * whole / (1 + budget.tolerance), budget.of)
+    most = format_amount(0.9 * whole / (1 + budget.tolerance), budget.of)
     return InputError(
         "The budget, tolerance included, has to lie below the teacher's size",
         f"{budget} was asked of a teacher of {whole:,} {budget.of.unit}",

@@ -28,13 +28,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from space import families
 from space.axes.architecture import Axis
-from space.axes.axis_map import AxisMap, Refusal
-from space.discovery.probing import last_line
-from space.discovery.sizing import Tie
+from space.axes.axis_map import BUILD_ERRORS, AxisMap
+from space.discovery.probing import refusal_reason
+from space.discovery.sizing import HiddenTie
 from space.input_error import InputError
-from space.verification.contract import breach
-from space.verification.reload import complaints, hushed, leave, random_student
-from space.verification.verification import Vouched, vouch
+from space.verification.contract import contract_breach
+from space.verification.reload import captured_warnings, load_errors, random_student, save_for_check
+from space.verification.verification import Verified, verify
 
 TYPES: tuple[str, ...] = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
 #: Random students for each axis alone, and for all together; those of run time among them.
@@ -43,7 +43,7 @@ _SECONDS = 240
 
 
 @dataclass(frozen=True)
-class Row:
+class SupportRow:
     """One type's line of the table."""
 
     model_type: str
@@ -64,9 +64,9 @@ class Row:
         return "none" if self.reason else "some" if self.refused else "all"
 
 
-def rows(
-    types: Sequence[str], processes: int = 2, report: Callable[[Row], None] = lambda row: None
-) -> list[Row]:
+def support_rows(
+    types: Sequence[str], processes: int = 2, report: Callable[[SupportRow], None] = lambda row: None
+) -> list[SupportRow]:
     """Try types, each for itself, and have their students read back in a new process.
 
     Args:
@@ -76,25 +76,25 @@ def rows(
     """
     with tempfile.TemporaryDirectory() as folder:
         found = {row.model_type: row for row in _tried(types, Path(folder), processes, report)}
-        wrong = complaints(Path(folder)) if any(Path(folder).iterdir()) else {}
+        wrong = load_errors(Path(folder)) if any(Path(folder).iterdir()) else {}
     for name, what in wrong.items():
         if what:
             reason = f"none of its students can be read back by a new process: {what}"
-            found[name] = Row(name, reason=_tidy(reason), late=True)
+            found[name] = SupportRow(name, reason=_tidy(reason), late=True)
     return [found[model_type] for model_type in types]
 
 
 def _tried(
-    types: Sequence[str], folder: Path, processes: int, report: Callable[[Row], None]
-) -> Iterator[Row]:
+    types: Sequence[str], folder: Path, processes: int, report: Callable[[SupportRow], None]
+) -> Iterator[SupportRow]:
     spawn = get_context("spawn")
     with ProcessPoolExecutor(min(processes, len(types)), mp_context=spawn, initializer=_one_thread) as pool:
-        work = {pool.submit(row_of, model_type, folder): model_type for model_type in types}
+        work = {pool.submit(try_type, model_type, folder): model_type for model_type in types}
         for done in as_completed(work):
             try:
                 row = done.result()
             except BrokenProcessPool:
-                row = Row(work[done], reason="a process ended while it was on trial", late=True)
+                row = SupportRow(work[done], reason="a process ended while it was on trial", late=True)
             report(row)
             yield row
 
@@ -103,69 +103,73 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def row_of(model_type: str, folder: Path | None = None) -> Row:
+def try_type(model_type: str, folder: Path | None = None) -> SupportRow:
     """Try one type, in this process.
 
     Args:
         model_type: of transformers' mapping of causal language models.
-        folder: where to leave a student for ``complaints``; None to leave none.
+        folder: where to leave a student for ``load_errors``; None to leave none.
     """
     try:
-        with hushed(), _at_most(_SECONDS):
+        with captured_warnings(), _at_most(_SECONDS):
             return _row(model_type, folder)
     except InputError as error:
         shown = error.values.removeprefix(f"{model_type!r} is not: ").removeprefix(f"in {model_type!r}, ")
-        return Row(model_type, reason=_tidy(shown))
+        return SupportRow(model_type, reason=_tidy(shown))
     except TimeoutError:
-        return Row(model_type, reason=f"its trial takes more than {_SECONDS} seconds", late=True)
+        return SupportRow(model_type, reason=f"its trial takes more than {_SECONDS} seconds", late=True)
     except Exception as error:
-        what = f"{type(error).__name__}: {last_line(error)}"
-        return Row(model_type, reason=_tidy(f"its class does not run at a tiny size ({what})"), late=True)
+        what = f"{type(error).__name__}: {refusal_reason(error)}"
+        return SupportRow(
+            model_type, reason=_tidy(f"its class does not run at a tiny size ({what})"), late=True
+        )
 
 
-def _row(model_type: str, folder: Path | None) -> Row:
+def _row(model_type: str, folder: Path | None) -> SupportRow:
     try:
         config = CONFIG_MAPPING[model_type]()
-    except Refusal as error:
-        return Row(model_type, reason=_tidy(f"its class refuses its own defaults ({last_line(error)})"))
-    vouched = vouch(config)
-    late = _late_failures(vouched)
-    vouched = replace(vouched, small=replace(vouched.small, refused={**vouched.small.refused, **late}))
-    axis_map = vouched.small
-    refused, tied = _refusals(vouched)
+    except BUILD_ERRORS as error:
+        return SupportRow(
+            model_type, reason=_tidy(f"its class refuses its own defaults ({refusal_reason(error)})")
+        )
+    verified = verify(config)
+    late = _late_failures(verified)
+    verified = replace(verified, small=replace(verified.small, refused={**verified.small.refused, **late}))
+    axis_map = verified.small
+    refused, tied = _refusals(verified)
     if not axis_map.free:
         reasons = "; ".join(f"{axis}: {why}" for axis, why in (refused | tied).items())
-        return Row(model_type, reason=f"none of its axes can be cut ({reasons})", late=bool(late))
-    made = random_student(vouched.model, axis_map, seed=DRAWS) if folder else None
+        return SupportRow(model_type, reason=f"none of its axes can be cut ({reasons})", late=bool(late))
+    made = random_student(verified.model, axis_map, seed=DRAWS) if folder else None
     if made and folder:
-        leave(made[0], axis_map.config, folder / model_type)
+        save_for_check(made[0], axis_map.config, folder / model_type)
     cut = tuple(map(_with_followers(axis_map), axis_map.free))
-    return Row(model_type, cut, refused, tied, late=bool(late))
+    return SupportRow(model_type, cut, refused, tied, late=bool(late))
 
 
-def _late_failures(vouched: Vouched) -> dict[Axis, str]:
+def _late_failures(verified: Verified) -> dict[Axis, str]:
     """What fails at more random students than a teacher is tried with at run time."""
 
     def first(axes: Collection[Axis]) -> str | None:
-        found = (breach(vouched.model, vouched.small, axes, seed) for seed in range(DRAWS))
+        found = (contract_breach(verified.model, verified.small, axes, seed) for seed in range(DRAWS))
         return next(filter(None, found), None)
 
-    late = {axis: found for axis in vouched.small.free if (found := first([axis]))}
-    left = [axis for axis in vouched.small.free if axis not in late]
+    late = {axis: found for axis in verified.small.free if (found := first([axis]))}
+    left = [axis for axis in verified.small.free if axis not in late]
     if left and (found := first(left)):
         late |= dict.fromkeys(left, f"together with the others, {found}")
     return late
 
 
-def _refusals(vouched: Vouched) -> tuple[dict[str, str], dict[str, str]]:
+def _refusals(verified: Verified) -> tuple[dict[str, str], dict[str, str]]:
     """Reasons of refused axes: those that fail, and those that have no size of their own to choose."""
-    axis_map = vouched.small
+    axis_map = verified.small
     followers = {c.of: [d.axis for d in axis_map.couplings if d.of is c.of] for c in axis_map.couplings}
     refused: dict[str, str] = {}
     tied: dict[str, str] = {}
     for axis, why in axis_map.refused.items():
         one = axis is Axis.KV_HEADS and axis_map.teacher.kv_heads == 1
-        instead = axis is Axis.HEADS and vouched.tie is Tie.HEAD_DIM and Axis.HIDDEN in axis_map.free
+        instead = axis is Axis.HEADS and verified.tie is HiddenTie.HEAD_DIM and Axis.HIDDEN in axis_map.free
         along = (other for other in followers.get(axis, ()) if other not in axis_map.refused)
         (tied if one or instead else refused)[" and ".join((axis, *along))] = _tidy(why)
     return refused, tied
@@ -205,7 +209,7 @@ def _at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def summary(table: Sequence[Row]) -> str:
+def summary(table: Sequence[SupportRow]) -> str:
     """How many types are cut along all, some and none of their axes, and why the last are not."""
     verdicts = Counter(row.verdict for row in table)
     heads = Counter(re.split(r"[:;,(]", row.reason)[0].strip() for row in table if row.reason)
@@ -217,7 +221,7 @@ def summary(table: Sequence[Row]) -> str:
     return f"{counted}, {verdicts['some']} for some, {refused}."
 
 
-def markdown(table: Sequence[Row]) -> str:
+def markdown(table: Sequence[SupportRow]) -> str:
     """The rows as a table in Markdown."""
     lines = ["| Type | Cut along | Not cut, and why |", "| --- | --- | --- |"]
     for row in table:
@@ -228,7 +232,7 @@ def markdown(table: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def told(row: Row) -> None:
+def log_progress(row: SupportRow) -> None:
     """Progress on standard error."""
     print(f"{row.model_type}: {', '.join(row.cut) or row.reason}", file=sys.stderr, flush=True)
 
@@ -250,7 +254,7 @@ that the class moves along. A teacher is tried again, with its own flags, before
 """
 
 
-def page(table: str, counts: str) -> str:
+def support_page(table: str, counts: str) -> str:
     """The file that is checked in."""
     return _HEADING.format(version=transformers.__version__, summary=counts) + "\n" + table
 
@@ -266,10 +270,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"transformers has no causal language model of type {unknown[0]!r}")
     if asked.write and asked.types:
         parser.error("the table is written of all types; leave the names out, or --write")
-    table = rows(asked.types or TYPES, report=told)
+    table = support_rows(asked.types or TYPES, report=log_progress)
     print(markdown(table), summary(table), sep="\n")
     if asked.write:
-        TABLE.write_text(page(markdown(table), summary(table)), encoding="utf-8")
+        TABLE.write_text(support_page(markdown(table), summary(table)), encoding="utf-8")
     late = [row.model_type for row in table if row.late]
     if late:
         print(f"Not refused at run time in the same words: {', '.join(late)}", file=sys.stderr)

@@ -23,15 +23,17 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from space.axes.architecture import Axis
-from space.axes.axis_map import AxisMap, Scales, Stream, layer_modules, starred
-from space.cutting.basis import among_centred, folded, helmert, turned
+from space.axes.axis_map import AxisMap, ResidualStream, Scales, layer_modules, wildcard_name
+from space.cutting.basis import centred_rotation, fold_norms, helmert, rotate_stream
 from space.cutting.extraction import saved_tensors
-from space.cutting.reading import Read, Reading
+from space.cutting.product_tracing import ProductTracer, TracedProduct
 from space.verification.contract import TOLERANCE, distance, logits_of
 
 
 @torch.no_grad()
-def measured(wide: PreTrainedModel, narrow: PreTrainedModel, axis_map: AxisMap, narrow_hidden: int) -> Scales:
+def measure_scales(
+    wide: PreTrainedModel, narrow: PreTrainedModel, axis_map: AxisMap, narrow_hidden: int
+) -> Scales:
     """The powers of hidden by which a class multiplies embeddings and logits.
 
     Args:
@@ -120,7 +122,7 @@ def _norm_offset(model: PreTrainedModel, axis_map: AxisMap) -> float:
 
 
 @torch.no_grad()
-def modules_that_mix(model: PreTrainedModel, layers: list[nn.Module], tokens: Tensor) -> frozenset[str]:
+def token_mixing_modules(model: PreTrainedModel, layers: list[nn.Module], tokens: Tensor) -> frozenset[str]:
     """The names (numbers starred) of the first linear module of each layer whose input mixes tokens.
 
     Args:
@@ -141,7 +143,7 @@ def modules_that_mix(model: PreTrainedModel, layers: list[nn.Module], tokens: Te
         layer = int(next(part for part in name.split(".") if part.isdigit()))
         if name in after and not torch.equal(states[:, 1:], after[name][:, 1:]):
             mixed.setdefault(layer, name)
-    return frozenset(starred(f"{name}.weight").removesuffix(".weight") for name in mixed.values())
+    return frozenset(wildcard_name(f"{name}.weight").removesuffix(".weight") for name in mixed.values())
 
 
 def _linear_inputs(model: PreTrainedModel, layers: list[nn.Module], tokens: Tensor) -> dict[str, Tensor]:
@@ -202,9 +204,9 @@ def with_stream(axis_map: AxisMap, small: AxisMap, model: PreTrainedModel, token
     Returns:
         The map; its ``stream`` is None if the class does not allow to turn it.
     """
-    stream = stream_of(model, small, tokens)
+    stream = find_residual_stream(model, small, tokens)
     rotation = random_rotation(small.teacher.hidden, stream.centred, seed=0)
-    weights = turned(folded(saved_tensors(model, small), small, stream), small, stream, rotation)
+    weights = rotate_stream(fold_norms(saved_tensors(model, small), small, stream), small, stream, rotation)
     other = copy.deepcopy(model)
     other.load_state_dict(weights, strict=False)
     apart = distance(logits_of(other, tokens), logits_of(model, tokens))
@@ -217,11 +219,11 @@ def random_rotation(size: int, centred: bool, seed: int) -> Tensor:
     inner = size - centred
     rotation: Tensor = torch.linalg.qr(torch.randn(inner, inner, generator=generator).double())[0]
     if centred:
-        rotation = among_centred(helmert(size)[:, :-1] @ rotation)
+        rotation = centred_rotation(helmert(size)[:, :-1] @ rotation)
     return rotation.float()
 
 
-def stream_of(model: PreTrainedModel, axis_map: AxisMap, tokens: Tensor) -> Stream:
+def find_residual_stream(model: PreTrainedModel, axis_map: AxisMap, tokens: Tensor) -> ResidualStream:
     """Find the readers of every norm.
 
     Args:
@@ -250,11 +252,11 @@ def stream_of(model: PreTrainedModel, axis_map: AxisMap, tokens: Tensor) -> Stre
             if bias is not None:
                 bias.copy_(added)
         found = [name for name in before if _grew(before[name], after.get(name, []), factors)]
-        readers[starred(norm.name)] = tuple(
-            sorted(set(readers.get(starred(norm.name), ())) | set(map(starred, found)))
+        readers[wildcard_name(norm.name)] = tuple(
+            sorted(set(readers.get(wildcard_name(norm.name), ())) | set(map(wildcard_name, found)))
         )
-    modules = [model.get_submodule(norm.module) for norm in norms if readers[starred(norm.name)]]
-    return Stream(readers, offset, bool(modules) and all(map(_subtracts_the_mean, modules)))
+    modules = [model.get_submodule(norm.module) for norm in norms if readers[wildcard_name(norm.name)]]
+    return ResidualStream(readers, offset, bool(modules) and all(map(_subtracts_the_mean, modules)))
 
 
 @torch.no_grad()
@@ -269,12 +271,12 @@ def _inputs(model: PreTrainedModel, axis_map: AxisMap, tokens: Tensor) -> dict[s
     """What every matrix reads along hidden, product by product."""
     seen: dict[str, list[Tensor]] = {}
 
-    def hear(read: Read) -> None:
+    def hear(read: TracedProduct) -> None:
         if Axis.HIDDEN in read.tensor.axes[read.dimension]:
             seen.setdefault(read.tensor.name, []).append(read.values.clone())
 
     matrices = [t for t in axis_map.tensors if len(t.dimensions) > 1 and t.name not in axis_map.buffers]
-    with Reading(model, matrices, hear):
+    with ProductTracer(model, matrices, hear):
         model(input_ids=tokens, use_cache=False)
     return seen
 

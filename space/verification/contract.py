@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from space.axes.architecture import Architecture, Axis
-from space.axes.axis_map import AxisMap, Refusal, build, starred
+from space.axes.axis_map import BUILD_ERRORS, AxisMap, build, wildcard_name
 from space.counting.counting import expert_groups, fewest_experts
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance, student_config
 from space.cutting.ranking import Ranking
-from space.discovery.probing import last_line
+from space.discovery.probing import refusal_reason
 from space.input_error import InputError
-from space.verification.masked import masked
+from space.verification.masked import masked_teacher
 
 _TRIES = 40
 #: What a norm centres has to be two numbers at least, or nothing is left of it and students prove nothing.
@@ -97,7 +97,7 @@ def random_architecture(
         kept = sorted(rng.sample(range(axis_map.teacher.layers), architecture.layers))
         try:
             build(student_config(axis_map, architecture, kept))
-        except Refusal:
+        except BUILD_ERRORS:
             continue
         return architecture, kept
     return None
@@ -151,7 +151,7 @@ def logits_of(model: PreTrainedModel, tokens: Tensor) -> Tensor:
     return logits
 
 
-def trial_tokens(vocabulary: int) -> Tensor:
+def contract_tokens(vocabulary: int) -> Tensor:
     """(2, 12) token numbers, longer than any window of the small models."""
     return torch.randint(3, vocabulary, (2, 12), generator=torch.Generator().manual_seed(1))
 
@@ -163,21 +163,23 @@ def distance(one: Tensor, other: Tensor) -> float:
     return float(((one - other).abs() / (1 + other.abs())).max())
 
 
-def sorting_keeps(model: PreTrainedModel, axis_map: AxisMap, axes: Collection[Axis], seed: int) -> bool:
+def sorting_is_exact(model: PreTrainedModel, axis_map: AxisMap, axes: Collection[Axis], seed: int) -> bool:
     """Whether the model computes the same after the given axes were put in a random order."""
-    tokens = trial_tokens(model.config.get_text_config().vocab_size)
+    tokens = contract_tokens(model.config.get_text_config().vocab_size)
     sorted_model = copy.deepcopy(model)
     try:
         ranking = random_ranking(axis_map, seed, axes)
         canonical = sort_by_importance(saved_tensors(model, axis_map), axis_map, ranking)
-    except Refusal:
+    except BUILD_ERRORS:
         return False
     sorted_model.load_state_dict(canonical, strict=False)
     sorted_model.tie_weights()
     return distance(logits_of(sorted_model, tokens), logits_of(model, tokens)) < TOLERANCE
 
 
-def breach(model: PreTrainedModel, axis_map: AxisMap, axes: Collection[Axis], seed: int) -> str | None:
+def contract_breach(
+    model: PreTrainedModel, axis_map: AxisMap, axes: Collection[Axis], seed: int
+) -> str | None:
     """What is wrong with students that are cut along some axes; None if nothing is.
 
     Args:
@@ -190,7 +192,7 @@ def breach(model: PreTrainedModel, axis_map: AxisMap, axes: Collection[Axis], se
     if drawn is None:
         return "the class allows no smaller size that was tried"
     architecture, kept = drawn
-    tokens = trial_tokens(model.config.get_text_config().vocab_size)
+    tokens = contract_tokens(model.config.get_text_config().vocab_size)
     refused = dict.fromkeys(set(axis_map.free) - set(axes), "not on trial") | dict(axis_map.refused)
     axis_map = replace(axis_map, refused=refused)
     ranking = random_ranking(axis_map, seed, axis_map.sortable | {Axis.LAYERS})
@@ -201,13 +203,13 @@ def breach(model: PreTrainedModel, axis_map: AxisMap, axes: Collection[Axis], se
         found = logits_of(student, tokens)
     except InputError as error:
         return error.values
-    except Refusal as error:
+    except BUILD_ERRORS as error:
         return _spoken(error)
     try:
-        with masked(model, axis_map, ranking, architecture, kept) as oracle:
+        with masked_teacher(model, axis_map, ranking, architecture, kept) as oracle:
             wanted = logits_of(oracle, tokens)
-    except Refusal as error:
-        return f"there is nothing to compare students with ({last_line(error)[:140]})"
+    except BUILD_ERRORS as error:
+        return f"there is nothing to compare students with ({refusal_reason(error)[:140]})"
     apart = distance(found, wanted)
     if apart < TOLERANCE:
         return None
@@ -218,7 +220,7 @@ def _spoken(error: Exception) -> str:
     """Why a student could not be made or run, in words for a user."""
     said = str(error)
     if found := re.search(r"size mismatch for ([\w.]+)", said):
-        return f"the class then makes {starred(found[1])} of another shape"
+        return f"the class then makes {wildcard_name(found[1])} of another shape"
     if isinstance(error, AssertionError):
-        return f"it cannot be cut ({last_line(error)[:140]})"
-    return f"the student does not run ({type(error).__name__}: {last_line(error)[:140]})"
+        return f"it cannot be cut ({refusal_reason(error)[:140]})"
+    return f"the student does not run ({type(error).__name__}: {refusal_reason(error)[:140]})"

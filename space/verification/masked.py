@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap, MappedTensor
-from space.axes.layout import Each, Fixed, Layout, Together
+from space.axes.layout import Concatenated, Fixed, Layout, PerUnit
 from space.cutting.ranking import Ranking
 
 #: What a router is made to think of an expert that is not there.
@@ -29,12 +29,12 @@ Unit = tuple[Axis, int, int]
 """An axis, a unit of it, and the unit around it (0 if none)."""
 
 
-def best(scores: Sequence[float], count: int) -> set[int]:
+def top_places(scores: Sequence[float], count: int) -> set[int]:
     """The places of the highest scores; of equal ones the earlier is better."""
     return set(sorted(range(len(scores)), key=lambda place: -scores[place])[:count])
 
 
-class Kept:
+class KeptUnits:
     """The units that a student has."""
 
     def __init__(self, ranking: Ranking, student: Architecture, teacher: Architecture) -> None:
@@ -52,21 +52,21 @@ class Kept:
     def _set(self, axis: Axis, layer: int | None, around: int) -> set[int]:
         scores = self.ranking.scores
         if axis is Axis.HIDDEN:
-            return best(scores[axis].tolist(), self.student.hidden)
+            return top_places(scores[axis].tolist(), self.student.hidden)
         assert layer is not None
         if axis in (Axis.HEADS, Axis.KV_HEADS):
             heads = scores[Axis.HEADS][layer].tolist()
             size = len(heads) // self.teacher.kv_heads
             groups = [heads[first : first + size] for first in range(0, len(heads), size)]
             if axis is Axis.KV_HEADS:
-                return best([sum(group) for group in groups], self.student.kv_heads)
-            return best(groups[around], self.student.heads // self.student.kv_heads)
+                return top_places([sum(group) for group in groups], self.student.kv_heads)
+            return top_places(groups[around], self.student.heads // self.student.kv_heads)
         row = scores[axis][layer].tolist()
         if axis is Axis.EXPERTS:
             size = len(row) // self.ranking.expert_groups
             row = row[around * size : (around + 1) * size]
-            return best(row, self.student.experts // self.ranking.expert_groups)
-        return best(row[around] if axis is Axis.EXPERT_MLP else row, self.student[axis])
+            return top_places(row, self.student.experts // self.ranking.expert_groups)
+        return top_places(row[around] if axis is Axis.EXPERT_MLP else row, self.student[axis])
 
 
 def entries(layout: Layout, around: int = 0) -> Iterator[tuple[Unit, ...]]:
@@ -74,10 +74,10 @@ def entries(layout: Layout, around: int = 0) -> Iterator[tuple[Unit, ...]]:
     match layout:
         case Fixed(length):
             yield from ((),) * length
-        case Together(parts):
+        case Concatenated(parts):
             for part in parts:
                 yield from entries(part, around)
-        case Each(axis, units, inner):
+        case PerUnit(axis, units, inner):
             for unit in range(units):
                 mine = () if axis is None else ((axis, unit, around),)
                 for rest in entries(inner, unit):
@@ -85,7 +85,7 @@ def entries(layout: Layout, around: int = 0) -> Iterator[tuple[Unit, ...]]:
 
 
 @contextmanager
-def masked(
+def masked_teacher(
     teacher: PreTrainedModel,
     axis_map: AxisMap,
     ranking: Ranking,
@@ -102,7 +102,7 @@ def masked(
         layers: the layers that are kept.
     """
     model = copy.deepcopy(teacher)
-    kept = Kept(ranking, student, axis_map.teacher)
+    kept = KeptUnits(ranking, student, axis_map.teacher)
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     masks = {mapped.name: _masks(mapped, kept) for mapped in axis_map.tensors}
     routers: dict[int, Tensor] = {}
@@ -117,7 +117,7 @@ def masked(
         yield model
 
 
-def _masks(mapped: MappedTensor, kept: Kept) -> list[Tensor]:
+def _masks(mapped: MappedTensor, kept: KeptUnits) -> list[Tensor]:
     """For each dimension which entries are kept, neurons of single experts apart."""
     return [
         torch.tensor(
@@ -136,7 +136,7 @@ def _of_an_expert(unit: Unit, mapped: MappedTensor, place: int) -> bool:
 
 
 def _switch_off(
-    values: Tensor, mapped: MappedTensor, masks: list[Tensor], kept: Kept, routers: dict[int, Tensor]
+    values: Tensor, mapped: MappedTensor, masks: list[Tensor], kept: KeptUnits, routers: dict[int, Tensor]
 ) -> None:
     experts = [place for place, axes in enumerate(mapped.axes) if Axis.EXPERTS in axes]
     routes = bool(experts) and not mapped.has(Axis.EXPERT_MLP)

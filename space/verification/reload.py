@@ -22,18 +22,18 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from space.axes.architecture import Architecture
-from space.axes.axis_map import AxisMap, Refusal, build
+from space.axes.axis_map import BUILD_ERRORS, AxisMap, build
 from space.counting.counting import parameter_polynomial
-from space.cutting.extraction import extract, keeps, saved_tensors, sort_by_importance, student_config
-from space.discovery.probing import last_line
-from space.verification import stranger
+from space.cutting.extraction import extract, layers_kept, saved_tensors, sort_by_importance, student_config
+from space.discovery.probing import refusal_reason
+from space.verification import stock_process
 from space.verification.contract import (
+    contract_tokens,
     distance,
     logits_of,
     one_expert_at_a_time,
     random_architecture,
     random_ranking,
-    trial_tokens,
 )
 
 #: The same weights in the same order of operations.
@@ -44,7 +44,7 @@ _TRIES = 8
 _OF_THE_MACHINE = "is not installed"
 
 
-def unreadable(model: PreTrainedModel, axis_map: AxisMap, seed: int = 0) -> str | None:
+def reload_error(model: PreTrainedModel, axis_map: AxisMap, seed: int = 0) -> str | None:
     """What goes wrong when a student, cut along all free axes at once, is saved and read back.
 
     The teacher goes first: where its class loses something by itself, some students would show it and
@@ -62,7 +62,7 @@ def unreadable(model: PreTrainedModel, axis_map: AxisMap, seed: int = 0) -> str 
     """
     state = torch.get_rng_state()
     try:
-        with hushed() as heard:
+        with captured_warnings() as heard:
             if lost := _lost(model):
                 return f"{lost}, even uncut"
             of_the_class = set(heard)
@@ -70,12 +70,12 @@ def unreadable(model: PreTrainedModel, axis_map: AxisMap, seed: int = 0) -> str 
             if made is None:
                 return "the class allows no smaller size that was tried"
             student, architecture = made
-            if lost := miscounted(student, axis_map, architecture) or _lost(student):
+            if lost := count_error(student, axis_map, architecture) or _lost(student):
                 return lost
             warned = [said for said in heard if said not in of_the_class and _OF_THE_MACHINE not in said]
             return f"it warns: {warned[0].splitlines()[0]}" if warned else None
-    except (*Refusal, OSError, NotImplementedError) as error:
-        return f"it stops with {type(error).__name__}: {last_line(error)}"[:200]
+    except (*BUILD_ERRORS, OSError, NotImplementedError) as error:
+        return f"it stops with {type(error).__name__}: {refusal_reason(error)}"[:200]
     finally:
         torch.set_rng_state(state)
 
@@ -90,17 +90,17 @@ def random_student(
         drawn = random_architecture(axis_map, axis_map.free, rng)
         if drawn is None:
             return None
-        architecture, kept = drawn[0], keeps(axis_map, ranking, drawn[0])
+        architecture, kept = drawn[0], layers_kept(axis_map, ranking, drawn[0])
         try:
             build(student_config(axis_map, architecture, kept))
-        except Refusal:
+        except BUILD_ERRORS:
             continue
         canonical = sort_by_importance(saved_tensors(model, axis_map), axis_map, ranking)
         return extract(canonical, axis_map, ranking, architecture, kept), architecture
     return None
 
 
-def miscounted(student: PreTrainedModel, axis_map: AxisMap, architecture: Architecture) -> str | None:
+def count_error(student: PreTrainedModel, axis_map: AxisMap, architecture: Architecture) -> str | None:
     """How the count from the map differs from the parameters of a built student."""
     counted = parameter_polynomial(axis_map).of(architecture)
     there = sum(parameter.numel() for parameter in student.parameters())
@@ -116,17 +116,17 @@ def _lost(model: PreTrainedModel) -> str | None:
     for kind, keys in info.items():
         if keys:
             return f"{kind.replace('_', ' ')}: {sorted(map(str, keys))[0]}"
-    tokens = trial_tokens(model.config.get_text_config().vocab_size)
+    tokens = contract_tokens(model.config.get_text_config().vocab_size)
     for each in (model, again):
         one_expert_at_a_time(each)
     if not distance(logits_of(again, tokens), logits_of(model, tokens)) <= TOLERANCE:
         return "it computes other logits"
-    if generated(again, tokens, use_cache=True) != generated(again, tokens, use_cache=False):
+    if generate_tokens(again, tokens, use_cache=True) != generate_tokens(again, tokens, use_cache=False):
         return "it generates other tokens with a KV cache than without"
     return None
 
 
-def generated(model: Any, tokens: Tensor, *, use_cache: bool) -> list[list[int]]:
+def generate_tokens(model: Any, tokens: Tensor, *, use_cache: bool) -> list[list[int]]:
     """(B, T + a few) prompts and the likeliest tokens after them; a sequence that ends is filled up."""
     texts: Tensor = model.generate(
         tokens,
@@ -151,7 +151,7 @@ class _Listener(logging.Handler):
 
 
 @contextmanager
-def hushed() -> Iterator[list[str]]:
+def captured_warnings() -> Iterator[list[str]]:
     """Nothing is logged, warned of or drawn within; the list takes what transformers would have said.
 
     Warnings of what will change in libraries are for developers, and not listed.
@@ -182,8 +182,8 @@ def hushed() -> Iterator[list[str]]:
             disable_progress_bars()
 
 
-def leave(student: PreTrainedModel, teacher: PretrainedConfig, folder: Path) -> None:
-    """Save a student for the stranger, with what it computes here.
+def save_for_check(student: PreTrainedModel, teacher: PretrainedConfig, folder: Path) -> None:
+    """Save a student for the other process, with what it computes here.
 
     Args:
         student: a small one.
@@ -193,19 +193,19 @@ def leave(student: PreTrainedModel, teacher: PretrainedConfig, folder: Path) -> 
     one_expert_at_a_time(student)
     student.save_pretrained(folder / "student")
     teacher.save_pretrained(folder / "teacher")
-    tokens = trial_tokens(student.config.get_text_config().vocab_size)
+    tokens = contract_tokens(student.config.get_text_config().vocab_size)
     parameters = sum(parameter.numel() for parameter in student.parameters())
     seen = {"tokens": tokens, "logits": logits_of(student, tokens).contiguous()}
     save_file(seen | {"parameters": torch.tensor(parameters)}, folder / "seen.safetensors")
 
 
-def complaints(folder: Path) -> dict[str, str | None]:
+def load_errors(folder: Path) -> dict[str, str | None]:
     """What a new process finds wrong with each student in a folder, by the name that it was left under.
 
     Raises:
         RuntimeError: the process failed as a whole.
     """
-    command = [sys.executable, "-I", stranger.__file__, str(folder)]
+    command = [sys.executable, "-I", stock_process.__file__, str(folder)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the process that reads students failed: {done.stderr[-500:]}")

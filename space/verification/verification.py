@@ -17,26 +17,26 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from space.axes.architecture import Axis
-from space.axes.axis_map import AxisMap, Refusal, Scales, layer_modules, starred
+from space.axes.axis_map import BUILD_ERRORS, AxisMap, Scales, layer_modules, wildcard_name
 from space.axes.config_fields import with_sizes
-from space.axes.layout import Together, axes_of
+from space.axes.layout import Concatenated, axes_of
 from space.cutting.basis import BasisName
 from space.cutting.extraction import student_config
-from space.discovery.discovery import Choices, Draft, Spot, discover, drawn, probed
-from space.discovery.families import no_decoder
-from space.discovery.probing import last_line
-from space.discovery.sizing import Tie
-from space.discovery.tiny import tiny
+from space.discovery.discovery import Choices, DraftMap, Spot, discover, map_from_probes, probe_sizes
+from space.discovery.families import why_not_a_decoder
+from space.discovery.probing import refusal_reason
+from space.discovery.sizing import HiddenTie
+from space.discovery.tiny import tiny_config
 from space.input_error import InputError
-from space.verification.behaviour import measured, modules_that_mix, with_stream
+from space.verification.behaviour import measure_scales, token_mixing_modules, with_stream
 from space.verification.contract import (
-    breach,
+    contract_breach,
+    contract_tokens,
     random_architecture,
     random_teacher,
-    sorting_keeps,
-    trial_tokens,
+    sorting_is_exact,
 )
-from space.verification.reload import hushed, unreadable
+from space.verification.reload import captured_warnings, reload_error
 
 _GROUPS = (
     {Axis.HEADS, Axis.KV_HEADS},
@@ -53,19 +53,19 @@ _ALONE, _TOGETHER = 4, 4
 
 
 @dataclass(frozen=True)
-class Vouched:
+class Verified:
     """What was found on the tiny copy of a teacher, and holds for its class and flags."""
 
     small: AxisMap
     model: PreTrainedModel
     choices: Choices
     attention: frozenset[str]
-    tie: Tie | None
+    tie: HiddenTie | None
     scales: Scales
     failures: dict[Axis, str]
 
 
-def axis_map_of(config: PretrainedConfig, basis: BasisName = BasisName.COORDINATE) -> AxisMap:
+def verified_axis_map(config: PretrainedConfig, basis: BasisName = BasisName.COORDINATE) -> AxisMap:
     """The map of a teacher, every axis of it tried or refused.
 
     Args:
@@ -80,21 +80,21 @@ def axis_map_of(config: PretrainedConfig, basis: BasisName = BasisName.COORDINAT
     tied = basis is not BasisName.COORDINATE and bool(config.tie_word_embeddings)
     if tied:
         config = with_sizes(config, {"tie_word_embeddings": False})
-    vouched = vouch(config)
-    whole = discover(config, vouched.choices, vouched.attention, vouched.tie).axis_map
-    if unseen := _unlike(whole, vouched.small):
+    verified = verify(config)
+    whole = discover(config, verified.choices, verified.attention, verified.tie).axis_map
+    if unseen := _unlike(whole, verified.small):
         raise _refusal(config, f"{unseen} is not made as in the small copy that its axes are tried on")
-    refused = dict(whole.refused) | vouched.failures
-    whole = replace(whole, scales=vouched.scales, refused=refused, head_apart=tied)
+    refused = dict(whole.refused) | verified.failures
+    whole = replace(whole, scales=verified.scales, refused=refused, head_apart=tied)
     if not whole.free:
         reasons = "; ".join(f"{axis}: {why}" for axis, why in refused.items())
         raise _refusal(config, f"none of its axes can be cut ({reasons})")
-    return whole if basis is BasisName.COORDINATE else _turnable(whole, vouched)
+    return whole if basis is BasisName.COORDINATE else _turnable(whole, verified)
 
 
-def _turnable(whole: AxisMap, vouched: Vouched) -> AxisMap:
-    tokens = trial_tokens(vouched.model.config.vocab_size)
-    whole = with_stream(whole, vouched.small, vouched.model, tokens)
+def _turnable(whole: AxisMap, verified: Verified) -> AxisMap:
+    tokens = contract_tokens(verified.model.config.vocab_size)
+    whole = with_stream(whole, verified.small, verified.model, tokens)
     if whole.stream is None:
         raise InputError(
             "A basis other than coordinates needs a stream that can be turned",
@@ -104,41 +104,41 @@ def _turnable(whole: AxisMap, vouched: Vouched) -> AxisMap:
     return whole
 
 
-def vouch(config: PretrainedConfig) -> Vouched:
+def verify(config: PretrainedConfig) -> Verified:
     """Find out on a tiny copy what holds for a teacher's class and flags.
 
     Raises:
         InputError: the type is no decoder, or its tiny copy does not run.
     """
-    reason = no_decoder(config)
+    reason = why_not_a_decoder(config)
     if reason:
         raise _refusal(config, reason)
     state = torch.get_rng_state()
-    with hushed():
+    with captured_warnings():
         found = _tried(config)
     torch.set_rng_state(state)
-    if found.small.free and (lost := unreadable(found.model, found.small)):
+    if found.small.free and (lost := reload_error(found.model, found.small)):
         raise _refusal(config, f"none of its students can be saved and read back: {lost}")
     return found
 
 
-def _tried(config: PretrainedConfig) -> Vouched:
+def _tried(config: PretrainedConfig) -> Verified:
     """The tie and the choices under which most axes hold."""
     try:
-        small = tiny(config)
+        small = tiny_config(config)
         model = random_teacher(small)
         attention = _attention(model, discover(small).axis_map)
     except InputError:
         raise
-    except Refusal as error:
-        raise _refusal(config, f"a small copy of it does not run ({last_line(error)})") from error
-    found = _vouched(model, small, attention, None)
-    for tie in (Tie.HEADS, Tie.HEAD_DIM) if Axis.HIDDEN in found.small.refused else ():
-        other = _vouched(model, small, attention, tie)
+    except BUILD_ERRORS as error:
+        raise _refusal(config, f"a small copy of it does not run ({refusal_reason(error)})") from error
+    found = _verified(model, small, attention, None)
+    for tie in (HiddenTie.HEADS, HiddenTie.HEAD_DIM) if Axis.HIDDEN in found.small.refused else ():
+        other = _verified(model, small, attention, tie)
         if len(other.small.refused.keys() - {Axis.HEADS}) < len(found.small.refused):
             found = other
     if found.tie is None and _heads_shrink(model, small, attention, found.choices):
-        found = _vouched(model, small, attention, Tie.NOTHING)
+        found = _verified(model, small, attention, HiddenTie.NOTHING)
     return found
 
 
@@ -149,25 +149,25 @@ def _unlike(whole: AxisMap, small: AxisMap) -> str | None:
         found: dict[str, set[str]] = {}
         for tensor in axis_map.tensors:
             form = re.sub(r"\d+", "n", " ".join(map(str, tensor.dimensions)))
-            found.setdefault(starred(tensor.name), set()).add(form)
+            found.setdefault(wildcard_name(tensor.name), set()).add(form)
         return found
 
     seen = forms(small)
     return next((name for name, of in forms(whole).items() if not of <= seen.get(name, set())), None)
 
 
-def _vouched(
-    model: PreTrainedModel, small: PretrainedConfig, attention: frozenset[str], tie: Tie | None
-) -> Vouched:
-    probes = probed(small, tie)
+def _verified(
+    model: PreTrainedModel, small: PretrainedConfig, attention: frozenset[str], tie: HiddenTie | None
+) -> Verified:
+    probes = probe_sizes(small, tie)
 
     def draw(choices: Choices) -> AxisMap:
-        return drawn(probes, choices, attention, tie).axis_map
+        return map_from_probes(probes, choices, attention, tie).axis_map
 
-    draft = drawn(probes, None, attention, tie)
+    draft = map_from_probes(probes, None, attention, tie)
     choices = _chosen(model, draft, draw)
     axis_map = _scaled(model, draw(choices), attention)
-    if tie is Tie.HEAD_DIM:
+    if tie is HiddenTie.HEAD_DIM:
         # A change of places within heads looks the same whatever stands beside what; only a cut tells.
         for choice in _combinations(draft, _spots(draft, {Axis.HEAD_DIM})):
             other = _scaled(model, draw(choices | choice), attention)
@@ -176,43 +176,45 @@ def _vouched(
                 break
     failures = _failures(model, axis_map)
     axis_map = replace(axis_map, refused={**axis_map.refused, **failures})
-    return Vouched(axis_map, model, choices, attention, tie, axis_map.scales, failures)
+    return Verified(axis_map, model, choices, attention, tie, axis_map.scales, failures)
 
 
 def _heads_shrink(
     model: PreTrainedModel, small: PretrainedConfig, attention: frozenset[str], choices: Choices
 ) -> bool:
     """Whether the class has a head size that can be cut: where positions leave it alone."""
-    probes = probed(small, Tie.NOTHING)
+    probes = probe_sizes(small, HiddenTie.NOTHING)
     if Axis.HEAD_DIM not in probes.fields:
         return False
-    axis_map = _scaled(model, drawn(probes, choices, attention, Tie.NOTHING).axis_map, attention)
+    axis_map = _scaled(
+        model, map_from_probes(probes, choices, attention, HiddenTie.NOTHING).axis_map, attention
+    )
     return Axis.HEAD_DIM in axis_map.free and not _breach(model, axis_map, {Axis.HEAD_DIM}, _ALONE)
 
 
 def _attention(model: PreTrainedModel, axis_map: AxisMap) -> frozenset[str]:
-    tokens = trial_tokens(model.config.vocab_size)[:1]
-    return modules_that_mix(model, layer_modules(model, axis_map), tokens)
+    tokens = contract_tokens(model.config.vocab_size)[:1]
+    return token_mixing_modules(model, layer_modules(model, axis_map), tokens)
 
 
-def _chosen(model: PreTrainedModel, draft: Draft, draw: Callable[[Choices], AxisMap]) -> dict[Spot, int]:
+def _chosen(model: PreTrainedModel, draft: DraftMap, draw: Callable[[Choices], AxisMap]) -> dict[Spot, int]:
     """For each doubtful dimension the first candidate under which a random order keeps the logits."""
     chosen: dict[Spot, int] = {}
     for axes in _GROUPS:
         # What another group of axes has settled is tried first.
         for choice in chain(({},), _combinations(draft, _spots(draft, axes))):
             axis_map = draw(chosen | choice)
-            if all(sorting_keeps(model, axis_map, axes, seed) for seed in (1, 2)):
+            if all(sorting_is_exact(model, axis_map, axes, seed) for seed in (1, 2)):
                 chosen |= choice
                 break
     return chosen
 
 
-def _spots(draft: Draft, axes: Collection[Axis]) -> list[Spot]:
+def _spots(draft: DraftMap, axes: Collection[Axis]) -> list[Spot]:
     return [spot for spot, layouts in draft.open.items() if set(axes_of(layouts[0])) & set(axes)]
 
 
-def _combinations(draft: Draft, spots: list[Spot]) -> Iterator[dict[Spot, int]]:
+def _combinations(draft: DraftMap, spots: list[Spot]) -> Iterator[dict[Spot, int]]:
     """Choices for some dimensions; those that differ least from the first candidates come first.
 
     Dimensions with the same candidates (a weight and its bias) go together.
@@ -232,13 +234,13 @@ def _scaled(model: PreTrainedModel, axis_map: AxisMap, attention: frozenset[str]
         try:
             architecture, kept = drawn or (axis_map.teacher, range(axis_map.teacher.layers))
             narrow = random_teacher(student_config(axis_map, architecture, kept))
-            axis_map = replace(axis_map, scales=measured(model, narrow, axis_map, architecture.hidden))
-        except Refusal:
+            axis_map = replace(axis_map, scales=measure_scales(model, narrow, axis_map, architecture.hidden))
+        except BUILD_ERRORS:
             return axis_map
     cut = {Axis.HEAD_DIM} if Axis.HEAD_DIM in axis_map.free else {Axis.HIDDEN}
     for queries in _queries(axis_map, attention) if axis_map.teacher.head_dim else ():
         other = replace(axis_map, scales=replace(axis_map.scales, queries=queries))
-        if not breach(model, other, cut, 0):
+        if not contract_breach(model, other, cut, 0):
             return other
     return axis_map
 
@@ -246,12 +248,12 @@ def _scaled(model: PreTrainedModel, axis_map: AxisMap, attention: frozenset[str]
 def _queries(axis_map: AxisMap, attention: frozenset[str]) -> Iterator[dict[Spot, int]]:
     """Where queries may stand: in tensors of their own, or as one of three parts of a fused one."""
     rows = {
-        (starred(tensor.name), place): layout
+        (wildcard_name(tensor.name), place): layout
         for tensor in axis_map.tensors
         for place, layout in enumerate(tensor.dimensions)
-        if Axis.HEAD_DIM in tensor.axes[place] and starred(tensor.module) not in attention
+        if Axis.HEAD_DIM in tensor.axes[place] and wildcard_name(tensor.module) not in attention
     }
-    fused = [spot for spot, at in rows.items() if isinstance(at, Together) or "3×head_dim" in str(at)]
+    fused = [spot for spot, at in rows.items() if isinstance(at, Concatenated) or "3×head_dim" in str(at)]
     for part in range(3 if fused else 0):
         yield dict.fromkeys(fused, part)
     yield dict.fromkeys([spot for spot, at in rows.items() if Axis.HEADS in axes_of(at)], 0)
@@ -273,7 +275,9 @@ def _failures(model: PreTrainedModel, axis_map: AxisMap) -> dict[Axis, str]:
 
 
 def _breach(model: PreTrainedModel, axis_map: AxisMap, axes: Collection[Axis], draws: int) -> str | None:
-    return next((found for seed in range(draws) if (found := breach(model, axis_map, axes, seed))), None)
+    return next(
+        (found for seed in range(draws) if (found := contract_breach(model, axis_map, axes, seed))), None
+    )
 
 
 def _refusal(config: PretrainedConfig, why: str) -> InputError:

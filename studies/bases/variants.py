@@ -17,7 +17,7 @@ from space.cutting.extraction import extract, saved_tensors, sort_by_importance
 from space.cutting.moments import Moments
 from space.cutting.ranking import Ranking
 from space.cutting.repair import Repair
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 from studies.bench.bench import Bench
 from studies.bench.setting import Setting
 
@@ -78,7 +78,7 @@ class Students:
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.model = bench, bench.teacher.model
-        self.axis_map = axis_map_of(self.model.config, BasisName.PRINCIPAL)
+        self.axis_map = verified_axis_map(self.model.config, BasisName.PRINCIPAL)
         self.sizes = dict(sizes_of(bench.setting))
         self.rankings: dict[str, Ranking] = {}
         self.moments: Moments | None = None

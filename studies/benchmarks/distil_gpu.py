@@ -20,7 +20,7 @@ from evaluators.huggingface.final_states import head_parameters
 from space.axes.architecture import Axis
 from space.cutting.extraction import extract, saved_tensors
 from space.cutting.ranking import Ranking
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 from studies.benchmarks.distil_models import Shape, cached, device, made
 from studies.benchmarks.distil_process import Peak, in_process
 from studies.benchmarks.distil_steps import our_steps
@@ -160,7 +160,7 @@ def matrix_rate(size: int) -> float:
 
 def _cut(teacher: PreTrainedModel, shape: Shape) -> tuple[PreTrainedModel, float, float]:
     """The student, the seconds to cut it, and those to copy its tensors."""
-    axis_map = axis_map_of(shape.teacher)
+    axis_map = verified_axis_map(shape.teacher)
     canonical = saved_tensors(teacher, axis_map)
     layers = {Axis.LAYERS: torch.zeros(axis_map.teacher.layers)}
     ranking = Ranking(layers, axis_map.teacher.kv_heads, "", "")

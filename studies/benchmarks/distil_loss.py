@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.distillation.losses import forward_kl
-from evaluators.distillation.module import chunked
+from evaluators.distillation.module import chunked_loss
 from evaluators.huggingface.final_states import token_slice
 from studies.benchmarks.distil_models import Marks, device
 from studies.benchmarks.distil_process import Peak, available_bytes, in_process
@@ -91,7 +91,7 @@ def taken(work: LossWork, size: int, kept: Path | None = None, repeats: int = 1)
     for _ in range(repeats):
         states.grad = parameter.grad = None
         if size < work.tokens:
-            value = chunked(of_slice, states, [teacher], [parameter], size)
+            value = chunked_loss(of_slice, states, [teacher], [parameter], size)
         else:
             value = of_slice(states, teacher)
         value.backward()

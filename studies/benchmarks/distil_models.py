@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from evaluators.distillation.targets.batch import Form, FormName, Targets
 from evaluators.distillation.targets.cached import CachedTargets
-from evaluators.distillation.targets.choice import Setting, choose
+from evaluators.distillation.targets.choice import TargetsSetting, choose_form
 from evaluators.distillation.targets.live import Hidden
 from evaluators.distillation.targets.sparse import Sampled
 
@@ -92,7 +92,7 @@ def cached(teacher: PreTrainedModel, text: Tensor, name: FormName, folder: Path)
 def picked(shape: Shape) -> FormName:
     """The form that a run would choose by itself, on a disk with room."""
     student, teacher = (_multiplied(config) for config in (shape.student, shape.teacher))
-    setting = Setting(
+    setting = TargetsSetting(
         tokens=shape.text().numel(),
         block=shape.block,
         vocabulary=shape.teacher.vocab_size,
@@ -101,7 +101,7 @@ def picked(shape: Shape) -> FormName:
         teacher=teacher,
         every_logit=False,
     )
-    return choose("auto", setting, free=10**15)
+    return choose_form("auto", setting, free=10**15)
 
 
 def _multiplied(config: LlamaConfig) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.distillation.loop import Watch, distil
+from evaluators.distillation.loop import TrainingMonitor, distil
 from evaluators.distillation.schedule import Schedule
 from evaluators.distillation.targets.batch import FormName, Targets
 from evaluators.distillation.targets.live import LiveTargets
@@ -79,7 +79,7 @@ def our_steps(student: PreTrainedModel, targets: Targets, shape: Shape) -> list[
     schedule = Schedule(
         tokens=(shape.steps + 1) * shape.tokens, blocks=shape.blocks, block=shape.block, peak_rate=1e-4
     )
-    distil(student, targets, schedule, accelerator(), Watch(advance=marks))
+    distil(student, targets, schedule, accelerator(), TrainingMonitor(advance=marks))
     return marks.between()[1:]
 
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from evaluators.huggingface.final_states import final_states
-from evaluators.importance.layer_passes import Setting, only_states
+from evaluators.importance.layer_passes import DepthSetting, depends_on_states_alone
 from evaluators.importance.layer_removal import by_loss, without_each
 from evaluators.importance.rank import batches, rank
 from evaluators.metrics.loss import validation_loss
 from space.axes.axis_map import AxisMap
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 from studies.benchmarks.figure import Figure, in_turns
 from studies.benchmarks.space import LLAMA_8B
 
@@ -77,7 +77,7 @@ class Bench:
             (time.perf_counter, "s") if self.device == "cuda" else (time.process_time, "CPU s")
         )
         self.model = random_model(config, self.device) if model is None else model
-        self.axis_map: AxisMap = axis_map_of(config)
+        self.axis_map: AxisMap = verified_axis_map(config)
         generator = torch.Generator().manual_seed(0)
         self.tokens = torch.randint(0, config.vocab_size, (blocks, block), generator=generator)
         self.words = f"{config.num_hidden_layers} layers × {config.hidden_size}, {self.tokens.numel()} tokens"
@@ -102,8 +102,8 @@ class Bench:
 
     @torch.no_grad()
     def _removal(self) -> Tensor:
-        reuse = only_states(self.model, self.axis_map, self.tokens)
-        return without_each(Setting(self.model, self.axis_map, batches(self.tokens), reuse), by_loss)
+        reuse = depends_on_states_alone(self.model, self.axis_map, self.tokens)
+        return without_each(DepthSetting(self.model, self.axis_map, batches(self.tokens), reuse), by_loss)
 
     def _naive(self) -> list[float]:
         return [

@@ -16,12 +16,12 @@ import torch
 from transformers import LlamaConfig
 
 from search.rungs.evaluation import Evaluation
-from search.rungs.loop import Evaluator, Search, Task, open_rungs
+from search.rungs.loop import Evaluator, Search, SearchTask, open_rungs
 from search.rungs.rung import Rung
 from search.settings.command_line import read_flags
 from search.settings.resolution import Resolved, resolve
 from search.stages.preparation import load, prepare
-from search.stages.trial import BenchEvaluator
+from search.stages.trial import DistillationEvaluator
 from search.storage.run_directory import RunDirectory
 from search.storage.workers import Workers
 from search.terminal.console import Console
@@ -29,7 +29,7 @@ from space.axes.architecture import Architecture
 from space.counting.budget import Budget
 from space.enumeration.enumeration import enumerate_space
 from space.enumeration.hand_made import baselines
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 from studies.benchmarks.figure import Figure
 from studies.benchmarks.space import LLAMA_8B
 
@@ -102,7 +102,7 @@ class Instant:
 
 
 def _each_trial(work: SearchWork) -> Figure:
-    axis_map = axis_map_of(work.teacher)
+    axis_map = verified_axis_map(work.teacher)
     space = enumerate_space(axis_map, Budget(work.budget, 0.05))
     assert len(space) >= work.trials[0], "every trial is another architecture"
     config = replace(
@@ -112,7 +112,7 @@ def _each_trial(work: SearchWork) -> Figure:
         rung_candidates=work.trials[1:],
         search_tokens=0,
     )
-    task, timed = Task(config, space, baselines(space, axis_map.teacher)), Timed(Instant())
+    task, timed = SearchTask(config, space, baselines(space, axis_map.teacher)), Timed(Instant())
     with tempfile.TemporaryDirectory() as folder:
         seconds = _searched(task, timed, Path(folder)) - timed.seconds
     each = 1e3 * seconds / sum(work.trials)
@@ -120,8 +120,8 @@ def _each_trial(work: SearchWork) -> Figure:
     return Figure(name, each, _MS_A_TRIAL, _MS_A_TRIAL / each, 1.0)
 
 
-def _task(resolved: Resolved) -> Task:
-    return Task(resolved.config, resolved.space, baselines(resolved.space, resolved.axis_map.teacher))
+def _task(resolved: Resolved) -> SearchTask:
+    return SearchTask(resolved.config, resolved.space, baselines(resolved.space, resolved.axis_map.teacher))
 
 
 def _share_of_demo(work: SearchWork) -> Figure:
@@ -135,13 +135,13 @@ def _share_of_demo(work: SearchWork) -> Figure:
     return Figure(name, share, _SHARE, _SHARE / share, 1.0)
 
 
-def _bench(resolved: Resolved, folder: Path) -> BenchEvaluator:
+def _bench(resolved: Resolved, folder: Path) -> DistillationEvaluator:
     console = Console(quiet=True)
     teacher, corpus = load(resolved.config, console)
-    return BenchEvaluator(prepare(resolved, teacher, corpus, RunDirectory(folder), console))
+    return DistillationEvaluator(prepare(resolved, teacher, corpus, RunDirectory(folder), console))
 
 
-def _searched(task: Task, evaluator: Evaluator, folder: Path) -> float:
+def _searched(task: SearchTask, evaluator: Evaluator, folder: Path) -> float:
     """Seconds of a search, opening its storage included."""
     began = time.perf_counter()
     workers = Workers(folder)

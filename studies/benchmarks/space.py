@@ -15,7 +15,7 @@ from space.counting.counting import parameter_polynomial
 from space.cutting.extraction import extract, student_config
 from space.cutting.ranking import Ranking
 from space.enumeration.enumeration import enumerate_space
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 from studies.benchmarks.figure import Figure, in_turns
 
 LLAMA_8B = LlamaConfig(
@@ -58,7 +58,7 @@ class SpaceWork:
 
 def space_suite(work: SpaceWork) -> list[Figure]:
     """Every figure of the suite."""
-    axis_map = axis_map_of(work.teacher)
+    axis_map = verified_axis_map(work.teacher)
     return [_counting(axis_map, work), _enumeration(axis_map, work), _extraction(work)]
 
 
@@ -91,7 +91,7 @@ def _enumeration(axis_map: AxisMap, work: SpaceWork) -> Figure:
 
 def _extraction(work: SpaceWork) -> Figure:
     """Beside ``torch.clone`` of the student's own tensors: the same bytes in as many pieces."""
-    axis_map = axis_map_of(work.cut)
+    axis_map = verified_axis_map(work.cut)
     canonical = {
         tensor.name: torch.rand([dimension.length for dimension in tensor.dimensions])
         for tensor in axis_map.tensors

@@ -14,14 +14,21 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from evaluators.distillation.losses import Loss
 from evaluators.distillation.schedule import peak_rate
-from evaluators.distillation.states import Closeness, Kind, Pair, Place, States, chosen
+from evaluators.distillation.states import (
+    StateDistance,
+    StateKind,
+    StatePair,
+    StatePlace,
+    States,
+    states_named,
+)
 from evaluators.distillation.targets.batch import Targets
 from evaluators.distillation.targets.live import LiveTargets
 from evaluators.importance.method import Aggregate, Depth, Method
 from evaluators.importance.rank import rank
 from space.axes.architecture import Axis
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 from studies.bench.bench import Bench
 from studies.bench.results import Results, Row
 from studies.bench.setting import SETTINGS
@@ -114,7 +121,7 @@ class Students:
 
     def __init__(self, bench: Bench) -> None:
         self.bench, model = bench, bench.teacher.model
-        self.axis_map = axis_map_of(model.config)
+        self.axis_map = verified_axis_map(model.config)
         self.ranking = rank(model, self.axis_map, bench.corpus.calibration, "study", method=_METHOD)
         self.weights = sort_by_importance(saved_tensors(model, self.axis_map), self.axis_map, self.ranking)
 
@@ -152,9 +159,11 @@ class Students:
     def _states(self, variant: Variant, student: PreTrainedModel) -> States | None:
         layers, teachers = student.config.num_hidden_layers, self.axis_map.teacher.layers
         if variant.states == ("wrong",):
-            return States((Pair(Place(Kind.BLOCK, layers - 1), Place(Kind.BLOCK, 0)),))
-        states = chosen(variant.states, layers, teachers)
-        return None if states is None else replace(states, by=Closeness(variant.by))
+            return States(
+                (StatePair(StatePlace(StateKind.BLOCK, layers - 1), StatePlace(StateKind.BLOCK, 0)),)
+            )
+        states = states_named(variant.states, layers, teachers)
+        return None if states is None else replace(states, by=StateDistance(variant.by))
 
     def _targets(self, variant: Variant, states: States | None) -> tuple[Targets | None, Row]:
         cached = self.bench.targets

@@ -9,9 +9,9 @@ import optuna
 from optuna.storages import InMemoryStorage
 
 from search.rungs.bracket import Bracket, Rule
-from search.rungs.loop import Search, Task, rungs_in
+from search.rungs.loop import Search, SearchTask, rungs_in
 from search.rungs.rung import Rung
-from search.settings.bracket_plan import plan_bracket, spent
+from search.settings.bracket_plan import plan_bracket, tokens_spent
 from search.settings.config import RunConfig
 from search.settings.resolution import Resolved
 from search.stages.retraining import promoted_of
@@ -78,7 +78,7 @@ def replay(resolved: Resolved, table: Table, way: Way, search_tokens: int, seed:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     config = config_of(resolved, way, search_tokens, seed)
-    task = Task(config, resolved.space, baselines(resolved.space, resolved.axis_map.teacher))
+    task = SearchTask(config, resolved.space, baselines(resolved.space, resolved.axis_map.teacher))
     rungs = rungs_in(InMemoryStorage(), config, resolved.space)
     used_rungs = [0, *(TOKENS.index(tokens) + 1 for tokens in config.rung_tokens)]
     search = Search(task, rungs, Lookup(table, used_rungs), Console(quiet=True))
@@ -89,7 +89,7 @@ def replay(resolved: Resolved, table: Table, way: Way, search_tokens: int, seed:
     if way.promoted_by_rule and search.bracket.rule is not None:
         promoted = [top[place] for place in search.bracket.rule(top)[: config.promote]]
     chosen = min(promoted, key=lambda record: table.final[record.label]).label
-    used = spent(config.rung_tokens, [len(rung.records()) for rung in rungs[1:]])
+    used = tokens_spent(config.rung_tokens, [len(rung.records()) for rung in rungs[1:]])
     retrained = len(promoted) * TOKENS[FINAL - 1]
     return Found(chosen, table.final[chosen] - table.final[table.best], used, used + retrained)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from search.foresight.foresight import forecast
 from search.rungs.bracket import Rule
-from search.rungs.evaluation import Record
+from search.rungs.evaluation import FinishedTrial
 from search.rungs.rung import Rung
 from studies.exhaustive.replay import Way
 from studies.exhaustive.work import TEACHER_LOSS, TOKENS
@@ -28,7 +28,7 @@ def by_loss(rungs: Sequence[Rung]) -> Rule:
 def by_forecast(rungs: Sequence[Rung]) -> Rule:
     """In the order of what is forecast for their retraining, from all that the rungs have by now."""
 
-    def rule(records: Sequence[Record]) -> list[int]:
+    def rule(records: Sequence[FinishedTrial]) -> list[int]:
         found = forecast(curves_of(rungs), TOKENS[-1], TEACHER_LOSS)
         return _order([found[record.label].loss for record in records])
 

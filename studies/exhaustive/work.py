@@ -15,7 +15,7 @@ from evaluators.distillation.targets.batch import Targets
 from search.settings.command_line import read_flags
 from search.settings.resolution import Resolved, resolve
 from search.stages.preparation import load, prepare
-from search.stages.workbench import Workbench
+from search.stages.run_context import RunContext
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import Console
 from space.axes.architecture import Architecture
@@ -68,7 +68,7 @@ def _missing(architecture: Architecture, seed: int) -> Iterator[int]:
     yield from (run["rung"] for run in RESULTS.missing(runs))
 
 
-def _measured(bench: Workbench, architecture: Architecture, rung: int, text: Targets) -> Row:
+def _measured(bench: RunContext, architecture: Architecture, rung: int, text: Targets) -> Row:
     """Losses in the precision in which the search compares them; of the retrained model in float32 too."""
     student = bench.extract(architecture)
     row: dict[str, Any] = {"parameters": student.num_parameters()}

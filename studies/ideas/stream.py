@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from evaluators.importance.moments import Covariance, Sum
-from space.axes.axis_map import AxisMap, MappedTensor, starred
-from space.cutting.basis import Basis, BasisName, basis_of, folded, hidden_place
-from space.cutting.extraction import assemble, saved_tensors, student_config
+from evaluators.importance.moments import Covariance, MomentSum
+from space.axes.axis_map import AxisMap, MappedTensor, wildcard_name
+from space.cutting.basis import Basis, BasisName, basis_of, fold_norms, hidden_dimension
+from space.cutting.extraction import model_from_weights, saved_tensors, student_config
 
 GRADIENT, ALIKE = "gradient", "gradient, norms alike"
 _BLOCKS_AT_ONCE = 8
@@ -22,16 +22,16 @@ _BLOCKS_AT_ONCE = 8
 def folded_teacher(model: PreTrainedModel, axis_map: AxisMap) -> PreTrainedModel:
     """A copy of the teacher whose norms have no weights of their own; its head is apart if the map's is."""
     assert axis_map.stream is not None, "only a stream that can be turned is folded"
-    weights = folded(saved_tensors(model, axis_map), axis_map, axis_map.stream)
+    weights = fold_norms(saved_tensors(model, axis_map), axis_map, axis_map.stream)
     layers = list(range(axis_map.teacher.layers))
     config = student_config(axis_map, axis_map.teacher, layers)
-    return assemble(config, {name: values.detach().clone() for name, values in weights.items()})
+    return model_from_weights(config, {name: values.detach().clone() for name, values in weights.items()})
 
 
 def norms_of(axis_map: AxisMap) -> list[MappedTensor]:
     """The weights of the stream's norms, first to last."""
     assert axis_map.stream is not None
-    return [tensor for tensor in axis_map.tensors if starred(tensor.name) in axis_map.stream.readers]
+    return [tensor for tensor in axis_map.tensors if wildcard_name(tensor.name) in axis_map.stream.readers]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Statistics:
         return torch.stack([self.covariances[name] for name in norms]).mean(0)
 
     def reading(self, norms: Sequence[str]) -> Tensor:
-        """(D, D) as ``evaluators.importance.moments.reading``, of the readers of these norms alone."""
+        """(D, D) as ``moments.reader_weighting``, of the readers of these norms alone."""
         covariance = self.covariance(norms)
         products = [product for name in norms for product in self.products[name]]
         return torch.stack([product / (product * covariance).sum() for product in products]).sum(0)
@@ -85,7 +85,7 @@ def statistics_of(teacher: PreTrainedModel, axis_map: AxisMap, calibration: Tens
     """
     norms = norms_of(axis_map)
     covariances = {norm.name: Covariance() for norm in norms}
-    gradients = {norm.name: Sum() for norm in norms}
+    gradients = {norm.name: MomentSum() for norm in norms}
     seen: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
     hooks = [_keep(teacher.get_submodule(norm.module), norm.name, seen) for norm in norms]
@@ -121,11 +121,11 @@ def _keep(module: nn.Module, name: str, seen: dict[str, Tensor]) -> torch.utils.
 
 def _products(teacher: PreTrainedModel, axis_map: AxisMap, norm: MappedTensor) -> list[Tensor]:
     assert axis_map.stream is not None
-    names = axis_map.stream.readers[starred(norm.name)]
+    names = axis_map.stream.readers[wildcard_name(norm.name)]
     found = []
     for tensor in axis_map.tensors:
-        if starred(tensor.name) in names and norm.layer in (None, tensor.layer):
+        if wildcard_name(tensor.name) in names and norm.layer in (None, tensor.layer):
             weight = teacher.get_parameter(tensor.name).detach()
-            rows = weight.movedim(hidden_place(tensor.axes), -1).flatten(0, -2)
+            rows = weight.movedim(hidden_dimension(tensor.axes), -1).flatten(0, -2)
             found.append((rows.T @ rows).double())
     return found

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from evaluators.huggingface.final_states import final_states
-from evaluators.importance.moments import Sum
+from evaluators.importance.moments import MomentSum
 
 _BLOCKS_AT_ONCE = 8
 #: Of what entries are read with, relative to the largest: to divide by less would lose digits.
@@ -40,7 +40,7 @@ class Entries(StrEnum):
 def value_moments(model: PreTrainedModel, calibration: Tensor) -> list[Tensor]:
     """Of each layer (K, d, d) float64 E[vvᵀ] of every KV head."""
     layers: list[Any] = list(model.get_submodule("model.layers").children())
-    sums = [Sum() for _ in layers]
+    sums = [MomentSum() for _ in layers]
     hooks = [
         layer.self_attn.v_proj.register_forward_hook(_noting(of, layer.self_attn.head_dim))
         for layer, of in zip(layers, sums, strict=True)
@@ -52,7 +52,7 @@ def value_moments(model: PreTrainedModel, calibration: Tensor) -> list[Tensor]:
     return [of.mean for of in sums]
 
 
-def _noting(sums: Sum, size: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+def _noting(sums: MomentSum, size: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def note(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         values = output.detach().flatten(0, -2).unflatten(-1, (-1, size))
         sums.add(torch.einsum("nki,nkj->kij", values, values), len(values))

@@ -17,7 +17,7 @@ from space.cutting.basis import BasisName
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
 from space.cutting.ranking import Ranking
 from space.cutting.repair import Repair
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 from studies.bench.bench import Bench
 from studies.ideas.merging import with_merged
 from studies.ideas.regions import projected, region_bases
@@ -63,7 +63,7 @@ class Students:
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.model = bench, bench.teacher.model
-        self.axis_map = axis_map_of(self.model.config, BasisName.PRINCIPAL)
+        self.axis_map = verified_axis_map(self.model.config, BasisName.PRINCIPAL)
         calibration = bench.corpus.calibration
         method = Method(basis=BasisName.WEIGHTED)
         self.ranking: Ranking = rank(self.model, self.axis_map, calibration, "study", method=method)

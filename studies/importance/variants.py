@@ -16,8 +16,8 @@ from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
 from space.cutting.ranking import Ranking
-from space.cutting.repair import Repair, producing
-from space.verification.verification import axis_map_of
+from space.cutting.repair import Repair, producing_tensors
+from space.verification.verification import verified_axis_map
 from studies.bench.bench import Bench
 from studies.bench.setting import Setting
 
@@ -113,7 +113,7 @@ class Students:
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.axis_map: AxisMap = axis_map_of(bench.teacher.model.config)
+        self.axis_map: AxisMap = verified_axis_map(bench.teacher.model.config)
         self.rankings: dict[tuple[Method, Architecture | None], Ranking] = {}
 
     def student(self, variant: Variant, seed: int) -> PreTrainedModel:
@@ -133,7 +133,7 @@ class Students:
             moments = gather_moments(model, axis_map, self.bench.corpus.calibration, "study")
             moments = moments.sorted_by(axis_map, ranking)
         repair = Repair(
-            producing(axis_map) if variant.residual else {},
+            producing_tensors(axis_map) if variant.residual else {},
             variant.least_squares,
             variant.norm_scale,
             moments,

@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 from optuna.storages import InMemoryStorage
 
-from search.rungs.loop import Search, Task, rungs_in
+from search.rungs.loop import Search, SearchTask, rungs_in
 from search.terminal.console import Console
 from space.counting.counting import parameter_polynomial
 from space.enumeration.hand_made import baselines
@@ -55,7 +55,7 @@ def searched(sampler: str, trials: int, seed: int, bias: float) -> dict[str, Any
     evaluator = evaluator_of(config, teacher, count, noise=NOISE, bias=bias)
     rungs = rungs_in(InMemoryStorage(), config, run.space)
     Search(
-        Task(config, run.space, baselines(run.space, teacher)), rungs, evaluator, Console(quiet=True)
+        SearchTask(config, run.space, baselines(run.space, teacher)), rungs, evaluator, Console(quiet=True)
     ).run()
     truth = true_objectives(evaluator.problem, run.space, config)
     reference = truth.max(0)

@@ -15,13 +15,19 @@ from transformers import PreTrainedModel
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap, Scales, build
 from space.counting.counting import parameter_polynomial
-from space.cutting.extraction import extract, keeps, saved_tensors, sort_by_importance, student_config
+from space.cutting.extraction import extract, layers_kept, saved_tensors, sort_by_importance, student_config
 from space.cutting.ranking import Ranking
 from space.discovery.discovery import discover
-from space.verification.contract import TOLERANCE, breach, distance, one_expert_at_a_time, sorting_keeps
-from space.verification.masked import masked
+from space.verification.contract import (
+    TOLERANCE,
+    contract_breach,
+    distance,
+    one_expert_at_a_time,
+    sorting_is_exact,
+)
+from space.verification.masked import masked_teacher
 from tests.contracts.draws import Cut, cuts, ranking_of, seeds
-from tests.contracts.tiny import CASES, logits_of, vouched
+from tests.contracts.tiny import CASES, logits_of, verified
 
 every_case = pytest.mark.parametrize("case", CASES)
 
@@ -48,13 +54,13 @@ def student_of(model: PreTrainedModel, axis_map: AxisMap, cut: Cut) -> PreTraine
 def apart(model: PreTrainedModel, axis_map: AxisMap, cut: Cut, ranking: Ranking | None = None) -> float:
     """How far a student's logits are from those of the masked teacher (by another ranking, if given)."""
     found = logits_of(student_of(model, axis_map, cut))
-    with masked(model, axis_map, ranking or cut.ranking, cut.architecture, cut.layers) as oracle:
+    with masked_teacher(model, axis_map, ranking or cut.ranking, cut.architecture, cut.layers) as oracle:
         return distance(found, logits_of(oracle))
 
 
 @every_case
 def test_logits_are_those_of_the_masked_teacher(case: str) -> None:
-    model, axis_map = vouched(case).model, vouched(case).small
+    model, axis_map = verified(case).model, verified(case).small
 
     @few(5)
     @given(cuts(axis_map, axis_map.free))
@@ -77,7 +83,7 @@ def _alone(model: PreTrainedModel, axis_map: AxisMap, axis: Axis) -> None:
 
 @every_case
 def test_layers_may_be_a_block(case: str) -> None:
-    model, axis_map = vouched(case).model, vouched(case).small
+    model, axis_map = verified(case).model, verified(case).small
     assert Axis.LAYERS in axis_map.free
 
     @few(2)
@@ -90,25 +96,25 @@ def test_layers_may_be_a_block(case: str) -> None:
 
 @every_case
 def test_sorting_keeps_the_logits(case: str) -> None:
-    model, axis_map = vouched(case).model, vouched(case).small
+    model, axis_map = verified(case).model, verified(case).small
 
     @few(2)
     @given(seeds)
     def holds(seed: int) -> None:
-        assert sorting_keeps(model, axis_map, axis_map.sortable, seed)
+        assert sorting_is_exact(model, axis_map, axis_map.sortable, seed)
 
     holds()
 
 
 @every_case
 def test_parameters_are_counted_as_the_built_model_has_them(case: str) -> None:
-    axis_map = vouched(case).small
+    axis_map = verified(case).small
     count = parameter_polynomial(axis_map)
 
     @few(5)
     @given(cuts(axis_map, axis_map.free))
     def holds(cut: Cut) -> None:
-        kept = keeps(axis_map, cut.ranking, cut.architecture)
+        kept = layers_kept(axis_map, cut.ranking, cut.architecture)
         try:
             model = build(student_config(axis_map, cut.architecture, kept))
         except ValueError:
@@ -120,7 +126,7 @@ def test_parameters_are_counted_as_the_built_model_has_them(case: str) -> None:
 
 @pytest.mark.parametrize("case", ["qwen3-mixed-layers-biases", "gpt_oss", "deepseek_v3"])
 def test_many_are_counted_as_each_is(case: str) -> None:
-    axis_map = vouched(case).small
+    axis_map = verified(case).small
     count = parameter_polynomial(axis_map)
 
     @few(8)
@@ -139,22 +145,22 @@ class TestTheComparisonCanFail:
     def test_other_units_give_other_logits(self, axis: Axis) -> None:
         mixture = axis in (Axis.EXPERTS, Axis.EXPERT_MLP, Axis.SHARED_MLP)
         name = "qwen2_moe" if mixture else "qwen3-mixed-layers-biases"
-        model, axis_map = vouched(name).model, on_trial(vouched(name).small, {axis})
+        model, axis_map = verified(name).model, on_trial(verified(name).small, {axis})
         right = ranking_of(axis_map, 0, 10**6)
         wrong = replace(right, scores={of: -scores for of, scores in right.scores.items()})
         half = _half(axis_map, axis)
-        layers = keeps(axis_map, right, half)
-        other = keeps(axis_map, wrong, half)
+        layers = layers_kept(axis_map, right, half)
+        other = layers_kept(axis_map, wrong, half)
         cut = Cut(right, half, layers)
         assert apart(model, axis_map, cut) < TOLERANCE
         student = logits_of(student_of(model, axis_map, cut))
-        with masked(model, axis_map, wrong, half, other) as oracle:
+        with masked_teacher(model, axis_map, wrong, half, other) as oracle:
             assert distance(student, logits_of(oracle)) > 0.01
 
     @pytest.mark.parametrize("case", ["phi3", "gpt_neox", "bloom", "mixtral", "gpt_oss", "llama4_text"])
     def test_another_layout_gives_other_logits(self, case: str) -> None:
         """Of the layouts that fit the shapes, only the one that was found keeps the contract."""
-        found = vouched(case)
+        found = verified(case)
         small = found.small.config
         draft = discover(small, None, found.attention, found.tie)
         assert draft.open
@@ -163,7 +169,7 @@ class TestTheComparisonCanFail:
                 wrong = discover(small, {**found.choices, spot: choice}, found.attention, found.tie).axis_map
                 wrong = replace(wrong, scales=found.scales)
                 wrong = replace(wrong, refused={**wrong.refused, **found.failures})
-                trials = (breach(found.model, wrong, wrong.free, seed) for seed in range(6))
+                trials = (contract_breach(found.model, wrong, wrong.free, seed) for seed in range(6))
                 assert any(trials), f"{layouts[choice]} for {layouts[found.choices.get(spot, 0)]} at {spot}"
 
     @pytest.mark.parametrize(
@@ -176,17 +182,20 @@ class TestTheComparisonCanFail:
         ],
     )
     def test_another_scale_gives_other_logits(self, case: str, scales: dict[str, object], axis: Axis) -> None:
-        found = vouched(case)
+        found = verified(case)
         wrong: Scales = replace(found.scales, **scales)  # type: ignore[arg-type]
         assert wrong != found.scales
-        trials = (breach(found.model, replace(found.small, scales=wrong), {axis}, seed) for seed in range(4))
+        trials = (
+            contract_breach(found.model, replace(found.small, scales=wrong), {axis}, seed)
+            for seed in range(4)
+        )
         assert any(trials)
 
 
 @pytest.mark.parametrize("case", ["llama4_text", "gpt_oss", "deepseek_v3", "nemotron_h", "gpt2"])
 def test_every_tensor_is_seen_in_the_logits(case: str) -> None:
     """A trial says something of a tensor only where the tiny teacher's logits depend on it."""
-    model, axis_map = vouched(case).model, vouched(case).small
+    model, axis_map = verified(case).model, verified(case).small
     before = logits_of(model)
     for tensor in axis_map.tensors:
         values = saved_tensors(model, axis_map)[tensor.name]

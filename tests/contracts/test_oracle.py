@@ -10,17 +10,18 @@ from hypothesis import given
 from transformers import PreTrainedModel
 
 from space.axes.axis_map import AxisMap
-from space.axes.layout import Each, Fixed, Together
-from space.cutting.extraction import keeps
+from space.axes.layout import Concatenated, Fixed, PerUnit
+from space.cutting.extraction import layers_kept
 from space.discovery.discovery import discover
 from space.verification.contract import TOLERANCE, distance
-from space.verification.masked import best as best_of
-from space.verification.masked import entries, masked
+from space.verification.masked import entries
+from space.verification.masked import masked_teacher as masked
+from space.verification.masked import top_places as best_of
 from tests.contracts.draws import Cut, cuts, ranking_of
 from tests.contracts.masked import best, masked_teacher
 from tests.contracts.mixture_by_hand import student_by_hand
 from tests.contracts.test_contract import apart, few
-from tests.contracts.tiny import TINY, logits_of, random_teacher, vouched
+from tests.contracts.tiny import TINY, logits_of, random_teacher, verified
 
 BY_HAND = [(family, name) for family, configs in TINY.items() for name in configs]
 
@@ -46,7 +47,7 @@ def test_it_computes_what_the_hand_made_one_computes(family: str, name: str) -> 
 
 
 def test_of_a_mixture_too() -> None:
-    found = vouched("mixtral")
+    found = verified("mixtral")
 
     @few(6)
     @given(cuts(found.small, found.small.free))
@@ -61,13 +62,13 @@ def test_of_a_mixture_too() -> None:
 def test_nothing_dropped_is_the_teacher() -> None:
     teacher, axis_map = by_hand("qwen3", "tied")
     ranking = ranking_of(axis_map, 0)
-    layers = keeps(axis_map, ranking, axis_map.teacher)
+    layers = layers_kept(axis_map, ranking, axis_map.teacher)
     with masked(teacher, axis_map, ranking, axis_map.teacher, layers) as oracle:
         assert torch.equal(logits_of(oracle), logits_of(teacher))
 
 
 def test_the_teacher_is_left_as_it_was() -> None:
-    found = vouched("mixtral")
+    found = verified("mixtral")
     before = logits_of(found.model)
     half = found.small.complete(
         {
@@ -87,7 +88,7 @@ def test_the_best_are_the_highest_and_the_first_of_equals() -> None:
 
 
 def test_entries_know_their_units_from_the_outermost_inwards() -> None:
-    queries = Each("kv_heads", 2, Together((Each("heads", 2, Fixed(1)), Fixed(1))))  # type: ignore[arg-type]
+    queries = PerUnit("kv_heads", 2, Concatenated((PerUnit("heads", 2, Fixed(1)), Fixed(1))))  # type: ignore[arg-type]
     assert list(entries(queries)) == [
         (("kv_heads", 0, 0), ("heads", 0, 0)),
         (("kv_heads", 0, 0), ("heads", 1, 0)),

@@ -17,10 +17,18 @@ from transformers.utils import logging as transformers_logging
 
 from space.axes.polynomial import Polynomial
 from space.input_error import InputError
-from space.verification import reload, stranger
-from space.verification.reload import complaints, hushed, leave, miscounted, random_student, unreadable
-from space.verification.verification import vouch
-from tests.contracts.tiny import CASES, TINY, vouched
+from space.verification import reload
+from space.verification import stock_process as stranger
+from space.verification.reload import (
+    captured_warnings,
+    count_error,
+    load_errors,
+    random_student,
+    reload_error,
+    save_for_check,
+)
+from space.verification.verification import verify
+from tests.contracts.tiny import CASES, TINY, verified
 
 NEW = ("gpt2", "gpt_oss", "deepseek_v3", "nemotron_h", "mistral-tied-bfloat16-config", "qwen2-mixed-layers")
 SPOILT = ("missing", "unexpected", "mismatched", "other-weights", "other-class", "no-weights", "warns")
@@ -28,7 +36,7 @@ SPOILT = ("missing", "unexpected", "mismatched", "other-weights", "other-class",
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_student_is_read_back_here(case: str) -> None:
-    assert unreadable(vouched(case).model, vouched(case).small, seed=11) is None
+    assert reload_error(verified(case).model, verified(case).small, seed=11) is None
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +44,17 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
     """What a new process says of students, some of them spoilt on disk."""
     folder = tmp_path_factory.mktemp("students")
     for case in NEW:
-        leave(student_of(case), vouched(case).small.config, folder / case)
+        save_for_check(student_of(case), verified(case).small.config, folder / case)
     for how in SPOILT:
-        leave(student_of("llama-tied-biases"), vouched("llama-tied-biases").small.config, folder / how)
+        save_for_check(
+            student_of("llama-tied-biases"), verified("llama-tied-biases").small.config, folder / how
+        )
         _spoil(folder / how / "student", how)
-    return complaints(folder)
+    return load_errors(folder)
 
 
 def student_of(case: str) -> PreTrainedModel:
-    made = random_student(vouched(case).model, vouched(case).small, seed=7)
+    made = random_student(verified(case).model, verified(case).small, seed=7)
     assert made is not None
     return made[0]
 
@@ -106,18 +116,18 @@ class TestWhatIsRefused:
     """One thing at a time goes wrong, and is named."""
 
     def reason(self) -> str | None:
-        return unreadable(vouched("llama-tied-biases").model, vouched("llama-tied-biases").small)
+        return reload_error(verified("llama-tied-biases").model, verified("llama-tied-biases").small)
 
     def test_a_wrong_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(reload, "parameter_polynomial", lambda _: Polynomial.constant(1234))
         assert str(self.reason()).startswith("1,234 parameters are counted where there are ")
 
     def test_a_count_by_the_map(self) -> None:
-        small = vouched("llama-tied-biases").small
-        made = random_student(vouched("llama-tied-biases").model, small, 0)
+        small = verified("llama-tied-biases").small
+        made = random_student(verified("llama-tied-biases").model, small, 0)
         assert made is not None
-        assert miscounted(made[0], small, made[1]) is None
-        assert miscounted(made[0], small, small.teacher) is not None
+        assert count_error(made[0], small, made[1]) is None
+        assert count_error(made[0], small, small.teacher) is not None
 
     @pytest.mark.parametrize("first", [1, 2])
     def test_other_text_with_a_cache(self, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +187,7 @@ class TestWhatIsRefused:
     def test_a_teacher_is_refused_with_the_reason(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(reload, "distance", lambda *_: 1.0)
         with pytest.raises(InputError) as refusal:
-            vouch(TINY["llama"]["plain"])
+            verify(TINY["llama"]["plain"])
         why = "none of its students can be saved and read back: it computes other logits, even uncut"
         assert refusal.value.values == f"'llama' is not: {why}"
 
@@ -193,7 +203,7 @@ class TestNothingIsLeftBehind:
 
         before, filters = state(), warnings.filters[:]
         capfd.readouterr()
-        assert unreadable(vouched("gpt2").model, vouched("gpt2").small) is None
+        assert reload_error(verified("gpt2").model, verified("gpt2").small) is None
         assert state() == before
         assert warnings.filters[:] == filters
         assert capfd.readouterr() == ("", "")
@@ -201,12 +211,12 @@ class TestNothingIsLeftBehind:
     def test_after_an_error_too(self) -> None:
         library = logging.getLogger("transformers")
         handlers, level = library.handlers[:], library.level
-        with pytest.raises(KeyError), hushed():
+        with pytest.raises(KeyError), captured_warnings():
             raise KeyError
         assert (library.handlers, library.level) == (handlers, level)
 
     def test_what_is_said_within_is_heard_and_not_shown(self, capfd: pytest.CaptureFixture[str]) -> None:
-        with hushed() as heard:
+        with captured_warnings() as heard:
             logging.getLogger("transformers.modeling_utils").warning("one")
             logging.getLogger("transformers").info("not this")
             warnings.warn("two", UserWarning, stacklevel=1)

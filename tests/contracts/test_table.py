@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import transformers
 
-from space.families.support import TABLE, TYPES, markdown, rows
+from space.families.support import TABLE, TYPES, markdown, support_rows
 
 SAMPLE = ("llama", "gpt2", "falcon", "bert")
 #: Decoders that have to pass for every axis that they have.
@@ -51,7 +51,7 @@ def test_the_count_is_that_of_its_lines() -> None:
 
 
 def test_a_sample_is_true() -> None:
-    table = rows(SAMPLE)
+    table = support_rows(SAMPLE)
     assert not any(row.late for row in table)
     assert markdown(table).splitlines()[2:] == [checked_in()[model_type] for model_type in SAMPLE]
 
@@ -59,7 +59,7 @@ def test_a_sample_is_true() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_all_of_it_is_true() -> None:
-    table = rows(TYPES)
+    table = support_rows(TYPES)
     assert markdown(table).splitlines()[2:] == list(checked_in().values())
 
 

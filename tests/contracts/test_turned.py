@@ -12,24 +12,24 @@ import torch
 from transformers import CONFIG_MAPPING
 
 from space.axes.architecture import Axis
-from space.axes.axis_map import build, starred
+from space.axes.axis_map import build, wildcard_name
 from space.counting.counting import parameter_polynomial
-from space.cutting.basis import Basis, BasisName, basis_of, folded, hidden_place, turned
-from space.cutting.extraction import assemble, extract, saved_tensors, sort_by_importance
+from space.cutting.basis import Basis, BasisName, basis_of, fold_norms, hidden_dimension, rotate_stream
+from space.cutting.extraction import extract, model_from_weights, saved_tensors, sort_by_importance
 from space.cutting.ranking import Ranking
-from space.discovery.tiny import tiny
+from space.discovery.tiny import tiny_config
 from space.input_error import InputError
 from space.verification.behaviour import random_rotation, with_stream
 from space.verification.contract import (
     TOLERANCE,
+    contract_tokens,
     distance,
     logits_of,
     one_expert_at_a_time,
     random_architecture,
     random_ranking,
-    trial_tokens,
 )
-from space.verification.verification import Vouched, axis_map_of, vouch
+from space.verification.verification import Verified, verified_axis_map, verify
 
 TURNABLE = ("llama", "qwen3", "gemma", "mixtral", "phi3", "gpt_oss")
 #: Their norms subtract the mean.
@@ -38,14 +38,14 @@ FIXED = ("bloom", "gemma2", "olmo2")
 
 
 @cache
-def apart(model_type: str) -> Vouched:
+def apart(model_type: str) -> Verified:
     """A small copy whose head is a matrix of its own."""
     config = CONFIG_MAPPING[model_type]()
     config.tie_word_embeddings = False
-    return vouch(config)
+    return verify(config)
 
 
-def turn(model_type: str, seed: int) -> tuple[Vouched, Ranking]:
+def turn(model_type: str, seed: int) -> tuple[Verified, Ranking]:
     found = apart(model_type)
     hidden = found.small.teacher.hidden
     generator = torch.Generator().manual_seed(seed)
@@ -58,7 +58,7 @@ def turn(model_type: str, seed: int) -> tuple[Vouched, Ranking]:
 @pytest.mark.parametrize("model_type", [*TURNABLE, *CENTRED])
 def test_the_whole_teacher_keeps_its_logits(model_type: str) -> None:
     found, ranking = turn(model_type, 1)
-    tokens = trial_tokens(found.model.config.vocab_size)
+    tokens = contract_tokens(found.model.config.vocab_size)
     axis_map = with_stream(found.small, found.small, found.model, tokens)
     assert axis_map.stream is not None
     assert axis_map.stream.centred == (model_type in CENTRED)
@@ -71,17 +71,17 @@ def test_the_whole_teacher_keeps_its_logits(model_type: str) -> None:
 @pytest.mark.parametrize("model_type", FIXED)
 def test_a_stream_that_cannot_be_turned_is_told(model_type: str) -> None:
     found = apart(model_type)
-    tokens = trial_tokens(found.model.config.vocab_size)
+    tokens = contract_tokens(found.model.config.vocab_size)
     assert with_stream(found.small, found.small, found.model, tokens).stream is None
     with pytest.raises(InputError, match=r"needs a stream that can be turned.*Take --basis coordinate"):
-        axis_map_of(CONFIG_MAPPING[model_type](), BasisName.WEIGHTED)
+        verified_axis_map(CONFIG_MAPPING[model_type](), BasisName.WEIGHTED)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "mixtral"])
 def test_a_student_is_a_prefix_of_the_turned_teacher_with_the_gain(model_type: str) -> None:
     """Cut by coordinates from a teacher turned by hand, with its norms set, it is the same."""
     found, ranking = turn(model_type, 2)
-    tokens = trial_tokens(found.model.config.vocab_size)
+    tokens = contract_tokens(found.model.config.vocab_size)
     axis_map = with_stream(found.small, found.small, found.model, tokens)
     drawn = random_architecture(axis_map, {Axis.HIDDEN}, random.Random(3))
     assert drawn is not None
@@ -91,12 +91,12 @@ def test_a_student_is_a_prefix_of_the_turned_teacher_with_the_gain(model_type: s
     weights = saved_tensors(found.model, axis_map)
     student = extract(sort_by_importance(weights, axis_map, ranking), axis_map, ranking, architecture, kept)
 
-    by_hand = turned(
-        folded(weights, axis_map, axis_map.stream), axis_map, axis_map.stream, ranking.basis.rotation
+    by_hand = rotate_stream(
+        fold_norms(weights, axis_map, axis_map.stream), axis_map, axis_map.stream, ranking.basis.rotation
     )
     in_order = {**ranking.scores, Axis.HIDDEN: -torch.arange(axis_map.teacher.hidden).float()}
     plain = Ranking(in_order, ranking.kv_heads, "", "", ranking.expert_groups)
-    model = assemble(axis_map.config, by_hand)
+    model = model_from_weights(axis_map.config, by_hand)
     cut = extract(
         sort_by_importance(saved_tensors(model, axis_map), axis_map, plain),
         axis_map,
@@ -118,7 +118,7 @@ def test_a_student_is_a_prefix_of_the_turned_teacher_with_the_gain(model_type: s
 def test_norms_that_subtract_the_mean_see_one_direction_less_and_no_other(model_type: str, seed: int) -> None:
     """The oracle has the teacher's size: what is written is projected on the first k − 1 directions."""
     found = apart(model_type)
-    tokens = trial_tokens(found.model.config.vocab_size)
+    tokens = contract_tokens(found.model.config.vocab_size)
     axis_map = with_stream(found.small, found.small, found.model, tokens)
     assert axis_map.stream is not None
     size = axis_map.teacher.hidden
@@ -138,21 +138,21 @@ def test_norms_that_subtract_the_mean_see_one_direction_less_and_no_other(model_
 
     best = torch.linalg.eigh(covariance).eigenvectors.flip(-1)[:, : kept - 1].float()
     coordinates = basis.rotation[:, :kept]
-    by_hand = folded(weights, axis_map, axis_map.stream)
+    by_hand = fold_norms(weights, axis_map, axis_map.stream)
     readers = {name for names in axis_map.stream.readers.values() for name in names}
     biases = {f"{name.removesuffix('weight')}bias" for name in axis_map.stream.readers}
     for tensor in axis_map.tensors:
-        if not tensor.has(Axis.HIDDEN) or starred(tensor.name) in readers:
+        if not tensor.has(Axis.HIDDEN) or wildcard_name(tensor.name) in readers:
             continue
         values = by_hand[tensor.name]
-        if starred(tensor.name) in axis_map.stream.readers:
+        if wildcard_name(tensor.name) in axis_map.stream.readers:
             gain = basis.gain(kept) * (kept / size) ** 0.5
             by_hand[tensor.name] = torch.full_like(values, gain - axis_map.stream.offset)
             continue
-        onto = coordinates if starred(tensor.name) in biases else best
-        place = hidden_place(tensor.axes)
+        onto = coordinates if wildcard_name(tensor.name) in biases else best
+        place = hidden_dimension(tensor.axes)
         by_hand[tensor.name] = (values.movedim(place, -1) @ onto @ onto.T).movedim(-1, place)
-    oracle = assemble(axis_map.config, by_hand)
+    oracle = model_from_weights(axis_map.config, by_hand)
     for module in oracle.modules():
         if isinstance(module, torch.nn.LayerNorm):
             module.eps *= kept / size
@@ -162,9 +162,9 @@ def test_norms_that_subtract_the_mean_see_one_direction_less_and_no_other(model_
 
 
 def test_the_teacher_is_counted_as_it_was_given() -> None:
-    config = tiny(CONFIG_MAPPING["gemma"]())
+    config = tiny_config(CONFIG_MAPPING["gemma"]())
     assert config.tie_word_embeddings
-    axis_map = axis_map_of(config, BasisName.PRINCIPAL)
+    axis_map = verified_axis_map(config, BasisName.PRINCIPAL)
     given = sum(parameter.numel() for parameter in build(config).parameters())
     head = config.vocab_size * config.hidden_size
     assert parameter_polynomial(axis_map.given).of(axis_map.teacher) == given

@@ -23,10 +23,10 @@ from transformers import (
 
 from space.verification.contract import logits_of as logits_at
 from space.verification.contract import random_teacher
-from space.verification.reload import hushed
-from space.verification.verification import Vouched, vouch
+from space.verification.reload import captured_warnings
+from space.verification.verification import Verified, verify
 
-__all__ = ["CASES", "SAMPLE", "TINY", "logits_of", "random_teacher", "tokens", "vouched"]
+__all__ = ["CASES", "SAMPLE", "TINY", "logits_of", "random_teacher", "tokens", "verified"]
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 48,
@@ -127,10 +127,10 @@ CASES: dict[str, PretrainedConfig] = {
 
 
 @cache
-def vouched(case: str) -> Vouched:
+def verified(case: str) -> Verified:
     """What vouching finds for a teacher; the model and its map are as tiny as it makes them."""
-    with hushed():
-        return vouch(CASES[case])
+    with captured_warnings():
+        return verify(CASES[case])
 
 
 @cache

@@ -22,7 +22,7 @@ from transformers import AutoConfig, LlamaConfig, PretrainedConfig, Qwen3Config
 from evaluators.metrics.pace import Pace
 from space.axes.axis_map import AxisMap
 from space.cutting.basis import BasisName
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 from studies.demo.train import CONFIG
 from tests.search.storage.postgresql import PostgreSQL, running_postgresql
 from tests.space.maps import NEMOTRON_15B
@@ -86,7 +86,7 @@ def database(postgresql: PostgreSQL) -> str:
 @cache
 def _map_of(text: str, basis: BasisName) -> AxisMap:
     fields = json.loads(text)
-    return axis_map_of(AutoConfig.for_model(fields.pop("model_type"), **fields), basis)
+    return verified_axis_map(AutoConfig.for_model(fields.pop("model_type"), **fields), basis)
 
 
 @pytest.fixture(autouse=True)

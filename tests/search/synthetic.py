@@ -10,11 +10,11 @@ from typing import Any
 
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from search.rungs.evaluation import CandidateError, Evaluation, Record
-from search.rungs.loop import Search, Task
+from search.rungs.evaluation import CandidateError, Evaluation, FinishedTrial
+from search.rungs.loop import Search, SearchTask
 from search.rungs.rung import Rung
 from search.settings.config import RunConfig
-from search.settings.objectives import UNITS, measured
+from search.settings.objectives import UNITS, measured_bounds
 from search.storage.storage import open_study
 from search.storage.workers import Workers
 from search.terminal.console import Console
@@ -26,7 +26,7 @@ from space.counting.counting import parameter_polynomial
 from space.enumeration.enumeration import enumerate_space
 from space.enumeration.hand_made import baselines
 from space.enumeration.search_space import SearchSpace
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 from studies.demo.train import CONFIG
 
 Fails = Callable[[Architecture, int], bool]
@@ -86,7 +86,7 @@ _CONFIG = RunConfig(
 @cache
 def demo_map() -> AxisMap:
     """The axes of the demo teacher."""
-    return axis_map_of(CONFIG)
+    return verified_axis_map(CONFIG)
 
 
 @cache
@@ -160,7 +160,7 @@ def open_rungs_in(storage: BaseStorage, config: RunConfig, space: SearchSpace) -
     """The rungs of a configuration in a storage that is open."""
     names = [f"{config.name}/r{index}" for index in range(config.rungs)]
     studies = [open_study(storage, name, config.objectives, UNITS, "a space") for name in names]
-    bounds = measured(config.most)
+    bounds = measured_bounds(config.most)
     return [
         Rung(index, study, space, config.objectives, bounds=bounds) for index, study in enumerate(studies)
     ]
@@ -174,11 +174,11 @@ def make_search(
     workers: Workers | None = None,
 ) -> Search:
     """A search that needs no models; in memory unless rungs are given."""
-    task = Task(config, space, baselines(space, demo_map().teacher))
+    task = SearchTask(config, space, baselines(space, demo_map().teacher))
     rungs = rungs or open_rungs_in(InMemoryStorage(), config, space)
     return Search(task, rungs, evaluator or default_evaluator, Console(quiet=True), workers)
 
 
-def records_of(rungs: list[Rung]) -> list[Record]:
+def records_of(rungs: list[Rung]) -> list[FinishedTrial]:
     """Every finished trial of every rung."""
     return [record for rung in rungs for record in rung.records()]

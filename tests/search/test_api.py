@@ -69,14 +69,14 @@ def test_what_it_retrained_is_what_it_says(lived: dict[str, object]) -> None:
     chosen = models[models["chosen"]].iloc[0]
     student = AutoModelForCausalLM.from_pretrained(chosen["path"])
     assert student.num_parameters() == chosen["parameters"]
-    loss = validation_loss(student.eval(), run.bench.corpus.validation)
+    loss = validation_loss(student.eval(), run.context.corpus.validation)
     assert loss == pytest.approx(chosen["loss"], abs=1e-4)
 
 
 def test_a_student_of_any_size_is_cut(lived: dict[str, object]) -> None:
     run = lived["run"]
     assert isinstance(run, Run)
-    teacher = run.bench.teacher.model
+    teacher = run.context.teacher.model
     whole = extract(run)
     tokens = torch.arange(3, 40)[None]
     torch.testing.assert_close(whole(tokens).logits, teacher(tokens).logits, atol=1e-4, rtol=1e-4)

@@ -301,7 +301,7 @@ def test_what_stops_a_run_from_outside_says_how_to_go_on(
     def stopped(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("search.stages.stages.run", stopped)
+    monkeypatch.setattr("search.stages.pipeline.run", stopped)
     answer = run(*TINY, "--model", tiny_teacher)
     assert answer == Answer(status, "", f"slimsearch: {message}\n")
 
@@ -315,7 +315,7 @@ def test_a_defect_is_not_hidden(
     def broken(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("search.stages.stages.run", broken)
+    monkeypatch.setattr("search.stages.pipeline.run", broken)
     with pytest.raises(type(error)):
         run(*TINY, "--model", tiny_teacher)
 
@@ -329,7 +329,7 @@ def test_a_password_is_not_written_down(
         commands.append(command)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("search.stages.stages.run", stopped)
+    monkeypatch.setattr("search.stages.pipeline.run", stopped)
     assert run(*TINY, "--model", tiny_teacher, "--storage", "postgresql://me:secret@host/name").status == 130
     [command] = commands
     assert "--storage 'postgresql://me:***@host/name'" in command

@@ -7,8 +7,8 @@ from functools import cache
 from transformers import AutoConfig, MixtralConfig, NemotronConfig, PretrainedConfig, Qwen2MoeConfig
 
 from space.axes.axis_map import AxisMap
-from space.discovery.tiny import tiny
-from space.verification.verification import axis_map_of
+from space.discovery.tiny import tiny_config
+from space.verification.verification import verified_axis_map
 from tests.space.models import LLAMA_8B, QWEN3_8B, SMALL
 
 NEMOTRON_15B = NemotronConfig(
@@ -34,17 +34,17 @@ CONFIGS: dict[str, PretrainedConfig] = {
 @cache
 def map_of(name: str) -> AxisMap:
     """The map of a teacher of real size."""
-    return axis_map_of(CONFIGS[name])
+    return verified_axis_map(CONFIGS[name])
 
 
 @cache
-def tiny_config(model_type: str) -> PretrainedConfig:
+def tiny_config_of(model_type: str) -> PretrainedConfig:
     """A tiny config of any type."""
-    config: PretrainedConfig = tiny(AutoConfig.for_model(model_type))
+    config: PretrainedConfig = tiny_config(AutoConfig.for_model(model_type))
     return config
 
 
 @cache
 def tiny_map(model_type: str) -> AxisMap:
     """The map of a tiny teacher of any type."""
-    return axis_map_of(tiny_config(model_type))
+    return verified_axis_map(tiny_config_of(model_type))

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig
 
 from evaluators.huggingface.final_states import final_states
-from evaluators.importance.layer_passes import Passes
+from evaluators.importance.layer_passes import PartialPasses
 from studies.benchmarks.__main__ import SUITES, main
 from studies.benchmarks.figure import Figure, in_turns, table
 from studies.benchmarks.rank import RankWork, rank_suite, without_layer
@@ -97,7 +97,7 @@ def test_the_suite_of_the_ranking() -> None:
 def test_the_naive_way_lacks_a_layer_and_leaves_the_teacher_whole() -> None:
     model = tiny_model(num_hidden_layers=3)
     tokens = random_tokens(2, 6).long()
-    whole, states = model(input_ids=tokens).logits, Passes(model, map_of(model.config), tokens)
+    whole, states = model(input_ids=tokens).logits, PartialPasses(model, map_of(model.config), tokens)
     less = without_layer(model, 1)
     assert len(less.get_submodule("model.layers")) == 2  # type: ignore[arg-type]
     assert torch.equal(final_states(less, tokens), states.without(1, 2))

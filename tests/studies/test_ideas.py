@@ -14,16 +14,16 @@ from torch import Tensor
 from transformers import LlamaConfig, PreTrainedModel
 
 from evaluators.importance.method import Method
-from evaluators.importance.moments import gather_moments, reading
+from evaluators.importance.moments import gather_moments, reader_weighting
 from evaluators.importance.rank import rank
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap
 from space.cutting.basis import BasisName
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
-from space.cutting.moments import Moments, Read
+from space.cutting.moments import InputMoment, Moments
 from space.cutting.ranking import Ranking
 from space.verification.contract import random_teacher
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 from studies.bench.bench import Bench
 from studies.bench.results import Results
 from studies.ideas import __main__ as study
@@ -52,7 +52,7 @@ CALIBRATION = torch.randint(0, 48, (6, 10), generator=torch.Generator().manual_s
 
 @cache
 def axis_map() -> AxisMap:
-    return axis_map_of(teacher().config, BasisName.PRINCIPAL)
+    return verified_axis_map(teacher().config, BasisName.PRINCIPAL)
 
 
 @cache
@@ -98,7 +98,7 @@ class TestStream:
         stream, basis = axis_map().stream, ranking().basis
         assert stream is not None
         assert basis is not None
-        wanted = reading(teacher(), axis_map(), stream, of.covariance(names))
+        wanted = reader_weighting(teacher(), axis_map(), stream, of.covariance(names))
         torch.testing.assert_close(of.reading(names), wanted, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(of.basis("weighted", names).energy, basis.energy, rtol=1e-3, atol=1e-4)
 
@@ -234,7 +234,7 @@ class TestMerging:
 
     def test_what_is_not_of_neurons_stays(self) -> None:
         name = "model.layers.0.self_attn.o_proj.weight"
-        moments = Moments({name: Read(1, torch.eye(32).double())}, {}, "")
+        moments = Moments({name: InputMoment(1, torch.eye(32).double())}, {}, "")
         canonical = saved_tensors(teacher(), axis_map())
         found = with_merged(canonical, axis_map(), moments, axis_map().teacher)
         assert all(found[name] is canonical[name] for name in canonical)

@@ -16,7 +16,7 @@ from scipy.stats import kendalltau
 
 from evaluators.metrics.synthetic import SyntheticProblem
 from search.rungs.bracket import pareto_front
-from search.rungs.loop import Search, Task, rungs_in
+from search.rungs.loop import Search, SearchTask, rungs_in
 from search.settings.flags import Flags
 from search.terminal.console import Console
 from space.counting.counting import parameter_polynomial
@@ -127,7 +127,7 @@ def test_where_rungs_are_faithful_and_exact_the_best_that_was_scored_comes_to_th
     config = replace(config, objectives=("loss",))
     evaluator = evaluator_of(config, run.axis_map.teacher, parameter_polynomial(run.axis_map))
     rungs = rungs_in(InMemoryStorage(), config, run.space)
-    Search(Task(config, run.space, {}), rungs, evaluator, Console(quiet=True)).run()
+    Search(SearchTask(config, run.space, {}), rungs, evaluator, Console(quiet=True)).run()
     truth = true_objectives(evaluator.problem, run.space, config)[:, 0]
     rows = {architecture: row for row, architecture in enumerate(run.space.architectures)}
     scored, last = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from optuna.storages import InMemoryStorage
 
-from search.rungs.loop import Search, Task, rungs_in
+from search.rungs.loop import Search, SearchTask, rungs_in
 from search.settings.command_line import load_preset
 from search.settings.resolution import resolve
 from search.terminal.console import Console
@@ -39,7 +39,7 @@ def test_two_trials_of_a_preset(path: Path, request: pytest.FixtureRequest) -> N
     config = replace(run.config, trials=2, rung_candidates=(2,) * len(run.config.rung_candidates))
     evaluator = evaluator_of(config, run.axis_map.teacher, parameter_polynomial(run.axis_map))
     rungs = rungs_in(InMemoryStorage(), config, run.space)
-    Search(Task(config, run.space, {}), rungs, evaluator, Console(quiet=True)).run()
+    Search(SearchTask(config, run.space, {}), rungs, evaluator, Console(quiet=True)).run()
     assert [len(rung.complete()) for rung in rungs] == [2] * config.rungs
     truth = true_objectives(evaluator.problem, run.space, replace(config, objectives=("loss",)))[:, 0]
     rows = {architecture: row for row, architecture in enumerate(run.space.architectures)}

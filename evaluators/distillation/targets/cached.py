@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.distillation.states import Place, states_at
+from evaluators.distillation.states import StatePlace, states_at
 from evaluators.distillation.targets.batch import Answer, Batch, Form
 from evaluators.distillation.targets.live import Hidden
 from evaluators.distillation.targets.records import Records
@@ -44,7 +44,7 @@ class CachedTargets:
         form: Form,
         folder: Path,
         fingerprint: str,
-        places: Sequence[Place] = (),
+        places: Sequence[StatePlace] = (),
         precision: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.teacher, self.tokens, self.form = teacher, tokens, form

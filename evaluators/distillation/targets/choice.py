@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from evaluators.distillation.targets.batch import FormName
 from evaluators.distillation.targets.records import OVERHEAD
-from evaluators.distillation.targets.sparse import DRAWS, K, bytes_each
+from evaluators.distillation.targets.sparse import DRAWS, K, bytes_per_id
 from space.counting.budget import Measure
-from space.counting.budget import spoken as spoken_amount
+from space.counting.budget import format_amount as spoken_amount
 from space.input_error import InputError
 
 #: Targets may take this share of the free disk: models and checkpoints are still to come.
@@ -23,7 +23,7 @@ _SPOKEN = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class TargetsSetting:
     """What the choice depends on."""
 
     tokens: int
@@ -50,7 +50,7 @@ class Setting:
         each, as if none came twice (of text, about a quarter do not), with a length and an entropy; of the
         K most probable a number and two bytes.
         """
-        number = bytes_each(self.vocabulary)
+        number = bytes_per_id(self.vocabulary)
         each = {
             FormName.HIDDEN: 2 * self.width,
             FormName.SAMPLED: min(DRAWS, self.vocabulary) * (number + 1) + 5,
@@ -71,7 +71,7 @@ class Setting:
         return not (self.every_logit or self.states)
 
 
-def choose(wanted: str, setting: Setting, free: int) -> FormName:
+def choose_form(wanted: str, setting: TargetsSetting, free: int) -> FormName:
     """The form of the teacher's targets.
 
     Hidden states where the loss needs what only they hold, or where the teacher's head costs at most a
@@ -100,17 +100,17 @@ def choose(wanted: str, setting: Setting, free: int) -> FormName:
     return FormName.LIVE
 
 
-def fits(form: FormName, setting: Setting, free: int) -> bool:
+def fits(form: FormName, setting: TargetsSetting, free: int) -> bool:
     """Whether a form takes at most half of the free bytes."""
     return setting.bytes_of(form) <= _OF_FREE * free
 
 
-def spoken(form: FormName) -> str:
+def form_in_words(form: FormName) -> str:
     """A form that is kept, as people say it."""
     return _SPOKEN[form]
 
 
-def _asked(form: FormName, setting: Setting, free: int) -> FormName:
+def _asked(form: FormName, setting: TargetsSetting, free: int) -> FormName:
     if form in (FormName.SAMPLED, FormName.TOP_K) and not setting.sparse_will_do:
         raise InputError(
             "A loss on all logits or on intermediate states needs targets that hold them",
@@ -120,7 +120,7 @@ def _asked(form: FormName, setting: Setting, free: int) -> FormName:
     if not fits(form, setting, free):
         raise InputError(
             "The teacher's targets may take half of the free disk",
-            f"{setting.tokens:,} tokens as {spoken(form)} need {size_text(setting.bytes_of(form))}, "
+            f"{setting.tokens:,} tokens as {form_in_words(form)} need {size_text(setting.bytes_of(form))}, "
             f"and {size_text(free)} are free",
             "Make space, name another disk with --out, take fewer tokens, or take --targets live",
         )

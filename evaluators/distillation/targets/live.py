@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.distillation.states import Place, states_at
+from evaluators.distillation.states import StatePlace, states_at
 from evaluators.distillation.targets.batch import Batch, Dense, FormName
 from evaluators.huggingface.final_states import final_states, head_dtype, logits_of
 
@@ -39,11 +39,11 @@ class Hidden:
 
     def answer(self, *said: Tensor) -> Dense:
         """See ``Form``."""
-        return every_logit(self.teacher, said[0])
+        return teacher_logits(self.teacher, said[0])
 
 
 @torch.no_grad()
-def every_logit(teacher: PreTrainedModel, final: Tensor) -> Dense:
+def teacher_logits(teacher: PreTrainedModel, final: Tensor) -> Dense:
     """What a teacher says of (n, D) final states; rounded ones are read in the head's precision."""
     return Dense(logits_of(teacher, final.to(head_dtype(teacher))).float())
 
@@ -55,7 +55,7 @@ class LiveTargets:
         self,
         teacher: PreTrainedModel,
         tokens: Tensor,
-        places: Sequence[Place] = (),
+        places: Sequence[StatePlace] = (),
         precision: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """Let the teacher read the tokens when they are asked for.
@@ -89,7 +89,7 @@ class LiveTargets:
 
     def answer(self, *said: Tensor) -> Dense:
         """See ``Targets``."""
-        return every_logit(self.teacher, said[0])
+        return teacher_logits(self.teacher, said[0])
 
 
 class TextTargets:

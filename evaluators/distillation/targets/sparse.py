@@ -18,21 +18,21 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.distillation.targets.batch import FormName, Sparse
-from evaluators.huggingface.final_states import logits_of, token_slice, vocabulary
+from evaluators.huggingface.final_states import logits_of, token_slice, vocabulary_size
 
 
-def bytes_each(vocabulary: int) -> int:
+def bytes_per_id(vocabulary: int) -> int:
     """Of one token number: 2 up to 65,536 tokens, else 4."""
     return 2 if vocabulary <= 2**16 else 4
 
 
-def packed(ids: Tensor, vocabulary: int) -> Tensor:
+def pack_ids(ids: Tensor, vocabulary: int) -> Tensor:
     """Token numbers of any shape as int16, those from 32,768 on as negative numbers, or as int32."""
-    return ids.to(torch.int16 if bytes_each(vocabulary) == 2 else torch.int32)
+    return ids.to(torch.int16 if bytes_per_id(vocabulary) == 2 else torch.int32)
 
 
-def unpacked(numbers: Tensor) -> Tensor:
-    """int64 token numbers, from what ``packed`` gave."""
+def unpack_ids(numbers: Tensor) -> Tensor:
+    """int64 token numbers, from what ``pack_ids`` gave."""
     return numbers.long() & 0xFFFF if numbers.dtype == torch.int16 else numbers.long()
 
 
@@ -69,17 +69,17 @@ class Sampled:
     @torch.no_grad()
     def record(self, final: Tensor, number: int) -> dict[str, Tensor]:
         """See ``Form``: ids (M,), counts (M,) uint8, lengths (T,) uint8, entropy (T,) float32 nats."""
-        words = vocabulary(self.teacher)
+        words = vocabulary_size(self.teacher)
         size, random = token_slice(words), np.random.default_rng([self.seed, number])
         uniform = torch.from_numpy(random.random((len(final), self.draws)))
         entropies, drawn = [], []
         for some, places in zip(final.split(size), uniform.split(size), strict=True):
             teacher = (logits_of(self.teacher, some).float() / self.temperature).softmax(dim=-1)
             entropies.append(torch.special.entr(teacher).sum(dim=-1).cpu())
-            drawn.append(draw(teacher, places.to(teacher.device)).cpu())
-        ids, counts, lengths = distinct(torch.cat(drawn))
+            drawn.append(draw_tokens(teacher, places.to(teacher.device)).cpu())
+        ids, counts, lengths = distinct_counts(torch.cat(drawn))
         return {
-            "ids": packed(ids, words),
+            "ids": pack_ids(ids, words),
             "counts": counts.to(torch.uint8),
             "lengths": lengths.to(torch.uint8),
             "entropy": torch.cat(entropies),
@@ -91,7 +91,7 @@ class Sampled:
         filled = torch.arange(int(lengths.max())) < lengths[..., None]
         ids = torch.zeros(filled.shape, dtype=torch.long)
         weights = torch.zeros(filled.shape)
-        ids[filled] = unpacked(torch.cat([record["ids"] for record in records]))
+        ids[filled] = unpack_ids(torch.cat([record["ids"] for record in records]))
         weights[filled] = torch.cat([record["counts"] for record in records]).float() / self.draws
         return ids, weights, torch.stack([record["entropy"] for record in records])
 
@@ -100,7 +100,7 @@ class Sampled:
         return Sparse(*said)
 
 
-def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
+def draw_tokens(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """(n, N) token numbers by inversion of the distribution function, summed in float64.
 
     Args:
@@ -113,7 +113,7 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(below, at, right=True).clamp(max=probabilities.shape[-1] - 1)
 
 
-def distinct(drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def distinct_counts(drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Distinct token numbers of each row one after the other, how often each occurs, how many a row has.
 
     Args:
@@ -144,7 +144,7 @@ class TopK:
     """
 
     def __init__(self, teacher: PreTrainedModel, temperature: float = 1.0, k: int = K) -> None:
-        self.teacher, self.temperature, self.k = teacher, temperature, min(k, vocabulary(teacher))
+        self.teacher, self.temperature, self.k = teacher, temperature, min(k, vocabulary_size(teacher))
 
     @property
     def about(self) -> dict[str, str | int | float]:
@@ -154,11 +154,11 @@ class TopK:
     @torch.no_grad()
     def record(self, final: Tensor, number: int) -> dict[str, Tensor]:
         """See ``Form``: ids (T, K) from the most probable on, probabilities (T, K) float16."""
-        words = vocabulary(self.teacher)
+        words = vocabulary_size(self.teacher)
         ids, probabilities = [], []
         for some in final.split(token_slice(words)):
             top = (logits_of(self.teacher, some).float() / self.temperature).topk(self.k, dim=-1)
-            ids.append(packed(top.indices, words).cpu())
+            ids.append(pack_ids(top.indices, words).cpu())
             probabilities.append(top.values.softmax(dim=-1).half().cpu())
         return {"ids": torch.cat(ids), "probabilities": torch.cat(probabilities)}
 
@@ -166,7 +166,7 @@ class TopK:
         """Ids (B, T, K) int64, weights (B, T, K) float32 of sum 1, their entropy (B, T) float32 nats."""
         weights = torch.stack([record["probabilities"] for record in records]).float()
         weights = weights / weights.sum(dim=-1, keepdim=True)
-        ids = unpacked(torch.stack([record["ids"] for record in records]))
+        ids = unpack_ids(torch.stack([record["ids"] for record in records]))
         return ids, weights, torch.special.entr(weights).sum(dim=-1)
 
     def answer(self, *said: Tensor) -> Sparse:

@@ -18,7 +18,7 @@ from search.report.figures.figure import (
     round_ticks,
     scatter,
 )
-from search.runs.journeys import RETRAINING, Journey, Role, journeys
+from search.runs.trajectories import RETRAINING, Role, Trajectory, trajectories
 from search.terminal import format as words
 
 #: What a round number of tokens needs no digits for.
@@ -27,7 +27,7 @@ _NOUGHTS = re.compile(r"\.0+(?!\d)")
 
 def curves_figure(summary: dict[str, Any]) -> Figure | None:
     """Loss by rung and by tokens of retraining; None when nothing was evaluated."""
-    ways = journeys(summary)
+    ways = trajectories(summary)
     if not ways:
         return None
     scale = _token_scale(summary)
@@ -50,11 +50,11 @@ def curves_figure(summary: dict[str, Any]) -> Figure | None:
     )
 
 
-def _rungs(way: Journey) -> list[tuple[int, float]]:
+def _rungs(way: Trajectory) -> list[tuple[int, float]]:
     return [(stop.tokens, stop.loss) for stop in way.stops if stop.stage != RETRAINING]
 
 
-def _curve(way: Journey) -> list[tuple[int, float]]:
+def _curve(way: Trajectory) -> list[tuple[int, float]]:
     """The learning curve of retraining, from the loss straight after pruning if that was measured."""
     if way.student is None or not way.student["curve"]:
         return []
@@ -79,7 +79,7 @@ def _place(points: list[tuple[int, float]], scale: float) -> list[tuple[float, f
     return [(math.asinh(tokens / scale), loss) for tokens, loss in points]
 
 
-def _rung_lines(ways: list[Journey], scale: float) -> list[Json]:
+def _rung_lines(ways: list[Trajectory], scale: float) -> list[Json]:
     def paths(*roles: Role) -> list[list[tuple[float, float]]]:
         return [_place(_rungs(way), scale) for way in ways if way.role in roles]
 
@@ -92,7 +92,7 @@ def _rung_lines(ways: list[Journey], scale: float) -> list[Json]:
     return [crowd, *baselines, lines(paths(Role.PROMOTED, Role.CHOSEN), "@accent 0.55", 1.4)]
 
 
-def _retraining_lines(ways: list[Journey], scale: float) -> list[Json]:
+def _retraining_lines(ways: list[Trajectory], scale: float) -> list[Json]:
     found = []
     for way in ways:
         accent = way.role in (Role.CHOSEN, Role.PROMOTED)
@@ -104,7 +104,7 @@ def _retraining_lines(ways: list[Journey], scale: float) -> list[Json]:
     return found
 
 
-def _marks(ways: list[Journey], scale: float) -> list[Json]:
+def _marks(ways: list[Trajectory], scale: float) -> list[Json]:
     """A marker with a hover text at every evaluation."""
     crowd: list[tuple[tuple[float, float], str, str]] = []
     traces = []
@@ -169,7 +169,7 @@ def _loss_axis(losses: list[float]) -> Json:
     )
 
 
-def _labels(summary: dict[str, Any], ways: list[Journey]) -> list[Label]:
+def _labels(summary: dict[str, Any], ways: list[Trajectory]) -> list[Label]:
     """The teacher, and the last loss of every model that is no mere candidate."""
     ends = [marks.label(way, 0, way.stops[-1].loss) for way in ways if way.role != Role.CANDIDATE]
     return [Label(0, summary["teacher"]["loss"], "teacher", "teacher", "@ink", True), *ends]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from search.runs.journeys import RETRAINING, Journey, Role, Stop
+from search.runs.trajectories import RETRAINING, Role, Trajectory, TrajectoryPoint
 from search.terminal import format as words
 from search.terminal.format import visible
 
@@ -198,20 +198,20 @@ _SYMBOLS = {
 _DASHES = {"uniform": "dash", "mlp-heads": "dashdot", "depth": "dot", "random-weights": "longdash"}
 
 
-def name(journey: Journey) -> str:
+def name(trajectory: Trajectory) -> str:
     """How a model is called beside its mark: a baseline by its idea, others by their label."""
-    if journey.origin not in _SYMBOLS:
-        return journey.label
-    idea = words.origin(journey.origin)
-    return idea if journey.role == Role.BASELINE else f"{journey.label} ({idea})"
+    if trajectory.origin not in _SYMBOLS:
+        return trajectory.label
+    idea = words.origin(trajectory.origin)
+    return idea if trajectory.role == Role.BASELINE else f"{trajectory.label} ({idea})"
 
 
-def label(journey: Journey, x: float, y: float) -> Label:
+def label(trajectory: Trajectory, x: float, y: float) -> Label:
     """The direct label of a model that is no mere candidate."""
-    text, chosen = plain(name(journey)), journey.role == Role.CHOSEN
-    if journey.role == Role.BASELINE:
+    text, chosen = plain(name(trajectory)), trajectory.role == Role.CHOSEN
+    if trajectory.role == Role.BASELINE:
         return Label(x, y, text, text, "@soft")
-    return Label(x, y, f"chosen: {text}" if chosen else text, journey.role.value, "@accent", chosen)
+    return Label(x, y, f"chosen: {text}" if chosen else text, trajectory.role.value, "@accent", chosen)
 
 
 def dash(origin: str) -> str:
@@ -219,10 +219,10 @@ def dash(origin: str) -> str:
     return _DASHES.get(origin, "solid")
 
 
-def marker(journey: Journey, stage: str) -> Json:
+def marker(trajectory: Trajectory, stage: str) -> Json:
     """The marker of a model at a stage: filled and large after retraining, small before."""
     final = stage == RETRAINING
-    if journey.role == Role.CHOSEN:
+    if trajectory.role == Role.CHOSEN:
         ring = {"color": "@accent 0.3", "width": 7} if final else {"color": "@accent", "width": 1.5}
         return {
             "symbol": "circle",
@@ -230,7 +230,7 @@ def marker(journey: Journey, stage: str) -> Json:
             "size": 13 if final else 7,
             "line": ring,
         }
-    if journey.role == Role.PROMOTED:
+    if trajectory.role == Role.PROMOTED:
         line = {"color": "@accent", "width": 1.5}
         return {
             "symbol": "circle",
@@ -238,20 +238,20 @@ def marker(journey: Journey, stage: str) -> Json:
             "size": 10 if final else 7,
             "line": line,
         }
-    symbol = _SYMBOLS.get(journey.origin, "circle")
+    symbol = _SYMBOLS.get(trajectory.origin, "circle")
     line = {"color": "@soft", "width": 2 if final else 1.2}
     return {"symbol": symbol, "color": "@paper", "size": 10 if final else 7, "line": line}
 
 
-def hover(journey: Journey, stop: Stop, cost: str) -> str:
+def hover(trajectory: Trajectory, point: TrajectoryPoint, cost: str) -> str:
     """Hover text of one evaluation: name, architecture, loss, and ``cost``, the second axis in words."""
     rows = [
-        f"<b>{plain(journey.label)}</b>",
-        plain(words.sizes(journey.architecture)),
-        f"layers kept: {plain(words.layer_ranges(journey.architecture['kept_layers']))}",
-        f"{words.count(journey.parameters)} parameters",
-        f"{plain(stop.stage)}: loss {words.nats(stop.loss)} nats/token"
+        f"<b>{plain(trajectory.label)}</b>",
+        plain(words.sizes(trajectory.architecture)),
+        f"layers kept: {plain(words.layer_ranges(trajectory.architecture['kept_layers']))}",
+        f"{words.count(trajectory.parameters)} parameters",
+        f"{plain(point.stage)}: loss {words.nats(point.loss)} nats/token"
         + (f", {plain(cost)}" if cost else ""),
-        f"proposed by: {plain(words.origin(journey.origin))}",
+        f"proposed by: {plain(words.origin(trajectory.origin))}",
     ]
     return "<br>".join(rows)

@@ -7,7 +7,7 @@ from typing import Any
 
 from search.report.figures import figure as marks
 from search.report.figures.figure import Figure, Json, Label, axis, lines, padded, plain, scatter
-from search.runs.journeys import RETRAINING, Journey, Role, Stop, journeys, top_rung
+from search.runs.trajectories import RETRAINING, Role, Trajectory, TrajectoryPoint, top_rung, trajectories
 from search.terminal import format as words
 
 #: Retrained models all have a row; candidates fill up to so many, the lowest forecasts first.
@@ -18,7 +18,7 @@ _COLOURS = {Role.CHOSEN: "@accent", Role.PROMOTED: "@accent", Role.BASELINE: "@s
 
 @dataclass(frozen=True)
 class _Row:
-    way: Journey
+    way: Trajectory
     told: dict[str, Any]
 
     @property
@@ -86,7 +86,7 @@ def verdict(summary: dict[str, Any]) -> str:
 def _rows(summary: dict[str, Any]) -> list[_Row]:
     """By forecast, the lowest first."""
     told = {one["label"]: one for one in summary["forecast"]["candidates"]}
-    ways = [way for way in journeys(summary) if way.label in told and way.origin != "random-weights"]
+    ways = [way for way in trajectories(summary) if way.label in told and way.origin != "random-weights"]
     retrained = [way for way in ways if told[way.label]["outcome"] is not None]
     stage = f"rung {top_rung(summary)}"
     others = [way for way in ways if way not in retrained and way.at(stage) is not None]
@@ -177,7 +177,7 @@ def stability_panels(summary: dict[str, Any]) -> list[StabilityPanel]:
     pairs = summary["rank_correlation"]
     by_size = {pair["to"]: pair["kendall_tau"] for pair in pairs if pair["from"] == _SIZE}
     shown = [pair for pair in pairs if pair["from"] != _SIZE] or pairs
-    ways = journeys(summary)
+    ways = trajectories(summary)
     return [
         StabilityPanel(
             before=pair["from"],
@@ -191,8 +191,8 @@ def stability_panels(summary: dict[str, Any]) -> list[StabilityPanel]:
     ]
 
 
-def _figure(name: str, pair: dict[str, Any], ways: list[Journey]) -> Figure | None:
-    placed: list[tuple[Journey, Stop, float]] = []
+def _figure(name: str, pair: dict[str, Any], ways: list[Trajectory]) -> Figure | None:
+    placed: list[tuple[Trajectory, TrajectoryPoint, float]] = []
     for way in ways:
         before, after = way.at(pair["from"]), way.at(pair["to"])
         if after is not None and pair["from"] == _SIZE:
@@ -221,7 +221,7 @@ def _title(order: str) -> str:
     return f"loss after {order}" if order == "retraining" else f"loss at {order}"
 
 
-def _rank_traces(placed: list[tuple[Journey, Stop, float]]) -> list[Json]:
+def _rank_traces(placed: list[tuple[Trajectory, TrajectoryPoint, float]]) -> list[Json]:
     traces = []
     for way, stop, x in placed:
         look = (

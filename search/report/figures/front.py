@@ -18,22 +18,24 @@ from search.report.figures.figure import (
     plain,
     scatter,
 )
-from search.runs.journeys import Journey, Role, Stop, journeys, top_rung
 from search.runs.summary import CostAxis, bounds_of, cost_axis, farthest_near, over_labels
+from search.runs.trajectories import Role, Trajectory, TrajectoryPoint, top_rung, trajectories
 from search.terminal import format as words
 
 #: When the candidates take up less than this share of the width, there is a view without the teacher.
 _NARROW = 0.25
 
-Placed = tuple[Journey, Stop, float]
+Placed = tuple[Trajectory, TrajectoryPoint, float]
 
 
 def front_figure(summary: dict[str, Any]) -> Figure | None:
     """The front of the top rung and of the retrained models; None when nothing was evaluated."""
     cost = cost_axis(summary)
     ways = {
-        journey: [(journey, stop, x) for stop in journey.stops if (x := cost.of(stop.evaluation)) is not None]
-        for journey in journeys(summary)
+        trajectory: [
+            (trajectory, stop, x) for stop in trajectory.stops if (x := cost.of(stop.evaluation)) is not None
+        ]
+        for trajectory in trajectories(summary)
     }
     placed = [point for way in ways.values() for point in way]
     if not placed:
@@ -83,7 +85,7 @@ def _teacher_traces(teacher: tuple[float | None, float, str]) -> list[Json]:
     return [scatter([(x, loss)], [text], ["model-teacher"], marker=mark)]
 
 
-def _moves(ways: dict[Journey, list[Placed]]) -> list[Json]:
+def _moves(ways: dict[Trajectory, list[Placed]]) -> list[Json]:
     """Thin lines that join the evaluations of one architecture."""
 
     def paths(*roles: Role) -> list[Points]:
@@ -100,20 +102,20 @@ def _marks(placed: list[Placed], cost: CostAxis, top: int | None) -> list[Json]:
     """Markers: those of the crowd as one trace a stage, each other model its own."""
     crowd: dict[str, list[Placed]] = {}
     traces: list[Json] = []
-    for journey, stop, x in placed:
-        if journey.role == Role.CANDIDATE:
-            crowd.setdefault(stop.stage, []).append((journey, stop, x))
+    for trajectory, stop, x in placed:
+        if trajectory.role == Role.CANDIDATE:
+            crowd.setdefault(stop.stage, []).append((trajectory, stop, x))
         else:
-            text = marks.hover(journey, stop, _in_words(x, cost))
+            text = marks.hover(trajectory, stop, _in_words(x, cost))
             traces.append(
-                scatter([(x, stop.loss)], [text], [stop.row], marker=marks.marker(journey, stop.stage))
+                scatter([(x, stop.loss)], [text], [stop.row], marker=marks.marker(trajectory, stop.stage))
             )
     return [_crowd(points, cost, stage == f"rung {top}") for stage, points in crowd.items()] + traces
 
 
 def _crowd(placed: list[Placed], cost: CostAxis, at_top: bool) -> Json:
     mark = {"size": 7, "color": "@faint 0.75"} if at_top else {"size": 4.5, "color": "@faint 0.45"}
-    texts = [marks.hover(journey, stop, _in_words(x, cost)) for journey, stop, x in placed]
+    texts = [marks.hover(trajectory, stop, _in_words(x, cost)) for trajectory, stop, x in placed]
     rows = [stop.row for _, stop, _ in placed]
     return scatter([(x, stop.loss) for _, stop, x in placed], texts, rows, marker=mark)
 
@@ -127,14 +129,14 @@ def _fronts(summary: dict[str, Any], placed: list[Placed]) -> list[Json]:
     top, members = top_rung(summary), set(summary["pareto"])
     at_top = [
         (x, stop.loss)
-        for journey, stop, x in placed
-        if stop.stage == f"rung {top}" and journey.label in members
+        for trajectory, stop, x in placed
+        if stop.stage == f"rung {top}" and trajectory.label in members
     ]
     over = over_labels(summary)
     final = [
         (x, stop.loss)
-        for journey, stop, x in placed
-        if stop is journey.retrained and journey.label not in over
+        for trajectory, stop, x in placed
+        if stop is trajectory.retrained and trajectory.label not in over
     ]
     stairs = {"shape": "hv"}
     return [
@@ -152,18 +154,18 @@ def undominated(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return best
 
 
-def _labels(ways: dict[Journey, list[Placed]], teacher: tuple[float | None, float, str]) -> list[Label]:
+def _labels(ways: dict[Trajectory, list[Placed]], teacher: tuple[float | None, float, str]) -> list[Label]:
     """Chosen, teacher and promoted first, then the baselines at their last evaluation."""
     found = (
         [Label(teacher[0], teacher[1], "teacher", "teacher", "@ink", True)] if teacher[0] is not None else []
     )
     order = [Role.CHOSEN, Role.PROMOTED, Role.BASELINE]
-    for journey, way in sorted(
+    for trajectory, way in sorted(
         ((key, way) for key, way in ways.items() if way and key.role in order),
         key=lambda item: order.index(item[0].role),
     ):
         _, stop, x = way[-1]
-        found.append(marks.label(journey, x, stop.loss))
+        found.append(marks.label(trajectory, x, stop.loss))
     return found
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.report.figures.figure import Figure, Json, axis, lines, plain
-from search.runs.journeys import chosen_student
 from search.runs.saved_run import RankingView
+from search.runs.trajectories import chosen_student
 from space.cutting.ranking import Profile
 
 HEIGHT = 300

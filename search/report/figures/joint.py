@@ -8,8 +8,8 @@ from typing import Any
 
 from search.report.figures.figure import Figure, Json, Label, axis, lines, padded, plain, scatter
 from search.report.figures.front import undominated
-from search.runs.journeys import chosen_student, retrained_entries
 from search.runs.summary import CostAxis, cost_axis
+from search.runs.trajectories import chosen_student, retrained_entries
 from search.terminal import format as words
 
 #: Names of the style sheet; runs beyond them get the colours again, with other marks.

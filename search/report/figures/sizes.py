@@ -8,8 +8,8 @@ from typing import Any
 
 from search.report.figures import figure as marks
 from search.report.figures.figure import Figure, Json, axis, plain, scatter
-from search.runs.journeys import Journey, Role, Stop, journeys, top_rung
 from search.runs.summary import CostAxis, cost_axis
+from search.runs.trajectories import Role, Trajectory, TrajectoryPoint, top_rung, trajectories
 from search.terminal import format as words
 
 #: Shades for the quarters of the candidates, from the best losses to the worst.
@@ -34,7 +34,7 @@ class _Coordinate:
 def sizes_figure(summary: dict[str, Any]) -> Figure | None:
     """Sizes, cost and loss of every candidate of the top rung; None when there are fewer than two."""
     stage = f"rung {top_rung(summary)}"
-    ways = [(way, stop) for way in journeys(summary) if (stop := way.at(stage)) is not None]
+    ways = [(way, stop) for way in trajectories(summary) if (stop := way.at(stage)) is not None]
     if len(ways) < 2:
         return None
     coordinates = _coordinates(ways, cost_axis(summary), stage)
@@ -66,7 +66,9 @@ def sizes_figure(summary: dict[str, Any]) -> Figure | None:
     )
 
 
-def _coordinates(ways: list[tuple[Journey, Stop]], cost: CostAxis, stage: str) -> list[_Coordinate]:
+def _coordinates(
+    ways: list[tuple[Trajectory, TrajectoryPoint]], cost: CostAxis, stage: str
+) -> list[_Coordinate]:
     def sizes(key: str, name: str, short: str | None = None) -> _Coordinate:
         return _Coordinate(
             name, short or name, [float(way.architecture[key]) for way, _ in ways], lambda value: f"{value:g}"
@@ -82,7 +84,7 @@ def _coordinates(ways: list[tuple[Journey, Stop]], cost: CostAxis, stage: str) -
     return [*found, _Coordinate(f"loss, {stage}", "loss", [stop.loss for _, stop in ways], words.nats)]
 
 
-def _traces(ways: list[tuple[Journey, Stop]], coordinates: list[_Coordinate]) -> list[Json]:
+def _traces(ways: list[tuple[Trajectory, TrajectoryPoint]], coordinates: list[_Coordinate]) -> list[Json]:
     """The worst candidates first, so that the best lie on top; the chosen one last and strongest."""
     order = sorted(range(len(ways)), key=lambda index: -ways[index][1].loss)
     traces = []

@@ -21,8 +21,8 @@ from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from evaluators.distillation.checkpoint import read_about
-from evaluators.distillation.loop import Outcome
+from evaluators.distillation.checkpoint import read_metadata
+from evaluators.distillation.loop import DistillationResult
 from evaluators.distillation.schedule import Schedule
 from evaluators.distillation.targets.batch import Batch
 from tests.evaluators.distillation import whole_training
@@ -84,14 +84,19 @@ def _keep(
 
 
 def _write(
-    folder: Path, name: str, accelerator: Accelerator, student: nn.Module, outcome: Outcome, path: Path
+    folder: Path,
+    name: str,
+    accelerator: Accelerator,
+    student: nn.Module,
+    outcome: DistillationResult,
+    path: Path,
 ) -> None:
     assert not any(type(module).__name__.startswith("FSDP") for module in student.modules())
     assert loss_of(student) == outcome.curve[-1][1]  # type: ignore[arg-type]
     values = weights(student)
     if accelerator.is_main_process:
         save_file(values, folder / f"{name}.safetensors")
-        about = read_about(path) or {}
+        about = read_metadata(path) or {}
         curve = [loss for _, loss in outcome.curve]
         found = {"recent": about["recent"], "curve": curve}
         (folder / f"{name}.json").write_text(json.dumps(found))

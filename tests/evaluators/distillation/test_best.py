@@ -12,8 +12,14 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from evaluators.distillation import saving as best_module
-from evaluators.distillation.checkpoint import read_about, write_tensors
-from evaluators.distillation.loop import Checkpointing, DivergenceError, Outcome, Watch, distil
+from evaluators.distillation.checkpoint import read_metadata, write_tensors
+from evaluators.distillation.loop import (
+    Checkpointing,
+    DistillationResult,
+    DivergenceError,
+    TrainingMonitor,
+    distil,
+)
 from tests.evaluators.distillation.training import BLOCK, BLOCKS_A_STEP, STEPS, Recorded, schedule
 from tests.evaluators.tiny_models import same_weights, tiny_student, weights
 
@@ -37,7 +43,7 @@ class Judge:
         return self.losses[number]
 
 
-Run = Callable[[PreTrainedModel, Judge], Outcome]
+Run = Callable[[PreTrainedModel, Judge], DistillationResult]
 
 
 @pytest.fixture
@@ -51,8 +57,8 @@ def saving(tmp_path: Path) -> Checkpointing:
 def run(accelerator: Accelerator, saving: Checkpointing) -> Run:
     """Trains with a validation after each second step."""
 
-    def train(student: PreTrainedModel, judge: Judge) -> Outcome:
-        watch = Watch(validate=judge, times=4)
+    def train(student: PreTrainedModel, judge: Judge) -> DistillationResult:
+        watch = TrainingMonitor(validate=judge, times=4)
         return distil(student, Recorded(), schedule(), accelerator, watch, saving)
 
     return train
@@ -134,7 +140,7 @@ def test_with_no_number_at_first_there_is_nothing_to_end_with(run: Run) -> None:
 def test_without_a_file_for_the_best_the_last_weights_stay(accelerator: Accelerator, tmp_path: Path) -> None:
     student, judge = tiny_student(), Judge(1, 2, 3, 4)
     saving = Checkpointing(path=tmp_path / "student.safetensors", key="a training")
-    watch = Watch(validate=judge, times=4)
+    watch = TrainingMonitor(validate=judge, times=4)
     outcome = distil(student, Recorded(), schedule(), accelerator, watch, saving)
     assert same_weights(student, judge.seen[3])
     assert (outcome.ended_early, outcome.best_tokens, outcome.note) == (None, None, None)
@@ -145,8 +151,8 @@ def test_the_best_of_another_training_is_not_used(accelerator: Accelerator, tmp_
     for key, losses, best in (("one", (0.5, 0.5, 0.5, 0.5), 0), ("other", (4, 1, 1.05, 1.05), 1)):
         student, judge = tiny_student(), Judge(*losses)
         saving = Checkpointing(path=tmp_path / key, key=key, best=path)
-        distil(student, Recorded(), schedule(), accelerator, Watch(validate=judge, times=4), saving)
+        distil(student, Recorded(), schedule(), accelerator, TrainingMonitor(validate=judge, times=4), saving)
         assert same_weights(student, judge.seen[best])
-        about = read_about(path)
+        about = read_metadata(path)
         assert about is not None
         assert about["key"] == key

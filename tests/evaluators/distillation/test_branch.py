@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 
-from evaluators.distillation.checkpoint import read_about
-from evaluators.distillation.loop import Checkpointing, Watch, distil
-from evaluators.distillation.schedule import Schedule, Shape
+from evaluators.distillation.checkpoint import read_metadata
+from evaluators.distillation.loop import Checkpointing, TrainingMonitor, distil
+from evaluators.distillation.schedule import Schedule, ScheduleShape
 from tests.evaluators.distillation.conftest import Accelerators
 from tests.evaluators.distillation.training import BLOCK, TOKENS, Recorded, loss_of
 from tests.evaluators.distillation.whole_training import plan, train
@@ -82,7 +82,7 @@ def _other_rate(steps: int) -> Schedule:
 
 
 def _cosine(steps: int) -> Schedule:
-    return plan(steps, shape=Shape.COSINE)
+    return plan(steps, shape=ScheduleShape.COSINE)
 
 
 def _shorter(steps: int) -> Schedule:
@@ -128,10 +128,17 @@ def test_a_branch_whose_text_had_begun_again_needs_the_same_text(
     branch, text = tmp_path / "branch.safetensors", TOKENS.repeat(6, 1)
     files: dict[str, Any] = {"key": "a", "stem": "s", "seconds": 0}
     first = Checkpointing(path=tmp_path / "1.safetensors", branch=branch, **files)
-    distil(tiny_student(), Recorded(text[:blocks]), plan(SHORT), accelerator, Watch(validate=loss_of), first)
+    distil(
+        tiny_student(),
+        Recorded(text[:blocks]),
+        plan(SHORT),
+        accelerator,
+        TrainingMonitor(validate=loss_of),
+        first,
+    )
     told: list[int] = []
     second = Checkpointing(path=tmp_path / "2.safetensors", start=branch, **files)
-    watch = Watch(validate=loss_of, advance=told.append)
+    watch = TrainingMonitor(validate=loss_of, advance=told.append)
     distil(tiny_student(), Recorded(text[:40]), plan(LONG), accelerator, watch, second)
     assert told[0] == (0 if blocks == 20 else 8 * STEP)
 
@@ -148,5 +155,5 @@ def test_a_torn_branch_is_not_used(accelerator: Accelerator, tmp_path: Path) -> 
     branch = tmp_path / "branch.safetensors"
     train(tiny_student(), accelerator, plan(SHORT), path=tmp_path / "a.safetensors", branch=branch, stem="s")
     branch.write_bytes(branch.read_bytes()[:-1])
-    assert read_about(branch) is None
+    assert read_metadata(branch) is None
     assert_unused(accelerator, plan(LONG), branch, tmp_path, "s")

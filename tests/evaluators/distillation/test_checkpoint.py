@@ -19,9 +19,9 @@ from evaluators.distillation.checkpoint import (
     Position,
     load_checkpoint,
     save_checkpoint,
-    unfinished,
+    temporary_folder,
 )
-from evaluators.distillation.schedule import RECENT, Setback
+from evaluators.distillation.schedule import RECENT, Rollback
 from tests.evaluators.tiny_models import random_tokens, same_weights, tiny_student
 
 KEY = "a training"
@@ -78,7 +78,7 @@ def test_losses_survive_to_the_last_bit(tmp_path: Path) -> None:
 
 def test_the_whole_position_survives(tmp_path: Path) -> None:
     path, (student, optimizer) = tmp_path / "student.safetensors", trained(1)
-    setback = Setback(step=40, what="loss", value=7.5, back_to=30, rate=0.1 / 3)
+    setback = Rollback(step=40, what="loss", value=7.5, back_to=30, rate=0.1 / 3)
     position = Position(50, [], 1.0, first=2 / 3, recent=deque([0.1, 0.7], RECENT), setback=setback)
     save_checkpoint(path, KEY, position, student, optimizer)
     loaded = load_checkpoint(path, KEY, student, optimizer)
@@ -180,7 +180,7 @@ def test_a_full_disk_is_said_and_leaves_the_earlier_checkpoint(
 
 
 def test_what_a_killed_process_left_of_a_file_is_removed(path: Path) -> None:
-    unfinished(path).mkdir()
-    (unfinished(path) / ".tmp1234").write_bytes(b"of another process")
+    temporary_folder(path).mkdir()
+    (temporary_folder(path) / ".tmp1234").write_bytes(b"of another process")
     save_checkpoint(path, KEY, Position(4, [], 1.0), *trained(4))
     assert [file.name for file in path.parent.iterdir()] == ["student.safetensors"]

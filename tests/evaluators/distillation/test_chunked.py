@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from evaluators.distillation.losses import forward_kl
-from evaluators.distillation.module import OfSlice, chunked
+from evaluators.distillation.module import SliceLoss, chunked_loss
 from evaluators.huggingface import final_states
 
 VOCABULARY, TOKENS, HIDDEN, TEACHER_HIDDEN = 11, 16, 5, 7
@@ -33,14 +33,14 @@ class Leaves:
         self.teacher_states, self.teacher_head = of(TOKENS, TEACHER_HIDDEN), of(VOCABULARY, TEACHER_HIDDEN)
 
     @property
-    def of_slice(self) -> OfSlice:
+    def of_slice(self) -> SliceLoss:
         def of_slice(states: Tensor, teacher_states: Tensor) -> Tensor:
             return forward_kl(states @ self.head.T + self.bias, teacher_states @ self.teacher_head.T).sum()
 
         return of_slice
 
     def sliced(self, size: int) -> Tensor:
-        return chunked(self.of_slice, self.states, [self.teacher_states], [self.head, self.bias], size)
+        return chunked_loss(self.of_slice, self.states, [self.teacher_states], [self.head, self.bias], size)
 
     def whole(self) -> Tensor:
         return self.of_slice(self.states, self.teacher_states)
@@ -97,7 +97,7 @@ def test_each_slice_is_computed_once_and_in_the_precision_of_the_pass() -> None:
         return forward_kl(logits.float(), teacher_states @ leaves.teacher_head.T).sum()
 
     with torch.autocast("cpu", torch.bfloat16):
-        total = chunked(of_slice, leaves.states, [leaves.teacher_states], [leaves.head], 5)
+        total = chunked_loss(of_slice, leaves.states, [leaves.teacher_states], [leaves.head], 5)
     total.backward()
     assert seen == [(5, torch.bfloat16)] * 3 + [(1, torch.bfloat16)]
     assert total.dtype == leaves.head.grad.dtype == torch.float32  # type: ignore[union-attr]

@@ -12,7 +12,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from evaluators.distillation import training
-from evaluators.distillation.efficiency import compiled, compiling_pays, forget_compiled, recomputed
+from evaluators.distillation.efficiency import (
+    activation_checkpointing,
+    compiled_blocks,
+    compiling_pays,
+    reset_compiled,
+)
 from evaluators.distillation.states import layers_of
 from tests.evaluators.distillation.whole_training import plan, train
 from tests.evaluators.tiny_models import random_tokens, tiny_model, tiny_student, weights
@@ -56,12 +61,12 @@ def test_a_block_is_compiled_once_for_all_and_taken_off_after() -> None:
     wanted = gradients(student)
     try:
         for _ in range(2):  # two stretches with a validation between them
-            with compiled(blocks, backend=compiler):
+            with compiled_blocks(blocks, backend=compiler):
                 found = gradients(student)
             again = compiler.graphs
         assert again == 1, "the blocks are alike, and so are the stretches"
     finally:
-        forget_compiled()
+        reset_compiled()
     assert [vars(block).keys() for block in blocks] == [old.keys() for old in before]
     for one, other in zip(wanted, found, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
@@ -80,10 +85,10 @@ def test_what_cannot_be_compiled_runs_as_it_is() -> None:
         raise RuntimeError("no compiler")
 
     try:
-        with compiled(layers_of(student), backend=broken):
+        with compiled_blocks(layers_of(student), backend=broken):
             found = gradients(student)
     finally:
-        forget_compiled()
+        reset_compiled()
     assert all(torch.equal(one, other) for one, other in zip(wanted, found, strict=True))
 
 
@@ -94,8 +99,8 @@ def test_a_training_of_compiled_blocks_is_the_same(
     """Recomputed blocks are compiled with what recomputes them."""
     compiler, student, plain = Counting(), tiny_student(), tiny_student()
     monkeypatch.setattr(training, "compiling_pays", lambda *_: True)
-    monkeypatch.setattr(training, "compiled", lambda blocks: compiled(blocks, backend=compiler))
-    with recomputed(layers_of(student)) if recomputing else nullcontext():
+    monkeypatch.setattr(training, "compiled_blocks", lambda blocks: compiled_blocks(blocks, backend=compiler))
+    with activation_checkpointing(layers_of(student)) if recomputing else nullcontext():
         train(student, accelerator, plan(6))
     assert compiler.graphs
     assert not any("forward" in vars(block) for block in layers_of(student))
@@ -113,5 +118,5 @@ def test_nothing_is_compiled_where_attention_is_listened_to(
         raise AssertionError("compiled")
 
     monkeypatch.setattr(training, "compiling_pays", lambda *_: True)
-    monkeypatch.setattr(training, "compiled", refuse)
+    monkeypatch.setattr(training, "compiled_blocks", refuse)
     train(tiny_student(), accelerator, plan(6), states=True)

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from evaluators.distillation.checkpoint import read_about
-from evaluators.distillation.loop import Checkpointing, DivergenceError, Watch, distil
-from evaluators.distillation.schedule import Schedule, Setback, has_worsened, is_spike
+from evaluators.distillation.checkpoint import read_metadata
+from evaluators.distillation.loop import Checkpointing, DivergenceError, TrainingMonitor, distil
+from evaluators.distillation.schedule import Rollback, Schedule, has_worsened, is_spike
 from evaluators.distillation.targets.batch import Dense
 from tests.evaluators.distillation.training import BLOCK, BLOCKS_A_STEP, STEPS, Recorded, loss_of, schedule
 from tests.evaluators.tiny_models import random_tokens, same_weights, tiny_student, weights
@@ -59,14 +59,16 @@ def test_before_the_first_checkpoint_it_begins_again_at_half_the_rate(
     accelerator: Accelerator, tmp_path: Path
 ) -> None:
     upset, wanted, told = Upset(4), tiny_student(), list[int]()
-    watch = Watch(validate=loss_of, times=4, advance=told.append)
+    watch = TrainingMonitor(validate=loss_of, times=4, advance=told.append)
     saving = files(tmp_path, seconds=1000)
     outcome = distil(upset.student, Recorded(), schedule(), accelerator, watch, saving)
-    undisturbed = distil(wanted, Recorded(), slower(), accelerator, Watch(validate=loss_of, times=4))
+    undisturbed = distil(
+        wanted, Recorded(), slower(), accelerator, TrainingMonitor(validate=loss_of, times=4)
+    )
     assert same_weights(upset.student, wanted)
     assert outcome.curve == undisturbed.curve
-    assert outcome.setback == Setback(5, "norm of the gradient", math.inf, 0, 0.005)
-    saved = read_about(saving.path)
+    assert outcome.setback == Rollback(5, "norm of the gradient", math.inf, 0, 0.005)
+    saved = read_metadata(saving.path)
     assert saved is not None
     assert saved["setback"] == vars(outcome.setback), "saved at once"
     assert told == [0, *[STEP] * 4, -4 * STEP, *[STEP] * STEPS]
@@ -108,9 +110,16 @@ def test_killed_after_it_the_training_still_knows(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        distil(upset.student, Recorded(), schedule(), accelerator, Watch(advance=interrupt), files(tmp_path))
+        distil(
+            upset.student,
+            Recorded(),
+            schedule(),
+            accelerator,
+            TrainingMonitor(advance=interrupt),
+            files(tmp_path),
+        )
     path = tmp_path / "student.safetensors"
-    saved = read_about(path)
+    saved = read_metadata(path)
     assert saved is not None
     # One that was stopped before what upsets it meets it again.
     again = Upset(4 - saved["step"]) if saved["setback"] is None else Upset()
@@ -159,7 +168,7 @@ def test_a_spike_is_the_same(accelerator: Accelerator, tmp_path: Path) -> None:
                 student.get_parameter("lm_head.weight").mul_(100)
 
     targets = Recorded(random_tokens(1, BLOCK).repeat(4, 1))
-    watch = Watch(advance=disturb)
+    watch = TrainingMonitor(advance=disturb)
     # The disturbed weights are saved after step 20, and met again from there: the second time it fails.
     with pytest.raises(
         DivergenceError, match=r"^the loss, over 4 times that of the steps before, is .* after"
@@ -188,8 +197,8 @@ def test_losses_of_the_steps_are_kept_for_the_rule(accelerator: Accelerator, tmp
 
         path = tmp_path / f"{steps}"
         with pytest.raises(KeyboardInterrupt) if steps == 20 else nullcontext():
-            distil(tiny_student(), Recorded(), plan, accelerator, Watch(advance=stop), files(path))
-        about = read_about(files(path).path)
+            distil(tiny_student(), Recorded(), plan, accelerator, TrainingMonitor(advance=stop), files(path))
+        about = read_metadata(files(path).path)
         assert about is not None
         kept.append(about)
     assert kept[0]["first"] == kept[1]["first"] == kept[0]["recent"][0]

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from evaluators.distillation.losses import Loss
-from evaluators.distillation.module import fused, fused_sum, installed, plain_head
+from evaluators.distillation.module import fused_loss, fused_sum, is_plain_head, liger_installed
 from evaluators.distillation.targets.batch import Dense
 from evaluators.distillation.targets.live import LiveTargets, TextTargets
 from evaluators.huggingface.final_states import logits_of
@@ -19,7 +19,7 @@ from tests.evaluators.tiny_models import random_tokens, tiny_model, tiny_student
 TOKENS = random_tokens(2, 6)
 
 
-@pytest.mark.skipif(not installed(), reason="liger-kernel is not installed")
+@pytest.mark.skipif(not liger_installed(), reason="liger-kernel is not installed")
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("terms", ["forward-kl", "reverse-kl", "0.5*jensen-shannon"])
 def test_values_and_gradients_are_ours(terms: str, temperature: float) -> None:
@@ -54,7 +54,7 @@ def test_values_and_gradients_are_ours(terms: str, temperature: float) -> None:
     ids=["llama", "opt", "gpt2", "bias", "cap", "divisor", "scale"],
 )
 def test_heads_are_told_by_what_they_do(model: PreTrainedModel, plain: bool) -> None:
-    assert plain_head(model) is plain
+    assert is_plain_head(model) is plain
 
 
 def as_if_on_a_gpu(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> PreTrainedModel:
@@ -67,16 +67,16 @@ def test_it_applies_to_one_divergence_of_plain_heads_on_a_gpu(monkeypatch: pytes
     student, capped = tiny_student(), tiny_model("gemma2")
     live, of_capped = LiveTargets(tiny_model(), TOKENS), LiveTargets(capped, TOKENS)
     text = TextTargets(TOKENS, torch.device("cpu"))
-    monkeypatch.setattr("evaluators.distillation.module.installed", lambda: True)
+    monkeypatch.setattr("evaluators.distillation.module.liger_installed", lambda: True)
     monkeypatch.setattr("evaluators.distillation.module.fused_sum", applied)
-    assert fused(student, live, Loss()) is None, "on the host"
+    assert fused_loss(student, live, Loss()) is None, "on the host"
     as_if_on_a_gpu(student, monkeypatch)
-    monkeypatch.setattr("evaluators.distillation.module.plain_head", lambda model: model is not capped)
+    monkeypatch.setattr("evaluators.distillation.module.is_plain_head", lambda model: model is not capped)
     for terms in ("forward-kl", "reverse-kl", "2*jensen-shannon"):
-        assert fused(student, live, Loss.parse(terms)) is not None
+        assert fused_loss(student, live, Loss.parse(terms)) is not None
     for terms in ("mse", "cross-entropy", "0.5*forward-kl+0.5*cross-entropy"):
-        assert fused(student, live, Loss.parse(terms)) is None
-    assert fused(student, text, Loss()) is None
-    assert fused(student, of_capped, Loss()) is None
-    monkeypatch.setattr("evaluators.distillation.module.installed", lambda: False)
-    assert fused(student, live, Loss()) is None
+        assert fused_loss(student, live, Loss.parse(terms)) is None
+    assert fused_loss(student, text, Loss()) is None
+    assert fused_loss(student, of_capped, Loss()) is None
+    monkeypatch.setattr("evaluators.distillation.module.liger_installed", lambda: False)
+    assert fused_loss(student, live, Loss()) is None

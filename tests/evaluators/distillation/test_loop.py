@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from evaluators.distillation.loop import DivergenceError, Watch, distil
+from evaluators.distillation.loop import DivergenceError, TrainingMonitor, distil
 from evaluators.distillation.losses import Loss
 from evaluators.distillation.module import Distillation
 from evaluators.distillation.targets.batch import Count
@@ -120,7 +120,7 @@ def test_after_the_last_block_comes_the_first(accelerator: Accelerator) -> None:
 
 def test_progress_and_validation_come_at_equal_distances(accelerator: Accelerator) -> None:
     told: list[int] = []
-    watch = Watch(validate=loss_of, times=4, advance=told.append)
+    watch = TrainingMonitor(validate=loss_of, times=4, advance=told.append)
     student = tiny_student()
     outcome = distil(student, Recorded(), schedule(10), accelerator, watch)
     step = BLOCKS_A_STEP * BLOCK
@@ -134,7 +134,7 @@ def test_progress_and_validation_come_at_equal_distances(accelerator: Accelerato
 def test_there_are_no_more_validations_than_steps(
     accelerator: Accelerator, times: int, points: list[int]
 ) -> None:
-    watch = Watch(validate=loss_of, times=times)
+    watch = TrainingMonitor(validate=loss_of, times=times)
     outcome = distil(tiny_student(), Recorded(), schedule(2), accelerator, watch)
     assert [tokens for tokens, _ in outcome.curve] == [n * BLOCKS_A_STEP * BLOCK for n in points]
 
@@ -178,7 +178,7 @@ def test_a_student_dies_when_it_is_dropped(accelerators: Accelerators, precision
         nn.init.constant_(student.get_parameter("model.norm.weight"), weight)
         dead.append(weakref.ref(student))
         with nullcontext() if weight == 1 else pytest.raises(DivergenceError):
-            distil(student, targets, schedule(2), accelerator, Watch(validate=loss_of, times=1))
+            distil(student, targets, schedule(2), accelerator, TrainingMonitor(validate=loss_of, times=1))
         del student
         gc.collect()
     assert [reference() for reference in dead] == [None] * 3
@@ -219,7 +219,7 @@ def test_only_the_student_and_its_loss_run_in_mixed_precision(accelerators: Acce
 
     hook = student.register_forward_hook(trained)
     norm = student.base_model.register_forward_hook(trained)
-    distil(student, targets, schedule(2), accelerators("bf16"), Watch(validate=validate, times=2))
+    distil(student, targets, schedule(2), accelerators("bf16"), TrainingMonitor(validate=validate, times=2))
     hook.remove()
     norm.remove()
     assert (targets.autocast, outside, within) == ({False}, {False}, {True})
@@ -230,7 +230,7 @@ def test_training_attends_plainly_and_validation_as_the_student_came(accelerator
     hook = student.base_model.register_forward_hook(
         lambda module, *_: kinds.append(str(module.config._attn_implementation))
     )
-    distil(student, targets, schedule(2), accelerators("bf16"), Watch(validate=loss_of, times=2))
+    distil(student, targets, schedule(2), accelerators("bf16"), TrainingMonitor(validate=loss_of, times=2))
     hook.remove()
     # Before each of the two halves a block is read with both, to see that they compute the same.
     assert [kind for kind, _ in groupby(kinds)] == ["sdpa", "eager", "sdpa", "eager", "sdpa"]

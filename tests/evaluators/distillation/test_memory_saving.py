@@ -8,7 +8,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from evaluators.distillation import loop
-from evaluators.distillation.efficiency import ever_smaller, first_micro_batch, recomputed
+from evaluators.distillation.efficiency import (
+    activation_checkpointing,
+    first_micro_batch,
+    smaller_micro_batches,
+)
 from evaluators.distillation.loop import distil
 from evaluators.distillation.losses import Loss
 from evaluators.distillation.module import Distillation
@@ -76,7 +80,7 @@ def test_values_and_gradients_are_the_same(precision: torch.dtype, states: bool)
         )
 
     loss, gradients, memory = step()
-    with recomputed(layers_of(student)):
+    with activation_checkpointing(layers_of(student)):
         same, others, less = step()
     assert same == loss
     assert len(others) == len(gradients) == len(list(distillation.parameters()))
@@ -99,7 +103,7 @@ def test_every_class_is_recomputed_to_the_same_gradients(model_type: str) -> Non
         layers = layers_of(model)
     except InputError as error:
         pytest.skip(str(error))
-    with recomputed(layers):
+    with activation_checkpointing(layers):
         found = gradients()
     for one, other in zip(wanted, found, strict=True):
         assert (one is None) == (other is None)
@@ -130,7 +134,7 @@ def test_where_one_block_does_not_fit_it_is_recomputed(accelerator: Accelerator)
 
 def test_recomputation_alone_changes_no_bit_of_a_training(accelerator: Accelerator) -> None:
     student, plain = tiny_student(), tiny_student()
-    with recomputed(layers_of(student)):
+    with activation_checkpointing(layers_of(student)):
         train(student, accelerator, plan(8), most=2, states=True)
     train(plain, accelerator, plan(8), most=2, states=True)
     assert same_weights(student, plain)
@@ -155,7 +159,7 @@ def test_the_order_in_which_memory_is_saved() -> None:
         return True
 
     def try_all() -> None:
-        for micro in ever_smaller(6, save_memory):
+        for micro in smaller_micro_batches(6, save_memory):
             tried.append(micro)
 
     with pytest.raises(torch.OutOfMemoryError, match=r"^out of memory with a micro-batch of one block$"):

@@ -10,7 +10,15 @@ from transformers import PreTrainedModel
 from evaluators.distillation import module as module_under_test
 from evaluators.distillation.losses import Loss
 from evaluators.distillation.module import Distillation
-from evaluators.distillation.states import Closeness, Kind, Pair, Place, States, StatesLoss, chosen
+from evaluators.distillation.states import (
+    StateDistance,
+    StateKind,
+    StatePair,
+    StatePlace,
+    States,
+    StatesLoss,
+    states_named,
+)
 from evaluators.distillation.targets.batch import PADDING, Batch, Count
 from evaluators.distillation.targets.live import LiveTargets, TextTargets
 from tests.evaluators.tiny_models import random_tokens, tiny_model, tiny_student
@@ -112,9 +120,9 @@ def test_text_alone_is_trained_on_without_a_teacher() -> None:
 # Intermediate states
 
 
-def states_by_hand(model: PreTrainedModel, tokens: Tensor, place: Place) -> Tensor:
+def states_by_hand(model: PreTrainedModel, tokens: Tensor, place: StatePlace) -> Tensor:
     """From what the class itself returns: states around the blocks, and attentions."""
-    if place.kind is Kind.ATTENTION:
+    if place.kind is StateKind.ATTENTION:
         found = list[Tensor]()
         attention = model.get_submodule(f"model.layers.{place.layer}.self_attn")
         hook = attention.register_forward_hook(lambda _, __, output: found.append(output[0]))
@@ -122,18 +130,18 @@ def states_by_hand(model: PreTrainedModel, tokens: Tensor, place: Place) -> Tens
         hook.remove()
         return found[0]
     between = model(input_ids=tokens, output_hidden_states=True).hidden_states
-    states: Tensor = between[0 if place.kind is Kind.EMBEDDING else place.layer + 1]
+    states: Tensor = between[0 if place.kind is StateKind.EMBEDDING else place.layer + 1]
     return states
 
 
-@pytest.mark.parametrize("by", Closeness)
+@pytest.mark.parametrize("by", StateDistance)
 @pytest.mark.parametrize(
     "names", [("late",), ("embedding",), ("attention",), ("late", "embedding", "attention")]
 )
-def test_the_loss_on_states_is_that_of_a_slow_reference(names: tuple[str, ...], by: Closeness) -> None:
+def test_the_loss_on_states_is_that_of_a_slow_reference(names: tuple[str, ...], by: StateDistance) -> None:
     teacher, student = tiny_model(seed=3, num_hidden_layers=6), tiny_student(num_hidden_layers=4)
     tokens = padded()
-    found = chosen(names, 4, 6)
+    found = states_named(names, 4, 6)
     assert found is not None
     states = States(found.pairs, by)
     assert {pair.teacher.layer for pair in states.pairs} <= {0, 3}
@@ -155,7 +163,7 @@ def test_the_loss_on_states_is_that_of_a_slow_reference(names: tuple[str, ...], 
             for s, t in zip(mine, theirs, strict=True):
                 cosine = 1 - float(s @ t) / float(s.norm() * t.norm())
                 squared = float((s - t).square().sum() / t.square().sum())
-                terms.append(cosine if by is Closeness.COSINE else squared)
+                terms.append(cosine if by is StateDistance.COSINE else squared)
     wanted = sum(terms) / len(terms)
     assert apart.item() == pytest.approx(wanted, rel=1e-4)
     logits = Distillation(student, targets, Loss())(targets.batch(torch.arange(4)), Count.of(tokens))[0]
@@ -168,7 +176,7 @@ def test_the_loss_on_states_is_that_of_a_slow_reference(names: tuple[str, ...], 
 
 def test_gradients_of_the_states_reach_what_lies_below_and_the_maps() -> None:
     teacher, student = tiny_model(seed=3, num_hidden_layers=6), tiny_student(num_hidden_layers=4)
-    states = States((Pair(Place(Kind.BLOCK, 1), Place(Kind.BLOCK, 3)),))
+    states = States((StatePair(StatePlace(StateKind.BLOCK, 1), StatePlace(StateKind.BLOCK, 3)),))
     loss, tokens = StatesLoss(states, 8, 16), random_tokens(2, 6)
     targets = LiveTargets(teacher, tokens, states.of_teacher)
     batch = targets.batch(torch.arange(2))
@@ -190,7 +198,9 @@ def test_gradients_of_the_states_reach_what_lies_below_and_the_maps() -> None:
 
 
 def test_maps_begin_by_handing_on_what_both_have() -> None:
-    loss = StatesLoss(States((Pair(Place(Kind.EMBEDDING), Place(Kind.EMBEDDING)),)), 3, 5)
+    loss = StatesLoss(
+        States((StatePair(StatePlace(StateKind.EMBEDDING), StatePlace(StateKind.EMBEDDING)),)), 3, 5
+    )
     state = torch.tensor([[[1.0, 2.0, 3.0]]])
     same = {"embedding": torch.tensor([[[1.0, 2.0, 3.0, 0.0, 0.0]]])}
     assert loss({"embedding": state}, same, torch.tensor([[True]])).item() == pytest.approx(0, abs=1e-6)

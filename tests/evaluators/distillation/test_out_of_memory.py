@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.distillation.loop import Watch, distil
+from evaluators.distillation.loop import TrainingMonitor, distil
 from evaluators.distillation.targets.batch import Batch
 from tests.evaluators.distillation.training import (
     Recorded,
@@ -45,9 +45,9 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
 ) -> None:
     student, roomy, told = tiny_student(), tiny_student(), list[int]()
     cramped, whole = Cramped(most), Recorded()
-    watch = Watch(validate=loss_of, times=4, advance=told.append)
+    watch = TrainingMonitor(validate=loss_of, times=4, advance=told.append)
     outcome = distil(student, cramped, schedule(), accelerator, watch)
-    wanted = distil(roomy, whole, schedule(), accelerator, Watch(validate=loss_of, times=4))
+    wanted = distil(roomy, whole, schedule(), accelerator, TrainingMonitor(validate=loss_of, times=4))
     assert {len(numbers) for numbers in cramped.asked} == {micro}
     assert list(chain(*cramped.asked)) == list(chain(*whole.asked))
     assert sum(told) == outcome.tokens
@@ -81,8 +81,10 @@ def test_a_validation_that_ran_out_of_memory_is_taken_again(accelerator: Acceler
         return loss_of(model)
 
     student, roomy = tiny_student(), tiny_student()
-    outcome = distil(student, Recorded(), schedule(), accelerator, Watch(validate=validate, times=4))
-    wanted = distil(roomy, Recorded(), schedule(), accelerator, Watch(validate=loss_of, times=4))
+    outcome = distil(
+        student, Recorded(), schedule(), accelerator, TrainingMonitor(validate=validate, times=4)
+    )
+    wanted = distil(roomy, Recorded(), schedule(), accelerator, TrainingMonitor(validate=loss_of, times=4))
     assert outcome.curve == wanted.curve
     assert same_weights(student, roomy)
 

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 
-from evaluators.distillation.processes import blocks_each
+from evaluators.distillation.processes import blocks_per_process
 from tests.evaluators.distillation.conftest import forget
 from tests.evaluators.distillation.many_processes import CASES, STEPS, main
 from tests.evaluators.tiny_models import tiny_student, weights
@@ -92,4 +92,4 @@ def test_gradients_are_exchanged_once_a_step(folder: Path) -> None:
 
 @pytest.mark.parametrize(("blocks", "processes", "each"), [(4, 2, 2), (5, 2, 3), (1, 2, 1), (8, 1, 8)])
 def test_blocks_of_a_process(blocks: int, processes: int, each: int) -> None:
-    assert blocks_each(blocks, processes) == each
+    assert blocks_per_process(blocks, processes) == each

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from evaluators.distillation import loop, saving, training
 from evaluators.distillation.checkpoint import Position
-from evaluators.distillation.loop import Checkpointing, Watch, distil
+from evaluators.distillation.loop import Checkpointing, TrainingMonitor, distil
 from tests.evaluators.distillation.conftest import Accelerators
 from tests.evaluators.distillation.training import (
     BLOCK,
@@ -32,7 +32,9 @@ def test_stopped_and_started_again_it_ends_in_the_same_weights(
     accelerators: Accelerators, tmp_path: Path, stop: int, precision: str
 ) -> None:
     accelerator, undisturbed = accelerators(precision), tiny_student()
-    wanted = distil(undisturbed, Recorded(), schedule(), accelerator, Watch(validate=loss_of, times=4))
+    wanted = distil(
+        undisturbed, Recorded(), schedule(), accelerator, TrainingMonitor(validate=loss_of, times=4)
+    )
 
     saving = Checkpointing(path=tmp_path / "student.safetensors", key="a training", seconds=0)
     calls = count()
@@ -41,13 +43,13 @@ def test_stopped_and_started_again_it_ends_in_the_same_weights(
         if next(calls) == stop:
             raise KeyboardInterrupt
 
-    watch = Watch(validate=loss_of, times=4, advance=interrupt)
+    watch = TrainingMonitor(validate=loss_of, times=4, advance=interrupt)
     with pytest.raises(KeyboardInterrupt):
         distil(tiny_student(), Recorded(), schedule(), accelerator, watch, saving)
 
     told: list[int] = []
     student, targets = tiny_student(), Recorded()
-    watch = Watch(validate=loss_of, times=4, advance=told.append)
+    watch = TrainingMonitor(validate=loss_of, times=4, advance=told.append)
     outcome = distil(student, targets, schedule(), accelerator, watch, saving)
     assert same_weights(student, undisturbed)
     assert (outcome.tokens, outcome.curve) == (wanted.tokens, wanted.curve)
@@ -58,7 +60,9 @@ def test_stopped_and_started_again_it_ends_in_the_same_weights(
 
 def test_stopped_while_it_validates_it_validates_again(accelerator: Accelerator, tmp_path: Path) -> None:
     undisturbed = tiny_student()
-    wanted = distil(undisturbed, Recorded(), schedule(), accelerator, Watch(validate=loss_of, times=4))
+    wanted = distil(
+        undisturbed, Recorded(), schedule(), accelerator, TrainingMonitor(validate=loss_of, times=4)
+    )
     saving = Checkpointing(path=tmp_path / "student.safetensors", key="a training", seconds=0)
     calls = count()
 
@@ -67,7 +71,7 @@ def test_stopped_while_it_validates_it_validates_again(accelerator: Accelerator,
             raise KeyboardInterrupt
         return loss_of(model)
 
-    watch, student = Watch(validate=validate, times=4), tiny_student()
+    watch, student = TrainingMonitor(validate=validate, times=4), tiny_student()
     with pytest.raises(KeyboardInterrupt):
         distil(tiny_student(), Recorded(), schedule(), accelerator, watch, saving)
     assert distil(student, Recorded(), schedule(), accelerator, watch, saving).curve == wanted.curve
@@ -133,7 +137,7 @@ def test_checkpoints_come_after_the_seconds_asked_for_however_often_it_validates
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(saving, "save_checkpoint", save)
     files = Checkpointing(path=tmp_path / "student.safetensors", key="a training", seconds=seconds)
-    watch = Watch(validate=loss_of, times=STEPS, advance=step)
+    watch = TrainingMonitor(validate=loss_of, times=STEPS, advance=step)
     distil(tiny_student(), Recorded(), schedule(), accelerator, watch, files)
     assert found == saved
 
@@ -152,7 +156,7 @@ def test_random_numbers_go_on_where_they_were(accelerator: Accelerator, tmp_path
                 values.append(torch.rand(()).item())
 
         torch.manual_seed(seed)
-        distil(tiny_student(), Recorded(), schedule(), accelerator, Watch(advance=draw), saving)
+        distil(tiny_student(), Recorded(), schedule(), accelerator, TrainingMonitor(advance=draw), saving)
         return values
 
     with pytest.raises(KeyboardInterrupt):

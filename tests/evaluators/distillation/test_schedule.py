@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.distillation.schedule import Schedule, Shape, peak_rate
+from evaluators.distillation.schedule import Schedule, ScheduleShape, peak_rate
 
 
 def schedule(steps: int, peak: float = 1.0) -> Schedule:
@@ -48,7 +48,7 @@ def test_rates_rise_to_the_peak_and_then_fall_to_a_tenth(steps: int, peak: float
 
 def stable(steps: int, warm_up: int | None = 10) -> Schedule:
     return Schedule(
-        tokens=steps * 128, blocks=8, block=16, peak_rate=1.0, shape=Shape.WSD, warm_up_steps=warm_up
+        tokens=steps * 128, blocks=8, block=16, peak_rate=1.0, shape=ScheduleShape.WSD, warm_up_steps=warm_up
     )
 
 

@@ -12,11 +12,11 @@ from transformers import PreTrainedModel
 
 from evaluators.distillation.losses import Loss
 from evaluators.distillation.module import Distillation
-from evaluators.distillation.states import Kind, Place, states_at
+from evaluators.distillation.states import StateKind, StatePlace, states_at
 from evaluators.distillation.targets.batch import PADDING, Batch, Count, Dense, Form, Sparse, Targets
 from evaluators.distillation.targets.cached import CachedTargets
 from evaluators.distillation.targets.live import Hidden, LiveTargets, TextTargets
-from evaluators.distillation.targets.sparse import Sampled, TopK, packed, unpacked
+from evaluators.distillation.targets.sparse import Sampled, TopK, pack_ids, unpack_ids
 from evaluators.huggingface.final_states import final_states, logits_of
 from tests.evaluators.tiny_models import VOCABULARY, random_tokens, tiny_model, tiny_student
 
@@ -175,7 +175,11 @@ def test_padding_is_kept_and_left_out_of_the_loss(
 
 
 def test_intermediate_states_are_the_live_ones_rounded(teacher: PreTrainedModel, tmp_path: Path) -> None:
-    places = [Place(Kind.EMBEDDING), Place(Kind.BLOCK, 1), Place(Kind.ATTENTION, 2)]
+    places = [
+        StatePlace(StateKind.EMBEDDING),
+        StatePlace(StateKind.BLOCK, 1),
+        StatePlace(StateKind.ATTENTION, 2),
+    ]
     kept = CachedTargets(teacher, TOKENS, Hidden(teacher), tmp_path, "a teacher", places)
     kept.fill()
     batch, live = kept.batch(torch.tensor([4, 1])), LiveTargets(teacher, TOKENS, places)
@@ -236,5 +240,5 @@ def test_logits_of_a_large_vocabulary_are_made_slice_by_slice(
 def test_token_numbers_take_two_bytes_where_they_can(vocabulary: int, itemsize: int) -> None:
     ids = torch.tensor([0, 1, 32_767, 32_768, 65_535, 65_536, 255_999])
     ids = ids[ids < vocabulary]
-    assert packed(ids, vocabulary).itemsize == itemsize
-    assert torch.equal(unpacked(packed(ids, vocabulary)), ids)
+    assert pack_ids(ids, vocabulary).itemsize == itemsize
+    assert torch.equal(unpack_ids(pack_ids(ids, vocabulary)), ids)

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluators.distillation.targets.batch import FormName
-from evaluators.distillation.targets.choice import Setting, choose, fits
+from evaluators.distillation.targets.choice import TargetsSetting, choose_form, fits
 from evaluators.distillation.targets.records import OVERHEAD
 from space.input_error import InputError
 
 GB, TB = 10**9, 10**12
 #: Llama-3.1-8B to 4B on 100M tokens.
-LLAMA = Setting(
+LLAMA = TargetsSetting(
     tokens=100_000_000,
     block=4096,
     vocabulary=128_256,
@@ -60,20 +60,20 @@ def test_costs_of_a_step_by_hand() -> None:
         (replace(LLAMA, every_logit=True), 1 * TB, LIVE),
     ],
 )
-def test_the_rule(setting: Setting, free: int, form: FormName) -> None:
-    assert choose("auto", setting, free) is form
+def test_the_rule(setting: TargetsSetting, free: int, form: FormName) -> None:
+    assert choose_form("auto", setting, free) is form
 
 
 def test_the_border_is_a_tenth_of_a_step() -> None:
     border = 2 * 4096 * 128_256 * 10 // 6
-    assert choose("auto", replace(LLAMA, student=border + 1), 2 * TB) is HIDDEN
-    assert choose("auto", replace(LLAMA, student=border - 1), 2 * TB) is SAMPLED
+    assert choose_form("auto", replace(LLAMA, student=border + 1), 2 * TB) is HIDDEN
+    assert choose_form("auto", replace(LLAMA, student=border - 1), 2 * TB) is SAMPLED
 
 
 def test_the_border_is_half_of_what_is_free() -> None:
     size = LLAMA.bytes_of(HIDDEN)
-    assert choose("auto", LLAMA, 2 * size) is HIDDEN
-    assert choose("auto", LLAMA, 2 * size - 1) is SAMPLED
+    assert choose_form("auto", LLAMA, 2 * size) is HIDDEN
+    assert choose_form("auto", LLAMA, 2 * size - 1) is SAMPLED
 
 
 @given(
@@ -87,23 +87,23 @@ def test_the_border_is_half_of_what_is_free() -> None:
     free=st.integers(0, 10**16),
 )
 def test_what_is_chosen_fits_and_is_enough_for_the_loss(free: int, **sizes: int) -> None:
-    setting = Setting(**sizes, teacher=1)  # type: ignore[arg-type]
-    form = choose("auto", setting, free)
+    setting = TargetsSetting(**sizes, teacher=1)  # type: ignore[arg-type]
+    form = choose_form("auto", setting, free)
     assert fits(form, setting, free)
     assert form is not TOP_K
     assert form is not SAMPLED or not (setting.every_logit or setting.states)
 
 
-def refusal(wanted: str, setting: Setting, free: int) -> str:
+def refusal(wanted: str, setting: TargetsSetting, free: int) -> str:
     with pytest.raises(InputError) as error:
-        choose(wanted, setting, free)
+        choose_form(wanted, setting, free)
     return str(error.value)
 
 
 def test_a_wish_is_granted_if_it_can_be() -> None:
     for form in FormName:
-        assert choose(form.value, SMALL, 2 * TB) is form
-    assert choose("live", LLAMA, 0) is LIVE
+        assert choose_form(form.value, SMALL, 2 * TB) is form
+    assert choose_form("live", LLAMA, 0) is LIVE
 
 
 def test_a_wish_that_does_not_fit_is_refused() -> None:
@@ -116,7 +116,7 @@ def test_a_wish_that_does_not_fit_is_refused() -> None:
 
 @pytest.mark.parametrize("setting", [replace(LLAMA, every_logit=True), replace(LLAMA, states=4096)])
 @pytest.mark.parametrize("wanted", ["sampled", "top-k"])
-def test_a_form_that_holds_too_little_is_refused(wanted: str, setting: Setting) -> None:
+def test_a_form_that_holds_too_little_is_refused(wanted: str, setting: TargetsSetting) -> None:
     assert refusal(wanted, setting, 9 * TB) == (
         "A loss on all logits or on intermediate states needs targets that hold them; "
         f"--targets {wanted} holds a few tokens of each distribution. "

@@ -15,11 +15,11 @@ from safetensors.torch import load
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.distillation.states import Kind, Place
+from evaluators.distillation.states import StateKind, StatePlace
 from evaluators.distillation.targets import records as records_module
 from evaluators.distillation.targets.batch import FormName
 from evaluators.distillation.targets.cached import CachedTargets
-from evaluators.distillation.targets.choice import Setting
+from evaluators.distillation.targets.choice import TargetsSetting
 from evaluators.distillation.targets.live import Hidden
 from evaluators.distillation.targets.records import OVERHEAD, Records
 from evaluators.distillation.targets.sparse import Sampled
@@ -29,7 +29,7 @@ BLOCKS = 7
 TOKENS = random_tokens(BLOCKS, 6)
 OTHERS = random_tokens(BLOCKS, 6, seed=1)
 ALL = torch.arange(BLOCKS)
-SETTING = Setting(tokens=42, block=6, vocabulary=37, width=16, student=1, teacher=1, every_logit=False)
+SETTING = TargetsSetting(tokens=42, block=6, vocabulary=37, width=16, student=1, teacher=1, every_logit=False)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ FOREIGN: dict[str, Callable[[PreTrainedModel, Path], CachedTargets]] = {
     "another temperature": lambda t, folder: CachedTargets(t, TOKENS, Sampled(t, 2.0), folder, "a teacher"),
     "other draws": lambda t, folder: CachedTargets(t, TOKENS, Sampled(t, draws=9), folder, "a teacher"),
     "states": lambda t, folder: CachedTargets(
-        t, TOKENS, Hidden(t), folder, "a teacher", [Place(Kind.EMBEDDING)]
+        t, TOKENS, Hidden(t), folder, "a teacher", [StatePlace(StateKind.EMBEDDING)]
     ),
 }
 

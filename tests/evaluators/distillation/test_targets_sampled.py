@@ -17,7 +17,7 @@ from torch import Tensor
 
 from evaluators.distillation.losses import forward_kl, sparse_kl
 from evaluators.distillation.targets.batch import Sparse
-from evaluators.distillation.targets.sparse import Sampled, TopK, distinct, draw
+from evaluators.distillation.targets.sparse import Sampled, TopK, distinct_counts, draw_tokens
 from evaluators.huggingface.final_states import final_states, logits_of
 from tests.evaluators.tiny_models import VOCABULARY, random_tokens, tiny_model, tiny_student
 
@@ -168,11 +168,11 @@ def test_counts_fit_into_a_byte() -> None:
 def test_an_impossible_token_is_never_drawn() -> None:
     probabilities = torch.tensor([[0.0, 0.5, 0.0, 0.5, 0.0]])
     edges = torch.tensor([[0.0, 0.25, 0.5 - 1e-12, 0.5, 1 - 2**-53]], dtype=torch.double)
-    assert draw(probabilities, edges).tolist() == [[1, 1, 1, 3, 3]]
+    assert draw_tokens(probabilities, edges).tolist() == [[1, 1, 1, 3, 3]]
 
 
 def test_distinct_tokens_are_counted_row_by_row() -> None:
-    ids, counts, lengths = distinct(torch.tensor([[7, 2, 7, 7], [7, 7, 7, 7], [3, 1, 0, 2]]))
+    ids, counts, lengths = distinct_counts(torch.tensor([[7, 2, 7, 7], [7, 7, 7, 7], [3, 1, 0, 2]]))
     assert ids.tolist() == [2, 7, 7, 0, 1, 2, 3]
     assert counts.tolist() == [1, 3, 4, 1, 1, 1, 1]
     assert lengths.tolist() == [2, 1, 4]

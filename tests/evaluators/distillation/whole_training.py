@@ -16,9 +16,9 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.distillation.loop import Checkpointing, Outcome, Watch, distil
-from evaluators.distillation.schedule import Schedule, Shape
-from evaluators.distillation.states import Kind, Pair, Place, States
+from evaluators.distillation.loop import Checkpointing, DistillationResult, TrainingMonitor, distil
+from evaluators.distillation.schedule import Schedule, ScheduleShape
+from evaluators.distillation.states import StateKind, StatePair, StatePlace, States
 from evaluators.distillation.targets.batch import Batch
 from evaluators.distillation.targets.live import LiveTargets
 from tests.evaluators.distillation.training import BLOCK, TOKENS, loss_of
@@ -27,9 +27,9 @@ from tests.evaluators.tiny_models import tiny_model
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB."
 STATES = States(
     (
-        Pair(Place(Kind.EMBEDDING), Place(Kind.EMBEDDING)),
-        Pair(Place(Kind.BLOCK, 0), Place(Kind.BLOCK, 1)),
-        Pair(Place(Kind.ATTENTION, 1), Place(Kind.ATTENTION, 2)),
+        StatePair(StatePlace(StateKind.EMBEDDING), StatePlace(StateKind.EMBEDDING)),
+        StatePair(StatePlace(StateKind.BLOCK, 0), StatePlace(StateKind.BLOCK, 1)),
+        StatePair(StatePlace(StateKind.ATTENTION, 1), StatePlace(StateKind.ATTENTION, 2)),
     )
 )
 
@@ -55,7 +55,9 @@ class Small(LiveTargets):
         return super().batch(numbers)
 
 
-def plan(steps: int, blocks: int = 4, shape: Shape = Shape.WSD, peak_rate: float = 0.01) -> Schedule:
+def plan(
+    steps: int, blocks: int = 4, shape: ScheduleShape = ScheduleShape.WSD, peak_rate: float = 0.01
+) -> Schedule:
     return Schedule(
         tokens=steps * blocks * BLOCK,
         blocks=blocks,
@@ -76,9 +78,9 @@ def train(
     times: int = 4,
     advance: Callable[[int], None] = lambda tokens: None,
     **files: Any,
-) -> Outcome:
+) -> DistillationResult:
     """Distil; files are the fields of Checkpointing, without which nothing is saved."""
-    watch = Watch(validate=loss_of, times=times, advance=advance)
+    watch = TrainingMonitor(validate=loss_of, times=times, advance=advance)
     saving = Checkpointing(**{"key": "a training", "seconds": 0, **files}) if files else None
     targets = Small(most, states)
     compared = STATES if states else None

@@ -17,7 +17,7 @@ from evaluators.huggingface.final_states import (
     head_dtype,
     logits_of,
     states_width,
-    vocabulary,
+    vocabulary_size,
 )
 from space.input_error import InputError
 from tests.evaluators.tiny_models import VOCABULARY, random_tokens, tiny_model
@@ -51,7 +51,7 @@ def test_the_check_passes_and_leaves_nothing_behind(model_type: str) -> None:
     before = [set(vars(module)) for module in model.modules()]
     check_head(model)
     assert [set(vars(module)) for module in model.modules()] == before
-    assert vocabulary(model) == model(input_ids=TOKENS).logits.shape[-1] == VOCABULARY
+    assert vocabulary_size(model) == model(input_ids=TOKENS).logits.shape[-1] == VOCABULARY
     assert states_width(model) == final_states(model, TOKENS).shape[-1]
 
 

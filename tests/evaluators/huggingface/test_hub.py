@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from evaluators.huggingface.hub import Wanted, hub_refusals, refusal_of
+from evaluators.huggingface.hub import HubRequest, hub_refusals, refusal_of
 from tests.hub_client import HubClient
 from tests.hub_server import HubServer, Repository
 
@@ -356,12 +356,12 @@ class TestWithoutAHub:
 
 
 def test_a_full_disk_is_told() -> None:
-    refusal = refusal_of(OSError(errno.ENOSPC, "No space left on device"), Wanted("model", "org/tiny"))
+    refusal = refusal_of(OSError(errno.ENOSPC, "No space left on device"), HubRequest("model", "org/tiny"))
     assert "need room on the disk; there is none left for org/tiny in" in str(refusal)
 
 
 def test_what_is_not_the_hubs_passes() -> None:
-    with pytest.raises(ZeroDivisionError), hub_refusals(Wanted("model", "org/tiny")):
+    with pytest.raises(ZeroDivisionError), hub_refusals(HubRequest("model", "org/tiny")):
         raise ZeroDivisionError
 
 

@@ -18,7 +18,7 @@ from evaluators.importance.rank import rank
 from space.axes.axis_map import AxisMap
 from space.cutting.basis import BasisName
 from space.cutting.ranking import Ranking
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.tiny_models import random_tokens, tiny_model
 
@@ -45,7 +45,7 @@ def case(name: str) -> tuple[PreTrainedModel, AxisMap, Tensor, Method]:
     more = {"num_local_experts": 6} if model_type == "mixtral" else {}
     model = tiny_model(model_type, **more)
     turned = method.basis is not BasisName.COORDINATE
-    axis_map = axis_map_of(model.config, method.basis) if turned else map_of(model.config)
+    axis_map = verified_axis_map(model.config, method.basis) if turned else map_of(model.config)
     return model, axis_map, random_tokens(blocks, tokens), method
 
 

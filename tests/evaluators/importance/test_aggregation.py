@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from transformers import PreTrainedModel
 
-from evaluators.importance.activations import Listener
-from evaluators.importance.aggregation import ALL, L2_OF_MEANS, Aggregation, Grid, Variance
+from evaluators.importance.activations import ActivationListener
+from evaluators.importance.aggregation import ALL, L2_OF_MEANS, ActivationGrid, Aggregation, Variance
 from evaluators.importance.method import Method
 from evaluators.importance.rank import rank, rank_all, ranking_fingerprint, scores_of
 from space.axes.architecture import Axis
@@ -86,7 +86,7 @@ def near(found: Any, formula: Values, name: str) -> None:
 @settings(max_examples=6)
 def test_every_aggregation_is_the_formula_whatever_the_batches(family: str, sizes: list[int]) -> None:
     model, axis_map = teacher(family)
-    listener, ends = Listener(model, axis_map, ALL), np.minimum(np.cumsum(sizes), BLOCKS)
+    listener, ends = ActivationListener(model, axis_map, ALL), np.minimum(np.cumsum(sizes), BLOCKS)
     with listener.on(), torch.no_grad():
         for batch in CALIBRATION.long().tensor_split(ends.tolist()):
             if len(batch):
@@ -125,13 +125,13 @@ def test_a_grid_is_that_of_the_formulas_and_of_its_parts_merged(
 ) -> None:
     values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     parts = [part for part in values.tensor_split(sorted(ends)) if len(part)]
-    streamed, merged = Grid(ALL), Grid(ALL)
+    streamed, merged = ActivationGrid(ALL), ActivationGrid(ALL)
     for part in parts:
         streamed.add_blocks(part)
-        other = Grid(ALL)
+        other = ActivationGrid(ALL)
         other.add_blocks(part)
         merged.merge(other)
-    merged.merge(Grid(ALL))
+    merged.merge(ActivationGrid(ALL))
     for batch, sequence in ALL:
         formula = aggregated(values.double().numpy(), batch.value, sequence.value)
         for grid in (streamed, merged):
@@ -152,7 +152,7 @@ def test_the_variance_keeps_its_digits_far_from_nought(sizes: list[int], far: fl
 
 def test_what_is_kept_does_not_grow_with_the_blocks() -> None:
     def kept(blocks: int) -> int:
-        grid = Grid(ALL)
+        grid = ActivationGrid(ALL)
         for _ in range(blocks):
             grid.add_blocks(torch.rand(2, 5, 4))
         tensors = [

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from transformers import PreTrainedModel
 
-from evaluators.importance.activations import Listener, norms
+from evaluators.importance.activations import ActivationListener, norms
 from evaluators.importance.rank import rank, scores_of
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap
-from space.axes.layout import Each, Fixed, Together
+from space.axes.layout import Concatenated, Fixed, PerUnit
 from space.cutting.ranking import Ranking
 from space.input_error import InputError
 from tests.evaluators.importance.maps import map_of
@@ -86,7 +86,7 @@ def test_any_split_into_batches_gives_the_same_scores(
     mixture: PreTrainedModel, map_of_mixture: AxisMap, sizes: list[int]
 ) -> None:
     calibration, axis_map = random_tokens(sum(sizes), 5).long(), map_of_mixture
-    whole, parts = (Listener(mixture, axis_map) for _ in range(2))
+    whole, parts = (ActivationListener(mixture, axis_map) for _ in range(2))
     with torch.no_grad():
         with whole.on():
             whole.read(calibration)
@@ -162,7 +162,7 @@ def test_the_teachers_way_with_experts_is_given_back(mixture: PreTrainedModel) -
 def test_groups_of_experts_are_those_of_the_layout(mixture: PreTrainedModel) -> None:
     axis_map = map_of(mixture.config)
     assert rank(mixture, axis_map, CALIBRATION, "a fingerprint").expert_groups == 1
-    grouped = Each(None, 2, Each(Axis.EXPERTS, 2, Fixed(1)))
+    grouped = PerUnit(None, 2, PerUnit(Axis.EXPERTS, 2, Fixed(1)))
     tensors = tuple(
         replace(tensor, dimensions=(grouped, *tensor.dimensions[1:]))
         if tensor.axes[0] == {Axis.EXPERTS}
@@ -178,7 +178,7 @@ def test_groups_of_experts_are_those_of_the_layout(mixture: PreTrainedModel) -> 
 def test_entries_of_heads_are_scored_over_heads_and_tokens() -> None:
     model = tiny_model("llama")
     axis_map = map_of(model.config)
-    rows = Each(Axis.KV_HEADS, 2, Each(Axis.HEADS, 2, Each(Axis.HEAD_DIM, 8, Fixed(1))))
+    rows = PerUnit(Axis.KV_HEADS, 2, PerUnit(Axis.HEADS, 2, PerUnit(Axis.HEAD_DIM, 8, Fixed(1))))
     tensors = tuple(
         replace(tensor, dimensions=(tensor.dimensions[0], rows))
         if tensor.name.endswith("o_proj.weight")
@@ -200,7 +200,7 @@ def test_entries_of_heads_are_scored_over_heads_and_tokens() -> None:
 def test_an_axis_that_is_read_in_an_unknown_way_is_refused() -> None:
     model = tiny_model("llama")
     axis_map = map_of(model.config)
-    halves = Together((Each(Axis.MLP, 12, Fixed(1)), Each(Axis.MLP, 12, Fixed(1))))
+    halves = Concatenated((PerUnit(Axis.MLP, 12, Fixed(1)), PerUnit(Axis.MLP, 12, Fixed(1))))
     tensors = tuple(
         replace(tensor, dimensions=(tensor.dimensions[0], halves))
         if tensor.name == "model.layers.2.mlp.down_proj.weight"

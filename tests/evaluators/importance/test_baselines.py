@@ -17,7 +17,7 @@ from evaluators.importance.unit_scores import UnitSums, magnitudes, random_score
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap, MappedTensor
 from space.input_error import InputError
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 from tests.evaluators.importance import reference_weights as reference
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.importance.test_aggregation import FALCON_H1
@@ -37,9 +37,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 @cache
 def teacher(family: str) -> tuple[PreTrainedModel, AxisMap]:
-    """With a map that was vouched for: of fused tensors, shapes alone do not give the order inside."""
+    """With a map that was verified for: of fused tensors, shapes alone do not give the order inside."""
     model = tiny_model(family, **FAMILIES[family])
-    return model, axis_map_of(model.config)
+    return model, verified_axis_map(model.config)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

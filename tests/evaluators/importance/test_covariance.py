@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig
 
-from evaluators.importance.activations import Listener
+from evaluators.importance.activations import ActivationListener
 from evaluators.importance.method import Method
-from evaluators.importance.moments import Covariance, reading
+from evaluators.importance.moments import Covariance, reader_weighting
 from evaluators.importance.rank import rank, ranking_fingerprint
 from space.axes.axis_map import AxisMap
 from space.cutting.basis import BasisName
 from space.input_error import InputError
 from space.verification.contract import random_teacher
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 
 CONFIG = LlamaConfig(
     vocab_size=48,
@@ -35,7 +35,7 @@ CALIBRATION = torch.randint(0, 48, (6, 10), generator=torch.Generator().manual_s
 
 @cache
 def turnable() -> AxisMap:
-    return axis_map_of(CONFIG, BasisName.WEIGHTED)
+    return verified_axis_map(CONFIG, BasisName.WEIGHTED)
 
 
 @settings(max_examples=30, deadline=None)
@@ -77,7 +77,7 @@ def test_readers_are_weighed_as_defined() -> None:
     axis_map = turnable()
     assert axis_map.stream is not None
     torch.testing.assert_close(
-        reading(model, axis_map, axis_map.stream, covariance), wanted, rtol=1e-4, atol=1e-5
+        reader_weighting(model, axis_map, axis_map.stream, covariance), wanted, rtol=1e-4, atol=1e-5
     )
 
 
@@ -105,7 +105,7 @@ def test_a_stream_that_is_not_finite_is_refused() -> None:
 @pytest.mark.parametrize("wanted", [True, False])
 def test_a_covariance_that_nobody_wants_is_not_made(wanted: bool) -> None:
     model = random_teacher(CONFIG)
-    listener = Listener(model, turnable(), covariance=wanted)
+    listener = ActivationListener(model, turnable(), covariance=wanted)
     with torch.no_grad(), listener.on():
         listener.read(CALIBRATION.long())
     assert (listener.covariance.total is not None) == wanted

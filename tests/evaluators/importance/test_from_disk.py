@@ -21,8 +21,8 @@ from space.axes.axis_map import AxisMap, layer_modules
 from space.cutting.basis import BasisName
 from space.cutting.ranking import Ranking
 from space.input_error import InputError
-from space.verification.verification import axis_map_of
-from tests.contracts.tiny import vouched
+from space.verification.verification import verified_axis_map
+from tests.contracts.tiny import verified
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.tiny_models import random_tokens, tiny_model
 
@@ -113,7 +113,7 @@ def test_one_layer_is_in_memory_at_a_time_and_each_is_read_once(
 @pytest.mark.parametrize("basis", [BasisName.PRINCIPAL, BasisName.WEIGHTED])
 def test_a_basis_is_that_of_the_teacher_in_memory(basis: BasisName, tied: bool, tmp_path: Path) -> None:
     model = tiny_model("llama", tie_word_embeddings=tied)
-    method, axis_map = Method(basis=basis), axis_map_of(model.config, basis)
+    method, axis_map = Method(basis=basis), verified_axis_map(model.config, basis)
     one = rank(model, axis_map, CALIBRATION, "a key", method=method)
     other = from_disk(saved(model, tmp_path), axis_map, method)
     assert_same(other, one)
@@ -127,7 +127,7 @@ def test_a_basis_is_that_of_the_teacher_in_memory(basis: BasisName, tied: bool, 
 @pytest.mark.parametrize("model_type", ["nemotron_h", "falcon_h1", "lfm2", "bloom", "deepseek_v3"])
 def test_other_decoders_are_ranked_alike(model_type: str, tmp_path: Path) -> None:
     """State spaces, convolutions, latent attention, and layers that give out attention weights too."""
-    model, axis_map = vouched(model_type).model, vouched(model_type).small
+    model, axis_map = verified(model_type).model, verified(model_type).small
     assert_same(from_disk(saved(model, tmp_path), axis_map), rank(model, axis_map, CALIBRATION, "a key"))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluators.importance.activations import Listener, gathered, joined, share
+from evaluators.importance.activations import ActivationListener, all_reduced, merged_listeners, process_share
 from evaluators.importance.moments import Covariance
 from evaluators.importance.rank import rank
 from space.cutting.ranking import Ranking
@@ -69,9 +69,9 @@ def test_a_process_may_have_no_token_of_an_expert() -> None:
 
 def test_one_process_has_all_blocks_and_gathers_nothing() -> None:
     calibration, model = random_tokens(3, 4), tiny_model("llama")
-    listener = Listener(model, map_of(model.config))
-    assert share(calibration, None) is calibration
-    assert gathered(listener, None) is listener
+    listener = ActivationListener(model, map_of(model.config))
+    assert process_share(calibration, None) is calibration
+    assert all_reduced(listener, None) is listener
 
 
 def test_a_sum_that_only_one_has_is_kept() -> None:
@@ -80,7 +80,7 @@ def test_a_sum_that_only_one_has_is_kept() -> None:
     other.add(torch.tensor([[3.0, 1.0]]))
     wanted = Covariance()
     wanted.add(torch.tensor([[1.0, 2.0], [3.0, 1.0]]))
-    both = joined({"a": one, "b": empty}, {"a": other, "c": empty})
+    both = merged_listeners({"a": one, "b": empty}, {"a": other, "c": empty})
     assert both.keys() == {"a", "b", "c"}
     torch.testing.assert_close(both["a"].mean, wanted.mean)
-    torch.testing.assert_close(joined(Covariance(), wanted).mean, wanted.mean)
+    torch.testing.assert_close(merged_listeners(Covariance(), wanted).mean, wanted.mean)

@@ -9,18 +9,18 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from evaluators.importance.iterative import Phase, rank_in_rounds
+from evaluators.importance.iterative import RoundPhase, rank_in_rounds
 from evaluators.importance.method import Depth, Method, Width
 from evaluators.importance.rank import rank
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
 from space.cutting.basis import BasisName
-from space.cutting.extraction import extract, keeps, saved_tensors, sort_by_importance, student_map
+from space.cutting.extraction import extract, layers_kept, saved_tensors, sort_by_importance, student_map
 from space.cutting.ranking import Ranking
 from space.cutting.rounds import architectures_between
 from space.input_error import InputError
-from space.verification.verification import axis_map_of
-from tests.contracts.tiny import vouched
+from space.verification.verification import verified_axis_map
+from tests.contracts.tiny import verified
 from tests.evaluators.importance.llama_by_hand import falling
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.tiny_models import random_tokens, same_weights, tiny_model
@@ -30,7 +30,7 @@ MODEL_TYPES = ("llama", "gpt2", "mixtral")
 
 
 def in_rounds(
-    model: PreTrainedModel, axis_map: AxisMap, target: Architecture, rounds: int, *order: Phase
+    model: PreTrainedModel, axis_map: AxisMap, target: Architecture, rounds: int, *order: RoundPhase
 ) -> Ranking:
     return rank_in_rounds(
         model,
@@ -39,7 +39,7 @@ def in_rounds(
         "a fingerprint",
         target,
         method=Method(rounds=rounds),
-        order=order or (Phase.TOGETHER,),
+        order=order or (RoundPhase.TOGETHER,),
     )
 
 
@@ -121,12 +121,12 @@ def test_what_fell_in_the_first_round_is_missed_in_the_second() -> None:
 @pytest.mark.parametrize("case", ["llama-tied-biases", "gpt2", "qwen2_moe"])
 def test_survivors_are_ordered_as_the_student_ranks_them(case: str) -> None:
     """Mapped back through every cut: fused tensors, heads tied to hidden, experts each with its neurons."""
-    found = vouched(case)
+    found = verified(case)
     axis_map, model = found.small, found.model
     target = architectures_between(axis_map, smallest(axis_map), 2)[0]
     assert all(target[axis] < axis_map.teacher[axis] for axis in (Axis.HIDDEN, Axis.LAYERS))
     first = rank(model, axis_map, CALIBRATION, "")
-    layers = keeps(axis_map, first, target)
+    layers = layers_kept(axis_map, first, target)
     canonical = sort_by_importance(saved_tensors(model, axis_map), axis_map, first)
     student = extract(canonical, axis_map, first, target, layers)
     second = rank(student, student_map(axis_map, target, layers), CALIBRATION, "")
@@ -142,7 +142,7 @@ def test_survivors_are_ordered_as_the_student_ranks_them(case: str) -> None:
     # The same units in the same order: the student cut by both rounds is the first one's, sorted anew.
     for name, values in again.named_parameters():
         torch.testing.assert_close(values, resorted[name], rtol=1e-5, atol=1e-6)
-    assert keeps(axis_map, twice, target) == layers
+    assert layers_kept(axis_map, twice, target) == layers
 
 
 def smallest(axis_map: AxisMap) -> Architecture:
@@ -160,7 +160,7 @@ def test_depth_after_width_is_scored_on_narrow_layers() -> None:
     model = tiny_model(num_hidden_layers=4)
     axis_map = map_of(model.config)
     target = replace(axis_map.teacher, hidden=8, mlp=8, layers=2)
-    found = in_rounds(model, axis_map, target, 1, Phase.WIDTH, Phase.DEPTH)
+    found = in_rounds(model, axis_map, target, 1, RoundPhase.WIDTH, RoundPhase.DEPTH)
     once = rank(model, axis_map, CALIBRATION, "")
     for axis in (Axis.HIDDEN, Axis.MLP, Axis.HEADS, Axis.KV_HEADS):
         assert torch.equal(found.orders[axis], once.orders[axis])
@@ -184,7 +184,7 @@ def test_every_phase_is_told_of() -> None:
         replace(axis_map.teacher, mlp=8, layers=1),
         told.append,
         Method(rounds=2),
-        (Phase.WIDTH, Phase.DEPTH),
+        (RoundPhase.WIDTH, RoundPhase.DEPTH),
     )
     assert sum(told) == 4 * len(CALIBRATION)
 
@@ -217,7 +217,7 @@ def test_blocks_of_layers_are_scored_once() -> None:
 def test_a_turned_basis_stays_that_of_the_first_round() -> None:
     """Students are cut along its directions; neurons are scored anew on what they leave."""
     model = tiny_model(num_hidden_layers=2)
-    axis_map = axis_map_of(model.config, BasisName.PRINCIPAL)
+    axis_map = verified_axis_map(model.config, BasisName.PRINCIPAL)
     method, target = Method(basis=BasisName.PRINCIPAL), replace(axis_map.teacher, hidden=8, mlp=8)
     once = rank(model, axis_map, CALIBRATION, "", method=method)
     found = rank_in_rounds(model, axis_map, CALIBRATION, "", target, method=replace(method, rounds=2))
@@ -246,7 +246,7 @@ def test_rounds_score_as_the_method_says() -> None:
     once = rank(model, axis_map, CALIBRATION, "", method=method)
     found = rank_in_rounds(model, axis_map, CALIBRATION, "", target, method=replace(method, rounds=2))
     between = architectures_between(axis_map, target, 2)[0]
-    layers = keeps(axis_map, once, between)
+    layers = layers_kept(axis_map, once, between)
     canonical = sort_by_importance(saved_tensors(model, axis_map), axis_map, once)
     student = extract(canonical, axis_map, once, between, layers)
     drawn = student_map(axis_map, between, layers)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from evaluators.importance import rank as rank_module
-from evaluators.importance.activations import Listener
+from evaluators.importance.activations import ActivationListener
 from evaluators.importance.method import Depth, Method
 from evaluators.importance.rank import rank, ranking_fingerprint, scores_of
 from space.axes.architecture import Axis
@@ -107,7 +107,7 @@ def test_any_split_into_batches_gives_the_same_scores(
     teacher: PreTrainedModel, map_of_teacher: AxisMap, sizes: list[int]
 ) -> None:
     calibration, axis_map = random_tokens(sum(sizes), 5).long(), map_of_teacher
-    whole, parts = (Listener(teacher, axis_map) for _ in range(2))
+    whole, parts = (ActivationListener(teacher, axis_map) for _ in range(2))
     with torch.no_grad():
         with whole.on():
             whole.read(calibration)

@@ -14,7 +14,7 @@ from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap, MappedTensor
 from space.axes.layout import positions
 from space.counting.counting import expert_groups
-from tests.contracts.tiny import vouched
+from tests.contracts.tiny import verified
 
 #: Fused and interleaved tensors, matrices with hidden on both sides, groups of experts, entries of heads.
 CLASSES = ("lfm2", "bloom", "phi3", "falcon", "gpt_neox", "deepseek_v3")
@@ -69,7 +69,7 @@ def masks(axis_map: AxisMap, tensor: MappedTensor, axis: Axis) -> Iterator[Tenso
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_sums_are_those_of_the_entries_of_each_unit(name: str) -> None:
-    axis_map = vouched(name).small
+    axis_map = verified(name).small
     generator, seen = torch.Generator().manual_seed(0), set()
     for tensor in axis_map.tensors:
         values = torch.randn([dimension.length for dimension in tensor.dimensions], generator=generator)

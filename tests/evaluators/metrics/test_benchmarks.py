@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators.metrics.benchmarks import Score, Task, benchmark, judge_of, score_of, tasks_of
+from evaluators.metrics.benchmarks import Score, Task, benchmark, score_of, task_scorer, tasks_of
 from space.input_error import InputError
 from tests.evaluators.tiny_models import tiny_model
 
@@ -68,7 +68,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_a_task_becomes_a_function_of_a_model(calls: list[Any], tmp_path: Path) -> None:
     model = tiny_model()
-    judge = judge_of("quiz", NO_TOKENIZER, folder=tmp_path, examples=5, batch=3)
+    judge = task_scorer("quiz", NO_TOKENIZER, folder=tmp_path, examples=5, batch=3)
     assert judge(model) == 0.25
     call = calls[0]
     assert (call["tasks"], call["limit"]) == (["quiz"], 5)
@@ -93,7 +93,7 @@ def test_a_metric_that_there_is_not_is_refused() -> None:
 
 def test_a_task_that_there_is_not_is_refused(calls: list[Any]) -> None:
     with pytest.raises(InputError) as error:
-        judge_of("quizz", NO_TOKENIZER)
+        task_scorer("quizz", NO_TOKENIZER)
     assert str(error.value) == (
         "A benchmark has to be a task of the evaluation harness; 'quizz': the harness has no such task. "
         "List the names with `python -m lm_eval --tasks list`."
@@ -148,7 +148,7 @@ def test_a_full_disk_is_no_fault_of_the_task(calls: list[Any]) -> None:
 
 def test_examples_out_of_reach_are_told_in_one_line(calls: list[Any]) -> None:
     with pytest.raises(InputError) as error:
-        judge_of("quiz", NO_TOKENIZER, examples=0)(tiny_model())
+        task_scorer("quiz", NO_TOKENIZER, examples=0)(tiny_model())
     assert str(error.value) == (
         "The examples of a benchmark have to be at hand or within reach; those of 'quiz' are not "
         "(no route to the hub). Download them first, or name a task whose data_files lie on this machine."
@@ -159,7 +159,7 @@ def test_examples_out_of_reach_are_told_in_one_line(calls: list[Any]) -> None:
 def test_without_the_harness_the_command_to_install_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(InputError) as error:
-        judge_of("quiz", NO_TOKENIZER)
+        task_scorer("quiz", NO_TOKENIZER)
     assert str(error.value) == (
         "Benchmarks are run by the package lm-eval; it cannot be imported (import of lm_eval halted; None in "
         "sys.modules). Install it: pip install 'lm-eval>=0.4.13'."
@@ -203,7 +203,7 @@ def test_the_harness_itself_on_a_folder_of_tasks(quiz: Path, monkeypatch: pytest
     tokenizer: Any = AutoTokenizer.from_pretrained(TEACHER)
     before = torch.get_rng_state()
     (task,) = tasks_of([str(quiz / "quiz.yaml")])
-    found = judge_of(task.name, tokenizer, folder=task.folder)(model)
+    found = task_scorer(task.name, tokenizer, folder=task.folder)(model)
     assert benchmark(model, tokenizer, task).value == found
     assert torch.equal(torch.get_rng_state(), before)
     right = 0

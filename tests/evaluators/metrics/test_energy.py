@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from evaluators.metrics import energy
-from evaluators.metrics.energy import Processors, energy_counters, rapl_packages
+from evaluators.metrics.energy import ProcessorEnergy, energy_counters, rapl_packages
 
 
 def zone(folder: Path, number: str, name: str, used: int | None, most: int = 1000) -> Path:
@@ -27,7 +27,7 @@ def test_packages_are_summed_and_zones_within_them_are_not(tmp_path: Path) -> No
     first, second = zone(tmp_path, "0", "package-0", 100), zone(tmp_path, "1", "package-1", 500)
     inner = zone(tmp_path, "0:0", "core", 7)
     platform = zone(tmp_path, "2", "psys", 9)
-    counter = Processors(rapl_packages(tmp_path))
+    counter = ProcessorEnergy(rapl_packages(tmp_path))
     assert counter.joules() == 0
     for path, used in ((first, 350), (second, 600), (inner, 900), (platform, 900)):
         (path / "energy_uj").write_text(str(used))
@@ -36,7 +36,7 @@ def test_packages_are_summed_and_zones_within_them_are_not(tmp_path: Path) -> No
 
 def test_a_counter_that_begins_anew_goes_on(tmp_path: Path) -> None:
     path = zone(tmp_path, "0", "package-0", 900, most=1000)
-    counter = Processors(rapl_packages(tmp_path))
+    counter = ProcessorEnergy(rapl_packages(tmp_path))
     for used, total in ((950, 50), (20, 120), (20, 120), (999, 1099), (0, 1100)):
         (path / "energy_uj").write_text(str(used))
         assert counter.joules() == pytest.approx(total * 1e-6)

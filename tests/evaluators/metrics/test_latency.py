@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.metrics import latency as latency_module
-from evaluators.metrics.latency import Latency, Workload, measure, measure_beside
+from evaluators.metrics.latency import Latency, Workload, measure_latency, measure_latency_beside
 from tests.evaluators.tiny_models import tiny_model
 
 Round = tuple[float, float]
@@ -71,7 +71,7 @@ def test_the_medians_of_the_rounds_after_the_first(clock: Clock) -> None:
     rounds = [(900.0, 90.0), (30.0, 5.0), (10.0, 9.0), (20.0, 1.0), (1000.0, 3.0), (15.0, 4.0)]
     stub = Stub(clock, rounds)
     load = Workload(batch=3, prompt=17, answer=100, timed_answer=4, repeats=5)
-    latency = measure(stub.model, load)
+    latency = measure_latency(stub.model, load)
     assert latency.prefill_ms == pytest.approx(20.0)
     assert latency.decode_ms_per_token == pytest.approx(4.0)
     assert latency.total_ms == pytest.approx(20.0 + 100 * 4.0)
@@ -84,7 +84,7 @@ def test_the_medians_of_the_ratios_times_the_reference(clock: Clock) -> None:
     teacher = Stub(clock, [(9.0, 9.0), (20.0, 4.0), (20.0, 5.0), (20.0, 6.0)])
     reference = Latency(prefill_ms=100.0, decode_ms_per_token=8.0, answer=10)
     load = Workload(repeats=3)
-    latency = measure_beside(student.model, teacher.model, reference, load)
+    latency = measure_latency_beside(student.model, teacher.model, reference, load)
     assert latency.prefill_ms == pytest.approx(100 * 0.5)  # of 0.5, 0.6, 0.25
     assert latency.decode_ms_per_token == pytest.approx(8 * 0.8)  # of 0.5, 0.8, 1.0
     assert latency.answer == 10
@@ -102,7 +102,7 @@ def test_what_slows_both_does_not_matter(slow: list[float], prefill: float, deco
         student = Stub(clock, [(20 * prefill * s, 3 * decode * s) for s in slow])
         teacher = Stub(clock, [(20 * s, 3 * s) for s in slow])
         reference = Latency(40.0, 2.0, 10)
-        latency = measure_beside(student.model, teacher.model, reference, Workload(repeats=3))
+        latency = measure_latency_beside(student.model, teacher.model, reference, Workload(repeats=3))
     assert latency.prefill_ms == pytest.approx(40 * prefill, rel=1e-6)
     assert latency.decode_ms_per_token == pytest.approx(2 * decode, rel=1e-6)
 
@@ -110,7 +110,7 @@ def test_what_slows_both_does_not_matter(slow: list[float], prefill: float, deco
 def test_a_teacher_beside_itself_is_as_fast_as_itself(clock: Clock) -> None:
     rounds = [(20.0, 3.0)] * 4
     reference = Latency(21.0, 3.5, 32)
-    latency = measure_beside(
+    latency = measure_latency_beside(
         Stub(clock, rounds).model, Stub(clock, rounds).model, reference, Workload(repeats=3)
     )
     assert latency.total_ms == pytest.approx(reference.total_ms)
@@ -121,7 +121,7 @@ def test_a_sixth_of_the_layers_is_faster() -> None:
     deep, flat = (tiny_model(num_hidden_layers=layers) for layers in (12, 2))
     load = Workload(prompt=16, timed_answer=4, repeats=5)
     reference = Latency(100.0, 10.0, 32)
-    latency = measure_beside(flat, deep, reference, load)
+    latency = measure_latency_beside(flat, deep, reference, load)
     assert latency.decode_ms_per_token < 7.0
     assert latency.prefill_ms < 70.0
 
@@ -135,7 +135,7 @@ def test_a_measurement_reads_prompt_and_answer_and_leaves_the_model_alone() -> N
         caches.append(cache.get_seq_length() if cache is not None else 0)
 
     hook = model.register_forward_pre_hook(watch, with_kwargs=True)
-    latency = measure(model, Workload(batch=2, prompt=9, timed_answer=3, repeats=1))
+    latency = measure_latency(model, Workload(batch=2, prompt=9, timed_answer=3, repeats=1))
     hook.remove()
     assert shapes == ([(2, 9)] + [(2, 1)] * 3) * 2
     assert caches == [0, 9, 10, 11] * 2

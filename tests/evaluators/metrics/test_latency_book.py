@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PretrainedConfig
 
-from evaluators.metrics.latency import Latency, LatencyBook, Workload, device_name, latency_key
+from evaluators.metrics.latency import Latency, LatencyCache, Workload, device_name, latency_key
 from space.axes.architecture import Architecture
 from space.cutting.extraction import student_config
 from space.discovery.discovery import discover
@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_latency_is_measured_once_and_read_by_later_runs(path: Path) -> None:
-    book, measured = LatencyBook(path), list[Latency]()
+    book, measured = LatencyCache(path), list[Latency]()
 
     def measure() -> Latency:
         measured.append(LATENCY)
@@ -40,7 +40,7 @@ def test_a_latency_is_measured_once_and_read_by_later_runs(path: Path) -> None:
     assert book.look_up("a", measure) == LATENCY
     assert book.look_up("a", measure) == LATENCY
     assert book.look_up("b", lambda: OTHER) == OTHER
-    later = LatencyBook(path)
+    later = LatencyCache(path)
     assert later.look_up("a", never) == LATENCY
     assert later.look_up("b", never) == OTHER
     assert len(measured) == 1
@@ -48,30 +48,30 @@ def test_a_latency_is_measured_once_and_read_by_later_runs(path: Path) -> None:
 
 def test_what_was_written_first_holds(path: Path) -> None:
     """Two processes measured the same: whoever reads later sees what the first one saw."""
-    one, other = LatencyBook(path), LatencyBook(path)
+    one, other = LatencyCache(path), LatencyCache(path)
     one.look_up("a", lambda: LATENCY)
     other.look_up("a", lambda: OTHER)
-    assert LatencyBook(path).look_up("a", never) == LATENCY
+    assert LatencyCache(path).look_up("a", never) == LATENCY
 
 
 def test_a_measurement_that_fails_is_not_written(path: Path) -> None:
     with pytest.raises(AssertionError, match="measured again"):
-        LatencyBook(path).look_up("a", never)
-    assert LatencyBook(path).look_up("a", lambda: LATENCY) == LATENCY
+        LatencyCache(path).look_up("a", never)
+    assert LatencyCache(path).look_up("a", lambda: LATENCY) == LATENCY
 
 
 @pytest.mark.parametrize("left", range(0, 80, 13))
 def test_a_line_that_was_cut_off_costs_no_other(path: Path, left: int) -> None:
-    book = LatencyBook(path)
+    book = LatencyCache(path)
     book.look_up("a", lambda: LATENCY)
     whole = path.read_bytes()
     book.look_up("b", lambda: OTHER)
     path.write_bytes(path.read_bytes()[: len(whole) + left])
 
-    again = LatencyBook(path)
+    again = LatencyCache(path)
     assert again.look_up("a", never) == LATENCY
     again.look_up("c", lambda: OTHER)
-    assert LatencyBook(path).look_up("c", never) == OTHER
+    assert LatencyCache(path).look_up("c", never) == OTHER
 
 
 RUBBISH = ["", "{", "[]", "null", "7", '"text"', "{}", '{"key": "a"}', '{"key": "a", "speed": 3}', "\0\0\0"]
@@ -79,24 +79,24 @@ RUBBISH = ["", "{", "[]", "null", "7", '"text"', "{}", '{"key": "a"}', '{"key": 
 
 @pytest.mark.parametrize("line", RUBBISH)
 def test_a_line_that_is_no_entry_is_as_if_it_were_not_there(path: Path, line: str) -> None:
-    LatencyBook(path).look_up("b", lambda: OTHER)
+    LatencyCache(path).look_up("b", lambda: OTHER)
     path.write_text(f"{line}\n{path.read_text()}\n{line}")
-    book = LatencyBook(path)
+    book = LatencyCache(path)
     assert book.look_up("a", lambda: LATENCY) == LATENCY
     assert book.look_up("b", never) == OTHER
 
 
 def test_bytes_that_are_no_text_are_as_if_they_were_not_there(path: Path) -> None:
-    LatencyBook(path).look_up("b", lambda: OTHER)
+    LatencyCache(path).look_up("b", lambda: OTHER)
     path.write_bytes(b"\xff\xfe\xfa\n" + path.read_bytes())
-    assert LatencyBook(path).look_up("b", never) == OTHER
+    assert LatencyCache(path).look_up("b", never) == OTHER
 
 
 @given(st.floats(1e-9, 1e9), st.floats(1e-9, 1e9), st.integers(1, 10**6))
 def test_figures_are_read_as_they_were_measured(prefill: float, decode: float, answer: int) -> None:
     latency = Latency(prefill, decode, answer)
     line = json.dumps({"key": "a", **vars(latency)})
-    book = LatencyBook(Path("/nowhere/at/all"))
+    book = LatencyCache(Path("/nowhere/at/all"))
     book._read(line)
     assert book.look_up("a", never) == latency
 

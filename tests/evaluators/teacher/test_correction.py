@@ -10,11 +10,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from evaluators.distillation.loop import Checkpointing, Outcome, Watch
+from evaluators.distillation.loop import Checkpointing, DistillationResult, TrainingMonitor
 from evaluators.distillation.schedule import Schedule, peak_rate
 from evaluators.metrics.loss import validation_loss
 from evaluators.teacher import Teacher, load_teacher
-from evaluators.teacher.correction import correct, correction_rate, fingerprint_of, read_corrected
+from evaluators.teacher.correction import correct_teacher, correction_rate, fingerprint_of, read_corrected
 from evaluators.teacher.weights import weight_files
 from space.input_error import InputError
 
@@ -28,11 +28,13 @@ def teacher_in(folder: Path, dtype: torch.dtype = torch.float32) -> Teacher:
     return load_teacher(str(folder), revision=None, device=CPU, dtype=dtype)
 
 
-def run(teacher: Teacher, folder: Path, advance: Any = lambda tokens: None, seconds: float = 1e9) -> Outcome:
+def run(
+    teacher: Teacher, folder: Path, advance: Any = lambda tokens: None, seconds: float = 1e9
+) -> DistillationResult:
     files = Checkpointing(path=folder / "correction.safetensors", key="key", seconds=seconds)
-    watch = Watch(advance=advance)
+    watch = TrainingMonitor(advance=advance)
     accelerator = Accelerator(cpu=True, mixed_precision="no")
-    return correct(teacher, TOKENS, SCHEDULE, accelerator, folder / "teacher", watch, files)
+    return correct_teacher(teacher, TOKENS, SCHEDULE, accelerator, folder / "teacher", watch, files)
 
 
 def loss_of(teacher: Teacher) -> float:

@@ -11,7 +11,7 @@ from transformers import LlamaConfig
 
 from evaluators.teacher import load_teacher
 from evaluators.teacher import weights as memory
-from evaluators.teacher.weights import fits, free_bytes, weight_bytes
+from evaluators.teacher.weights import fits_in_memory, free_bytes, weight_bytes
 from space.input_error import InputError
 
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ def test_a_tenth_of_the_free_memory_is_left_on_both(
     host: int | None, device: int | None, wanted: bool, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda place: host if place.type == "cpu" else device)
-    assert fits(files, torch.float32, torch.float32, torch.device("cuda")) is wanted
+    assert fits_in_memory(files, torch.float32, torch.float32, torch.device("cuda")) is wanted
 
 
 def test_a_teacher_that_does_not_fit_is_refused_before_it_is_read(

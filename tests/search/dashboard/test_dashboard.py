@@ -22,8 +22,8 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import Trial
 from optuna_dashboard import get_note, save_note, wsgi
 
-from search.dashboard.__main__ import App, artifact_store, guarded, main, renew, server_of
-from search.dashboard.content import fill
+from search.dashboard.__main__ import App, artifact_store, guard, keep_current, main, server_of
+from search.dashboard.content import write_content
 from search.rungs.loop import open_rungs
 from search.runs.live import saved_trials
 from search.runs.saved_run import SavedRun, find_run
@@ -45,7 +45,7 @@ def finished(small_run: Path, tmp_path: Path) -> SavedRun:
 
 def filled(run: SavedRun) -> SavedRun:
     """The run as it is found anew after its content was written."""
-    fill(run, artifact_store(run))
+    write_content(run, artifact_store(run))
     return find_run(run.path)
 
 
@@ -184,7 +184,7 @@ def test_what_is_shown_is_renewed_until_the_run_is_finished(finished: SavedRun) 
     run = filled(find_run(finished.path))
     assert "the model to take" not in trial_note(run, 0, taken)
     gone = threading.Event()
-    renewing = threading.Thread(target=renew, args=(run, artifact_store(run), gone, 0.05), daemon=True)
+    renewing = threading.Thread(target=keep_current, args=(run, artifact_store(run), gone, 0.05), daemon=True)
     renewing.start()
     try:
         summary.write_text(there)
@@ -207,7 +207,7 @@ def test_storages_on_servers_hold_it_too(kind: str, tmp_path: Path, request: pyt
         found = filled(run)
         assert "straight after pruning" in get_note(found.studies[0])
         assert drawn_points(found) == 10
-        app = guarded(wsgi(found.studies[0]._storage, artifact_store=artifact_store(found)))
+        app = guard(wsgi(found.studies[0]._storage, artifact_store=artifact_store(found)))
         with serving(app) as address:
             status, text = answered(f"{address}/api/studies/{found.studies[0]._study_id}?after=0")
             assert status == 200
@@ -291,7 +291,7 @@ def test_a_port_that_is_taken_is_passed_over_unless_it_was_named(
         taken.listen()
         port = taken.getsockname()[1]
         monkeypatch.setattr("search.dashboard.__main__.PORT", port)
-        with server_of(guarded(lambda environ, respond: []), None) as server:
+        with server_of(guard(lambda environ, respond: []), None) as server:
             assert server.server_port > port
             assert server.server_address[0] == "127.0.0.1"
         assert main([str(run.path), "--port", str(port)]) == 2

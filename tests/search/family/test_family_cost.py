@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from search.family.cost import FamilyCost, StageCost, family_saving, family_table, stage_cost
 from search.settings.flags import Flags
 from search.settings.resolution import Resolved, resolve
-from search.stages.preparation import contestants
+from search.stages.preparation import basis_candidates
 from space.axes.architecture import Architecture
 from space.enumeration.hand_made import baselines
 
@@ -122,13 +122,13 @@ def test_a_run_is_counted_by_hand(resolved: Resolved) -> None:
 def test_the_trial_of_the_bases_counts_and_the_basis_decides_the_map(resolved: Resolved) -> None:
     assert resolved.turned is not None
     names = list(baselines(resolved.space, resolved.axis_map.teacher))
-    tried = [{"basis": one.basis, "origin": one.origin, "tokens": 500} for one in contestants(resolved)]
+    tried = [{"basis": one.basis, "origin": one.origin, "tokens": 500} for one in basis_candidates(resolved)]
     chosen = resolved.turned.space.architectures[0]
     about = summary_of(resolved, chosen, basis={"name": "weighted", "tried": tried})
     about["trials"] = about["trials"][:1]
     about["tokens"]["short_distillation"] = 500 * len(tried)
     cost = stage_cost(resolved, about)
-    spent = sum(500 * matrices(one.architecture) for one in contestants(resolved))
+    spent = sum(500 * matrices(one.architecture) for one in basis_candidates(resolved))
     assert len(tried) > len(names), "both bases"
     assert cost.students_flops == 6 * (spent + 3000 * matrices(chosen))
 
@@ -208,9 +208,9 @@ def test_unknown_tokens_of_the_original_leave_the_column_out() -> None:
     lines = family_table(unknown).splitlines()
     assert [line.split()[-1] for line in lines[2:5]] == ["–"] * 3
     assert "--teacher-tokens says them" in lines[-1]
-    told = unknown.told()
+    told = unknown.as_dict()
     assert (told["saving"], told["stages"][0]["random_weights_flops"]) == (None, None)
-    assert FAMILY.told()["saving"] == pytest.approx(3.5 * 6e13 / (1.7 * 6e13 + FAMILY.flops))
+    assert FAMILY.as_dict()["saving"] == pytest.approx(3.5 * 6e13 / (1.7 * 6e13 + FAMILY.flops))
 
 
 def test_losses_of_other_texts_are_told_apart() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM
 
-from search.planning.outcome import chosen_row
+from search.planning.messages import chosen_row
 from search.runs.summary import check
 from tests.search.test_run import Runner, without_times
 

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from search.foresight.foresight import forecast, foresight
-from search.rungs.evaluation import RANDOM_WEIGHTS, Evaluation, Record, Retrained
+from search.rungs.evaluation import RANDOM_WEIGHTS, Evaluation, FinishedTrial, Retrained
 from search.rungs.rung import Rung
 from tests.search.synthetic import demo_space
 
@@ -23,9 +23,9 @@ TOKENS, RETRAINING, TEACHER = (0, 1_000, 4_000), 16_000, 2.0
 def rungs() -> list[Rung]:
     """Rungs that hold finished trials and no study."""
 
-    def record(rung: int, number: int, loss: float) -> Record:
+    def record(rung: int, number: int, loss: float) -> FinishedTrial:
         evaluation = Evaluation({"loss": loss}, TOKENS[rung])
-        return Record(rung, number, CANDIDATES[number], "search", evaluation, None)
+        return FinishedTrial(rung, number, CANDIDATES[number], "search", evaluation, None)
 
     def rung(index: int, losses: list[float]) -> Rung:
         records = [record(index, number, loss) for number, loss in enumerate(losses)]

@@ -236,7 +236,7 @@ def test_hours_are_counted_by_hand(
     larger = matrices / (sum(students) / len(students))
     # the targets, and two passes and half a one for each of 8 layers over 256 blocks
     assert found.ranking == pytest.approx(larger * (320_000 + 32_768 * 6) / 16_384)
-    told = plan(resolved, RunDirectory(tmp_path)).told()
+    told = plan(resolved, RunDirectory(tmp_path)).as_dict()
     assert told["seconds"]["total"] == pytest.approx(found.total, abs=0.1)
     assert json.loads(json.dumps(told)) == told
 

@@ -17,8 +17,8 @@ from search.report.figures.foresight import intervals_figure, stability_panels
 from search.report.figures.front import front_figure, undominated
 from search.report.figures.importance import energy_kept, importance_panels
 from search.report.figures.sizes import sizes_figure
-from search.runs.journeys import Role, journeys
 from search.runs.summary import cost_axis
+from search.runs.trajectories import Role, trajectories
 from space.cutting.ranking import Profile, profile_of
 from tests.search.report.sample import TEACHER_LOSS, sample_ranking, sample_summary
 from tests.search.report.variants import VARIANTS
@@ -34,7 +34,7 @@ def marks(traces: list[dict[str, Any]]) -> list[Point]:
 
 def test_a_journey_ends_in_retraining() -> None:
     summary = sample_summary()
-    ways = journeys(summary)
+    ways = trajectories(summary)
     assert sum(len(way.stops) for way in ways) == 39 + 6, "a complete evaluation is missing or twice there"
     assert [way.role for way in ways[-2:]] == [Role.PROMOTED, Role.CHOSEN]
     assert [stop.stage for stop in ways[-1].stops] == ["rung 0", "rung 1", "retraining"]

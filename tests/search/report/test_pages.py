@@ -13,8 +13,8 @@ import pytest
 from optuna_dashboard import wsgi
 
 from search.compare import main
-from search.dashboard.__main__ import artifact_store, guarded, server_of
-from search.dashboard.content import fill
+from search.dashboard.__main__ import artifact_store, guard, server_of
+from search.dashboard.content import write_content
 from search.runs.saved_run import SavedRun, find_run
 from tests.search.report.sample import sample_summary
 from tests.search.saved import save_run
@@ -60,8 +60,8 @@ def dashboard(small_run: Path, tmp_path: Path) -> Iterator[tuple[SavedRun, str]]
     shutil.copytree(small_run, tmp_path / "small")
     run = find_run(tmp_path / "small")
     store = artifact_store(run)
-    fill(run, store)
-    app = guarded(wsgi(run.studies[0]._storage, artifact_store=store))
+    write_content(run, store)
+    app = guard(wsgi(run.studies[0]._storage, artifact_store=store))
     with server_of(app, None) as server:
         serving = threading.Thread(target=server.serve_forever, daemon=True)
         serving.start()

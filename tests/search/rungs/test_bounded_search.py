@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from search.rungs.bracket import pareto_front
 from search.rungs.evaluation import Evaluation, Retrained
 from search.rungs.rung import Rung
-from search.rungs.sampler import with_those_over
+from search.rungs.sampler import with_infeasible
 from search.runs.choice import eligible
 from search.stages.retraining import promoted_of
 from search.storage.storage import open_study
@@ -149,7 +149,7 @@ def test_the_constraint_that_was_told_first_stands() -> None:
 
 def test_a_sampler_that_learns_from_a_higher_rung_sees_who_is_over_a_bound() -> None:
     rungs = search(MIDDLE, trials=16, rung_candidates=(6, 3))
-    seen = with_those_over(rungs[1].study, rungs[0].study)
+    seen = with_infeasible(rungs[1].study, rungs[0].study)
     trials = seen.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     over = [trial for trial in trials if trial.constraints["latency"] > 0]
     assert len(trials) - len(over) == 6

@@ -13,7 +13,7 @@ import optuna
 import pytest
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 
-from search.rungs.evaluation import SEARCH, Evaluation, Record
+from search.rungs.evaluation import SEARCH, Evaluation, FinishedTrial
 from search.rungs.rung import Rung
 from search.rungs.sampler import START_UP
 from search.settings.config import RunConfig
@@ -189,7 +189,7 @@ def test_any_seed_will_do(seed: int, evaluator: Evaluator) -> None:
 
 def killed_at_each_evaluation(
     config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> list[Record]:
+) -> list[FinishedTrial]:
     """The records of a search whose every evaluation is begun by a process that is killed in it."""
     space = demo_space()
     while True:

@@ -14,7 +14,7 @@ from optuna.samplers.nsgaii._elite_population_selection_strategy import _calc_cr
 from optuna.study._multi_objective import _fast_non_domination_rank, _is_pareto_front
 from optuna.trial import create_trial
 
-from search.rungs.bracket import Values, best_first, crowding, dominates, pareto_front, pareto_ranks
+from search.rungs.bracket import Values, best_first, crowding_distance, dominates, pareto_front, pareto_ranks
 
 #: Few different values, so that ties and duplicates are the rule.
 TABLES = st.tuples(st.integers(1, 12), st.integers(1, 3)).flatmap(
@@ -74,18 +74,18 @@ def test_ranks_are_those_of_the_definition_and_of_optuna(values: Values) -> None
 
 @given(UNTIED)
 def test_crowding_is_that_of_the_definition_and_of_optuna(values: Values) -> None:
-    assert crowding(values).tolist() == pytest.approx(summed_gaps(values))
+    assert crowding_distance(values).tolist() == pytest.approx(summed_gaps(values))
     if len(values) > 1:  # one alone is at both ends here, and at none for Optuna
         trials = [create_trial(values=row.tolist()) for row in values]
         for number, trial in enumerate(trials):
             trial.number = number
         optunas = _calc_crowding_distance(list(trials))
-        assert crowding(values).tolist() == pytest.approx([optunas[i] for i in range(len(values))])
+        assert crowding_distance(values).tolist() == pytest.approx([optunas[i] for i in range(len(values))])
 
 
 @given(TABLES)
 def test_crowding_of_duplicates_is_a_number(values: Values) -> None:
-    distances = crowding(values)
+    distances = crowding_distance(values)
     assert not np.isnan(distances).any()
     assert (distances >= 0).all()
     for column in values.T:
@@ -94,7 +94,11 @@ def test_crowding_of_duplicates_is_a_number(values: Values) -> None:
 
 
 def test_crowding_by_hand() -> None:
-    assert crowding(np.array([[0.0, 4.0], [1.0, 2.0], [4.0, 0.0]])).tolist() == [math.inf, 2.0, math.inf]
+    assert crowding_distance(np.array([[0.0, 4.0], [1.0, 2.0], [4.0, 0.0]])).tolist() == [
+        math.inf,
+        2.0,
+        math.inf,
+    ]
 
 
 @given(TABLES)

@@ -10,7 +10,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBSto
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
-from search.rungs.evaluation import SEARCH, Evaluation, Record
+from search.rungs.evaluation import SEARCH, Evaluation, FinishedTrial
 from search.rungs.rung import Rung
 from search.rungs.sampler import SpaceSampler, distributions
 from search.settings.objectives import UNITS
@@ -84,8 +84,8 @@ def test_what_was_told_is_read_back(kind: str, quick_disk: Path) -> None:
     rung.tell_failure(failed, "diverged: the loss is nan")
     again = rung if kind == "memory" else open_rung(STORAGES[kind](quick_disk))
     assert again.records() == [
-        Record(1, 0, FIRST, "uniform", evaluation(FIRST, 1), None),
-        Record(1, 1, tried, SEARCH, None, "diverged: the loss is nan", feasible=False),
+        FinishedTrial(1, 0, FIRST, "uniform", evaluation(FIRST, 1), None),
+        FinishedTrial(1, 1, tried, SEARCH, None, "diverged: the loss is nan", feasible=False),
     ]
     assert [record.label for record in again.complete()] == [FIRST.label]
     assert (again.count(), again.entered()) == (2, {FIRST, tried})

@@ -1,4 +1,4 @@
-"""Which model is taken by a person's wishes, on summaries drawn by lot."""
+"""Which model is taken by a person's criteria, on summaries drawn by lot."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from search.rungs.bracket import pareto_front
-from search.runs.choice import answer
-from search.runs.criteria import Wishes, figure
+from search.runs.choice import choose_by_criteria
+from search.runs.criteria import Criteria, figure_of
 from space.input_error import InputError
 
 TEACHER = {"id": "teacher", "loss": 1.5, "latency_ms": 30.0, "parameters": 1000, "objectives": {}}
@@ -66,7 +66,10 @@ ENTRIES = st.lists(
 @given(ENTRIES)
 def test_without_wishes_and_by_the_loss_alone_it_is_the_same_model(entries: list[dict[str, Any]]) -> None:
     summary = summary_of(entries)
-    plain, weighted = answer(summary, Wishes()), answer(summary, Wishes(weights={"loss": 2.0}))
+    plain, weighted = (
+        choose_by_criteria(summary, Criteria()),
+        choose_by_criteria(summary, Criteria(weights={"loss": 2.0})),
+    )
     losses = [one["loss"] for one in entries if one["origin"] != "random-weights" and one["loss"] is not None]
     assert (plain.chosen is None) == (not losses)
     if plain.chosen is not None:
@@ -80,7 +83,9 @@ def test_a_tighter_bound_never_yields_a_lower_loss(
     entries: list[dict[str, Any]], one: float, other: float
 ) -> None:
     tight, wide = sorted((10 * one, 10 * other))
-    narrow, broad = (answer(summary_of(entries), Wishes({"latency": most})) for most in (tight, wide))
+    narrow, broad = (
+        choose_by_criteria(summary_of(entries), Criteria({"latency": most})) for most in (tight, wide)
+    )
     if narrow.chosen is None:
         return
     assert broad.chosen is not None
@@ -94,17 +99,19 @@ def test_the_chosen_is_on_the_front_of_what_is_weighted(
 ) -> None:
     ready = [one for one in entries if one["origin"] != "random-weights" and one["loss"] is not None]
     assume(ready)
-    chosen = answer(summary_of(entries), Wishes(weights={"latency": latency, "loss": loss})).chosen
+    chosen = choose_by_criteria(
+        summary_of(entries), Criteria(weights={"latency": latency, "loss": loss})
+    ).chosen
     front = pareto_front([[one["loss"], one["latency_ms"]] for one in ready])
     assert chosen in [ready[place] for place in front]
 
 
 def test_the_runner_up_is_the_second_and_said_why_not() -> None:
     summary = summary_of([entry(3, 2.0, 20.0), entry(4, 1.9, 30.0), entry(5, 2.5, 5.0)])
-    found = answer(summary, Wishes())
+    found = choose_by_criteria(summary, Criteria())
     assert (found.chosen, found.runner_up) == (summary["promoted"][1], summary["promoted"][0])
     assert found.why_not == "loss 0.1000 nats higher, latency 33.3% lower"
-    weighted = answer(summary, Wishes(weights={"loss": 1.0, "latency": 1.0}))
+    weighted = choose_by_criteria(summary, Criteria(weights={"loss": 1.0, "latency": 1.0}))
     assert weighted.chosen == summary["promoted"][2]
     assert weighted.reason == (
         "lowest weighted sum of 3 retrained models, 1.8333: 1 × 1.667 of loss + 1 × 0.167 of latency, "
@@ -125,7 +132,9 @@ def test_if_none_lies_within_the_nearest_and_a_candidate_are_named() -> None:
         trial(8, 1, 2.7, 4.5),
         trial(9, 1, 2.6, 6.0),
     ]
-    found = answer(summary_of([entry(3, 2.0, 20.0), entry(4, 1.9, 30.0)], trials), Wishes({"latency": 5.0}))
+    found = choose_by_criteria(
+        summary_of([entry(3, 2.0, 20.0), entry(4, 1.9, 30.0)], trials), Criteria({"latency": 5.0})
+    )
     assert found.chosen is None
     assert found.choice is None
     assert found.nearest is not None
@@ -145,7 +154,7 @@ def test_if_none_lies_within_the_nearest_and_a_candidate_are_named() -> None:
 def test_the_command_of_a_family_would_begin_more_than_one_run() -> None:
     summary = summary_of([entry(3, 2.0, 20.0)], [trial(8, 1, 2.7, 4.5)])
     summary["command"] = "python -m search.run --budget 6B,4B --model teacher"
-    found = answer(summary, Wishes({"latency": 5.0}))
+    found = choose_by_criteria(summary, Criteria({"latency": 5.0}))
     assert found.candidate is not None
     assert found.command == ""
 
@@ -153,17 +162,17 @@ def test_the_command_of_a_family_would_begin_more_than_one_run() -> None:
 def test_what_the_run_bounds_stays_bounded() -> None:
     trials = [trial(3, 0, 2.0, 20.0, over={"latency": 5.0}), trial(4, 0, 2.5, 10.0)]
     summary = summary_of([entry(3, 1.5, 20.0), entry(4, 1.9, 10.0)], trials, {"latency": 15.0})
-    for wishes in (Wishes(), Wishes({"latency": 50.0}), Wishes(weights={"loss": 1.0})):
-        chosen = answer(summary, wishes).chosen
+    for criteria in (Criteria(), Criteria({"latency": 50.0}), Criteria(weights={"loss": 1.0})):
+        chosen = choose_by_criteria(summary, criteria).chosen
         assert chosen is not None
         assert chosen["label"] == "h8-l4"
 
 
 def test_what_the_run_did_not_measure_is_refused() -> None:
     summary = summary_of([entry(3, 1.5, 20.0)])
-    for wishes in (Wishes({"memory": 1.0}), Wishes(weights={"memory": 1.0})):
+    for criteria in (Criteria({"memory": 1.0}), Criteria(weights={"memory": 1.0})):
         with pytest.raises(InputError) as caught:
-            answer(summary, wishes)
+            choose_by_criteria(summary, criteria)
         assert caught.value.values == "run did not measure memory"
         assert caught.value.remedy == "Choose by loss, latency, parameters"
-    assert figure(TEACHER, "memory") is None
+    assert figure_of(TEACHER, "memory") is None

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from evaluators.metrics.latency import Workload
 from search.settings.costs import Costs, within_bounds, workload_of
-from search.settings.objectives import in_words, objectives_of, over, read_bounds, saved, typed
+from search.settings.objectives import (
+    amount_as_typed,
+    bounds_in_words,
+    bounds_of_config,
+    excess_over,
+    objectives_of,
+    read_bounds,
+)
 from space.axes.architecture import Axis
 from space.counting.counting import cache_polynomial, decode_flops, parameter_polynomial
 from space.input_error import InputError
@@ -70,15 +77,15 @@ def test_what_is_no_bound_is_refused(texts: list[str], message: str) -> None:
 
 def test_bounds_are_saved_alike_however_they_were_typed() -> None:
     one, other = read_bounds(["memory=8GB", "latency=20ms"]), read_bounds(["latency=0.02s", "memory=8000MB"])
-    assert saved(one) == saved(other) == ("latency=20.0", "memory=8000000000.0")
-    assert read_bounds(saved(one)) == one
-    assert in_words(read_bounds(saved(one))) == "latency ≤ 20 ms, memory ≤ 8GB"
+    assert bounds_of_config(one) == bounds_of_config(other) == ("latency=20.0", "memory=8000000000.0")
+    assert read_bounds(bounds_of_config(one)) == one
+    assert bounds_in_words(read_bounds(bounds_of_config(one))) == "latency ≤ 20 ms, memory ≤ 8GB"
 
 
 @given(st.sampled_from(["latency", "parameters", "memory", "flops"]), st.floats(1.0, 1e13))
 def test_a_bound_that_is_proposed_would_do_and_is_near(name: str, amount: float) -> None:
     amount = amount if name == "latency" else float(round(amount))
-    found = read_bounds([typed(name, amount)])[name]
+    found = read_bounds([amount_as_typed(name, amount)])[name]
     assert amount * (1 - 1e-9) <= found <= amount * 1.011 + 1
 
 
@@ -99,10 +106,10 @@ def test_what_is_bounded_is_made_small_only_if_it_is_named(
 
 
 def test_over_is_by_how_much() -> None:
-    assert over({"loss": 9.0, "latency": 23.0, "memory": 5.0}, {"latency": 20.0, "memory": 5.0}) == {
+    assert excess_over({"loss": 9.0, "latency": 23.0, "memory": 5.0}, {"latency": 20.0, "memory": 5.0}) == {
         "latency": 3.0
     }
-    assert over({"loss": 9.0}, {"latency": 20.0}) == {}
+    assert excess_over({"loss": 9.0}, {"latency": 20.0}) == {}
 
 
 @cache

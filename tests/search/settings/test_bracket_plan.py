@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.settings.bracket_plan import ETA, plan_bracket, rungs_up_to, spent, tokens_for
+from search.settings.bracket_plan import ETA, plan_bracket, rungs_up_to, tokens_for, tokens_spent
 from space.input_error import InputError
 
 
@@ -65,7 +65,7 @@ def test_any_bracket_keeps_within_its_tokens(
     assert candidates == sorted(candidates, reverse=True)
     assert candidates[0] <= architectures
     assert candidates[-1] >= 1
-    assert spent(found.rung_tokens, found.rung_candidates) + found.reserve_tokens == tokens
+    assert tokens_spent(found.rung_tokens, found.rung_candidates) + found.reserve_tokens == tokens
     assert found.reserve_tokens >= tokens // 5
     assert list(found.rung_tokens) == rungs[: len(found.rung_tokens)]
     assert not every_rung or list(found.rung_tokens) == rungs

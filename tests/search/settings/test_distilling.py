@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from evaluators.distillation.states import Kind, Place
+from evaluators.distillation.states import StateKind, StatePlace
 from evaluators.distillation.targets.live import LiveTargets, TextTargets
 from search.settings.methods import check_states, loss_of, states_asked, states_of, targets_told
 from space.input_error import InputError
@@ -47,8 +47,8 @@ def test_states_are_matched_by_the_layers_of_both() -> None:
     assert states_of(run_config(), layered(4), layered(8)) is None
     found = states_of(run_config(states=("late", "embedding")), layered(4), layered(8))
     assert found is not None
-    assert found.of_student == [Place(Kind.BLOCK, 1), Place(Kind.EMBEDDING)]
-    assert found.of_teacher == [Place(Kind.BLOCK, 5), Place(Kind.EMBEDDING)]
+    assert found.of_student == [StatePlace(StateKind.BLOCK, 1), StatePlace(StateKind.EMBEDDING)]
+    assert found.of_teacher == [StatePlace(StateKind.BLOCK, 5), StatePlace(StateKind.EMBEDDING)]
 
 
 def test_a_class_without_a_list_of_blocks_is_refused() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.settings.command_line import load_preset, read_flags
-from search.settings.flag_rules import check, count_of
+from search.settings.flag_rules import check_flags, parse_count
 from search.settings.flags import Flags
 from space.input_error import InputError
 
@@ -217,18 +217,18 @@ def test_budgets_and_limits_are_read_before_anything_else(arguments: list[str], 
     ("text", "tokens"), [("64k", 64_000), ("1.5M", 1_500_000), ("2B", 2 * 10**9), ("7", 7), (" 8k ", 8000)]
 )
 def test_tokens_are_counted(text: str, tokens: int) -> None:
-    assert count_of(text, "--retrain-tokens") == tokens
+    assert parse_count(text, "--retrain-tokens") == tokens
 
 
 @pytest.mark.parametrize("text", ["", "0", "0.4", "-3", "1e5", "64 kilo", "10%", "k"])
 def test_no_number_of_tokens(text: str) -> None:
     with pytest.raises(InputError, match=r"^--flag takes numbers of tokens; .* is none\. Write 64k"):
-        count_of(text, "--flag")
+        parse_count(text, "--flag")
 
 
 @given(st.integers(1, 10**15))
 def test_plain_numbers_are_themselves(tokens: int) -> None:
-    assert count_of(str(tokens), "--flag") == tokens
+    assert parse_count(str(tokens), "--flag") == tokens
 
 
 @pytest.mark.parametrize("named", [["--preset", "{}"], ["--preset={}"]])
@@ -296,7 +296,7 @@ verbose = true
 quiet = false
 """
     flags = load_preset(preset(text, tmp_path))
-    check(flags)
+    check_flags(flags)
     assert (flags.budget, flags.rung_tokens, flags.retrain_tokens) == ("1000000", ("1000", "2k"), "4000")
     assert (flags.model, flags.revision, flags.benchmarks) == (("m",), ("r", "s"), ("quiz",))
     assert (flags.out, flags.retrain_baselines, flags.dtype) == (Path("o"), True, "bfloat16")

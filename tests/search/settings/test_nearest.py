@@ -10,44 +10,44 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from transformers import PretrainedConfig
 
-from search.planning.outcome import beginning
+from search.planning.messages import opening_line
 from search.planning.plan import plan
 from search.settings.flags import Flags
 from search.settings.resolution import Resolved, resolve
-from search.settings.teachers import AtHand, Phase, Training, nearest
+from search.settings.teachers import AvailableTeacher, Training, TrainingPhase, smallest_above
 from search.storage.run_directory import RunDirectory
 from space.counting.budget import Budget
 from space.input_error import InputError
 from tests.search.settings.test_phases import changed
 
 
-def at_hand(amount: int) -> AtHand:
+def at_hand(amount: int) -> AvailableTeacher:
     """A teacher that is known by its size alone."""
-    return AtHand(Training((Phase(f"of-{amount}", None),), PretrainedConfig()), amount)
+    return AvailableTeacher(Training((TrainingPhase(f"of-{amount}", None),), PretrainedConfig()), amount)
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, unique=True), st.integers(1, 1000))
 def test_it_is_the_smallest_above_the_band(amounts: list[int], budget: int) -> None:
     above = [amount for amount in amounts if amount > budget * 1.02]
     assume(above)
-    assert nearest([at_hand(amount) for amount in amounts], Budget(budget, 0.02)).amount == min(above)
+    assert smallest_above([at_hand(amount) for amount in amounts], Budget(budget, 0.02)).amount == min(above)
 
 
 def test_of_equal_ones_it_is_the_first() -> None:
     teachers = [at_hand(10), at_hand(10)]
-    assert nearest(teachers, Budget(5, 0.02)) is teachers[0]
+    assert smallest_above(teachers, Budget(5, 0.02)) is teachers[0]
 
 
 def test_a_teacher_within_the_band_is_not_above_it() -> None:
     """5% above 8.19B is 8.6B: an 8.27B is no teacher of it, a 15B is."""
     teachers = [at_hand(8_270_000_000), at_hand(15_630_000_000)]
-    assert nearest(teachers, Budget(8_190_000_000, 0.05)) is teachers[1]
-    assert nearest(teachers, Budget(4_190_000_000, 0.05)) is teachers[0]
+    assert smallest_above(teachers, Budget(8_190_000_000, 0.05)) is teachers[1]
+    assert smallest_above(teachers, Budget(4_190_000_000, 0.05)) is teachers[0]
 
 
 def test_a_budget_above_all_is_refused() -> None:
     with pytest.raises(InputError) as caught:
-        nearest([at_hand(2_000_000), at_hand(4_050_000)], Budget(4_000_000, 0.02))
+        smallest_above([at_hand(2_000_000), at_hand(4_050_000)], Budget(4_000_000, 0.02))
     assert str(caught.value) == (
         "A budget has to lie below one of the teachers at hand; 4,000,000 parameters ±2% was asked, and "
         "of-4050000 (4.05M), of-2000000 (2M) were named. Name a larger model with --model, or ask for less "
@@ -93,13 +93,13 @@ def test_the_nearest_groups_last_checkpoint_is_the_teacher(
 def test_the_choice_is_said(shelf: dict[str, str], tmp_path: Path) -> None:
     found = resolved(shelf, "large", "late", "small")
     others = f"{shelf['large']} (2.62M), {shelf['small']} (1.05M)"
-    said = beginning(found)
+    said = opening_line(found)
     assert said.startswith(
         f"{shelf['late']}: 1,837,184 parameters, the nearest above the budget; passed over: {others}; "
     )
     assert f"passed over     {others}\n" in str(plan(found, RunDirectory(tmp_path / "run")))
     alone = resolved(shelf, "late")
-    assert "passed over" not in beginning(alone) + str(plan(alone, RunDirectory(tmp_path / "run")))
+    assert "passed over" not in opening_line(alone) + str(plan(alone, RunDirectory(tmp_path / "run")))
     assert alone.config.passed_over == ()
 
 

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from evaluators.teacher import load_config
 from search.settings.flags import Flags
 from search.settings.resolution import resolve
-from search.settings.teachers import Phase, phases_of, trainings_of
+from search.settings.teachers import TrainingPhase, training_phases, trainings_of
 from space.input_error import InputError
 
 
@@ -25,10 +25,10 @@ def changed(config: Path, folder: Path, **fields: object) -> Path:
 
 
 def test_several_models_or_several_revisions() -> None:
-    assert phases_of(["a", "b"], []) == [Phase("a", None), Phase("b", None)]
-    assert phases_of(["a"], ["r", "s"]) == [Phase("a", "r"), Phase("a", "s")]
-    assert list(map(str, phases_of(["org/a"], ["r"]))) == ["org/a@r"]
-    assert list(map(str, phases_of(["org/a"], []))) == ["org/a"]
+    assert training_phases(["a", "b"], []) == [TrainingPhase("a", None), TrainingPhase("b", None)]
+    assert training_phases(["a"], ["r", "s"]) == [TrainingPhase("a", "r"), TrainingPhase("a", "s")]
+    assert list(map(str, training_phases(["org/a"], ["r"]))) == ["org/a@r"]
+    assert list(map(str, training_phases(["org/a"], []))) == ["org/a"]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_several_models_or_several_revisions() -> None:
 )
 def test_what_is_no_order_is_refused(models: list[str], revisions: list[str], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        phases_of(models, revisions)
+        training_phases(models, revisions)
     assert str(caught.value) == message
 
 
@@ -82,7 +82,7 @@ def test_another_architecture_is_another_training(
 ) -> None:
     other = changed(demo_config, tmp_path / "other", **fields)
     twin = Path(shutil.copytree(demo_config, tmp_path / "twin"))
-    one, two, three = (Phase(str(path), None) for path in (demo_config, other, twin))
+    one, two, three = (TrainingPhase(str(path), None) for path in (demo_config, other, twin))
     found = trainings_of([one, two, three], trust_remote_code=False)
     assert [training.phases for training in found] == [(one, three), (two,)]
     assert found[1].config.model_type == fields.get("model_type", "llama")
@@ -99,7 +99,7 @@ def test_revisions_of_one_model_have_one_architecture(
 
     monkeypatch.setattr("search.settings.teachers.load_config", of_revision)
     with pytest.raises(InputError) as caught:
-        trainings_of(phases_of(["org/a"], ["r", "s"]), trust_remote_code=False)
+        trainings_of(training_phases(["org/a"], ["r", "s"]), trust_remote_code=False)
     message = str(caught.value)
     assert message.startswith("Revisions of one model are checkpoints of one training, and have one arch")
     assert f"org/a@r {apart}, and org/a@s has " in message

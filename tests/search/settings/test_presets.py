@@ -9,7 +9,7 @@ import pytest
 
 from search.settings.command_line import load_preset, read_flags
 from search.settings.config import RunConfig
-from search.settings.flag_rules import check
+from search.settings.flag_rules import check_flags
 from search.settings.resolution import Resolved, resolve
 from search.settings.teachers import EMBEDDED
 from space.axes.architecture import Architecture
@@ -24,7 +24,7 @@ def resolved(name: str, model: Path) -> Resolved:
 
 @pytest.mark.parametrize("path", PRESETS, ids=[str(path.relative_to(STUDIES)) for path in PRESETS])
 def test_it_loads_and_keeps_every_rule(path: Path) -> None:
-    check(load_preset(path))
+    check_flags(load_preset(path))
     assert replace(read_flags([f"--preset={path}"]), preset=None) == load_preset(path)
 
 

@@ -11,7 +11,7 @@ from search.settings.bracket_plan import plan_bracket
 from search.settings.flags import Flags
 from search.settings.resolution import resolve
 from search.settings.scale import SCALES, search_tokens_of
-from search.storage.run_directory import write_whole
+from search.storage.run_directory import atomic_write
 from space.input_error import InputError
 from tests.evaluators.distillation.conftest import forget
 from tests.search.synthetic import run_config
@@ -57,7 +57,7 @@ def test_hours_are_turned_into_tokens_at_the_pace_of_the_device_once(tmp_path: P
     flags = Flags(search_hours=0.5)
     assert search_tokens_of(flags, SCALE, RUNGS, 10_000, tmp_path, pace) == 1_800_000
     begun = replace(run_config(), search_tokens=1_234_567, search_hours=0.5)
-    write_whole(tmp_path / "config.toml", begun.to_toml())
+    atomic_write(tmp_path / "config.toml", begun.to_toml())
     assert search_tokens_of(flags, SCALE, RUNGS, 10_000, tmp_path, pace) == 1_234_567
     assert len(measured) == 1, "a run that goes on keeps its tokens"
     assert search_tokens_of(Flags(search_hours=1.0), SCALE, RUNGS, 10_000, tmp_path, pace) == 3_600_000

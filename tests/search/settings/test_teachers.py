@@ -20,7 +20,7 @@ from search.settings.teachers import (
 from space.counting.budget import BudgetText, Measure
 from space.counting.counting import parameter_polynomial
 from space.input_error import InputError
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 from studies.demo.train import CONFIG
 
 
@@ -69,7 +69,7 @@ def test_the_ladder_rises() -> None:
 
 @pytest.mark.parametrize("known", LADDER, ids=[Path(known.id).name for known in LADDER])
 def test_every_known_teacher_has_the_size_stated(known: KnownTeacher) -> None:
-    axis_map = axis_map_of(CONFIGS[known.id])
+    axis_map = verified_axis_map(CONFIGS[known.id])
     assert parameter_polynomial(axis_map).of(axis_map.teacher) == known.parameters
 
 

@@ -10,9 +10,9 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from search.rungs.evaluation import BY_HAND, SEARCH
-from search.rungs.loop import Search, Task
+from search.rungs.loop import Search, SearchTask
 from search.rungs.rung import Rung
-from search.settings.costs import Costs, by_hand, workload_of
+from search.settings.costs import Costs, tried_architectures, workload_of
 from search.terminal.console import Console
 from space.axes.architecture import Architecture
 from space.enumeration.hand_made import baselines
@@ -33,7 +33,7 @@ HAND_MADE = baselines(demo_space(), demo_map().teacher)
 #: Not in the space: its neurons are no multiple of anything, nor is the row with its other sizes like it.
 ODD = replace(demo_space().architectures[5], mlp=demo_space().architectures[5].mlp + 3)
 #: Sizes of a free axis that no row has.
-OFF_GRID = by_hand(["hidden=108"], COSTS, demo_space(), {}, {})[0]
+OFF_GRID = tried_architectures(["hidden=108"], COSTS, demo_space(), {}, {})[0]
 
 
 def search(
@@ -41,7 +41,7 @@ def search(
 ) -> tuple[list[Rung], Evaluator]:
     config = run_config(**changes)
     rungs, evaluator = open_rungs_in(storage or InMemoryStorage(), config, demo_space()), Evaluator()
-    Search(Task(config, demo_space(), HAND_MADE, tries), rungs, evaluator, Console(quiet=True)).run()
+    Search(SearchTask(config, demo_space(), HAND_MADE, tries), rungs, evaluator, Console(quiet=True)).run()
     return rungs, evaluator
 
 
@@ -122,7 +122,7 @@ def test_the_whole_space_may_be_tried_beside_them() -> None:
 
 
 def test_each_is_taken_once_and_has_to_lie_within_the_bounds() -> None:
-    found = by_hand(["hidden=108", "hidden=108"], COSTS, demo_space(), {}, {})
+    found = tried_architectures(["hidden=108", "hidden=108"], COSTS, demo_space(), {}, {})
     assert found == [OFF_GRID]
     memory = COSTS.of(OFF_GRID, range(OFF_GRID.layers))["memory"]
     least = min(
@@ -130,8 +130,8 @@ def test_each_is_taken_once_and_has_to_lie_within_the_bounds() -> None:
         for one in demo_space().architectures
         if one.layers == OFF_GRID.layers
     )
-    assert by_hand(["hidden=108"], COSTS, demo_space(), {}, {"memory": memory}) == [OFF_GRID]
+    assert tried_architectures(["hidden=108"], COSTS, demo_space(), {}, {"memory": memory}) == [OFF_GRID]
     with pytest.raises(InputError) as caught:
-        by_hand(["hidden=108"], COSTS, demo_space(), {}, {"memory": least / 2})
+        tried_architectures(["hidden=108"], COSTS, demo_space(), {}, {"memory": least / 2})
     assert "with --try hidden=108 lie outside memory ≤ " in caught.value.values
     assert caught.value.remedy.startswith("Allow --max memory=")

@@ -11,11 +11,11 @@ from typing import Any, cast
 import pytest
 from transformers import LlamaConfig, Olmo2Config, PretrainedConfig
 
-from evaluators.distillation.loop import DivergenceError, Outcome
+from evaluators.distillation.loop import DistillationResult, DivergenceError
 from search.settings.flags import Flags
 from search.settings.resolution import Resolved, resolve
-from search.stages.preparation import contestants, try_out, variants_of
-from search.stages.workbench import BasisTrial, Tried, Workbench
+from search.stages.preparation import basis_candidates, score_in_basis, variants_of
+from search.stages.run_context import BasisScore, BasisTrial, RunContext
 from space.cutting.basis import BasisName
 from tests.search.synthetic import run_config
 
@@ -48,7 +48,7 @@ def resolved(tmp_path: Path) -> Callable[..., Resolved]:
 def test_a_head_of_its_own_costs_nothing_where_there_is_one(demo_config: Path) -> None:
     run = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
     assert run.config.basis == "auto"
-    tried = contestants(run)
+    tried = basis_candidates(run)
     assert [one.basis for one in tried] == ["coordinate"] * 3 + ["weighted"] * 3
     assert [one.origin for one in tried[:3]] == [one.origin for one in tried[3:]]
     assert [one.architecture for one in tried[:3]] == [one.architecture for one in tried[3:]]
@@ -58,7 +58,7 @@ def test_a_tied_teacher_spends_the_same_budget_in_either_basis(resolved: Callabl
     run = resolved(tied())
     variants = variants_of(run)
     assert list(variants) == ["coordinate", "weighted"]
-    tried = contestants(run)
+    tried = basis_candidates(run)
     assert len({one.origin for one in tried}) > 1
     totals = {
         basis: [variants[basis].space.parameters_of(one.architecture) for one in tried if one.basis == basis]
@@ -98,7 +98,7 @@ def test_where_nothing_is_open_nothing_is_tried(
 ) -> None:
     run = resolved(config, **flags)
     assert (run.config.basis, run.basis, run.turned) == ("coordinate", BasisName.COORDINATE, None)
-    assert contestants(run) == []
+    assert basis_candidates(run) == []
 
 
 def test_a_basis_that_is_named_is_taken(resolved: Callable[..., Resolved]) -> None:
@@ -106,7 +106,7 @@ def test_a_basis_that_is_named_is_taken(resolved: Callable[..., Resolved]) -> No
     assert (run.config.basis, run.basis, run.turned) == ("principal", BasisName.PRINCIPAL, None)
 
 
-def bench(run: Resolved, train: Callable[..., Any]) -> Workbench:
+def context(run: Resolved, train: Callable[..., Any]) -> RunContext:
     whole = {
         "config": run_config(objectives=("loss",)),
         "space": run.space,
@@ -115,32 +115,34 @@ def bench(run: Resolved, train: Callable[..., Any]) -> Workbench:
         "train": train,
         "targets": None,
     }
-    return cast(Workbench, SimpleNamespace(**whole))
+    return cast(RunContext, SimpleNamespace(**whole))
 
 
 def test_the_loss_at_the_end_counts_and_a_failure_is_no_loss(demo_config: Path) -> None:
     run = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
-    contestant = contestants(run)[0]
+    contestant = basis_candidates(run)[0]
 
-    def trains(*_: Any, **__: Any) -> Outcome:
-        return Outcome(1000, [(500, 3.5), (1000, 3.0)], 1.0)
+    def trains(*_: Any, **__: Any) -> DistillationResult:
+        return DistillationResult(1000, [(500, 3.5), (1000, 3.0)], 1.0)
 
-    def diverges(*_: Any, **__: Any) -> Outcome:
+    def diverges(*_: Any, **__: Any) -> DistillationResult:
         raise DivergenceError("the loss is nan at step 3")
 
     parameters = run.space.parameters_of(contestant.architecture)
     label = contestant.architecture.label
-    expected = Tried("coordinate", "uniform", label, parameters, 3.0)
-    assert try_out(contestant, bench(run, trains), lambda tokens: None) == expected
-    assert try_out(contestant, bench(run, diverges), lambda tokens: None) == replace(expected, loss=None)
+    expected = BasisScore("coordinate", "uniform", label, parameters, 3.0)
+    assert score_in_basis(contestant, context(run, trains), lambda tokens: None) == expected
+    assert score_in_basis(contestant, context(run, diverges), lambda tokens: None) == replace(
+        expected, loss=None
+    )
 
 
 class TestTheTrial:
     TRIED = (
-        Tried("coordinate", "uniform", "a", 100, 3.25),
-        Tried("coordinate", "depth", "b", 100, 3.0),
-        Tried("weighted", "uniform", "c", 100, None),
-        Tried("weighted", "depth", "d", 100, 2.5),
+        BasisScore("coordinate", "uniform", "a", 100, 3.25),
+        BasisScore("coordinate", "depth", "b", 100, 3.0),
+        BasisScore("weighted", "uniform", "c", 100, None),
+        BasisScore("weighted", "depth", "d", 100, 2.5),
     )
 
     def test_the_best_student_decides(self) -> None:
@@ -156,7 +158,7 @@ class TestTheTrial:
         )
 
     @pytest.mark.parametrize("tried", [(), (TRIED[2],)])
-    def test_where_no_student_could_be_trained_it_says_so(self, tried: tuple[Tried, ...]) -> None:
+    def test_where_no_student_could_be_trained_it_says_so(self, tried: tuple[BasisScore, ...]) -> None:
         trial = BasisTrial(1000, tried)
         assert trial.basis == (tried[0].basis if tried else "coordinate")
         assert trial.reason == (

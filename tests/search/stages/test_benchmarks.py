@@ -16,7 +16,7 @@ from evaluators.metrics.benchmarks import Score, Task
 from search.rungs.evaluation import Retrained
 from search.stages import benchmarks
 from search.stages.benchmarks import Result, run_benchmarks
-from search.stages.workbench import Workbench
+from search.stages.run_context import RunContext
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import Console
 from space.axes.architecture import Architecture
@@ -50,14 +50,14 @@ def run(
     """With the teacher, two models, one of them in two lists, and random weights that were not kept."""
     teacher = SimpleNamespace(model=SimpleNamespace(name="teacher"), tokenizer=None, fingerprint=fingerprint)
     config = run_config(benchmarks=tuple(SCORES))
-    bench = cast(Workbench, SimpleNamespace(config=config, teacher=teacher, directory=folder))
+    context = cast(RunContext, SimpleNamespace(config=config, teacher=teacher, directory=folder))
     monkeypatch.setattr(benchmarks, "tasks_of", lambda names: [Task(name) for name in names])
     monkeypatch.setattr(benchmarks, "benchmark", harness)
     monkeypatch.setattr(
         benchmarks, "reload", lambda _, path: SimpleNamespace(name=str(path.relative_to(folder)))
     )
     models = [retrained(path) for path in ("models/a", "models/b", "models/a", None)]
-    return run_benchmarks(bench, models, RunDirectory(folder), Console(quiet=True))
+    return run_benchmarks(context, models, RunDirectory(folder), Console(quiet=True))
 
 
 def everything() -> Asked:
@@ -99,7 +99,7 @@ def test_a_failure_is_recorded_and_tried_again_another_time(
     found = run(tmp_path, harness, monkeypatch)
     assert harness.asked == everything(), "what comes after it is done all the same"
     assert found["teacher"]["quiz"] == Result(None, "no such field")
-    assert found["teacher"]["quiz"].told() == {
+    assert found["teacher"]["quiz"].as_dict() == {
         "metric": None,
         "value": None,
         "error": None,

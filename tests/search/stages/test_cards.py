@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from evaluators.teacher import Teacher
 from search.stages.model_card import write_cards
-from search.stages.provenance import Dataset, keep_provenance, read_provenance
+from search.stages.provenance import Dataset, read_provenance, save_provenance
 from tests.search.report.sample import sample_summary
 from tests.search.report.variants import VARIANTS
 
@@ -33,7 +33,7 @@ def run_of(teacher: Teacher, folder: Path, data: str = "org/text@v2:part") -> tu
     for entry in (*summary["promoted"], *summary["baselines"]):
         if entry["path"]:
             (folder / entry["path"]).mkdir(parents=True)
-    keep_provenance(teacher, data, folder)
+    save_provenance(teacher, data, folder)
     return folder, summary
 
 

@@ -9,8 +9,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from evaluators.corpus.corpus import Corpus
-from search.stages.inspection import Continuation, Prompts, continuations_of, prompts_of
-from tests.contracts.tiny import vouched
+from search.stages.inspection import Prompts, TextSample, prompts_of, sample_texts
+from tests.contracts.tiny import verified
 
 BLOCK = 64
 
@@ -76,7 +76,7 @@ def test_a_text_ends_where_the_model_ends_it(
     tokens = [0 if letter == "\0" else byte_tokenizer(letter)["input_ids"][0] for letter in made]
     prompts = Prompts(([0, *byte_tokenizer("ab")["input_ids"]],), ("ab",), 48)
     model: Any = Repeats(tokens, eos)
-    assert continuations_of(model, byte_tokenizer, prompts) == [Continuation("xyz", ended=True)]
+    assert sample_texts(model, byte_tokenizer, prompts) == [TextSample("xyz", ended=True)]
     [settings] = model.asked
     assert settings.do_sample is False
     assert settings.use_cache is True
@@ -86,8 +86,8 @@ def test_half_of_a_letter_is_no_reason_to_repeat_the_prompt(byte_tokenizer: PreT
     umlaut = byte_tokenizer("ä")["input_ids"]
     prompts = Prompts(([0, umlaut[0]],), ("\ufffd",), 2)
     model: Any = Repeats([umlaut[1], *byte_tokenizer("b")["input_ids"]])
-    [found] = continuations_of(model, byte_tokenizer, prompts)
-    assert found == Continuation("\ufffdb", ended=False)
+    [found] = sample_texts(model, byte_tokenizer, prompts)
+    assert found == TextSample("\ufffdb", ended=False)
 
 
 def test_greedy_is_the_likeliest_token_each_time(byte_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -106,14 +106,14 @@ def test_greedy_is_the_likeliest_token_each_time(byte_tokenizer: PreTrainedToken
             tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
     assert 0 not in tokens[3:]
     wanted = str(byte_tokenizer.decode(tokens[1:])).removeprefix(prompts.texts[0])
-    assert continuations_of(model, byte_tokenizer, prompts) == [Continuation(wanted, ended=False)]
+    assert sample_texts(model, byte_tokenizer, prompts) == [TextSample(wanted, ended=False)]
     assert model.generation_config.repetition_penalty == 9.0, "the model's own settings stay"
 
 
 @pytest.mark.parametrize("case", ["llama-tied-biases", "gpt2", "bloom", "lfm2"])
 def test_any_class_writes(case: str, byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    model = vouched(case).model
+    model = verified(case).model
     prompts = Prompts(([1, 5, 7], [2, 9]), ("x", "y"), 5)
-    found = continuations_of(model, byte_tokenizer, prompts)
+    found = sample_texts(model, byte_tokenizer, prompts)
     assert len(found) == 2
     assert all(one.ended or one.text for one in found)

@@ -13,7 +13,7 @@ from evaluators.corpus.corpus import Corpus
 from evaluators.distillation.loop import DivergenceError
 from evaluators.metrics.loss import validation_loss
 from evaluators.teacher import Teacher, load_teacher
-from search.stages.correction import Correction, corrected
+from search.stages.correction import Correction, correct_if_asked
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import Console
 from space.input_error import InputError
@@ -40,7 +40,7 @@ def run(
 ) -> tuple[Teacher, Correction | None, Console]:
     console = Console(quiet=True)
     console.forecast.planned["correct"] = config.teacher_correction
-    teacher, done = corrected(config, teacher_in(tiny_teacher), corpus, RunDirectory(folder), console)
+    teacher, done = correct_if_asked(config, teacher_in(tiny_teacher), corpus, RunDirectory(folder), console)
     return teacher, done, console
 
 

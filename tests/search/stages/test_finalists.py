@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.rungs.bracket import best_first
-from search.rungs.evaluation import SEARCH, Evaluation, Record
+from search.rungs.evaluation import SEARCH, Evaluation, FinishedTrial
 from search.stages.retraining import promoted_of
 from tests.search.synthetic import demo_space, run_config
 
@@ -14,9 +14,11 @@ SPACE = demo_space().architectures
 POINTS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=20)
 
 
-def records(points: list[tuple[int, int]]) -> list[Record]:
+def records(points: list[tuple[int, int]]) -> list[FinishedTrial]:
     return [
-        Record(1, place, SPACE[place], SEARCH, Evaluation({"loss": float(x), "latency": float(y)}), None)
+        FinishedTrial(
+            1, place, SPACE[place], SEARCH, Evaluation({"loss": float(x), "latency": float(y)}), None
+        )
         for place, (x, y) in enumerate(points)
     ]
 

@@ -18,7 +18,7 @@ from evaluators.importance.moments import gather_moments
 from evaluators.importance.rank import rank
 from evaluators.teacher import Teacher
 from search.settings.resolution import Resolved
-from search.stages.importance import ranked, repair_of
+from search.stages.importance import load_or_rank, repair_of
 from search.terminal.console import Console
 from space.axes.architecture import Axis
 from space.counting.budget import Budget
@@ -99,7 +99,7 @@ def test_scores_and_moments_come_from_one_pass(teacher: Teacher, corpus: Corpus,
     plain = rank(teacher.model, run.axis_map, CALIBRATION, "")
     seen = forwards(teacher)
     places = (tmp_path / "ranking.safetensors", tmp_path / "moments.safetensors")
-    ranking = ranked(run, teacher, corpus, [places[0]], places[1], console)
+    ranking = load_or_rank(run, teacher, corpus, [places[0]], places[1], console)
     repair = repair_of(run, teacher, corpus, ranking, places[1], console)
     assert len(seen) == 1, "60 tokens are one batch"
     assert repair.least_squares
@@ -115,7 +115,7 @@ def test_what_was_made_is_not_made_again(teacher: Teacher, corpus: Corpus, tmp_p
     places = (tmp_path / "ranking.safetensors", tmp_path / "moments.safetensors")
     for again in (False, True):
         seen = forwards(teacher)
-        ranking = ranked(run, teacher, corpus, [places[0]], places[1], cast(Console, quiet))
+        ranking = load_or_rank(run, teacher, corpus, [places[0]], places[1], cast(Console, quiet))
         repair = repair_of(run, teacher, corpus, ranking, places[1], cast(Console, quiet))
         assert repair.norm_scale
         assert (seen == []) is again
@@ -123,7 +123,7 @@ def test_what_was_made_is_not_made_again(teacher: Teacher, corpus: Corpus, tmp_p
     other = replace(run.config, rounds_order="width-depth")
     another = cast(Resolved, SimpleNamespace(**{**vars(run), "config": other}))
     seen = forwards(teacher)
-    found = ranked(another, teacher, corpus, [places[0]], places[1], cast(Console, quiet))
+    found = load_or_rank(another, teacher, corpus, [places[0]], places[1], cast(Console, quiet))
     assert seen, "another order of rounds is another ranking"
     assert "width then depth" in found.method
 
@@ -132,7 +132,7 @@ def test_no_repair_needs_no_moments(teacher: Teacher, corpus: Corpus, tmp_path: 
     path, console = tmp_path / "moments.safetensors", cast(Console, Quiet())
     for names in ((), ("head-residual",)):
         run = variant(repair=names)
-        ranking = ranked(run, teacher, corpus, [tmp_path / "ranking"], path, console)
+        ranking = load_or_rank(run, teacher, corpus, [tmp_path / "ranking"], path, console)
         repair = repair_of(run, teacher, corpus, ranking, path, console)
         assert repair.moments is None
         assert bool(repair.heads) is bool(names)

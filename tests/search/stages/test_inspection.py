@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 from evaluators.corpus.corpus import Corpus
 from search.rungs.evaluation import Retrained
 from search.stages import inspection
-from search.stages.inspection import Breakdown, Continuation, Inspection, LatencyBreakdown, inspect
-from search.stages.workbench import Workbench
+from search.stages.inspection import Breakdown, Inspection, LatencyBreakdown, TextSample, inspect
+from search.stages.run_context import RunContext
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import Console
 from space.axes.architecture import Architecture
@@ -47,7 +47,7 @@ class Looker:
             tokenizer=self.tokenizer,
             fingerprint=fingerprint,
         )
-        bench = SimpleNamespace(
+        context = SimpleNamespace(
             teacher=teacher,
             directory=self.folder,
             corpus=Corpus("text", tokens[:0], tokens[:0], tokens, 1, text),
@@ -62,12 +62,12 @@ class Looker:
             patch.setattr(inspection, "continuations_of", self._write)
             patch.setattr(inspection, "breakdown_of", self._take_apart)
             console = Console(quiet=True)
-            return inspect(cast(Workbench, bench), models, RunDirectory(self.folder), console)
+            return inspect(cast(RunContext, context), models, RunDirectory(self.folder), console)
 
-    def _write(self, model: Any, *_: Any) -> list[Continuation]:
+    def _write(self, model: Any, *_: Any) -> list[TextSample]:
         if (error := self.fails(model.name)) is not None:
             raise error
-        return [Continuation(model.name, ended=False)]
+        return [TextSample(model.name, ended=False)]
 
     def _take_apart(self, _: Any, model: Any, kept: list[int]) -> Breakdown:
         self.looked[model.name] = kept

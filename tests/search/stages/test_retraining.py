@@ -17,20 +17,20 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from evaluators.distillation import checkpoint
-from evaluators.distillation.loop import DivergenceError, Outcome, Watch, distil
+from evaluators.distillation.loop import DistillationResult, DivergenceError, TrainingMonitor, distil
 from search.stages import retraining
-from search.stages.retraining import Assignment, finished, retrain
-from search.stages.workbench import Workbench
+from search.stages.retraining import RetrainingJob, finished, retrain
+from search.stages.run_context import RunContext
 from space.axes.architecture import Architecture
 from tests.evaluators.distillation.conftest import forget
 from tests.evaluators.distillation.training import Recorded, loss_of, schedule
 from tests.evaluators.tiny_models import same_weights, tiny_student
 
-ASSIGNMENT = Assignment(Architecture(64, 128, 4, 2, 5), "search", 1)
+ASSIGNMENT = RetrainingJob(Architecture(64, 128, 4, 2, 5), "search", 1)
 
 
-def empty_bench(folder: Path) -> Workbench:
-    return cast(Workbench, SimpleNamespace(directory=folder, config=SimpleNamespace(retrain_tokens=1000)))
+def empty_bench(folder: Path) -> RunContext:
+    return cast(RunContext, SimpleNamespace(directory=folder, config=SimpleNamespace(retrain_tokens=1000)))
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,11 @@ def test_a_failure_is_recorded_and_not_tried_again(
         raise error
 
     monkeypatch.setattr(retraining, "_retrain", fails)
-    bench = empty_bench(tmp_path)
-    assert finished(bench, ASSIGNMENT) is None
-    result = retrain(bench, ASSIGNMENT, lambda tokens: None)
+    context = empty_bench(tmp_path)
+    assert finished(context, ASSIGNMENT) is None
+    result = retrain(context, ASSIGNMENT, lambda tokens: None)
     assert (result.loss, result.path, result.failure) == (None, None, str(error))
-    assert finished(bench, ASSIGNMENT) == result
+    assert finished(context, ASSIGNMENT) == result
 
 
 def test_any_other_error_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,10 +55,10 @@ def test_any_other_error_is_no_result(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError("disk")
 
     monkeypatch.setattr(retraining, "_retrain", fails)
-    bench = empty_bench(tmp_path)
+    context = empty_bench(tmp_path)
     with pytest.raises(OSError, match="disk"):
-        retrain(bench, ASSIGNMENT, lambda tokens: None)
-    assert finished(bench, ASSIGNMENT) is None
+        retrain(context, ASSIGNMENT, lambda tokens: None)
+    assert finished(context, ASSIGNMENT) is None
 
 
 # With a student that is trained
@@ -96,8 +96,8 @@ class Bench:
         advance: Callable[[int], None],
         validations: int,
         checkpointing: Any,
-    ) -> Outcome:
-        watch = Watch(validate=self.validate, times=4, advance=advance)
+    ) -> DistillationResult:
+        watch = TrainingMonitor(validate=self.validate, times=4, advance=advance)
         assert validations == 6
         return distil(student, targets, schedule(), Accelerator(cpu=True), watch, checkpointing)
 
@@ -106,8 +106,8 @@ class Bench:
 def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[PreTrainedModel]]:
     """The models that are written."""
     models: list[PreTrainedModel] = []
-    monkeypatch.setattr(retraining, "write_model", lambda bench, student, path: models.append(student))
-    monkeypatch.setattr(retraining, "reload", lambda bench, path: models[-1])
+    monkeypatch.setattr(retraining, "write_model", lambda context, student, path: models.append(student))
+    monkeypatch.setattr(retraining, "reload", lambda context, path: models[-1])
     forget()
     yield models
     forget()
@@ -120,21 +120,21 @@ def files(folder: Path) -> list[str]:
 def test_the_best_weights_are_written_and_nothing_else_is_left(
     tmp_path: Path, written: list[PreTrainedModel]
 ) -> None:
-    bench = Bench(tmp_path, [3.0, 2.0, 2.1, 2.05])
-    result = retrain(cast(Workbench, bench), ASSIGNMENT, lambda tokens: None)
-    assert same_weights(written[0], bench.seen[1])
+    context = Bench(tmp_path, [3.0, 2.0, 2.1, 2.05])
+    result = retrain(cast(RunContext, context), ASSIGNMENT, lambda tokens: None)
+    assert same_weights(written[0], context.seen[1])
     assert result.note == "the weights are those after 96 tokens"
     assert result.loss == loss_of(written[0])
     assert [loss for _, loss in result.curve] == [3.0, 2.0, 2.1, 2.05]
     assert result.failure is None
     assert files(tmp_path) == [f"{ASSIGNMENT.key}.json"]
-    assert finished(cast(Workbench, bench), ASSIGNMENT) == result
+    assert finished(cast(RunContext, context), ASSIGNMENT) == result
 
 
 def test_an_early_end_is_no_failure(tmp_path: Path, written: list[PreTrainedModel]) -> None:
-    bench = Bench(tmp_path, [2.0, math.nan])
-    result = retrain(cast(Workbench, bench), ASSIGNMENT, lambda tokens: None)
-    assert same_weights(written[0], bench.seen[0])
+    context = Bench(tmp_path, [2.0, math.nan])
+    result = retrain(cast(RunContext, context), ASSIGNMENT, lambda tokens: None)
+    assert same_weights(written[0], context.seen[0])
     assert result.curve == [(48, 2.0)], "a curve has numbers alone"
     assert result.tokens == 96
     assert result.failure is None
@@ -144,13 +144,13 @@ def test_an_early_end_is_no_failure(tmp_path: Path, written: list[PreTrainedMode
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path, written: list[PreTrainedModel]) -> None:
     """Killed after the result was written, before its files were removed."""
-    bench = cast(Workbench, Bench(tmp_path))
-    result = retrain(bench, ASSIGNMENT, lambda tokens: None)
-    saving = retraining._checkpointing(bench, ASSIGNMENT)
+    context = cast(RunContext, Bench(tmp_path))
+    result = retrain(context, ASSIGNMENT, lambda tokens: None)
+    saving = retraining._checkpointing(context, ASSIGNMENT)
     assert saving.best is not None
     for path in (saving.path, saving.best):
         path.write_bytes(b"of no use")
-    assert finished(bench, ASSIGNMENT) == result
+    assert finished(context, ASSIGNMENT) == result
     assert files(tmp_path) == [f"{ASSIGNMENT.key}.json"]
 
 
@@ -166,13 +166,13 @@ def test_on_a_full_disk_it_goes_on_after_space_is_made(
         save(*arguments, **keywords)
 
     monkeypatch.setattr(checkpoint, "save_file", save_or_not)
-    bench = Bench(tmp_path, [4.0, 3.0, 3.1, 3.1])
+    context = Bench(tmp_path, [4.0, 3.0, 3.1, 3.1])
     with pytest.raises(OSError, match="No space left"):
-        retrain(cast(Workbench, bench), ASSIGNMENT, lambda tokens: None)
-    assert finished(cast(Workbench, bench), ASSIGNMENT) is None
+        retrain(cast(RunContext, context), ASSIGNMENT, lambda tokens: None)
+    assert finished(cast(RunContext, context), ASSIGNMENT) is None
     assert len(files(tmp_path)) == 2
     again = Bench(tmp_path, [4.0, 3.0, 3.1, 3.1])
-    result = retrain(cast(Workbench, again), ASSIGNMENT, lambda tokens: None)
+    result = retrain(cast(RunContext, again), ASSIGNMENT, lambda tokens: None)
     assert same_weights(written[0], again.seen[1])
     assert [loss for _, loss in result.curve] == [4.0, 3.0, 3.1, 3.1]
     assert files(tmp_path) == [f"{ASSIGNMENT.key}.json"]

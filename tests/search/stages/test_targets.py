@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from evaluators.corpus.corpus import Corpus
 from evaluators.distillation.targets.batch import FormName, Targets
 from evaluators.distillation.targets.cached import CachedTargets
-from evaluators.distillation.targets.choice import Setting, size_text
+from evaluators.distillation.targets.choice import TargetsSetting, size_text
 from evaluators.distillation.targets.live import Hidden, LiveTargets, TextTargets
 from evaluators.distillation.targets.sparse import Sampled, TopK
 from evaluators.teacher import Teacher
@@ -32,7 +32,7 @@ from tests.search.synthetic import run_config
 
 GB = 10**9
 #: 16 blocks, of which the rungs read 4; hidden states of all are 4.4 MB.
-SETTING = Setting(
+SETTING = TargetsSetting(
     tokens=2048, block=128, vocabulary=1024, width=1024, student=10**8, teacher=10**8, every_logit=False
 )
 ALL, SHORT = SETTING.bytes_of(FormName.HIDDEN), replace(SETTING, tokens=512).bytes_of(FormName.HIDDEN)

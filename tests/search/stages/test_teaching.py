@@ -22,12 +22,12 @@ from search.settings.resolution import Resolved
 from search.stages.targets import places_of, setting_of, targets_of, teaching_model
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import Console
-from search.training.training import Lesson, Trainer
+from search.training.training import Trainer, TrainingJob
 from space.axes.axis_map import AxisMap
 from space.counting.budget import Budget
 from space.enumeration.enumeration import enumerate_space
 from space.input_error import InputError
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 from tests.search.synthetic import run_config
 
 
@@ -51,7 +51,7 @@ def load(path: Path) -> Teacher:
 
 
 def map_of(path: Path) -> AxisMap:
-    return axis_map_of(LlamaConfig.from_pretrained(path))
+    return verified_axis_map(LlamaConfig.from_pretrained(path))
 
 
 def resolved(config: RunConfig, teacher: Path, teaching: Path) -> Resolved:
@@ -117,7 +117,7 @@ def test_a_student_is_compared_with_the_layers_of_the_model_that_teaches(
     wanted = config_of(tiny_teacher, original, states=("late",))
     trainer = Trainer(wanted, LlamaForCausalLM(config), torch.zeros(1, 32), cast(Any, None))
     student = AutoModelForCausalLM.from_pretrained(tiny_teacher)
-    trainer.train(student, cast(Any, None), Lesson(64, 1), lambda _: None)
+    trainer.train(student, cast(Any, None), TrainingJob(64, 1), lambda _: None)
     assert [(str(pair.student), str(pair.teacher)) for pair in asked[0].pairs] == [("block-0", "block-2")]
 
 

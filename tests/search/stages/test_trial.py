@@ -10,19 +10,19 @@ from typing import Any, cast
 import pytest
 import torch
 
-from evaluators.distillation.loop import DivergenceError, Outcome
+from evaluators.distillation.loop import DistillationResult, DivergenceError
 from evaluators.metrics.latency import Latency
 from search.rungs.evaluation import CandidateError
-from search.stages.trial import evaluate
-from search.stages.workbench import Workbench
+from search.stages.run_context import RunContext
+from search.stages.trial import evaluate_candidate
 from tests.search.synthetic import demo_space, run_config
 
 ARCHITECTURE = demo_space().architectures[0]
 COSTS = {"parameters": 9.0, "memory": 8.0, "flops": 7.0}
 
 
-def bench(**parts: Any) -> Workbench:
-    """A bench on which a candidate passes, but for the parts that are given."""
+def context(**parts: Any) -> RunContext:
+    """A context on which a candidate passes, but for the parts that are given."""
     curve = [(1000, 2.5), (2000, 2.25)]
     whole = {
         "config": run_config(),
@@ -30,14 +30,14 @@ def bench(**parts: Any) -> Workbench:
         "costs": lambda architecture: COSTS,
         "latency": lambda student: Latency(prefill_ms=4.0, decode_ms_per_token=0.5, answer=32),
         "loss": lambda student: 3.5,
-        "train": lambda student, tokens, *_, **__: Outcome(tokens, curve, 1.5),
+        "train": lambda student, tokens, *_, **__: DistillationResult(tokens, curve, 1.5),
         "targets": None,
     }
-    return cast(Workbench, SimpleNamespace(**whole | parts))
+    return cast(RunContext, SimpleNamespace(**whole | parts))
 
 
-def score(one: Workbench, rung: int) -> Any:
-    return evaluate(one, ARCHITECTURE, rung, lambda tokens: None)
+def score(one: RunContext, rung: int) -> Any:
+    return evaluate_candidate(one, ARCHITECTURE, rung, lambda tokens: None)
 
 
 def raising(error: BaseException) -> Callable[..., Any]:
@@ -48,21 +48,21 @@ def raising(error: BaseException) -> Callable[..., Any]:
 
 
 def test_rung_0_is_the_loss_straight_after_pruning() -> None:
-    found = score(bench(train=raising(AssertionError("nothing is trained"))), 0)
+    found = score(context(train=raising(AssertionError("nothing is trained"))), 0)
     assert found.values == {**COSTS, "latency": 4.0 + 32 * 0.5, "loss": 3.5}
     assert (found.tokens, found.curve, found.seconds) == (0, [], 0.0)
     assert found.details == {"prefill_ms": 4.0, "decode_ms_per_token": 0.5}
 
 
 def test_a_later_rung_is_the_last_loss_of_its_distillation() -> None:
-    found = score(bench(loss=raising(AssertionError("the curve has it"))), 2)
+    found = score(context(loss=raising(AssertionError("the curve has it"))), 2)
     assert found.values["loss"] == 2.25
     assert (found.tokens, found.seconds) == (2000, 1.5), "the tokens of rung 2"
     assert found.curve == [(1000, 2.5), (2000, 2.25)]
 
 
 def test_latency_is_measured_only_if_it_is_an_objective() -> None:
-    one = bench(config=run_config(objectives=("loss",)), latency=raising(AssertionError("not asked")))
+    one = context(config=run_config(objectives=("loss",)), latency=raising(AssertionError("not asked")))
     assert "latency" not in score(one, 0).values
 
 
@@ -79,15 +79,15 @@ def test_latency_is_measured_only_if_it_is_an_objective() -> None:
 @pytest.mark.parametrize("part", ["extract", "train"])
 def test_a_candidate_s_fault_has_a_reason(part: str, error: Exception, reason: str) -> None:
     with pytest.raises(CandidateError) as caught:
-        score(bench(**{part: raising(error)}), 1)
+        score(context(**{part: raising(error)}), 1)
     assert str(caught.value) == reason
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 @pytest.mark.parametrize("rung", [0, 1])
 def test_a_loss_that_is_no_number_is_a_failure(rung: int, loss: float) -> None:
-    outcome = Outcome(1000, [(1000, loss)], 1.0)
-    one = bench(loss=lambda student: loss, train=lambda *_, **__: outcome)
+    outcome = DistillationResult(1000, [(1000, loss)], 1.0)
+    one = context(loss=lambda student: loss, train=lambda *_, **__: outcome)
     with pytest.raises(CandidateError, match=rf"^diverged: the validation loss is {loss}$"):
         score(one, rung)
 
@@ -97,4 +97,4 @@ def test_a_loss_that_is_no_number_is_a_failure(rung: int, loss: float) -> None:
 )
 def test_anything_else_ends_the_run(error: BaseException) -> None:
     with pytest.raises(type(error)):
-        score(bench(extract=raising(error)), 0)
+        score(context(extract=raising(error)), 0)

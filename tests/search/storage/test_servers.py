@@ -18,8 +18,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 from sqlalchemy import Engine, event
 
-from search.rungs.evaluation import Evaluation, Record
-from search.storage.reconnecting import Reconnecting
+from search.rungs.evaluation import Evaluation, FinishedTrial
+from search.storage.retry import ReconnectingStorage
 from search.storage.storage import open_storage
 from space.axes.architecture import Architecture
 from space.input_error import InputError
@@ -38,14 +38,14 @@ NOWHERE = Path("nowhere")
 
 
 @pytest.fixture(scope="module")
-def undisturbed() -> list[Record]:
+def undisturbed() -> list[FinishedTrial]:
     """What a search in memory finds."""
     search = make_search(CONFIG, demo_space())
     search.run()
     return records_of(search.rungs)
 
 
-def searched(storage: BaseStorage, evaluator: Evaluator | None = None) -> list[Record]:
+def searched(storage: BaseStorage, evaluator: Evaluator | None = None) -> list[FinishedTrial]:
     """What a search finds; every trial of it is complete."""
     rungs = open_rungs_in(storage, CONFIG, demo_space())
     make_search(CONFIG, demo_space(), rungs, evaluator).run()
@@ -79,7 +79,7 @@ class Storms(Evaluator):
         time.sleep(self.rng.uniform(0, 0.05))
         self.storm(self.rng)
 
-    def survived(self, storage: BaseStorage) -> list[Record]:
+    def survived(self, storage: BaseStorage) -> list[FinishedTrial]:
         """What a search finds."""
         try:
             found = searched(storage, self)
@@ -90,23 +90,23 @@ class Storms(Evaluator):
         return found
 
 
-def test_a_search_on_postgresql(database: str, undisturbed: list[Record]) -> None:
+def test_a_search_on_postgresql(database: str, undisturbed: list[FinishedTrial]) -> None:
     assert searched(open_storage(database, NOWHERE)) == undisturbed
     assert searched(open_storage(database, NOWHERE)) == undisturbed, "it is all there"
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_postgresql_stops_and_starts_in_the_middle(
-    seed: int, postgresql: PostgreSQL, database: str, undisturbed: list[Record]
+    seed: int, postgresql: PostgreSQL, database: str, undisturbed: list[FinishedTrial]
 ) -> None:
     storms = Storms(postgresql.stop_for_a_while, seed)
     assert storms.survived(open_storage(database, NOWHERE)) == undisturbed
 
 
 def test_a_server_that_stays_away_ends_the_run_and_the_next_one_goes_on(
-    postgresql: PostgreSQL, database: str, undisturbed: list[Record]
+    postgresql: PostgreSQL, database: str, undisturbed: list[FinishedTrial]
 ) -> None:
-    storage = cast(Reconnecting, open_storage(database, NOWHERE))
+    storage = cast(ReconnectingStorage, open_storage(database, NOWHERE))
     storage.patience.seconds = 1.0
     storms = Storms(lambda rng: postgresql.stop(), 0)
     storms.at = {6}
@@ -207,14 +207,14 @@ def proxy(database: str) -> Iterator[Proxy]:
 
 
 def test_a_search_through_the_proxy(
-    proxy: Proxy, postgresql: PostgreSQL, database: str, undisturbed: list[Record]
+    proxy: Proxy, postgresql: PostgreSQL, database: str, undisturbed: list[FinishedTrial]
 ) -> None:
     storage = open_storage(f"grpc://127.0.0.1:{proxy.port}", NOWHERE)
     assert Storms(postgresql.stop_for_a_while, 0).survived(storage) == undisturbed
     assert searched(open_storage(database, NOWHERE)) == undisturbed
 
 
-def test_a_proxy_that_is_killed_and_started_again(proxy: Proxy, undisturbed: list[Record]) -> None:
+def test_a_proxy_that_is_killed_and_started_again(proxy: Proxy, undisturbed: list[FinishedTrial]) -> None:
     def restart(rng: random.Random) -> None:
         proxy.stop()
         proxy.start()

@@ -85,10 +85,10 @@ def test_whoever_waits_says_so(tmp_path: Path) -> None:
         said.append(text)
         first.__exit__(None, None, None)
 
-    first = one.patient("ranking", say)
+    first = one.exclusive_or_wait("ranking", say)
     first.__enter__()
     assert said == []
-    with other.patient("ranking", say):
+    with other.exclusive_or_wait("ranking", say):
         assert said == ["another worker is at the ranking; waiting for it"]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from search.terminal.command import status_of
+from search.terminal.command import exit_status
 from space.input_error import InputError
 
 Capture = pytest.CaptureFixture[str]
@@ -39,17 +39,17 @@ def raising(error: BaseException) -> Callable[[], int]:
 def test_what_stops_a_command_is_said_on_stderr(
     error: BaseException, status: int, said: str, capsys: Capture
 ) -> None:
-    assert status_of(raising(error), "Go on.", "go on") == status
+    assert exit_status(raising(error), "Go on.", "go on") == status
     assert capsys.readouterr() == ("", said)
 
 
 def test_the_status_of_the_work_is_passed_on() -> None:
-    assert status_of(lambda: 3) == 3
+    assert exit_status(lambda: 3) == 3
 
 
 def test_other_errors_are_not_hidden() -> None:
     with pytest.raises(OSError, match="odd"):
-        status_of(raising(OSError(errno.EIO, "odd")))
+        exit_status(raising(OSError(errno.EIO, "odd")))
 
 
 def test_a_reader_may_leave_early() -> None:

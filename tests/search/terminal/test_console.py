@@ -9,7 +9,7 @@ import re
 import pytest
 
 from search.rungs.evaluation import SEARCH
-from search.terminal.console import Console, Forecast, clock
+from search.terminal.console import Console, TimeForecast, clock
 from tests.search.synthetic import Evaluator, demo_space, make_search, run_config
 from tests.search.terminal.screen import Screen
 
@@ -52,7 +52,7 @@ def a_run(console: Console) -> None:
             with console.work(f"rung 1, trial {number}: h96-m{number}", "distil", 100) as advance:
                 advance(50)
                 advance(50)
-            console.told(1, f"h96-m{number}", loss)
+            console.trial_done(1, f"h96-m{number}", loss)
         logging.getLogger("search.rungs.loop").warning("trial 3 of rung 1 failed")
         console.say("done")
 
@@ -128,9 +128,9 @@ def test_on_a_terminal_what_is_said_stays_whole_and_the_live_line_goes(
 def test_the_live_line_is_one_line_with_all_there_is_to_know(monkeypatch: pytest.MonkeyPatch) -> None:
     stream, console = terminal(monkeypatch), Console()
     with console.running():
-        console.told(0, "h96-m288-q4-kv2-l8", 3.0)
-        console.told(1, "h96-m288-q4-kv2-l8", 2.125)
-        console.forecast = Forecast({"distil": 1000})
+        console.trial_done(0, "h96-m288-q4-kv2-l8", 3.0)
+        console.trial_done(1, "h96-m288-q4-kv2-l8", 2.125)
+        console.forecast = TimeForecast({"distil": 1000})
         with console.work("rung 1, trial 12: h128-m352-q8-kv4-l4", "distil", 1000) as advance:
             console.forecast.spend("distil", 500, 3000.0)
             advance(100)

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from search.terminal.command import LostProcessError
-from search.training import ranks as module
-from search.training.ranks import ranks
+from search.training import process_group as module
+from search.training.process_group import run_processes
 
 #: What the main process fails with, and the other.
 CASES: list[tuple[Exception | None, Exception | None]] = [
@@ -29,18 +29,22 @@ CASES: list[tuple[Exception | None, Exception | None]] = [
 def main(folder: Path) -> None:
     """All cases, and at last one in which the main process fails while the other waits for it."""
     module._PATIENCE = timedelta(seconds=1)
-    number = 0 if ranks().leads else 1
+    number = 0 if run_processes().is_main else 1
     found = [_outcome(case[number]) for case in CASES]
-    assert not ranks().apart
-    found.append(_outcome(RuntimeError("alone") if ranks().leads else None, waits=not ranks().leads))
-    assert ranks().apart
+    assert not run_processes().out_of_step
+    found.append(
+        _outcome(
+            RuntimeError("alone") if run_processes().is_main else None, waits=not run_processes().is_main
+        )
+    )
+    assert run_processes().out_of_step
     (folder / f"{number}.json").write_text(json.dumps(found))
     os._exit(0)
 
 
 def _outcome(error: Exception | None, *, waits: bool = False) -> list[object]:
     try:
-        with ranks().together():
+        with run_processes().in_step():
             if waits:
                 torch.distributed.barrier()
             if error is not None:

@@ -20,7 +20,7 @@ from search.rungs.evaluation import CandidateError
 from search.settings.config import RunConfig
 from search.settings.methods import accelerator_of
 from search.terminal.console import Console
-from search.training import ranks
+from search.training import process_group as ranks
 from tests.evaluators.distillation.many_processes import shard
 
 #: What the first training of a kind raises in its third step, in the main process alone.

@@ -7,11 +7,11 @@ import pytest
 
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap, Coupling, MappedTensor, build, layer_modules
-from space.axes.layout import Each, Fixed
+from space.axes.layout import Fixed, PerUnit
 from space.discovery.discovery import discover
 from tests.space.models import SMALL
 
-HIDDEN = Each(Axis.HIDDEN, 24, Fixed(1))
+HIDDEN = PerUnit(Axis.HIDDEN, 24, Fixed(1))
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def axis_map() -> AxisMap:
 
 
 def test_a_tensor_knows_its_axes_and_module() -> None:
-    queries = Each(Axis.KV_HEADS, 2, Each(Axis.HEADS, 2, Fixed(8)))
+    queries = PerUnit(Axis.KV_HEADS, 2, PerUnit(Axis.HEADS, 2, Fixed(8)))
     tensor = MappedTensor("model.layers.1.self_attn.q_proj.weight", (queries, HIDDEN), 1)
     assert tensor.axes == (frozenset({Axis.KV_HEADS, Axis.HEADS}), frozenset({Axis.HIDDEN}))
     assert tensor.module == "model.layers.1.self_attn.q_proj"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from space.axes.architecture import Architecture, Axis
-from space.axes.layout import Each, Fixed, Layout, Together, axes_of, kept, positions, prefix
+from space.axes.layout import Concatenated, Fixed, Layout, PerUnit, axes_of, kept_units, positions, prefix
 
 H, K, F, E, D = Axis.HEADS, Axis.KV_HEADS, Axis.MLP, Axis.EXPERTS, Axis.HEAD_DIM
 ONE = Fixed(1)
@@ -20,15 +20,15 @@ def identity(sizes: dict[Axis, int]) -> Callable[[Axis, int | None], Tensor]:
 
 
 class TestKnownDimensions:
-    QUERIES = Each(K, 3, Each(H, 2, Fixed(2)))
+    QUERIES = PerUnit(K, 3, PerUnit(H, 2, Fixed(2)))
     TEACHER = Architecture(4, 4, 6, 3, 1)
 
     def test_lengths_and_axes(self) -> None:
-        fused = Together((self.QUERIES, Each(K, 3, Fixed(2)), Fixed(5)))
+        fused = Concatenated((self.QUERIES, PerUnit(K, 3, Fixed(2)), Fixed(5)))
         assert (self.QUERIES.length, fused.length) == (12, 12 + 6 + 5)
         assert list(axes_of(fused)) == [K, H, K]
         assert str(fused) == "(kv_heads×heads×2 + kv_heads×2 + 5)"
-        assert str(Each(None, 2, Each(E, 3, ONE))) == "2×experts"
+        assert str(PerUnit(None, 2, PerUnit(E, 3, ONE))) == "2×experts"
 
     def test_queries_stay_with_their_group(self) -> None:
         orders = {(K, None): [2, 0, 1], (H, 2): [1, 0], (H, 0): [0, 1], (H, 1): [1, 0]}
@@ -39,7 +39,7 @@ class TestKnownDimensions:
         """Six heads of two entries in three groups; two groups are kept and one head of each."""
         student = Architecture(4, 4, 2, 2, 1)
         assert prefix(torch.arange(12), 0, self.QUERIES, student, self.TEACHER).tolist() == [0, 1, 4, 5]
-        pairs = Each(K, 3, Fixed(4))
+        pairs = PerUnit(K, 3, Fixed(4))
         assert prefix(torch.arange(12), 0, pairs, student, self.TEACHER).tolist() == [*range(8)]
         table = torch.arange(24).reshape(2, 12)
         found = prefix(table, 1, self.QUERIES, student, self.TEACHER)
@@ -47,18 +47,18 @@ class TestKnownDimensions:
 
     def test_gates_and_ups_lose_the_same(self) -> None:
         teacher, student = Architecture(4, 4, 1, 1, 1), Architecture(4, 3, 1, 1, 1)
-        apart = Together((Each(F, 4, ONE), Each(F, 4, ONE)))
+        apart = Concatenated((PerUnit(F, 4, ONE), PerUnit(F, 4, ONE)))
         assert prefix(torch.arange(8), 0, apart, student, teacher).tolist() == [0, 1, 2, 4, 5, 6]
-        assert prefix(torch.arange(8), 0, Each(F, 4, Fixed(2)), student, teacher).tolist() == [*range(6)]
+        assert prefix(torch.arange(8), 0, PerUnit(F, 4, Fixed(2)), student, teacher).tolist() == [*range(6)]
 
     def test_every_group_of_experts_loses_as_many(self) -> None:
         teacher, student = Architecture(4, 0, 1, 1, 1, experts=6), Architecture(4, 0, 1, 1, 1, experts=4)
-        groups = Each(None, 2, Each(E, 3, ONE))
+        groups = PerUnit(None, 2, PerUnit(E, 3, ONE))
         assert prefix(torch.arange(6), 0, groups, student, teacher).tolist() == [0, 1, 3, 4]
         order = positions(groups, lambda _, within: torch.tensor([[2, 0, 1], [1, 2, 0]][within or 0]))
         assert order.tolist() == [2, 0, 1, 4, 5, 3]
 
-    @pytest.mark.parametrize("layout", [Each(F, 4, Fixed(2)), Fixed(8)])
+    @pytest.mark.parametrize("layout", [PerUnit(F, 4, Fixed(2)), Fixed(8)])
     def test_a_prefix_is_a_view_where_one_is_possible(self, layout: Layout) -> None:
         values = torch.arange(8)
         teacher, student = Architecture(4, 4, 1, 1, 1), Architecture(4, 3, 1, 1, 1)
@@ -71,28 +71,28 @@ SIZES = Architecture(4, mlp=5, heads=6, kv_heads=3, layers=1, experts=4, head_di
 
 def _of_heads(entries: int) -> st.SearchStrategy[Layout]:
     """What one head has: entries that stay, or that can be cut, once or in a few rows."""
-    cut = Each(D, 3, ONE)
-    return st.sampled_from([Fixed(entries), cut, Each(None, 2, cut), Together((cut, Fixed(entries)))])
+    cut = PerUnit(D, 3, ONE)
+    return st.sampled_from([Fixed(entries), cut, PerUnit(None, 2, cut), Concatenated((cut, Fixed(entries)))])
 
 
 @st.composite
 def layouts(draw: st.DrawFn) -> Layout:
     """Dimensions as classes have them, of the sizes above."""
     head = draw(_of_heads(draw(st.integers(1, 3))))
-    queries, keys = Each(K, 3, Each(H, 2, head)), Each(K, 3, head)
-    neurons = Each(F, 5, Fixed(draw(st.integers(1, 2))))
+    queries, keys = PerUnit(K, 3, PerUnit(H, 2, head)), PerUnit(K, 3, head)
+    neurons = PerUnit(F, 5, Fixed(draw(st.integers(1, 2))))
     forms: list[Layout] = [
         queries,
-        Together((queries, keys, keys)),
-        Together((keys, Fixed(2), queries)),
-        Each(K, 3, Together((Each(H, 2, head), head, head))),
+        Concatenated((queries, keys, keys)),
+        Concatenated((keys, Fixed(2), queries)),
+        PerUnit(K, 3, Concatenated((PerUnit(H, 2, head), head, head))),
         neurons,
-        Together((neurons, neurons)),
-        Each(None, draw(st.sampled_from((1, 2))), Each(E, 4, neurons)),
+        Concatenated((neurons, neurons)),
+        PerUnit(None, draw(st.sampled_from((1, 2))), PerUnit(E, 4, neurons)),
         Fixed(draw(st.integers(1, 4))),
     ]
     inner: list[Layout] = [ONE, neurons]
-    forms += [Each(None, 2, Each(E, 2, one)) for one in inner]
+    forms += [PerUnit(None, 2, PerUnit(E, 2, one)) for one in inner]
     return draw(st.sampled_from(forms))
 
 
@@ -117,16 +117,16 @@ def order_of(seed: int, student: Architecture | None, layout: Layout) -> Callabl
     def order(axis: Axis, within: int | None) -> Tensor:
         generator = torch.Generator().manual_seed(hash((seed, axis.value, within)) % 2**31)
         whole = torch.randperm(units[axis], generator=generator)
-        return whole if student is None else whole[: kept(axis, units[axis], student, SIZES)]
+        return whole if student is None else whole[: kept_units(axis, units[axis], student, SIZES)]
 
     return order
 
 
 def _units(layout: Layout) -> list[tuple[Axis, int]]:
     match layout:
-        case Each(axis, units, inner):
+        case PerUnit(axis, units, inner):
             return ([] if axis is None else [(axis, units)]) + _units(inner)
-        case Together(parts):
+        case Concatenated(parts):
             return [pair for part in parts for pair in _units(part)]
     return []
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from space.counting.budget import Budget, BudgetText, Measure, spoken
+from space.counting.budget import Budget, BudgetText, Measure, format_amount
 from space.input_error import InputError
 
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -50,10 +50,10 @@ def test_a_plain_number_is_itself(parameters: int) -> None:
 @given(st.integers(1, 10**14))
 def test_what_is_spoken_can_be_typed(parameters: int) -> None:
     """Three digits are kept, so that nothing is off by more than half of the third."""
-    again = BudgetText.parse(spoken(parameters)).of(1)
+    again = BudgetText.parse(format_amount(parameters)).of(1)
     assert abs(again - parameters) <= 0.005 * parameters
-    assert len(spoken(parameters)) <= 5
-    assert spoken(again) == spoken(parameters)
+    assert len(format_amount(parameters)) <= 5
+    assert format_amount(again) == format_amount(parameters)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_what_is_spoken_can_be_typed(parameters: int) -> None:
     ],
 )
 def test_people_say_three_digits(parameters: float, text: str) -> None:
-    assert spoken(parameters) == text
+    assert format_amount(parameters) == text
 
 
 RULE = "A budget is a positive number of parameters (units k, M, B, T) or a percentage"
@@ -155,13 +155,13 @@ def test_memory_is_typed_in_bytes(measure: Measure, text: str, amount: int) -> N
 
 @given(st.integers(1, 10**14), st.sampled_from(list(Measure)))
 def test_what_is_spoken_of_any_measure_can_be_typed(amount: int, measure: Measure) -> None:
-    again = BudgetText.parse(spoken(amount, measure), measure).of(1)
+    again = BudgetText.parse(format_amount(amount, measure), measure).of(1)
     assert abs(again - amount) <= 0.005 * amount
 
 
 @pytest.mark.parametrize(("amount", "text"), [(131_072, "131kB"), (16_060_522_496, "16.1GB"), (999, "999")])
 def test_people_say_bytes(amount: int, text: str) -> None:
-    assert spoken(amount, Measure.KV_CACHE) == text
+    assert format_amount(amount, Measure.KV_CACHE) == text
 
 
 @pytest.mark.parametrize(

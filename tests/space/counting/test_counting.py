@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrain
 
 from space.axes.architecture import Architecture
 from space.axes.axis_map import build
-from space.axes.polynomial import windows
+from space.axes.polynomial import attention_windows
 from space.counting.budget import Budget, Measure
 from space.counting.counting import (
     active_polynomial,
@@ -29,8 +29,8 @@ from space.counting.counting import (
 from space.cutting.extraction import student_config
 from space.cutting.ranking import kept_layers
 from space.verification.contract import one_expert_at_a_time
-from space.verification.verification import axis_map_of
-from tests.space.maps import map_of, tiny_config, tiny_map
+from space.verification.verification import verified_axis_map
+from tests.space.maps import map_of, tiny_config_of, tiny_map
 from tests.space.models import SMALL
 
 #: Windows, transposed matrices, one KV head for all, experts, compressed keys and values.
@@ -98,7 +98,7 @@ def test_built_students_have_what_is_counted(model_type: str) -> None:
 
 
 def test_the_embeddings_of_positions_are_embeddings() -> None:
-    axis_map = axis_map_of(GPT2Config())
+    axis_map = verified_axis_map(GPT2Config())
     assert parameter_polynomial(axis_map).of(axis_map.teacher) == 124_439_808
     assert non_embedding_polynomial(axis_map).of(axis_map.teacher) == 124_439_808 - (50_257 + 1024) * 768
 
@@ -113,14 +113,14 @@ class TestMatrices:
         assert matrix_polynomial(axis_map).of(axis_map.teacher) == self.LAYERS + 50 * 24
 
     def test_a_tied_embedding_is_the_head(self) -> None:
-        axis_map = axis_map_of(LlamaConfig(**SMALL.to_dict() | {"tie_word_embeddings": True}))
+        axis_map = verified_axis_map(LlamaConfig(**SMALL.to_dict() | {"tie_word_embeddings": True}))
         assert matrix_polynomial(axis_map).of(axis_map.teacher) == self.LAYERS + 50 * 24
         bare = parameter_polynomial(axis_map).of(axis_map.teacher) - 50 * 24
         assert non_embedding_polynomial(axis_map).of(axis_map.teacher) == bare
 
     def test_biases_and_norms_are_no_matrices(self) -> None:
         changes = {"attention_bias": True, "mlp_bias": True}
-        axis_map = axis_map_of(LlamaConfig(**SMALL.to_dict() | changes))
+        axis_map = verified_axis_map(LlamaConfig(**SMALL.to_dict() | changes))
         assert matrix_polynomial(axis_map).of(axis_map.teacher) == self.LAYERS + 50 * 24
 
 
@@ -128,7 +128,7 @@ class TestMatrices:
 def tiny_model(model_type: str) -> PreTrainedModel:
     """With attention written as products, which PyTorch counts on any device."""
     torch.manual_seed(0)
-    config = tiny_config(model_type)
+    config = tiny_config_of(model_type)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     one_expert_at_a_time(model)
     model.eval()
@@ -137,7 +137,7 @@ def tiny_model(model_type: str) -> PreTrainedModel:
 
 def tokens_of(model_type: str, number: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(number)
-    return torch.randint(4, tiny_config(model_type).vocab_size, (1, number), generator=generator)
+    return torch.randint(4, tiny_config_of(model_type).vocab_size, (1, number), generator=generator)
 
 
 @pytest.mark.parametrize("model_type", TYPES)
@@ -170,8 +170,8 @@ def test_the_cache_is_as_large_as_the_library_s(model_type: str) -> None:
 def test_a_student_s_windows_are_those_of_the_layers_it_keeps() -> None:
     """Of Gemma's layers of one shape, every other one sees a window of five."""
     axis_map = tiny_map("gemma2")
-    near = [layer for layer, window in enumerate(windows(axis_map)) if window == 5]
-    far = [layer for layer, window in enumerate(windows(axis_map)) if window is None]
+    near = [layer for layer, window in enumerate(attention_windows(axis_map)) if window == 5]
+    far = [layer for layer, window in enumerate(attention_windows(axis_map)) if window is None]
     assert near
     assert far
     student = replace(axis_map.teacher, layers=1)

@@ -10,7 +10,7 @@ import pytest
 from space.axes.architecture import Architecture, Axis
 from space.counting.budget import Budget, Measure
 from space.counting.counting import active_polynomial, budget_polynomial, parameter_polynomial
-from space.enumeration.enumeration import enumerate_space, floors
+from space.enumeration.enumeration import enumerate_space, smallest_sizes
 from space.enumeration.limits import read_limits
 from tests.space.maps import map_of, tiny_map
 
@@ -21,7 +21,7 @@ class TestMixtures:
         axis_map = tiny_map("mixtral")
         teacher, count = axis_map.teacher, parameter_polynomial(axis_map)
         budget = Budget(round(0.6 * count.of(teacher)), 0.03)
-        least, found = floors(teacher, 0.6, Axis.EXPERT_MLP), set()
+        least, found = smallest_sizes(teacher, 0.6, Axis.EXPERT_MLP), set()
         widths = itertools.product(
             (8, 16, 24, 32, 36),
             (1, 2),

@@ -9,11 +9,11 @@ import pytest
 from transformers import PreTrainedModel
 
 from space.axes.architecture import Axis
-from space.counting.counting import parameter_polynomial, uses_of
+from space.counting.counting import parameter_polynomial, parameter_uses
 from space.counting.parts import Part, Parts, parts_of
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
 from space.verification.contract import random_ranking
-from tests.contracts.tiny import vouched
+from tests.contracts.tiny import verified
 
 #: By hand from the classes' own code: what the modules of a layer, starred, work for.
 MODULES = {
@@ -28,7 +28,7 @@ MODULES = {
 
 
 def parts(case: str) -> tuple[PreTrainedModel, Parts]:
-    found = vouched(case)
+    found = verified(case)
     layers = range(found.small.teacher.layers)
     return found.model, parts_of(found.model, found.small, layers)
 
@@ -43,10 +43,10 @@ def counted(model: PreTrainedModel, found: Parts) -> Counter[Part]:
 @pytest.mark.parametrize("case", [*MODULES, "deepseek_v3", "nemotron_h"])
 def test_parts_add_up_to_what_is_counted(case: str) -> None:
     model, found = parts(case)
-    axis_map = vouched(case).small
+    axis_map = verified(case).small
     counts = counted(model, found)
     assert counts.total() == parameter_polynomial(axis_map).of(axis_map.teacher)
-    uses = uses_of(axis_map)
+    uses = parameter_uses(axis_map)
     sizes = dict(model.named_parameters())
     assert counts[Part.EMBEDDINGS] == sum(sizes[name].numel() for name in uses.tables)
     assert counts[Part.HEAD] == sum(sizes[name].numel() for name in uses.head - uses.tables)
@@ -56,7 +56,7 @@ def test_parts_add_up_to_what_is_counted(case: str) -> None:
 @pytest.mark.parametrize("case", MODULES)
 def test_modules_work_for_the_part_that_their_class_says(case: str) -> None:
     _, found = parts(case)
-    stack = vouched(case).small.stacks[0]
+    stack = verified(case).small.stacks[0]
     in_layers = {
         name.removeprefix(stack).partition(".")[2]: part
         for name, part in found.modules.items()
@@ -94,7 +94,7 @@ def test_experts_are_apart_from_shared_ones() -> None:
 
 @pytest.mark.parametrize("case", ["lfm2", "mixtral"])
 def test_a_student_has_the_parts_of_the_layers_that_it_keeps(case: str) -> None:
-    found = vouched(case)
+    found = verified(case)
     axis_map, ranking = found.small, random_ranking(found.small, 3)
     canonical = sort_by_importance(saved_tensors(found.model, axis_map), axis_map, ranking)
     kept = list(range(1, axis_map.teacher.layers))

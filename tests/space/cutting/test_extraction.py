@@ -12,20 +12,20 @@ from transformers import DiffLlamaConfig, LlamaConfig, Qwen2Config
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
 from space.cutting.extraction import (
-    assemble,
     extract,
-    keeps,
+    layers_kept,
+    model_from_weights,
     saved_tensors,
     sort_by_importance,
     student_config,
 )
 from space.cutting.ranking import Ranking
 from space.discovery.discovery import discover
-from space.discovery.tiny import tiny
+from space.discovery.tiny import tiny_config
 from space.input_error import InputError
-from space.verification.reload import hushed
+from space.verification.reload import captured_warnings
 from tests.contracts.draws import ranking_of
-from tests.contracts.tiny import TINY, logits_of, random_teacher, tokens, vouched
+from tests.contracts.tiny import TINY, logits_of, random_teacher, tokens, verified
 from tests.space.models import SMALL
 
 HALF = Architecture(hidden=12, mlp=20, heads=2, kv_heads=1, layers=2)
@@ -152,7 +152,7 @@ class TestAnExpertsNeurons:
     """Each expert has an order of its own, which goes with it wherever it goes."""
 
     def test_each_expert_is_sorted_by_its_own_scores(self) -> None:
-        found = vouched("mixtral")
+        found = verified("mixtral")
         ranking = ranking_of(found.small, 1, 10**6)
         before = saved_tensors(found.model, found.small)
         after = sort_by_importance(before, found.small, ranking)
@@ -162,12 +162,12 @@ class TestAnExpertsNeurons:
             assert torch.equal(after[name][place], before[name][expert][stream][:, neurons])
 
     def test_and_the_student_has_the_best_of_the_best(self) -> None:
-        found = vouched("mixtral")
+        found = verified("mixtral")
         small, ranking = found.small, ranking_of(found.small, 1, 10**6)
         few = dataclasses.replace(small.teacher, experts=3, expert_mlp=5, layers=2)
         before = saved_tensors(found.model, small)
         student = extract(sort_by_importance(before, small, ranking), small, ranking, few)
-        layer = keeps(small, ranking, few)[1]
+        layer = layers_kept(small, ranking, few)[1]
         for place, expert in enumerate(ranking.orders[Axis.EXPERTS][layer].flatten().tolist()[:3]):
             neurons = ranking.orders[Axis.EXPERT_MLP][layer, expert, :5]
             whole = before[f"model.layers.{layer}.mlp.experts.down_proj"][expert]
@@ -177,8 +177,8 @@ class TestAnExpertsNeurons:
 
 def test_a_layer_that_would_be_made_differently_is_refused() -> None:
     """The scale of a layer's attention follows its place in Diff-Llama."""
-    with hushed():
-        config = tiny(DiffLlamaConfig())
+    with captured_warnings():
+        config = tiny_config(DiffLlamaConfig())
         teacher, axis_map = random_teacher(config), discover(config).axis_map
         ranking = ranking_of(axis_map, 0)
         canonical = sort_by_importance(saved_tensors(teacher, axis_map), axis_map, ranking)
@@ -190,7 +190,7 @@ def test_a_layer_that_would_be_made_differently_is_refused() -> None:
 def test_no_weight_may_be_missing(axis_map: AxisMap, weights: dict[str, torch.Tensor]) -> None:
     del weights["model.norm.weight"]
     with pytest.raises(InputError, match=r"the class then wants model\.norm\.weight, which"):
-        assemble(axis_map.config, weights)
+        model_from_weights(axis_map.config, weights)
 
 
 def test_making_a_student_draws_no_random_numbers(

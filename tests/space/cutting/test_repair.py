@@ -12,11 +12,11 @@ from torch import Tensor
 
 from space.axes.architecture import Architecture, Axis
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
-from space.cutting.moments import Energy, Moments, Read
+from space.cutting.moments import InputMoment, Moments, NormEnergy
 from space.cutting.ranking import Ranking
-from space.cutting.repair import Repair, refitted
+from space.cutting.repair import Repair, ridge_refit
 from tests.contracts.draws import ranking_of
-from tests.contracts.tiny import vouched
+from tests.contracts.tiny import verified
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -31,7 +31,7 @@ class TestLeastSquares:
     def test_it_is_that_of_the_raw_inputs(self) -> None:
         inputs, weights, kept = drawn(0, 200, 12), drawn(1, 5, 12), torch.arange(7)
         wanted = torch.linalg.lstsq(inputs[:, :7], inputs @ weights.T).solution.T
-        found = refitted(weights, inputs.T @ inputs / 200, kept, 0.0)
+        found = ridge_refit(weights, inputs.T @ inputs / 200, kept, 0.0)
         torch.testing.assert_close(found[:, :7], wanted)
         assert torch.equal(found[:, 7:], weights[:, 7:])
 
@@ -45,7 +45,7 @@ class TestLeastSquares:
             torch.cat([inputs @ weights.T, more @ weights[:, :7].T]),
         )
         wanted = torch.linalg.lstsq(both, targets).solution.T
-        found = refitted(weights, inputs.T @ inputs / 200, torch.arange(7), ridge)
+        found = ridge_refit(weights, inputs.T @ inputs / 200, torch.arange(7), ridge)
         torch.testing.assert_close(found[:, :7], wanted)
 
     @given(
@@ -63,29 +63,29 @@ class TestLeastSquares:
         inputs[:, 0] = inputs[:, 11]
         weights, kept = drawn(seed + 2, 5, 12), torch.randperm(12)[:size]
         wanted = inputs @ weights.T
-        found = refitted(weights, inputs.T @ inputs / tokens, kept, ridge)
+        found = ridge_refit(weights, inputs.T @ inputs / tokens, kept, ridge)
         before = error(weights[:, kept], inputs[:, kept], wanted)
         assert error(found[:, kept], inputs[:, kept], wanted) <= before * (1 + 1e-6) + 1e-12
 
     def test_dropped_neurons_that_follow_from_the_kept_are_made_up_for(self) -> None:
         kept = drawn(0, 300, 6)
         inputs, weights = torch.cat([kept, kept @ drawn(1, 6, 4)], 1), drawn(2, 5, 10)
-        found = refitted(weights, inputs.T @ inputs / 300, torch.arange(6), 1e-10)
+        found = ridge_refit(weights, inputs.T @ inputs / 300, torch.arange(6), 1e-10)
         torch.testing.assert_close(kept @ found[:, :6].T, inputs @ weights.T, rtol=1e-6, atol=1e-6)
 
     def test_kept_neurons_that_never_speak_tell_nothing(self) -> None:
         inputs, weights = drawn(0, 50, 6), drawn(1, 3, 6)
         inputs[:, :2] = 0
-        assert torch.equal(refitted(weights, inputs.T @ inputs, torch.arange(2), 1e-4), weights)
+        assert torch.equal(ridge_refit(weights, inputs.T @ inputs, torch.arange(2), 1e-4), weights)
 
     def test_weights_keep_their_type(self) -> None:
         inputs, weights = drawn(0, 50, 6), drawn(1, 3, 6).bfloat16()
-        assert refitted(weights, inputs.T @ inputs, torch.arange(4), 1e-4).dtype == torch.bfloat16
+        assert ridge_refit(weights, inputs.T @ inputs, torch.arange(4), 1e-4).dtype == torch.bfloat16
 
 
 def repaired(case: str, moments: Moments, student: Architecture, **on: bool) -> dict[str, Tensor]:
     """Parameters of a student of all layers, cut by a random ranking."""
-    found = vouched(case)
+    found = verified(case)
     ranking = ranking_of(found.small, 3)
     canonical = sort_by_importance(saved_tensors(found.model, found.small), found.small, ranking)
     repair = Repair(moments=moments.sorted_by(found.small, ranking), ridge=1e-9, **on)  # type: ignore[arg-type]
@@ -95,7 +95,7 @@ def repaired(case: str, moments: Moments, student: Architecture, **on: bool) -> 
 
 
 def ranking_for(case: str) -> Ranking:
-    return ranking_of(vouched(case).small, 3)
+    return ranking_of(verified(case).small, 3)
 
 
 @pytest.mark.parametrize(
@@ -110,11 +110,11 @@ def test_students_are_refitted_in_the_order_of_the_ranking(
     case: str, name: str, place: int, axis: Axis
 ) -> None:
     """By the teacher's own numbers: which inputs stay follows from the scores, and lstsq from raw inputs."""
-    found, ranking = vouched(case), ranking_for(case)
+    found, ranking = verified(case), ranking_for(case)
     teacher = found.small.teacher
     weights = saved_tensors(found.model, found.small)[name].detach().movedim(place, -1).double()
     inputs = drawn(5, 400, weights.shape[1]) @ drawn(6, weights.shape[1], weights.shape[1])
-    moments = Moments({name: Read(place, inputs.T @ inputs / 400)}, {}, "")
+    moments = Moments({name: InputMoment(place, inputs.T @ inputs / 400)}, {}, "")
     if axis is Axis.MLP:
         student = replace(teacher, mlp=teacher.mlp // 2)
         kept = ranking.orders[Axis.MLP][1][: student.mlp]
@@ -129,11 +129,11 @@ def test_students_are_refitted_in_the_order_of_the_ranking(
 
 
 def test_each_expert_is_refitted_by_what_it_read() -> None:
-    found, ranking = vouched("mixtral"), ranking_for("mixtral")
+    found, ranking = verified("mixtral"), ranking_for("mixtral")
     name, teacher = "model.layers.1.mlp.experts.down_proj", found.small.teacher
     weights = saved_tensors(found.model, found.small)[name].detach().double()
     inputs = drawn(5, teacher.experts, 300, teacher.expert_mlp)
-    moments = Moments({name: Read(2, inputs.mT @ inputs / 300)}, {}, "")
+    moments = Moments({name: InputMoment(2, inputs.mT @ inputs / 300)}, {}, "")
     student = replace(teacher, experts=6, expert_mlp=12)
     new = repaired("mixtral", moments, student, least_squares=True)[name].double()
     for place, expert in enumerate(ranking.orders[Axis.EXPERTS][1].flatten()[:6].tolist()):
@@ -144,11 +144,11 @@ def test_each_expert_is_refitted_by_what_it_read() -> None:
 
 @pytest.mark.parametrize(("case", "offset"), [("llama-tied-biases", 0.0), ("gemma2", 1.0)])
 def test_norms_are_scaled_by_what_the_kept_dimensions_hold(case: str, offset: float) -> None:
-    found, ranking = vouched(case), ranking_for(case)
+    found, ranking = verified(case), ranking_for(case)
     teacher, name = found.small.teacher, "model.layers.2.input_layernorm.weight"
     energy = drawn(0, teacher.hidden).square()
     energy *= teacher.hidden / energy.sum()
-    moments = Moments({}, {name: Energy(energy, offset)}, "")
+    moments = Moments({}, {name: NormEnergy(energy, offset)}, "")
     student = replace(teacher, hidden=teacher.hidden // 2)
     kept = ranking.orders[Axis.HIDDEN][: student.hidden]
     weight = saved_tensors(found.model, found.small)[name].detach()[kept].double()
@@ -160,11 +160,11 @@ def test_norms_are_scaled_by_what_the_kept_dimensions_hold(case: str, offset: fl
 
 
 def test_nothing_changes_where_nothing_is_cut() -> None:
-    found = vouched("llama-tied-biases")
+    found = verified("llama-tied-biases")
     down, norm = "model.layers.1.mlp.down_proj.weight", "model.layers.2.input_layernorm.weight"
     moments = Moments(
-        {down: Read(1, torch.eye(found.small.teacher.mlp, dtype=torch.float64))},
-        {norm: Energy(torch.rand(found.small.teacher.hidden, dtype=torch.float64), 0.0)},
+        {down: InputMoment(1, torch.eye(found.small.teacher.mlp, dtype=torch.float64))},
+        {norm: NormEnergy(torch.rand(found.small.teacher.hidden, dtype=torch.float64), 0.0)},
         "",
     )
     teacher = found.small.teacher

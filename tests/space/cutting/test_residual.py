@@ -14,12 +14,12 @@ from transformers import CONFIG_MAPPING
 from space.axes.architecture import Architecture
 from space.axes.axis_map import AxisMap
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
-from space.cutting.repair import Repair, partners, producing
+from space.cutting.repair import Repair, producing_tensors, residual_partners
 from space.discovery.discovery import discover
-from space.discovery.tiny import tiny
-from space.verification.reload import hushed
+from space.discovery.tiny import tiny_config
+from space.verification.reload import captured_warnings
 from tests.contracts.draws import ranking_of
-from tests.contracts.tiny import logits_of, vouched
+from tests.contracts.tiny import logits_of, verified
 
 #: Where shapes do not tell hidden from heads.
 _OUT_OF_ATTENTION = frozenset({"transformer.h.*.self_attention.dense"})
@@ -32,7 +32,7 @@ def test_partners_are_those_of_the_formula(before: int, data: st.DataObject) -> 
     if after < before <= 2 * after:
         for i in range(2 * after - before + 1, after + 1):
             wanted[i - 1] = 2 * after - i + 1 - 1
-    found = partners(before, after).tolist()
+    found = residual_partners(before, after).tolist()
     assert found == wanted
     dropped = {other for place, other in enumerate(found) if other != place}
     assert dropped == (set(range(after, before)) if after < before <= 2 * after else set())
@@ -40,7 +40,7 @@ def test_partners_are_those_of_the_formula(before: int, data: st.DataObject) -> 
 
 def case_of(name: str, seed: int = 3) -> tuple[AxisMap, dict[str, Tensor], Architecture]:
     """The map, the canonical weights and the architecture of the teacher."""
-    found = vouched(name)
+    found = verified(name)
     ranking = ranking_of(found.small, seed)
     canonical = sort_by_importance(saved_tensors(found.model, found.small), found.small, ranking)
     return found.small, canonical, found.small.teacher
@@ -48,7 +48,7 @@ def case_of(name: str, seed: int = 3) -> tuple[AxisMap, dict[str, Tensor], Archi
 
 def weights_of(name: str, student: Architecture, residual: bool, seed: int = 3) -> dict[str, Tensor]:
     axis_map, canonical, _ = case_of(name, seed)
-    repair = Repair(heads=producing(axis_map)) if residual else Repair()
+    repair = Repair(heads=producing_tensors(axis_map)) if residual else Repair()
     kept = list(range(student.layers))
     model = extract(canonical, axis_map, ranking_of(axis_map, seed), student, kept, repair)
     return {name: values.detach() for name, values in model.named_parameters()}
@@ -101,8 +101,10 @@ def test_heads_with_keys_and_values_of_their_own_take_them_along() -> None:
     ],
 )
 def test_what_produces_heads_is_found_in_every_layout(case: str, wanted: set[str]) -> None:
-    with hushed():
-        found = producing(discover(tiny(CONFIG_MAPPING[case]()), attention=_OUT_OF_ATTENTION).axis_map)
+    with captured_warnings():
+        found = producing_tensors(
+            discover(tiny_config(CONFIG_MAPPING[case]()), attention=_OUT_OF_ATTENTION).axis_map
+        )
     assert {name.split(".", 3)[3] for name in found} == wanted
 
 
@@ -130,16 +132,16 @@ def test_whole_groups_that_go_leave_nothing() -> None:
 
 def test_a_head_like_its_neighbour_stays_as_it_is() -> None:
     """A dropped head with the queries of the kept one leaves no residual, so that logits do not change."""
-    found = vouched("llama-tied-biases")
+    found = verified("llama-tied-biases")
     axis_map, teacher = found.small, found.small.teacher
     canonical = sort_by_importance(saved_tensors(found.model, axis_map), axis_map, ranking_of(axis_map, 3))
-    for name in producing(axis_map):
+    for name in producing_tensors(axis_map):
         if "q_proj" in name:
             heads = canonical[name].unflatten(0, (2, 3, 8))
             heads[:, 2] = heads[:, 1]
     student = replace(teacher, heads=4)
     plain, repaired = (
         logits_of(extract(canonical, axis_map, ranking_of(axis_map, 3), student, [0, 1, 2, 3], repair))
-        for repair in (Repair(), Repair(heads=producing(axis_map)))
+        for repair in (Repair(), Repair(heads=producing_tensors(axis_map)))
     )
     torch.testing.assert_close(plain, repaired)

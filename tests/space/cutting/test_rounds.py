@@ -16,9 +16,9 @@ from space.axes.axis_map import AxisMap, build
 from space.cutting.extraction import student_config
 from space.cutting.rounds import architectures_between
 from space.discovery.discovery import discover
-from space.discovery.tiny import tiny
+from space.discovery.tiny import tiny_config
 from space.verification.contract import random_architecture
-from space.verification.reload import hushed
+from space.verification.reload import captured_warnings
 
 _MIXING = {"gpt2": frozenset({"transformer.h.*.attn.c_proj"})}
 
@@ -26,8 +26,8 @@ _MIXING = {"gpt2": frozenset({"transformer.h.*.attn.c_proj"})}
 @cache
 def small(model_type: str) -> AxisMap:
     """By shapes alone, which settles the sizes."""
-    with hushed():
-        config = tiny(CONFIG_MAPPING[model_type]())
+    with captured_warnings():
+        config = tiny_config(CONFIG_MAPPING[model_type]())
         return discover(config, attention=_MIXING.get(model_type, frozenset())).axis_map
 
 

@@ -21,10 +21,10 @@ from transformers import (
 )
 
 from space.axes.architecture import Architecture, Axis
-from space.axes.axis_map import AxisMap, Coupling, Roles, build
+from space.axes.axis_map import AxisMap, Coupling, TensorRoles, build
 from space.discovery.discovery import discover
-from space.discovery.sizing import Tie
-from space.discovery.tiny import tiny
+from space.discovery.sizing import HiddenTie
+from space.discovery.tiny import tiny_config
 from space.input_error import InputError
 from tests.contracts.tiny import SAMPLE, TINY
 from tests.space.models import QWEN3_8B, SMALL
@@ -80,7 +80,7 @@ def test_every_dimension_has_its_axis(config: PretrainedConfig, expected: dict[s
     inside = [name for name in expected if not name.startswith(("model", "lm_head"))]
     assert len(axis_map.tensors) == len(inside) * config.num_hidden_layers + len(expected) - len(inside)
     assert {tensor.layer for tensor in axis_map.tensors} == {None, *range(config.num_hidden_layers)}
-    assert axis_map.roles == Roles("model.embed_tokens.weight", "lm_head.weight", "model.norm.weight")
+    assert axis_map.roles == TensorRoles("model.embed_tokens.weight", "lm_head.weight", "model.norm.weight")
 
 
 def test_the_sizes_are_the_teacher_s() -> None:
@@ -102,7 +102,7 @@ def test_the_sizes_are_the_teacher_s() -> None:
 
 @pytest.mark.parametrize("model_type", SAMPLE)
 def test_the_map_has_the_shapes_of_the_model(model_type: str) -> None:
-    config = tiny(CONFIG_MAPPING[model_type]())
+    config = tiny_config(CONFIG_MAPPING[model_type]())
     model = build(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     axis_map = map_of(config)
@@ -177,7 +177,7 @@ class TestFusedTensors:
         assert chosen["self_attn.qkv_proj.weight"] == forms(map_of(self.PHI3))["self_attn.qkv_proj.weight"]
 
     def test_experts_in_one_tensor(self) -> None:
-        axis_map = map_of(tiny(MixtralConfig()))
+        axis_map = map_of(tiny_config(MixtralConfig()))
         form = forms(axis_map)
         assert form["mlp.experts.down_proj"] == ("1×experts", "hidden", "expert_mlp")
         assert form["mlp.gate.weight"] == ("1×experts", "hidden")
@@ -186,7 +186,7 @@ class TestFusedTensors:
 
 class TestCouplings:
     def test_heads_follow_hidden_where_a_head_s_size_is_fixed(self) -> None:
-        config = tiny(CONFIG_MAPPING["gpt2"]())
+        config = tiny_config(CONFIG_MAPPING["gpt2"]())
         axis_map = map_of(config, attention=frozenset({"transformer.h.*.attn.c_proj"}))
         assert axis_map.couplings == (
             Coupling(Axis.HEADS, Axis.HIDDEN, Fraction(1, axis_map.head_dim)),
@@ -198,21 +198,23 @@ class TestCouplings:
         assert form["ln_1.bias"] == ("hidden",)
 
     def test_or_the_size_of_a_head_follows_hidden(self) -> None:
-        config = tiny(BloomConfig())
+        config = tiny_config(BloomConfig())
         attention = frozenset({"transformer.h.*.self_attention.dense"})
-        axis_map = map_of(config, attention=attention, tie=Tie.HEAD_DIM)
+        axis_map = map_of(config, attention=attention, tie=HiddenTie.HEAD_DIM)
         assert Coupling(Axis.HEAD_DIM, Axis.HIDDEN, Fraction(1, 6)) in axis_map.couplings
         assert axis_map.refused == {Axis.HEADS: "hidden moves with the size of its heads instead"}
         assert Axis.HEADS not in axis_map.fields
 
     def test_one_key_for_all_heads_stays(self) -> None:
-        axis_map = map_of(tiny(FalconConfig()), attention=frozenset({"transformer.h.*.self_attention.dense"}))
+        axis_map = map_of(
+            tiny_config(FalconConfig()), attention=frozenset({"transformer.h.*.self_attention.dense"})
+        )
         assert axis_map.teacher.kv_heads == 1
         assert axis_map.refused[Axis.KV_HEADS] == "all heads share one"
 
     def test_a_shared_expert_is_a_multiple_of_the_others(self) -> None:
         config = DeepseekV3Config(n_shared_experts=2)
-        axis_map = map_of(tiny(config))
+        axis_map = map_of(tiny_config(config))
         assert Coupling(Axis.SHARED_MLP, Axis.EXPERT_MLP, Fraction(2)) in axis_map.couplings
         assert axis_map.teacher.shared_mlp == 2 * axis_map.teacher.expert_mlp
 

@@ -9,11 +9,11 @@ from transformers import CONFIG_MAPPING, OPTConfig, Qwen3MoeConfig
 from space.axes.architecture import Axis
 from space.axes.config_fields import with_sizes
 from space.discovery import families as entries
-from space.discovery.families import ENTRIES, Entry, entry_of
-from space.discovery.probing import built
-from space.verification.reload import hushed
-from space.verification.verification import vouch
-from tests.contracts.tiny import CASES, vouched
+from space.discovery.families import ENTRIES, FamilyEntry, family_entry
+from space.discovery.probing import build_meta_model
+from space.verification.reload import captured_warnings
+from space.verification.verification import verify
+from tests.contracts.tiny import CASES, verified
 
 
 @pytest.mark.parametrize("model_type", ENTRIES)
@@ -26,7 +26,7 @@ def test_its_fields_are_those_of_the_class(model_type: str) -> None:
 
 
 def test_most_types_have_none() -> None:
-    assert entry_of("llama") == Entry()
+    assert family_entry("llama") == FamilyEntry()
     assert len(ENTRIES) < 20
 
 
@@ -35,7 +35,7 @@ def test_dense_layers_are_named_one_by_one() -> None:
     explicit = ENTRIES["qwen3_moe"].explicit
     assert explicit is not None
     assert explicit(config) == {"decoder_sparse_step": 1, "mlp_only_layers": [0, 1, 2, 3, 4]}
-    assert built(with_sizes(config, explicit(config))).shapes == built(config).shapes
+    assert build_meta_model(with_sizes(config, explicit(config))).shapes == build_meta_model(config).shapes
 
 
 @pytest.mark.parametrize(
@@ -46,22 +46,22 @@ def test_without_it_the_axis_is_refused(model_type: str, axis: Axis, monkeypatch
     """An entry that is not needed is not kept."""
     special: dict[str, Any] = {"qwen3_moe": Qwen3MoeConfig(decoder_sparse_step=2)}
     config = special.get(model_type) or CONFIG_MAPPING[model_type]()
-    with hushed():
-        whole = vouched(model_type) if model_type in CASES else vouch(config)
+    with captured_warnings():
+        whole = verified(model_type) if model_type in CASES else verify(config)
         assert axis in whole.small.free
-        monkeypatch.setattr(entries, "ENTRIES", {**ENTRIES, model_type: Entry()})
-        assert axis in vouch(config).small.refused
+        monkeypatch.setattr(entries, "ENTRIES", {**ENTRIES, model_type: FamilyEntry()})
+        assert axis in verify(config).small.refused
 
 
 def test_an_embedding_as_wide_as_the_stream_stays_so() -> None:
-    assert vouched("opt").small.fields[Axis.HIDDEN] == ("hidden_size", "word_embed_proj_dim")
-    with hushed():
-        narrow = vouch(OPTConfig(word_embed_proj_dim=512)).small
+    assert verified("opt").small.fields[Axis.HIDDEN] == ("hidden_size", "word_embed_proj_dim")
+    with captured_warnings():
+        narrow = verify(OPTConfig(word_embed_proj_dim=512)).small
     assert "word_embed_proj_dim" not in narrow.fields[Axis.HIDDEN]
 
 
 def test_a_scale_of_depth_follows_the_layers() -> None:
-    found = vouched("minicpm3")
+    found = verified("minicpm3")
     half = replace(found.small.teacher, layers=1)
     assert found.scales.fields(found.small, half)["scale_depth"] == pytest.approx(
         found.small.config.scale_depth * (1 / found.small.teacher.layers) ** 0.5

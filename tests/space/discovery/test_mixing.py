@@ -6,10 +6,10 @@ from transformers import CONFIG_MAPPING
 
 from space.axes.axis_map import layer_modules
 from space.discovery.discovery import discover
-from space.discovery.tiny import tiny
-from space.verification.behaviour import modules_that_mix
-from space.verification.contract import logits_of, random_teacher, trial_tokens
-from space.verification.reload import hushed
+from space.discovery.tiny import tiny_config
+from space.verification.behaviour import token_mixing_modules
+from space.verification.contract import contract_tokens, logits_of, random_teacher
+from space.verification.reload import captured_warnings
 
 
 @pytest.mark.parametrize(
@@ -24,11 +24,11 @@ from space.verification.reload import hushed
     ],
 )
 def test_the_first_projection_that_reads_other_tokens(model_type: str, names: set[str]) -> None:
-    with hushed():
-        config = tiny(CONFIG_MAPPING[model_type]())
+    with captured_warnings():
+        config = tiny_config(CONFIG_MAPPING[model_type]())
         model, axis_map = random_teacher(config), discover(config).axis_map
-        tokens = trial_tokens(config.vocab_size)[:1]
+        tokens = contract_tokens(config.vocab_size)[:1]
         before = logits_of(model, tokens)
-        assert modules_that_mix(model, layer_modules(model, axis_map), tokens) == names
+        assert token_mixing_modules(model, layer_modules(model, axis_map), tokens) == names
     assert torch.equal(logits_of(model, tokens), before)
     assert not any(module._forward_pre_hooks for module in model.modules()), "no hook is left"

@@ -21,8 +21,8 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from space.discovery.families import looks_ahead, no_decoder
-from space.discovery.tiny import tiny
+from space.discovery.families import sees_future_tokens, why_not_a_decoder
+from space.discovery.tiny import tiny_config
 
 _SAMPLE = ("llama", "gpt2", "gemma2", "bloom", "mixtral", "deepseek_v3", "nemotron_h", "gemma4_text", "dbrx")
 #: A draft model whose class refuses its own defaults.
@@ -74,12 +74,12 @@ def _runs(config: PretrainedConfig) -> None:
         logits_BTV = model(input_ids=tokens_BT, use_cache=False).logits
     assert logits_BTV.shape == (2, 12, 56)
     assert logits_BTV.isfinite().all()
-    assert not looks_ahead(model, tokens_BT)
+    assert not sees_future_tokens(model, tokens_BT)
 
 
 @pytest.mark.parametrize("model_type", _SAMPLE)
 def test_a_type_is_built_and_run(model_type: str) -> None:
-    _runs(tiny(CONFIG_MAPPING[model_type]()))
+    _runs(tiny_config(CONFIG_MAPPING[model_type]()))
 
 
 @pytest.mark.slow
@@ -87,11 +87,11 @@ def test_a_type_is_built_and_run(model_type: str) -> None:
 @pytest.mark.parametrize("model_type", sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - {_BROKEN}))
 def test_every_type_is_run_or_refused_with_a_reason(model_type: str) -> None:
     config = CONFIG_MAPPING[model_type]()
-    reason = no_decoder(config)
+    reason = why_not_a_decoder(config)
     if reason is None:
-        small = tiny(config)
-        assert no_decoder(small) is None
-        assert tiny(small).to_dict() == small.to_dict()
+        small = tiny_config(config)
+        assert why_not_a_decoder(small) is None
+        assert tiny_config(small).to_dict() == small.to_dict()
         assert type(small).from_dict(small.to_dict()).to_dict() == small.to_dict()
         _runs(small)
     else:
@@ -99,7 +99,7 @@ def test_every_type_is_run_or_refused_with_a_reason(model_type: str) -> None:
 
 
 def test_a_real_teacher_keeps_its_flags_and_loses_its_sizes() -> None:
-    small = tiny(_LLAMA_8B)
+    small = tiny_config(_LLAMA_8B)
     assert isinstance(small, LlamaConfig)
     assert small.attention_bias
     assert not small.tie_word_embeddings
@@ -122,20 +122,20 @@ def test_a_real_teacher_keeps_its_flags_and_loses_its_sizes() -> None:
     ids=lambda config: config.model_type,
 )
 def test_other_real_teachers_run(config: PretrainedConfig) -> None:
-    small = tiny(config)
+    small = tiny_config(config)
     assert small.tie_word_embeddings == config.tie_word_embeddings
     _runs(small)
 
 
 def test_a_field_that_only_the_checkpoint_has_stays() -> None:
-    plain, real = tiny(Qwen3MoeConfig()), tiny(Qwen3MoeConfig.from_dict({"head_dim": 128}))
+    plain, real = tiny_config(Qwen3MoeConfig()), tiny_config(Qwen3MoeConfig.from_dict({"head_dim": 128}))
     assert (plain.hidden_size, real.hidden_size, real.head_dim) == (48, 36, 8)
     _runs(real)
 
 
 def test_each_kind_of_layer_stands_twice_in_no_period() -> None:
     kinds = ["sliding_attention"] * 5 + ["full_attention"]
-    small = tiny(Gemma3TextConfig(num_hidden_layers=12, layer_types=kinds * 2))
+    small = tiny_config(Gemma3TextConfig(num_hidden_layers=12, layer_types=kinds * 2))
     assert small.layer_types == ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
 
 
@@ -150,7 +150,7 @@ def test_each_kind_of_layer_stands_twice_in_no_period() -> None:
     ],
 )
 def test_what_is_no_decoder_says_why(model_type: str, words: str) -> None:
-    reason = no_decoder(CONFIG_MAPPING[model_type]())
+    reason = why_not_a_decoder(CONFIG_MAPPING[model_type]())
     assert reason is not None
     assert words in reason
 
@@ -158,6 +158,6 @@ def test_what_is_no_decoder_says_why(model_type: str, words: str) -> None:
 def test_an_encoder_looks_ahead_and_its_decoder_does_not() -> None:
     tokens_BT = torch.randint(0, 48, (2, 12), generator=torch.Generator().manual_seed(1))
     decoder = BertConfig(is_decoder=True)
-    assert no_decoder(decoder) is None
-    assert not looks_ahead(_random_model(tiny(decoder)), tokens_BT)
-    assert looks_ahead(_random_model(tiny(BertConfig())), tokens_BT)
+    assert why_not_a_decoder(decoder) is None
+    assert not sees_future_tokens(_random_model(tiny_config(decoder)), tokens_BT)
+    assert sees_future_tokens(_random_model(tiny_config(BertConfig())), tokens_BT)

@@ -11,11 +11,11 @@ from space.enumeration.enumeration import enumerate_space
 from space.enumeration.hand_made import DEPTH, MLP_AND_HEADS, UNIFORM, baselines
 from space.enumeration.limits import read_limits
 from space.enumeration.search_space import SearchSpace
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 from studies.demo.train import CONFIG
 from tests.space.maps import map_of
 
-MAP = axis_map_of(CONFIG)
+MAP = verified_axis_map(CONFIG)
 TEACHER = MAP.teacher
 
 

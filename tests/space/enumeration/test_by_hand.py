@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from space.axes.architecture import Architecture, Axis
 from space.counting.budget import Budget
 from space.enumeration.enumeration import enumerate_space
-from space.enumeration.hand_made import completions, read_named
+from space.enumeration.hand_made import completions, parse_architecture
 from space.enumeration.limits import read_limits
 from space.enumeration.search_space import SearchSpace
 from space.input_error import InputError
@@ -24,12 +24,12 @@ SPACE: SearchSpace = enumerate_space(MAP, BUDGET)
 
 
 def meant(text: str) -> Architecture:
-    return completions(read_named(text), MAP, SPACE, {})[0]
+    return completions(parse_architecture(text), MAP, SPACE, {})[0]
 
 
 def refusal(text: str) -> InputError:
     with pytest.raises(InputError) as caught:
-        completions(read_named(text), MAP, SPACE, {})
+        completions(parse_architecture(text), MAP, SPACE, {})
     return caught.value
 
 
@@ -59,7 +59,7 @@ def test_else_it_is_the_one_most_like_the_teacher(row: int, axes: set[Axis]) -> 
     """Any sizes of a member have a completion; of those in the space none changes the others less."""
     named = {axis: SPACE.architectures[row][axis] for axis in axes}
     text = ",".join(f"{axis}={size}" for axis, size in named.items())
-    first, *_ = found = completions(read_named(text), MAP, SPACE, {})
+    first, *_ = found = completions(parse_architecture(text), MAP, SPACE, {})
     others = [axis for axis in MAP.free if axis not in axes]
 
     def change(one: Architecture) -> float:
@@ -75,7 +75,7 @@ def test_else_it_is_the_one_most_like_the_teacher(row: int, axes: set[Axis]) -> 
 
 def test_the_user_s_limits_hold_for_what_is_not_named() -> None:
     limits = read_limits(["kv_heads"], ["layers=24,28"])
-    found = completions(read_named("heads=24,mlp=14336"), MAP, SPACE, limits)
+    found = completions(parse_architecture("heads=24,mlp=14336"), MAP, SPACE, limits)
     assert {one.kv_heads for one in found} == {8}
     assert {one.layers for one in found} <= {24, 28, 32}
 
@@ -126,6 +126,6 @@ def test_what_the_teacher_or_its_class_does_not_have_is_refused(text: str, rule:
 def test_a_mixture_of_experts() -> None:
     axis_map = map_of("qwen2_moe")
     space = enumerate_space(axis_map, Budget(8_000_000_000, 0.02))
-    found = completions(read_named("experts=30"), axis_map, space, {})[0]
+    found = completions(parse_architecture("experts=30"), axis_map, space, {})[0]
     assert found.experts == 30
     assert space.budget.lowest <= space.parameters_of(found) <= space.budget.highest

@@ -20,12 +20,12 @@ from space.counting.budget import Budget, BudgetText
 from space.counting.counting import parameter_polynomial
 from space.cutting.extraction import student_config
 from space.cutting.ranking import kept_layers
-from space.enumeration.choices import divisor, step_of
-from space.enumeration.enumeration import enumerate_space, floors
+from space.enumeration.choices import preferred_multiple, step_of
+from space.enumeration.enumeration import enumerate_space, smallest_sizes
 from space.enumeration.hand_made import baselines
 from space.enumeration.search_space import SearchSpace
 from space.input_error import InputError
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 from tests.space.maps import map_of, tiny_map
 
 MAP = map_of("small")
@@ -124,7 +124,7 @@ class TestSpaces:
     def test_the_mlp_is_the_best_multiple(self, name: str, budget: int) -> None:
         axis_map, space = map_of(name), space_of(name, budget)
         count, teacher = parameter_polynomial(axis_map), axis_map.teacher
-        least = floors(teacher, budget / count.of(teacher))[Axis.MLP]
+        least = smallest_sizes(teacher, budget / count.of(teacher))[Axis.MLP]
         for architecture, parameters in zip(space.architectures, space.parameters, strict=True):
             assert architecture.mlp % 128 == 0
             for mlp in (architecture.mlp - 128, architecture.mlp + 128):
@@ -135,7 +135,7 @@ class TestSpaces:
     @pytest.mark.parametrize(("name", "budget"), [("llama", 10**9), ("qwen3", 10**9)])
     def test_sizes_lie_within_their_limits(self, name: str, budget: int) -> None:
         teacher, space = map_of(name).teacher, space_of(name, budget)
-        least = floors(teacher, budget / parameter_polynomial(map_of(name)).of(teacher))
+        least = smallest_sizes(teacher, budget / parameter_polynomial(map_of(name)).of(teacher))
         for axis in map_of(name).free:
             assert least[axis] <= min(space.values(axis)) <= max(space.values(axis)) <= teacher[axis]
         for a in space.architectures:
@@ -187,7 +187,7 @@ class TestSpaces:
     [(14336, 128), (2048, 128), (2047, 64), (1024, 64), (512, 32), (256, 16), (128, 8), (127, 4), (24, 4)],
 )
 def test_large_sizes_are_multiples_of_more(size: int, step: int) -> None:
-    assert divisor(size) == step
+    assert preferred_multiple(size) == step
 
 
 def test_rows_of_mixtures_fit_grouped_products() -> None:
@@ -202,7 +202,9 @@ def test_no_axis_carries_the_whole_cut() -> None:
     half = {Axis.HIDDEN: 2048, Axis.MLP: 3584, Axis.HEADS: 16, Axis.KV_HEADS: 4, Axis.LAYERS: 16}
     fifth = {Axis.HIDDEN: 656, Axis.MLP: 1147, Axis.HEADS: 6, Axis.KV_HEADS: 2, Axis.LAYERS: 6}
     for share, expected in ((0.9, half), (0.2, fifth), (0.0, dict.fromkeys(half, 1))):
-        assert {axis: size for axis, size in floors(teacher, share).items() if axis in half} == expected
+        assert {
+            axis: size for axis, size in smallest_sizes(teacher, share).items() if axis in half
+        } == expected
 
 
 class TestRefusals:
@@ -249,7 +251,7 @@ class TestRefusals:
 
     def test_one_that_would_break_its_own_limits_is_not_named(self) -> None:
         """Limits rise with the budget: 6,972 is nearer, but no architecture of that size is within them."""
-        axis_map = axis_map_of(LlamaConfig(**_TINY))
+        axis_map = verified_axis_map(LlamaConfig(**_TINY))
         with pytest.raises(InputError, match="the nearest are 6920 and 6984"):
             enumerate_space(axis_map, Budget(6926, 1e-6))
         assert set(enumerate_space(axis_map, Budget(6984, 1e-6)).parameters) == {6984}

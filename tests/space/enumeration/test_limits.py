@@ -9,7 +9,7 @@ from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap
 from space.enumeration.limits import Limit, check_limits, read_limits
 from space.input_error import InputError
-from space.verification.verification import axis_map_of
+from space.verification.verification import verified_axis_map
 from tests.space.maps import map_of, tiny_map
 
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_read_is_refused(keep: list[str], sizes: list[str], messa
 
 @pytest.fixture(scope="module")
 def gpt2() -> AxisMap:
-    return axis_map_of(GPT2Config())
+    return verified_axis_map(GPT2Config())
 
 
 @pytest.mark.parametrize(

@@ -13,20 +13,20 @@ import pytest
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from space.axes.architecture import Architecture, Axis
-from space.axes.axis_map import AxisMap, Coupling, Roles
-from space.discovery.sizing import Tie
+from space.axes.axis_map import AxisMap, Coupling, TensorRoles
+from space.discovery.sizing import HiddenTie
 from space.families import support
 from space.families import support as command
-from space.families.support import TYPES, Row, markdown, row_of, rows, summary
+from space.families.support import TYPES, SupportRow, markdown, summary, support_rows, try_type
 from space.input_error import InputError
 
 ROWS = [
-    Row("llama", ("hidden", "mlp")),
-    Row("falcon", ("hidden (with heads)",), tied={"kv_heads": "all heads share one"}),
-    Row("odd", ("mlp",), refused={"hidden": "it moves a|b", "heads": "no"}),
-    Row("bart", reason="it is an encoder-decoder, and its decoder reads an encoder's states"),
-    Row("mvp", reason="it is an encoder-decoder, and its decoder reads an encoder's states"),
-    Row("reformer", reason="it sorts tokens"),
+    SupportRow("llama", ("hidden", "mlp")),
+    SupportRow("falcon", ("hidden (with heads)",), tied={"kv_heads": "all heads share one"}),
+    SupportRow("odd", ("mlp",), refused={"hidden": "it moves a|b", "heads": "no"}),
+    SupportRow("bart", reason="it is an encoder-decoder, and its decoder reads an encoder's states"),
+    SupportRow("mvp", reason="it is an encoder-decoder, and its decoder reads an encoder's states"),
+    SupportRow("reformer", reason="it sorts tokens"),
 ]
 
 
@@ -60,7 +60,7 @@ class TestPrinted:
         )
 
 
-def found(refused: dict[Axis, str], tie: Tie | None, kv_heads: int = 2) -> Any:
+def found(refused: dict[Axis, str], tie: HiddenTie | None, kv_heads: int = 2) -> Any:
     """What vouching may have found, as far as a row is made of it."""
     small = AxisMap(
         config=None,  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ def found(refused: dict[Axis, str], tie: Tie | None, kv_heads: int = 2) -> Any:
         tensors=(),
         stacks=(),
         kinds=(0, 0),
-        roles=Roles("", "", None),
+        roles=TensorRoles("", "", None),
         couplings=(
             Coupling(Axis.HEAD_DIM, Axis.HIDDEN, Fraction(1, 4)),
             Coupling(Axis.MLP, Axis.HEAD_DIM, Fraction(2)),
@@ -91,9 +91,9 @@ class TestARow:
         assert (refused, tied) == ({"hidden and head_dim": "it is wrong"}, {})
 
     def test_heads_whose_size_moves_are_no_failure(self) -> None:
-        refused, tied = support._refusals(found({Axis.HEADS: "instead"}, Tie.HEAD_DIM))
+        refused, tied = support._refusals(found({Axis.HEADS: "instead"}, HiddenTie.HEAD_DIM))
         assert (refused, tied) == ({}, {"heads": "instead"})
-        refused, tied = support._refusals(found({Axis.HEADS: "no", Axis.HIDDEN: "no"}, Tie.HEAD_DIM))
+        refused, tied = support._refusals(found({Axis.HEADS: "no", Axis.HIDDEN: "no"}, HiddenTie.HEAD_DIM))
         assert refused.keys() == {"heads", "hidden and head_dim"}
 
     def test_one_key_for_all_heads_is_no_failure(self) -> None:
@@ -109,14 +109,14 @@ class TestEachForItself:
             raise InputError("Rule", "'llama' is not: it is\n odd", "Remedy")
 
         monkeypatch.setattr(support, "vouch", refuses)
-        assert row_of("llama") == Row("llama", reason="it is odd")
+        assert try_type("llama") == SupportRow("llama", reason="it is odd")
 
     def test_any_exception(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def fails(_: object) -> None:
             raise ValueError("first\nlast line")
 
         monkeypatch.setattr(support, "vouch", fails)
-        assert row_of("llama") == Row(
+        assert try_type("llama") == SupportRow(
             "llama", reason="its class does not run at a tiny size (last line)", late=True
         )
 
@@ -124,7 +124,9 @@ class TestEachForItself:
         monkeypatch.setattr(support, "vouch", lambda _: time.sleep(20))
         monkeypatch.setattr(support, "_SECONDS", 1)
         before = signal.getsignal(signal.SIGALRM)
-        assert row_of("llama") == Row("llama", reason="its trial takes more than 1 seconds", late=True)
+        assert try_type("llama") == SupportRow(
+            "llama", reason="its trial takes more than 1 seconds", late=True
+        )
         assert signal.getsignal(signal.SIGALRM) == before
 
     def test_what_fails_at_more_draws_is_not_hidden(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +134,7 @@ class TestEachForItself:
             return "it is wrong" if list(axes) == [Axis.MLP] and seed == support.DRAWS - 1 else None
 
         monkeypatch.setattr(support, "breach", breach)
-        row = row_of("llama")
+        row = try_type("llama")
         assert row.late
         assert row.refused == {"mlp": "it is wrong"}
         assert row.cut == ("hidden", "heads", "kv_heads", "layers")
@@ -140,12 +142,12 @@ class TestEachForItself:
     def test_what_a_stranger_complains_of(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def tried(_: object, folder: Path, *__: object) -> Any:
             (folder / "llama").mkdir()
-            yield Row("llama", ("hidden",))
-            yield Row("bert", reason="it is an encoder")
+            yield SupportRow("llama", ("hidden",))
+            yield SupportRow("bert", reason="it is an encoder")
 
         monkeypatch.setattr(support, "_tried", tried)
         monkeypatch.setattr(support, "complaints", lambda _: {"llama": "it warns: no"})
-        table = rows(["bert", "llama"])
+        table = support_rows(["bert", "llama"])
         assert [row.model_type for row in table] == ["bert", "llama"]
         assert table[1].reason == "none of its students can be read back by a new process: it warns: no"
         assert table[1].late
@@ -182,13 +184,13 @@ class TestTheCommand:
     def test_it_writes_the_file_and_tells_of_late_failures(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        late = Row("odd", reason="it ends", late=True)
-        monkeypatch.setattr(command, "rows", lambda *_, **__: [*ROWS, late])
+        late = SupportRow("odd", reason="it ends", late=True)
+        monkeypatch.setattr(command, "support_rows", lambda *_, **__: [*ROWS, late])
         monkeypatch.setattr(command, "TABLE", tmp_path / "SUPPORT.md")
         assert command.main(["--write"]) == 1
         written = (tmp_path / "SUPPORT.md").read_text()
         assert markdown([*ROWS, late]) in written
         assert "of transformers 5." in written
         assert "Not refused at run time in the same words: odd" in capsys.readouterr().err
-        monkeypatch.setattr(command, "rows", lambda *_, **__: ROWS)
+        monkeypatch.setattr(command, "support_rows", lambda *_, **__: ROWS)
         assert command.main(["--write"]) == 0

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from transformers import PreTrainedModel
 
-from evaluators.importance.layer_removal import Chords, ranks, removal_order
+from evaluators.importance.layer_removal import BoundaryCosines, removal_order, removal_ranks
 from evaluators.importance.method import Depth, Method
 from evaluators.importance.rank import rank
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap
-from space.cutting.extraction import keeps
+from space.cutting.extraction import layers_kept
 from space.cutting.ranking import Ranking
 from space.input_error import InputError
 from tests.evaluators.importance.depth import by_surgery
@@ -105,7 +105,7 @@ def test_chords_are_the_same_for_any_split(
     model: PreTrainedModel, axis_map: AxisMap, sizes: list[int]
 ) -> None:
     states = [torch.randn(sum(sizes), 3, 16, generator=torch.Generator().manual_seed(n)) for n in range(5)]
-    whole, parts = (Chords(model, axis_map) for _ in range(2))
+    whole, parts = (BoundaryCosines(model, axis_map) for _ in range(2))
     whole.add(states)
     for batch in zip(*(values.split(sizes) for values in states), strict=True):
         parts.add(batch)
@@ -128,8 +128,8 @@ def test_with_blocks_a_student_keeps_all_but_the_cheapest(
         student = axis_map.complete({Axis.LAYERS: layers})
         start = int(blocks[LAYERS - layers - 1].argmin())
         gone = range(start, start + LAYERS - layers)
-        assert keeps(axis_map, ranking, student) == [n for n in range(LAYERS) if n not in gone]
-    assert keeps(axis_map, ranking, axis_map.teacher) == list(range(LAYERS))
+        assert layers_kept(axis_map, ranking, student) == [n for n in range(LAYERS) if n not in gone]
+    assert layers_kept(axis_map, ranking, axis_map.teacher) == list(range(LAYERS))
     ranking.save(tmp_path / "ranking.safetensors")
     again = Ranking.load(tmp_path / "ranking.safetensors", "a fingerprint")
     assert again is not None
@@ -183,7 +183,7 @@ def test_the_first_to_go_ranks_lowest(wanted: list[int]) -> None:
         return torch.tensor([float("nan") if n in asked[-1] else wanted.index(n) for n in range(6)])
 
     assert removal_order(6, scoring) == wanted
-    assert ranks(wanted).argsort().tolist() == wanted
+    assert removal_ranks(wanted).argsort().tolist() == wanted
     assert asked == [wanted[:n] for n in range(5)]
 
 
@@ -200,7 +200,7 @@ def test_equal_layers_keep_the_order_of_the_teacher(method: Method) -> None:
                 parameter.zero_()
     ranking = ranking_by(model, method)
     if method.depth is not Depth.RANDOM:
-        kept = keeps(map_of(model.config), ranking, map_of(model.config).complete({Axis.LAYERS: 2}))
+        kept = layers_kept(map_of(model.config), ranking, map_of(model.config).complete({Axis.LAYERS: 2}))
         assert kept == [0, 1]
 
 

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 
 from evaluators.huggingface.final_states import final_states
 from evaluators.importance import layer_removal as removal
-from evaluators.importance.layer_passes import Passes, Setting, only_states
+from evaluators.importance.layer_passes import DepthSetting, PartialPasses, depends_on_states_alone
 from evaluators.importance.layer_removal import by_divergence, by_loss, without_blocks, without_each
 from space.axes.axis_map import layer_modules
-from tests.contracts.tiny import tokens, vouched
+from tests.contracts.tiny import tokens, verified
 from tests.evaluators.importance.depth.by_surgery import Cost, divergence, loss
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.tiny_models import random_tokens, same_weights, tiny_model
@@ -37,8 +37,8 @@ def model() -> PreTrainedModel:
 
 def setting_of(
     model: PreTrainedModel, calibration: Tensor = CALIBRATION, rows: int | list[int] = 2, reuse: bool = True
-) -> Setting:
-    return Setting(model, map_of(model.config), calibration.split(rows), reuse)
+) -> DepthSetting:
+    return DepthSetting(model, map_of(model.config), calibration.split(rows), reuse)
 
 
 def forwards(model: nn.Module) -> list[Any]:
@@ -103,9 +103,9 @@ def test_any_split_into_batches_gives_the_same(model: PreTrainedModel, sizes: li
 @torch.no_grad()
 def test_passes_that_start_in_the_middle_are_whole_passes(case: str) -> None:
     """Oracle: the class's own full pass, in which the layers that are out run and are not listened to."""
-    model, axis_map, text = vouched(case).model, vouched(case).small, tokens()
-    assert only_states(model, axis_map, text)
-    quick, naive = (Setting(model, axis_map, [text], reuse) for reuse in (True, False))
+    model, axis_map, text = verified(case).model, verified(case).small, tokens()
+    assert depends_on_states_alone(model, axis_map, text)
+    quick, naive = (DepthSetting(model, axis_map, [text], reuse) for reuse in (True, False))
     wanted = without_blocks(naive, by_loss)
     assert len(wanted[torch.isfinite(wanted)].unique()) > 2
     assert_close(without_blocks(quick, by_loss), wanted, rtol=1e-5, atol=1e-6)
@@ -146,17 +146,17 @@ class Remembering(nn.Module):
 def test_layers_that_share_more_than_states_are_found_out() -> None:
     model = tiny_model(num_hidden_layers=LAYERS)
     axis_map = map_of(model.config)
-    assert only_states(model, axis_map, CALIBRATION)
+    assert depends_on_states_alone(model, axis_map, CALIBRATION)
     left: dict[str, Tensor] = {}
     layers = model.get_submodule("model.layers")
     for number, leaves in ((1, True), (3, False)):
         layers.register_module(str(number), Remembering(layers.get_submodule(str(number)), left, leaves))
-    assert not only_states(model, axis_map, CALIBRATION)
+    assert not depends_on_states_alone(model, axis_map, CALIBRATION)
     # What is left behind is not the same, and whoever reads it needs no fresh one.
     left["states"] = torch.tensor(1.0)
     layers.get_submodule("3").left = dict.fromkeys(["states"], torch.tensor(1.0))  # type: ignore[assignment]
     layers.get_submodule("3").leaves = True  # type: ignore[assignment]
-    assert only_states(model, axis_map, CALIBRATION)
+    assert depends_on_states_alone(model, axis_map, CALIBRATION)
 
 
 @torch.no_grad()
@@ -173,7 +173,7 @@ def test_the_teacher_is_left_as_it_was() -> None:
 @torch.no_grad()
 def test_the_teacher_is_left_as_it_was_after_an_error(reuse: bool) -> None:
     model = tiny_model()
-    passes = Passes(model, map_of(model.config), CALIBRATION.long(), reuse=reuse)
+    passes = PartialPasses(model, map_of(model.config), CALIBRATION.long(), reuse=reuse)
     wanted, own = passes.whole, forwards(model)
     norm = model.get_submodule("model.norm")
 
@@ -195,7 +195,7 @@ def test_a_module_s_own_forward_comes_back() -> None:
     layer = model.get_submodule("model.layers.0")
     own = layer.forward
     vars(layer)["forward"] = own
-    Passes(model, map_of(model.config), CALIBRATION.long()).without(0, 2)
+    PartialPasses(model, map_of(model.config), CALIBRATION.long()).without(0, 2)
     assert vars(layer)["forward"] is own
 
 
@@ -203,6 +203,6 @@ def test_layers_are_not_scored_in_training_mode(model: PreTrainedModel) -> None:
     model.train()
     try:
         with pytest.raises(AssertionError, match="evaluation mode"):
-            Passes(model, map_of(model.config), CALIBRATION.long())
+            PartialPasses(model, map_of(model.config), CALIBRATION.long())
     finally:
         model.eval()

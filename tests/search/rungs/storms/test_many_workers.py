@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from search.rungs.claims import DEATHS
-from search.rungs.evaluation import Record
+from search.rungs.evaluation import FinishedTrial
 from search.settings.config import RunConfig
 from space.axes.architecture import Architecture
 from tests.search.rungs.storms.worker import Crew, finish
@@ -93,7 +93,7 @@ def test_a_candidate_in_which_worker_after_worker_dies_is_given_up(quick_disk: P
         processes = [p if p.exitcode in (None, 0) else crew.start() for p in processes]
         time.sleep(0.05)
 
-    def may_fail(record: Record) -> bool:
+    def may_fail(record: FinishedTrial) -> bool:
         return record.rung == 1 and record.architecture.layers == 8
 
     given_up = [record for record in crew.check(may_fail) if record.evaluation is None]

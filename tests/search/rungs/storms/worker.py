@@ -17,7 +17,7 @@ from pathlib import Path
 import optuna
 from optuna.storages import RDBStorage
 
-from search.rungs.evaluation import Evaluation, Record
+from search.rungs.evaluation import Evaluation, FinishedTrial
 from search.rungs.loop import open_rungs
 from search.rungs.rung import Rung
 from search.settings.config import RunConfig
@@ -105,7 +105,7 @@ class Crew:
         notes = self.folder / "notes"
         return notes.read_text().count("begun") if notes.exists() else 0
 
-    def check(self, failures: Callable[[Record], bool] = lambda record: False) -> list[Record]:
+    def check(self, failures: Callable[[FinishedTrial], bool] = lambda record: False) -> list[FinishedTrial]:
         """Everything was evaluated once, nothing that was told was begun again, and nothing is open.
 
         Args:
@@ -114,7 +114,7 @@ class Crew:
         with self.rungs() as rungs:
             records = records_of(rungs)
             counts = [len(rung.records()) for rung in rungs]
-            assert not any(rung.under_way() for rung in rungs)
+            assert not any(rung.has_unfinished() for rung in rungs)
         assert counts == [self.config.trials, *self.config.rung_candidates]
         assert max(Counter((record.rung, record.architecture) for record in records).values()) == 1
         for record in records:

@@ -10,31 +10,31 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evaluators.corpus.corpus import Corpus
-from evaluators.metrics.energy import metered, spent
+from evaluators.metrics.energy import energy_meter, energy_spent
 from evaluators.teacher import Teacher
 from search.report import RankingView, write_report
-from search.rungs.loop import Search, Task, open_rungs
+from search.rungs.loop import Search, SearchTask, open_rungs
 from search.rungs.rung import Rung
 from search.runs.summary import check, write
 from search.settings.config import RunConfig
-from search.settings.costs import by_hand
+from search.settings.costs import tried_architectures
 from search.settings.resolution import Resolved
-from search.stages.account import Account, Looks, TeacherFigures
 from search.stages.benchmarks import run_benchmarks
-from search.stages.correction import Correction, corrected
+from search.stages.correction import Correction, correct_if_asked
 from search.stages.inspection import inspect
 from search.stages.model_card import write_cards
-from search.stages.preparation import contestants, load, prepare
-from search.stages.provenance import keep_provenance
+from search.stages.preparation import basis_candidates, load, prepare
+from search.stages.provenance import save_provenance
 from search.stages.retraining import retrain_all
+from search.stages.run_context import RunContext
+from search.stages.summary_builder import FinalMeasurements, SummaryBuilder, TeacherFigures
 from search.stages.targets import check_targets
-from search.stages.trial import BenchEvaluator
-from search.stages.workbench import Workbench
-from search.storage.run_directory import RunDirectory, write_whole
+from search.stages.trial import DistillationEvaluator
+from search.storage.run_directory import RunDirectory, atomic_write
 from search.storage.storage import open_storage
 from search.storage.workers import Workers
-from search.terminal.console import Console, Forecast
-from search.training.ranks import ranks
+from search.terminal.console import Console, TimeForecast
+from search.training.process_group import run_processes
 from search.training.training import Begin
 from space.enumeration.hand_made import baselines
 
@@ -47,13 +47,13 @@ class Run:
     directory: RunDirectory
     console: Console
     command: str
-    bench: Workbench
+    context: RunContext
     teacher: TeacherFigures
     correction: Correction | None
 
     def rungs(self, workers: Workers) -> list[Rung]:
         """The studies of the rungs, to be worked on by this worker."""
-        return open_rungs(self.bench.config, self.bench.space, self.directory.path, workers)
+        return open_rungs(self.context.config, self.context.space, self.directory.path, workers)
 
 
 def run(resolved: Resolved, directory: RunDirectory, console: Console, command: str) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def run(resolved: Resolved, directory: RunDirectory, console: Console, command: 
 @contextmanager
 def at_work(config: RunConfig, directory: RunDirectory) -> Iterator[Workers]:
     """Be one of the workers of a run, whose energy is counted."""
-    with directory.joined(config) as workers, metered(directory.energy, config.device):
+    with directory.joined(config) as workers, energy_meter(directory.energy, config.device):
         yield workers
 
 
@@ -80,14 +80,14 @@ def begin(resolved: Resolved, directory: RunDirectory, console: Console) -> tupl
         InputError: the run cannot be done, or the directory belongs to another.
     """
     config = resolved.config
-    ranks().refuse_device(config.device)
+    run_processes().check_device(config.device)
     directory.refuse_another(config)
     if config.storage:  # one that cannot be reached is refused before anything is made
         open_storage(config.storage, directory.path)
     check_targets(resolved, directory)
     gc.freeze()  # the libraries stay for good; collecting among them costs each candidate half a second
     teacher, corpus = load(config, console)
-    ranks().order(Begin(resolved, directory.path, corpus))
+    run_processes().send_command(Begin(resolved, directory.path, corpus))
     return teacher, corpus
 
 
@@ -102,63 +102,70 @@ def rank_teacher(
 ) -> Run:
     """The first stage: the teacher corrected if asked, its targets kept, its units ranked, all measured."""
     whole, config = corpus, resolved.config
-    keep_provenance(teacher, config.data, directory.path)
+    save_provenance(teacher, config.data, directory.path)
     corpus = replace(corpus, distillation=corpus.distillation[: config.distillation_blocks])
     console.forecast = _forecast(resolved, corpus)
-    with workers.patient("teacher", console.say):
-        teacher, correction = corrected(config, teacher, whole, directory, console)
-    bench = prepare(resolved, teacher, corpus, directory, console, workers)
-    with workers.patient("figures", console.say):
-        figures = _teacher_figures(bench, directory)
+    with workers.exclusive_or_wait("teacher", console.say):
+        teacher, correction = correct_if_asked(config, teacher, whole, directory, console)
+    context = prepare(resolved, teacher, corpus, directory, console, workers)
+    with workers.exclusive_or_wait("figures", console.say):
+        figures = _teacher_figures(context, directory)
     console.say(
         f"teacher: loss {figures.loss:.4f} nats per token, {resolved.teacher_parameters:,} parameters"
     )
-    return Run(resolved, directory, console, command, bench, figures, correction)
+    return Run(resolved, directory, console, command, context, figures, correction)
 
 
 def search_rungs(run: Run, workers: Workers) -> None:
     """The second stage: candidates are tried on every rung, until all rungs are full."""
-    resolved, bench = run.resolved, run.bench
-    tries = by_hand(
-        resolved.tries, bench.formulas, bench.space, resolved.limits, bench.config.most, bench.kept_layers
+    resolved, context = run.resolved, run.context
+    tries = tried_architectures(
+        resolved.tries,
+        context.formulas,
+        context.space,
+        resolved.limits,
+        context.config.most,
+        context.kept_layers,
     )
-    task = Task(bench.config, bench.space, baselines(bench.space, bench.axis_map.teacher), tries)
+    task = SearchTask(
+        context.config, context.space, baselines(context.space, context.axis_map.teacher), tries
+    )
     with run.console.stage("search"):
-        Search(task, run.rungs(workers), BenchEvaluator(bench), run.console, workers).run()
+        Search(task, run.rungs(workers), DistillationEvaluator(context), run.console, workers).run()
 
 
 def retrain_promoted(run: Run, workers: Workers) -> dict[str, Any]:
     """The last stage: the best are trained to the end and written; the summary of the run is returned."""
-    bench, console, directory = run.bench, run.console, run.directory
+    context, console, directory = run.context, run.console, run.directory
     rungs = run.rungs(workers)
     with console.stage("retraining"):
-        promoted, others = retrain_all(bench, rungs, workers, console)
-    with workers.patient("summary", console.say):
-        with console.stage("benchmarks") if bench.config.benchmarks else nullcontext():
-            results = run_benchmarks(bench, [*promoted, *others], directory, console)
+        promoted, others = retrain_all(context, rungs, workers, console)
+    with workers.exclusive_or_wait("summary", console.say):
+        with console.stage("benchmarks") if context.config.benchmarks else nullcontext():
+            results = run_benchmarks(context, [*promoted, *others], directory, console)
         with console.stage("inspection"):
-            inspection = inspect(bench, [*promoted, *others], directory, console)
+            inspection = inspect(context, [*promoted, *others], directory, console)
         seconds = _accumulated(directory, console.stage_seconds)
-        looks = Looks(results, inspection, spent(directory.energy))
-        account = Account(
-            bench, rungs, run.teacher, promoted, others, looks, run.correction, seconds, run.command
+        final = FinalMeasurements(results, inspection, energy_spent(directory.energy))
+        builder = SummaryBuilder(
+            context, rungs, run.teacher, promoted, others, final, run.correction, seconds, run.command
         )
-        return _told(account, directory)
+        return _write_results(builder, directory)
 
 
-def _told(account: Account, directory: RunDirectory) -> dict[str, Any]:
+def _write_results(builder: SummaryBuilder, directory: RunDirectory) -> dict[str, Any]:
     """Write down what a run came to; several workers do it in turn, the last with the time of all."""
-    summary = account.summary()
+    summary = builder.summary()
     check(summary)
     write_cards(summary, directory.path)
-    write_report(summary, RankingView.of(account.bench.ranking), directory.report)
+    write_report(summary, RankingView.of(builder.context.ranking), directory.report)
     write(directory.summary, summary)
     return summary
 
 
-def _forecast(resolved: Resolved, corpus: Corpus) -> Forecast:
+def _forecast(resolved: Resolved, corpus: Corpus) -> TimeForecast:
     """Tokens of each kind of work, and the trainings that they are made of, for the time left."""
-    config, tried = resolved.config, len(contestants(resolved))
+    config, tried = resolved.config, len(basis_candidates(resolved))
     rungs = zip(config.rung_tokens, config.rung_candidates, strict=True)
     tokens = {
         "correct": config.teacher_correction,
@@ -172,16 +179,16 @@ def _forecast(resolved: Resolved, corpus: Corpus) -> Forecast:
         "distil": sum(config.rung_candidates) + tried,
         "retrain": resolved.retrainings,
     }
-    return Forecast(tokens, pieces)
+    return TimeForecast(tokens, pieces)
 
 
-def _teacher_figures(bench: Workbench, directory: RunDirectory) -> TeacherFigures:
+def _teacher_figures(context: RunContext, directory: RunDirectory) -> TeacherFigures:
     """Loss and latency of the teacher, measured once a run."""
     if directory.teacher.exists():
         return TeacherFigures(**json.loads(directory.teacher.read_text()))
-    latency = bench.latency(bench.teacher.model).total_ms if bench.config.measures_latency else None
-    figures = TeacherFigures(bench.exact_loss(bench.teacher.model), latency)
-    write_whole(directory.teacher, json.dumps(vars(figures)))
+    latency = context.latency(context.teacher.model).total_ms if context.config.measures_latency else None
+    figures = TeacherFigures(context.exact_loss(context.teacher.model), latency)
+    atomic_write(directory.teacher, json.dumps(vars(figures)))
     return figures
 
 
@@ -189,5 +196,5 @@ def _accumulated(directory: RunDirectory, seconds: dict[str, float]) -> dict[str
     """The stages' times, those of earlier processes included."""
     before: dict[str, float] = json.loads(directory.seconds.read_text()) if directory.seconds.exists() else {}
     total = {name: round(before.get(name, 0.0) + seconds.get(name, 0.0), 1) for name in {**before, **seconds}}
-    write_whole(directory.seconds, json.dumps(total))
+    atomic_write(directory.seconds, json.dumps(total))
     return total

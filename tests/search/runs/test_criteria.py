@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from search.runs.criteria import Wishes, figure, read_bound, read_weights
+from search.runs.criteria import Criteria, figure_of, read_bound, read_weights
 from space.input_error import InputError
 
 TEACHER = {
@@ -20,22 +20,22 @@ MODEL = {"loss": 3.0, "latency_ms": 10.0, "parameters": 500, "objectives": {"mem
 
 
 def test_the_weighted_sum_is_of_shares_of_the_teachers_values() -> None:
-    wishes = Wishes(weights=read_weights(["loss=1", "latency=0.5", "memory=2", "flops=0"]))
-    assert wishes.score(MODEL, TEACHER) == 1 * 3 / 2 + 0.5 * 10 / 40 + 2 * 1000 / 4000
+    criteria = Criteria(weights=read_weights(["loss=1", "latency=0.5", "memory=2", "flops=0"]))
+    assert criteria.score(MODEL, TEACHER) == 1 * 3 / 2 + 0.5 * 10 / 40 + 2 * 1000 / 4000
 
 
 def test_what_was_not_measured_has_no_sum() -> None:
-    assert Wishes(weights={"loss": 1.0, "flops": 1.0}).score(MODEL, TEACHER) is None
-    assert Wishes(weights={"flops": 1.0}).score(TEACHER, MODEL) is None
+    assert Criteria(weights={"loss": 1.0, "flops": 1.0}).score(MODEL, TEACHER) is None
+    assert Criteria(weights={"flops": 1.0}).score(TEACHER, MODEL) is None
 
 
 def test_excess_is_in_the_objectives_units() -> None:
     bounds = {"latency": read_bound("latency", "0.008s"), "parameters": read_bound("parameters", "1k")}
     assert bounds == {"latency": 8.0, "parameters": 1000.0}
-    assert Wishes(bounds).excess(MODEL) == {"latency": 2.0}
-    assert Wishes({"flops": 1.0}).excess(MODEL) == {"flops": math.inf}
-    assert Wishes({"latency": 10.0}).within(MODEL), "the bound itself is allowed"
-    assert figure(MODEL, "memory") == 1000.0
+    assert Criteria(bounds).excess(MODEL) == {"latency": 2.0}
+    assert Criteria({"flops": 1.0}).excess(MODEL) == {"flops": math.inf}
+    assert Criteria({"latency": 10.0}).within(MODEL), "the bound itself is allowed"
+    assert figure_of(MODEL, "memory") == 1000.0
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
-from search.storage.reconnecting import Patience, Reconnecting
+from search.storage.retry import ReconnectingStorage, Retry
 from space.input_error import InputError
 from tests.search.synthetic import demo_space, make_search, open_rungs_in, records_of, run_config
 
@@ -66,13 +66,13 @@ def by_chance(seed: int) -> Iterator[str]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long was waited each time; nobody really waits, and the clock goes on all the same."""
     times: list[float] = []
-    monkeypatch.setattr("search.storage.reconnecting.time.sleep", times.append)
-    monkeypatch.setattr("search.storage.reconnecting.time.monotonic", lambda: sum(times))
+    monkeypatch.setattr("search.storage.retry.time.sleep", times.append)
+    monkeypatch.setattr("search.storage.retry.time.monotonic", lambda: sum(times))
     return times
 
 
-def reconnecting(within: BaseStorage) -> Reconnecting:
-    return Reconnecting(within, Patience("postgresql://host/name", LostError))
+def reconnecting(within: BaseStorage) -> ReconnectingStorage:
+    return ReconnectingStorage(within, Retry("postgresql://host/name", LostError))
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from search.planning.outcome import outcome, told
+from search.planning.messages import result_as_dict, result_text
 from search.run import main
 from search.storage.run_directory import RunDirectory
 from tests.search.report.sample import sample_summary
@@ -19,7 +19,7 @@ from tests.search.report.variants import VARIANTS
 def ended(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The summary of every run that is started."""
     summary = sample_summary()
-    monkeypatch.setattr("search.stages.stages.run", lambda *_: summary)
+    monkeypatch.setattr("search.stages.pipeline.run", lambda *_: summary)
     return summary
 
 
@@ -81,7 +81,7 @@ def test_every_summary_can_be_told(name: str, tmp_path: Path) -> None:
     for number, entry in enumerate((*summary["promoted"], *summary["baselines"])):
         if entry["origin"] != "random-weights":  # of every other model a run keeps the weights
             entry["path"] = f"models/{number:02d}-{entry['label']}"
-    found = told(summary, directory)
+    found = result_as_dict(summary, directory)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert (found["chosen"] is None) == (summary["chosen"] is None)
-    assert outcome(summary, directory)
+    assert result_text(summary, directory)

@@ -17,17 +17,17 @@ from evaluators.metrics.latency import device_name
 from evaluators.metrics.loss import bits_per_byte, perplexity
 from search.foresight.foresight import foresight
 from search.rungs.bracket import pareto_front
-from search.rungs.evaluation import RANDOM_WEIGHTS, Evaluation, Record, Retrained
+from search.rungs.evaluation import RANDOM_WEIGHTS, Evaluation, FinishedTrial, Retrained
 from search.rungs.rung import Rung
-from search.runs.choice import choose, eligible, kept_choice
+from search.runs.choice import choose, eligible, load_choice
 from search.settings.config import RunConfig
 from search.settings.methods import loss_of, targets_told
-from search.settings.objectives import OBJECTIVES, UNITS, over
-from search.settings.teachers import Phase
+from search.settings.objectives import OBJECTIVES, UNITS, excess_over
+from search.settings.teachers import TrainingPhase
 from search.stages.benchmarks import TEACHER, Results
 from search.stages.correction import Correction
 from search.stages.inspection import Inspection
-from search.stages.workbench import Workbench
+from search.stages.run_context import RunContext
 from search.storage.run_directory import RunDirectory
 from space.axes.architecture import Architecture
 
@@ -43,7 +43,7 @@ class TeacherFigures:
 
 
 @dataclass(frozen=True)
-class Looks:
+class FinalMeasurements:
     """What was found at the end of the run, when its models were there."""
 
     benchmarks: Results
@@ -53,26 +53,26 @@ class Looks:
 
 
 @dataclass(frozen=True)
-class Account:
+class SummaryBuilder:
     """A finished run, ready to be written down."""
 
-    bench: Workbench
+    context: RunContext
     rungs: Sequence[Rung]
     teacher: TeacherFigures
     promoted: Sequence[Retrained]
     baselines: Sequence[Retrained]
-    looks: Looks
+    final: FinalMeasurements
     correction: Correction | None
     seconds: dict[str, float]
     command: str
 
     def summary(self) -> dict[str, Any]:
         """As ``summary.schema.json`` describes it."""
-        config, corpus = self.bench.config, self.bench.corpus
+        config, corpus = self.context.config, self.context.corpus
         records = [record for rung in self.rungs for record in rung.records()]
         retrained = [*self.promoted, *self.baselines]
-        place = RunDirectory(self.bench.directory).choice
-        choice = kept_choice(place, retrained) or choose(eligible(retrained, self.rungs))
+        place = RunDirectory(self.context.directory).choice
+        choice = load_choice(place, retrained) or choose(eligible(retrained, self.rungs))
         return {
             "name": config.name,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -80,7 +80,7 @@ class Account:
             "device": device_name(torch.device(config.device)),
             "teacher": self._teacher(),
             "budget": self._budget(),
-            "space": {"architectures": len(self.bench.space)},
+            "space": {"architectures": len(self.context.space)},
             "basis": self._basis(),
             "distillation": self._distillation(),
             "objectives": [self._objective(name) for name in config.objectives],
@@ -101,16 +101,16 @@ class Account:
             "promoted": [self._retrained(result, records) for result in self.promoted],
             "chosen": {"label": choice.label, "reason": choice.reason} if choice else None,
             "baselines": [self._retrained(result, records) for result in self.baselines],
-            **foresight(self.rungs, self.bench.space, retrained, config.retrain_tokens, self.teacher.loss),
-            "prompts": list(self.looks.inspection.prompts),
+            **foresight(self.rungs, self.context.space, retrained, config.retrain_tokens, self.teacher.loss),
+            "prompts": list(self.final.inspection.prompts),
             "tokens": self._tokens(records),
             "seconds": self.seconds | {"total": sum(self.seconds.values())},
-            "energy": asdict(self.looks.energy) if self.looks.energy else None,
+            "energy": asdict(self.final.energy) if self.final.energy else None,
             "versions": versions(),
         }
 
     def _budget(self) -> dict[str, Any]:
-        budget = self.bench.space.budget
+        budget = self.context.space.budget
         return {
             "amount": budget.amount,
             "of": budget.of.value,
@@ -119,9 +119,9 @@ class Account:
         }
 
     def _basis(self) -> dict[str, Any]:
-        trial = self.bench.basis_trial
+        trial = self.context.basis_trial
         if trial is None:
-            return {"name": self.bench.config.basis, "reason": None, "tried": []}
+            return {"name": self.context.config.basis, "reason": None, "tried": []}
         return {
             "name": trial.basis,
             "reason": trial.reason,
@@ -129,40 +129,40 @@ class Account:
         }
 
     def _architecture(self, architecture: Architecture) -> dict[str, Any]:
-        kept = self.bench.kept_layers(architecture)
+        kept = self.context.kept_layers(architecture)
         return {**architecture.sizes(), "kept_layers": kept}
 
     def _teacher(self) -> dict[str, Any]:
-        bench = self.bench
-        sizes, validation = bench.axis_map.teacher, bench.corpus.validation
-        costs = bench.costs(sizes, bench.axis_map.given)
+        context = self.context
+        sizes, validation = context.axis_map.teacher, context.corpus.validation
+        costs = context.costs(sizes, context.axis_map.given)
         predicted = validation.shape[0] * (validation.shape[1] - 1)
         return {
-            "id": bench.teacher.id,
-            "revision": bench.teacher.revision,
-            "phases": list(bench.config.phases),
-            "passed_over": list(bench.config.passed_over),
-            "taught_by": _taught_by(bench.config),
+            "id": context.teacher.id,
+            "revision": context.teacher.revision,
+            "phases": list(context.config.phases),
+            "passed_over": list(context.config.passed_over),
+            "taught_by": _taught_by(context.config),
             "correction": self._correction(),
             "architecture": self._architecture(sizes),
             "parameters": int(costs["parameters"]),
             "loss": self.teacher.loss,
             "perplexity": _perplexity(self.teacher.loss),
-            "bits_per_byte": bits_per_byte(self.teacher.loss, predicted, bench.corpus.validation_bytes),
+            "bits_per_byte": bits_per_byte(self.teacher.loss, predicted, context.corpus.validation_bytes),
             "latency_ms": self.teacher.latency_ms,
             "memory_bytes": int(costs["memory"]),
             "benchmarks": self._benchmarks(TEACHER),
-            **self.looks.inspection.of(TEACHER),
+            **self.final.inspection.of(TEACHER),
             "objectives": costs
             | {"loss": self.teacher.loss}
             | ({"latency": self.teacher.latency_ms} if self.teacher.latency_ms is not None else {}),
         }
 
     def _objective(self, name: str) -> dict[str, str]:
-        described = OBJECTIVES[name].described(self.bench.workload)
+        described = OBJECTIVES[name].described(self.context.workload)
         return {"name": name, "unit": UNITS[name], "description": described}
 
-    def _trial(self, record: Record) -> dict[str, Any]:
+    def _trial(self, record: FinishedTrial) -> dict[str, Any]:
         values = dict(record.evaluation.values) if record.evaluation else {}
         if not record.scored:
             values.pop("loss", None)
@@ -173,26 +173,26 @@ class Account:
             "label": record.label,
             "origin": record.origin,
             "architecture": self._architecture(record.architecture),
-            "parameters": self.bench.space.parameters_of(record.architecture),
+            "parameters": self.context.space.parameters_of(record.architecture),
             "loss": values.get("loss"),
             "latency_ms": values.get("latency"),
             "objectives": values,
             "tokens": record.evaluation.tokens if record.evaluation else 0,
-            "over": {} if record.feasible else over(values, self.rungs[0].bounds),
+            "over": {} if record.feasible else excess_over(values, self.rungs[0].bounds),
             "failure": record.failure,
         }
 
     def _pareto(self) -> list[str]:
         within = self.rungs[-1].feasible()
-        objectives = self.bench.config.objectives
+        objectives = self.context.config.objectives
         return [within[i].label for i in pareto_front([r.values(objectives) for r in within])]
 
-    def _retrained(self, result: Retrained, records: Sequence[Record]) -> dict[str, Any]:
+    def _retrained(self, result: Retrained, records: Sequence[FinishedTrial]) -> dict[str, Any]:
         pruned = result.origin != RANDOM_WEIGHTS
         mine = [r for r in records if r.architecture == result.architecture and r.scored]
         by_rung = {r.rung: dict(r.evaluation.values) for r in mine if r.evaluation}
         top = max(by_rung, default=0)
-        costs = self.bench.costs(result.architecture)
+        costs = self.context.costs(result.architecture)
         latency = next((values["latency"] for values in by_rung.values() if "latency" in values), None)
         objectives = costs | ({"latency": latency} if latency is not None else {})
         return {
@@ -212,13 +212,13 @@ class Account:
             "curve": [list(point) for point in result.curve],
             "objectives": objectives | ({"loss": result.loss} if result.loss is not None else {}),
             "benchmarks": self._benchmarks(result.path) if result.path else {},
-            **self.looks.inspection.of(result.path),
+            **self.final.inspection.of(result.path),
             "failure": result.failure,
             "note": result.note,
         }
 
     def _benchmarks(self, model: str) -> dict[str, Any]:
-        return {task: result.told() for task, result in self.looks.benchmarks.get(model, {}).items()}
+        return {task: result.as_dict() for task, result in self.final.benchmarks.get(model, {}).items()}
 
     def _correction(self) -> dict[str, Any] | None:
         if (done := self.correction) is None:
@@ -235,7 +235,7 @@ class Account:
         }
 
     def _distillation(self) -> dict[str, Any]:
-        config = self.bench.config
+        config = self.context.config
         return {
             "loss": str(loss_of(config)),
             "states": list(config.states),
@@ -244,18 +244,18 @@ class Account:
         }
 
     def _targets(self) -> dict[str, dict[str, Any]]:
-        bench = self.bench
+        context = self.context
         return {
-            "short_distillation": targets_told(bench.targets),
-            "retraining": targets_told(bench.retraining_targets),
+            "short_distillation": targets_told(context.targets),
+            "retraining": targets_told(context.retraining_targets),
         }
 
-    def _tokens(self, records: Sequence[Record]) -> dict[str, int]:
-        trial = self.bench.basis_trial
+    def _tokens(self, records: Sequence[FinishedTrial]) -> dict[str, int]:
+        trial = self.context.basis_trial
         tried = trial.tokens * len(trial.tried) if trial else 0
         tokens = {
             "teacher_correction": self.correction.tokens if self.correction else 0,
-            "ranking": self.bench.corpus.calibration.numel(),
+            "ranking": self.context.corpus.calibration.numel(),
             "targets": max(told["tokens"] if told["bytes"] else 0 for told in self._targets().values()),
             "short_distillation": sum(_read(r.evaluation) for r in records if r.evaluation) + tried,
             "retraining": sum(r.tokens - r.branch_tokens for r in (*self.promoted, *self.baselines)),
@@ -264,7 +264,7 @@ class Account:
 
 
 def _taught_by(config: RunConfig) -> str | None:
-    other = Phase(config.taught_by, config.taught_by_revision or None)
+    other = TrainingPhase(config.taught_by, config.taught_by_revision or None)
     return str(other) if other.id else None
 
 

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_bars
 _MOST_CHARACTERS = 300
 
 
-def one_line(said: BaseException | str) -> str:
+def short_message(said: BaseException | str) -> str:
     """What an error or warning says, in one line of at most 300 characters, without the full stop."""
     text = " ".join(str(said).split()).rstrip(".") or type(said).__name__
     return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 3]}..."
@@ -31,7 +31,7 @@ _RETRYING = ("huggingface_hub.utils._http", "huggingface_hub.file_download", "da
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Within the block the libraries print nothing; after it they are as they were.
 
     The bars of ``snapshot_download`` are not covered: it is given its own (see ``downloads``).
@@ -65,7 +65,7 @@ class _Retries(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name in _RETRYING:
-            logger.warning("%s", one_line(record.getMessage()))
+            logger.warning("%s", short_message(record.getMessage()))
 
 
 def _no_bar(factory: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:

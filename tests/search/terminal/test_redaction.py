@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import URL
 
-from search.terminal.command import without_password
+from search.terminal.command import redact_password
 
 
 @pytest.mark.parametrize("password", ["secret", "se:cret", "se/cret", "s", "", "sécret#?"])
@@ -13,12 +13,12 @@ from search.terminal.command import without_password
 @pytest.mark.parametrize("prefix", ["", "--storage="])
 def test_a_password_is_hidden(prefix: str, user: str, password: str) -> None:
     address = f"{prefix}postgresql://{user}:{password}@host:5432/name"
-    assert without_password(address) == f"{prefix}postgresql://{user}:***@host:5432/name"
+    assert redact_password(address) == f"{prefix}postgresql://{user}:***@host:5432/name"
 
 
 def test_a_password_as_sqlalchemy_quotes_it() -> None:
     url = URL.create("postgresql", "us er", "a@b/c:d %", "host", 5432, "name")
-    assert without_password(url.render_as_string(hide_password=False)) == url.render_as_string()
+    assert redact_password(url.render_as_string(hide_password=False)) == url.render_as_string()
 
 
 @pytest.mark.parametrize(
@@ -26,4 +26,4 @@ def test_a_password_as_sqlalchemy_quotes_it() -> None:
     ["postgresql://user@host:5432/name", "grpc://host:13000", "runs/a:b@c.journal", "60%"],
 )
 def test_what_has_no_password_stays(text: str) -> None:
-    assert without_password(text) == text
+    assert redact_password(text) == text

@@ -13,7 +13,7 @@ from evaluators.importance.method import Aggregate, Depth, Method, Width
 from search.settings.flags import Flags
 from search.settings.methods import method_of
 from search.settings.resolution import resolve
-from search.stages.importance import smallest
+from search.stages.importance import smallest_architecture
 from space.axes.architecture import Axis
 from space.input_error import InputError
 from tests.search.synthetic import run_config
@@ -85,7 +85,7 @@ def test_least_squares_are_the_default_where_they_are_cheap(demo_config: Path, l
 
 def test_rounds_lead_to_the_least_of_every_axis(demo_config: Path) -> None:
     run = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu", basis="coordinate"))
-    least = smallest(run.space, run.axis_map)
+    least = smallest_architecture(run.space, run.axis_map)
     for axis in run.axis_map.free:
         if axis is not Axis.HEADS:
             assert least[axis] == min(architecture[axis] for architecture in run.space.architectures)

@@ -1,6 +1,6 @@
 """Someone who has torch and transformers alone reads students from disk: run in a process of its own.
 
-``python -I stranger.py FOLDER`` looks at every folder in FOLDER, each with a student in ``student``,
+``python -I stock_process.py FOLDER`` looks at every folder in FOLDER, each with a student in ``student``,
 ``seen.safetensors`` and its teacher's config beside it, and prints a JSON object: the folder's name to what
 is wrong, or to null.
 """
@@ -36,7 +36,7 @@ class _Listener(logging.Handler):
 
 
 @torch.no_grad()
-def complaint(case: Path, heard: list[str]) -> str | None:
+def load_error(case: Path, heard: list[str]) -> str | None:
     """What is wrong with a student on disk; None if nothing is.
 
     Args:
@@ -84,11 +84,11 @@ def main(folder: Path) -> None:
     found: dict[str, str | None] = {}
     for case in sorted(folder.iterdir()):
         try:
-            found[case.name] = complaint(case, listener.heard)
+            found[case.name] = load_error(case, listener.heard)
         except Exception as error:
             found[case.name] = f"{type(error).__name__}: {error}".splitlines()[0]
     own = [name for name in ("space", "evaluators", "search", "studies") if name in sys.modules]
-    assert not own, f"a stranger knows nothing of {own}"
+    assert not own, f"this process must know nothing of {own}"
     print(json.dumps(found))
 
 

@@ -6,26 +6,26 @@ from transformers import DbrxConfig, GPT2Config, LlamaConfig, MptConfig
 from transformers.models.dbrx.configuration_dbrx import DbrxFFNConfig
 
 from space.axes.architecture import Axis
-from space.axes.config_fields import NAMES, layers_of, named, read, with_sizes
+from space.axes.config_fields import NAMES, first_field_of, layers_of, read_field, with_sizes
 from tests.space.models import SMALL
 
 
 class TestReading:
     def test_the_first_name_that_a_config_has(self) -> None:
-        assert named(SMALL, NAMES[Axis.HIDDEN]) == "hidden_size"
-        assert named(GPT2Config(), ("hidden_size",)) == "n_embd"
-        assert named(SMALL, NAMES[Axis.EXPERTS]) is None
+        assert first_field_of(SMALL, NAMES[Axis.HIDDEN]) == "hidden_size"
+        assert first_field_of(GPT2Config(), ("hidden_size",)) == "n_embd"
+        assert first_field_of(SMALL, NAMES[Axis.EXPERTS]) is None
 
     def test_none_is_no_size(self) -> None:
         assert GPT2Config().n_inner is None
-        assert named(GPT2Config(), ("n_inner",)) is None
-        assert named(GPT2Config(n_inner=8), ("n_inner",)) == "n_inner"
+        assert first_field_of(GPT2Config(), ("n_inner",)) is None
+        assert first_field_of(GPT2Config(n_inner=8), ("n_inner",)) == "n_inner"
 
     def test_dots_lead_into_configs_within(self) -> None:
         config = DbrxConfig()
-        assert read(config, "ffn_config.moe_num_experts") == DbrxFFNConfig().moe_num_experts
-        assert named(config, NAMES[Axis.EXPERTS]) == "ffn_config.moe_num_experts"
-        assert read(config, "ffn_config.nothing.there") is None
+        assert read_field(config, "ffn_config.moe_num_experts") == DbrxFFNConfig().moe_num_experts
+        assert first_field_of(config, NAMES[Axis.EXPERTS]) == "ffn_config.moe_num_experts"
+        assert read_field(config, "ffn_config.nothing.there") is None
 
     def test_layers(self) -> None:
         assert layers_of(SMALL) == 3
@@ -42,9 +42,11 @@ class TestWithSizes:
     def test_within_a_config_within(self) -> None:
         before = DbrxConfig()
         after = with_sizes(before, {"ffn_config.moe_num_experts": 3})
-        assert read(after, "ffn_config.moe_num_experts") == 3
-        assert read(before, "ffn_config.moe_num_experts") != 3
-        assert read(after, "ffn_config.ffn_hidden_size") == read(before, "ffn_config.ffn_hidden_size")
+        assert read_field(after, "ffn_config.moe_num_experts") == 3
+        assert read_field(before, "ffn_config.moe_num_experts") != 3
+        assert read_field(after, "ffn_config.ffn_hidden_size") == read_field(
+            before, "ffn_config.ffn_hidden_size"
+        )
 
     def test_the_class_keeps_its_rules(self) -> None:
         with pytest.raises(StrictDataclassError, match="not a multiple of the number of attention heads"):

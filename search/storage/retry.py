@@ -20,7 +20,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from evaluators.huggingface.quiet import one_line
+from evaluators.huggingface.library_output import short_message
 from space.input_error import InputError
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 5.0
 R = TypeVar("R")
 
 
-class Patience:
+class Retry:
     """With one server.
 
     Args:
@@ -49,7 +49,7 @@ class Patience:
         self.name, self.lost, self.seconds = name, lost, seconds
         self._away = False
 
-    def until_it_answers(self, call: Callable[[], R], again: Callable[[], R] | None = None) -> R:
+    def call(self, call: Callable[[], R], again: Callable[[], R] | None = None) -> R:
         """Call until the server answers.
 
         Args:
@@ -76,7 +76,7 @@ class Patience:
 
     def _wait(self, error: Exception, wait: float, failures: Sequence[float]) -> None:
         """Wait, and say so once; a single failure, such as a connection gone stale, is not worth a word."""
-        said, minutes = one_line(getattr(error, "details", lambda: error)() or error), self.seconds / 60
+        said, minutes = short_message(getattr(error, "details", lambda: error)() or error), self.seconds / 60
         if failures[-1] - failures[0] + wait > self.seconds:
             raise InputError(
                 "The Optuna storage has to stay reachable",
@@ -94,18 +94,20 @@ _MARK = "slimsearch:created"
 P = ParamSpec("P")
 
 
-def _repeated(method: Callable[Concatenate[BaseStorage, P], R]) -> Callable[Concatenate[Reconnecting, P], R]:
+def _repeated(
+    method: Callable[Concatenate[BaseStorage, P], R],
+) -> Callable[Concatenate[ReconnectingStorage, P], R]:
     """The method of the storage within, tried until it answers."""
 
     @wraps(method, updated=())  # which would take over that the method is abstract
-    def call(self: Reconnecting, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self: ReconnectingStorage, /, *args: P.args, **kwargs: P.kwargs) -> R:
         bound: Callable[P, R] = getattr(self.within, method.__name__)
-        return self.patience.until_it_answers(lambda: bound(*args, **kwargs))
+        return self.patience.call(lambda: bound(*args, **kwargs))
 
     return call
 
 
-class Reconnecting(BaseStorage):
+class ReconnectingStorage(BaseStorage):
     """A storage that waits for its server.
 
     Args:
@@ -115,7 +117,7 @@ class Reconnecting(BaseStorage):
     Every method raises ``InputError`` when that is at its end.
     """
 
-    def __init__(self, within: BaseStorage, patience: Patience) -> None:
+    def __init__(self, within: BaseStorage, patience: Retry) -> None:
         self.within, self.patience = within, patience
 
     create_new_study = _repeated(BaseStorage.create_new_study)
@@ -150,7 +152,7 @@ class Reconnecting(BaseStorage):
             found = [one._trial_id for one in trials if one.system_attrs.get(_MARK) == mark]
             return found[0] if found else create()
 
-        return self.patience.until_it_answers(create, find_or_create)
+        return self.patience.call(create, find_or_create)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
@@ -169,7 +171,7 @@ class Reconnecting(BaseStorage):
                     raise
                 return True
 
-        return self.patience.until_it_answers(tell, tell_unless_told)
+        return self.patience.call(tell, tell_unless_told)
 
     def remove_session(self) -> None:
         """Close this thread's connections."""

@@ -7,14 +7,14 @@ from typing import Any
 
 from search.runs.summary import over_labels, unmet
 from search.settings.resolution import Resolved
-from search.settings.teachers import told as told_of
+from search.settings.teachers import teachers_in_words as told_of
 from search.storage.run_directory import RunDirectory
 
 #: What the summary has of a model and a result does not.
 _LONG = ("curve", "phases", "passed_over", "correction")
 
 
-def beginning(resolved: Resolved) -> str:
+def opening_line(resolved: Resolved) -> str:
     """The teacher, why it was taken if there were others, and the space, on one line."""
     config, space = resolved.config, resolved.space
     others = resolved.passed_over
@@ -35,7 +35,7 @@ def chosen_row(summary: dict[str, Any]) -> dict[str, Any] | None:
     return found
 
 
-def outcome(summary: dict[str, Any], directory: RunDirectory) -> str:
+def result_text(summary: dict[str, Any], directory: RunDirectory) -> str:
     """The result in a few lines."""
     chosen = chosen_row(summary)
     if chosen is None:
@@ -53,7 +53,7 @@ def outcome(summary: dict[str, Any], directory: RunDirectory) -> str:
     return "\n".join([*lines, f"report   {directory.report}"])
 
 
-def told(summary: dict[str, Any], directory: RunDirectory) -> dict[str, Any]:
+def result_as_dict(summary: dict[str, Any], directory: RunDirectory) -> dict[str, Any]:
     """The result for programs: the models and where all lies; ``summary`` names the file with the rest."""
 
     def row(entry: dict[str, Any]) -> dict[str, Any]:
@@ -74,6 +74,6 @@ def told(summary: dict[str, Any], directory: RunDirectory) -> dict[str, Any]:
     }
 
 
-def in_json(found: Any) -> str:
+def as_json_line(found: Any) -> str:
     """One line of JSON."""
     return json.dumps(found, ensure_ascii=False, allow_nan=False)

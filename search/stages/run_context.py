@@ -14,28 +14,35 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.corpus.corpus import Corpus
-from evaluators.distillation.loop import Checkpointing, Outcome
-from evaluators.distillation.processes import describe, send
+from evaluators.distillation.loop import Checkpointing, DistillationResult
+from evaluators.distillation.processes import describe_student, send_weights
 from evaluators.distillation.targets.batch import Targets
-from evaluators.metrics.latency import Latency, LatencyBook, Workload, latency_key, measure, measure_beside
+from evaluators.metrics.latency import (
+    Latency,
+    LatencyCache,
+    Workload,
+    latency_key,
+    measure_latency,
+    measure_latency_beside,
+)
 from evaluators.metrics.loss import validation_loss
 from evaluators.teacher import Teacher
 from search.settings.config import RunConfig
 from search.settings.costs import Costs
-from search.storage.run_directory import write_whole
-from search.training.ranks import ranks
-from search.training.training import Lesson, Train, Trainer
+from search.storage.run_directory import atomic_write
+from search.training.process_group import run_processes
+from search.training.training import Train, Trainer, TrainingJob
 from space.axes.architecture import Architecture
 from space.axes.axis_map import AxisMap
 from space.cutting.basis import BasisName
-from space.cutting.extraction import extract, keeps
+from space.cutting.extraction import extract, layers_kept
 from space.cutting.ranking import Ranking
 from space.cutting.repair import Repair
 from space.enumeration.search_space import SearchSpace
 
 
 @dataclass(frozen=True)
-class Workbench:
+class RunContext:
     """Teacher, text, ranking and targets of a run, and what to do with them."""
 
     config: RunConfig
@@ -54,7 +61,7 @@ class Workbench:
     targets: Targets
     retraining_targets: Targets
     accelerator: Accelerator
-    book: LatencyBook
+    book: LatencyCache
     workload: Workload
     basis_trial: BasisTrial | None = None
     """How the basis of hidden was chosen, if it was tried out."""
@@ -65,7 +72,7 @@ class Workbench:
 
     def kept_layers(self, architecture: Architecture) -> list[int]:
         """Which of the teacher's layers a student keeps, ascending."""
-        return keeps(self.axis_map, self.ranking, architecture)
+        return layers_kept(self.axis_map, self.ranking, architecture)
 
     @property
     def trainer(self) -> Trainer:
@@ -83,11 +90,11 @@ class Workbench:
     def latency(self, model: PreTrainedModel) -> Latency:
         """The latency of a student or of the teacher on this device."""
         teacher = self.teacher.model
-        reference = self.book.look_up(self._key(teacher), lambda: measure(teacher, self.workload))
+        reference = self.book.look_up(self._key(teacher), lambda: measure_latency(teacher, self.workload))
         if model is teacher:
             return reference
         return self.book.look_up(
-            self._key(model), lambda: measure_beside(model, teacher, reference, self.workload)
+            self._key(model), lambda: measure_latency_beside(model, teacher, reference, self.workload)
         )
 
     @property
@@ -108,24 +115,24 @@ class Workbench:
         advance: Callable[[int], None],
         validations: int,
         checkpointing: Checkpointing | None = None,
-    ) -> Outcome:
+    ) -> DistillationResult:
         """Distil a student in place, its loss watched at equal distances.
 
         Other processes that train with this one are sent the student.
 
         Raises:
             DivergenceError: see ``distil``, as for others.
-            LostProcessError: see ``Ranks.together``.
+            LostProcessError: see ``RunProcesses.in_step``.
         """
-        lesson, joined = Lesson(tokens, validations, checkpointing), ranks()
-        if joined.alone:
-            return self.trainer.train(student, targets, lesson, advance)
+        job, joined = TrainingJob(tokens, validations, checkpointing), run_processes()
+        if joined.is_only:
+            return self.trainer.train(student, targets, job, advance)
         retraining = targets is self.retraining_targets
         assert retraining or targets is self.targets, "the others have the targets of the run alone"
-        joined.order(Train(describe(student), lesson, retraining))
-        with joined.together():
-            send(student)
-            return self.trainer.train(student, targets, lesson, advance)
+        joined.send_command(Train(describe_student(student), job, retraining))
+        with joined.in_step():
+            send_weights(student)
+            return self.trainer.train(student, targets, job, advance)
 
     def _key(self, model: PreTrainedModel) -> str:
         dtype = next(model.parameters()).dtype
@@ -134,7 +141,7 @@ class Workbench:
 
 
 @dataclass(frozen=True)
-class Tried:
+class BasisScore:
     """One student of the trial."""
 
     basis: str
@@ -146,7 +153,7 @@ class Tried:
     """Validation loss after the tokens of the trial, nats per token; None if it could not be trained."""
 
 
-def _loss(one: Tried) -> float:
+def _loss(one: BasisScore) -> float:
     return math.inf if one.loss is None else one.loss
 
 
@@ -156,7 +163,7 @@ class BasisTrial:
 
     tokens: int
     """Of distillation, for each student."""
-    tried: Sequence[Tried]
+    tried: Sequence[BasisScore]
 
     @property
     def basis(self) -> str:
@@ -178,16 +185,16 @@ class BasisTrial:
             f"student has a loss of {losses}"
         )
 
-    def _best(self, basis: str) -> Tried:
+    def _best(self, basis: str) -> BasisScore:
         return min((one for one in self.tried if one.basis == basis), key=_loss)
 
-    def plus(self, one: Tried) -> BasisTrial:
+    def plus(self, one: BasisScore) -> BasisTrial:
         """With one more student."""
         return replace(self, tried=[*self.tried, one])
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""
-        write_whole(path, json.dumps(asdict(self), indent=1))
+        atomic_write(path, json.dumps(asdict(self), indent=1))
 
     @classmethod
     def load(cls, path: Path, tokens: int) -> BasisTrial:
@@ -195,4 +202,4 @@ class BasisTrial:
         if not path.exists():
             return cls(tokens, [])
         about = json.loads(path.read_text())
-        return cls(about["tokens"], [Tried(**one) for one in about["tried"]])
+        return cls(about["tokens"], [BasisScore(**one) for one in about["tried"]])

@@ -20,7 +20,7 @@ from search.rungs.claims import DEATHS
 from search.rungs.evaluation import Evaluation
 from search.runs.summary import check
 from search.terminal.command import LostProcessError
-from search.training.ranks import ranks
+from search.training.process_group import run_processes
 from space.axes.architecture import Architecture
 from tests.search.synthetic import Evaluator, demo_space, make_search, open_rungs_in, records_of, run_config
 from tests.search.test_run import Runner, without_times
@@ -123,11 +123,11 @@ def alone(tmp_path_factory: pytest.TempPathFactory, real: Path, cache: Path) -> 
 
 
 def test_one_process_has_nobody_to_tell() -> None:
-    assert ranks().alone
-    assert ranks().leads
-    ranks().order("anything")
-    ranks().refuse_device("cuda:7")
-    with pytest.raises(LostProcessError), ranks().together():
+    assert run_processes().is_only
+    assert run_processes().is_main
+    run_processes().send_command("anything")
+    run_processes().check_device("cuda:7")
+    with pytest.raises(LostProcessError), run_processes().in_step():
         raise LostProcessError("passed on")
 
 

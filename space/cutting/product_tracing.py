@@ -19,11 +19,11 @@ from torch.overrides import TorchFunctionMode
 
 from space.axes.architecture import Axis
 from space.axes.axis_map import MappedTensor
-from space.axes.layout import Each, Layout, axes_of
+from space.axes.layout import Layout, PerUnit, axes_of
 
 
 @dataclass(frozen=True)
-class Read:
+class TracedProduct:
     """One product with a parameter, or with the slices of one that belong to some experts."""
 
     tensor: MappedTensor
@@ -65,11 +65,11 @@ _OPERANDS: Mapping[Callable[..., Any], _Operands] = {
 }
 
 
-class Reading(TorchFunctionMode):
+class ProductTracer(TorchFunctionMode):
     """Within this mode ``hear`` is told of every product with one of the tensors."""
 
     def __init__(
-        self, model: nn.Module, tensors: Iterable[MappedTensor], hear: Callable[[Read], None]
+        self, model: nn.Module, tensors: Iterable[MappedTensor], hear: Callable[[TracedProduct], None]
     ) -> None:
         super().__init__()
         self._hear = hear
@@ -102,7 +102,7 @@ class Reading(TorchFunctionMode):
             return
         dimension = next((n for n in found if place.shape[n] == weight.shape[summed]), found[0])
         experts = weight.shape[0] if weight.ndim == 3 else None
-        self._hear(Read(place.tensor, dimension, place.expert, values, experts))
+        self._hear(TracedProduct(place.tensor, dimension, place.expert, values, experts))
 
 
 def _argument(operands: _Operands, number: int, args: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
@@ -115,20 +115,20 @@ def _places(tensor: MappedTensor, parameter: Tensor) -> Iterable[tuple[int, _Pla
     yield parameter.data_ptr(), _Place(tensor, parameter.stride(), tuple(parameter.shape), 0)
     for number, layout in enumerate(tensor.dimensions):
         if Axis.EXPERTS in axes_of(layout):
-            experts, length = units(layout, Axis.EXPERTS)
+            experts, length = units_along(layout, Axis.EXPERTS)
             step = length * parameter.stride(number) * parameter.element_size()
             for expert, address in enumerate(accumulate([parameter.data_ptr(), *[step] * (experts - 1)])):
                 yield address, _Place(tensor, parameter.stride(), tuple(parameter.shape), expert)
 
 
-def units(layout: Layout, axis: Axis) -> tuple[int, int]:
+def units_along(layout: Layout, axis: Axis) -> tuple[int, int]:
     """How many units of an axis follow one another along a dimension, and the entries of each.
 
     Raises:
         ValueError: the dimension is no plain row of units.
     """
     number = 1
-    while isinstance(layout, Each):
+    while isinstance(layout, PerUnit):
         number *= layout.units
         if layout.axis is axis:
             return number, layout.inner.length

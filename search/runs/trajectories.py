@@ -21,7 +21,7 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, eq=False)
-class Stop:
+class TrajectoryPoint:
     """One complete evaluation: at a rung, or after retraining.
 
     Attributes:
@@ -40,7 +40,7 @@ class Stop:
 
 
 @dataclass(frozen=True, eq=False)
-class Journey:
+class Trajectory:
     """All complete evaluations of one architecture, in the order of their fidelity."""
 
     label: str
@@ -48,15 +48,15 @@ class Journey:
     role: Role
     architecture: dict[str, Any]
     parameters: int
-    stops: tuple[Stop, ...]
+    stops: tuple[TrajectoryPoint, ...]
     student: dict[str, Any] | None
 
-    def at(self, stage: str) -> Stop | None:
+    def at(self, stage: str) -> TrajectoryPoint | None:
         """The evaluation at a stage, or None."""
         return next((stop for stop in self.stops if stop.stage == stage), None)
 
     @property
-    def retrained(self) -> Stop | None:
+    def retrained(self) -> TrajectoryPoint | None:
         """The evaluation after retraining, or None."""
         return self.at(RETRAINING)
 
@@ -76,11 +76,11 @@ def candidate(entry: dict[str, Any]) -> str:
     return "random-weights" if entry["origin"] == "random-weights" else str(entry["label"])
 
 
-def journeys(summary: dict[str, Any]) -> list[Journey]:
+def trajectories(summary: dict[str, Any]) -> list[Trajectory]:
     """Every architecture that was evaluated at least once, baselines last, the chosen one at the end."""
-    found = [journey for journey in _all(summary) if journey.stops]
+    found = [trajectory for trajectory in _all(summary) if trajectory.stops]
     order = [Role.CANDIDATE, Role.BASELINE, Role.PROMOTED, Role.CHOSEN]
-    return sorted(found, key=lambda journey: order.index(journey.role))
+    return sorted(found, key=lambda trajectory: order.index(trajectory.role))
 
 
 def retrained_entries(summary: dict[str, Any]) -> list[tuple[bool, dict[str, Any]]]:
@@ -107,7 +107,7 @@ def top_rung(summary: dict[str, Any]) -> int | None:
     return max((trial["rung"] for trial in summary["trials"] if _is_complete(trial)), default=None)
 
 
-def _all(summary: dict[str, Any]) -> Iterator[Journey]:
+def _all(summary: dict[str, Any]) -> Iterator[Trajectory]:
     students = {entry["label"]: entry for entry in [*_kept_baselines(summary), *summary["promoted"]]}
     trials: dict[str, list[dict[str, Any]]] = {label: [] for label in students}
     for trial in sorted(summary["trials"], key=lambda trial: (trial["rung"], trial["number"])):
@@ -121,10 +121,10 @@ def _all(summary: dict[str, Any]) -> Iterator[Journey]:
 
 def _journey(
     summary: dict[str, Any], label: str, trials: list[dict[str, Any]], student: dict[str, Any] | None
-) -> Journey:
+) -> Trajectory:
     by_rung = {trial["rung"]: trial for trial in trials if _is_complete(trial)}
     stops = [
-        Stop(f"rung {rung}", trial["tokens"], trial["loss"], trial, trial_row(trial))
+        TrajectoryPoint(f"rung {rung}", trial["tokens"], trial["loss"], trial, trial_row(trial))
         for rung, trial in by_rung.items()
     ]
     entry = student or trials[0]
@@ -132,10 +132,10 @@ def _journey(
 
 
 def _of(
-    entry: dict[str, Any], role: Role, stops: tuple[Stop, ...], student: dict[str, Any] | None
-) -> Journey:
+    entry: dict[str, Any], role: Role, stops: tuple[TrajectoryPoint, ...], student: dict[str, Any] | None
+) -> Trajectory:
     sizes = entry["architecture"], entry["parameters"]
-    return Journey(entry["label"], entry["origin"], role, *sizes, stops, student)
+    return Trajectory(entry["label"], entry["origin"], role, *sizes, stops, student)
 
 
 def _role(summary: dict[str, Any], label: str, entry: dict[str, Any]) -> Role:
@@ -146,9 +146,9 @@ def _role(summary: dict[str, Any], label: str, entry: dict[str, Any]) -> Role:
     return Role.BASELINE if entry["origin"] in HAND_MADE else Role.CANDIDATE
 
 
-def _last_stop(student: dict[str, Any] | None) -> Iterator[Stop]:
+def _last_stop(student: dict[str, Any] | None) -> Iterator[TrajectoryPoint]:
     if student is not None and student["loss"] is not None:
-        yield Stop(RETRAINING, student["tokens"], student["loss"], student, model_row(student))
+        yield TrajectoryPoint(RETRAINING, student["tokens"], student["loss"], student, model_row(student))
 
 
 def _kept_baselines(summary: dict[str, Any]) -> list[dict[str, Any]]:
