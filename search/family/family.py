@@ -171,13 +171,13 @@ class Family:
             root = FamilyRoot(
                 corrected or config.teacher, "" if corrected else config.revision, resolved.axis_map
             )
-            return Stage(resolved.having(**own), directory, root, assumed=False)
+            return Stage(resolved.with_config(**own), directory, root, assumed=False)
         root = parent.root
         own["teacher_correction"] = 0  # the text is what this teacher was distilled on
         if self.flags.taught_by == "original":
             own |= {"taught_by": root.id, "taught_by_revision": root.revision}
-            return Stage(resolved.having(root.axis_map, **own), directory, root, assumed=False)
-        return Stage(resolved.having(**own), directory, root, assumed=False)
+            return Stage(resolved.with_config(root.axis_map, **own), directory, root, assumed=False)
+        return Stage(resolved.with_config(**own), directory, root, assumed=False)
 
 
 def family_of(flags: Flags) -> Family:

@@ -1,4 +1,4 @@
-"""What a run would do, without doing it: the space, tokens, arithmetic, disk, time."""
+"""``--plan``: what a run would do, without doing it: search space, tokens, arithmetic, disk and time."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ _PASSES = 2.0
 
 @dataclass(frozen=True)
 class Hours:
-    """Seconds of one worker's, by stage."""
+    """Estimated seconds of a run with one worker, by stage."""
 
     pace: Pace
     ranking: float
-    """The teacher's correction and targets, the ranking, and the trial of the bases."""
+    """The teacher's correction and targets, the ranking, and the trial of bases."""
     search: float
-    """Without what is held back for more candidates."""
+    """Without the reserve for more candidates."""
     retraining: float
 
     @property
     def total(self) -> float:
-        """Of all stages, in seconds; benchmarks are not known before."""
+        """Seconds of all stages, without benchmarks, whose time is not known in advance."""
         return self.ranking + self.search + self.retraining
 
 
 def hours_of(resolved: Resolved, read_tokens: int) -> Hours:
-    """Time a student here, and multiply.
+    """Time a student on this device, and multiply.
 
     Args:
         resolved: the run.
-        read_tokens: that the teacher reads for its targets.
+        read_tokens: tokens that the teacher reads for its targets.
     """
     config = resolved.config
     pace = pace_of(
@@ -73,13 +73,13 @@ def hours_of(resolved: Resolved, read_tokens: int) -> Hours:
     rungs = zip(config.rung_tokens, config.rung_candidates, strict=True)
     search = config.trials * (validation + latency)
     search += sum(number * distilled(tokens, RUNG_VALIDATIONS) for tokens, number in rungs)
-    # The model that was written is measured once more.
+    # The written model is measured once more.
     one = distilled(config.retrain_tokens, RETRAINING_VALIDATIONS + 1)
     return Hours(pace, ranking, search, resolved.retrainings * one)
 
 
 def _teacher_beside_student(resolved: Resolved) -> float:
-    """How much more arithmetic a token of the teacher takes than one of a student."""
+    """Return the ratio of arithmetic per token: the teacher's to the mean student's."""
     axis_map, space = resolved.axis_map, resolved.space
     matrices = matrix_polynomial(axis_map)
     students = matrices.at({axis: space.column(axis) for axis in Axis})
@@ -91,17 +91,17 @@ class Plan:
     """What a run would do, and how long it would take here."""
 
     rows: list[tuple[str, str]]
-    """A name, and what it stands for."""
+    """Pairs of name and text."""
     hours: Hours
 
     def __str__(self) -> str:
-        """For people: a name and what it stands for on each line, however long."""
+        """For people: aligned names and texts, one row per line, not wrapped."""
         width = max(len(name) for name, _ in self.rows)
         below = "\n" + " " * (width + 3)
         return "\n".join(name.ljust(width + 3) + value.replace("\n", below) for name, value in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """For programs; seconds are those of one worker on this device."""
+        """For programs; seconds are for one worker on this device."""
         stages = ("ranking", "search", "retraining", "total")
         return {
             "plan": dict(self.rows),
@@ -110,24 +110,24 @@ class Plan:
 
 
 def plan(resolved: Resolved, directory: RunDirectory) -> Plan:
-    """Count what a run comes to, and time a student for some ten seconds.
+    """Count what a run takes, and time a student for some ten seconds.
 
     Raises:
-        InputError: the form of targets that was asked for cannot be.
+        InputError: the requested form of targets is impossible.
     """
     targets = TargetsRow(resolved, directory)
     work = _work_rows(resolved, targets)
-    hours = hours_of(resolved, targets.read(_short(resolved.config), _retraining(resolved)))
+    hours = hours_of(resolved, targets.read(_short_tokens(resolved.config), _retraining_tokens(resolved)))
     rows = [
         *_space_rows(resolved),
         *work,
-        ("time", _in_words(hours, resolved.config)),
+        ("time", _time_in_words(hours, resolved.config)),
         ("run directory", str(directory.path)),
     ]
     return Plan(rows, hours)
 
 
-def _in_words(hours: Hours, config: RunConfig) -> str:
+def _time_in_words(hours: Hours, config: RunConfig) -> str:
     stages = {"ranking": hours.ranking, "search": hours.search, "retraining": hours.retraining}
     parts = ", ".join(f"{clock(seconds)} {stage}" for stage, seconds in stages.items())
     others = "; benchmarks on top" if config.benchmarks else ""
@@ -139,12 +139,12 @@ def _in_words(hours: Hours, config: RunConfig) -> str:
     )
 
 
-def _retraining(resolved: Resolved) -> int:
+def _retraining_tokens(resolved: Resolved) -> int:
     """Tokens of all retrainings."""
     return resolved.retrainings * resolved.config.retrain_tokens
 
 
-def _short(config: RunConfig) -> int:
+def _short_tokens(config: RunConfig) -> int:
     """Tokens of all short distillations."""
     return tokens_spent(config.rung_tokens, config.rung_candidates)
 
@@ -161,7 +161,11 @@ def _space_rows(resolved: Resolved) -> list[tuple[str, str]]:
         for origin, a in baselines(space, teacher).items()
     ]
     hand_made += [(BY_HAND, f"{a.label}, {space.parameters_of(a):,} parameters") for a in resolved.by_hand()]
-    bounds = [("bounds", f"{bounds_in_words(config.most)}{_left(resolved)}")] if config.bounds else []
+    bounds = (
+        [("bounds", f"{bounds_in_words(config.upper_bounds)}{_bounds_effect(resolved)}")]
+        if config.bounds
+        else []
+    )
     return [
         ("teacher", f"{config.teacher}, {resolved.teacher_parameters:,} parameters"),
         *([("taught by", config.taught_by)] if config.taught_by else []),
@@ -181,15 +185,15 @@ def _space_rows(resolved: Resolved) -> list[tuple[str, str]]:
     ]
 
 
-def _left(resolved: Resolved) -> str:
-    """How much of the space the bounds leave, as far as it is known before anything is measured."""
-    bounds, costs = resolved.config.most, resolved.costs
+def _bounds_effect(resolved: Resolved) -> str:
+    """Say how much of the space the bounds leave, as far as this is known before any measurement."""
+    bounds, costs = resolved.config.upper_bounds, resolved.costs
     known = costs.table(resolved.whole.table[:1]).keys() & bounds.keys()
     left = f"; {len(resolved.space):,} of {len(resolved.whole):,} architectures lie within" if known else ""
     if known and len(known) < len(bounds):
         left += f" {' and '.join(name for name in bounds if name in known)}"
-    told = {True: "is measured of each candidate", False: "is known after the ranking"}
-    return left + "".join(f"; {name} {told[name == LATENCY]}" for name in bounds if name not in known)
+    later = {True: "is measured of each candidate", False: "is known after the ranking"}
+    return left + "".join(f"; {name} {later[name == LATENCY]}" for name in bounds if name not in known)
 
 
 def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]:
@@ -197,10 +201,10 @@ def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]
     whole, teaching = matrices.of(resolved.axis_map.teacher), resolved.teaching
     space = resolved.space
     student = int(matrices.at({axis: space.column(axis) for axis in Axis}).max())
-    usual = int(space.parameters.mean())
+    mean_student = int(space.parameters.mean())
     rungs = list(zip(config.rung_tokens, config.rung_candidates, strict=True))
-    short = _short(config)
-    retrained, retraining = resolved.retrainings, _retraining(resolved)
+    short = _short_tokens(config)
+    retrained, retraining = resolved.retrainings, _retraining_tokens(resolved)
     corrected = config.teacher_correction
     rows = [("correction", f"{corrected:,} tokens that the teacher is trained on")] if corrected else []
     rows += [("rung 0", f"{config.trials} candidates, loss straight after pruning")]
@@ -213,8 +217,8 @@ def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]
     flops = training_flops(student, short + retraining)
     flops += 2 * matrix_polynomial(teaching).of(teaching.teacher) * read
     flops += training_flops(whole, corrected)
-    models = (retrained - config.retrain_baselines) * usual * 4  # random weights are not kept
-    # Of a teacher that is corrected: weights and a checkpoint with AdamW's moments.
+    models = (retrained - config.retrain_baselines) * mean_student * 4  # random weights are not kept
+    # A corrected teacher is kept as weights, and while it trains as a checkpoint with AdamW's moments.
     teacher = 16 * resolved.teacher_parameters if corrected else 0
     scored = [("benchmarks", " ".join(config.benchmarks))] if config.benchmarks else []
     return [
@@ -224,15 +228,15 @@ def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]
         ("targets", targets.words),
         *scored,
         ("arithmetic", f"{flops:.2e} FLOPs (10^{math.log10(flops):.1f})"),
-        ("disk", size_text(targets.size + models + 16 * usual + teacher)),
+        ("disk", size_text(targets.size + models + 16 * mean_student + teacher)),
     ]
 
 
 class TargetsRow:
-    """What the teacher's targets come to, of all text that a run may read.
+    """The teacher's targets in the plan: their form and size on disk, for all text that a run may read.
 
     Raises:
-        InputError: the form that was asked for cannot be.
+        InputError: the requested form of targets is impossible.
     """
 
     def __init__(self, resolved: Resolved, directory: RunDirectory) -> None:
@@ -249,7 +253,7 @@ class TargetsRow:
             self.words = kept if self.whole else f"{kept}; in retraining the teacher runs live"
 
     def read(self, short: int, retraining: int) -> int:
-        """Tokens that the teacher reads, once for what is kept and each time for what is live."""
+        """Count the tokens that the teacher reads: once for cached targets, each time for live ones."""
         if not self.asked:
             return 0
         return self.tokens + (0 if self.tokens else short) + (0 if self.whole else retraining)

@@ -99,7 +99,7 @@ def rungs_in(
 ) -> list[Rung]:
     """The rungs' studies in a storage that is open."""
     names = [f"{config.name}/r{index}" for index in range(config.rungs)]
-    bounds = config.most
+    bounds = config.upper_bounds
     searched = f"{len(space)} architectures within {space.budget}"
     searched += f", {bounds_in_words(bounds)}" if bounds else ""
     claims = Claims(workers or Workers())
@@ -237,4 +237,4 @@ class Search:
         forecast, tokens = self.console.forecast, self.task.config.rung_tokens
         forecast.extra["distil"] = tokens_spent(tokens, quotas[1:]) - tokens_spent(tokens, planned[1:])
         forecast.extra_pieces["distil"] = sum(quotas[1:]) - sum(planned[1:])
-        forecast.hands = 1 + self.workers.others()
+        forecast.workers = 1 + self.workers.others()

@@ -126,7 +126,9 @@ def summary_so_far(run: SavedRun) -> Entry:
         "name": config.name,
         "teacher": _teacher(run),
         "objectives": [{"name": name, "unit": UNITS[name]} for name in config.objectives],
-        "bounds": [{"name": name, "unit": UNITS[name], "most": most} for name, most in config.most.items()],
+        "bounds": [
+            {"name": name, "unit": UNITS[name], "most": most} for name, most in config.upper_bounds.items()
+        ],
         "rungs": [{"rung": i, "tokens": tokens} for i, tokens in enumerate((0, *config.rung_tokens))],
         "trials": [_trial(run, trial) for trial in found if trial.state != "running"],
         "pareto": _pareto(run, found),

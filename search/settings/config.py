@@ -126,14 +126,14 @@ class RunConfig:
         return 1 + len(self.rung_tokens)
 
     @property
-    def most(self) -> dict[str, float]:
+    def upper_bounds(self) -> dict[str, float]:
         """The bounds by objective, in its unit."""
         return read_bounds(self.bounds)
 
     @property
     def measures_latency(self) -> bool:
         """Whether the latency of every candidate is measured."""
-        return LATENCY in self.objectives or LATENCY in self.most
+        return LATENCY in self.objectives or LATENCY in self.upper_bounds
 
     @property
     def reserve_tokens(self) -> int:

@@ -108,7 +108,7 @@ def check_states(config: RunConfig, teacher: PreTrainedModel) -> None:
             pass
 
 
-def targets_told(targets: Targets) -> dict[str, Any]:
+def targets_as_dict(targets: Targets) -> dict[str, Any]:
     """Their form, tokens and bytes on disk, as the summary has them."""
     form, size = FormName.LIVE.value, 0
     if isinstance(targets, CachedTargets):

@@ -23,10 +23,10 @@ class AmountFormat:
 
     units: Mapping[str, float]
     """What a number is multiplied by, by its unit in lower case."""
-    told: str
+    unit_names: str
     """The units, for a message."""
     example: str
-    say: Callable[[float], str]
+    format: Callable[[float], str]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Objective:
     """One of what a search can make small."""
 
     unit: str
-    described: Callable[[Workload], str]
+    describe: Callable[[Workload], str]
     """What it is, of the work that is timed, cached and counted."""
     amounts: AmountFormat | None = None
     """None: it cannot be bounded."""
@@ -163,7 +163,7 @@ def excess_over(values: Mapping[str, float], bounds: Bounds) -> dict[str, float]
 
 def amount_in_words(name: str, amount: float) -> str:
     """An amount of an objective as people say it: 21.4 ms, 8.05GB, 1.2B."""
-    return AMOUNTS[name].say(amount)
+    return AMOUNTS[name].format(amount)
 
 
 def excess_in_words(excess: Mapping[str, float]) -> str:
@@ -213,7 +213,7 @@ def _amount(name: str, amount: str, text: str) -> float:
 
 def _no_amount(name: str, text: str) -> InputError:
     return InputError(
-        f"A bound on {name} is a positive number (units {AMOUNTS[name].told})",
+        f"A bound on {name} is a positive number (units {AMOUNTS[name].unit_names})",
         f"--max {text} was given",
         f"Write {name}={AMOUNTS[name].example}",
     )

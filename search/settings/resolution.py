@@ -85,9 +85,9 @@ class Resolved:
         """The map of the model whose targets are learnt."""
         return self.teaching_map or self.axis_map
 
-    def having(self, teaching_map: AxisMap | None = None, **fields: Any) -> Resolved:
+    def with_config(self, teaching_map: AxisMap | None = None, **fields: Any) -> Resolved:
         """The same in every basis with other values in the configuration, and another teaching model."""
-        turned = self.turned.having(teaching_map, **fields) if self.turned else None
+        turned = self.turned.with_config(teaching_map, **fields) if self.turned else None
         return replace(self, config=replace(self.config, **fields), teaching_map=teaching_map, turned=turned)
 
     @property
@@ -101,7 +101,7 @@ class Resolved:
         Raises:
             InputError: it lies outside the budget or the bounds.
         """
-        return tried_architectures(self.tries, self.costs, self.space, self.limits, self.config.most)
+        return tried_architectures(self.tries, self.costs, self.space, self.limits, self.config.upper_bounds)
 
     @property
     def retrainings(self) -> int:
@@ -310,7 +310,7 @@ def _turned(resolved: Resolved) -> Resolved | None:
         axis_map = verified_axis_map(resolved.axis_map.config, _TURNED)
         whole = enumerate_space(axis_map, resolved.whole.budget, resolved.limits)
         costs = replace(resolved.costs, axis_map=axis_map)
-        space = within_bounds(whole, costs, resolved.config.most)
+        space = within_bounds(whole, costs, resolved.config.upper_bounds)
     except InputError:
         return None
     turned = replace(resolved, axis_map=axis_map, space=space, basis=_TURNED, whole=whole, costs=costs)

@@ -1,4 +1,4 @@
-"""A run from its first stage to its last; a stage whose output is there is skipped."""
+"""The pipeline of a run, from its first stage to its last; a stage whose output exists is skipped."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from space.enumeration.hand_made import baselines
 
 @dataclass(frozen=True)
 class Run:
-    """A run whose teacher is ranked and measured: what search and retraining go on from."""
+    """A run whose teacher is ranked and measured: the input of search and retraining."""
 
     resolved: Resolved
     directory: RunDirectory
@@ -52,40 +52,40 @@ class Run:
     correction: Correction | None
 
     def rungs(self, workers: Workers) -> list[Rung]:
-        """The studies of the rungs, to be worked on by this worker."""
+        """Open the studies of the rungs for this worker."""
         return open_rungs(self.context.config, self.context.space, self.directory.path, workers)
 
 
 def run(resolved: Resolved, directory: RunDirectory, console: Console, command: str) -> dict[str, Any]:
-    """Do everything that a run does, and return its summary."""
+    """Execute all stages of a run, and return its summary."""
     with console.running():
         teacher, corpus = begin(resolved, directory, console)
         with at_work(resolved.config, directory) as workers:
-            ready = rank_teacher(resolved, directory, console, command, teacher, corpus, workers)
-            search_rungs(ready, workers)
-            return retrain_promoted(ready, workers)
+            ranked = rank_teacher(resolved, directory, console, command, teacher, corpus, workers)
+            search_rungs(ranked, workers)
+            return retrain_promoted(ranked, workers)
 
 
 @contextmanager
 def at_work(config: RunConfig, directory: RunDirectory) -> Iterator[Workers]:
-    """Be one of the workers of a run, whose energy is counted."""
+    """Register this process as a worker of the run, and meter its energy."""
     with directory.joined(config) as workers, energy_meter(directory.energy, config.device):
         yield workers
 
 
 def begin(resolved: Resolved, directory: RunDirectory, console: Console) -> tuple[Teacher, Corpus]:
-    """Refuse what cannot be, load the teacher and read the text; nothing is written yet.
+    """Check that the run is possible, load the teacher and read the text; nothing is written yet.
 
     Raises:
-        InputError: the run cannot be done, or the directory belongs to another.
+        InputError: the run is impossible, or the directory belongs to another run.
     """
     config = resolved.config
     run_processes().check_device(config.device)
     directory.refuse_another(config)
-    if config.storage:  # one that cannot be reached is refused before anything is made
+    if config.storage:  # fail now if it cannot be reached, before any work
         open_storage(config.storage, directory.path)
     check_targets(resolved, directory)
-    gc.freeze()  # the libraries stay for good; collecting among them costs each candidate half a second
+    gc.freeze()  # libraries are never freed; scanning them costs each candidate half a second
     teacher, corpus = load(config, console)
     run_processes().send_command(Begin(resolved, directory.path, corpus))
     return teacher, corpus
@@ -100,13 +100,13 @@ def rank_teacher(
     corpus: Corpus,
     workers: Workers,
 ) -> Run:
-    """The first stage: the teacher corrected if asked, its targets kept, its units ranked, all measured."""
-    whole, config = corpus, resolved.config
+    """Run the first stage: correct the teacher if configured, cache its targets, rank and measure it."""
+    full_corpus, config = corpus, resolved.config
     save_provenance(teacher, config.data, directory.path)
     corpus = replace(corpus, distillation=corpus.distillation[: config.distillation_blocks])
     console.forecast = _forecast(resolved, corpus)
     with workers.exclusive_or_wait("teacher", console.say):
-        teacher, correction = correct_if_asked(config, teacher, whole, directory, console)
+        teacher, correction = correct_if_asked(config, teacher, full_corpus, directory, console)
     context = prepare(resolved, teacher, corpus, directory, console, workers)
     with workers.exclusive_or_wait("figures", console.say):
         figures = _teacher_figures(context, directory)
@@ -117,14 +117,14 @@ def rank_teacher(
 
 
 def search_rungs(run: Run, workers: Workers) -> None:
-    """The second stage: candidates are tried on every rung, until all rungs are full."""
+    """Run the second stage: evaluate candidates until every rung is full."""
     resolved, context = run.resolved, run.context
     tries = tried_architectures(
         resolved.tries,
         context.formulas,
         context.space,
         resolved.limits,
-        context.config.most,
+        context.config.upper_bounds,
         context.kept_layers,
     )
     task = SearchTask(
@@ -135,7 +135,7 @@ def search_rungs(run: Run, workers: Workers) -> None:
 
 
 def retrain_promoted(run: Run, workers: Workers) -> dict[str, Any]:
-    """The last stage: the best are trained to the end and written; the summary of the run is returned."""
+    """Run the last stage: retrain and write the best models; return the summary of the run."""
     context, console, directory = run.context, run.console, run.directory
     rungs = run.rungs(workers)
     with console.stage("retraining"):
@@ -154,7 +154,7 @@ def retrain_promoted(run: Run, workers: Workers) -> dict[str, Any]:
 
 
 def _write_results(builder: SummaryBuilder, directory: RunDirectory) -> dict[str, Any]:
-    """Write down what a run came to; several workers do it in turn, the last with the time of all."""
+    """Write the results of a run. Each worker does so in turn; the last has the time of all."""
     summary = builder.summary()
     check(summary)
     write_cards(summary, directory.path)
@@ -164,7 +164,7 @@ def _write_results(builder: SummaryBuilder, directory: RunDirectory) -> dict[str
 
 
 def _forecast(resolved: Resolved, corpus: Corpus) -> TimeForecast:
-    """Tokens of each kind of work, and the trainings that they are made of, for the time left."""
+    """Count the tokens and pieces (candidates, trainings) of each kind of work, to forecast the time left."""
     config, tried = resolved.config, len(basis_candidates(resolved))
     rungs = zip(config.rung_tokens, config.rung_candidates, strict=True)
     tokens = {
@@ -183,7 +183,7 @@ def _forecast(resolved: Resolved, corpus: Corpus) -> TimeForecast:
 
 
 def _teacher_figures(context: RunContext, directory: RunDirectory) -> TeacherFigures:
-    """Loss and latency of the teacher, measured once a run."""
+    """Loss and latency of the teacher, measured once per run."""
     if directory.teacher.exists():
         return TeacherFigures(**json.loads(directory.teacher.read_text()))
     latency = context.latency(context.teacher.model).total_ms if context.config.measures_latency else None
@@ -193,7 +193,7 @@ def _teacher_figures(context: RunContext, directory: RunDirectory) -> TeacherFig
 
 
 def _accumulated(directory: RunDirectory, seconds: dict[str, float]) -> dict[str, float]:
-    """The stages' times, those of earlier processes included."""
+    """Add this process's seconds per stage to those of earlier processes, and save the sums."""
     before: dict[str, float] = json.loads(directory.seconds.read_text()) if directory.seconds.exists() else {}
     total = {name: round(before.get(name, 0.0) + seconds.get(name, 0.0), 1) for name in {**before, **seconds}}
     atomic_write(directory.seconds, json.dumps(total))

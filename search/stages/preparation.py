@@ -190,7 +190,7 @@ def _searched(variant: Resolved, teacher: Teacher, ranking: Ranking) -> SearchSp
     """The space within the bounds, now that it is known how weights are stored and which layers stay."""
     costs = replace(variant.costs, value_bytes=teacher.stored_dtype.itemsize)
     kept_of = partial(layers_kept, variant.axis_map, ranking)
-    return within_bounds(variant.whole, costs, variant.config.most, kept_of)
+    return within_bounds(variant.whole, costs, variant.config.upper_bounds, kept_of)
 
 
 def _settled(

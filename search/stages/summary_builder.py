@@ -21,7 +21,7 @@ from search.rungs.evaluation import RANDOM_WEIGHTS, Evaluation, FinishedTrial, R
 from search.rungs.rung import Rung
 from search.runs.choice import choose, eligible, load_choice
 from search.settings.config import RunConfig
-from search.settings.methods import loss_of, targets_told
+from search.settings.methods import loss_of, targets_as_dict
 from search.settings.objectives import OBJECTIVES, UNITS, excess_over
 from search.settings.teachers import TrainingPhase
 from search.stages.benchmarks import TEACHER, Results
@@ -85,7 +85,8 @@ class SummaryBuilder:
             "distillation": self._distillation(),
             "objectives": [self._objective(name) for name in config.objectives],
             "bounds": [
-                {"name": name, "unit": UNITS[name], "most": most} for name, most in config.most.items()
+                {"name": name, "unit": UNITS[name], "most": most}
+                for name, most in config.upper_bounds.items()
             ],
             "rungs": [{"rung": i, "tokens": t} for i, t in enumerate((0, *config.rung_tokens))],
             "corpus": {
@@ -159,7 +160,7 @@ class SummaryBuilder:
         }
 
     def _objective(self, name: str) -> dict[str, str]:
-        described = OBJECTIVES[name].described(self.context.workload)
+        described = OBJECTIVES[name].describe(self.context.workload)
         return {"name": name, "unit": UNITS[name], "description": described}
 
     def _trial(self, record: FinishedTrial) -> dict[str, Any]:
@@ -246,8 +247,8 @@ class SummaryBuilder:
     def _targets(self) -> dict[str, dict[str, Any]]:
         context = self.context
         return {
-            "short_distillation": targets_told(context.targets),
-            "retraining": targets_told(context.retraining_targets),
+            "short_distillation": targets_as_dict(context.targets),
+            "retraining": targets_as_dict(context.retraining_targets),
         }
 
     def _tokens(self, records: Sequence[FinishedTrial]) -> dict[str, int]:

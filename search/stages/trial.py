@@ -144,7 +144,7 @@ class DistillationEvaluator:
 
     def evaluate(self, architecture: Architecture, rung: int, advance: Advance) -> Evaluation:
         """See ``Evaluator``."""
-        return evaluate_candidate(self.context, architecture, rung, advance, self.context.config.most)
+        return evaluate_candidate(self.context, architecture, rung, advance, self.context.config.upper_bounds)
 
     def tidy(self, rungs: Sequence[Rung], candidates: Sequence[int]) -> None:
         """Remove the branches that nobody goes on from."""

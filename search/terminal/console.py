@@ -55,7 +55,7 @@ class TimeForecast:
         self.done: Counter[str] = Counter()
         self.timed: Counter[str] = Counter()
         self.seconds: dict[str, float] = {}
-        self.hands = 1
+        self.workers = 1
         """Workers that share what is left."""
         self._pieces_done: Counter[str] = Counter()
         self._begun: dict[str, float] = {}
@@ -118,7 +118,7 @@ class TimeForecast:
             total += open_tokens * (pace or 0.0)
             if open_tokens and self.pieces[kind]:
                 total += self._open_pieces(kind) * self.overhead(kind)
-        return total / self.hands
+        return total / self.workers
 
     def _open_pieces(self, kind: str) -> float:
         planned = self.pieces[kind] + self.extra_pieces[kind]

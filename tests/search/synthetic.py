@@ -160,7 +160,7 @@ def open_rungs_in(storage: BaseStorage, config: RunConfig, space: SearchSpace) -
     """The rungs of a configuration in a storage that is open."""
     names = [f"{config.name}/r{index}" for index in range(config.rungs)]
     studies = [open_study(storage, name, config.objectives, UNITS, "a space") for name in names]
-    bounds = measured_bounds(config.most)
+    bounds = measured_bounds(config.upper_bounds)
     return [
         Rung(index, study, space, config.objectives, bounds=bounds) for index, study in enumerate(studies)
     ]

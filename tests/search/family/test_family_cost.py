@@ -156,7 +156,7 @@ def test_what_a_live_teacher_reads_counts_each_time(
 
 def test_another_that_teaches_is_counted_at_its_own_size(resolved: Resolved, qwen3_8b: Path) -> None:
     large = resolve(Flags(budget="4B", model=(str(qwen3_8b),), device="cpu", basis="coordinate"))
-    taught = resolved.having(large.axis_map, taught_by="large")
+    taught = resolved.with_config(large.axis_map, taught_by="large")
     cost = stage_cost(taught, summary_of(resolved, resolved.space.architectures[0]))
     assert cost.taught_by == "large"
     assert cost.reading_weights == 8_190_735_360 - 151_936 * 4096 - (2 * 36 + 1) * 4096 - 36 * 2 * 128

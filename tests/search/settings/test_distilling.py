@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from evaluators.distillation.states import StateKind, StatePlace
 from evaluators.distillation.targets.live import LiveTargets, TextTargets
-from search.settings.methods import check_states, loss_of, states_asked, states_of, targets_told
+from search.settings.methods import check_states, loss_of, states_asked, states_of, targets_as_dict
 from space.input_error import InputError
 from tests.evaluators.tiny_models import tiny_model
 from tests.search.synthetic import run_config
@@ -64,5 +64,5 @@ def test_a_class_without_a_list_of_blocks_is_refused() -> None:
 def test_targets_are_told_by_their_form() -> None:
     tokens = torch.zeros(3, 5, dtype=torch.int32)
     text = TextTargets(tokens, torch.device("cpu"))
-    assert targets_told(text) == {"form": "text", "tokens": 15, "bytes": 0}
-    assert targets_told(LiveTargets(tiny_model(), tokens)) == {"form": "live", "tokens": 15, "bytes": 0}
+    assert targets_as_dict(text) == {"form": "text", "tokens": 15, "bytes": 0}
+    assert targets_as_dict(LiveTargets(tiny_model(), tokens)) == {"form": "live", "tokens": 15, "bytes": 0}

@@ -78,7 +78,7 @@ def test_a_run_of_some_hours_is_planned_by_what_this_machine_does(
 
 
 def test_hours_are_refused_where_several_processes_train_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.settings.scale.with_others", lambda: True)
+    monkeypatch.setattr("search.settings.scale.is_multi_process", lambda: True)
     with pytest.raises(InputError) as caught:
         tokens_of(Flags(search_hours=2.0))
     assert caught.value.remedy == "Say how many with --search-tokens"
