@@ -1,4 +1,4 @@
-"""What the terminal says of a run: before it teacher and space, after it the models and the report."""
+"""What the terminal prints about a run: teacher and search space before it, models and report after it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from typing import Any
 
 from search.runs.summary import over_labels, unmet
 from search.settings.resolution import Resolved
-from search.settings.teachers import teachers_in_words as told_of
+from search.settings.teachers import teachers_in_words
 from search.storage.run_directory import RunDirectory
 
-#: What the summary has of a model and a result does not.
+#: Entries of a model in the summary that the printed result leaves out.
 _LONG = ("curve", "phases", "passed_over", "correction")
 
 
 def opening_line(resolved: Resolved) -> str:
-    """The teacher, why it was taken if there were others, and the space, on one line."""
+    """Return one line: the teacher, why it was taken if there were others, and the search space."""
     config, space = resolved.config, resolved.space
     others = resolved.passed_over
-    why = f", the nearest above the budget; passed over: {told_of(others, space.budget)}" if others else ""
+    passed_over = teachers_in_words(others, space.budget) if others else ""
+    why = f", the nearest above the budget; passed over: {passed_over}" if others else ""
     taught = f", taught by {config.taught_by}" if config.taught_by else ""
     return (
         f"{config.teacher}: {resolved.teacher_parameters:,} parameters{why}; "
@@ -27,7 +28,7 @@ def opening_line(resolved: Resolved) -> str:
 
 
 def chosen_row(summary: dict[str, Any]) -> dict[str, Any] | None:
-    """The row of the chosen model, whose weights lie at its path; None if no model could be retrained."""
+    """Return the summary's row of the chosen model; None if no model could be retrained."""
     if summary["chosen"] is None:
         return None
     rows = {row["label"]: row for row in (*summary["baselines"], *summary["promoted"]) if row["path"]}
@@ -36,7 +37,7 @@ def chosen_row(summary: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def result_text(summary: dict[str, Any], directory: RunDirectory) -> str:
-    """The result in a few lines."""
+    """Return the result as a few lines of text."""
     chosen = chosen_row(summary)
     if chosen is None:
         return f"{unmet(summary) or 'No model could be retrained'}; see {directory.report}"
@@ -54,7 +55,7 @@ def result_text(summary: dict[str, Any], directory: RunDirectory) -> str:
 
 
 def result_as_dict(summary: dict[str, Any], directory: RunDirectory) -> dict[str, Any]:
-    """The result for programs: the models and where all lies; ``summary`` names the file with the rest."""
+    """Return the result for programs: models and paths; ``summary`` is the path of the file with the rest."""
 
     def row(entry: dict[str, Any]) -> dict[str, Any]:
         place = {"path": str(directory.path / entry["path"])} if entry.get("path") else {}
@@ -75,5 +76,5 @@ def result_as_dict(summary: dict[str, Any], directory: RunDirectory) -> dict[str
 
 
 def as_json_line(found: Any) -> str:
-    """One line of JSON."""
+    """Encode as one line of JSON."""
     return json.dumps(found, ensure_ascii=False, allow_nan=False)

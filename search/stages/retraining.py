@@ -1,6 +1,6 @@
-"""The promoted, and what they are compared to, distilled to the end and written as Hugging Face models.
+"""Retraining: distils the promoted candidates and baselines in full, and writes them as Hugging Face models.
 
-Every worker takes what nobody else is at, and waits for the rest at the end.
+Each worker takes jobs that no other worker is running, and at the end waits for the remaining ones.
 """
 
 from __future__ import annotations
@@ -35,62 +35,58 @@ from space.axes.architecture import Architecture
 from space.cutting.extraction import student_config
 from space.enumeration.hand_made import baselines
 
-#: Of a retraining, at equal distances.
+#: Validations during a retraining, at equal distances.
 VALIDATIONS = 6
 
 
 @dataclass(frozen=True)
 class RetrainingJob:
-    """What is to be retrained."""
+    """A model to retrain."""
 
     architecture: Architecture
     origin: str
     number: int
-    """Of the model's folder."""
+    """The number in the name of the model's folder."""
 
     @property
     def key(self) -> str:
-        """Names the retraining within the run."""
+        """The name of this job within the run."""
         kind = RANDOM_WEIGHTS if self.origin == RANDOM_WEIGHTS else "pruned"
         return f"{kind}-{self.architecture.label}"
 
     @property
     def folder(self) -> str:
-        """Of the model, below ``models/``."""
+        """The model's folder below ``models/``."""
         return f"{self.number:02d}-{self.architecture.label}"
 
 
-def finished(context: RunContext, assignment: RetrainingJob) -> Retrained | None:
-    """The result of a retraining that an earlier process finished."""
-    path = context.directory / "retraining" / f"{assignment.key}.json"
+def finished(context: RunContext, job: RetrainingJob) -> Retrained | None:
+    """Return the result of a retraining that an earlier process finished; None if there is none."""
+    path = context.directory / "retraining" / f"{job.key}.json"
     if not path.exists():
         return None
-    _checkpointing(context, assignment).remove()  # which that process may not have come to
+    _checkpointing(context, job).remove()  # in case that process stopped before it removed them
     fields = json.loads(path.read_text())
     fields["architecture"] = Architecture(**fields["architecture"])
     fields["curve"] = [(tokens, loss) for tokens, loss in fields["curve"]]
     return Retrained(**fields)
 
 
-def retrain(context: RunContext, assignment: RetrainingJob, advance: Callable[[int], None]) -> Retrained:
-    """Distil a candidate for all of the retraining tokens, from where an earlier process stopped.
+def retrain(context: RunContext, job: RetrainingJob, advance: Callable[[int], None]) -> Retrained:
+    """Distil a candidate for all of the retraining tokens; resume where an earlier process stopped.
 
-    The model has the weights with the lowest validation loss of all that were seen on the way.
-    One that diverges in spite of a step back at a lower rate, or does not fit into memory block by block, is
-    recorded with the reason.
-
-    A model from random weights is measured and not kept.
+    The model gets the weights with the lowest validation loss seen during training. A model that diverges
+    even after a step back at a lower rate, or that does not fit into memory with a micro-batch of one block,
+    is recorded with the reason. A model from random weights is measured and not kept.
 
     Raises:
-        OSError: the disk is full; after space is made the retraining goes on where it was.
+        OSError: the disk is full; once there is space, the retraining resumes where it stopped.
     """
-    saving = _checkpointing(context, assignment)
+    saving = _checkpointing(context, job)
     try:
-        result = _retrain(context, assignment, saving, advance)
+        result = _retrain(context, job, saving, advance)
     except (DivergenceError, torch.OutOfMemoryError) as error:
-        result = Retrained(
-            assignment.architecture, assignment.origin, None, None, 0, 0.0, [], None, str(error)
-        )
+        result = Retrained(job.architecture, job.origin, None, None, 0, 0.0, [], None, str(error))
     path = saving.path.with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, json.dumps(asdict(result)))
@@ -98,30 +94,30 @@ def retrain(context: RunContext, assignment: RetrainingJob, advance: Callable[[i
     return result
 
 
-def _checkpointing(context: RunContext, assignment: RetrainingJob) -> Checkpointing:
-    path = context.directory / "retraining" / f"{assignment.key}.safetensors"
+def _checkpointing(context: RunContext, job: RetrainingJob) -> Checkpointing:
+    path = context.directory / "retraining" / f"{job.key}.safetensors"
     return Checkpointing(
         path=path,
         best=path.with_suffix(".best.safetensors"),
-        key=f"{assignment.key} {context.config.retrain_tokens}",
+        key=f"{job.key} {context.config.retrain_tokens}",
     )
 
 
 def _retrain(
-    context: RunContext, assignment: RetrainingJob, saving: Checkpointing, advance: Callable[[int], None]
+    context: RunContext, job: RetrainingJob, saving: Checkpointing, advance: Callable[[int], None]
 ) -> Retrained:
-    architecture = assignment.architecture
-    from_random = assignment.origin == RANDOM_WEIGHTS
-    student = _random(context, architecture) if from_random else context.extract(architecture)
+    architecture = job.architecture
+    from_random = job.origin == RANDOM_WEIGHTS
+    student = _from_random_weights(context, architecture) if from_random else context.extract(architecture)
     if not from_random:
         saving = retraining_branch(context, architecture, saving)
-    known = tokens_spared(context, saving)
+    reused_tokens = tokens_spared(context, saving)
     outcome = context.train(
         student, context.config.retrain_tokens, context.retraining_targets, advance, VALIDATIONS, saving
     )
     path = None
     if not from_random:
-        path = f"models/{assignment.folder}"
+        path = f"models/{job.folder}"
         write_model(context, student, context.directory / path)
         student = reload(context, context.directory / path)
     loss = context.exact_loss(student)
@@ -129,7 +125,7 @@ def _retrain(
     predicted = validation.shape[0] * (validation.shape[1] - 1)
     return Retrained(
         architecture,
-        assignment.origin,
+        job.origin,
         loss,
         bits_per_byte(loss, predicted, context.corpus.validation_bytes),
         outcome.tokens,
@@ -137,11 +133,11 @@ def _retrain(
         [(tokens, value) for tokens, value in outcome.curve if math.isfinite(value)],
         path,
         note=outcome.note,
-        branch_tokens=known,
+        branch_tokens=reused_tokens,
     )
 
 
-def _random(context: RunContext, architecture: Architecture) -> PreTrainedModel:
+def _from_random_weights(context: RunContext, architecture: Architecture) -> PreTrainedModel:
     kept = context.kept_layers(architecture)
     torch.manual_seed(context.config.seed)
     config = student_config(context.axis_map, architecture, kept)
@@ -157,7 +153,7 @@ def write_model(context: RunContext, student: PreTrainedModel, path: Path) -> No
 
 
 def reload(context: RunContext, path: Path) -> PreTrainedModel:
-    """The model as anybody will load it."""
+    """Load a written model the way that its users will."""
     with quiet_libraries():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=context.teacher.model.dtype)
     nn.Module.to(model, context.teacher.model.device)
@@ -171,32 +167,32 @@ _POLL_SECONDS = 0.5
 def retrain_all(
     context: RunContext, rungs: Sequence[Rung], workers: Workers, console: Console
 ) -> tuple[list[Retrained], list[Retrained]]:
-    """Retrain the promoted candidates; if asked, baselines and the chosen one from random weights too.
+    """Retrain the promoted candidates; if configured, also baselines and the chosen one from random weights.
 
     Returns:
-        The promoted, the lowest loss first, and the others.
+        The results of the promoted candidates, lowest loss first, and the other results.
     """
     chosen = promoted_of(rungs[-1].feasible(), context.config)
-    assignments = [
+    jobs = [
         RetrainingJob(record.architecture, record.origin, number)
         for number, record in enumerate(chosen, start=1)
     ]
     if context.config.retrain_baselines and (chosen or not rungs[-1].bounds):
-        assignments += _baseline_assignments(context, chosen)
-    results = _retrained(context, assignments, workers, console)
+        jobs += _baseline_jobs(context, chosen)
+    results = _run_jobs(context, jobs, workers, console)
     promoted, others = results[: len(chosen)], results[len(chosen) :]
     best = choose(eligible(results, rungs)) if context.config.retrain_baselines else None
     if best is not None:
         winner = next(r.architecture for r in results if r.label == best.label)
-        others += _retrained(context, [RetrainingJob(winner, RANDOM_WEIGHTS, 0)], workers, console)
+        others += _run_jobs(context, [RetrainingJob(winner, RANDOM_WEIGHTS, 0)], workers, console)
     return sorted(promoted, key=lambda r: (r.loss is None, r.loss)), others
 
 
 def promoted_of(top: Sequence[FinishedTrial], config: RunConfig) -> list[FinishedTrial]:
-    """Who of the last rung is retrained: by turns the lowest loss, and the first by Pareto rank and crowding.
+    """Pick the candidates of the last rung to retrain: alternately by loss, and by Pareto rank and crowding.
 
-    Crowding alone would spend its places on the ends of the front; the model that is chosen at last is one
-    with a low loss, and whose is the lowest a rung only guesses (studies/exhaustive).
+    Crowding distance alone would favour the ends of the front. The model that is finally chosen has a low
+    loss, and a rung only estimates which candidate's loss will be the lowest (studies/exhaustive).
     """
     by_loss = by_pareto_rank(("loss",), top)
     by_rank = by_pareto_rank(config.objectives, top)
@@ -204,8 +200,8 @@ def promoted_of(top: Sequence[FinishedTrial], config: RunConfig) -> list[Finishe
     return [top[place] for place in itertools.islice(turns, config.promote)]
 
 
-def _baseline_assignments(context: RunContext, promoted: Sequence[FinishedTrial]) -> list[RetrainingJob]:
-    """The hand-made baselines; one that was promoted is retrained already and read from its result."""
+def _baseline_jobs(context: RunContext, promoted: Sequence[FinishedTrial]) -> list[RetrainingJob]:
+    """List jobs for the hand-made baselines; a promoted one is not trained again, its result is read."""
     found = baselines(context.space, context.axis_map.teacher)
     return [
         RetrainingJob(architecture, origin, len(promoted) + number)
@@ -213,34 +209,34 @@ def _baseline_assignments(context: RunContext, promoted: Sequence[FinishedTrial]
     ]
 
 
-def _retrained(
-    context: RunContext, assignments: Sequence[RetrainingJob], workers: Workers, console: Console
+def _run_jobs(
+    context: RunContext, jobs: Sequence[RetrainingJob], workers: Workers, console: Console
 ) -> list[Retrained]:
-    """The results of all, in order, whoever retrains each."""
+    """Return the results of all jobs, in order, whichever worker runs each."""
     results: dict[int, Retrained] = {}
-    while len(results) < len(assignments):
+    while len(results) < len(jobs):
         before = len(results)
-        for place, assignment in enumerate(assignments):
+        for place, job in enumerate(jobs):
             if place in results:
                 continue
-            with workers.attempt(f"retraining-{assignment.key}") as free:
+            with workers.attempt(f"retraining-{job.key}") as free:
                 if free:
-                    results[place] = _retrain_one(context, assignment, console)
+                    results[place] = _run_job(context, job, console)
         if len(results) == before:
             time.sleep(_POLL_SECONDS)
-    return [results[place] for place in range(len(assignments))]
+    return [results[place] for place in range(len(jobs))]
 
 
-def _retrain_one(context: RunContext, assignment: RetrainingJob, console: Console) -> Retrained:
+def _run_job(context: RunContext, job: RetrainingJob, console: Console) -> Retrained:
     tokens = context.config.retrain_tokens
-    if (result := finished(context, assignment)) is not None:
+    if (result := finished(context, job)) is not None:
         console.forecast.skip("retrain", tokens, pieces=1)
-        remove_branches(context, assignment.architecture)
+        remove_branches(context, job.architecture)
         return result
-    with console.work(f"retraining {assignment.architecture.label}", "retrain", tokens) as advance:
-        result = retrain(context, assignment, advance)
-    remove_branches(context, assignment.architecture)
+    with console.work(f"retraining {job.architecture.label}", "retrain", tokens) as advance:
+        result = retrain(context, job, advance)
+    remove_branches(context, job.architecture)
     outcome = f"loss {result.loss:.4f}" if result.loss is not None else f"failed: {result.failure}"
-    origin = "" if assignment.origin == SEARCH else f" ({assignment.origin})"
+    origin = "" if job.origin == SEARCH else f" ({job.origin})"
     console.say(f"retrained {result.label}{origin}: {outcome}   {clock(console.forecast.left())} left")
     return result
