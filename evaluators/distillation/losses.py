@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from evaluators.distillation.targets.batch import PADDING, Answer, Sparse
+from evaluators.distillation.targets.batch import PADDING, Predictions, Sparse
 from space.input_error import InputError
 
 
@@ -89,13 +89,13 @@ class Loss:
             )
         return cls(terms, temperature)
 
-    def of(self, student: Tensor, answer: Answer | None, nexts: Tensor) -> tuple[Tensor, Tensor]:
+    def of(self, student: Tensor, answer: Predictions | None, next_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """The weighted terms that count where the teacher says something, and where the next token is known.
 
         Args:
             student: (n, V) logits.
             answer: what the teacher says of the same tokens.
-            nexts: (n,) the token after each, ``PADDING`` where there is none.
+            next_tokens: (n,) the token after each, ``PADDING`` where there is none.
 
         Returns:
             Twice (n,) in nats, or as MSE and cosine have it.
@@ -104,12 +104,12 @@ class Loss:
         said, known = student.new_zeros(2, len(student))
         for term, weight in self.terms.items():
             if term is Term.CROSS_ENTROPY:
-                known = known + weight * cross_entropy(student, nexts)
+                known = known + weight * cross_entropy(student, next_tokens)
             else:
                 said = said + weight * self._of_teacher(term, student, answer)
         return said, known
 
-    def _of_teacher(self, term: Term, student: Tensor, answer: Answer | None) -> Tensor:
+    def _of_teacher(self, term: Term, student: Tensor, answer: Predictions | None) -> Tensor:
         assert answer is not None, f"{term} needs a teacher"
         if isinstance(answer, Sparse):
             assert term is Term.FORWARD_KL, f"{term} needs every logit of the teacher"
@@ -210,11 +210,11 @@ def sparse_kl(student: Tensor, answer: Sparse, temperature: float = 1.0) -> Tens
     return temperature**2 * (student.logsumexp(dim=-1) - chosen - answer.entropy)
 
 
-def cross_entropy(student: Tensor, nexts: Tensor) -> Tensor:
+def cross_entropy(student: Tensor, next_tokens: Tensor) -> Tensor:
     """(n,) −log of the probability of the next token in nats; 0 where there is none.
 
     Args:
         student: (n, V) logits.
-        nexts: (n,) token numbers, ``PADDING`` where there is none.
+        next_tokens: (n,) token numbers, ``PADDING`` where there is none.
     """
-    return nn.functional.cross_entropy(student, nexts, ignore_index=PADDING, reduction="none")
+    return nn.functional.cross_entropy(student, next_tokens, ignore_index=PADDING, reduction="none")

@@ -203,7 +203,7 @@ class Distillation(nn.Module):
     ) -> None:
         super().__init__()
         self.student, self.states = student, states
-        self.loss, self.answer = loss, targets.answer
+        self.loss, self.predictions = loss, targets.predictions
         self.fused = fused_loss(student, targets, loss)
         self.register_buffer("alpha", torch.ones((), device=student.device), persistent=False)
 
@@ -228,15 +228,15 @@ class Distillation(nn.Module):
 
     def _on_logits(self, final: Tensor, batch: Batch, count: Count) -> Tensor:
         if self.fused is not None:
-            mine, theirs, mask = (part.flatten(0, 1) for part in (final, batch.said[0], batch.mask))
+            mine, theirs, mask = (part.flatten(0, 1) for part in (final, batch.targets[0], batch.mask))
             return self.fused(mine, theirs, mask) / count.positions
 
-        def of_slice(states: Tensor, mask: Tensor, nexts: Tensor, *said: Tensor) -> Tensor:
+        def of_slice(states: Tensor, mask: Tensor, next_tokens: Tensor, *targets: Tensor) -> Tensor:
             logits = logits_of(self.student, states)
-            everywhere, known = self.loss.of(logits, self.answer(*said), nexts)
+            everywhere, known = self.loss.of(logits, self.predictions(*targets), next_tokens)
             return (everywhere * mask).sum() / count.positions + known.sum() / max(1, count.predicted)
 
-        others = [part.flatten(0, 1) for part in (batch.mask, batch.nexts, *batch.said)]
+        others = [part.flatten(0, 1) for part in (batch.mask, batch.next_tokens, *batch.targets)]
         head = head_parameters(self.student)
         size = token_slice(vocabulary_size(self.student))
         return chunked_loss(of_slice, final.flatten(0, 1), others, head, size)

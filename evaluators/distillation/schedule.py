@@ -37,14 +37,14 @@ class Schedule:
     rates are to be the same at first need a fixed number."""
 
     @property
-    def tokens_a_step(self) -> int:
+    def tokens_per_step(self) -> int:
         """Tokens of one optimiser step."""
         return self.blocks * self.block
 
     @property
     def steps(self) -> int:
         """Optimiser steps: the tokens, rounded to whole steps."""
-        return max(1, round(self.tokens / self.tokens_a_step))
+        return max(1, round(self.tokens / self.tokens_per_step))
 
     @property
     def warm_up(self) -> int:

@@ -75,7 +75,7 @@ class Training:
     @property
     def tokens(self) -> int:
         """Learnt from so far."""
-        return self.position.step * self.schedule.tokens_a_step
+        return self.position.step * self.schedule.tokens_per_step
 
     @property
     def seconds(self) -> float:
@@ -130,7 +130,7 @@ class Training:
         validated = self.position.curve[-1][0] if self.position.curve else 0
         ends = [-(-steps * number // times) for number in range(1, times + 1)]
         for end in ends:
-            if end * self.schedule.tokens_a_step > validated and end >= self.position.step:
+            if end * self.schedule.tokens_per_step > validated and end >= self.position.step:
                 return end
         return steps if self.position.step < steps else None
 
@@ -144,7 +144,7 @@ class Training:
                 self._step_back(*trouble)
                 return
             self.position.step += 1
-            self.watch.advance(self.schedule.tokens_a_step)
+            self.watch.advance(self.schedule.tokens_per_step)
             if self.saving is not None:
                 due = self.saving.is_due(self.seconds - self.position.seconds)
                 if on_main_process(due, self.accelerator):

@@ -112,7 +112,7 @@ def targets_as_dict(targets: Targets) -> dict[str, Any]:
     """Their form, tokens and bytes on disk, as the summary has them."""
     form, size = FormName.LIVE.value, 0
     if isinstance(targets, CachedTargets):
-        form = str(targets.form.about["form"])
+        form = str(targets.form.description["form"])
         size = targets.records.size
     elif isinstance(targets, TextTargets):
         form = "text"

@@ -16,7 +16,7 @@ from evaluators.distillation.loop import distil
 from evaluators.distillation.losses import Loss
 from evaluators.distillation.schedule import Schedule, peak_rate
 from evaluators.distillation.states import States
-from evaluators.distillation.targets.batch import Answer, Batch, Targets
+from evaluators.distillation.targets.batch import Batch, Predictions, Targets
 from evaluators.distillation.targets.cached import CachedTargets
 from evaluators.distillation.targets.live import Hidden
 from evaluators.metrics.loss import validation_loss
@@ -110,9 +110,9 @@ class Shuffled:
         self.targets, self.blocks, self.tokens = targets, targets.blocks, targets.tokens
         self.order = torch.randperm(targets.blocks, generator=torch.Generator().manual_seed(seed))
 
-    def answer(self, *said: Tensor) -> Answer | None:
+    def predictions(self, *targets: Tensor) -> Predictions | None:
         """See ``Targets``."""
-        return self.targets.answer(*said)
+        return self.targets.predictions(*targets)
 
     def batch(self, numbers: Tensor) -> Batch:
         """The blocks at these places of the shuffled order."""

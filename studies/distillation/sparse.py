@@ -27,17 +27,19 @@ class Few:
     def batch(self, numbers: Tensor) -> Batch:
         """See ``Targets``; a block is always drawn alike."""
         batch = self.targets.batch(numbers)
-        few = [self._few(states, int(number)) for states, number in zip(batch.said[0], numbers, strict=True)]
+        few = [
+            self._few(states, int(number)) for states, number in zip(batch.targets[0], numbers, strict=True)
+        ]
         return Batch(batch.tokens, tuple(torch.stack(parts) for parts in zip(*few, strict=True)))
 
-    def answer(self, *said: Tensor) -> Sparse:
+    def predictions(self, *targets: Tensor) -> Sparse:
         """See ``Targets``."""
-        ids, weights, entropy = said
+        ids, weights, entropy = targets
         return Sparse(ids, weights, entropy)
 
     def _few(self, states: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """(T, K) ids and weights, and (T,) the entropy of what they stand for."""
-        answer = self.targets.answer(states)
+        answer = self.targets.predictions(states)
         assert isinstance(answer, Dense)
         shares = answer.logits.softmax(-1)
         if self.draws:
@@ -53,6 +55,6 @@ class Few:
 def drawn_bytes(targets: Targets, draws: int) -> float:
     """Bytes a token of that many draws, from how many of them are distinct; over a few blocks."""
     batch = Few(targets, draws=draws).batch(torch.arange(min(8, targets.blocks)))
-    ids = batch.said[0].flatten(0, 1).sort(-1).values
+    ids = batch.targets[0].flatten(0, 1).sort(-1).values
     distinct = 1 + (ids[:, 1:] != ids[:, :-1]).sum(-1)
     return float(distinct.float().mean()) * BYTES_OF_DRAWN

@@ -23,7 +23,7 @@ NUMBERS = torch.tensor([2, 0])
 
 
 def said(few: Few) -> Sparse:
-    return few.answer(*(part.flatten(0, 1) for part in few.batch(NUMBERS).said))
+    return few.predictions(*(part.flatten(0, 1) for part in few.batch(NUMBERS).targets))
 
 
 def shares() -> torch.Tensor:
@@ -55,7 +55,7 @@ def test_the_largest_few_are_renormalised() -> None:
 
 def test_the_bytes_of_draws_count_distinct_tokens() -> None:
     assert drawn_bytes(TARGETS, 1) == BYTES_OF_DRAWN
-    ids = [Few(TARGETS, draws=20).batch(torch.arange(4)).said[0].flatten(0, 1)]
+    ids = [Few(TARGETS, draws=20).batch(torch.arange(4)).targets[0].flatten(0, 1)]
     distinct = [len(set(row)) for row in ids[0].tolist()]
     assert drawn_bytes(TARGETS, 20) == pytest.approx(BYTES_OF_DRAWN * sum(distinct) / len(distinct), rel=1e-6)
 

@@ -36,7 +36,7 @@ class Sparse:
     entropy: Tensor
 
 
-Answer = Dense | Sparse
+Predictions = Dense | Sparse
 
 
 #: Fills the end of a block that is shorter than the others.
@@ -49,12 +49,12 @@ class Batch:
 
     Attributes:
         tokens: (B, T) int64; ``PADDING`` behind the end of a shorter block.
-        said: each (B, T, …), what the teacher says in the form of its targets; nothing without a teacher.
+        targets: each (B, T, …), what the teacher says in the form of its targets; nothing without a teacher.
         states: (B, T, D) of the teacher by the name of their place, see ``places``.
     """
 
     tokens: Tensor
-    said: tuple[Tensor, ...] = ()
+    targets: tuple[Tensor, ...] = ()
     states: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -63,15 +63,15 @@ class Batch:
         return self.tokens >= 0
 
     @property
-    def nexts(self) -> Tensor:
+    def next_tokens(self) -> Tensor:
         """(B, T) int64 the token after each, ``PADDING`` where there is none.
 
         Documents lie end to end in a block, so the separator is predicted at the end of each, and the first
         token of the next from the separator: as the teacher was trained, and as losses are validated.
         """
-        nexts = self.tokens.roll(-1, dims=1)
-        nexts[:, -1] = PADDING
-        return nexts
+        next_tokens = self.tokens.roll(-1, dims=1)
+        next_tokens[:, -1] = PADDING
+        return next_tokens
 
 
 class Count(NamedTuple):
@@ -101,8 +101,8 @@ class Targets(Protocol):
     def batch(self, numbers: Tensor) -> Batch:
         """The blocks with these numbers."""
 
-    def answer(self, *said: Tensor) -> Answer | None:
-        """What the teacher says of n tokens, from slices (n, …) of a batch's ``said``; None without one."""
+    def predictions(self, *targets: Tensor) -> Predictions | None:
+        """What the teacher says of n tokens, from slices (n, …) of a batch's ``targets``; None without one."""
 
 
 class FormName(StrEnum):
@@ -122,7 +122,7 @@ class Form(Protocol):
     """One form of targets."""
 
     @property
-    def about(self) -> Mapping[str, str | int | float]:
+    def description(self) -> Mapping[str, str | int | float]:
         """Its name and parameters; records of others are others."""
 
     def record(self, final: Tensor, number: int) -> dict[str, Tensor]:
@@ -133,8 +133,8 @@ class Form(Protocol):
             number: of the block.
         """
 
-    def said(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
-        """Each (B, T, …): what ``Batch.said`` holds, from the records of B blocks."""
+    def collate(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
+        """Each (B, T, …): what ``Batch.targets`` holds, from the records of B blocks."""
 
-    def answer(self, *said: Tensor) -> Answer:
-        """What the teacher says of n tokens, from slices (n, …) of ``said``."""
+    def predictions(self, *targets: Tensor) -> Predictions:
+        """What the teacher says of n tokens, from slices (n, …) of ``targets``."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.distillation.states import StatePlace, states_at
-from evaluators.distillation.targets.batch import Answer, Batch, Form
+from evaluators.distillation.targets.batch import Batch, Form, Predictions
 from evaluators.distillation.targets.live import Hidden
 from evaluators.distillation.targets.records import Records
 from evaluators.huggingface.final_states import final_states
@@ -50,7 +50,7 @@ class CachedTargets:
         self.teacher, self.tokens, self.form = teacher, tokens, form
         self.places, self.precision = tuple(places), precision
         names = [str(place) for place in self.places]
-        self.records = Records(folder, {**form.about, "states": names, "fingerprint": fingerprint})
+        self.records = Records(folder, {**form.description, "states": names, "fingerprint": fingerprint})
 
     @property
     def blocks(self) -> int:
@@ -68,7 +68,7 @@ class CachedTargets:
         Raises:
             OSError: the folder cannot be written.
         """
-        with self.records.claimed():
+        with self.records.locked():
             return self._missing()
 
     def fill(self, advance: Callable[[int], None] = lambda blocks: None) -> None:
@@ -80,7 +80,7 @@ class CachedTargets:
         Raises:
             OSError: the disk is full. The records before are kept, and used when it is begun again.
         """
-        with self.records.claimed():
+        with self.records.locked():
             missing = self._missing()
             size = max(1, _TOKENS_AT_ONCE // self.tokens.shape[1])
             for at in range(0, len(missing), size):
@@ -88,7 +88,7 @@ class CachedTargets:
                 self._make(some)
                 advance(len(some))
             if missing:
-                self.records.settle()
+                self.records.sync()
 
     def batch(self, numbers: Tensor) -> Batch:
         """See ``Targets``.
@@ -100,13 +100,13 @@ class CachedTargets:
         states = {str(p): torch.stack([record[f"{_STATES}{p}"] for record in records]) for p in self.places}
         return Batch(
             self.tokens[numbers].to(device, torch.long),
-            tuple(part.to(device) for part in self.form.said(records)),
+            tuple(part.to(device) for part in self.form.collate(records)),
             {name: state.to(device) for name, state in states.items()},
         )
 
-    def answer(self, *said: Tensor) -> Answer:
+    def predictions(self, *targets: Tensor) -> Predictions:
         """See ``Targets``."""
-        return self.form.answer(*said)
+        return self.form.predictions(*targets)
 
     def _missing(self) -> list[int]:
         return [n for n in range(self.blocks) if not self.records.has(n, self.tokens[n])]
@@ -116,7 +116,7 @@ class CachedTargets:
         return self._again(number) if found is None else found
 
     def _again(self, number: int) -> Record:
-        with self.records.claimed():
+        with self.records.locked():
             found = self.records.read(number, self.tokens[number])  # another process may have made it
             if found is not None:
                 return found

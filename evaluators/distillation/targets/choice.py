@@ -66,7 +66,7 @@ class TargetsSetting:
         return added.get(form, 0) / (6 * self.student)
 
     @property
-    def sparse_will_do(self) -> bool:
+    def sparse_suffices(self) -> bool:
         """Whether a few next tokens of each say all that the loss asks for."""
         return not (self.every_logit or self.states)
 
@@ -93,9 +93,9 @@ def choose_form(wanted: str, setting: TargetsSetting, free: int) -> FormName:
     if wanted != "auto":
         return _asked(FormName(wanted), setting, free)
     cheap = setting.step_share(FormName.HIDDEN) <= _OF_STEP
-    if (cheap or not setting.sparse_will_do) and fits(FormName.HIDDEN, setting, free):
+    if (cheap or not setting.sparse_suffices) and fits(FormName.HIDDEN, setting, free):
         return FormName.HIDDEN
-    if setting.sparse_will_do and fits(FormName.SAMPLED, setting, free):
+    if setting.sparse_suffices and fits(FormName.SAMPLED, setting, free):
         return FormName.SAMPLED
     return FormName.LIVE
 
@@ -111,7 +111,7 @@ def form_in_words(form: FormName) -> str:
 
 
 def _asked(form: FormName, setting: TargetsSetting, free: int) -> FormName:
-    if form in (FormName.SAMPLED, FormName.TOP_K) and not setting.sparse_will_do:
+    if form in (FormName.SAMPLED, FormName.TOP_K) and not setting.sparse_suffices:
         raise InputError(
             "A loss on all logits or on intermediate states needs targets that hold them",
             f"--targets {form} holds a few tokens of each distribution",

@@ -25,7 +25,7 @@ class Hidden:
         self.teacher = teacher
 
     @property
-    def about(self) -> dict[str, str | int | float]:
+    def description(self) -> dict[str, str | int | float]:
         """See ``Form``."""
         return {"form": FormName.HIDDEN.value}
 
@@ -33,13 +33,13 @@ class Hidden:
         """See ``Form``."""
         return {"final": final.to(torch.bfloat16).cpu()}
 
-    def said(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
+    def collate(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
         """(B, T, D) bfloat16 the final states."""
         return (torch.stack([record["final"] for record in records]),)
 
-    def answer(self, *said: Tensor) -> Dense:
+    def predictions(self, *targets: Tensor) -> Dense:
         """See ``Form``."""
-        return teacher_logits(self.teacher, said[0])
+        return teacher_logits(self.teacher, targets[0])
 
 
 @torch.no_grad()
@@ -87,9 +87,9 @@ class LiveTargets:
             final = final_states(self.teacher, tokens.clamp(min=0))
         return Batch(tokens, (final,), dict(states))
 
-    def answer(self, *said: Tensor) -> Dense:
+    def predictions(self, *targets: Tensor) -> Dense:
         """See ``Targets``."""
-        return teacher_logits(self.teacher, said[0])
+        return teacher_logits(self.teacher, targets[0])
 
 
 class TextTargets:
@@ -108,5 +108,5 @@ class TextTargets:
         """See ``Targets``."""
         return Batch(self.tokens[numbers].to(self.device, torch.long))
 
-    def answer(self, *said: Tensor) -> None:
+    def predictions(self, *targets: Tensor) -> None:
         """Nothing."""

@@ -85,7 +85,7 @@ class Records:
         return descriptor
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Hold the folder against other writers, and see what they wrote before.
 
         On entry a foreign or torn header empties the folder, and torn ends are cut off. Not to be nested.
@@ -116,7 +116,7 @@ class Records:
         return _tensors(payload) if whole and zlib.crc32(content) == entry.payload else None
 
     def write(self, number: int, tokens: Tensor, record: dict[str, Tensor]) -> None:
-        """Keep the record of block ``number``, in place of one before; only while ``claimed``.
+        """Keep the record of block ``number``, in place of one before; only while ``locked``.
 
         Raises:
             OSError: the disk is full; all other records are as they were.
@@ -136,7 +136,7 @@ class Records:
         """Bytes of all records and of their entries in the index, whatever else lies in the folder."""
         return sum(entry.length + _Entry.SIZE for entry in self._entries.values())
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """Wait until all that was written is on the disk.
 
         Raises:

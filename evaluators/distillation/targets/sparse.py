@@ -57,7 +57,7 @@ class Sampled:
         self.teacher, self.temperature, self.draws, self.seed = teacher, temperature, draws, seed
 
     @property
-    def about(self) -> dict[str, str | int | float]:
+    def description(self) -> dict[str, str | int | float]:
         """See ``Form``."""
         return {
             "form": FormName.SAMPLED.value,
@@ -85,7 +85,7 @@ class Sampled:
             "entropy": torch.cat(entropies),
         }
 
-    def said(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
+    def collate(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
         """Ids (B, T, K) int64, weights (B, T, K) float32, entropy (B, T) float32; K the most distinct."""
         lengths = torch.stack([record["lengths"] for record in records]).long()
         filled = torch.arange(int(lengths.max())) < lengths[..., None]
@@ -95,9 +95,9 @@ class Sampled:
         weights[filled] = torch.cat([record["counts"] for record in records]).float() / self.draws
         return ids, weights, torch.stack([record["entropy"] for record in records])
 
-    def answer(self, *said: Tensor) -> Sparse:
+    def predictions(self, *targets: Tensor) -> Sparse:
         """See ``Form``."""
-        return Sparse(*said)
+        return Sparse(*targets)
 
 
 def draw_tokens(probabilities: Tensor, uniform: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ class TopK:
         self.teacher, self.temperature, self.k = teacher, temperature, min(k, vocabulary_size(teacher))
 
     @property
-    def about(self) -> dict[str, str | int | float]:
+    def description(self) -> dict[str, str | int | float]:
         """See ``Form``."""
         return {"form": FormName.TOP_K.value, "k": self.k, "temperature": self.temperature}
 
@@ -162,13 +162,13 @@ class TopK:
             probabilities.append(top.values.softmax(dim=-1).half().cpu())
         return {"ids": torch.cat(ids), "probabilities": torch.cat(probabilities)}
 
-    def said(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
+    def collate(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
         """Ids (B, T, K) int64, weights (B, T, K) float32 of sum 1, their entropy (B, T) float32 nats."""
         weights = torch.stack([record["probabilities"] for record in records]).float()
         weights = weights / weights.sum(dim=-1, keepdim=True)
         ids = unpack_ids(torch.stack([record["ids"] for record in records]))
         return ids, weights, torch.special.entr(weights).sum(dim=-1)
 
-    def answer(self, *said: Tensor) -> Sparse:
+    def predictions(self, *targets: Tensor) -> Sparse:
         """See ``Form``."""
-        return Sparse(*said)
+        return Sparse(*targets)

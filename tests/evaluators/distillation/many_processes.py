@@ -121,7 +121,7 @@ def _resume(folder: Path, kind: str, make: Callable[[], Accelerator]) -> None:
     told: list[int] = []
     accelerator, student = make(), tiny_student()
     outcome = train(student, accelerator, plan(STEPS, 5), advance=told.append, **files, **options)
-    assert told[0] == 5 * plan(STEPS, 5).tokens_a_step
+    assert told[0] == 5 * plan(STEPS, 5).tokens_per_step
     _write(folder, f"{kind} resumed", accelerator, student, outcome, path)
 
 

@@ -147,8 +147,8 @@ def test_a_loss_that_is_no_number_is_the_same(accelerator: Accelerator, tmp_path
     calls = count()
 
     class Broken(Recorded):
-        def answer(self, *said: Tensor) -> Dense:
-            logits = super().answer(*said).logits
+        def predictions(self, *targets: Tensor) -> Dense:
+            logits = super().predictions(*targets).logits
             return Dense(logits * (math.nan if next(calls) == 5 else 1))
 
     student, targets = tiny_student(), Broken()

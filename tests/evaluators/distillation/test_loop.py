@@ -70,7 +70,7 @@ def test_its_steps_are_adamw_on_the_clipped_gradient_of_the_mean(accelerator: Ac
             group["lr"] = schedule(5).rate(step)
         numbers = torch.arange(step * BLOCKS_A_STEP, (step + 1) * BLOCKS_A_STEP) % len(TOKENS)
         batch = targets.batch(numbers)
-        tokens, states = batch.tokens, batch.said[0]
+        tokens, states = batch.tokens, batch.targets[0]
         wanted = (states @ targets.teacher.get_parameter("lm_head.weight").T).detach().softmax(-1)
         log_ratio = wanted.clamp(min=1e-30).log() - by_hand(input_ids=tokens).logits.log_softmax(-1)
         optimizer.zero_grad()

@@ -93,7 +93,7 @@ def test_what_stands_in_the_padding_does_not_matter() -> None:
     teacher, student = tiny_model(seed=3), tiny_student()
     targets, count = LiveTargets(teacher, padded()), Count.of(padded())
     batch = targets.batch(torch.arange(4))
-    noisy = [torch.where(batch.mask[..., None], said, 9.0) for said in batch.said]
+    noisy = [torch.where(batch.mask[..., None], said, 9.0) for said in batch.targets]
     distillation = Distillation(student, targets, Loss.parse("forward-kl+cross-entropy"))
     values = [distillation(one, count)[0].item() for one in (batch, Batch(batch.tokens, tuple(noisy)))]
     assert values[0] == values[1]
@@ -103,7 +103,7 @@ def test_documents_end_to_end_predict_each_others_separator() -> None:
     """The causal shift: the token after each, across documents, but never across blocks."""
     batch = Batch(torch.tensor([[0, 5, 6, 0, 7, 8], [1, 2, 3, PADDING, PADDING, PADDING]]))
     none = PADDING
-    assert batch.nexts.tolist() == [[5, 6, 0, 7, 8, none], [2, 3, none, none, none, none]]
+    assert batch.next_tokens.tolist() == [[5, 6, 0, 7, 8, none], [2, 3, none, none, none, none]]
     assert batch.mask.tolist() == [[True] * 6, [True] * 3 + [False] * 3]
     assert Count.of(batch.tokens) == Count(9, 7)
 

@@ -52,10 +52,10 @@ def test_hidden_targets_are_the_live_ones_rounded(teacher: PreTrainedModel, tmp_
         wanted, batch = live.batch(torch.tensor(numbers)), kept.batch(torch.tensor(numbers))
         assert torch.equal(batch.tokens, TOKENS[numbers].long())
         assert torch.equal(batch.tokens, wanted.tokens)
-        (final,) = batch.said
+        (final,) = batch.targets
         assert final.dtype == torch.bfloat16
         # bfloat16 has 8 significant bits: rounding moves a value by at most 2⁻⁸ of itself.
-        torch.testing.assert_close(final.float(), wanted.said[0], rtol=2**-8, atol=1e-6)
+        torch.testing.assert_close(final.float(), wanted.targets[0], rtol=2**-8, atol=1e-6)
 
 
 def test_the_divergence_is_hardly_moved_by_the_rounding(teacher: PreTrainedModel, tmp_path: Path) -> None:
@@ -69,14 +69,14 @@ def test_the_divergence_is_hardly_moved_by_the_rounding(teacher: PreTrainedModel
 
 def test_a_bfloat16_teacher_is_kept_exactly(tmp_path: Path) -> None:
     teacher = tiny_model().bfloat16()
-    (final,) = cached(teacher, Hidden(teacher), tmp_path).batch(torch.arange(7)).said
-    assert torch.equal(final, LiveTargets(teacher, TOKENS).batch(torch.arange(7)).said[0])
+    (final,) = cached(teacher, Hidden(teacher), tmp_path).batch(torch.arange(7)).targets
+    assert torch.equal(final, LiveTargets(teacher, TOKENS).batch(torch.arange(7)).targets[0])
 
 
 def test_the_head_reads_rounded_states_in_its_own_precision(teacher: PreTrainedModel, tmp_path: Path) -> None:
     kept = cached(teacher, Hidden(teacher), tmp_path)
-    final = kept.batch(torch.arange(7)).said[0].flatten(0, 1)
-    answer = kept.answer(final)
+    final = kept.batch(torch.arange(7)).targets[0].flatten(0, 1)
+    answer = kept.predictions(final)
     assert isinstance(answer, Dense)
     wanted = final.float() @ teacher.get_parameter("lm_head.weight").T.detach()
     torch.testing.assert_close(answer.logits, wanted)
@@ -88,7 +88,7 @@ def test_states_of_a_head_that_reads_fewer_numbers_than_hidden(tmp_path: Path) -
     batch = cached(teacher, Hidden(teacher), tmp_path).batch(torch.arange(7))
     wanted = final_states(teacher, batch.tokens)
     assert wanted.shape[-1] == 12
-    torch.testing.assert_close(batch.said[0].float(), wanted, rtol=2**-8, atol=1e-6)
+    torch.testing.assert_close(batch.targets[0].float(), wanted, rtol=2**-8, atol=1e-6)
 
 
 @torch.no_grad()
@@ -100,7 +100,7 @@ def shares(teacher: PreTrainedModel, temperature: float = 1.0) -> Tensor:
 
 def said_of(targets: Targets) -> tuple[Batch, Sparse]:
     batch = targets.batch(torch.arange(7))
-    answer = targets.answer(*(part.flatten(0, 1) for part in batch.said))
+    answer = targets.predictions(*(part.flatten(0, 1) for part in batch.targets))
     assert isinstance(answer, Sparse)
     return batch, answer
 
@@ -149,7 +149,7 @@ def test_each_form_lies_on_the_disk_and_is_read_alike_in_any_order(
     again = CachedTargets(teacher, TOKENS, form(teacher), tmp_path, "a teacher")
     assert again.missing() == []
     some = again.batch(torch.tensor([5, 2]))
-    for all_of_it, part in zip(whole.said, some.said, strict=True):
+    for all_of_it, part in zip(whole.targets, some.targets, strict=True):
         width = part.shape[2:]
         narrowed = all_of_it[[5, 2]]
         assert torch.equal(narrowed[..., : width[0]] if width else narrowed, part)
@@ -169,7 +169,7 @@ def test_padding_is_kept_and_left_out_of_the_loss(
     with torch.no_grad():
         padded = Distillation(student, kept, loss)(batch, Count.of(batch.tokens))[0]
         whole = alone.batch(torch.tensor([3]))
-        cut = Batch(whole.tokens[:, :4], tuple(part[:, :4] for part in whole.said))
+        cut = Batch(whole.tokens[:, :4], tuple(part[:, :4] for part in whole.targets))
         wanted = Distillation(student, alone, loss)(cut, Count.of(cut.tokens))[0]
     assert float(padded) == pytest.approx(float(wanted), rel=1e-5)
 
@@ -198,8 +198,8 @@ def test_text_alone_asks_nobody() -> None:
     targets = TextTargets(TOKENS, torch.device("cpu"))
     batch = targets.batch(torch.tensor([2, 0]))
     assert torch.equal(batch.tokens, TOKENS[[2, 0]].long())
-    assert (targets.blocks, batch.said, batch.states) == (7, (), {})
-    targets.answer()
+    assert (targets.blocks, batch.targets, batch.states) == (7, (), {})
+    targets.predictions()
     loss = divergence(tiny_student(), targets, Loss.parse("cross-entropy"))
     with torch.no_grad():
         own = tiny_student()(input_ids=TOKENS.long(), labels=TOKENS.long()).loss
@@ -208,8 +208,8 @@ def test_text_alone_asks_nobody() -> None:
 
 def test_targets_carry_no_gradient(teacher: PreTrainedModel, tmp_path: Path) -> None:
     for source in (LiveTargets(teacher, TOKENS), cached(teacher, Hidden(teacher), tmp_path)):
-        (final,) = source.batch(torch.tensor([0])).said
-        answer = source.answer(final[0])
+        (final,) = source.batch(torch.tensor([0])).targets
+        answer = source.predictions(final[0])
         assert isinstance(answer, Dense)
         assert not final.requires_grad
         assert not answer.logits.requires_grad
@@ -231,7 +231,7 @@ def test_logits_of_a_large_vocabulary_are_made_slice_by_slice(
         monkeypatch.setattr(f"{module}.logits_of", watched)
     for name, form in FORMS.items():
         sliced = cached(teacher, form(teacher), tmp_path / f"{name} sliced").batch(torch.arange(7))
-        for one, other in zip(whole[name].batch(torch.arange(7)).said, sliced.said, strict=True):
+        for one, other in zip(whole[name].batch(torch.arange(7)).targets, sliced.targets, strict=True):
             torch.testing.assert_close(one, other)
     assert set(asked) == {4, 2}, "blocks of six"
 

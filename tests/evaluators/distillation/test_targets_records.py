@@ -65,7 +65,7 @@ def right(teacher: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) ->
     for name, tokens in {"tokens": TOKENS, "others": OTHERS}.items():
         targets = opened(teacher, tmp_path_factory.mktemp("right"), tokens)
         targets.fill()
-        found[name] = targets.batch(ALL).said[0]
+        found[name] = targets.batch(ALL).targets[0]
     return found
 
 
@@ -117,7 +117,7 @@ def test_blocks_of_other_tokens_are_made_again(
     size = (folder / "records.bin").stat().st_size
     assert targets.missing() == [2, 5]
     assert filled(targets) == 2
-    (final,) = targets.batch(ALL).said
+    (final,) = targets.batch(ALL).targets
     assert torch.equal(final[[2, 5]], right["others"][[2, 5]])
     assert torch.equal(final[[0, 1, 3, 4, 6]], right["tokens"][[0, 1, 3, 4, 6]])
     assert (folder / "records.bin").stat().st_size == size, "in the place of those before"
@@ -184,10 +184,10 @@ def test_a_damaged_cache_gives_the_right_states(
     targets.fill()
     if not before:
         damage(folder)
-    assert torch.equal(targets.batch(ALL).said[0], right["tokens"])
+    assert torch.equal(targets.batch(ALL).targets[0], right["tokens"])
     again = opened(teacher, folder)
     again.fill()
-    assert torch.equal(again.batch(ALL).said[0], right["tokens"])
+    assert torch.equal(again.batch(ALL).targets[0], right["tokens"])
 
 
 def test_a_record_that_changed_is_told_and_made_again_once(
@@ -196,12 +196,12 @@ def test_a_record_that_changed_is_told_and_made_again_once(
     flip(folder / "records.bin", 0.5)
     targets = opened(teacher, folder)
     assert targets.missing() == [], "a payload is looked at when it is read"
-    assert torch.equal(targets.batch(ALL).said[0], right["tokens"])
+    assert torch.equal(targets.batch(ALL).targets[0], right["tokens"])
     assert told() == [
         f"the teacher's targets of block 3 in {folder} are missing or not as they were written: made again"
     ]
-    assert torch.equal(targets.batch(ALL).said[0], right["tokens"])
-    assert torch.equal(opened(teacher, folder).batch(ALL).said[0], right["tokens"])
+    assert torch.equal(targets.batch(ALL).targets[0], right["tokens"])
+    assert torch.equal(opened(teacher, folder).batch(ALL).targets[0], right["tokens"])
 
 
 def test_an_entry_without_its_record_never_comes_to_point_at_anothers(
@@ -213,7 +213,7 @@ def test_an_entry_without_its_record_never_comes_to_point_at_anothers(
     assert filled(short) == 0
     assert opened(teacher, folder).missing() == [3, 4, 5, 6]
     assert filled(opened(teacher, folder)) == 4
-    assert torch.equal(opened(teacher, folder).batch(ALL).said[0], right["tokens"])
+    assert torch.equal(opened(teacher, folder).batch(ALL).targets[0], right["tokens"])
     assert told() == []
 
 
@@ -277,7 +277,7 @@ def test_killed_at_any_step_the_whole_records_are_used_and_the_rest_made(
         assert mortal.done == min(steps + 1, 5 + 2 * BLOCKS)
     again = opened(teacher, folder, OTHERS, "another teacher")
     assert filled(again) == BLOCKS - max(0, (steps - 5) // 2)
-    assert torch.equal(again.batch(ALL).said[0], right["others"])
+    assert torch.equal(again.batch(ALL).targets[0], right["others"])
     assert told() == []
 
 
@@ -313,11 +313,11 @@ def test_a_full_disk_loses_nothing_and_the_work_goes_on(
         with pytest.raises(OSError, match="No space left") as error:
             opened(teacher, tmp_path).fill()
     assert error.value.errno == errno.ENOSPC
-    assert torch.equal(earlier.batch(torch.arange(3)).said[0], right["tokens"][:3])
+    assert torch.equal(earlier.batch(torch.arange(3)).targets[0], right["tokens"][:3])
     again = opened(teacher, tmp_path)
     assert len(again.missing()) == 4 - int(records)
     again.fill()
-    assert torch.equal(again.batch(ALL).said[0], right["tokens"])
+    assert torch.equal(again.batch(ALL).targets[0], right["tokens"])
     assert told() == []
 
 
@@ -342,7 +342,7 @@ def test_two_at_once_make_each_block_once(tmp_path: Path, right: dict[str, Tenso
         thread.join(30)
     assert sum(made) == BLOCKS
     for targets in both:
-        assert torch.equal(targets.batch(ALL).said[0], right["tokens"])
+        assert torch.equal(targets.batch(ALL).targets[0], right["tokens"])
 
 
 def test_what_another_process_made_is_found(
@@ -350,7 +350,7 @@ def test_what_another_process_made_is_found(
 ) -> None:
     """A reader that never claimed the folder knows of no record."""
     reader = opened(teacher, folder, TOKENS)
-    assert reader.batch(torch.tensor([6])).said[0].shape == (1, 6, 16)
+    assert reader.batch(torch.tensor([6])).targets[0].shape == (1, 6, 16)
     assert told() == [], "it looks into the folder before it asks the teacher"
 
 
@@ -358,13 +358,13 @@ def test_a_record_of_another_size_finds_its_place(tmp_path: Path) -> None:
     tokens = torch.arange(6)
     records = Records(tmp_path, {})
     sizes = [4, 9, 2, 30, 7]
-    with records.claimed():
+    with records.locked():
         for number in range(3):
             records.write(number, tokens, {"numbers": torch.full((8,), number)})
         for size in sizes:
             records.write(1, tokens, {"numbers": torch.arange(size)})
     again = Records(tmp_path, {})
-    with again.claimed():
+    with again.locked():
         pass
     for number, wanted in enumerate([torch.full((8,), 0), torch.arange(7), torch.full((8,), 2)]):
         found = again.read(number, tokens)
@@ -389,7 +389,7 @@ def test_tensors_of_a_record_are_read_as_safetensors_reads_them(dtype: torch.dty
         "c": torch.zeros(3, dtype=torch.int16),
     }
     records = Records(tmp_path, {})
-    with records.claimed():
+    with records.locked():
         records.write(0, TOKENS[0], record)
     found = records.read(0, TOKENS[0])
     assert found is not None

@@ -45,8 +45,8 @@ def shares(temperature: float) -> Tensor:
 def drawn(temperature: float) -> Sparse:
     """The answers of every time one after the other, (TIMES × T, …)."""
     form = Sampled(TEACHER, temperature, DRAWS)
-    said = form.said([form.record(final(), number) for number in range(TIMES)])
-    return form.answer(*(part.flatten(0, 1) for part in said))
+    said = form.collate([form.record(final(), number) for number in range(TIMES)])
+    return form.predictions(*(part.flatten(0, 1) for part in said))
 
 
 def at_another_temperature(temperature: float) -> Sparse:
@@ -62,8 +62,8 @@ def without_counts(temperature: float) -> Sparse:
 
 def most_probable(temperature: float) -> Sparse:
     form = TopK(TEACHER, temperature, 30)
-    said = form.said([form.record(final(), number) for number in range(TIMES)])
-    return form.answer(*(part.flatten(0, 1) for part in said))
+    said = form.collate([form.record(final(), number) for number in range(TIMES)])
+    return form.predictions(*(part.flatten(0, 1) for part in said))
 
 
 def statistic(mean: Tensor, temperature: float) -> float:

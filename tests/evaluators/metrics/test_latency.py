@@ -57,7 +57,7 @@ class Stub:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(latency_module, "now", clock.now)
+    monkeypatch.setattr(latency_module, "synchronized_time", clock.now)
     return clock
 
 
@@ -98,7 +98,7 @@ def test_what_slows_both_does_not_matter(slow: list[float], prefill: float, deco
     """A machine that is busy for whole rounds changes no ratio."""
     with pytest.MonkeyPatch.context() as patch:
         clock = Clock()
-        patch.setattr(latency_module, "now", clock.now)
+        patch.setattr(latency_module, "synchronized_time", clock.now)
         student = Stub(clock, [(20 * prefill * s, 3 * decode * s) for s in slow])
         teacher = Stub(clock, [(20 * s, 3 * s) for s in slow])
         reference = Latency(40.0, 2.0, 10)

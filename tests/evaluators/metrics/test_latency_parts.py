@@ -29,7 +29,7 @@ class Slow:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(latency_module, "now", clock.now)
+    monkeypatch.setattr(latency_module, "synchronized_time", clock.now)
     return clock
 
 

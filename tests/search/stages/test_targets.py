@@ -153,7 +153,7 @@ def test_a_form_can_be_asked_for(name: str, form: type, run: Run) -> None:
     assert isinstance(rungs, CachedTargets)
     assert isinstance(rungs.form, form)
     wanted = {"hidden": {}, "sampled": {"temperature": 2.0, "seed": 5}, "top-k": {"temperature": 2.0}}[name]
-    assert wanted.items() <= rungs.form.about.items()
+    assert wanted.items() <= rungs.form.description.items()
 
 
 def test_states_are_kept_beside(run: Run) -> None:

@@ -101,9 +101,9 @@ def test_targets_and_states_are_those_of_the_model_that_teaches(
     batch = found.batch(torch.tensor([2, 0]))
     with torch.no_grad():
         expected = whole(tokens[[2, 0]], output_hidden_states=True)
-    torch.testing.assert_close(batch.said[0], final_states(whole, tokens[[2, 0]]).bfloat16())
+    torch.testing.assert_close(batch.targets[0], final_states(whole, tokens[[2, 0]]).bfloat16())
     torch.testing.assert_close(batch.states["block-0"], expected.hidden_states[1].bfloat16())
-    logits = found.answer(batch.said[0].flatten(0, 1)).logits  # type: ignore[union-attr]
+    logits = found.predictions(batch.targets[0].flatten(0, 1)).logits  # type: ignore[union-attr]
     torch.testing.assert_close(logits, expected.logits.flatten(0, 1), atol=0.02, rtol=0.02)
 
 
