@@ -225,10 +225,8 @@ def test_logits_of_a_large_vocabulary_are_made_slice_by_slice(
         asked.append(len(states))
         return logits_of(model, states)
 
-    for name in ("sampled", "top_k"):
-        module = f"evaluators.distillation.targets.{name}"
-        monkeypatch.setattr(f"{module}.token_slice", lambda vocabulary: 4)
-        monkeypatch.setattr(f"{module}.logits_of", watched)
+    monkeypatch.setattr("evaluators.distillation.targets.sparse.token_slice", lambda vocabulary: 4)
+    monkeypatch.setattr("evaluators.distillation.targets.sparse.logits_of", watched)
     for name, form in FORMS.items():
         sliced = cached(teacher, form(teacher), tmp_path / f"{name} sliced").batch(torch.arange(7))
         for one, other in zip(whole[name].batch(torch.arange(7)).targets, sliced.targets, strict=True):
