@@ -1,7 +1,8 @@
-"""The whole bracket from one number: how many tokens the search may spend.
+"""Plan all rungs from one number: the tokens that the search may spend.
 
-Rungs grow by a factor, and each spends alike: many candidates shortly, few for longer (successive halving,
-arXiv 1502.07943). A part is held back, for candidates that are carried up where a low rung misleads.
+The rungs share the tokens equally, and each trains a candidate ``ETA`` times as long as the rung below:
+many candidates briefly, few for longer (successive halving, arXiv 1502.07943). A reserve is kept for extra
+promotions, where the losses at a low rung turn out to be misleading.
 """
 
 from __future__ import annotations
@@ -12,46 +13,46 @@ from dataclasses import dataclass
 
 from space.input_error import InputError
 
-#: Each rung has so many times the tokens of the one before, and retraining at least so many times the last's.
+#: Tokens of a rung over those of the rung below; the least ratio of retraining to the last rung.
 ETA = 4
-#: Held back, as a share of all tokens.
+#: Share of the search tokens that is held in reserve.
 _RESERVE = 0.2
-#: Fewer candidates than these are no search, at the first rung and at the last.
+#: The fewest candidates that a search needs at the first rung and at the last.
 FEWEST_FIRST, _FEWEST_LAST = 4, 3
-#: Scored straight after pruning for each that is distilled, which costs a pass over the validation blocks.
+#: Architectures scored straight after pruning for each that is distilled; a score takes one validation pass.
 SCORED = 2
 
 
 @dataclass(frozen=True)
 class BracketPlan:
-    """How many candidates each rung takes, and for how many tokens."""
+    """The number of candidates and the training tokens of every rung."""
 
     trials: int
-    """At rung 0."""
+    """Architectures scored at rung 0."""
     rung_tokens: tuple[int, ...]
-    """Of each candidate at rung 1, 2, …"""
+    """Training tokens of each candidate at rung 1, 2, …"""
     rung_candidates: tuple[int, ...]
-    """Of rung 1, 2, …"""
+    """Candidates at rung 1, 2, …"""
     reserve_tokens: int
-    """For candidates beyond these, where a rung misleads."""
+    """Tokens for extra candidates, promoted where the losses at a rung are misleading."""
 
     @property
     def planned_tokens(self) -> int:
-        """Of all candidates, without the reserve."""
+        """Training tokens of all planned candidates, without the reserve."""
         return tokens_spent(self.rung_tokens, self.rung_candidates)
 
 
 def tokens_spent(rung_tokens: Sequence[int], candidates: Sequence[int]) -> int:
-    """Tokens of so many candidates at each rung of short distillation."""
+    """Return the training tokens of all candidates at all rungs of short distillation."""
     return sum(tokens * number for tokens, number in zip(rung_tokens, candidates, strict=True))
 
 
 def rungs_up_to(first: int, retraining: int) -> tuple[int, ...]:
-    """Tokens of the rungs between the first and retraining.
+    """Return the training tokens of each rung, from the first up to retraining.
 
     Args:
-        first: tokens of rung 1.
-        retraining: tokens of a retraining; the last rung has at most a quarter of them.
+        first: training tokens at rung 1.
+        retraining: training tokens of one retraining; rungs above the first have at most a quarter of them.
     """
     rungs = [first]
     while rungs[-1] * ETA * ETA <= retraining:
@@ -60,7 +61,7 @@ def rungs_up_to(first: int, retraining: int) -> tuple[int, ...]:
 
 
 def tokens_for(first_candidates: int, rung_tokens: Sequence[int]) -> int:
-    """Tokens of a search whose first rung takes so many candidates, and whose last takes one at least."""
+    """Return the search tokens for this many candidates at the first rung and at least one at the last."""
     most = max(first_candidates * rung_tokens[0], rung_tokens[-1])
     return math.ceil(most * len(rung_tokens) / (1 - _RESERVE))
 
@@ -72,16 +73,16 @@ def plan_bracket(
     trials: int | None = None,
     every_rung: bool = False,
 ) -> BracketPlan:
-    """Spread tokens over rungs; rungs that too few candidates would reach are left out.
+    """Divide the search tokens among the rungs; upper rungs with too few candidates are dropped.
 
-    What a small space leaves of a rung's share goes to the rungs above.
+    If the space is too small to use up the share of a rung, the rest goes to the rungs above.
 
     Args:
-        search_tokens: of all short distillations.
-        rung_tokens: of one candidate at rung 1, 2, …, ascending.
-        architectures: of the space.
-        trials: at rung 0, if the user says so.
-        every_rung: whether the user asked for these rungs; none is left out then.
+        search_tokens: training tokens of all short distillations together.
+        rung_tokens: training tokens of one candidate at rung 1, 2, …, ascending.
+        architectures: how many architectures the search space has.
+        trials: architectures to score at rung 0, if the user set the number.
+        every_rung: whether the user chose the rungs, so that none may be dropped.
 
     Raises:
         InputError: the tokens are too few for a search.
@@ -92,7 +93,7 @@ def plan_bracket(
         fewest_last = 1
     for rungs in range(len(rung_tokens), len(rung_tokens) - 1 if every_rung else 0, -1):
         tokens = tuple(rung_tokens[:rungs])
-        candidates = _spread(search_tokens * (1 - _RESERVE), tokens, most)
+        candidates = _divide(search_tokens * (1 - _RESERVE), tokens, most)
         if candidates[0] >= fewest_first and candidates[-1] >= fewest_last:
             scored = trials or SCORED * candidates[0]
             reserve = search_tokens - tokens_spent(tokens, candidates)
@@ -105,8 +106,8 @@ def plan_bracket(
     )
 
 
-def _spread(tokens: float, rung_tokens: Sequence[int], most: int) -> tuple[int, ...]:
-    """Candidates of each rung, all rungs spending alike, none taking more than the one below."""
+def _divide(tokens: float, rung_tokens: Sequence[int], most: int) -> tuple[int, ...]:
+    """Candidates of each rung: equal shares of the tokens, and no rung has more than the rung below."""
     candidates: list[int] = []
     for place, each in enumerate(rung_tokens):
         share = (tokens - tokens_spent(rung_tokens[:place], candidates)) / (len(rung_tokens) - place)

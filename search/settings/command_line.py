@@ -1,4 +1,4 @@
-"""The command line and the presets, read as flags."""
+"""Parse the command line and TOML presets into ``Flags``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from evaluators.huggingface.library_output import short_message
 from search.settings.flags import Flags
 from space.input_error import InputError
 
-#: Flags whose field cannot have their name.
+#: Flags whose name cannot be the name of a dataclass field, with the name of the field.
 _FIELDS = {"try": "try_"}
 
 
-_ABOUT = """examples:
+_DESCRIPTION = """examples:
   python -m search.run --budget 1M
   python -m search.run --budget 60% --model path/to/model --data text.txt
   python -m search.run --budget 4B --plan
@@ -38,36 +38,35 @@ exit status:
 
 
 def read_flags(arguments: list[str]) -> Flags:
-    """Read the command line on top of the preset that it names.
+    """Parse the command line; the preset that it names, if any, supplies the defaults.
 
     Raises:
-        InputError: a value breaks its rule.
-        SystemExit: tyro printed help (status 0) or a mistake in the flags (status 2).
+        InputError: a value is not allowed.
+        SystemExit: tyro printed the help (status 0) or an error in the flags (status 2).
     """
     flags = tyro.cli(
         Flags,
         args=arguments,
         default=_preset(arguments),
         prog=_program(),
-        description=_ABOUT,
+        description=_DESCRIPTION,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    from search.settings.flag_rules import (
-        check_flags,  # loads PyTorch, which help and completions do not wait for
-    )
+    # Imported late because it loads PyTorch, which help and shell completion do not need.
+    from search.settings.flag_rules import check_flags
 
     check_flags(flags)
     return flags
 
 
 def _program() -> str:
-    """How the command was called: by its name, which shells can complete, or as a module."""
+    """Program name for the help: ``slimsearch``, which shells can complete, or ``python -m search.run``."""
     name = Path(sys.argv[0]).name
     return name if name == "slimsearch" else "python -m search.run"
 
 
 def _preset(arguments: list[str]) -> Flags:
-    """The flags of the preset that the arguments name, or the defaults."""
+    """Flags from the preset that the arguments name, or the default flags."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", type=Path, nargs="?")
     named = parser.parse_known_args(arguments)[0].preset
@@ -75,10 +74,10 @@ def _preset(arguments: list[str]) -> Flags:
 
 
 def load_preset(path: Path) -> Flags:
-    """Flags from a TOML file whose keys are the names of flags, with ``-`` or ``_``.
+    """Load flags from a TOML file whose keys are the names of flags, written with ``-`` or ``_``.
 
     Raises:
-        InputError: the file cannot be read, a key is no flag, or a value is not one that it takes.
+        InputError: the file cannot be read, a key is not a flag, or a flag does not accept its value.
     """
     remedy = "Name a TOML file such as those under studies/"
     try:
@@ -95,10 +94,10 @@ def load_preset(path: Path) -> Flags:
             f"{path} holds {', '.join(unknown)}",
             "See python -m search.run --help",
         )
-    kinds = get_type_hints(Flags)
+    types = get_type_hints(Flags)
     for name, value in values.items():
         try:
-            values[name] = _of_kind(kinds[name], value)
+            values[name] = _convert(types[name], value)
         except TypeError:
             raise InputError(
                 "Every value of a preset has to be one that its flag takes",
@@ -108,24 +107,24 @@ def load_preset(path: Path) -> Flags:
     return replace(Flags(), **values)
 
 
-def _of_kind(kind: Any, value: Any) -> Any:
-    """A value of TOML as a flag of this kind has it; numbers will do for text, since text may be ``64k``.
+def _convert(flag_type: Any, value: Any) -> Any:
+    """Convert a TOML value to the type of its flag.
 
-    One text will do for a list of texts.
+    A number is accepted where the flag takes text such as ``64k``, and one string where it takes a list.
 
     Raises:
-        TypeError: the flag does not take it.
+        TypeError: the flag does not accept the value.
     """
-    if NoneType in get_args(kind):
-        kind = get_args(kind)[0]
-    if get_origin(kind) is tuple and isinstance(value, list | str):
+    if NoneType in get_args(flag_type):
+        flag_type = get_args(flag_type)[0]
+    if get_origin(flag_type) is tuple and isinstance(value, list | str):
         items = [value] if isinstance(value, str) else value
-        return tuple(_of_kind(get_args(kind)[0], item) for item in items)
-    if get_origin(kind) is Literal and value in get_args(kind):
+        return tuple(_convert(get_args(flag_type)[0], item) for item in items)
+    if get_origin(flag_type) is Literal and value in get_args(flag_type):
         return value
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if (kind in (str, Path) and isinstance(value, str)) or (kind in (str, float) and number):
-        return kind(value)
-    if kind in (int, bool) and type(value) is kind:
+    if (flag_type in (str, Path) and isinstance(value, str)) or (flag_type in (str, float) and number):
+        return flag_type(value)
+    if flag_type in (int, bool) and type(value) is flag_type:
         return value
     raise TypeError

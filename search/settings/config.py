@@ -1,6 +1,7 @@
-"""What a run will do, to the last number: resolved from the flags, the teacher and the device, and saved.
+"""The complete configuration of a run, resolved from the flags, the teacher and the device.
 
-Whoever reads ``config.toml`` can repeat the run; a run directory never changes its configuration.
+It is saved as ``config.toml``, from which the run can be repeated. The configuration of a run directory never
+changes.
 """
 
 from __future__ import annotations
@@ -21,113 +22,113 @@ class RunConfig:
     """The resolved configuration of one run."""
 
     name: str
-    """Of the run, its directory and its studies."""
+    """Name of the run, of its directory and of its Optuna studies."""
     teacher: str
-    """Directory or hub id."""
+    """Directory or hub id of the teacher."""
     revision: str
-    """On the hub; empty for the newest."""
+    """Revision of the teacher on the hub; empty for the newest."""
     phases: tuple[str, ...]
-    """All checkpoints of the teacher's training that were named, in its order, the last one the teacher; none
-    if it was named alone."""
+    """Checkpoints of the teacher's training, in training order, if the user named several; the last is the
+    teacher. Empty if the teacher was named alone."""
     passed_over: tuple[str, ...]
-    """Other models that were named: teachers at hand that are larger than need be, or too small."""
+    """Other models that the user named, which are not cut: too small, or larger than necessary."""
     taught_by: str
-    """The model whose targets are learnt, a directory or hub id; empty for the teacher itself."""
+    """Directory or hub id of the model that makes the distillation targets; empty for the teacher itself."""
     taught_by_revision: str
-    """Its revision on the hub; empty for the newest."""
+    """Revision of that model on the hub; empty for the newest."""
     teacher_correction: int
-    """Tokens that the teacher is trained on before it is used; 0 for none."""
+    """Tokens of the text that the teacher is trained on before it is pruned; 0 for no such training."""
     budget: int
-    """Parameters or bytes, as ``budget_of`` says."""
+    """Size of the students, in parameters or bytes as ``budget_of`` says."""
     budget_of: str
-    """total, non-embedding, active, weights or kv-cache."""
+    """What the budget counts: total, non-embedding, active, weights or kv-cache."""
     budget_dtype: str
-    """Of a weight or a cached number, where the budget is memory."""
+    """Dtype of the weights or of the KV cache, for a budget in bytes."""
     tolerance: float
-    """Share of the budget."""
+    """Largest distance of a student from the budget, as a share of the budget."""
     keep: tuple[str, ...]
-    """Axes that stay as they are."""
+    """Axes that keep the teacher's size."""
     sizes: tuple[str, ...]
     """Axes with the sizes that they may have, such as ``hidden=2048..3584``."""
     basis: str
-    """Of hidden: coordinate, principal or weighted; auto if it is tried out."""
+    """Basis of the hidden axis: coordinate, principal or weighted; auto if a trial decides."""
     width_by: str
-    """What hidden and the units inside the layers are scored by: activations, taylor, magnitude, random."""
+    """Importance of hidden and of the units inside the layers: activations, taylor, magnitude, random."""
     aggregation: str
-    """Of activations along batch and sequence, such as ``l2,mean``."""
+    """How activations are aggregated along batch and sequence, such as ``l2,mean``."""
     depth_by: str
-    """What layers are scored by; a task of the evaluation harness if it is no method's name."""
+    """Importance of layers: the name of a method, or else of a task of lm-evaluation-harness."""
     rounds: int
-    """Of scoring and pruning, down to the smallest sizes."""
+    """Rounds of scoring and pruning, down to the smallest sizes."""
     rounds_order: str
-    """What a round scores and prunes: ``together``, or ``width-depth`` or ``depth-width`` in turn."""
+    """Whether a round prunes widths and layers ``together``, or in turn: ``width-depth``, ``depth-width``."""
     repair: tuple[str, ...]
-    """Of students after cutting: least-squares, norm-scale, head-residual."""
+    """Repairs of students straight after pruning: least-squares, norm-scale, head-residual."""
     data: str
-    """Text: a file, a hub id, or ``stdlib``."""
+    """The text to distil on: a file, a hub id, or ``stdlib``."""
     block: int
-    """Tokens a block."""
+    """Tokens per block."""
     calibration_blocks: int
-    """At most."""
+    """Maximum number of blocks in the calibration set."""
     validation_blocks: int
-    """At most."""
+    """Maximum number of blocks in the validation set."""
     distillation_blocks: int
-    """At most; further training tokens repeat them."""
+    """Maximum number of blocks in the distillation set; longer training repeats them."""
     objectives: tuple[str, ...]
-    """Minimised."""
+    """Objectives that the search minimises."""
     bounds: tuple[str, ...]
-    """The most that is allowed of an objective, in its unit, such as ``latency=20.0``."""
+    """Upper bounds on objectives, in their units, such as ``latency=20.0``."""
     sampler: str
-    """Optuna's."""
+    """Name of the Optuna sampler."""
     trials: int
     """Architectures scored at rung 0."""
     rung_tokens: tuple[int, ...]
-    """Training tokens of rung 1, 2, …"""
+    """Training tokens of each candidate at rung 1, 2, …"""
     rung_candidates: tuple[int, ...]
-    """Candidates of rung 1, 2, …"""
+    """Candidates at rung 1, 2, …"""
     search_tokens: int
-    """Of all short distillations, at most."""
+    """Maximum training tokens of all short distillations together."""
     search_hours: float
-    """That the tokens were made from, at the pace of this device; 0 if they were not."""
+    """Hours from which ``search_tokens`` was computed, at the measured pace of this device; 0 if unused."""
     retrain_tokens: int
     """Training tokens of each retraining."""
     promote: int
-    """Candidates retrained."""
+    """Number of candidates that are retrained."""
     retrain_baselines: bool
-    """Whether hand-made baselines and random weights are retrained as well."""
+    """Whether the hand-made baselines and a model with random weights are retrained as well."""
     batch_blocks: int
-    """Blocks of an optimiser step."""
+    """Blocks per optimiser step."""
     loss: str
-    """On the logits: a term, or a sum of terms with weights."""
+    """Distillation loss on the logits: one term, or a weighted sum of terms."""
     temperature: float
-    """Of the divergences in the loss."""
+    """Softmax temperature of the divergences in the loss."""
     states: tuple[str, ...]
-    """Intermediate states that are compared besides: late, embedding, attention."""
+    """Intermediate states that are compared in addition to the logits: late, embedding, attention."""
     targets: str
-    """The form of the teacher's targets: hidden, sampled, top-k or live; auto if it follows from the disk."""
+    """Form of the teacher's targets: hidden, sampled, top-k or live; auto to choose by the free disk."""
     schedule: str
-    """Of the learning rate: cosine or wsd."""
+    """Learning-rate schedule: cosine or wsd."""
     benchmarks: tuple[str, ...]
-    """Tasks, by name or by their file, that teacher and retrained models are scored by."""
+    """Tasks, by name or YAML file, on which teacher and retrained models are scored."""
     storage: str
-    """Optuna's; empty for a journal in the run directory."""
+    """Optuna storage; empty for a journal file in the run directory."""
     seed: int
-    """Of everything random."""
+    """Seed of all random numbers."""
     device: str
-    """Where models run."""
+    """PyTorch device on which models run."""
     dtype: str
-    """Precision of the arithmetic of training: float32 or bfloat16."""
+    """Precision of training: float32 or bfloat16."""
     trust_remote_code: bool
-    """Whether code of the model may run."""
+    """Whether custom code that comes with the model may run."""
 
     @property
     def rungs(self) -> int:
-        """How many rungs there are, rung 0 included."""
+        """The number of rungs, including rung 0."""
         return 1 + len(self.rung_tokens)
 
     @property
     def upper_bounds(self) -> dict[str, float]:
-        """The bounds by objective, in its unit."""
+        """The upper bound of each bounded objective, in its unit."""
         return read_bounds(self.bounds)
 
     @property
@@ -137,26 +138,26 @@ class RunConfig:
 
     @property
     def reserve_tokens(self) -> int:
-        """For candidates that are carried up beyond the plan, where a rung misleads."""
+        """Tokens for promotions beyond the plan, where the losses at a rung are misleading."""
         return max(0, self.search_tokens - tokens_spent(self.rung_tokens, self.rung_candidates))
 
     def differences(self, other: RunConfig) -> list[str]:
-        """Readable differences from another configuration."""
+        """List the differences from another configuration, in words."""
         mine, others = asdict(self), asdict(other)
         return [
             f"{name} is {mine[name]!r}, was {others[name]!r}" for name in mine if mine[name] != others[name]
         ]
 
     def to_toml(self) -> str:
-        """As ``config.toml`` holds it."""
+        """Return the content of ``config.toml``."""
         return tomli_w.dumps(asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> RunConfig:
-        """Read what ``to_toml`` gave.
+        """Load a configuration that ``to_toml`` wrote.
 
         Raises:
-            ValueError: the file is torn or of another version.
+            ValueError: the file is damaged or was written by another version.
         """
         table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         if table.keys() != {field.name for field in fields(cls)}:

@@ -1,4 +1,4 @@
-"""What an architecture costs by its sizes alone, and the part of a space that lies within bounds on it."""
+"""Costs that follow from the sizes of an architecture, and the part of a space within bounds on them."""
 
 from __future__ import annotations
 
@@ -30,42 +30,43 @@ from space.input_error import InputError
 
 _WORKLOADS = {"cpu": Workload(), "cuda": Workload(prompt=1024, answer=128, timed_answer=16)}
 Table = NDArray[np.int64]
-"""(n, axes) sizes, the axes in the order of ``Axis``."""
+"""(n, axes) sizes of n architectures, with the axes in the order of ``Axis``."""
 KeptOf = Callable[[Architecture], Sequence[int]]
-"""The teacher's layers that a student keeps; they follow from how many it has."""
+"""Returns the teacher's layers that a student keeps; they depend only on how many layers it has."""
 
 
 def workload_of(device: str) -> Workload:
-    """What is timed, cached and counted on a device."""
+    """Return the workload for which latency, KV cache and FLOPs are computed on a device."""
     return _WORKLOADS.get(torch.device(device).type, Workload())
 
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of the students of one teacher."""
+    """Computes the costs of the students of one teacher."""
 
     axis_map: AxisMap
     workload: Workload
     value_bytes: int
-    """Of a stored weight, and of a number in the KV cache."""
+    """Bytes of a stored weight, and of a value in the KV cache."""
 
     @property
     def follow_from_sizes(self) -> bool:
-        """Whether it does not matter which layers are kept, only how many."""
+        """Whether the costs depend only on how many layers are kept, not on which."""
         reach = list(zip(self.axis_map.kinds, attention_windows(self.axis_map), strict=True))
         return len(set(reach)) == len(set(self.axis_map.kinds))
 
     def of(self, architecture: Architecture, kept: Sequence[int]) -> dict[str, float]:
-        """The objectives that follow from the sizes, by name."""
+        """Return the objectives that follow from the sizes, by name."""
         sizes = {axis: np.array([architecture[axis]]) for axis in Axis}
         return {name: float(amounts[0]) for name, amounts in self._at(sizes, kept).items()}
 
     def table(self, table: Table, kept_of: KeptOf | None = None) -> dict[str, NDArray[np.int64]]:
-        """(n,) each objective that follows from the sizes, for (n, axes) sizes.
+        """Return each objective that follows from the sizes, as an array of n values.
 
         Args:
-            table: of the sizes.
-            kept_of: which layers are kept, where that is known; else what depends on it is left out.
+            table: (n, axes) sizes.
+            kept_of: the layers that each student keeps. Without it, objectives that depend on which layers
+                are kept are left out.
         """
         if kept_of is None or self.follow_from_sizes:
             found = self._at(_columns(table), None)
@@ -94,11 +95,11 @@ class Costs:
 
 
 def mask_within(amounts: dict[str, NDArray[np.int64]], bounds: Bounds) -> NDArray[np.bool_]:
-    """(n,) which architectures lie within the bounds on what is known.
+    """Return an (n,) mask of the architectures within the bounds on the given objectives.
 
     Args:
-        amounts: (n,) of each objective that is known.
-        bounds: some may be on others.
+        amounts: (n,) values of each known objective.
+        bounds: upper bounds; those on other objectives are ignored.
     """
     found = np.ones(len(next(iter(amounts.values()))), dtype=bool)
     for name, most in bounds.items():
@@ -108,15 +109,15 @@ def mask_within(amounts: dict[str, NDArray[np.int64]], bounds: Bounds) -> NDArra
 
 
 def check_any_inside(amounts: dict[str, NDArray[np.int64]], bounds: Bounds, what: str) -> None:
-    """Refuse bounds that leave nothing.
+    """Check that at least one architecture lies within the bounds.
 
     Args:
-        amounts: (n,) of each objective that is known.
-        bounds: some may be on others.
-        what: lies near the budget, in words.
+        amounts: (n,) values of each known objective.
+        bounds: upper bounds; those on other objectives are ignored.
+        what: the architectures in words, for the message.
 
     Raises:
-        InputError: with the least bounds that would do: those of the architecture that is least over one.
+        InputError: none does; the message suggests the bounds that the nearest architecture would meet.
     """
     if mask_within(amounts, bounds).any():
         return
@@ -134,16 +135,16 @@ def check_any_inside(amounts: dict[str, NDArray[np.int64]], bounds: Bounds, what
 def within_bounds(
     space: SearchSpace, costs: Costs, bounds: Bounds, kept_of: KeptOf | None = None
 ) -> SearchSpace:
-    """The part of a space that lies within the bounds on what follows from the sizes.
+    """Return the part of a space within the bounds on objectives that follow from the sizes.
 
     Args:
-        space: within the budget.
-        costs: of its architectures.
-        bounds: some may be on others.
+        space: the architectures within the budget.
+        costs: computes their costs.
+        bounds: upper bounds; those on measured objectives are ignored.
         kept_of: as for ``Costs.table``.
 
     Raises:
-        InputError: nothing is left.
+        InputError: no architecture is left.
     """
     if not bounds.keys() - measured_bounds(bounds).keys():
         return space
@@ -164,18 +165,20 @@ def tried_architectures(
     bounds: Bounds,
     kept_of: KeptOf | None = None,
 ) -> list[Architecture]:
-    """The architectures that a user means, each once.
+    """Return the architectures that the user asked for with ``--try``, without duplicates.
+
+    Sizes that the user did not give stay the teacher's as far as the budget and the bounds allow.
 
     Args:
-        texts: as typed, such as ``hidden=3072,mlp=9216``.
-        costs: of the students of the teacher.
-        space: of the search.
-        limits: of the user on it.
-        bounds: of the user.
-        kept_of: which layers are kept, where that is known.
+        texts: the values of ``--try``, such as ``hidden=3072,mlp=9216``.
+        costs: computes the costs of the students.
+        space: the search space.
+        limits: the user's limits on the sizes (``--keep``, ``--sizes``).
+        bounds: the user's upper bounds on objectives.
+        kept_of: as for ``Costs.table``.
 
     Raises:
-        InputError: one cannot be read, is none of the class, or lies outside the budget or the bounds.
+        InputError: a text cannot be parsed, or no such architecture exists within the budget and the bounds.
     """
     found: dict[Architecture, None] = {}
     for text in texts:
@@ -190,16 +193,16 @@ def tried_architectures(
 def pace_of(
     axis_map: AxisMap, space: SearchSpace, device: str, dtype: str, batch_blocks: int, block: int
 ) -> Pace:
-    """What a student of middling shape does here; takes some ten seconds."""
+    """Measure the training speed of a typical student on this device; takes about ten seconds."""
     middle = typical_architecture(space)
     config = student_config(axis_map, middle, range(middle.layers))
     return student_pace(config, torch.device(device), dtype, batch_blocks, block, workload_of(device))
 
 
 def typical_architecture(space: SearchSpace) -> Architecture:
-    """The architecture whose sizes lie nearest to the means of the space, by their logarithms in sum.
+    """Return the architecture nearest to the mean size of every axis, by the sum of absolute log ratios.
 
-    Near one budget all have as many parameters; what a step takes depends on layers and widths.
+    All architectures near a budget have about as many parameters; their speed depends on layers and widths.
     """
     sizes = space.table[:, space.table.min(0) > 0]
     distances = np.abs(np.log(sizes / sizes.mean(0))).sum(1)

@@ -1,4 +1,4 @@
-"""What the values of flags have to keep to, each rule with its remedy; told before any work."""
+"""Rules for the values of flags, checked before any work; each error names the rule and the remedy."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from space.input_error import InputError
 if TYPE_CHECKING:
     from search.settings.flags import Flags
 
-#: Forms of the teacher's targets that hold a few next tokens and nothing else.
+#: Forms of the teacher's targets that store the probabilities of only a few tokens at each position.
 _SPARSE = ("sampled", "top-k")
 
 
 def check_flags(flags: Flags) -> None:
-    """Refuse values that break their rule.
+    """Check the values of all flags.
 
     Raises:
-        InputError: with the first rule that is broken.
+        InputError: for the first rule that is broken.
     """
     if not flags.budget:
         raise InputError(
@@ -75,10 +75,10 @@ def check_flags(flags: Flags) -> None:
 
 
 def check_search_budget(flags: Flags) -> None:
-    """Refuse a budget of the search that is none, or two of them.
+    """Check ``--search-tokens`` and ``--search-hours``, which exclude each other.
 
     Raises:
-        InputError: with the rule that is broken.
+        InputError: a value is not allowed, or both were given.
     """
     if flags.search_tokens is not None:
         parse_count(flags.search_tokens, "--search-tokens")
@@ -97,15 +97,15 @@ def check_search_budget(flags: Flags) -> None:
 
 
 def budgets_named(flags: Flags) -> list[str]:
-    """The budget, or those of a family, as typed."""
+    """Return the budget as typed, or the budgets of a family."""
     return flags.budget.split(",")
 
 
 def check_distillation(flags: Flags) -> None:
-    """Refuse a loss that is none, and what does not go together with it.
+    """Check the distillation loss, and that targets and intermediate states are compatible with it.
 
     Raises:
-        InputError: with the first rule that is broken.
+        InputError: for the first rule that is broken.
     """
     loss = Loss.parse(flags.loss, flags.temperature)
     sparse, asked = flags.targets in _SPARSE, f"--targets {flags.targets}"
@@ -131,10 +131,10 @@ def check_distillation(flags: Flags) -> None:
 
 
 def parse_count(text: str, flag: str) -> int:
-    """A number of tokens: ``64k``, ``1.5M``, ``2B`` or a plain number.
+    """Parse a number of tokens: ``64k``, ``1.5M``, ``2B`` or a plain number.
 
     Raises:
-        InputError: it is none.
+        InputError: the text is not a number of tokens.
     """
     try:
         amount = BudgetText.parse(text)

@@ -1,4 +1,4 @@
-"""Everything that a user can say on the command line, in one place."""
+"""The command-line flags of a run, as one dataclass whose field docstrings are the help."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import tyro
 from search.terminal.command import flag_help
 
 
-def _shown(metavar: str, *aliases: str, name: str | None = None) -> Any:
-    """How a flag looks in the help: its default stands in its text, where there is something to say."""
+def _arg(metavar: str, *aliases: str, name: str | None = None) -> Any:
+    """Configure a flag for tyro without a printed default; the help text states it where needed."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="", aliases=aliases, name=name)
 
 
@@ -21,38 +21,38 @@ def _shown(metavar: str, *aliases: str, name: str | None = None) -> Any:
 class Flags:
     """Find the best smaller model inside a big one."""
 
-    budget: Annotated[str, _shown("SIZE")] = ""
+    budget: Annotated[str, _arg("SIZE")] = ""
     """Size of the model to be found: 4B, 350M, 800k, a plain number, or 60% of the teacher; of memory 8GB,
     or 64kB. Several, as in 6B,4B,2B, are a family, each cut from what the one before it chose."""
-    model: Annotated[tuple[str, ...], _shown("DIR_OR_HUB_ID ...")] = ()
+    model: Annotated[tuple[str, ...], _arg("DIR_OR_HUB_ID ...")] = ()
     """The teacher; of several sizes the nearest above the budget, of several checkpoints of one training, in
     its order, the last. Default: the smallest known one of at least 1.25 times the budget."""
-    data: Annotated[str | None, _shown("FILE_OR_HUB_ID")] = None
+    data: Annotated[str | None, _arg("FILE_OR_HUB_ID")] = None
     """Text to distil on: .txt, .jsonl, .parquet, or a data set of the hub. Default: Python's standard
     library for the embedded teacher, HuggingFaceFW/fineweb-edu for others."""
     plan: bool = False
     """Say what the run would do, and how long it would take, as ten seconds on this device tell."""
-    search_tokens: Annotated[str | None, _shown("TOKENS")] = None
+    search_tokens: Annotated[str | None, _arg("TOKENS")] = None
     """Tokens of all short distillations together (100M): rungs and candidates follow. Default: by the
     teacher's size."""
-    search_hours: Annotated[float | None, _shown("HOURS")] = None
+    search_hours: Annotated[float | None, _arg("HOURS")] = None
     """The same as hours on this device, whose pace is measured; retraining comes on top."""
-    retrain_tokens: Annotated[str | None, _shown("TOKENS")] = None
+    retrain_tokens: Annotated[str | None, _arg("TOKENS")] = None
     """Tokens of retraining for each promoted model. Default: by the teacher's size."""
-    promote: Annotated[int | None, _shown("N")] = None
+    promote: Annotated[int | None, _arg("N")] = None
     """How many candidates are retrained at the end. Default: by the teacher's size."""
-    objectives: Annotated[str | None, _shown("NAME,NAME")] = None
+    objectives: Annotated[str | None, _arg("NAME,NAME")] = None
     """What to make small: loss, latency, parameters, memory, flops. Default: loss,latency, without what --max
     bounds."""
-    max: Annotated[tuple[str, ...], _shown("NAME=AMOUNT ...")] = ()
+    max: Annotated[tuple[str, ...], _arg("NAME=AMOUNT ...")] = ()
     """The most that is allowed of latency, parameters, memory, flops: latency=20ms memory=8GB."""
-    try_: Annotated[tuple[str, ...], _shown("AXIS=SIZE,... ...", name="try")] = ()
+    try_: Annotated[tuple[str, ...], _arg("AXIS=SIZE,... ...", name="try")] = ()
     """Architectures to try as well: hidden=3072,mlp=9216. Other sizes stay the teacher's, as far as the
     budget allows."""
-    keep: Annotated[tuple[str, ...], _shown("AXIS ...")] = ()
+    keep: Annotated[tuple[str, ...], _arg("AXIS ...")] = ()
     """Axes that stay as they are (heads kv_heads), of hidden, mlp, heads, kv_heads, layers, experts,
     expert_mlp, shared_mlp, head_dim."""
-    sizes: Annotated[tuple[str, ...], _shown("AXIS=SIZES ...")] = ()
+    sizes: Annotated[tuple[str, ...], _arg("AXIS=SIZES ...")] = ()
     """Sizes that axes may have: hidden=2048..3584 layers=28,30,32 mlp=2.5x,3x,4x (multiples of hidden)."""
     tolerance: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 0.02
     """How far a candidate may lie from the budget, as a share of it."""
@@ -60,14 +60,14 @@ class Flags:
     """What the budget counts: parameters (all, without the vocabulary's, or those that work on a token), or
     bytes (of all weights, or of the KV cache for each token)."""
     budget_dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None, _shown("{float32,bfloat16,float16}")
+        Literal["float32", "bfloat16", "float16"] | None, _arg("{float32,bfloat16,float16}")
     ] = None
     """Precision in which a budget of bytes is counted. Default: the teacher's."""
-    preset: Annotated[Path | None, _shown("FILE.toml")] = None
+    preset: Annotated[Path | None, _arg("FILE.toml")] = None
     """Flags from a file, such as those under studies/; flags on the command line win."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs")
     """Folder of the runs."""
-    study_name: Annotated[str | None, _shown("NAME")] = None
+    study_name: Annotated[str | None, _arg("NAME")] = None
     """Name of the run. Default: teacher and budget."""
     json: bool = False
     """Print the result, or the plan, as one line of JSON."""
@@ -75,26 +75,26 @@ class Flags:
     """Say only the result and errors."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
     """Say more."""
-    device: Annotated[str | None, _shown("NAME")] = None
+    device: Annotated[str | None, _arg("NAME")] = None
     """cpu, cuda, cuda:1, mps. Default: the best there is."""
-    dtype: Annotated[Literal["float32", "bfloat16"] | None, _shown("{float32,bfloat16}")] = None
+    dtype: Annotated[Literal["float32", "bfloat16"] | None, _arg("{float32,bfloat16}")] = None
     """Precision of the arithmetic of training. Default: by device and size."""
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Of everything random."""
-    storage: Annotated[str | None, _shown("URL")] = None
+    storage: Annotated[str | None, _arg("URL")] = None
     """Optuna storage: a path that ends in .journal, postgresql://USER@HOST/NAME or another SQLAlchemy URL, or
     grpc://HOST:PORT. Default: $OPTUNA_STORAGE, or study.journal in the run."""
     sampler: Literal["tpe", "gp", "nsga2", "qmc", "random"] = "nsga2"
     """How candidates are chosen: by a model of Optuna's (tpe, gp), by evolution (nsga2), spread evenly over
     all architectures (qmc), or by lot."""
-    trials: Annotated[int | None, _shown("N")] = None
+    trials: Annotated[int | None, _arg("N")] = None
     """Architectures to score straight after pruning. Default: twice those that are distilled."""
-    rung_tokens: Annotated[tuple[str, ...], _shown("TOKENS ...")] = ()
+    rung_tokens: Annotated[tuple[str, ...], _arg("TOKENS ...")] = ()
     """Tokens of short distillation, one number a rung (64k 256k). Default: by the teacher's size, each rung
     four times the one before."""
-    retrain_baselines: Annotated[bool | None, _shown("{True,False}")] = None
+    retrain_baselines: Annotated[bool | None, _arg("{True,False}")] = None
     """Retrain the hand-made baselines and random weights too. Default: if the teacher is small."""
-    benchmarks: Annotated[tuple[str, ...], _shown("NAME ...")] = ()
+    benchmarks: Annotated[tuple[str, ...], _arg("NAME ...")] = ()
     """Tasks of lm-evaluation-harness, or YAML files of one's own, that teacher and retrained models are
     scored by at the end."""
     basis: Literal["auto", "coordinate", "principal", "weighted"] = "auto"
@@ -113,7 +113,7 @@ class Flags:
     rounds_order: Literal["together", "width-depth", "depth-width"] = "together"
     """Whether a round scores and prunes widths and layers together or in turn."""
     repair: Annotated[
-        tuple[Literal["none", "least-squares", "norm-scale", "head-residual"], ...], _shown("NAME ...")
+        tuple[Literal["none", "least-squares", "norm-scale", "head-residual"], ...], _arg("NAME ...")
     ] = ()
     """Repair students after cutting: least-squares, norm-scale, head-residual, or none. Default:
     least-squares, unless the teacher is too large for what that needs."""
@@ -123,7 +123,7 @@ class Flags:
     temperature: Annotated[float, tyro.conf.arg(metavar="TAU")] = 1.0
     """That the logits of teacher and student are divided by in the divergences."""
     states: Annotated[
-        tuple[Literal["auto", "none", "late", "embedding", "attention"], ...], _shown("NAME ...")
+        tuple[Literal["auto", "none", "late", "embedding", "attention"], ...], _arg("NAME ...")
     ] = ("auto",)
     """Intermediate states that are compared besides: late (a late block), embedding, attention, or none.
     Default: none."""
@@ -135,12 +135,12 @@ class Flags:
     taught_by: Literal["original", "previous"] = "original"
     """Whose targets a family's later models learn: the teacher's that it began with, or those of the model
     that they are cut from."""
-    teacher_tokens: Annotated[str | None, _shown("TOKENS")] = None
+    teacher_tokens: Annotated[str | None, _arg("TOKENS")] = None
     """What the teacher of a family was trained on, for the table of what the family cost. Default: known of
     the teachers that a budget picks."""
-    revision: Annotated[tuple[str, ...], _shown("NAME ...")] = ()
+    revision: Annotated[tuple[str, ...], _arg("NAME ...")] = ()
     """Branch, tag or commit of the teacher on the hub; of several, in the order of its training, the last."""
-    correct_teacher: Annotated[str | None, _shown("TOKENS")] = None
+    correct_teacher: Annotated[str | None, _arg("TOKENS")] = None
     """Train the teacher on so many tokens of the text before it is used. Default: none."""
     trust_remote_code: bool = False
     """Run code that comes with a model from the hub."""

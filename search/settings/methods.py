@@ -1,4 +1,4 @@
-"""What the user said about importance, distillation and precision, as what the evaluators take."""
+"""Convert the configuration of importance, distillation and precision into the evaluators' types."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from space.input_error import InputError
 
 
 def weights_dtype(config: RunConfig) -> torch.dtype:
-    """Of the teacher in memory: on a CPU float32, since autocast does what bfloat16 is good for there."""
+    """Dtype of the teacher's weights in memory: float32 on a CPU, where autocast alone gives bfloat16's speed."""
     half = config.device.startswith("cuda") and config.dtype == "bfloat16"
     return torch.bfloat16 if half else torch.float32
 
 
 def accelerator_of(config: RunConfig) -> Accelerator:
-    """Device and precision of training."""
+    """Return the Accelerator with the device and the precision of training."""
     return Accelerator(
         cpu=config.device == "cpu", mixed_precision="bf16" if config.dtype == "bfloat16" else "no"
     )
 
 
 def method_of(config: RunConfig) -> Method:
-    """How units and layers are scored, in coordinates.
+    """Return how units and layers are scored, in the coordinate basis.
 
     Raises:
-        InputError: the aggregation is none, or the layers are to be scored by an unknown benchmark.
+        InputError: the aggregation cannot be parsed, or ``--depth-by`` names an unknown benchmark.
     """
-    batch, sequence = _aggregation(config.aggregation)
-    depth, greedy, benchmark = _depth(config.depth_by)
+    batch, sequence = _parse_aggregation(config.aggregation)
+    depth, greedy, benchmark = _parse_depth(config.depth_by)
     return Method(
         width=Width(config.width_by),
         batch=batch,
@@ -53,7 +53,7 @@ def method_of(config: RunConfig) -> Method:
     )
 
 
-def _aggregation(text: str) -> tuple[Aggregate, Aggregate]:
+def _parse_aggregation(text: str) -> tuple[Aggregate, Aggregate]:
     try:
         batch, sequence = map(Aggregate, text.split(","))
     except ValueError:
@@ -65,8 +65,8 @@ def _aggregation(text: str) -> tuple[Aggregate, Aggregate]:
     return batch, sequence
 
 
-def _depth(text: str) -> tuple[Depth, bool, str]:
-    """Method, whether it is greedy, and the benchmark if it is one: ``greedy-perplexity``, ``winogrande``."""
+def _parse_depth(text: str) -> tuple[Depth, bool, str]:
+    """Parse ``--depth-by`` into the method, whether it is greedy, and the task if the method is a benchmark."""
     plain = {depth.value: depth for depth in Depth if depth is not Depth.BENCHMARK}
     if text in plain:
         return plain[text], False, ""
@@ -78,29 +78,29 @@ def _depth(text: str) -> tuple[Depth, bool, str]:
 
 
 def loss_of(config: RunConfig) -> Loss:
-    """On the logits.
+    """Return the distillation loss on the logits.
 
     Raises:
-        InputError: it is none.
+        InputError: the configured loss cannot be parsed.
     """
     return Loss.parse(config.loss, config.temperature)
 
 
 def states_asked(names: Sequence[str]) -> tuple[str, ...]:
-    """Each state once; ``auto`` and ``none`` stand for no states."""
+    """Return the names of the states without duplicates; ``auto`` and ``none`` mean no states."""
     return tuple(name for name in dict.fromkeys(names) if name not in ("auto", "none"))
 
 
 def states_of(config: RunConfig, student: PreTrainedModel, teacher: PreTrainedModel) -> States | None:
-    """Which states of the two are compared; None without any."""
+    """Return the states of student and teacher to compare, or None if there are none."""
     return states_named(config.states, _layers(student), _layers(teacher))
 
 
 def check_states(config: RunConfig, teacher: PreTrainedModel) -> None:
-    """Refuse states that a class keeps where nobody can listen.
+    """Check that hooks can read the configured states in the teacher's class.
 
     Raises:
-        InputError: naming the class, and what it lacks.
+        InputError: they cannot; the message names the class and what it lacks.
     """
     states = states_of(config, teacher, teacher)
     if states is not None:
@@ -109,7 +109,7 @@ def check_states(config: RunConfig, teacher: PreTrainedModel) -> None:
 
 
 def targets_as_dict(targets: Targets) -> dict[str, Any]:
-    """Their form, tokens and bytes on disk, as the summary has them."""
+    """Return the form of the targets, their tokens and their bytes on disk, for the summary."""
     form, size = FormName.LIVE.value, 0
     if isinstance(targets, CachedTargets):
         form = str(targets.form.description["form"])

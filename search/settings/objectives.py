@@ -1,7 +1,7 @@
-"""What a search makes small, and what it only bounds: the objectives, their units, how people type them.
+"""The objectives that a search minimises or bounds: their units, and how amounts are typed and printed.
 
-What follows from the sizes bounds the space before the search. Latency is measured: a candidate over its
-bound is recorded, and goes no further.
+Bounds on objectives that follow from the sizes restrict the space before the search. Latency is measured: a
+candidate over its bound is recorded, and not distilled.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from space.input_error import InputError
 
 @dataclass(frozen=True)
 class AmountFormat:
-    """How people type an amount of an objective, and say it."""
+    """How an amount of an objective is typed and printed."""
 
     units: Mapping[str, float]
-    """What a number is multiplied by, by its unit in lower case."""
+    """From a unit in lower case to the factor by which the number is multiplied."""
     unit_names: str
-    """The units, for a message."""
+    """The units, for an error message."""
     example: str
     format: Callable[[float], str]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """One of what a search can make small."""
+    """One objective of the search."""
 
     unit: str
     describe: Callable[[Workload], str]
-    """What it is, of the work that is timed, cached and counted."""
+    """Returns what the objective measures under a workload, in words."""
     amounts: AmountFormat | None = None
-    """None: it cannot be bounded."""
+    """How bounds are typed and printed; None if the objective cannot be bounded."""
 
 
 def _milliseconds(amount: float) -> str:
@@ -56,7 +56,7 @@ TIME = AmountFormat({"ms": 1.0, "s": 1000.0}, "ms, s", "20ms or 0.5s", _millisec
 BYTES = AmountFormat(BYTE_UNITS, "kB, MB, GB, TB, KiB, MiB, GiB, TiB", "8GB or 500MiB", _bytes)
 COUNT = AmountFormat(COUNT_UNITS, "k, M, B, T", "4B or 800M", format_amount)
 
-#: All are minimised. Those besides loss and latency follow from the sizes (``search.settings.costs``).
+#: All are minimised. All but loss and latency follow from the sizes (``search.settings.costs``).
 OBJECTIVES = {
     "loss": Objective(
         "nats per token", lambda load: "cross-entropy of the next token on the validation blocks"
@@ -78,7 +78,7 @@ OBJECTIVES = {
     "flops": Objective("FLOPs per token", lambda load: f"of one token after {_context(load)} others", COUNT),
 }
 UNITS = {name: objective.unit for name, objective in OBJECTIVES.items()}
-#: Of those that can be bounded.
+#: Amount formats of the objectives that can be bounded.
 AMOUNTS = {name: one.amounts for name, one in OBJECTIVES.items() if one.amounts is not None}
 
 
@@ -86,7 +86,7 @@ _DEFAULT = ("loss", "latency")
 
 
 def objectives_of(text: str | None, bounded: Collection[str]) -> tuple[str, ...]:
-    """What the user asked to make small; by default loss and latency, without what is bounded.
+    """Return the objectives to minimise; by default loss and latency, without those that are bounded.
 
     Raises:
         InputError: a name is unknown or repeated, or loss is missing.
@@ -97,7 +97,7 @@ def objectives_of(text: str | None, bounded: Collection[str]) -> tuple[str, ...]
 
 
 def parse_objectives(text: str) -> tuple[str, ...]:
-    """Read names separated by commas.
+    """Parse the names of objectives, separated by commas.
 
     Raises:
         InputError: a name is unknown or repeated, or loss is missing.
@@ -121,17 +121,17 @@ def parse_objectives(text: str) -> tuple[str, ...]:
 
 
 Bounds = Mapping[str, float]
-"""The most that is allowed of each objective that is bounded, in the objective's unit."""
+"""Upper bounds by objective, in the objective's unit."""
 LATENCY = "latency"
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?|\.\d+)\s*([a-z]*)", re.IGNORECASE)
 
 
 def read_bounds(texts: Sequence[str]) -> dict[str, float]:
-    """Read the values of ``--max``; a plain number is in the objective's unit.
+    """Parse the values of ``--max``; a number without a unit is in the objective's unit.
 
     Raises:
-        InputError: an objective cannot be bounded or is named twice, or its bound is no positive number with
-            one of its units.
+        InputError: an objective cannot be bounded or is named twice, or a bound is not a positive number with
+            one of the objective's units.
     """
     found: dict[str, float] = {}
     for text in texts:
@@ -145,42 +145,42 @@ def read_bounds(texts: Sequence[str]) -> dict[str, float]:
 
 
 def bounds_of_config(bounds: Bounds) -> tuple[str, ...]:
-    """As ``read_bounds`` reads them, the same however they were typed."""
+    """Format bounds for the configuration so that ``read_bounds`` can parse them, whatever units the user typed."""
     return tuple(f"{name}={bounds[name]!r}" for name in AMOUNTS if name in bounds)
 
 
 def measured_bounds(bounds: Bounds) -> dict[str, float]:
-    """The bounds on what is known only of candidates that were measured."""
+    """Return the bounds on objectives that are known only by measuring a candidate."""
     return {name: most for name, most in bounds.items() if name == LATENCY}
 
 
 def excess_over(values: Mapping[str, float], bounds: Bounds) -> dict[str, float]:
-    """By how much values are over the bounds on them, in the objectives' units; of those that are."""
+    """Return by how much each value over its bound exceeds it, in the objective's unit."""
     return {
         name: values[name] - most for name, most in bounds.items() if name in values and values[name] > most
     }
 
 
 def amount_in_words(name: str, amount: float) -> str:
-    """An amount of an objective as people say it: 21.4 ms, 8.05GB, 1.2B."""
+    """Format an amount of an objective for people: 21.4 ms, 8.05GB, 1.2B."""
     return AMOUNTS[name].format(amount)
 
 
 def excess_in_words(excess: Mapping[str, float]) -> str:
-    """Such as ``over the bound: latency by 3.1 ms``; empty within the bounds."""
+    """Describe an excess, as in ``over the bound: latency by 3.1 ms``; empty if there is none."""
     amounts = ", ".join(f"{name} by {amount_in_words(name, amount)}" for name, amount in excess.items())
     return f"over the bound: {amounts}" if amounts else ""
 
 
 def amount_as_typed(name: str, amount: float) -> str:
-    """A bound that this amount meets, as people type it, to three digits."""
+    """Return a bound that this amount meets, rounded up to three digits, as it is typed after ``--max``."""
     digits = 10.0 ** (math.floor(math.log10(amount)) - 2)
     most = amount_in_words(name, math.ceil(round(amount / digits, 9)) * digits)
     return f"{name}={most.replace(' ', '').replace(',', '')}"
 
 
 def bounds_in_words(bounds: Bounds) -> str:
-    """Such as ``latency ≤ 20 ms, memory ≤ 8GB``."""
+    """Describe bounds, as in ``latency ≤ 20 ms, memory ≤ 8GB``."""
     return ", ".join(f"{name} ≤ {amount_in_words(name, most)}" for name, most in bounds.items())
 
 

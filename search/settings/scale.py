@@ -1,4 +1,4 @@
-"""How much work is worth it: the defaults by the teacher's size, tokens of the search as asked."""
+"""Default amounts of data and training by the size of the teacher, and the tokens of the search."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from space.input_error import InputError
 
 @dataclass(frozen=True)
 class Scale:
-    """Defaults for teachers up to a size."""
+    """Default amounts for teachers up to a certain size."""
 
     teacher_parameters: float
-    """The largest teacher that this is meant for."""
+    """Parameters of the largest teacher that these defaults apply to."""
     block: int
-    """Tokens a block."""
+    """Tokens per block."""
     batch_blocks: int
-    """Blocks of an optimiser step."""
+    """Blocks per optimiser step."""
     calibration_blocks: int
-    """Samples that importance is computed on."""
+    """Blocks on which importance is computed."""
     validation_blocks: int
-    """Blocks that losses are measured on."""
+    """Blocks on which losses are measured."""
     first_rung_tokens: int
-    """Of each candidate's shortest distillation."""
+    """Training tokens of each candidate at rung 1."""
     search_tokens: int
-    """Of all short distillations."""
+    """Training tokens of all short distillations together."""
     retrain_tokens: int
-    """Tokens of retraining."""
+    """Training tokens of each retraining."""
     promote: int
-    """Candidates retrained."""
+    """Number of candidates that are retrained."""
 
 
-#: From the paper come 1024 calibration samples, and for large teachers about a hundred times the
-#: tokens of the first rung for retraining; the small scales are what two CPU cores do in minutes.
+#: The 1024 calibration samples, and retraining of large teachers for about 100 times the tokens of the first rung,
+#: are the paper's (arXiv 2407.14679); the small scales are what two CPU cores can do in minutes.
 SCALES = (
     Scale(10e6, 128, 8, 256, 128, 12_288, 1_000_000, 196_608, 5),
     Scale(100e6, 256, 16, 512, 256, 500_000, 25_000_000, 20_000_000, 2),
@@ -51,19 +51,19 @@ SCALES = (
 
 
 def scale_for(teacher_parameters: int) -> Scale:
-    """The defaults for a teacher."""
+    """Return the defaults for a teacher of this size."""
     return next(scale for scale in SCALES if teacher_parameters <= scale.teacher_parameters)
 
 
 def default_device() -> str:
-    """The best device of this machine."""
+    """Return the best PyTorch device of this machine."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def default_dtype(device: str, teacher_parameters: int) -> str:
-    """bfloat16 where the hardware multiplies it faster: on GPUs, and on CPUs from a million parameters on."""
+    """Return bfloat16 where it is faster: on GPUs, and on CPUs that support it from a million parameters on."""
     if device.startswith("cuda"):
         return "bfloat16"
     fast_cpu = device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -78,20 +78,21 @@ def search_tokens_of(
     directory: Path,
     pace: Callable[[], float],
 ) -> int:
-    """Tokens of all short distillations together.
+    """Return the training tokens of all short distillations together.
 
-    With rungs of the user's, as many candidates as by default begin; with trials of the user's, half of them.
+    If the user chose the rungs, the first gets the default number of candidates; if the user chose the trials,
+    at most half as many.
 
     Args:
-        flags: of the user.
-        scale: the defaults.
-        rung_tokens: of each candidate at rung 1, 2, …
-        architectures: of the space.
-        directory: of the run; one that was begun with as many hours keeps the tokens that it made of them.
-        pace: measures tokens a second of a student's training on this device.
+        flags: the user's flags.
+        scale: the defaults for the teacher.
+        rung_tokens: training tokens of each candidate at rung 1, 2, …
+        architectures: how many architectures the search space has.
+        directory: the run directory. If its configuration has the same ``--search-hours``, its tokens are kept.
+        pace: measures the training speed of a student on this device, in tokens per second.
 
     Raises:
-        InputError: hours are asked of several processes that train each student together.
+        InputError: ``--search-hours`` was given to several processes that train each student together.
     """
     if flags.search_tokens is not None:
         return parse_count(flags.search_tokens, "--search-tokens")
@@ -102,9 +103,9 @@ def search_tokens_of(
                 f"--search-hours {flags.search_hours} was given to several that train together",
                 "Say how many with --search-tokens",
             )
-        begun = _begun(directory)
-        if begun is not None and begun.search_hours == flags.search_hours:
-            return begun.search_tokens
+        saved = _saved_config(directory)
+        if saved is not None and saved.search_hours == flags.search_hours:
+            return saved.search_tokens
         return round(flags.search_hours * 3600 * pace())
     usual = rungs_up_to(scale.first_rung_tokens, scale.retrain_tokens)
     first = plan_bracket(scale.search_tokens, usual, architectures).rung_candidates[0]
@@ -113,12 +114,12 @@ def search_tokens_of(
     half = -(-(flags.trials or architectures) // SCORED)
     first = min(first, max(half, min(FEWEST_FIRST, flags.trials or architectures)))
     tokens = tokens_for(first, rung_tokens)
-    # Rungs that are left out leave nothing to spend.
+    # Rungs that the plan drops get no tokens.
     plan = plan_bracket(tokens, rung_tokens, architectures, flags.trials, bool(flags.rung_tokens))
     return tokens_for(first, plan.rung_tokens)
 
 
-def _begun(directory: Path) -> RunConfig | None:
+def _saved_config(directory: Path) -> RunConfig | None:
     try:
         return RunConfig.load(directory / "config.toml")
     except (OSError, ValueError):
