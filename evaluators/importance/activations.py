@@ -1,10 +1,10 @@
-"""Listening to a teacher: every score of every axis from what passes through it in one forward pass.
+"""Collect the scores of every axis from the teacher's activations in one forward pass.
 
-Each axis is heard where its units come together: neurons and heads where the next projection reads
-them, hidden dimensions behind the norms of the residual stream, layers at their two ends.
+Neurons and heads are measured at the input of the projection that reads them, hidden dimensions at the
+output of the norms of the residual stream, layers at their input and output.
 
-What a pass gathers are sums in float64, so that it does not matter which process heard which block.
-Every process joins the sums of all in the same order, so that all end with the same numbers.
+The statistics are float64 sums, so it does not matter which process reads which block. All processes
+merge the sums in the same order, so that all end with the same numbers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from space.axes.layout import Concatenated
 from space.cutting.product_tracing import ProductTracer, TracedProduct, units_along
 from space.input_error import InputError
 
-#: Axes whose units are scored block by block.
+#: Axes whose units are aggregated block by block, along the sequence and then along the batch.
 _BY_BLOCK = (Axis.MLP, Axis.SHARED_MLP, Axis.HEADS)
 WORDS = {
     Axis.HIDDEN: "hidden",
@@ -53,10 +53,10 @@ WORDS = {
 
 
 class ActivationListener:
-    """Gathers every width score and every block influence at once."""
+    """Collects the statistics of all width scores and block influences at once, by forward hooks."""
 
     SUMS = ("covariance", "influences", "norms", "grids", "squares", "experts")
-    """Attributes that hold streaming sums: what other processes have heard is merged into them."""
+    """Attributes that hold streaming sums; ``all_reduced`` merges those of other processes into them."""
 
     def __init__(
         self,
@@ -67,10 +67,10 @@ class ActivationListener:
         covariance: bool = True,
     ) -> None:
         self.model, self.axis_map = model, axis_map
-        #: Of widths, all from the one pass; with none, widths are not listened to.
+        #: Of the width scores, all computed in the same pass; if there are none, no width is measured.
         self.aggregations = tuple(aggregations)
         self.covariance = Covariance()
-        #: Of the covariance; only bases other than coordinates need it.
+        #: None: no covariance is collected, which only bases other than coordinates need.
         self._stream = axis_map.stream if covariance else None
         self.influences = [BlockInfluence() for _ in range(axis_map.teacher.layers)]
         self.norms = {name: ActivationGrid(self.aggregations) for name in norms(model, axis_map)}
@@ -82,10 +82,10 @@ class ActivationListener:
 
     @contextmanager
     def on(self, listens_at: Callable[[str], bool] = lambda name: True) -> Iterator[None]:
-        """Within the context every batch that is read is listened to.
+        """Within the context, collect statistics of every batch that the model reads.
 
         Args:
-            listens_at: of a module's or a tensor's name, whether it is listened to; all are unless told.
+            listens_at: whether to collect at a module or tensor of this name; by default at all.
         """
         with ExitStack() as stack:
             for handle in self._hooks(listens_at):
@@ -111,7 +111,7 @@ class ActivationListener:
         return ProductTracer(self.model, inner, self._hear)
 
     def read(self, tokens: Tensor) -> None:
-        """Run the model on (B, T) token numbers."""
+        """Run the model on (B, T) token ids."""
         self._blocks = (tokens.shape[0], tokens.shape[1])
         final_states(self.model, tokens)
 
@@ -188,7 +188,7 @@ class ActivationListener:
 
 
 def missing_activations(axis_map: AxisMap, what: str) -> InputError:
-    """The refusal of a teacher whose class computes with an axis in an unknown way."""
+    """The error for a teacher whose class computes with an axis in a way that the hooks do not see."""
     return InputError(
         "Every axis of a teacher has to be heard in its forward pass",
         f"in {axis_map.config.model_type!r}, {what} could not be",
@@ -198,7 +198,7 @@ def missing_activations(axis_map: AxisMap, what: str) -> InputError:
 
 @contextmanager
 def _experts_one_by_one(model: PreTrainedModel) -> Iterator[None]:
-    """Within the context each expert's projections are products of their own, not parts of a grouped one."""
+    """Within the context, each expert computes its own matrix products instead of one grouped product."""
     came_with = model.get_experts_implementation()
     model.set_experts_implementation("eager")
     try:
@@ -208,10 +208,10 @@ def _experts_one_by_one(model: PreTrainedModel) -> Iterator[None]:
 
 
 def norms(model: nn.Module, axis_map: AxisMap) -> list[str]:
-    """The modules that may be norms of the residual stream.
+    """Return the names of the modules that may be norms of the residual stream.
 
-    They have nothing but vectors over hidden, or nothing at all and a class named after a norm. Those
-    of the second sort may also be norms of something else; the shape of their output tells.
+    These are leaf modules whose parameters are all vectors over hidden, or that have no parameters and a
+    class name ending in "Norm". The latter may normalise something else; the hook checks the output's shape.
     """
     vectors: dict[str, bool] = {}
     for tensor in axis_map.tensors:
@@ -227,18 +227,18 @@ def norms(model: nn.Module, axis_map: AxisMap) -> list[str]:
 
 
 def process_share(calibration: Tensor, accelerator: Accelerator | None) -> Tensor:
-    """(n, T) this process's blocks of (N, T); there may be none."""
+    """Return this process's (n, T) blocks of (N, T); n may be 0."""
     if accelerator is None:
         return calibration
     return calibration[accelerator.process_index :: accelerator.num_processes]
 
 
 def all_reduced(listener: ActivationListener, accelerator: Accelerator | None) -> ActivationListener:
-    """The listener, with what those of all processes have heard.
+    """Merge the sums of all processes into the listener, and return it.
 
     Args:
-        listener: of this process; it is changed.
-        accelerator: of the processes, each of which has to call this; None for this process alone.
+        listener: this process's; changed in place.
+        accelerator: every process has to call this; None if there is only one process.
     """
     if accelerator is None or accelerator.num_processes == 1:
         return listener
@@ -252,12 +252,12 @@ def all_reduced(listener: ActivationListener, accelerator: Accelerator | None) -
 
 
 def merged_listeners(one: Any, other: Any) -> Any:
-    """Two processes' sums as those of one that heard the blocks of both.
+    """Merge two processes' sums into those over the blocks of both.
 
     Args:
-        one: a sum that has ``merge``, or a list or dictionary of such; it may be changed. A dictionary need
-            not have all keys: a process to which no token of an expert came has no sum of it.
-        other: of the same kind.
+        one: a sum with a method ``merge``, or a list or dictionary of sums; it may be changed. Dictionaries
+            may lack keys: a process in which no token was routed to an expert has no sum for it.
+        other: of the same type.
     """
     if isinstance(one, dict):
         both = {key: merged_listeners(one[key], other[key]) for key in one.keys() & other.keys()}
@@ -280,6 +280,6 @@ def _written(sums: dict[str, Any]) -> bytes:
 
 
 def _read(written: bytes) -> dict[str, Any]:
-    """On the host, whatever device another process has them on; only objects of our own making are read."""
+    """Load sums onto the CPU. Unpickling is safe here: the bytes come from this run's own processes."""
     sums: dict[str, Any] = torch.load(BytesIO(written), map_location="cpu", weights_only=False)
     return sums

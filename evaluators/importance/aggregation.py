@@ -1,13 +1,12 @@
-"""From a (batch, sequence) grid of activations to one score a unit: streaming sums, nine ways.
+"""Streaming statistics that reduce activations to one score per unit, expert or layer.
 
-Minitron (arXiv 2407.14679, section 2.2 and Table 13) takes absolute values, aggregates them first along
+Minitron (arXiv 2407.14679, section 2.2 and Table 13) takes absolute values and aggregates them first along
 the sequence, then along the batch, each time by mean, L2 norm or variance. A block's aggregate along its
-sequence does not depend on other blocks, so what is kept is one number a unit of the batch's aggregate:
-in float64, and the same for every split of the blocks into batches.
+sequence does not depend on other blocks, so only the running aggregate along the batch is kept: in float64,
+and equal up to rounding for every split of the blocks into batches.
 
-What a routed expert reads is no sequence, so that ``aggregation`` does not apply: its squares are summed over
-its tokens. So are those of the entries of heads. Layers are scored as in Minitron (arXiv 2407.14679, section
-2.2).
+The tokens routed to an expert form no sequence, so its squares are summed over its tokens whatever the
+aggregation. So are those of the entries of heads. Layers have block influence (section 2.2).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from evaluators.importance.method import Aggregate
 
 
 class Aggregation(NamedTuple):
-    """How a grid becomes one number: first along the sequence, then along the batch."""
+    """How a (batch, sequence) grid becomes one number: first along the sequence, then along the batch."""
 
     batch: Aggregate
     sequence: Aggregate
@@ -34,11 +33,11 @@ ALL = tuple(Aggregation(batch, sequence) for batch in Aggregate for sequence in 
 
 
 def along_sequence(activations: Tensor, sequence: Aggregate) -> Tensor:
-    """(B, units) float64: each block's aggregate of |a|.
+    """Return (B, units) float64: each block's aggregate of |a| along the sequence.
 
     Args:
         activations: (B, T, units) of any floating type; L2 and mean are summed in float32.
-        sequence: (1/T) Σ|a|, √Σa², or (1/T) Σ(|a| − mean)².
+        sequence: MEAN (1/T) Σ|a|, L2 √Σa², or VAR (1/T) Σ(|a| − mean)².
     """
     match sequence:
         case Aggregate.MEAN:
@@ -51,32 +50,32 @@ def along_sequence(activations: Tensor, sequence: Aggregate) -> Tensor:
 
 
 class OverBlocks(Protocol):
-    """An aggregate along the batch, of as many blocks as have come."""
+    """A running aggregate along the batch, over the blocks added so far."""
 
     def add(self, values: Tensor) -> None:
-        """Take in (B, units) float64 values, not negative: one row a block."""
+        """Add (B, units) float64 values, not negative: one row per block."""
 
     def merge(self, other: OverBlocks) -> None:
-        """Take in what another of the same class has taken in, on the same device."""
+        """Add the blocks of another aggregate of the same class on the same device."""
 
     @property
     def value(self) -> Tensor:
-        """(units,) float64."""
+        """The aggregate over all blocks, (units,) float64."""
 
 
 class Sum:
-    """A sum over blocks, and their number."""
+    """A sum over blocks, and the number of blocks; base class of ``Mean`` and ``L2``."""
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
         self.blocks = 0
 
     def add(self, values: Tensor) -> None:
-        """Take in (B, units) float64."""
+        """Add (B, units) float64 values."""
         self._take(self._terms(values).sum(dim=0), len(values))
 
     def merge(self, other: OverBlocks) -> None:
-        """Take in another's sum."""
+        """Add another sum."""
         assert isinstance(other, type(self))
         if other.total is not None:
             self._take(other.total, other.blocks)
@@ -94,7 +93,7 @@ class Mean(Sum):
 
     @property
     def value(self) -> Tensor:
-        """(units,) float64."""
+        """The mean, (units,) float64."""
         assert self.total is not None, "nothing was listened to"
         return self.total / self.blocks
 
@@ -107,16 +106,16 @@ class L2(Sum):
 
     @property
     def value(self) -> Tensor:
-        """(units,) float64."""
+        """The norm, (units,) float64."""
         assert self.total is not None, "nothing was listened to"
         return self.total.sqrt()
 
 
 class Variance:
-    """(1/N) Σ(x − x̄)²: of one block 0.
+    """(1/N) Σ(x − x̄)²; 0 for a single block.
 
-    Means and sums of squared deviations are merged as in Chan, Golub and LeVeque (1983), so that no digits
-    cancel where the mean is much larger than what is around it.
+    Means and sums of squared deviations are merged as in Chan, Golub and LeVeque (1983), which avoids
+    cancellation where the mean is much larger than the deviations.
     """
 
     def __init__(self) -> None:
@@ -125,12 +124,12 @@ class Variance:
         self.blocks = 0
 
     def add(self, values: Tensor) -> None:
-        """Take in (B, units) float64."""
+        """Add (B, units) float64 values."""
         mean = values.mean(dim=0)
         self._take(mean, (values - mean).square().sum(dim=0), len(values))
 
     def merge(self, other: OverBlocks) -> None:
-        """Take in another's blocks."""
+        """Add the blocks of another variance."""
         assert isinstance(other, Variance)
         if other.mean is not None and other.deviations is not None:
             self._take(other.mean, other.deviations, other.blocks)
@@ -147,7 +146,7 @@ class Variance:
 
     @property
     def value(self) -> Tensor:
-        """(units,) float64."""
+        """The variance, (units,) float64."""
         assert self.deviations is not None, "nothing was listened to"
         return self.deviations / self.blocks
 
@@ -163,14 +162,14 @@ def _over_blocks(batch: Aggregate) -> OverBlocks:
 
 
 class ActivationGrid:
-    """The units of one place in the teacher, in every aggregation that is wanted, from one pass."""
+    """The activations of one module, aggregated in several ways in the same pass."""
 
     def __init__(self, aggregations: Collection[Aggregation] = (L2_OF_MEANS,)) -> None:
         self.parts = {aggregation: _over_blocks(aggregation.batch) for aggregation in aggregations}
         self.heard = False
 
     def add_blocks(self, activations: Tensor) -> None:
-        """Take in (B, T, units) activations."""
+        """Add (B, T, units) activations."""
         self.heard = True
         by_block: dict[Aggregate, Tensor] = {}
         for aggregation, part in self.parts.items():
@@ -180,74 +179,74 @@ class ActivationGrid:
             part.add(by_block[sequence])
 
     def merge(self, other: ActivationGrid) -> None:
-        """Take in what another grid of the same aggregations has heard, on the same device."""
+        """Add the blocks of another grid with the same aggregations on the same device."""
         assert self.parts.keys() == other.parts.keys()
         self.heard |= other.heard
         for aggregation, part in self.parts.items():
             part.merge(other.parts[aggregation])
 
     def score(self, aggregation: Aggregation) -> Tensor:
-        """(units,) float64 on the host, over all blocks that were taken in."""
+        """Return (units,) float64 scores over all blocks, on the CPU."""
         return self.parts[aggregation].value.cpu()
 
 
-#: States of no length have no direction; their cosine is 0.
+#: Lower bound of the product of two norms, so that states of norm 0 have cosine 0.
 _SHORTEST = 1e-16
 
 
 class SumOfSquares:
-    """A sum of squares by unit, kept in float64 on the device of what is taken in."""
+    """A sum of squares per unit, in float64 on the device of the activations."""
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
 
     def add_tokens(self, activations: Tensor) -> None:
-        """Take in (..., units) activations: a² of each token."""
+        """Add a² of (..., units) activations."""
         self._add(activations.flatten(0, -2).float().square().sum(dim=0).double())
 
     def _add(self, squares: Tensor) -> None:
         self.total = squares if self.total is None else self.total + squares
 
     def merge(self, other: SumOfSquares) -> None:
-        """Take in what another one has heard of other blocks."""
+        """Add the sum over other blocks."""
         if other.total is not None:
             self._add(other.total)
 
     @property
     def norm(self) -> Tensor:
-        """(units,) float64: the L2 norm over all that was taken in."""
+        """The L2 norm over all tokens, (units,) float64 on the CPU."""
         assert self.total is not None, "nothing was listened to"
         return self.total.sqrt().cpu()
 
 
 class ExpertSquares:
-    """The sum over tokens of a² for each neuron of each expert of a layer."""
+    """The sum over tokens of a² of each neuron of each expert of a layer."""
 
     def __init__(self, experts: int) -> None:
         self.experts = experts
         self.total: Tensor | None = None
 
     def add(self, first: int, activations: Tensor) -> None:
-        """Take in (e, n, neurons) activations of the e experts from ``first`` on; n may be 0."""
+        """Add (e, n, I) activations of n tokens in each of the e experts from ``first`` on; n may be 0."""
         sums = activations.float().square().sum(dim=1).double()
         if self.total is None:
             self.total = sums.new_zeros(self.experts, sums.shape[1])
         self.total[first : first + len(sums)] += sums
 
     def merge(self, other: ExpertSquares) -> None:
-        """Take in what another one has heard of other blocks."""
+        """Add the sums over other blocks."""
         if other.total is not None:
             self.total = other.total if self.total is None else self.total + other.total
 
     @property
     def neurons(self) -> Tensor:
-        """(E, I) float64: the L2 norm of each neuron over the tokens routed to its expert."""
+        """The L2 norm of each neuron over the tokens routed to its expert, (E, I) float64."""
         assert self.total is not None, "nothing was listened to"
         return self.total.sqrt().cpu()
 
     @property
     def whole(self) -> Tensor:
-        """(E,) float64: the L2 norm of all neurons together; it grows with size and with use."""
+        """The L2 norm over all neurons and tokens of each expert, (E,) float64; it grows with use."""
         assert self.total is not None, "nothing was listened to"
         return self.total.sum(dim=-1).sqrt().cpu()
 
@@ -260,7 +259,7 @@ class BlockInfluence:
         self.tokens = 0
 
     def add(self, before: Tensor, after: Tensor) -> None:
-        """Take in (B, T, D) states at the layer's input and output."""
+        """Add (B, T, D) states at the layer's input and output."""
         lengths = [
             torch.linalg.vector_norm(states, dim=-1, dtype=torch.float32) for states in (before, after)
         ]
@@ -271,13 +270,13 @@ class BlockInfluence:
         self.tokens += cosine.numel()
 
     def merge(self, other: BlockInfluence) -> None:
-        """Take in what another one has heard of other blocks."""
+        """Add the cosines over other blocks."""
         if other.cosines is not None:
             self.cosines = other.cosines if self.cosines is None else self.cosines + other.cosines
             self.tokens += other.tokens
 
     @property
     def value(self) -> float:
-        """The influence over all tokens seen."""
+        """The block influence over all tokens."""
         assert self.cosines is not None, "nothing was listened to"
         return 1 - float(self.cosines) / self.tokens

@@ -1,12 +1,12 @@
-"""Ranking a teacher that is larger than memory: each layer is read once, for all calibration blocks.
+"""Rank a teacher that is larger than memory: load each layer once, for all calibration blocks.
 
-The class's own decoder runs, once for every layer and batch, but only one of its layers computes. Those
-before it hand on what the layer below was heard to give out, kept from the run before; those after it
-hand on what it gives. All that decoders do around their layers (masks, positions, other embeddings)
-is done by their own code, so that nothing of it has to be known here.
+The model class's own decoder runs once for every layer and batch, but only one of its layers computes. The
+layers before it return the output of the layer below, stored in the run before; the layers after it
+return its output unchanged. The decoder's own code does everything around the layers (masks, positions, other
+embeddings), so this module needs to know nothing about it.
 
-In memory there are the parameters of one layer, those outside the layers, and a batch's activations;
-the states between two layers lie in a mapped file, which takes memory only while there is some to spare.
+Memory holds the parameters of one layer, those outside the layers, and one batch's activations. The states
+between two layers lie in a memory-mapped file, which the system can write out to disk.
 """
 
 from __future__ import annotations
@@ -52,26 +52,26 @@ def rank_from_disk(
     trust_remote_code: bool = False,
     accelerator: Accelerator | None = None,
 ) -> Ranking:
-    """The ranking that ``rank`` gives, of a teacher of which only one layer is in memory at a time.
+    """Return the ranking that ``rank`` gives, with only one layer of the teacher in memory at a time.
 
-    Every weight is read once; those that read the stream a second time where the basis asks for it.
+    Every weight is loaded once; some bases load the matrices that read the residual stream a second time.
 
     Args:
         directory: the teacher's.
         axis_map: the teacher's.
-        calibration: (N, T) token numbers; each block is one sample of the batch.
+        calibration: (N, T) token ids; each block is one sample of the batch.
         fingerprint: from ``ranking_fingerprint``.
-        advance: told the number of blocks after each batch has passed the last layer.
-        method: activations and block influence, the default; in any basis.
+        advance: called with the number of blocks after each batch has passed the last layer.
+        method: has to score by activations and block influence, the default; any basis is possible.
         device: where layers are computed.
         dtype: of the weights in memory.
-        scratch: a folder with room for the states of all blocks; by default that of temporary files.
+        scratch: a folder with room for the states of all blocks; by default the system's temporary folder.
         trust_remote_code: whether Python code that comes with the model may run.
         accelerator: as for ``rank``.
 
     Raises:
-        InputError: the method needs the whole teacher, its layers share more than the stream, the states do
-            not fit on the disk; and as for ``rank``.
+        InputError: the method needs the whole teacher, its layers share more than the residual stream, or the
+            states do not fit on the disk; and as for ``rank``.
     """
     method = method or Method()
     _refuse_method(method)
@@ -94,7 +94,7 @@ def _listen(
     states: _States,
     advance: Callable[[int], None],
 ) -> None:
-    """Pass all batches through one layer after the other, then through what comes behind the last."""
+    """Pass all batches through one layer after the other, then through the modules after the last."""
     layers = layer_modules(teacher.model, listener.axis_map)
     prefixes = [f"{listener.axis_map.stacks[0]}{number}" for number in range(len(layers))]
     teacher.fetch(lambda name: not any(_within(prefix, name) for prefix in prefixes))
@@ -118,7 +118,7 @@ def _listen(
 
 
 def _read(listener: ActivationListener, tokens: Tensor) -> None:
-    """Run the decoder; a class whose layers miss what others did fails in ways of its own."""
+    """Run the decoder. A class whose layers depend on the side effects of others may raise anything."""
     try:
         listener.read(tokens)
     except (InputError, torch.OutOfMemoryError):
@@ -135,7 +135,7 @@ def _within(prefix: str, name: str) -> bool:
 
 @dataclass
 class _Passing:
-    """Which layer computes, and what all others hand on."""
+    """Which layer computes, and what all other layers return."""
 
     computes: int | None = None
     output: Any = None
@@ -143,7 +143,7 @@ class _Passing:
 
 @contextmanager
 def _one_computes(layers: Sequence[nn.Module]) -> Iterator[_Passing]:
-    """Within the context only one layer of a decoder computes."""
+    """Within the context, only one layer of a decoder computes."""
     passing = _Passing()
 
     def forward(number: int, own: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
@@ -162,7 +162,7 @@ def _one_computes(layers: Sequence[nn.Module]) -> Iterator[_Passing]:
 
 
 class _States:
-    """What a layer gives out for every block, in a mapped file, batch after batch."""
+    """The output of one layer for every block, batch after batch in a memory-mapped file."""
 
     def __init__(self, folder: Path, blocks: int) -> None:
         self._folder, self._blocks = folder, blocks
@@ -171,7 +171,7 @@ class _States:
         self._rest: tuple[Tensor | None, ...] | None = None
 
     def write(self, batch: int, blocks: int, output: Any) -> None:
-        """Keep the output for a batch of so many blocks; the first time batches come in their order."""
+        """Store the output for a batch of ``blocks`` blocks; batches first arrive in their order."""
         states = output if isinstance(output, Tensor) else output[0]
         self._rest = None if isinstance(output, Tensor) else tuple(map(_without_memory, output[1:]))
         if self._all is None:
@@ -184,7 +184,7 @@ class _States:
         return max((start + shape.numel() for start, shape in self._places.values()), default=0)
 
     def read(self, batch: int, device: torch.device) -> Any:
-        """The output for a batch as the layer gave it; whatever is not its states comes without memory."""
+        """Return the stored output of a batch; tensors other than the states are on the meta device."""
         assert self._all is not None, "nothing was written"
         start, shape = self._places[batch]
         states = self._all[start : start + shape.numel()].view(shape).to(device)
@@ -202,9 +202,9 @@ class _States:
 
 
 def _read_by(teacher: TeacherOnDisk, axis_map: AxisMap, basis: BasisName, covariance: Tensor) -> Tensor:
-    """(D, D) how the stream is read, as in ``covariance.reading``, one layer in memory at a time."""
+    """Return ``reader_weighting`` of the whole teacher, (D, D), with one layer in memory at a time."""
     total = torch.zeros_like(covariance)
-    if basis is BasisName.PRINCIPAL:  # does not look at it
+    if basis is BasisName.PRINCIPAL:  # which does not use it
         return total
     stream = axis_map.stream
     assert stream is not None, "only a stream that can be turned has a basis"
@@ -241,7 +241,7 @@ def _refuse_stacks(axis_map: AxisMap) -> None:
 
 
 def _refuse_sharing(given: Sequence[Any]) -> None:
-    """Layers that write into what all are given, or are given more of one another than the stream."""
+    """Refuse layers that share a mutable object, or that pass one another more than the stream."""
     parts = [part for value in given for part in (value if isinstance(value, tuple) else (value,))]
     if any(isinstance(part, dict | list) for part in parts):
         raise _not_layer_by_layer("layers share a dictionary or a list")
@@ -250,7 +250,7 @@ def _refuse_sharing(given: Sequence[Any]) -> None:
 
 
 def _without_memory(value: Any) -> Tensor | None:
-    """In place of what a layer gives out besides its states, which few decoders look at."""
+    """Return a meta tensor for an output other than the states; few decoders use those outputs."""
     return value.to("meta") if isinstance(value, Tensor) else None
 
 

@@ -1,14 +1,14 @@
-"""Importance in rounds: score, prune a part of what has to go, and score again what is left.
+"""Iterative importance: score, prune part of the units, score the student, and so on for several rounds.
 
-A student's units are the first of every order of the ranking that it was cut by. Scored anew they get
-an order of their own, all of them before those that the student lacks. Scores follow: survivors keep
-their new ones, raised as far as is needed to stand above the fallen.
+The result is an ordinary ranking of the teacher. Students of the target's sizes that are cut by it have
+exactly the units that survived all rounds. Minitron (arXiv 2407.14679, section 2.2, table 14) found one
+round as good as several, so one round is the default.
+
+After each round the student's ranking is merged into the teacher's. The units that the student has come
+first in every order, sorted by their new scores; the pruned units follow in their old order. New scores are
+raised by a constant where necessary, so that they are above those of the pruned units.
 
 Legend: as in ``space.cutting.ranking``.
-
-Minitron (arXiv 2407.14679, section 2.2, table 14) found one round as good as several, so a single shot
-is the default. What comes of the rounds is an ordinary ranking of the teacher, whose students of the
-target's sizes have just the units that survived them all.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from space.cutting.ranking import Ranking, descending
 from space.cutting.rounds import architectures_between
 from space.input_error import InputError
 
-#: Of the scores, what survivors stand above the fallen by.
+#: Relative margin by which the scores of surviving units are above those of pruned ones.
 _GAP = 2.0**-20
 
 
 class RankingMerge:
-    """A teacher's ranking that takes in what a student's says.
+    """Merges a student's ranking into its teacher's.
 
     Args:
         axis_map: the teacher's.
-        ranking: the one that the student was cut by.
+        ranking: the teacher's ranking that the student was cut by.
         architecture: the student's sizes.
-        layers: the teacher's layers that it has.
+        layers: the teacher's layers that the student has.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class RankingMerge:
         self.orders = {axis: of.clone() for axis, of in ranking.orders.items()}
 
     def with_scores(self, found: Ranking, axes: Collection[Axis]) -> Ranking:
-        """The teacher's ranking after a round.
+        """Return the teacher's ranking with the student's scores merged in.
 
         Args:
-            found: the student's.
-            axes: those that the round decides on; all others stay as they are.
+            found: the student's ranking.
+            axes: the axes to update; all others keep their scores.
         """
         for axis in axes & self.scores.keys() & found.scores.keys():
             if axis is Axis.HEADS:
@@ -74,7 +74,7 @@ class RankingMerge:
         return replace(self.ranking, scores=self.scores)
 
     def _rows(self, axis: Axis, found: Ranking) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
-        """Where in the scores, the teacher's numbers of the survivors, and the student's scores of them."""
+        """Yield for each row of scores its index, the survivors' teacher indices, and their new scores."""
         if axis is Axis.HIDDEN:
             yield (), self._survivors(axis, None, None), found.scores[axis]
             return
@@ -90,7 +90,7 @@ class RankingMerge:
                 yield (layer,), self._survivors(axis, layer, None), scores
 
     def _survivors(self, axis: Axis, layer: int | None, within: int | None) -> Tensor:
-        """The teacher's numbers of the student's units, in the student's order."""
+        """Return the teacher indices of the student's units, in the student's order."""
         order, student = self.ranking.order(axis, layer, within), self.architecture
         if axis not in self.axis_map.sortable:
             return torch.arange(len(order))
@@ -101,7 +101,7 @@ class RankingMerge:
         ]
 
     def _experts(self, layer: int) -> list[int]:
-        """The teacher's numbers of the student's experts."""
+        """Return the teacher indices of the student's experts."""
         groups, size = self.ranking.expert_groups, self.axis_map.teacher.experts // self.ranking.expert_groups
         return [
             group * size + expert
@@ -118,7 +118,7 @@ class RankingMerge:
         scores[row] = _raised(scores[row], survivors, found, order)
 
     def _heads(self, found: Ranking) -> None:
-        """Heads within their groups, then groups, which are scored by the sum over their heads."""
+        """Update heads within their KV groups, then the groups, scored by the sum over their heads."""
         groups, kv_heads = self.ranking.kv_heads, self.architecture.kv_heads
         heads = self.scores[Axis.HEADS].unflatten(-1, (groups, -1))
         for place, layer in enumerate(self.layers):
@@ -135,7 +135,7 @@ class RankingMerge:
             heads[layer] += ((sums - heads[layer].sum(-1)) / heads.shape[-1])[:, None]
 
     def _settle(self) -> None:
-        """Where scores are too close to tell units apart, their places stand in for them."""
+        """Replace the scores of a row by positions in its order where rounding made their order wrong."""
         orders = replace(self.ranking, scores=self.scores).orders
         for axis, wanted in self.orders.items():
             if axis in (Axis.HEADS, Axis.KV_HEADS) or torch.equal(orders[axis], wanted):
@@ -154,12 +154,12 @@ class RankingMerge:
 
 
 def _first(order: Tensor, best: Tensor) -> Tensor:
-    """The units of ``best``, then all others of ``order`` in its order."""
+    """Return the units of ``best``, then the other units of ``order`` in its order."""
     return torch.cat([best, order[~torch.isin(order, best)]])
 
 
 def _raised(scores: Tensor, survivors: Tensor, found: Tensor, order: Tensor) -> Tensor:
-    """The scores with new ones for survivors, all raised alike if that is needed for ``order``."""
+    """Return the scores with the survivors' new ones, raised by a constant if ``order`` requires it."""
     new = scores.clone()
     new[survivors] = found.double()
     if len(survivors) < len(scores) and not torch.equal(descending(new), order):
@@ -170,18 +170,18 @@ def _raised(scores: Tensor, survivors: Tensor, found: Tensor, order: Tensor) -> 
 
 
 def _places(order: Tensor) -> Tensor:
-    """Whole numbers, the first of an order the highest."""
+    """Return scores that give an order: n for its first unit down to 1 for its last."""
     down = torch.arange(order.shape[-1], 0, -1, dtype=torch.float64, device=order.device)
     return torch.empty(order.shape, dtype=torch.float64).scatter_(-1, order, down.expand(order.shape))
 
 
 class RoundPhase(StrEnum):
-    """What a part of a round scores and prunes."""
+    """The axes that one phase of a round scores and prunes."""
 
     TOGETHER = "together"
-    """Width and depth, from one scoring."""
+    """Width and depth, from the same scoring."""
     WIDTH = "width"
-    """Everything inside the layers, and hidden."""
+    """Every axis but layers."""
     DEPTH = "depth"
 
 
@@ -210,23 +210,23 @@ def rank_in_rounds(
 
     Each phase but the last scores, then prunes its axes by (teacher − target) / rounds units, or up to
     the next size that the class allows. With one round of one phase the scores are those of ``rank``. In a
-    turned basis the directions of the first round stay; students are cut along them.
+    basis other than coordinates, all rounds keep the directions found in the first round.
 
     Args:
-        model: the teacher, in evaluation mode; stays as it is.
+        model: the teacher, in evaluation mode; not changed.
         axis_map: the teacher's.
-        calibration: (N, T) token numbers; each block is one sample of the batch.
-        fingerprint: of all that the ranking depends on, target and order among it.
+        calibration: (N, T) token ids; each block is one sample of the batch.
+        fingerprint: of everything that the ranking depends on, target and order included.
         target: the sizes after the last round: the smallest that students may have.
-        advance: told the number of blocks after each batch; N blocks a phase.
+        advance: called with the number of blocks after each batch; N blocks per phase.
         method: how each round scores, and how many there are.
         order: the phases of a round; (WIDTH, DEPTH) scores layers after the widths have been cut.
-        accelerator: as for ``rank``; every process prunes the same.
-        judge: as for ``rank``; it is asked about the students of every phase.
+        accelerator: as for ``rank``; every process prunes the same units.
+        judge: as for ``rank``; also scores the students of every phase.
 
     Raises:
-        InputError: activations are not finite, the class computes with an axis in an unknown way or cannot be
-            told to keep just the layers of a round, or layers in a row are to be scored in several rounds.
+        InputError: activations are not finite, the class computes with an axis in an unknown way or cannot
+            keep just the layers of a round, or blocks of layers are to be scored in several rounds.
     """
     once = replace(method, rounds=1)
     _check(method, order)
@@ -259,6 +259,6 @@ def _check(method: Method, order: Sequence[RoundPhase]) -> None:
 
 
 def _pruned(reached: Architecture, sizes: Architecture, phase: RoundPhase) -> Architecture:
-    """The sizes after a phase of a round that leads to ``sizes``."""
+    """Return the sizes after one phase of the round that ends at ``sizes``."""
     changed = {axis.value: sizes[axis] for axis in _AXES[phase]}
     return replace(reached, **changed)

@@ -1,11 +1,11 @@
-"""Running a teacher without some of its layers, by the class's own forward.
+"""Run a teacher without some of its layers, through the model class's own forward.
 
-The naive way runs the whole model, and layers that are out pass on what they were given. The quick
-way starts from one full pass whose states between the layers were kept: what lies before the layers
-that are out is not run again, since the last of them hands over the states that the first was given.
+The simple way runs the whole model, and removed layers return their input. The fast way reuses the states at
+the layer boundaries of one full pass: the layers before a removed block do not run again, and the last
+layer of the block returns the stored input of its first.
 
-Some classes hand keys, values or more from layer to layer beside the states. Then a pass that does
-not run the first layers differs from one that does, or fails, and every pass has to be a whole one.
+In some classes layers pass keys, values or other tensors to later layers beside the hidden states. A pass
+that skips the first layers then gives other results or fails, so every pass has to be a full one.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Forward = Callable[..., Any]
 
 @dataclass
 class Boundaries:
-    """The states at both ends of every layer, of one forward pass."""
+    """The hidden states at the input and output of every layer in one forward pass."""
 
     places: dict[int, int | str] = field(default_factory=dict)
-    """Where among a layer's arguments its states are: a position or a name."""
+    """Which argument of each layer holds the states: a position or a keyword."""
     before: dict[int, Tensor] = field(default_factory=dict)
-    """(B, T, D) what each layer was given."""
+    """(B, T, D) states at the input of each layer."""
     outputs: dict[int, Tensor | tuple[Any, ...]] = field(default_factory=dict)
-    """What each layer returned: states, or states and more."""
+    """What each layer returned: the states, or a tuple that begins with them."""
 
     def note(
         self,
@@ -45,7 +45,7 @@ class Boundaries:
         keywords: Mapping[str, Any],
         output: Tensor | tuple[Any, ...],
     ) -> None:
-        """Take in one call of a layer."""
+        """Record one call of a layer."""
         after = output if isinstance(output, Tensor) else output[0]
         given: list[tuple[int | str, Any]] = [*enumerate(arguments), *keywords.items()]
         self.places[layer], self.before[layer] = next(
@@ -56,13 +56,13 @@ class Boundaries:
         self.outputs[layer] = output
 
     def clear(self) -> None:
-        """Forget the pass."""
+        """Drop the recorded states."""
         self.before.clear()
         self.outputs.clear()
 
     @property
     def states(self) -> list[Tensor]:
-        """L + 1 times (B, T, D): what each layer was given, and what the last one returned."""
+        """L + 1 tensors (B, T, D): the input of each layer, and the output of the last."""
         last = self.outputs[len(self.before) - 1]
         return [self.before[n] for n in range(len(self.before))] + [
             last if isinstance(last, Tensor) else last[0]
@@ -71,7 +71,7 @@ class Boundaries:
 
 @contextmanager
 def recording_boundaries(layers: Sequence[nn.Module], boundaries: Boundaries) -> Iterator[None]:
-    """Within the context every pass through the layers is noted."""
+    """Within the context, record every pass through the layers."""
     with ExitStack() as stack:
         for number, layer in enumerate(layers):
 
@@ -84,9 +84,9 @@ def recording_boundaries(layers: Sequence[nn.Module], boundaries: Boundaries) ->
 
 @contextmanager
 def skipping_layers(layers: Sequence[nn.Module], out: Collection[int]) -> Iterator[None]:
-    """Within the context the layers of these numbers run, but hand on what they were given.
+    """Within the context, the layers with these indices run but return their input states.
 
-    As they run, whatever else they do is done: caches are filled, other layers find what they share.
+    Their side effects remain: caches are filled, and later layers find what these layers share with them.
     """
 
     def hand_on(_: nn.Module, arguments: Any, keywords: Any, output: Any) -> Any:
@@ -107,7 +107,7 @@ def _like(output: Tensor | tuple[Any, ...], states: Tensor) -> Tensor | tuple[An
 
 @contextmanager
 def _replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
-    """Within the context modules compute something else."""
+    """Within the context, replace the ``forward`` of modules."""
     before = {module: vars(module).get("forward") for module in forwards}
     for module, forward in forwards.items():
         vars(module)["forward"] = forward
@@ -121,7 +121,7 @@ def _replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
 
 
 class PartialPasses:
-    """Passes over one batch with layers out."""
+    """Forward passes over one batch with some layers removed."""
 
     def __init__(
         self,
@@ -136,9 +136,9 @@ class PartialPasses:
 
         Args:
             model: in evaluation mode.
-            axis_map: its map.
-            tokens: (B, T) token numbers on the model's device.
-            gone: layers that are out in every pass.
+            axis_map: the model's.
+            tokens: (B, T) token ids on the model's device.
+            gone: layers that are removed in every pass.
             reuse: whether later passes start from the states of this one.
         """
         assert not model.training, "layers are scored in evaluation mode"
@@ -146,28 +146,28 @@ class PartialPasses:
         self.gone, self.reuse = frozenset(gone), reuse
         self.layers = layer_modules(model, axis_map)
         self.boundaries = Boundaries()
-        # Hooks run in the order in which they were made: what is noted is what a layer itself returned.
+        # Hooks run in the order of registration, so the recorded output is what the layer itself returned.
         with recording_boundaries(self.layers, self.boundaries), skipping_layers(self.layers, self.gone):
-            #: (B, T, D) the final states with ``gone`` out.
+            #: (B, T, D) the final states without the layers in ``gone``.
             self.whole = final_states(model, tokens)
 
     @property
     def stackable(self) -> bool:
-        """Whether states of several starts may run as one batch: layers return nothing else."""
+        """Whether passes from several starts may run as one batch: every layer returns only its states."""
         outputs = self.boundaries.outputs.values()
         return self.reuse and all(
             isinstance(output, Tensor) and output.shape[:2] == self.tokens.shape for output in outputs
         )
 
     def without(self, start: int, stop: int) -> Tensor:
-        """(B, T, D) the final states with the layers from ``start`` to before ``stop`` out, too."""
+        """Return (B, T, D) final states with layers ``start`` to ``stop - 1`` removed as well."""
         if self.reuse:
             return self.handed_over([start], stop)
         with skipping_layers(self.layers, self.gone | set(range(start, stop))):
             return final_states(self.model, self.tokens)
 
     def handed_over(self, starts: Sequence[int], stop: int) -> Tensor:
-        """(n × B, T, D) the final states if layer ``stop`` is given what each of n ``starts`` was given."""
+        """Return (n × B, T, D) final states where layer ``stop`` reads the input of each of n ``starts``."""
         states = [self.boundaries.before[start] for start in starts]
         given = torch.cat([values.to(states[-1].device) for values in states]) if states[1:] else states[0]
         forwards = {self.layers[layer]: self._hand_on(layer) for layer in {*range(stop), *self.gone}}
@@ -176,7 +176,7 @@ class PartialPasses:
             return final_states(self.model, self.tokens.repeat(len(starts), 1))
 
     def _hand_on(self, layer: int) -> Forward:
-        """A layer that computes nothing."""
+        """Return a ``forward`` for a layer that returns its input states."""
         place, output = self.boundaries.places[layer], self.boundaries.outputs[layer]
 
         def forward(*arguments: Any, **keywords: Any) -> Any:
@@ -187,35 +187,35 @@ class PartialPasses:
 
 @dataclass(frozen=True, eq=False)
 class DepthSetting:
-    """A teacher and its text."""
+    """The teacher and the calibration text that layers are scored with."""
 
     model: PreTrainedModel
     """In evaluation mode."""
     axis_map: AxisMap
     batches: Sequence[Tensor]
-    """Each (B, T) token numbers, those of this process."""
+    """This process's batches, each (B, T) token ids."""
     reuse: bool = True
-    """Whether passes may start in the middle, from ``sharing.only_states``."""
+    """Whether passes may start at an inner layer; see ``depends_on_states_alone``."""
     accelerator: Accelerator | None = None
-    """Of the processes, each with batches of its own; None for this one alone."""
+    """Of the processes that share the calibration set; None if there is only one process."""
 
     @property
     def layers(self) -> int:
-        """L, the teacher's."""
+        """The teacher's number of layers, L."""
         return self.axis_map.teacher.layers
 
     def passes(self, gone: Collection[int] = ()) -> Iterator[PartialPasses]:
-        """A whole pass over each batch, with some layers gone."""
+        """Yield for each batch a full pass, without the layers in ``gone``."""
         for batch in self.batches:
             tokens = batch.to(self.model.device, torch.long)
             yield PartialPasses(self.model, self.axis_map, tokens, gone, reuse=self.reuse)
 
     def mean(self, total: Tensor, count: int) -> Tensor:
-        """The sum of all processes' totals over the sum of their counts; the same in each.
+        """Return the sum of all processes' totals over the sum of their counts, the same in each process.
 
         Args:
-            total: of this process, on the host.
-            count: of its summands.
+            total: this process's, on the CPU.
+            count: the number of summands in ``total``.
         """
         if self.accelerator is not None and self.accelerator.num_processes > 1:
             parts = gather_object([(total, count)])
@@ -224,20 +224,20 @@ class DepthSetting:
         return total / count
 
 
-#: Tokens that both ways are compared on.
+#: Tokens on which fast and full passes are compared.
 _TOKENS = 8
 
 
 @torch.no_grad()
 def depends_on_states_alone(model: PreTrainedModel, axis_map: AxisMap, calibration: Tensor) -> bool:
-    """Whether passes that start in the middle give what whole passes give.
+    """Whether passes that start at an inner layer give the same states as full passes.
 
-    Compared are passes that start at every layer and lack none, and two that lack some.
+    Compares passes that start at each layer and remove none, and two that remove some layers.
 
     Args:
         model: in evaluation mode.
-        axis_map: its map.
-        calibration: (N, T) token numbers, of which a few are used.
+        axis_map: the model's.
+        calibration: (N, T) token ids, of which the first few are used.
     """
     tokens = calibration[:1, :_TOKENS].to(model.device, torch.long)
     layers = axis_map.teacher.layers
@@ -252,6 +252,6 @@ def depends_on_states_alone(model: PreTrainedModel, axis_map: AxisMap, calibrati
 
 
 def _alike(found: Tensor, wanted: Tensor) -> bool:
-    """Up to half the digits; where there are no numbers, nothing speaks against it."""
+    """Whether states agree to half the digits of their dtype; true if the difference is NaN."""
     off = float((found - wanted).abs().max())
     return not off > torch.finfo(wanted.dtype).eps ** 0.5 * float(wanted.abs().max())

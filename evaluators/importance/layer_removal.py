@@ -1,13 +1,12 @@
-"""What it costs to be without layers: loss, divergence or block influence, one by one or in a row.
+"""The cost of removing layers, one by one or in blocks: loss, divergence or block influence.
 
-Logits exist for a slice of the tokens at a time.
+Block influence is 1 − cosine between the states at the two ends of a layer or block, averaged over tokens
+(arXiv 2407.14679, section 2.2, for one layer; arXiv 2403.17887, section 3.2, takes the arc cosine for
+several). The states at all L + 1 layer boundaries of a batch are held at once and compared in pairs.
 
-1 − cosine between the states at two ends, averaged over tokens (arXiv 2407.14679, section 2.2, for one
-layer; arXiv 2403.17887, section 3.2, has the arc cosine for several): the states of all L + 1
-boundaries are held while a batch passes, and compared two by two.
-
-With L layers, the L passes without one each run (L − 1) / 2 layers on average, after one whole pass.
-Blocks that end at the same layer go on from there alike, so their states run as one batch.
+Loss and divergence need one pass per removed layer or block. Without one layer each, L passes run (L − 1) / 2
+layers on average, after one full pass. Blocks that end at the same layer run the same remaining layers, so
+their states run as one batch. Logits are computed for a slice of the tokens at a time.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from evaluators.huggingface.final_states import logits_of, token_slice, vocabula
 from evaluators.importance.layer_passes import Boundaries, DepthSetting, PartialPasses, recording_boundaries
 from space.axes.axis_map import AxisMap, layer_modules
 
-#: Of final states (B, T, D): the sum of the costs of their tokens in nats, and the number of summands.
+#: Maps final states (B, T, D) to the sum of their tokens' costs in nats, and the number of summands.
 Cost = Callable[[Tensor], tuple[float, int]]
 
 
@@ -37,7 +36,7 @@ class NextTokenLoss:
         self.model, self.nexts = model, tokens[:, 1:].flatten()
 
     def __call__(self, states: Tensor) -> tuple[float, int]:
-        """The sum over the predicted tokens, and their number.
+        """Return the sum over the predicted tokens, and their number.
 
         Args:
             states: (B, T, D) final states.
@@ -52,13 +51,13 @@ class NextTokenLoss:
 
 
 class TeacherDivergence:
-    """KL(p‖q) = Σ p (log p − log q) in nats, with p the whole teacher's and q those of other states."""
+    """KL(p‖q) = Σ p (log p − log q) in nats, with p the full teacher's distribution and q the given one."""
 
     def __init__(self, model: PreTrainedModel, whole: Tensor) -> None:
         self.model, self.whole = model, whole.flatten(0, 1)
 
     def __call__(self, states: Tensor) -> tuple[float, int]:
-        """The sum over the tokens, and their number.
+        """Return the sum over the tokens, and their number.
 
         Args:
             states: (B, T, D) final states.
@@ -78,7 +77,7 @@ _TOKENS_AT_ONCE = 512
 
 
 class BoundaryCosines:
-    """Cosines between all boundaries, summed over tokens in float64; only those with later ones."""
+    """Cosines between each layer boundary and all later ones, summed over tokens in float64."""
 
     def __init__(self, model: PreTrainedModel, axis_map: AxisMap) -> None:
         self.layers = layer_modules(model, axis_map)
@@ -87,7 +86,7 @@ class BoundaryCosines:
 
     @contextmanager
     def on(self) -> Iterator[None]:
-        """Within the context every pass is taken in; the states of one at a time are held."""
+        """Within the context, add every forward pass; the states of one pass at a time are held."""
         boundaries = Boundaries()
 
         def passed(_: nn.Module, __: Any, ___: Any) -> None:
@@ -102,12 +101,12 @@ class BoundaryCosines:
                 handle.remove()
 
     def add(self, states: Sequence[Tensor]) -> None:
-        """Take in L + 1 times (..., D) states of the same tokens; those of no length have cosine 0."""
+        """Add L + 1 tensors (..., D) of the same tokens' states; states of norm 0 have cosine 0."""
         rows = [values.detach().reshape(-1, values.shape[-1]) for values in states]
         for parts in zip(*(values.split(_TOKENS_AT_ONCE) for values in rows), strict=True):
             units = torch.stack([part.to(parts[0].device).float() for part in parts])
             units /= torch.linalg.vector_norm(units, dim=-1, keepdim=True).clamp_min(_SHORTEST)
-            # No matrix product: equal layers shall come out equal, whatever their place.
+            # A matrix product could round equal layers differently, depending on their position.
             for number, one in enumerate(units):
                 cosines = torch.linalg.vecdot(one, units[number:])
                 self.total[number, number:] += cosines.sum(-1, dtype=torch.float64).cpu()
@@ -115,10 +114,10 @@ class BoundaryCosines:
 
 
 def block_influence(cosines: Tensor) -> Tensor:
-    """(L, L): [n − 1, i] is 1 − cosine of boundaries i and i + n; +inf beyond the last.
+    """Return (L, L): [n − 1, i] is 1 − cosine of boundaries i and i + n; +inf beyond the last layer.
 
     Args:
-        cosines: (L + 1, L + 1) of each boundary with later ones, mean over tokens.
+        cosines: (L + 1, L + 1) mean cosines over tokens between each boundary and later ones.
     """
     blocks = torch.full_like(cosines[1:, 1:], torch.inf)
     for length in range(1, len(cosines)):
@@ -126,19 +125,22 @@ def block_influence(cosines: Tensor) -> Tensor:
     return blocks
 
 
-#: Of a pass over a batch, what its costs are measured by.
+#: Makes the cost function of a batch from its full pass.
 Costs = Callable[[PartialPasses], Cost]
-#: Tokens of one pass, if several starts run as one batch.
+#: Most tokens of a pass in which several starts run as one batch.
 TOKENS_AT_ONCE = 4096
 
 
 def by_loss(passes: PartialPasses) -> Cost:
-    """Loss of the next token."""
+    """Return the cost function of a batch: the loss of the next token."""
     return NextTokenLoss(passes.model, passes.tokens)
 
 
 def by_divergence(passes: PartialPasses) -> Cost:
-    """Divergence from the whole teacher, which runs once more if the pass lacks some layers."""
+    """Return the cost function of a batch: the divergence from the full teacher.
+
+    The full teacher runs once more if some layers are removed in every pass.
+    """
     if not passes.gone:
         return TeacherDivergence(passes.model, passes.whole)
     return TeacherDivergence(passes.model, PartialPasses(passes.model, passes.axis_map, passes.tokens).whole)
@@ -146,12 +148,12 @@ def by_divergence(passes: PartialPasses) -> Cost:
 
 @torch.no_grad()
 def without_each(setting: DepthSetting, costs: Costs, gone: Collection[int] = ()) -> Tensor:
-    """(L,) float64: the mean cost in nats per token without each layer; NaN for those in ``gone``.
+    """Return (L,) float64: the mean cost in nats per token without each layer; NaN for those in ``gone``.
 
     Args:
         setting: teacher and text.
-        costs: loss or divergence.
-        gone: layers that are out anyway.
+        costs: ``by_loss`` or ``by_divergence``.
+        gone: layers that are removed in every pass.
     """
     total, count = torch.zeros(setting.layers, dtype=torch.float64), 0
     total[list(gone)] = torch.nan
@@ -168,11 +170,11 @@ def without_each(setting: DepthSetting, costs: Costs, gone: Collection[int] = ()
 
 @torch.no_grad()
 def without_blocks(setting: DepthSetting, costs: Costs) -> Tensor:
-    """(L, L) float64: [n − 1, i] is the mean cost without the n layers from i on; +inf beyond the last.
+    """Return (L, L) float64: [n − 1, i] is the mean cost without the n layers from i; +inf beyond the last.
 
     Args:
         setting: teacher and text.
-        costs: loss or divergence.
+        costs: ``by_loss`` or ``by_divergence``.
     """
     total, count = torch.zeros(setting.layers, setting.layers, dtype=torch.float64), 0
     for passes in setting.passes():
@@ -188,7 +190,7 @@ def without_blocks(setting: DepthSetting, costs: Costs) -> Tensor:
 
 
 def _ends(passes: PartialPasses, stop: int) -> Iterator[Tensor]:
-    """The final states without the layers from each start to before ``stop``."""
+    """Yield for each start from 0 the final states without layers start to ``stop - 1``."""
     for starts in _groups(passes, stop):
         if len(starts) == 1:
             yield passes.without(starts[0], stop)
@@ -197,21 +199,21 @@ def _ends(passes: PartialPasses, stop: int) -> Iterator[Tensor]:
 
 
 def _groups(passes: PartialPasses, stop: int) -> list[Sequence[int]]:
-    """Starts that run together."""
+    """Split the starts before ``stop`` into groups that run as one batch each."""
     most = max(1, TOKENS_AT_ONCE // passes.tokens.numel()) if passes.stackable else 1
     return [range(first, min(stop, first + most)) for first in range(0, stop, most)]
 
 
-#: Of the layers that are gone: (L,) scores, higher is more important; theirs are not read.
+#: Maps removed layers to (L,) scores, higher is more important; those of removed layers are ignored.
 Scoring = Callable[[Collection[int]], Tensor]
 
 
 def removal_order(layers: int, scoring: Scoring) -> list[int]:
-    """All layers, the first to be taken out first; of equal ones the later goes.
+    """Return all layers in the order of greedy removal; among equal scores the later layer goes first.
 
     Args:
-        layers: how many there are.
-        scoring: is asked layers − 1 times.
+        layers: the number of layers.
+        scoring: called layers − 1 times.
     """
     order: list[int] = []
     while len(order) < layers - 1:
@@ -221,17 +223,17 @@ def removal_order(layers: int, scoring: Scoring) -> list[int]:
 
 
 def removal_ranks(order: list[int]) -> Tensor:
-    """(L,) float32: when each layer is taken out, 0 for the first."""
+    """Return (L,) float32: the position of each layer in the order of removal, 0 for the first."""
     return torch.tensor([order.index(layer) for layer in range(len(order))]).float()
 
 
 @torch.no_grad()
 def influence_without(setting: DepthSetting, gone: Collection[int]) -> Tensor:
-    """(L,) float64: block influence of each layer while those in ``gone`` pass on what they get.
+    """Return (L,) float64: the block influence of each layer without the layers in ``gone``.
 
     Args:
         setting: teacher and text.
-        gone: layers that are out; what is returned of them is not to be read.
+        gone: removed layers; their own values are meaningless.
     """
     total, count = torch.zeros(setting.layers, dtype=torch.float64), 0
     for passes in setting.passes(gone):

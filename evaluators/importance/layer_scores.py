@@ -1,4 +1,4 @@
-"""Scores of the layers by the chosen method, beside those that the ranking pass itself gives."""
+"""Scores of layers by the methods that the ranking's own forward pass does not give."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from space.axes.axis_map import layer_modules
 from space.cutting.ranking import Ranking
 from space.input_error import InputError
 
-#: A benchmark: of a model its score, higher is better.
+#: A benchmark: maps a model to its score, higher is better.
 TaskScorer = Callable[[PreTrainedModel], float]
-#: Ways that score one layer after the other, so that some can be out already.
+#: Methods that score each layer by itself, and so also with other layers already removed.
 _ONE_BY_ONE = (Depth.INFLUENCE, Depth.PERPLEXITY, Depth.DIVERGENCE)
 _COSTS = {
     Depth.PERPLEXITY: by_loss,
@@ -46,17 +46,17 @@ def with_layer_scores(
     chords: BoundaryCosines,
     judge: TaskScorer | None = None,
 ) -> Ranking:
-    """A ranking with its layers scored by the chosen method.
+    """Return a ranking with its layers scored by the chosen method.
 
     Args:
         ranking: with block influence, from the ranking pass.
         setting: teacher and text.
-        method: that ``check_depth`` has seen.
-        chords: for ``Depth.BLOCK_INFLUENCE``, taken in during the ranking pass.
-        judge: for ``Depth.BENCHMARK``.
+        method: checked by ``check_depth``.
+        chords: cosines collected in the ranking pass, for ``Depth.BLOCK_INFLUENCE``.
+        judge: the benchmark, for ``Depth.BENCHMARK``.
 
     Raises:
-        InputError: loss, divergence or score without a layer is not finite.
+        InputError: a loss, divergence or score without a layer is not finite.
     """
     if method.depth is Depth.BLOCK_INFLUENCE:
         found = block_scores(block_influence(setting.mean(chords.total, chords.tokens)), method.depth)
@@ -69,16 +69,16 @@ def with_layer_scores(
 
 @dataclass(frozen=True, eq=False)
 class LayerScores:
-    """How important layers are, higher is more important."""
+    """The importance of layers and blocks of layers, higher is more important."""
 
     layers: Tensor
-    """(L,)."""
+    """(L,) scores of single layers."""
     blocks: Tensor | None = None
-    """(L, L) as in ``Ranking``."""
+    """(L, L) scores of blocks, as in ``Ranking``."""
 
 
 def check_depth(method: Method, judge: TaskScorer | None, calibration: Tensor) -> None:
-    """See before any work that layers can be scored this way.
+    """Check before any work that layers can be scored by this method.
 
     Raises:
         InputError: the parts of the method do not fit together, or the blocks are too short for it.
@@ -102,15 +102,15 @@ def check_depth(method: Method, judge: TaskScorer | None, calibration: Tensor) -
 
 
 def layer_scores(setting: DepthSetting, method: Method, judge: TaskScorer | None = None) -> LayerScores:
-    """The scores by any method that the ranking pass itself does not serve.
+    """Score layers by any method that the ranking pass itself does not give.
 
     Args:
         setting: teacher and text.
-        method: that ``check_depth`` has seen.
-        judge: of ``Depth.BENCHMARK``.
+        method: checked by ``check_depth``.
+        judge: the benchmark, for ``Depth.BENCHMARK``.
 
     Raises:
-        InputError: loss, divergence or score without a layer is not finite.
+        InputError: a loss, divergence or score without a layer is not finite.
     """
     if method.depth is Depth.RANDOM:
         generator = torch.Generator().manual_seed(method.seed)
@@ -130,7 +130,7 @@ def layer_scores(setting: DepthSetting, method: Method, judge: TaskScorer | None
 
 
 def _one_by_one(setting: DepthSetting, depth: Depth, gone: Collection[int]) -> Tensor:
-    """(L,) the scores of the layers that are not gone."""
+    """Return (L,) scores of the layers that are not in ``gone``; the others' are undefined."""
     if depth is Depth.INFLUENCE:
         scores = influence_without(setting, gone)
     else:
@@ -141,11 +141,11 @@ def _one_by_one(setting: DepthSetting, depth: Depth, gone: Collection[int]) -> T
 
 
 def block_scores(blocks: Tensor, depth: Depth) -> LayerScores:
-    """Costs of blocks as the scores of a ranking.
+    """Turn the costs of removing blocks into scores.
 
     Args:
         blocks: (L, L) costs, +inf beyond the last layer.
-        depth: how they were made.
+        depth: the method that gave them.
 
     Raises:
         InputError: some are not finite.
@@ -153,14 +153,14 @@ def block_scores(blocks: Tensor, depth: Depth) -> LayerScores:
     for length, row in enumerate(blocks, start=1):
         _check_finite(row[: len(blocks) + 1 - length], depth)
     layers, blocks = blocks[0].float(), blocks.float()
-    blocks[-1] = torch.inf  # nobody asks for a student without layers
+    blocks[-1] = torch.inf  # never remove all layers
     return LayerScores(layers.clone(), blocks)
 
 
 def _by_benchmark(setting: DepthSetting, judge: TaskScorer) -> Tensor:
-    """(L,) float32: how much of the score is lost without each layer.
+    """Return (L,) float32: the loss of benchmark score without each layer.
 
-    The layers run and hand on what they were given, so that caches of a benchmark that generates fill up.
+    Removed layers still run, but return their input, so that the KV cache of a generating benchmark fills.
     """
     model, layers = setting.model, layer_modules(setting.model, setting.axis_map)
     whole = judge(model)

@@ -1,6 +1,6 @@
-"""How importance is measured: everything that a ranking depends on beside teacher and text.
+"""How importance is measured: everything that a ranking depends on besides the teacher and the text.
 
-The methods are Minitron's (arXiv 2407.14679, section 2.2), with those that it is compared to.
+The methods are Minitron's (arXiv 2407.14679, section 2.2) and those that it is compared to.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from space.cutting.basis import BasisName
 
 
 class Width(StrEnum):
-    """What the units inside the layers, and hidden, are scored by."""
+    """How the units of every axis but layers are scored."""
 
     ACTIVATIONS = "activations"
-    """How large they are on the calibration set."""
+    """The size of their activations on the calibration set."""
     TAYLOR = "taylor"
-    """How much the loss would change without them, to first order: one backward pass."""
+    """The first-order change of the loss without them: one backward pass."""
     MAGNITUDE = "magnitude"
-    """How large their weights are; no data."""
+    """The L2 norm of their weights; needs no data."""
     RANDOM = "random"
 
 
 class Aggregate(StrEnum):
-    """How absolute activations become one number along the sequence, and along the batch."""
+    """How absolute activations are reduced along the sequence or along the batch."""
 
     MEAN = "mean"
     """(1/n) Σ|x|."""
@@ -35,18 +35,18 @@ class Aggregate(StrEnum):
 
 
 class Depth(StrEnum):
-    """What layers are scored by."""
+    """How layers are scored."""
 
     INFLUENCE = "influence"
     """1 − cosine between a layer's input and its output."""
     PERPLEXITY = "perplexity"
     """Loss without the layer."""
     DIVERGENCE = "divergence"
-    """KL divergence of the logits without the layer from the teacher's."""
+    """KL divergence of the output without the layer from the teacher's."""
     BLOCK_INFLUENCE = "block-influence"
-    """Of every number of layers in a row: 1 − cosine between the two ends."""
+    """1 − cosine between the two ends of every block of consecutive layers."""
     BLOCK_PERPLEXITY = "block-perplexity"
-    """Of every number of layers in a row: loss without them."""
+    """Loss without every block of consecutive layers."""
     BENCHMARK = "benchmark"
     """Score of a named benchmark without the layer."""
     RANDOM = "random"
@@ -54,25 +54,25 @@ class Depth(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """Everything that can be chosen; the defaults are Minitron's and need one forward pass."""
+    """All choices of the ranking; the defaults are Minitron's and need one forward pass."""
 
     width: Width = Width.ACTIVATIONS
     batch: Aggregate = Aggregate.L2
     sequence: Aggregate = Aggregate.MEAN
     depth: Depth = Depth.INFLUENCE
     greedy: bool = False
-    """Layers are taken out one after the other, those left scored anew each time."""
+    """Remove layers one after the other, and score the remaining ones again each time."""
     rounds: int = 1
-    """Of scoring and pruning; one is single shot."""
+    """Rounds of scoring and pruning."""
     basis: BasisName = BasisName.COORDINATE
     benchmark: str = ""
-    """Named, for ``Depth.BENCHMARK``."""
+    """The benchmark's name, for ``Depth.BENCHMARK``."""
     seed: int = 0
-    """Of what is random."""
+    """Of random scores."""
 
     @property
     def words(self) -> str:
-        """In words, for the report and for fingerprints."""
+        """A description of the method, for the report and for fingerprints."""
         width = f"{self.width}"
         if self.width is Width.ACTIVATIONS:
             width = f"activations, batch = {self.batch}, sequence = {self.sequence}"

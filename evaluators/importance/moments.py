@@ -1,4 +1,4 @@
-"""Gathering, in one forward pass, what bases and repairs are made of: second moments of the stream."""
+"""Collect second moments in one forward pass, from which bases of hidden and repairs of students follow."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from space.input_error import InputError
 
 
 class Covariance:
-    """A streaming sum of x̂x̂ᵀ, with x̂ the stream over its root mean square, kept in float64."""
+    """A streaming float64 sum of x̂x̂ᵀ, where x̂ is the residual stream divided by its root mean square."""
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
         self.tokens = 0
 
     def add(self, states: Tensor) -> None:
-        """Take in (..., D) states at the input of a norm; those of no length are left out."""
+        """Add (..., D) states at the input of a norm."""
         rows = rms_normalized(states)
         product = (rows.T @ rows).double()
         self.total = product if self.total is None else self.total + product
@@ -37,13 +37,13 @@ class Covariance:
 
     @property
     def mean(self) -> Tensor:
-        """(D, D) float64 over all tokens and norms taken in."""
+        """The mean over all tokens and norms, (D, D) float64 on the CPU."""
         assert self.total is not None, "nothing was listened to"
         return self.total.cpu() / self.tokens
 
 
 def rms_normalized(states: Tensor) -> Tensor:
-    """(n, D) float32 from (..., D): each state over its root mean square."""
+    """Return (n, D) float32 from (..., D): each state divided by its root mean square."""
     rows = states.detach().flatten(0, -2).float()
     return rows * rows.square().mean(-1, keepdim=True).clamp_min(1e-30).rsqrt()
 
@@ -51,7 +51,7 @@ def rms_normalized(states: Tensor) -> Tensor:
 def norm_inputs(
     model: nn.Module, axis_map: AxisMap, stream: ResidualStream, covariance: Covariance
 ) -> Iterator[RemovableHandle]:
-    """Hooks that take in what every norm of the stream reads."""
+    """Hook every norm of the residual stream, to add its input to the covariance."""
     for tensor in axis_map.tensors:
         if wildcard_name(tensor.name) in stream.readers:
 
@@ -66,13 +66,15 @@ def norm_inputs(
 def reader_weighting(
     model: PreTrainedModel, axis_map: AxisMap, stream: ResidualStream, covariance: Tensor
 ) -> Tensor:
-    """(D, D) float64: the sum of WᵀW / tr(WᵀW C) over all matrices W that read the stream, norms folded in.
+    """Return Σ WᵀW / tr(WᵀW C) over all matrices W that read the residual stream, (D, D) float64.
+
+    Norm weights are folded into the matrices.
 
     Args:
         model: the teacher.
-        axis_map: its map.
-        stream: of its class.
-        covariance: (D, D) C, float64.
+        axis_map: the teacher's.
+        stream: its norms and the matrices that read them.
+        covariance: C, (D, D) float64.
     """
     weights = fold_norms(saved_tensors(model, axis_map), axis_map, stream)
     readers = {name for names in stream.readers.values() for name in names}
@@ -89,29 +91,29 @@ _TOKENS_AT_ONCE = 4096
 
 
 class MomentSum:
-    """A streaming sum with its number of tokens; float32 products, float64 totals."""
+    """A streaming float64 sum, and its number of tokens."""
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
         self.tokens = 0
 
     def add(self, sums: Tensor, tokens: int) -> None:
-        """Take in what was summed over so many tokens."""
+        """Add a sum over ``tokens`` tokens."""
         self.total = sums.double() if self.total is None else self.total + sums
         self.tokens += tokens
 
     @property
     def mean(self) -> Tensor:
-        """Over all tokens, on the host; 0 if there were none."""
+        """The mean over all tokens, on the CPU; 0 if there were none."""
         assert self.total is not None, "nothing was listened to"
         return self.total.cpu() / max(1, self.tokens)
 
 
 class MomentsListener:
-    """Gathers the second moments of what matrices read and the energies of what norms read.
+    """Collects second moments of the inputs of matrices, and energies of the inputs of norms.
 
-    It may listen to the pass that scores are made from: ``with listener.on(): rank(...)``, as long as
-    that runs the whole teacher once over each block.
+    It can share the ranking's pass, ``with listener.on(): rank(...)``, as long as that pass runs the whole
+    teacher once over each block.
     """
 
     def __init__(self, model: PreTrainedModel, axis_map: AxisMap) -> None:
@@ -124,7 +126,7 @@ class MomentsListener:
 
     @contextmanager
     def on(self) -> Iterator[None]:
-        """Within the context every batch that the model reads is listened to."""
+        """Within the context, collect from every batch that the model reads."""
         matrices = [tensor for tensor in self.axis_map.tensors if reading_dimensions(tensor)]
         came_with = self.model.get_experts_implementation()
         with ExitStack() as stack:
@@ -166,13 +168,13 @@ class MomentsListener:
             found.setdefault(expert, MomentSum()).add(rows.T @ rows, len(rows))
 
     def moments(self, fingerprint: str) -> Moments:
-        """What was heard.
+        """Return the collected moments.
 
         Args:
             fingerprint: of teacher and calibration set.
 
         Raises:
-            InputError: it is not finite.
+            InputError: a moment is not finite.
         """
         reads = {
             name: moments.InputMoment(place, self._second(self._tensors[name], sums))
@@ -195,7 +197,7 @@ class MomentsListener:
         return Moments(reads, energies, fingerprint, stream)
 
     def _second(self, tensor: MappedTensor, sums: dict[int, MomentSum]) -> Tensor:
-        """(n, n), or (E, n, n) with zeros for experts that no token came to."""
+        """Return (n, n), or (E, n, n) with zeros for experts to which no token was routed."""
         place = expert_dimension(tensor)
         if place is None:
             return sums[0].mean
@@ -205,7 +207,7 @@ class MomentsListener:
 
 
 def _stream_norms(axis_map: AxisMap) -> list[str]:
-    """The weights of the norms of a stream that can be turned; none if they subtract a mean."""
+    """Return the weights of the norms of a stream that can be rotated; none if they subtract the mean."""
     if axis_map.stream is None or axis_map.stream.centred:
         return []
     return [t.name for t in axis_map.tensors if axis_map.stream.readers.get(wildcard_name(t.name))]
@@ -219,14 +221,14 @@ def gather_moments(
     fingerprint: str,
     advance: Callable[[int], None] = lambda blocks: None,
 ) -> Moments:
-    """Listen to one forward pass over the calibration set.
+    """Collect moments in one forward pass over the calibration set.
 
     Args:
         model: the teacher, in evaluation mode.
         axis_map: the teacher's.
-        calibration: (N, T) token numbers.
+        calibration: (N, T) token ids.
         fingerprint: of teacher and calibration set.
-        advance: told the number of blocks after each batch.
+        advance: called with the number of blocks after each batch.
 
     Raises:
         InputError: activations are not finite.
@@ -241,10 +243,10 @@ def gather_moments(
 
 @torch.no_grad()
 def rms_norms(model: PreTrainedModel, axis_map: AxisMap) -> dict[str, float]:
-    """The norms over hidden that divide by the root mean square alone: weight's name to offset.
+    """Return the RMS norms over hidden: each weight's name, and the offset (0 or 1) added to the weight.
 
-    Found by behaviour. Those that subtract a mean, or have a bias, are left out: their output is no
-    multiple of what a scale of the weights could mend.
+    They are recognised by their output for random input. Norms that subtract the mean or have a bias are left
+    out, since scaling their weight cannot correct their output in a narrower student.
     """
     found: dict[str, float] = {}
     for tensor in axis_map.tensors:
@@ -258,7 +260,7 @@ def rms_norms(model: PreTrainedModel, axis_map: AxisMap) -> dict[str, float]:
         try:
             output = module(states)
         except BUILD_ERRORS:
-            continue  # it wants more than a stream
+            continue  # it takes more arguments than the states
         if not isinstance(output, Tensor) or output.shape != states.shape:
             continue
         unit = states.float() / states.float().square().mean().sqrt()

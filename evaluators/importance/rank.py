@@ -1,4 +1,4 @@
-"""One forward pass over the calibration set, and every axis of the teacher is ranked."""
+"""Rank the units of every axis of the teacher, by default from one forward pass over the calibration set."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _TOKENS_AT_ONCE = 4096
 
 
 def ranking_fingerprint(teacher: str, calibration: Tensor, method: Method = _DEFAULT) -> str:
-    """What a ranking depends on: the teacher's fingerprint, the calibration blocks, the method."""
+    """Return a hash of all that a ranking depends on: teacher fingerprint, calibration blocks, method."""
     return fingerprint(teacher, calibration, method.words)
 
 
 def batches(calibration: Tensor) -> tuple[Tensor, ...]:
-    """The blocks of (N, T) as they pass through the teacher, a few at a time; none if N is 0."""
+    """Split the N blocks of (N, T) into batches for the teacher; none if N is 0."""
     return calibration.split(max(1, _TOKENS_AT_ONCE // calibration.shape[1])) if len(calibration) else ()
 
 
@@ -65,18 +65,18 @@ def rank(
     Args:
         model: the teacher, in evaluation mode.
         axis_map: the teacher's.
-        calibration: (N, T) token numbers; each block is one sample of the batch.
+        calibration: (N, T) token ids; each block is one sample of the batch.
         fingerprint: from ``ranking_fingerprint``.
-        advance: told the number of blocks after each batch, those of this process alone.
-        method: how; bases other than coordinates need ``axis_map.stream``.
-        accelerator: of the processes that share the blocks among them, each with the whole teacher; every
-            one of them returns the same ranking. None for this process alone.
-        judge: the benchmark of ``Depth.BENCHMARK``.
-        beside: entered around the pass that all is heard in, for others who listen to it.
+        advance: called with the number of this process's blocks after each batch.
+        method: how to score; bases other than coordinates need ``axis_map.stream``.
+        accelerator: of the processes that share the blocks, each of which holds the whole teacher; all return
+            the same ranking. None if there is only one process.
+        judge: the benchmark, for ``Depth.BENCHMARK``.
+        beside: entered around the forward pass, for further hooks that collect from the same pass.
 
     Raises:
-        InputError: what scores are made of is not finite, the class computes with an axis in an unknown
-            way, or layers or units cannot be scored in the way of the method.
+        InputError: activations, weights, gradients or scores are not finite, the class computes with an axis
+            in an unknown way, or the method cannot score these layers or units.
     """
     assert method.rounds == 1, "rounds of scoring and pruning are those of rank_in_rounds"
     check_depth(method, judge, calibration)
@@ -102,14 +102,14 @@ def rank_all(
     teacher: str,
     advance: Callable[[int], None] = lambda blocks: None,
 ) -> dict[Aggregation, Ranking]:
-    """The rankings by activations of all nine aggregations, from one forward pass; layers by influence.
+    """Rank by activations with all nine aggregations, and by block influence, in one forward pass.
 
     Args:
         model: the teacher, in evaluation mode.
         axis_map: the teacher's.
-        calibration: (N, T) token numbers; each block is one sample of the batch.
-        teacher: its fingerprint.
-        advance: told the number of blocks after each batch.
+        calibration: (N, T) token ids; each block is one sample of the batch.
+        teacher: the teacher's fingerprint.
+        advance: called with the number of blocks after each batch.
 
     Raises:
         InputError: as for ``rank``.
@@ -126,18 +126,18 @@ def rank_all(
 
 
 def _listened_for(method: Method) -> tuple[Aggregation, ...]:
-    """The aggregations of the widths that the pass has to hear."""
+    """Return the aggregations of activations that the method needs."""
     return (Aggregation(method.batch, method.sequence),) if method.width is Width.ACTIVATIONS else ()
 
 
 def needs_forward_pass(method: Method) -> bool:
-    """Whether anything of the ranking is heard in a forward pass; weights and chance need none."""
+    """Whether the ranking needs activations; scores by weights, gradients or chance alone do not."""
     layers = method.depth in (Depth.INFLUENCE, Depth.BLOCK_INFLUENCE)
     return bool(_listened_for(method)) or layers or method.basis is not BasisName.COORDINATE
 
 
 def _listen(listener: ActivationListener, batches: Sequence[Tensor], advance: Callable[[int], None]) -> None:
-    """Let the listener, which is on, hear (B, T) batches."""
+    """Run the model of the listener, which is on, over (B, T) batches."""
     for batch in batches:
         listener.read(batch.to(listener.model.device, torch.long))
         advance(len(batch))
@@ -150,7 +150,7 @@ def _baseline(
     method: Method,
     accelerator: Accelerator | None,
 ) -> Scores | None:
-    """Scores of all axes but LAYERS that are not heard; None for those by activations."""
+    """Return the scores of all axes but LAYERS by gradients, weights or chance; None if by activations."""
     match method.width:
         case Width.ACTIVATIONS:
             return None
@@ -169,15 +169,15 @@ def ranking_of(
     read_by: Callable[[Tensor], Tensor] | None = None,
     widths: Mapping[Axis, Tensor] | None = None,
 ) -> Ranking:
-    """What was heard as a ranking.
+    """Make a ranking of the collected statistics.
 
     Args:
-        listener: that has heard the whole calibration set.
+        listener: that has collected from the whole calibration set.
         fingerprint: from ``ranking_fingerprint``.
         method: as for ``rank``.
-        read_by: of the covariance (D, D), how the stream is read, as in ``covariance.reading``; by default
-            that of the listener's model, whose weights then have to be there.
-        widths: scores of all axes but LAYERS, if not those that were heard.
+        read_by: computes ``reader_weighting`` from the covariance (D, D); by default from the weights of the
+            listener's model, which then have to be in memory.
+        widths: scores of all axes but LAYERS, in place of the listener's.
 
     Raises:
         InputError: as for ``rank``.
@@ -211,12 +211,12 @@ def _basis(
 
 
 def scores_of(listener: ActivationListener, aggregation: Aggregation | None = None) -> dict[Axis, Tensor]:
-    """What was heard as the scores of ``Ranking``, in float64; by default in the first aggregation."""
+    """Return the listener's scores of all axes in float64, by default by its first aggregation."""
     return {**widths_of(listener, aggregation or listener.aggregations[0]), **layers_of(listener)}
 
 
 def layers_of(listener: ActivationListener) -> dict[Axis, Tensor]:
-    """(L,) block influences, if they were listened to."""
+    """Return (L,) block influences by LAYERS; empty if none were collected."""
     influences = listener.influences
     if any(influence.cosines is None for influence in influences):
         return {}
@@ -224,10 +224,9 @@ def layers_of(listener: ActivationListener) -> dict[Axis, Tensor]:
 
 
 def widths_of(listener: ActivationListener, aggregation: Aggregation) -> dict[Axis, Tensor]:
-    """What was heard of all axes but LAYERS, in float64 and in the order in which they are checked.
+    """Return the listener's scores of all axes but LAYERS, in float64.
 
-    Routed experts and entries of heads are no (batch, sequence) grid: they have the L2 norm over their
-    tokens whatever the aggregation.
+    Routed experts and entries of heads are scored by the L2 norm over their tokens whatever the aggregation.
     """
     axis_map = listener.axis_map
     scores = _of_hidden(listener, aggregation)
@@ -244,7 +243,7 @@ def widths_of(listener: ActivationListener, aggregation: Aggregation) -> dict[Ax
 
 
 def _of_hidden(listener: ActivationListener, aggregation: Aggregation) -> dict[Axis, Tensor]:
-    """(D,) scores of hidden, summed over all norms, if it moves any tensor."""
+    """Return (D,) scores of hidden, summed over all norms; empty if no tensor has that axis."""
     if not any(tensor.has(Axis.HIDDEN) for tensor in listener.axis_map.tensors):
         return {}
     heard = [grid.score(aggregation) for grid in listener.norms.values() if grid.heard]
@@ -254,14 +253,14 @@ def _of_hidden(listener: ActivationListener, aggregation: Aggregation) -> dict[A
 
 
 def _of_layers(axis_map: AxisMap, axis: Axis, heard: Mapping[int, Tensor]) -> dict[Axis, Tensor]:
-    """(L, ...) scores of an axis that moves any tensor, with zeros for layers that lack it."""
+    """Return (L, ...) scores of an axis, 0 for layers that lack it; empty if all do."""
     if silent := sorted(layers_with(axis_map, axis) - heard.keys()):
         raise missing_activations(axis_map, f"{WORDS[axis]} of layer {silent[0]}")
     return score_rows(axis_map, axis, heard)
 
 
 def _finite(scores: Tensor, axis: Axis, width: Width) -> Tensor:
-    """The scores as float32, or a message if any is not finite."""
+    """Return the scores as float32, or raise an InputError if any is not finite."""
     if not bool(torch.isfinite(scores.float()).all()):
         raise _not_finite(f"the scores of {WORDS[axis]}", Width.ACTIVATIONS if axis is Axis.LAYERS else width)
     return scores.float()

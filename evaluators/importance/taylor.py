@@ -1,9 +1,10 @@
-"""How much the loss would change without a unit, to first order: one backward pass over the text.
+"""Taylor importance: the first-order change of the loss without a unit, from one backward pass per block.
 
-Taking out a unit with weights w, where g are the gradients of a block's loss, changes that loss by −Σ g·w to
-first order. The unit's score is the mean over all blocks of (Σ g·w)²: Molchanov et al., "Importance
-Estimation for Neural Network Pruning" (CVPR 2019, arXiv 1906.10771), section 3, with all weights of a unit
-as one group. Every block is a minibatch of its own, so that scores do not depend on how blocks are batched.
+Removing a unit with weights w changes a block's loss by −Σ g·w to first order, where g is the loss's gradient
+with respect to w. The unit's score is the mean over all blocks of (Σ g·w)²: Molchanov et al., "Importance
+Estimation for Neural Network Pruning" (CVPR 2019, arXiv 1906.10771), section 3, with all weights of a unit as
+one group.
+Every block is a minibatch of its own, so scores do not depend on how blocks are batched.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from space.input_error import InputError
 
 
 def check_width(method: Method, calibration: Tensor) -> None:
-    """See before any work that widths can be scored this way.
+    """Check before any work that widths can be scored by this method.
 
     Raises:
-        InputError: there is no loss to take the gradient of.
+        InputError: the blocks are too short to have a next-token loss.
     """
     if method.width is Width.TAYLOR and calibration.shape[1] < 2:
         raise InputError(
@@ -40,7 +41,7 @@ def check_width(method: Method, calibration: Tensor) -> None:
 class Taylor:
     """Streaming sums over blocks of (Σ g·w)² of each unit.
 
-    A gradient is dropped as soon as its tensor has added to the sums: beside the weights there are the
+    Each gradient is freed as soon as it is added to the sums. So besides the weights, memory holds the
     activations of one block, and one gradient with its product.
     """
 
@@ -51,7 +52,7 @@ class Taylor:
         self._block = UnitSums(axis_map)
 
     def read(self, tokens: Tensor) -> None:
-        """Take in one block, (T,) token numbers with T at least 2, within ``on``."""
+        """Add one block, (T,) token ids with T at least 2, within the context of ``on``."""
         self._block = UnitSums(self.axis_map)
         backward_of_loss(self.model, tokens)
         for key, sums in self._block.sums.items():
@@ -60,7 +61,7 @@ class Taylor:
 
     @contextmanager
     def on(self) -> Iterator[None]:
-        """Within the context gradients of the mapped parameters become sums of units."""
+        """Within the context, add the gradients of the mapped parameters to the units' sums."""
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
             stack.enter_context(_only(self.model, self._parameters()))
@@ -70,7 +71,7 @@ class Taylor:
             yield
 
     def gather(self, accelerator: Accelerator) -> None:
-        """Join what the processes have taken in; each of them has to call this."""
+        """Sum the totals over all processes; each of them has to call this."""
         device = accelerator.device
         for key, total in self.totals.items():
             self.totals[key] = accelerator.reduce(total.to(device), "sum")
@@ -78,7 +79,7 @@ class Taylor:
 
     @property
     def scores(self) -> Scores:
-        """Of every axis but LAYERS, in the shapes of ``Ranking.scores``, float64."""
+        """The scores of every axis but LAYERS, in the shapes of ``Ranking.scores``, float64."""
         assert self.blocks, "no block was read"
         return scores_of_units(
             self.axis_map, {key: total / self.blocks for key, total in self.totals.items()}
@@ -105,11 +106,11 @@ class Taylor:
 
 
 def backward_of_loss(model: PreTrainedModel, tokens: Tensor) -> None:
-    """Gradients of a block's mean cross-entropy of the next token, with the logits of few tokens at once.
+    """Backpropagate a block's mean next-token cross-entropy, with the logits of a few tokens at a time.
 
     Args:
         model: in evaluation mode.
-        tokens: (T,) token numbers.
+        tokens: (T,) token ids.
     """
     states = final_states(model, tokens[None])[0, :-1]
     apart = states.detach().requires_grad_()
@@ -123,7 +124,7 @@ def backward_of_loss(model: PreTrainedModel, tokens: Tensor) -> None:
 
 @contextmanager
 def _only(model: nn.Module, mapped: list[tuple[MappedTensor, nn.Parameter]]) -> Iterator[None]:
-    """Within the context the mapped parameters have gradients, and no others."""
+    """Within the context, only the mapped parameters require gradients."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     gradients = [parameter.grad for parameter, _ in before]
     wanted = {id(parameter) for _, parameter in mapped}
@@ -144,13 +145,13 @@ def taylor_scores(
     batches: Iterable[Tensor],
     accelerator: Accelerator | None = None,
 ) -> Scores:
-    """The mean over blocks of (Σ g·w)² of each unit.
+    """Return the mean over blocks of (Σ g·w)² of each unit.
 
     Args:
         model: the teacher, in evaluation mode.
         axis_map: the teacher's.
-        batches: (B, T) token numbers; of several processes, this one's share. Blocks are read one by one.
-        accelerator: of the processes that share the blocks among them; None for this process alone.
+        batches: (B, T) token ids, this process's share; blocks are read one by one.
+        accelerator: of the processes that share the blocks; None if there is only one process.
 
     Returns:
         Scores of every axis but LAYERS, in the shapes of ``Ranking.scores``, float64.

@@ -1,7 +1,7 @@
-"""Scores of units from the weights themselves, and by chance: what activations are compared to.
+"""Sums over the entries of each unit, and the baselines that activations are compared to: weights and chance.
 
-The axis map says of every dimension how its entries are made up of units, so that one function does for
-fused, transposed and interleaved tensors, and for those of all experts at once.
+The layouts of the axis map say which unit every entry of a dimension belongs to, so one function serves
+fused, transposed and interleaved tensors, and those that hold all experts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from space.axes.axis_map import AxisMap, MappedTensor
 from space.axes.layout import Concatenated, Fixed, Layout, PerUnit, axes_of
 from space.cutting.extraction import saved_tensors
 
-#: The axes whose units are scored in each layer for itself.
+#: The axes whose units are scored in each layer separately.
 BY_LAYER = (
     Axis.MLP,
     Axis.SHARED_MLP,
@@ -30,23 +30,23 @@ BY_LAYER = (
 
 
 def layers_with(axis_map: AxisMap, axis: Axis) -> frozenset[int]:
-    """The layers that have a tensor which the axis moves."""
+    """Return the layers with a tensor that has the axis."""
     return frozenset(t.layer for t in axis_map.tensors if t.layer is not None and t.has(axis))
 
 
 def row_shape(axis_map: AxisMap, axis: Axis) -> tuple[int, ...]:
-    """Of one layer's scores: (units,), of the neurons of experts (E, I)."""
+    """Return the shape of one layer's scores: (units,), or (E, I) for the neurons of experts."""
     teacher = axis_map.teacher
     return (teacher.experts, teacher.expert_mlp) if axis is Axis.EXPERT_MLP else (teacher[axis],)
 
 
 def score_rows(axis_map: AxisMap, axis: Axis, scores: Mapping[int, Tensor]) -> dict[Axis, Tensor]:
-    """(L, ...) float64 scores of an axis; nothing if no tensor of any layer has it.
+    """Return (L, ...) float64 scores of an axis; empty if no tensor of any layer has it.
 
     Args:
         axis_map: the teacher's.
         axis: one of ``BY_LAYER``.
-        scores: of every layer that has the axis, each in ``row_shape``; those of other layers are left out.
+        scores: by layer, each in ``row_shape``, for all layers that have the axis; others are ignored.
     """
     layers = layers_with(axis_map, axis)
     nothing = torch.zeros(row_shape(axis_map, axis), dtype=torch.float64)
@@ -55,15 +55,15 @@ def score_rows(axis_map: AxisMap, axis: Axis, scores: Mapping[int, Tensor]) -> d
 
 
 class UnitSums:
-    """What the entries of each unit add up to: of hidden over the whole model, of all else in each layer."""
+    """The sum over the entries of each unit: of hidden over the whole model, of other axes in each layer."""
 
     def __init__(self, axis_map: AxisMap) -> None:
         self.axis_map = axis_map
         self.sums: dict[tuple[Axis, int | None], Tensor] = {}
-        """(units,) float64 by axis and layer; (E · I,) for the neurons of experts, expert by expert."""
+        """(units,) float64 by axis and layer; (E · I,) for the neurons of experts, expert after expert."""
 
     def add(self, tensor: MappedTensor, values: Tensor) -> None:
-        """Take in one number an entry of a tensor, summed in float32 over all but the units' dimension."""
+        """Add one value per entry of a tensor, summed in float32 over all dimensions but the units'."""
         if tensor.has(Axis.HIDDEN):
             self._add((Axis.HIDDEN, None), unit_sums(values, tensor, Axis.HIDDEN, self.axis_map))
         if tensor.layer is None:
@@ -77,14 +77,14 @@ class UnitSums:
 
 
 def unit_sums(values: Tensor, tensor: MappedTensor, axis: Axis, axis_map: AxisMap) -> Tensor:
-    """(units,) float64: the sum over the entries of each unit, each entry once.
+    """Return the sum over the entries of each unit, (units,) float64; each entry counts once.
 
-    The keys and values that the heads of a group share count for them in equal parts.
+    The keys and values that the heads of a KV group share are divided equally among those heads.
 
     Args:
-        values: one number an entry, of the tensor's shape.
-        tensor: its place in the map.
-        axis: whose units; (E · I,) for EXPERT_MLP.
+        values: one value per entry, in the tensor's shape.
+        tensor: the tensor's entry in the axis map.
+        axis: whose units to sum; for EXPERT_MLP the result is (E · I,).
         axis_map: the teacher's.
     """
     values = values.float()
@@ -101,14 +101,14 @@ def unit_sums(values: Tensor, tensor: MappedTensor, axis: Axis, axis_map: AxisMa
 
 @lru_cache(maxsize=256)
 def unit_numbers(layout: Layout, axis: Axis, units: int, within: int = 0) -> Tensor:
-    """(length,) for each entry of a dimension the number of its unit, and ``units`` for entries of none.
+    """Return (length,): the unit index of each entry of a dimension, and ``units`` for entries of no unit.
 
     Args:
-        layout: of the dimension.
+        layout: the dimension's.
         axis: whose units.
-        units: of the whole axis; where fewer follow one another, such as the heads of a group, those of
-            the next part are counted on.
-        within: the number of this part in what is around it.
+        units: the size of the whole axis. If a part holds fewer units, such as the heads of one KV group, the
+            indices continue in the next part.
+        within: the index of this part in the enclosing layout.
     """
     match layout:
         case Fixed(length):
@@ -125,7 +125,7 @@ def unit_numbers(layout: Layout, axis: Axis, units: int, within: int = 0) -> Ten
 
 
 def _sum_by(values: Tensor, place: int, numbers: Tensor, units: int) -> Tensor:
-    """(units,) float64 sums over the entries of each number along a dimension."""
+    """Return (units,) float64: sums over the entries of each unit index along a dimension."""
     rows = values.movedim(place, 0).reshape(len(numbers), -1).sum(dim=1)
     sums = values.new_zeros(units + 1, dtype=torch.float64)
     return sums.index_add_(0, numbers.to(values.device), rows.double())[:units]
@@ -134,7 +134,7 @@ def _sum_by(values: Tensor, place: int, numbers: Tensor, units: int) -> Tensor:
 def _without(
     values: Tensor, tensor: MappedTensor, axis: Axis, units: int, before: list[int], place: int
 ) -> Tensor:
-    """The values, with nothing where an entry has counted for the same unit along an earlier dimension."""
+    """Return the values, 0 where an entry belongs to the same unit along an earlier dimension."""
     for earlier in before:
         one, other = (
             unit_numbers(tensor.dimensions[at], axis, units)
@@ -147,7 +147,7 @@ def _without(
 
 
 def _of_groups(values: Tensor, tensor: MappedTensor, axis_map: AxisMap) -> Tensor:
-    """(H,) float64: for each head its share of the entries that belong to its group as a whole."""
+    """Return (H,) float64: each head's share of the entries that belong to its KV group as a whole."""
     heads, groups = axis_map.teacher.heads, axis_map.teacher.kv_heads
     sums = values.new_zeros(heads, dtype=torch.float64)
     for place, axes in enumerate(tensor.axes):
@@ -161,7 +161,7 @@ def _of_groups(values: Tensor, tensor: MappedTensor, axis_map: AxisMap) -> Tenso
 
 
 def _of_neurons(values: Tensor, tensor: MappedTensor, axis_map: AxisMap) -> Tensor:
-    """(E · I,) float64 sums over the entries of each neuron of each expert."""
+    """Return (E · I,) float64: sums over the entries of each neuron of each expert."""
     experts, neurons = axis_map.teacher.experts, axis_map.teacher.expert_mlp
     of_experts, of_neurons = (
         next(place for place, axes in enumerate(tensor.axes) if axis in axes)
@@ -181,11 +181,11 @@ Scores = dict[Axis, Tensor]
 
 
 def scores_of_units(axis_map: AxisMap, units: dict[tuple[Axis, int | None], Tensor]) -> Scores:
-    """Scores by axis and layer in the shapes of ``Ranking.scores``, float64 on the host.
+    """Return scores in the shapes of ``Ranking.scores``, float64 on the CPU.
 
     Args:
         axis_map: the teacher's.
-        units: in the shapes of ``UnitSums.sums``, for every layer that has an axis.
+        units: scores in the shapes of ``UnitSums.sums``, for every layer that has an axis.
     """
     scores = {Axis.HIDDEN: units[Axis.HIDDEN, None].cpu()} if (Axis.HIDDEN, None) in units else {}
     for axis in BY_LAYER:
@@ -197,9 +197,9 @@ def scores_of_units(axis_map: AxisMap, units: dict[tuple[Axis, int | None], Tens
 
 @torch.no_grad()
 def magnitudes(model: PreTrainedModel, axis_map: AxisMap) -> Scores:
-    """√Σw² of each unit over all its weights; of hidden over the whole model, of all else in its layer.
+    """Return √Σw² over all weights of each unit: of hidden in the whole model, of other axes in its layer.
 
-    Tied weights count once. Keys and values that a group of heads shares count for its heads in equal parts.
+    Tied weights count once. Keys and values that heads share are divided equally among them.
 
     Args:
         model: the teacher.
@@ -216,7 +216,7 @@ def magnitudes(model: PreTrainedModel, axis_map: AxisMap) -> Scores:
 
 
 def random_scores(axis_map: AxisMap, seed: int) -> Scores:
-    """Numbers between 0 and 1 for the units of every axis but LAYERS, shaped as in ``Ranking.scores``."""
+    """Return random scores from 0 to 1 for every axis but LAYERS, in the shapes of ``Ranking.scores``."""
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(*shape: int) -> Tensor:
