@@ -1,4 +1,4 @@
-"""Downstream tasks at the end of a run, for teacher and retrained models; every score is kept as it comes."""
+"""Benchmarks: downstream tasks for the teacher and the retrained models; each score is saved at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEACHER = "teacher"
 
 @dataclass(frozen=True)
 class Result:
-    """What a model reached on a task."""
+    """The result of a model on a task."""
 
     score: Score | None
     failure: str | None
@@ -33,22 +33,22 @@ class Result:
         return f"{self.score.metric} {self.score.value:.4f}" if self.score else f"failed: {self.failure}"
 
     def as_dict(self) -> dict[str, Any]:
-        """As the summary has it."""
+        """Return the fields of the summary."""
         nothing = {"metric": None, "value": None, "error": None, "higher_is_better": None}
         return (asdict(self.score) if self.score else nothing) | {"failure": self.failure}
 
 
 Results = dict[str, dict[str, Result]]
-"""By model (``teacher``, or the path of a retrained one), and by task."""
+"""Results by model (``teacher``, or the path of a retrained model), then by task."""
 
 
 def run_benchmarks(
     context: RunContext, retrained: Sequence[Retrained], directory: RunDirectory, console: Console
 ) -> Results:
-    """Score the teacher and every model that was written on every task.
+    """Score the teacher and every written model on every task.
 
-    A score that an earlier process found is taken as it is. A task that fails is recorded with its reason,
-    and tried again when the run is started again.
+    Scores of earlier processes are reused. A task that fails is recorded with its reason, and tried again
+    when the run is started again.
 
     Raises:
         OSError: the disk is full.
@@ -56,20 +56,20 @@ def run_benchmarks(
     tasks = tasks_of(context.config.benchmarks)
     models = [TEACHER, *dict.fromkeys(result.path for result in retrained if result.path)]
     results = {model: found for model, found in _read(directory, context).items() if model in models}
-    waiting = {model: [task for task in tasks if not _scored(results, model, task)] for model in models}
-    left = sum(map(len, waiting.values()))
-    console.forecast.planned["benchmark"] = left
+    waiting = {model: [task for task in tasks if not _has_score(results, model, task)] for model in models}
+    number_left = sum(map(len, waiting.values()))
+    console.forecast.planned["benchmark"] = number_left
     for model, names in waiting.items():
-        for task, result in _scores(context, model, names, console):
+        for task, result in _score_model(context, model, names, console):
             results.setdefault(model, {})[task.name] = result
             _write(directory, context, results)
     return results
 
 
-def _scores(
+def _score_model(
     context: RunContext, name: str, tasks: Sequence[Task], console: Console
 ) -> Iterator[tuple[Task, Result]]:
-    """The model is loaded once, if there is a task for it."""
+    """Score one model on tasks; it is loaded only if there are any."""
     if not tasks:
         return
     model = context.teacher.model if name == TEACHER else reload(context, context.directory / name)
@@ -84,30 +84,30 @@ def _scores(
 def _result(context: RunContext, model: PreTrainedModel, task: Task) -> Result:
     try:
         return Result(benchmark(model, context.teacher.tokenizer, task), None)
-    except Exception as error:  # whatever a task of somebody else's does; the run has its models by now
+    except Exception as error:  # third-party task code may raise anything; the models are already written
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         return Result(None, short_message(error))
 
 
-def _scored(results: Results, model: str, task: Task) -> bool:
+def _has_score(results: Results, model: str, task: Task) -> bool:
     found = results.get(model, {}).get(task.name)
     return found is not None and found.failure is None
 
 
 def _read(directory: RunDirectory, context: RunContext) -> Results:
-    """What was kept, if it is of this teacher."""
+    """Read the saved results, if they are of this teacher."""
     if not directory.benchmarks.exists():
         return {}
-    about = json.loads(directory.benchmarks.read_text())
-    if about["teacher"] != context.teacher.fingerprint:
+    saved = json.loads(directory.benchmarks.read_text())
+    if saved["teacher"] != context.teacher.fingerprint:
         return {}
     return {
         model: {
             task: Result(Score(**one["score"]) if one["score"] else None, one["failure"])
             for task, one in found.items()
         }
-        for model, found in about["models"].items()
+        for model, found in saved["models"].items()
     }
 
 
@@ -115,5 +115,5 @@ def _write(directory: RunDirectory, context: RunContext, results: Results) -> No
     models = {
         model: {task: asdict(result) for task, result in found.items()} for model, found in results.items()
     }
-    about = {"teacher": context.teacher.fingerprint, "models": models}
-    atomic_write(directory.benchmarks, json.dumps(about, indent=1))
+    saved = {"teacher": context.teacher.fingerprint, "models": models}
+    atomic_write(directory.benchmarks, json.dumps(saved, indent=1))

@@ -1,4 +1,4 @@
-"""The teacher's correction as a stage of a run: done once, kept in the run directory, and told."""
+"""Teacher correction (brief training on the distillation set) as a stage of a run; done once and saved."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _VALIDATIONS = 4
 
 @dataclass(frozen=True)
 class Correction:
-    """What the correction of a teacher came to."""
+    """The outcome of a teacher's correction."""
 
     key: str
-    """Of what it was made from."""
+    """Fingerprint of the inputs: teacher, text and settings."""
     fingerprint: str
-    """Of the corrected teacher."""
+    """Fingerprint of the corrected teacher."""
     tokens: int
     seconds: float
     peak_rate: float
@@ -45,20 +45,20 @@ class Correction:
     curve: list[tuple[int, float]]
     """(tokens, validation loss)."""
     note: str | None
-    """What happened in its course, if anything."""
+    """What happened during training, if anything."""
 
     @property
     def sentence(self) -> str:
-        """For the terminal."""
-        told = f"corrected the teacher on {self.tokens:,} tokens: loss {self.loss_before:.4f} before, "
+        """The outcome in words, for the terminal."""
+        text = f"corrected the teacher on {self.tokens:,} tokens: loss {self.loss_before:.4f} before, "
         rose = self.loss_after > self.loss_before
         worse = "; it reads the validation text worse than it did" if rose else ""
         note = f"; {self.note}" if self.note else ""
-        return f"{told}{self.loss_after:.4f} after{worse}{note}"
+        return f"{text}{self.loss_after:.4f} after{worse}{note}"
 
     @classmethod
     def load(cls, path: Path, key: str) -> Correction | None:
-        """The one that was kept at ``path``; None if it is of something else."""
+        """Load the correction saved at ``path``; None if there is none or its inputs were others."""
         if not path.exists():
             return None
         fields = json.loads(path.read_text())
@@ -70,10 +70,10 @@ class Correction:
 def correct_if_asked(
     config: RunConfig, teacher: Teacher, corpus: Corpus, directory: RunDirectory, console: Console
 ) -> tuple[Teacher, Correction | None]:
-    """The teacher of the run: as it was loaded, or trained on the distillation set if that was asked.
+    """Return the teacher of the run: as loaded, or trained on the distillation set if configured.
 
-    A correction that an earlier process finished is used if its weights are still those that it wrote; else
-    it is done again, from its checkpoint if there is one.
+    The correction of an earlier process is reused if its written weights are unchanged; otherwise the
+    teacher is trained again, from the checkpoint if there is one.
 
     Raises:
         InputError: the training does not fit into memory, or its loss diverges.
@@ -84,9 +84,9 @@ def correct_if_asked(
     with console.stage("teacher correction"):
         key = _key(config, teacher, corpus)
         found = Correction.load(directory.correction, key)
-        if found is not None and _written(config, directory) == found.fingerprint:
+        if found is not None and _written_fingerprint(config, directory) == found.fingerprint:
             console.forecast.skip("correct", config.teacher_correction)
-            _files(directory, key).remove()  # which that process may not have come to
+            _checkpointing(directory, key).remove()  # in case that process stopped before it removed them
             console.say(f"reusing the corrected teacher in {directory.corrected_teacher}")
             run_processes().send_command(TakeCorrected())
             return load_corrected(config, teacher, directory), found
@@ -103,12 +103,12 @@ def _correct(
         with run_processes().in_step():
             outcome = train_teacher(config, teacher, corpus, directory, advance)
     run_processes().send_command(TakeCorrected())
-    new = load_corrected(config, teacher, directory)
-    after = validation_loss(new.model, corpus.validation)
+    corrected = load_corrected(config, teacher, directory)
+    after = validation_loss(corrected.model, corpus.validation)
     curve = [(seen, loss) for seen, loss in outcome.curve if math.isfinite(loss)]
-    done = Correction(
+    correction = Correction(
         key,
-        new.fingerprint,
+        corrected.fingerprint,
         outcome.tokens,
         outcome.seconds,
         rate,
@@ -117,10 +117,10 @@ def _correct(
         curve,
         outcome.note,
     )
-    atomic_write(directory.correction, json.dumps(asdict(done)))
-    _files(directory, key).remove()
-    console.say(done.sentence)
-    return new, done
+    atomic_write(directory.correction, json.dumps(asdict(correction)))
+    _checkpointing(directory, key).remove()
+    console.say(correction.sentence)
+    return corrected, correction
 
 
 def train_teacher(
@@ -130,14 +130,14 @@ def train_teacher(
     directory: RunDirectory,
     advance: Callable[[int], None],
 ) -> DistillationResult:
-    """Train a teacher on the distillation set, in every process that takes part; the main one writes it.
+    """Train a teacher on the distillation set, in all processes of a run; the main one writes it.
 
     Args:
-        config: of the run.
-        teacher: as it was loaded; it is given up.
-        corpus: whole.
-        directory: of the run.
-        advance: told the tokens of each step.
+        config: configuration of the run.
+        teacher: the teacher as loaded; do not use it afterwards.
+        corpus: the full corpus.
+        directory: run directory.
+        advance: called with the tokens of each step.
 
     Raises:
         InputError: the training does not fit into memory, or its loss diverges.
@@ -153,7 +153,7 @@ def train_teacher(
         tokens=config.teacher_correction, blocks=config.batch_blocks, block=corpus.block, peak_rate=rate
     )
     watch = TrainingMonitor(validate=validate, times=_VALIDATIONS, advance=advance)
-    saving = _files(directory, _key(config, teacher, corpus))
+    saving = _checkpointing(directory, _key(config, teacher, corpus))
     path = directory.corrected_teacher
     try:
         return correct_teacher(teacher, corpus.distillation, schedule, accelerator, path, watch, saving)
@@ -164,21 +164,21 @@ def train_teacher(
 
 
 def load_corrected(config: RunConfig, teacher: Teacher, directory: RunDirectory) -> Teacher:
-    """The corrected teacher from the run directory, in place of the one that it was made from."""
+    """Load the corrected teacher from the run directory; it replaces ``teacher``."""
     path, dtype = directory.corrected_teacher, weights_dtype(config)
     return read_corrected(teacher, path, dtype, config.trust_remote_code)
 
 
-def _files(directory: RunDirectory, key: str) -> Checkpointing:
+def _checkpointing(directory: RunDirectory, key: str) -> Checkpointing:
     path = directory.correction_checkpoint
     return Checkpointing(path=path, key=key, best=path.with_suffix(".best"))
 
 
-def _written(config: RunConfig, directory: RunDirectory) -> str | None:
+def _written_fingerprint(config: RunConfig, directory: RunDirectory) -> str | None:
     return fingerprint_of(directory.corrected_teacher, config.trust_remote_code)
 
 
 def _key(config: RunConfig, teacher: Teacher, corpus: Corpus) -> str:
-    """Names all that decides the corrected weights."""
-    how = (config.teacher_correction, config.batch_blocks, config.dtype, config.device)
-    return fingerprint("correction", teacher.fingerprint, corpus.distillation, *how)
+    """Return a fingerprint of everything that determines the corrected weights."""
+    settings = (config.teacher_correction, config.batch_blocks, config.dtype, config.device)
+    return fingerprint("correction", teacher.fingerprint, corpus.distillation, *settings)

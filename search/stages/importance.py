@@ -1,4 +1,4 @@
-"""How a run measures importance: from what the user chose to a ranking, and to repairs after cutting."""
+"""Importance in a run: from its settings to the ranking, and to the repairs of students after cutting."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LEAST_SQUARES, NORM_SCALE, HEAD_RESIDUAL = "least-squares", "norm-scale", "head-
 
 
 def smallest_architecture(space: SearchSpace, axis_map: AxisMap) -> Architecture:
-    """The least of every axis that a student may have: where rounds of pruning lead to."""
+    """Return the smallest size of every axis in the space: the target of iterative pruning."""
     sizes = {axis: int(space.column(axis).min()) for axis in axis_map.free}
     if Axis.HEADS in sizes:
         groups = sizes.get(Axis.KV_HEADS, axis_map.teacher.kv_heads)
@@ -45,14 +45,14 @@ def load_or_rank(
     moments: Path,
     console: Console,
 ) -> Ranking:
-    """The ranking of a teacher: the one that was made before, or a new one, which is kept.
+    """Load a teacher's ranking, or compute and save it.
 
     Args:
-        variant: the run in one basis.
-        teacher: its.
-        corpus: with the calibration set.
-        places: where it may lie; a new one is kept at the last.
-        moments: where those for repairs go, if they can be heard in the same pass.
+        variant: the run in one basis of hidden.
+        teacher: teacher of the run.
+        corpus: corpus with the calibration set.
+        places: files to look in; a new ranking is saved to the last.
+        moments: file for the moments that repairs need, if the same forward pass can gather them.
         console: for progress.
     """
     config, axis_map = variant.config, variant.axis_map
@@ -71,19 +71,19 @@ def load_or_rank(
             return ranking
     judge = _judge(method, teacher)
     passes = method.rounds * len(order)
-    alone = in_rounds or not needs_forward_pass(method)
-    listener = None if alone or not _wants_moments(config) else MomentsListener(teacher.model, axis_map)
+    separate = in_rounds or not needs_forward_pass(method)
+    listener = None if separate or not _needs_moments(config) else MomentsListener(teacher.model, axis_map)
     with console.work("ranking every axis", "forward", passes * tokens) as advance:
 
-        def told(blocks: int) -> None:
+        def report(blocks: int) -> None:
             advance(blocks * corpus.block)
 
         common = (teacher.model, axis_map, corpus.calibration, key)
         if in_rounds:
-            ranking = rank_in_rounds(*common, target, told, method, order, judge=judge)
+            ranking = rank_in_rounds(*common, target, report, method, order, judge=judge)
         else:
             beside = listener.on() if listener else None
-            ranking = rank(*common, told, method, judge=judge, beside=beside)
+            ranking = rank(*common, report, method, judge=judge, beside=beside)
     if listener is not None:
         listener.moments(_moments_key(teacher, corpus)).save(moments)
     ranking.save(places[-1])
@@ -97,25 +97,25 @@ def _judge(method: Method, teacher: Teacher) -> TaskScorer | None:
 def repair_of(
     variant: Resolved, teacher: Teacher, corpus: Corpus, ranking: Ranking, path: Path, console: Console
 ) -> Repair:
-    """What is repaired after cutting.
+    """Return the repairs that the run applies to a student after cutting.
 
     Args:
-        variant: the run in one basis.
-        teacher: its.
-        corpus: with the calibration set.
-        ranking: that students are cut by.
-        path: of the moments, if any are needed.
+        variant: the run in one basis of hidden.
+        teacher: teacher of the run.
+        corpus: corpus with the calibration set.
+        ranking: ranking that students are cut by.
+        path: file of the moments, if any are needed.
         console: for progress.
     """
     wanted, axis_map = variant.config.repair, variant.axis_map
     heads = producing_tensors(axis_map) if HEAD_RESIDUAL in wanted else {}
-    if not _wants_moments(variant.config):
+    if not _needs_moments(variant.config):
         return Repair(heads)
     moments = _moments(teacher, axis_map, corpus, path, console).sorted_by(axis_map, ranking)
     return Repair(heads, LEAST_SQUARES in wanted, NORM_SCALE in wanted, moments)
 
 
-def _wants_moments(config: RunConfig) -> bool:
+def _needs_moments(config: RunConfig) -> bool:
     return bool({LEAST_SQUARES, NORM_SCALE} & set(config.repair))
 
 

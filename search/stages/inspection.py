@@ -1,7 +1,7 @@
-"""A last look at the teacher and every model that was written: what it writes, and where size and time lie.
+"""Inspection of the teacher and every written model: sample texts, and parameters and latency by part.
 
-It is taken once. What was found is kept model by model, for a run that is started again and for the
-workers that come to the end after the first.
+Each model is inspected once. Results are saved model by model, for a run that is started again and for
+workers that reach the end after the first one.
 """
 
 from __future__ import annotations
@@ -29,42 +29,42 @@ from search.terminal.console import Console
 from space.counting.parts import Part, Parts, parts_of
 
 _PROMPTS, _PROMPT_TOKENS, _NEW_TOKENS = 4, 32, 48
-#: Of a short max_tokens the prompt takes this share at most.
+#: Where few tokens are available, the prompt takes at most this share of them.
 _SHARE = 0.4
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """The same beginnings for all models."""
+    """Prompts, the same for all models."""
 
     tokens: tuple[list[int], ...]
-    """Of each, with the one that begins a document, where the tokenizer has it."""
+    """Token ids of each prompt; they begin with the BOS token where the documents do."""
     texts: tuple[str, ...]
     new_tokens: int
-    """So many are made after each at most."""
+    """Maximum number of tokens to generate after each prompt."""
 
 
 @dataclass(frozen=True)
 class TextSample:
-    """What one model wrote after one prompt."""
+    """The continuation of one prompt by one model."""
 
     text: str
     ended: bool
-    """Whether it ended the text itself; else it was cut off."""
+    """Whether the model ended the text itself; otherwise it was cut off."""
 
 
 def prompts_of(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None) -> Prompts:
-    """Beginnings of documents of the validation text, spread over it; of blocks where too few begin.
+    """Take prompts from the starts of validation documents, evenly spread; where too few, from block starts.
 
     Args:
-        corpus: of the run.
-        tokenizer: the teacher's.
-        max_tokens: tokens that the model reads at most; None if any number.
+        corpus: corpus of the run.
+        tokenizer: the teacher's tokenizer.
+        max_tokens: context length of the model; None if it is unlimited.
     """
     stream = corpus.validation.flatten()
     most = min(corpus.block, max_tokens or corpus.block, _PROMPT_TOKENS + _NEW_TOKENS)
     length = max(1, min(_PROMPT_TOKENS, int(_SHARE * most)))
-    chosen = _spread(_beginnings(stream, tokenizer, length), _PROMPTS)
+    chosen = _spread(_document_starts(stream, tokenizer, length), _PROMPTS)
     blocks = [start for start in range(0, len(stream), corpus.block) if start not in chosen]
     chosen += _spread(blocks, _PROMPTS - len(chosen))
     rows = [_to_a_word(stream[start : start + length].tolist(), tokenizer) for start in chosen]
@@ -75,7 +75,7 @@ def prompts_of(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_tokens: i
 def sample_texts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Prompts
 ) -> list[TextSample]:
-    """The likeliest token after the other, with a KV cache, until a text ends or is long enough."""
+    """Continue each prompt by greedy decoding with a KV cache, until the text ends or is long enough."""
     ends = _ends(model, tokenizer)
     settings = GenerationConfig(
         max_new_tokens=prompts.new_tokens,
@@ -97,8 +97,8 @@ def sample_texts(
     return found
 
 
-def _beginnings(stream: Tensor, tokenizer: PreTrainedTokenizerBase, length: int) -> list[int]:
-    """Where documents begin of which at least so many tokens are there."""
+def _document_starts(stream: Tensor, tokenizer: PreTrainedTokenizerBase, length: int) -> list[int]:
+    """Find the starts of documents that have at least ``length`` tokens in the stream."""
     begins = tokenizer.bos_token_id is not None
     separator = tokenizer.bos_token_id if begins else tokenizer.eos_token_id
     if separator is None:
@@ -110,13 +110,13 @@ def _beginnings(stream: Tensor, tokenizer: PreTrainedTokenizerBase, length: int)
 
 
 def _spread(places: list[int], number: int) -> list[int]:
-    """So many of the places, or all if there are fewer."""
+    """Pick ``number`` evenly spread places, or all if there are fewer."""
     number = min(number, len(places))
     return [places[one * len(places) // number] for one in range(number)]
 
 
 def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a text."""
+    """Return the ids of the tokens that end a text."""
     named = model.generation_config.eos_token_id
     found = named if isinstance(named, list) else [named]
     return list(dict.fromkeys(end for end in (*found, tokenizer.eos_token_id) if end is not None))
@@ -128,13 +128,13 @@ def _continuation(
     ended = next((place for place, token in enumerate(made) if token in ends), None)
     written = made[:ended]
     whole = _decoded(tokenizer, _without_start([*prompt, *written], tokenizer))
-    # Some tokenizers leave out the space before the first token, so the prompt goes along.
+    # Some tokenizers drop the space before the first token, so decode prompt and continuation together.
     alone = whole.removeprefix(text) if whole.startswith(text) else _decoded(tokenizer, written)
     return TextSample(alone, ended is not None)
 
 
 def _to_a_word(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """As many of the tokens as end with a word, if that leaves at least half of them."""
+    """Shorten the tokens to end with a whole word, if that keeps at least half of them."""
     for length in range(len(tokens) - 1, len(tokens) // 2, -1):
         text, longer = (_decoded(tokenizer, tokens[:end]) for end in (length, length + 1))
         if longer.startswith(text) and longer[len(text) :][:1].isspace():
@@ -154,34 +154,34 @@ def _decoded(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
 
 @dataclass(frozen=True)
 class LatencyBreakdown:
-    """Measured times, and how they divide among the parts by shares that were timed with hooks."""
+    """Measured times, and their division among the parts of a model, by shares timed with hooks."""
 
     prefill_ms: float
     decode_ms_per_token: float
     answer: int
-    """Tokens of the answer, for the latency of prompt and answer together."""
+    """Generated tokens that the total latency assumes."""
     prefill: dict[str, float]
     """Milliseconds of each part; their sum is ``prefill_ms``."""
     decode: dict[str, float]
-    """Milliseconds for each token of each part; their sum is ``decode_ms_per_token``."""
+    """Milliseconds per token of each part; their sum is ``decode_ms_per_token``."""
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """Of one model."""
+    """Parameters and latency of one model by part."""
 
     parameters: dict[str, int]
-    """By part, tied ones once; parts without any are left out."""
+    """Parameter count by part; tied ones count once, parts without any are left out."""
     latency: LatencyBreakdown
 
 
 def breakdown_of(context: RunContext, model: PreTrainedModel, kept: Sequence[int]) -> Breakdown:
-    """Take a model apart.
+    """Break down a model's parameters and latency by part.
 
     Args:
-        context: of the run.
+        context: context of the run.
         model: the teacher, or a student as transformers loads it.
-        kept: the teacher's layers that it has, ascending.
+        kept: indices of the teacher's layers that the model has, ascending.
     """
     parts = parts_of(model, context.axis_map, kept)
     latency = context.latency(model)
@@ -213,25 +213,25 @@ def _scaled(shares: Shares, whole: float) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found."""
+    """The results of the inspection."""
 
     prompts: tuple[str, ...]
     models: dict[str, dict[str, Any]]
-    """By model (``teacher``, or the path of a retrained one) its ``continuations`` and its ``breakdown``, as
-    the summary has them."""
+    """By model (``teacher``, or the path of a retrained model): ``continuations`` and ``breakdown``, in the
+    form of the summary."""
 
     def of(self, model: str | None) -> dict[str, Any]:
-        """What was found of a model; empty of one that was not kept."""
+        """Return the results of a model; empty ones for a model that was not kept."""
         return self.models.get(model or "", {"continuations": [], "breakdown": None})
 
 
 def inspect(
     context: RunContext, retrained: Sequence[Retrained], directory: RunDirectory, console: Console
 ) -> Inspection:
-    """Look at the teacher and at every model that was written.
+    """Inspect the teacher and every written model.
 
-    What an earlier process found is taken as it is. A model that cannot be looked at is left out, and tried
-    again when the run is started again.
+    Results of earlier processes are reused. A model whose inspection fails is left out, and tried again
+    when the run is started again.
 
     Raises:
         OSError: the disk is full.
@@ -247,8 +247,8 @@ def inspect(
     for name in (model for model in layers if model not in found):
         try:
             model = context.teacher.model if name == TEACHER else reload(context, context.directory / name)
-            found[name] = _look(context, model, prompts, layers[name])
-        except Exception as error:  # whatever a class of somebody else's does; the run has its models
+            found[name] = _inspect_model(context, model, prompts, layers[name])
+        except Exception as error:  # third-party model code may raise anything; the models are written
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise
             console.say(f"{name} cannot be looked at: {short_message(error)}")
@@ -256,7 +256,7 @@ def inspect(
     return Inspection(prompts.texts, found)
 
 
-def _look(
+def _inspect_model(
     context: RunContext, model: PreTrainedModel, prompts: Prompts, layers: Sequence[int]
 ) -> dict[str, Any]:
     written: list[TextSample] = sample_texts(model, context.teacher.tokenizer, prompts)
@@ -265,17 +265,17 @@ def _look(
 
 
 def _read(directory: RunDirectory, context: RunContext) -> dict[str, dict[str, Any]]:
-    """What was kept, if it is of this teacher and text."""
+    """Read the saved results, if they are of this teacher and text."""
     if not directory.inspection.exists():
         return {}
-    about = json.loads(directory.inspection.read_text())
-    found: dict[str, dict[str, Any]] = about["models"] if about["of"] == _identity(context) else {}
+    saved = json.loads(directory.inspection.read_text())
+    found: dict[str, dict[str, Any]] = saved["models"] if saved["of"] == _identity(context) else {}
     return found
 
 
 def _write(directory: RunDirectory, context: RunContext, found: dict[str, dict[str, Any]]) -> None:
-    about = {"of": _identity(context), "models": found}
-    atomic_write(directory.inspection, json.dumps(about, indent=1))
+    saved = {"of": _identity(context), "models": found}
+    atomic_write(directory.inspection, json.dumps(saved, indent=1))
 
 
 def _identity(context: RunContext) -> list[str]:

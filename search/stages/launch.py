@@ -1,7 +1,7 @@
-"""A run that ``accelerate launch`` or ``torchrun`` started in several processes: who does what, and the end.
+"""Runs that ``accelerate launch`` or ``torchrun`` started in several processes: main process and followers.
 
-Whatever ends the main process ends the others: it lets them go, or, where they are in a training that it
-left, they are ended by what started them.
+When the main process ends, so do the others: it releases them, or, if it left a training that they are still
+in, the launcher ends them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import torch
 
@@ -35,38 +35,35 @@ from search.stages.targets import targets_of, teaching_model
 from search.storage.run_directory import RunDirectory
 from search.terminal.command import LostProcessError
 from search.terminal.console import Console
-from search.training.process_group import FAILURES, RunProcesses
+from search.training.process_group import FAILURES, RunProcesses, run_processes
 from search.training.training import Begin, Correct, TakeCorrected, TakeTargets, Train, Trainer
 from space.input_error import InputError
 
-if TYPE_CHECKING:
-    from search.training.process_group import RunProcesses
-
 
 class Follower:
-    """Carries out the commands of the main process."""
+    """Executes the commands of the main process in another process of the run."""
 
     resolved: Resolved
     directory: RunDirectory
     corpus: Corpus
     teacher: Teacher
     teaching: Teacher
-    """Whose targets are learnt."""
+    """The model that provides the targets."""
     targets: tuple[Targets, Targets]
-    """Those of the rungs, and those of retraining."""
+    """Targets of the rungs, and of retraining."""
 
     def __init__(self, processes: RunProcesses) -> None:
         self.processes, self.console = processes, Console(quiet=True)
         self.metering = ExitStack()
 
     def follow(self) -> None:
-        """Do as told, until let go.
+        """Execute commands until the main process releases this one.
 
-        What fails in a training fails in the main process too, which deals with it.
+        A training that fails here fails in the main process too, which handles it.
 
         Raises:
-            InputError: the teacher cannot be loaded here.
-            LostProcessError: the main process is gone, or this one failed alone.
+            InputError: this process cannot load the teacher.
+            LostProcessError: the main process is gone, or only this one failed.
         """
         with self.metering:
             for command in self.processes.commands():
@@ -83,7 +80,7 @@ class Follower:
                         self._train(partial(self._distil, command))
 
     def _begin(self, command: Begin) -> None:
-        """A run of a family comes after another, whose models go first."""
+        """Load the teacher of a run; in a family, free the models of the previous run first."""
         for models in ("teacher", "teaching", "targets"):
             vars(self).pop(models, None)
         gc.unfreeze()
@@ -96,7 +93,7 @@ class Follower:
         gc.freeze()
 
     def _take_targets(self, blocks: int) -> None:
-        """They lie in the run directory; nothing is missing there, so nothing is made."""
+        """Open the targets in the run directory; the main process has made them all."""
         corpus = replace(self.corpus, distillation=self.corpus.distillation[:blocks])
         config = self.resolved.config
         self.teaching = teaching_model(config, self.teacher)
@@ -123,26 +120,24 @@ class Follower:
 
 
 def lead_or_follow(run: Callable[[], int]) -> NoReturn:
-    """Lead the run, or follow whoever does, and end the process.
+    """Lead the run or follow the main process, then end this process.
 
-    It ends at once: taking down what connects processes waits for all, or aborts where one was quicker.
+    It ends by ``os._exit``: destroying the process group would wait for all, or abort where one is ahead.
 
     Args:
-        run: does it, in the main process, and returns the exit status.
+        run: executes the run in the main process, and returns the exit status.
     """
-    # Ctrl-C reaches all processes of a terminal; until one knows its part it just ends.
+    # Ctrl-C reaches all processes of a terminal; until a process knows its role, it just ends.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    from search.training.process_group import run_processes
-
-    joined = run_processes()
-    status = _lead(run, joined) if joined.is_main else _follow(joined)
+    processes = run_processes()
+    status = _lead(run, processes) if processes.is_main else _follow(processes)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
-def _lead(run: Callable[[], int], joined: RunProcesses) -> int:
+def _lead(run: Callable[[], int], processes: RunProcesses) -> int:
     signal.signal(signal.SIGINT, _stop_once)
     signal.signal(signal.SIGTERM, _stop_once)
     try:
@@ -155,20 +150,18 @@ def _lead(run: Callable[[], int], joined: RunProcesses) -> int:
         status = 1
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    if not joined.out_of_step:
-        with suppress(LostProcessError):  # who is gone needs no leave
-            joined.release_others()
+    if not processes.out_of_step:
+        with suppress(LostProcessError):  # a lost process needs no release
+            processes.release_others()
     return status
 
 
-def _follow(joined: RunProcesses) -> int:
-    """Say nothing, but for why this process cannot go on while the others could."""
+def _follow(processes: RunProcesses) -> int:
+    """Follow without output, except for the reason why only this process cannot go on."""
     logging.disable()
     warnings.simplefilter("ignore")
-    from search.stages.launch import Follower
-
     try:
-        Follower(joined).follow()
+        Follower(processes).follow()
     except LostProcessError as error:
         return _failed(str(error)) if error.failed else 1
     except InputError as error:
@@ -184,7 +177,7 @@ def _failed(why: str) -> int:
 
 
 def _stop_once(number: int, frame: FrameType | None) -> None:
-    """As Ctrl-C does; what started the processes passes the signal on, and would interrupt the tidying up."""
+    """Act as Ctrl-C once; the launcher repeats the signal, which would interrupt the cleanup."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt

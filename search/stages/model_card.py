@@ -1,7 +1,7 @@
-"""The README.md of a written model: what it is, what it was measured at, how to load it; and its licence.
+"""Model cards: the README.md of each written model, with its measurements, how to load it, and its licence.
 
-Its front matter is what the Hugging Face hub reads: the teacher as ``base_model``, its licence and language,
-the text, and the measurements in the ``model-index`` form. What is not known for certain is left out.
+The front matter is for the Hugging Face hub: the teacher as ``base_model``, its licence and language, the
+text, and the measurements in the ``model-index`` form. Anything uncertain is left out.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ print(tokenizer.decode(answer[0], skip_special_tokens=True))
 def model_card(
     summary: dict[str, Any], label: str, provenance: Provenance, *, origin: str | None = None
 ) -> str:
-    """The model card of the retrained model called ``label``.
+    """Return the model card of the retrained model with a label.
 
     Args:
-        summary: the run's summary, checked.
-        label: of a promoted model, or of a baseline if no promoted model has that label.
-        provenance: where the model is from, and under which terms.
-        origin: who proposed the model, where that tells it from another of the same label: the chosen
-            architecture trained from ``random-weights`` has the chosen model's.
+        summary: summary of the run, already checked.
+        label: label of a promoted model, or of a baseline if no promoted model has it.
+        provenance: the model's sources and licence.
+        origin: the model's origin, needed where two models share a label: the chosen architecture trained
+            from ``random-weights`` has the label of the chosen model.
 
     Raises:
-        KeyError: no retrained model of the run is called ``label``.
+        KeyError: no retrained model of the run has this label and origin.
     """
     entries = [*summary["promoted"], *summary["baselines"]]
     named = (one for one in entries if one["label"] == label and origin in (None, one["origin"]))
@@ -70,7 +70,7 @@ def model_card(
 
 
 def corrected_card(summary: dict[str, Any], provenance: Provenance) -> str:
-    """The model card of the corrected teacher, of a run that has one."""
+    """Return the model card of the corrected teacher of a run."""
     teacher = summary["teacher"]
     correction, name = teacher["correction"], PurePath(teacher["id"]).name or teacher["id"]
     sections = (
@@ -106,7 +106,7 @@ def _front_matter(
 
 
 def _results(summary: dict[str, Any], student: Entry, dataset: Dataset | None) -> list[EvalResult] | None:
-    """Loss, perplexity and bits per byte in the form of a model index; None if it was not retrained."""
+    """Return loss, perplexity, bits per byte and benchmarks as a model index; None if there is no loss."""
     loss, corpus = student["loss"], summary["corpus"]["id"]
     if loss is None:
         return None
@@ -193,7 +193,7 @@ def _latency_words(summary: dict[str, Any]) -> str:
 
 
 def _comparison(summary: dict[str, Any], student: Entry) -> str:
-    """Every retrained model of the run by loss; those that were not retrained come last."""
+    """Return a table of the run's retrained models by loss; those whose retraining failed come last."""
     entries = [entry for _, entry in retrained_entries(summary)]
     entries.sort(key=lambda entry: math.inf if entry["loss"] is None else float(entry["loss"]))
     rows = [
@@ -266,25 +266,25 @@ def _table(head: tuple[str, ...], rows: list[Any]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text on one line that starts no column and no markup of HTML."""
+    """Put text on one line, and escape it for a Markdown table and HTML."""
     return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _code(text: str) -> str:
-    """Text as a code span, in which Markdown and HTML mean nothing."""
+    """Format text as a code span, in which Markdown and HTML have no effect."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence, pad = "`" * (longest + 1), " " if longest else ""
     return fence + pad + re.sub(r"\s+", " ", text) + pad + fence
 
 
 def write_cards(summary: dict[str, Any], run: Path) -> None:
-    """Write a README.md beside every model of a run, and what its licence asks to be passed on.
+    """Write a README.md and copies of the licence files beside every model of a run.
 
-    These are the models that the summary names, and the corrected teacher, if it was corrected.
+    These are the models that the summary names, and the corrected teacher if there is one.
 
     Args:
-        summary: of the run, checked.
-        run: its directory, with the models and what ``keep_provenance`` left there.
+        summary: summary of the run, already checked.
+        run: run directory, with the models and the files of ``save_provenance``.
 
     Raises:
         OSError: the disk is full.

@@ -1,8 +1,8 @@
-"""Everything before the first candidate: teacher, text, ranking, basis, targets; each made once and reused.
+"""Everything before the first candidate: teacher, text, targets, ranking, basis; each made once and reused.
 
-A turned basis keeps more of what the teacher computes, but needs a head of its own. Where head and
-embedding are tied in the teacher, that costs parameters which coordinates spend elsewhere; so both fill the
-same budget, and the loss decides.
+A rotated basis of hidden preserves more of the teacher's function, but needs an untied head. If the teacher
+ties head and embedding, this costs parameters that the coordinate basis spends elsewhere. So a trial trains
+hand-made students of the same budget in both bases, and the loss decides.
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ from space.enumeration.search_space import SearchSpace
 
 
 class BasisCandidate(NamedTuple):
-    """One student that is to be tried."""
+    """A student of the trial that chooses the basis of hidden."""
 
     basis: str
     origin: str
-    """Of the baselines."""
+    """Name of the baseline."""
     architecture: Architecture
 
 
 def variants_of(resolved: Resolved) -> dict[str, Resolved]:
-    """The run in every basis that is open, coordinates first."""
+    """Return the run in every basis that is still open, coordinates first."""
     variants = [resolved] if resolved.turned is None else [resolved, resolved.turned]
     return {variant.basis.value: variant for variant in variants}
 
 
 def basis_candidates(resolved: Resolved) -> list[BasisCandidate]:
-    """Who has to be tried: every baseline in every basis; nobody if the basis is settled.
+    """List the students of the trial: every baseline in every basis; empty if the basis is already fixed.
 
-    A basis is worth something where hidden is cut, and to untie a head costs something everywhere: each
-    may spend the budget as it can.
+    A basis helps only where hidden is cut, but an untied head always costs parameters; so each basis has
+    baselines of its own for the budget.
     """
     variants = variants_of(resolved)
     if len(variants) == 1:
@@ -74,31 +74,31 @@ def basis_candidates(resolved: Resolved) -> list[BasisCandidate]:
 
 
 def score_in_basis(
-    contestant: BasisCandidate, context: RunContext, advance: Callable[[int], None]
+    candidate: BasisCandidate, context: RunContext, advance: Callable[[int], None]
 ) -> BasisScore:
-    """Score one hand-made student at rung 1, where all learn from the same batches.
+    """Score one hand-made student at rung 1, where all students train on the same batches.
 
     Args:
-        contestant: who.
-        context: of its basis.
-        advance: told the tokens of each step.
+        candidate: the student.
+        context: context in the student's basis.
+        advance: called with the tokens of each step.
     """
     loss: float | None
     try:
-        loss = evaluate_candidate(context, contestant.architecture, 1, advance).values["loss"]
+        loss = evaluate_candidate(context, candidate.architecture, 1, advance).values["loss"]
     except CandidateError:
         loss = None
     return BasisScore(
-        contestant.basis,
-        contestant.origin,
-        contestant.architecture.label,
-        context.space.parameters_of(contestant.architecture),
+        candidate.basis,
+        candidate.origin,
+        candidate.architecture.label,
+        context.space.parameters_of(candidate.architecture),
         loss,
     )
 
 
 def cache_directory() -> Path:
-    """Where texts and latencies are kept between runs: ``SLIMSEARCH_CACHE``, else the user's cache."""
+    """Return the cache of texts and latencies across runs: ``SLIMSEARCH_CACHE``, else in the user's cache."""
     if named := os.environ.get("SLIMSEARCH_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slimsearch"
@@ -107,7 +107,7 @@ def cache_directory() -> Path:
 def load(config: RunConfig, console: Console) -> tuple[Teacher, Corpus]:
     """Load the teacher and read the text; nothing is written to the run directory yet.
 
-    Of the distillation set there is as much as the correction of the teacher reads, if that is more.
+    The distillation set is extended to what the correction of the teacher reads, if that is more.
 
     Raises:
         InputError: the teacher or the text cannot be used.
@@ -120,10 +120,10 @@ def load(config: RunConfig, console: Console) -> tuple[Teacher, Corpus]:
 
 
 def teacher_of(config: RunConfig) -> Teacher:
-    """The teacher of a run, as it was found.
+    """Load the teacher of a run, uncorrected.
 
     Raises:
-        InputError: it cannot be used.
+        InputError: the teacher cannot be used.
     """
     return load_teacher(
         config.teacher,
@@ -142,13 +142,13 @@ def prepare(
     console: Console,
     workers: Workers | None = None,
 ) -> RunContext:
-    """Rank the teacher, cache its targets, and lay out all that candidates are evaluated with.
+    """Cache the teacher's targets, rank it, and build the context that candidates are evaluated in.
 
-    Of several workers one makes what is missing, and the others wait for it.
+    Of several workers one does this, and the others wait and reuse the results.
 
     Raises:
-        InputError: the teacher's head cannot be told apart, activations are not finite, the targets do
-            not fit on the disk, or another model than the teacher cannot teach.
+        InputError: the teacher's head cannot be separated from its body, activations are not finite, the
+            targets do not fit on the disk, or the model named to teach cannot.
     """
     config = resolved.config
     check_head(teacher.model)
@@ -171,7 +171,7 @@ def prepare(
             teacher,
             teaching,
             variant.axis_map,
-            _searched(variant, teacher, ranking),
+            _space_within_bounds(variant, teacher, ranking),
             corpus,
             ranking,
             sort_by_importance(weights, variant.axis_map, ranking),
@@ -183,20 +183,20 @@ def prepare(
         )
 
     with workers.exclusive_or_wait("ranking", console.say):
-        return _settled(resolved, context, directory, console)
+        return _in_best_basis(resolved, context, directory, console)
 
 
-def _searched(variant: Resolved, teacher: Teacher, ranking: Ranking) -> SearchSpace:
-    """The space within the bounds, now that it is known how weights are stored and which layers stay."""
+def _space_within_bounds(variant: Resolved, teacher: Teacher, ranking: Ranking) -> SearchSpace:
+    """Restrict the space by the bounds; the stored dtype and the layers that students keep are now known."""
     costs = replace(variant.costs, value_bytes=teacher.stored_dtype.itemsize)
     kept_of = partial(layers_kept, variant.axis_map, ranking)
     return within_bounds(variant.whole, costs, variant.config.upper_bounds, kept_of)
 
 
-def _settled(
+def _in_best_basis(
     resolved: Resolved, context: Callable[[Resolved], RunContext], directory: RunDirectory, console: Console
 ) -> RunContext:
-    """The workbench of the basis that the user named, or of the better one of two."""
+    """Return the context in the basis that the user named, or in the better one of two by trial."""
     if resolved.turned is None:
         with console.stage("ranking"):
             return context(resolved)
@@ -204,22 +204,22 @@ def _settled(
     variants, waiting = variants_of(resolved), basis_candidates(resolved)[len(trial.tried) :]
     console.forecast.skip("distil", trial.tokens * len(trial.tried), pieces=len(trial.tried))
     with console.stage("ranking"):
-        names = {contestant.basis for contestant in waiting} or {trial.basis}
-        benches = {name: context(variants[name]) for name in variants if name in names}
+        names = {candidate.basis for candidate in waiting} or {trial.basis}
+        contexts = {name: context(variants[name]) for name in variants if name in names}
     with console.stage("basis"):
-        for contestant in waiting:
-            text = f"trying the {contestant.basis} basis: {contestant.architecture.label}"
+        for candidate in waiting:
+            text = f"trying the {candidate.basis} basis: {candidate.architecture.label}"
             with console.work(text, "distil", trial.tokens) as advance:
-                trial = trial.plus(score_in_basis(contestant, benches[contestant.basis], advance))
+                trial = trial.plus(score_in_basis(candidate, contexts[candidate.basis], advance))
             trial.save(directory.basis)
     console.say(trial.reason)
-    made = benches.get(trial.basis) or context(variants[trial.basis])
-    made.ranking.save(directory.ranking)
+    chosen = contexts.get(trial.basis) or context(variants[trial.basis])
+    chosen.ranking.save(directory.ranking)
     for name in variants:
         directory.ranking_of(name).unlink(missing_ok=True)
         if name != trial.basis:
             directory.moments_of(name).unlink(missing_ok=True)
-    return replace(made, basis_trial=trial)
+    return replace(chosen, basis_trial=trial)
 
 
 def _read(config: RunConfig, teacher: Teacher) -> Corpus:

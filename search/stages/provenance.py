@@ -1,4 +1,4 @@
-"""Where a run's models come from and under which terms, kept in the run for its model cards."""
+"""Provenance of a run's models, for their cards: teacher, data set and licence; saved with the run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from evaluators.teacher import Teacher
 from evaluators.teacher.writing import Terms, licence_files, read_terms
 from search.storage.run_directory import atomic_write
 
-#: That a model card carries which a run wrote.
+#: Tag of the model cards that a run writes.
 TAG = "slimsearch"
 _FOLDER, _FILE = "terms", "provenance.json"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set of the hub."""
+    """A data set on the Hugging Face hub."""
 
     id: str
     revision: str | None
@@ -28,13 +28,13 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What the front matter of a card says of where the model is from; of what is not certain, nothing.
+    """The sources of a model for the front matter of its card; anything uncertain is left out.
 
     Attributes:
-        base_model: the teacher's id on the hub; of a model that a run wrote, that of the first teacher.
-        terms: of the teacher.
-        dataset: the text, if it is one of the hub.
-        files: names of the licence's files.
+        base_model: the teacher's id on the hub; if a run wrote the teacher, the id of the first teacher.
+        terms: licence, language and tags of the teacher.
+        dataset: the text, if it is a data set on the hub.
+        files: names of the licence files.
     """
 
     base_model: str | None = None
@@ -44,19 +44,19 @@ class Provenance:
 
 
 def save_provenance(teacher: Teacher, data: str, run: Path) -> None:
-    """Write down where the models of a run come from, with copies of the files of the teacher's licence.
+    """Save the provenance of a run's models, with copies of the teacher's licence files.
 
     Args:
-        teacher: of the run.
+        teacher: teacher of the run.
         data: the text, as the user named it.
-        run: directory of the run.
+        run: run directory.
 
     Raises:
         OSError: the disk is full.
     """
-    folder, beside = run / _FOLDER, licence_files(teacher.directory)
+    folder, licences = run / _FOLDER, licence_files(teacher.directory)
     folder.mkdir(exist_ok=True)
-    for file in beside:
+    for file in licences:
         shutil.copyfile(file, folder / file.name)
     text = hub_text(data)
     terms = read_terms(teacher.directory)
@@ -64,13 +64,13 @@ def save_provenance(teacher: Teacher, data: str, run: Path) -> None:
         base_model=_base_model(teacher, terms),
         terms=terms,
         dataset=Dataset(text.wanted.id, text.wanted.revision, text.config) if text else None,
-        files=tuple(file.name for file in beside),
+        files=tuple(file.name for file in licences),
     )
     atomic_write(folder / _FILE, json.dumps(asdict(found), indent=1))
 
 
 def read_provenance(run: Path) -> Provenance:
-    """What ``save_provenance`` wrote down; of a run without it, that nothing is known."""
+    """Read what ``save_provenance`` wrote; a run without it has an empty provenance."""
     path = run / _FOLDER / _FILE
     if not path.exists():
         return Provenance()
@@ -84,12 +84,12 @@ def read_provenance(run: Path) -> Provenance:
 
 
 def licence_copies(run: Path, provenance: Provenance) -> list[Path]:
-    """The copies of the files of the teacher's licence."""
+    """Return the paths of the copied licence files."""
     return [run / _FOLDER / name for name in provenance.files]
 
 
 def _base_model(teacher: Teacher, terms: Terms) -> str | None:
-    """The hub id if that is certain: a folder may hold anything, unless a run wrote it and said so."""
+    """Return the hub id if it is certain; that of a local folder only if a run wrote the folder."""
     if not Path(teacher.id).expanduser().is_dir():
         return teacher.id
     written_here = TAG in (terms.tags or ())

@@ -1,4 +1,4 @@
-"""Everything that a candidate is evaluated with, prepared once for a whole run."""
+"""The context of a run: everything needed to evaluate candidates; and the outcome of the trial of bases."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ from space.enumeration.search_space import SearchSpace
 
 @dataclass(frozen=True)
 class RunContext:
-    """Teacher, text, ranking and targets of a run, and what to do with them."""
+    """Teacher, text, ranking and targets of a run, with the operations on them."""
 
     config: RunConfig
     directory: Path
     teacher: Teacher
     taught_by: Teacher
-    """Whose targets are learnt: the teacher, or another that the run names."""
+    """The model that provides the targets: the teacher, or another one that the run names."""
     axis_map: AxisMap
     space: SearchSpace
     corpus: Corpus
@@ -57,38 +57,38 @@ class RunContext:
     canonical: Mapping[str, Tensor]
     """The teacher's weights, sorted by importance."""
     repair: Repair
-    """Of students straight after cutting."""
+    """Repair of students straight after cutting."""
     targets: Targets
     retraining_targets: Targets
     accelerator: Accelerator
     book: LatencyCache
     workload: Workload
     basis_trial: BasisTrial | None = None
-    """How the basis of hidden was chosen, if it was tried out."""
+    """The trial that chose the basis of hidden; None without one."""
 
     def extract(self, architecture: Architecture) -> PreTrainedModel:
-        """A student straight after pruning, its weights in the teacher's dtype."""
+        """Cut a student from the teacher; its weights keep the teacher's dtype."""
         return extract(self.canonical, self.axis_map, self.ranking, architecture, repair=self.repair)
 
     def kept_layers(self, architecture: Architecture) -> list[int]:
-        """Which of the teacher's layers a student keeps, ascending."""
+        """Return the indices of the teacher's layers that a student keeps, ascending."""
         return layers_kept(self.axis_map, self.ranking, architecture)
 
     @property
     def trainer(self) -> Trainer:
-        """Trains the students, here and in all processes that take part."""
+        """The trainer of students, the same in all processes of the run."""
         return Trainer(self.config, self.taught_by.model, self.corpus.validation, self.accelerator)
 
     def loss(self, model: PreTrainedModel) -> float:
-        """The validation loss in the precision of training, as the rungs compare it."""
+        """Return the validation loss in the precision of training, which the rungs compare."""
         return self.trainer.loss(model)
 
     def exact_loss(self, model: PreTrainedModel) -> float:
-        """The validation loss in the precision of the weights, as results state it."""
+        """Return the validation loss in the precision of the weights, which the results state."""
         return validation_loss(model, self.corpus.validation)
 
     def latency(self, model: PreTrainedModel) -> Latency:
-        """The latency of a student or of the teacher on this device."""
+        """Return the latency of a student or of the teacher on this device, measured or from the cache."""
         teacher = self.teacher.model
         reference = self.book.look_up(self._key(teacher), lambda: measure_latency(teacher, self.workload))
         if model is teacher:
@@ -99,11 +99,11 @@ class RunContext:
 
     @property
     def formulas(self) -> Costs:
-        """What students cost by their sizes."""
+        """The costs of students as functions of their sizes."""
         return Costs(self.axis_map, self.workload, self.teacher.stored_dtype.itemsize)
 
     def costs(self, architecture: Architecture, axis_map: AxisMap | None = None) -> dict[str, float]:
-        """The objectives that follow from the sizes alone, of a student unless another map is given."""
+        """Return the objectives that follow from the sizes alone, of a student unless a map is given."""
         formulas = replace(self.formulas, axis_map=axis_map or self.axis_map)
         return formulas.of(architecture, self.kept_layers(architecture))
 
@@ -116,21 +116,21 @@ class RunContext:
         validations: int,
         checkpointing: Checkpointing | None = None,
     ) -> DistillationResult:
-        """Distil a student in place, its loss watched at equal distances.
+        """Distil a student in place, with ``validations`` evenly spaced validations.
 
-        Other processes that train with this one are sent the student.
+        Any other processes of the run receive the student and train with this one.
 
         Raises:
-            DivergenceError: see ``distil``, as for others.
+            DivergenceError: see ``distil``, also for its other errors.
             LostProcessError: see ``RunProcesses.in_step``.
         """
-        job, joined = TrainingJob(tokens, validations, checkpointing), run_processes()
-        if joined.is_only:
+        job, processes = TrainingJob(tokens, validations, checkpointing), run_processes()
+        if processes.is_only:
             return self.trainer.train(student, targets, job, advance)
         retraining = targets is self.retraining_targets
         assert retraining or targets is self.targets, "the others have the targets of the run alone"
-        joined.send_command(Train(describe_student(student), job, retraining))
-        with joined.in_step():
+        processes.send_command(Train(describe_student(student), job, retraining))
+        with processes.in_step():
             send_weights(student)
             return self.trainer.train(student, targets, job, advance)
 
@@ -142,11 +142,11 @@ class RunContext:
 
 @dataclass(frozen=True)
 class BasisScore:
-    """One student of the trial."""
+    """The result of one student of the trial of bases."""
 
     basis: str
     origin: str
-    """Of the baselines."""
+    """Name of the baseline."""
     label: str
     parameters: int
     loss: float | None
@@ -159,21 +159,21 @@ def _loss(one: BasisScore) -> float:
 
 @dataclass(frozen=True)
 class BasisTrial:
-    """What the trial of the bases came to."""
+    """The trial that compares the bases of hidden by short distillation of hand-made students."""
 
     tokens: int
-    """Of distillation, for each student."""
+    """Tokens of distillation for each student."""
     tried: Sequence[BasisScore]
 
     @property
     def basis(self) -> str:
-        """The one with the best student; of equal ones the first; coordinates if there is none."""
+        """The basis of the best student, the first of equal ones; coordinates if there is none."""
         best = min(self.tried, key=_loss, default=None)
         return BasisName.COORDINATE.value if best is None else best.basis
 
     @property
     def reason(self) -> str:
-        """In words, for the report and the terminal."""
+        """The reason for the choice in words, for the report and the terminal."""
         if all(one.loss is None for one in self.tried):
             return (
                 f"hidden is cut along the {self.basis} basis: no hand-made student could be trained to tell"
@@ -189,17 +189,17 @@ class BasisTrial:
         return min((one for one in self.tried if one.basis == basis), key=_loss)
 
     def plus(self, one: BasisScore) -> BasisTrial:
-        """With one more student."""
+        """Return a copy with one more student."""
         return replace(self, tried=[*self.tried, one])
 
     def save(self, path: Path) -> None:
-        """Write it, whole or not at all."""
+        """Write the trial to ``path`` atomically."""
         atomic_write(path, json.dumps(asdict(self), indent=1))
 
     @classmethod
     def load(cls, path: Path, tokens: int) -> BasisTrial:
-        """Read what ``save`` wrote; one without students if there is nothing."""
+        """Read what ``save`` wrote; without a file, return a trial without students."""
         if not path.exists():
             return cls(tokens, [])
-        about = json.loads(path.read_text())
-        return cls(about["tokens"], [BasisScore(**one) for one in about["tried"]])
+        saved = json.loads(path.read_text())
+        return cls(saved["tokens"], [BasisScore(**one) for one in saved["tried"]])

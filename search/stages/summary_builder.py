@@ -1,4 +1,4 @@
-"""The account of a run: every figure of the report, gathered from the studies and the retrainings."""
+"""Builds the summary of a run: every figure of the report, from the studies and the retrainings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PACKAGES = ("slimsearch", "torch", "transformers", "optuna", "accelerate", "dat
 
 @dataclass(frozen=True)
 class TeacherFigures:
-    """What was measured of the teacher."""
+    """Measurements of the teacher."""
 
     loss: float
     latency_ms: float | None
@@ -44,17 +44,17 @@ class TeacherFigures:
 
 @dataclass(frozen=True)
 class FinalMeasurements:
-    """What was found at the end of the run, when its models were there."""
+    """Measurements at the end of the run, after its models are written."""
 
     benchmarks: Results
     inspection: Inspection
     energy: Energy | None
-    """Of all processes; None where no machine tells."""
+    """Energy of all processes; None if no machine has a meter."""
 
 
 @dataclass(frozen=True)
 class SummaryBuilder:
-    """A finished run, ready to be written down."""
+    """Builds the summary of a finished run."""
 
     context: RunContext
     rungs: Sequence[Rung]
@@ -67,7 +67,7 @@ class SummaryBuilder:
     command: str
 
     def summary(self) -> dict[str, Any]:
-        """As ``summary.schema.json`` describes it."""
+        """Return the summary in the form of ``summary.schema.json``."""
         config, corpus = self.context.config, self.context.corpus
         records = [record for rung in self.rungs for record in rung.records()]
         retrained = [*self.promoted, *self.baselines]
@@ -257,8 +257,8 @@ class SummaryBuilder:
         tokens = {
             "teacher_correction": self.correction.tokens if self.correction else 0,
             "ranking": self.context.corpus.calibration.numel(),
-            "targets": max(told["tokens"] if told["bytes"] else 0 for told in self._targets().values()),
-            "short_distillation": sum(_read(r.evaluation) for r in records if r.evaluation) + tried,
+            "targets": max(row["tokens"] if row["bytes"] else 0 for row in self._targets().values()),
+            "short_distillation": sum(_tokens_trained(r.evaluation) for r in records if r.evaluation) + tried,
             "retraining": sum(r.tokens - r.branch_tokens for r in (*self.promoted, *self.baselines)),
         }
         return tokens | {"total": sum(tokens.values())}
@@ -269,19 +269,19 @@ def _taught_by(config: RunConfig) -> str | None:
     return str(other) if other.id else None
 
 
-def _read(evaluation: Evaluation) -> int:
-    """Tokens that an evaluation took: not those of a branch that it went on from."""
+def _tokens_trained(evaluation: Evaluation) -> int:
+    """Count the tokens that an evaluation trained on, without those of the branch that it resumed."""
     return evaluation.tokens - int(evaluation.details.get("branch_tokens", 0))
 
 
 def _perplexity(loss: float | None) -> float | None:
-    """None where there is no loss, or no float that holds its perplexity."""
+    """Return the perplexity; None if there is no loss or the perplexity overflows a float."""
     value = math.inf if loss is None else perplexity(loss)
     return value if math.isfinite(value) else None
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that decide the figures."""
+    """Return the versions of Python and of the packages that influence the figures."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

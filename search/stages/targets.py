@@ -1,7 +1,7 @@
-"""The teacher's targets of a run: whose and in which form is decided once, and what is missing is made.
+"""The teacher's targets in a run: which model provides them and in which form, decided once, then cached.
 
-In a family the teacher of a later run is itself a student; the model that the family began with may teach
-all.
+In a family the teacher of a later run is a student of an earlier one; the original model may provide the
+targets for all runs.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ from space.input_error import InputError
 
 @dataclass(frozen=True)
 class TargetsPlan:
-    """What of the teacher's targets lies on the disk."""
+    """Which of the teacher's targets are cached on disk."""
 
     form: FormName
     blocks: int
-    """From the first on; none if the teacher runs live. Whoever reads more than these asks it live."""
+    """Number of cached blocks, from the first; 0: none. For further blocks the teacher runs live."""
 
 
 def asks_teacher(config: RunConfig) -> bool:
-    """Whether anything that is learnt comes from the teacher."""
+    """Return whether training uses the teacher's logits or states."""
     return loss_of(config).needs_teacher or bool(config.states)
 
 
 def setting_of(resolved: Resolved, tokens: int, width: int | None = None) -> TargetsSetting:
-    """Sizes of a run, as the choice of the form asks for them.
+    """Return the sizes that the choice of the targets' form depends on.
 
     Args:
-        resolved: the run; of its students the one with most matrix weights counts.
-        tokens: of the distillation set.
-        width: D, how many numbers the head of whoever teaches reads; its hidden unless told.
+        resolved: the run; its student with the most matrix weights counts.
+        tokens: tokens of the distillation set.
+        width: D, the input width of the teaching model's head; by default its hidden size.
     """
     space, matrices, teaching = resolved.space, matrix_polynomial(resolved.axis_map), resolved.teaching
     hidden = teaching.teacher.hidden
@@ -72,22 +72,22 @@ def setting_of(resolved: Resolved, tokens: int, width: int | None = None) -> Tar
 
 
 def places_of(resolved: Resolved) -> Sequence[StatePlace]:
-    """Where the teacher's intermediate states are taken: the same for every student."""
+    """Return where the teacher's intermediate states are taken, the same for every student."""
     layers = resolved.teaching.teacher.layers
     states = states_named(resolved.config.states, layers, layers)
     return () if states is None else states.of_teacher
 
 
 def plan_targets(config: RunConfig, setting: TargetsSetting, free: int) -> TargetsPlan:
-    """The targets of all text if they fit; else those that the rungs read, and retraining asks live.
+    """Plan to cache the targets of all text if they fit; else those for the rungs, with live retraining.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         setting: sizes, with the tokens of all text.
-        free: bytes on the disk.
+        free: free bytes on the disk.
 
     Raises:
-        InputError: a form was asked for that is not enough for the loss, or does not fit even for the rungs.
+        InputError: the requested form does not suffice for the loss, or does not fit even for the rungs.
     """
     if not asks_teacher(config):
         return TargetsPlan(FormName.LIVE, 0)
@@ -105,19 +105,19 @@ def plan_targets(config: RunConfig, setting: TargetsSetting, free: int) -> Targe
 
 
 def free_bytes(path: Path) -> int:
-    """On the disk where ``path`` lies or will lie."""
+    """Return the free bytes on the disk of ``path``, which need not exist."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
 
 
 def check_targets(resolved: Resolved, directory: RunDirectory) -> None:
-    """Refuse targets that were asked for and cannot be, before the teacher is loaded.
+    """Check, before the teacher is loaded, that the requested targets are possible.
 
     Raises:
         InputError: see ``plan_targets``.
     """
-    if _decided(directory) is None:
+    if _load_plan(directory) is None:
         config = resolved.config
         setting = setting_of(resolved, config.distillation_blocks * config.block)
         plan_targets(config, setting, free_bytes(directory.path))
@@ -131,19 +131,19 @@ def targets_of(
     accelerator: Accelerator,
     console: Console,
 ) -> tuple[Targets, Targets]:
-    """The targets of the rungs and those of retraining; what is to lie on the disk is there afterwards.
+    """Return the targets of the rungs and those of retraining; fill the cache on disk as planned.
 
     Args:
         resolved: the run.
-        teacher: the model whose targets are learnt.
-        corpus: with the distillation set.
-        directory: of the run.
+        teacher: the model that provides the targets.
+        corpus: corpus with the distillation set.
+        directory: run directory.
         accelerator: device and precision.
         console: for progress.
 
     Raises:
         InputError: see ``plan_targets``.
-        OSError: the disk is full; what was made is kept.
+        OSError: the disk is full; the targets made so far are kept.
     """
     config, tokens = resolved.config, corpus.distillation
     if not asks_teacher(config):
@@ -152,7 +152,7 @@ def targets_of(
         return text, text
     places = places_of(resolved)
     setting = setting_of(resolved, tokens.numel(), states_width(teacher.model))
-    plan = _decide(config, setting, directory)
+    plan = _load_or_make_plan(config, setting, directory)
     live = LiveTargets(teacher.model, tokens, places, accelerator.autocast)
     if not plan.blocks:
         console.say("the teacher's targets are kept nowhere: it runs beside the student; --targets chooses")
@@ -162,7 +162,7 @@ def targets_of(
     key = fingerprint(teacher.fingerprint, str(teacher.model.dtype), config.dtype)
     kept = tokens[: plan.blocks]
     cached = CachedTargets(teacher.model, kept, form, directory.targets, key, places, accelerator.autocast)
-    _fill(cached, replace(setting, tokens=kept.numel()), plan.form, console)
+    _fill_cache(cached, replace(setting, tokens=kept.numel()), plan.form, console)
     console.forecast.skip("forward", tokens.numel() - kept.numel())
     return cached, cached if cached.blocks == len(tokens) else live
 
@@ -175,9 +175,9 @@ def _form(name: FormName, teacher: Teacher, config: RunConfig) -> Form:
     return TopK(teacher.model, config.temperature)
 
 
-def _decide(config: RunConfig, setting: TargetsSetting, directory: RunDirectory) -> TargetsPlan:
-    """What an earlier process decided, whatever the disk says now; else by the disk."""
-    plan = _decided(directory)
+def _load_or_make_plan(config: RunConfig, setting: TargetsSetting, directory: RunDirectory) -> TargetsPlan:
+    """Return the plan of an earlier process, if there is one; else plan by the free space and save it."""
+    plan = _load_plan(directory)
     if plan is None:
         plan = plan_targets(config, setting, free_bytes(directory.path))
         directory.targets.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,7 @@ def _decide(config: RunConfig, setting: TargetsSetting, directory: RunDirectory)
     return plan
 
 
-def _decided(directory: RunDirectory) -> TargetsPlan | None:
+def _load_plan(directory: RunDirectory) -> TargetsPlan | None:
     try:
         table = json.loads((directory.targets / "choice.json").read_text())
         return TargetsPlan(FormName(table["form"]), int(table["blocks"]))
@@ -193,8 +193,8 @@ def _decided(directory: RunDirectory) -> TargetsPlan | None:
         return None
 
 
-def _fill(cached: CachedTargets, setting: TargetsSetting, form: FormName, console: Console) -> None:
-    """Say what will be made, and make it."""
+def _fill_cache(cached: CachedTargets, setting: TargetsSetting, form: FormName, console: Console) -> None:
+    """Announce and compute the missing targets."""
     block, tokens, folder = cached.tokens.shape[1], cached.tokens.numel(), cached.records.folder
     missing = len(cached.missing()) * block
     console.forecast.skip("forward", tokens - missing)
@@ -211,28 +211,28 @@ def _fill(cached: CachedTargets, setting: TargetsSetting, form: FormName, consol
 
 
 def teaching_model(config: RunConfig, teacher: Teacher) -> Teacher:
-    """The model whose targets are learnt; the teacher itself unless the run names another and asks it.
+    """Return the model that provides the targets: the teacher, unless the run names another and needs it.
 
     Args:
-        config: of the run.
-        teacher: that students are cut from, loaded.
+        config: configuration of the run.
+        teacher: the loaded model that students are cut from.
 
     Raises:
-        InputError: the other one cannot be loaded, has another vocabulary, or cannot be asked.
+        InputError: the other model cannot be loaded, has another vocabulary, or has an unsupported head.
     """
     if not config.taught_by or not (loss_of(config).needs_teacher or config.states):
         return teacher
-    found = load_teacher(
+    teaching = load_teacher(
         config.taught_by,
         revision=config.taught_by_revision or None,
         device=torch.device(config.device),
         dtype=weights_dtype(config),
         trust_remote_code=config.trust_remote_code,
     )
-    _check_vocabulary(config, teacher, found)
-    check_head(found.model)
-    check_states(config, found.model)
-    return found
+    _check_vocabulary(config, teacher, teaching)
+    check_head(teaching.model)
+    check_states(config, teaching.model)
+    return teaching
 
 
 def _check_vocabulary(config: RunConfig, teacher: Teacher, teaching: Teacher) -> None:

@@ -1,8 +1,8 @@
-"""One candidate at one rung: pruned, measured, distilled if the rung says so, from where it stood if it may.
+"""Evaluates one candidate at one rung: cut, measure, and above rung 0 distil, resuming a branch if possible.
 
-Until its rate begins to fall, a short training is the beginning of a longer one (arXiv 2404.06395). What it
-came to there is kept as a branch, from which the next rung, and at the end retraining, go on. A branch is as
-large as three copies of the student, so only those stay that may still be needed.
+Under the WSD schedule a short training equals the beginning of a longer one until its learning rate starts
+to fall (arXiv 2404.06395). The state at that point is saved as a branch, from which the next rung, and at the
+end retraining, resume. A branch takes the space of three copies of the student, so unneeded ones are removed.
 """
 
 from __future__ import annotations
@@ -32,46 +32,46 @@ from space.axes.architecture import Architecture
 
 
 def rung_branch(context: RunContext, architecture: Architecture, rung: int) -> Checkpointing | None:
-    """The files of a short distillation; None if its schedule has no branches, and nothing is kept.
+    """Return the files of a short distillation; None if the schedule has no branches.
 
     Args:
-        context: of the run.
-        architecture: of the candidate.
-        rung: from 1.
+        context: context of the run.
+        architecture: architecture of the candidate.
+        rung: number of the rung, at least 1.
     """
     if not _branching(context.config):
         return None
     path = _branch(context.directory, architecture, rung)
     key = f"{architecture.label} rung {rung} {context.ranking.fingerprint}"
     files = Checkpointing(path=path.with_suffix(".checkpoint"), key=key, branch=path)
-    return _from_below(context, architecture, rung, files)
+    return _from_lower_rung(context, architecture, rung, files)
 
 
 def retraining_branch(context: RunContext, architecture: Architecture, files: Checkpointing) -> Checkpointing:
-    """The files of a retraining, with the branch of the last rung to go on from if there may be one."""
+    """Return the files of a retraining; under WSD with the branch of the last rung to start from."""
     return (
-        _from_below(context, architecture, context.config.rungs, files)
+        _from_lower_rung(context, architecture, context.config.rungs, files)
         if _branching(context.config)
         else files
     )
 
 
 def tokens_spared(context: RunContext, files: Checkpointing | None) -> int:
-    """Tokens that a training need not read again, because it goes on from a branch that is there."""
-    about = read_metadata(files.start) if files is not None and files.start is not None else None
-    return about["step"] * context.config.batch_blocks * context.config.block if about else 0
+    """Count the tokens that a training skips because it resumes an existing branch."""
+    metadata = read_metadata(files.start) if files is not None and files.start is not None else None
+    return metadata["step"] * context.config.batch_blocks * context.config.block if metadata else 0
 
 
 def remove_unneeded_branches(context: RunContext, rungs: Sequence[Rung], bracket: Sequence[int]) -> None:
-    """Remove the branches that no training will go on from.
+    """Remove the branches that no training will resume.
 
-    At each rung those stay that are on the next one, and those that wait for it and may still go up, of as
-    many as it takes in; at the last, those that may be retrained.
+    A branch stays if its candidate is running at the next rung or may still be promoted to one of the free
+    places there; at the last rung, if it may still be retrained.
 
     Args:
-        context: of the run.
-        rungs: all, rung 0 first.
-        bracket: how many candidates each rung takes.
+        context: context of the run.
+        rungs: all rungs, rung 0 first.
+        bracket: number of candidates of each rung.
     """
     if not _branching(context.config):
         return
@@ -81,22 +81,22 @@ def remove_unneeded_branches(context: RunContext, rungs: Sequence[Rung], bracket
         done = {record.architecture for record in above.records()}
         left = bracket[above.index] - above.count()
         waiting = [r for r in rung.feasible() if r.architecture not in above.entered()]
-        stay = (above.entered() - done) | set(_may_be_best(waiting, objectives, left))
-        _keep(context.directory, rung.index, stay)
+        kept = (above.entered() - done) | set(_maybe_best(waiting, objectives, left))
+        _keep_only(context.directory, rung.index, kept)
     top = rungs[-1].feasible()
     hand_made = [r.architecture for r in top if r.origin != SEARCH and context.config.retrain_baselines]
-    _keep(
+    _keep_only(
         context.directory,
         rungs[-1].index,
-        {*_may_be_best(top, objectives, context.config.promote), *hand_made},
+        {*_maybe_best(top, objectives, context.config.promote), *hand_made},
     )
 
 
 def remove_branches(context: RunContext, architecture: Architecture) -> None:
-    """Remove the branches of one that was retrained, and the folder after the last."""
+    """Remove the branches of a retrained candidate, and the folder once it is empty."""
     for rung in range(1, context.config.rungs):
         _branch(context.directory, architecture, rung).unlink(missing_ok=True)
-    with suppress(OSError):  # not the last, or another worker was quicker
+    with suppress(OSError):  # not empty, or another worker was quicker
         (context.directory / "branches").rmdir()
 
 
@@ -104,7 +104,7 @@ def _branching(config: RunConfig) -> bool:
     return config.schedule == ScheduleShape.WSD
 
 
-def _from_below(
+def _from_lower_rung(
     context: RunContext, architecture: Architecture, rung: int, files: Checkpointing
 ) -> Checkpointing:
     start = _branch(context.directory, architecture, rung - 1) if rung > 1 else None
@@ -115,39 +115,39 @@ def _branch(directory: Path, architecture: Architecture, rung: int) -> Path:
     return directory / "branches" / f"{architecture.label}-rung{rung}.safetensors"
 
 
-def _may_be_best(
+def _maybe_best(
     records: Sequence[FinishedTrial], objectives: tuple[str, ...], number: int
 ) -> list[Architecture]:
-    """Those that may be among the next so many: fewer than that many others are better in everything."""
+    """Return the candidates that fewer than ``number`` others dominate: any of these may be picked."""
     if number <= 0 or not records:
         return []
     better = dominates(np.asarray([record.values(objectives) for record in records])).sum(0)
     return [record.architecture for record, above in zip(records, better, strict=True) if above < number]
 
 
-def _keep(directory: Path, rung: int, stay: set[Architecture]) -> None:
-    wanted = {_branch(directory, architecture, rung) for architecture in stay}
+def _keep_only(directory: Path, rung: int, kept: set[Architecture]) -> None:
+    wanted = {_branch(directory, architecture, rung) for architecture in kept}
     for path in (directory / "branches").glob(f"*-rung{rung}.safetensors"):
         if path not in wanted:
             path.unlink()
 
 
-#: Of a short distillation: half way, and at its end.
+#: Validations during a short distillation: half-way and at its end.
 VALIDATIONS = 2
 
 
 @dataclass(frozen=True)
 class DistillationEvaluator:
-    """Judges candidates by models, on the workbench of a run."""
+    """Evaluates candidates by cutting and distilling students, in the context of a run."""
 
     context: RunContext
 
     def evaluate(self, architecture: Architecture, rung: int, advance: Advance) -> Evaluation:
-        """See ``Evaluator``."""
+        """Evaluate a candidate, see ``Evaluator``."""
         return evaluate_candidate(self.context, architecture, rung, advance, self.context.config.upper_bounds)
 
     def tidy(self, rungs: Sequence[Rung], candidates: Sequence[int]) -> None:
-        """Remove the branches that nobody goes on from."""
+        """Remove the branches that no training will resume."""
         remove_unneeded_branches(self.context, rungs, candidates)
 
 
@@ -158,13 +158,13 @@ def evaluate_candidate(
     advance: Advance,
     bounds: Bounds = MappingProxyType({}),
 ) -> Evaluation:
-    """Score a candidate.
+    """Evaluate a candidate at a rung.
 
-    Rung 0 is the loss straight after pruning, and so is a later one of a candidate that is over a bound; else
-    a later rung begins from the same pruned weights and distils for the rung's tokens.
+    Rung 0 takes the loss straight after pruning, as does any rung for a candidate over a bound. A later rung
+    starts from the same pruned weights and distils for the rung's tokens.
 
     Raises:
-        CandidateError: with the reason. The search goes on without it.
+        CandidateError: the candidate failed, with the reason; the search continues without it.
     """
     try:
         return _evaluate(context, architecture, rung, advance, bounds)
@@ -190,16 +190,16 @@ def _evaluate(
         latency = context.latency(student)
         values["latency"] = latency.total_ms
         details = {"prefill_ms": latency.prefill_ms, "decode_ms_per_token": latency.decode_ms_per_token}
-    if rung == 0 or excess_over(values, bounds):  # nothing is spent on what goes no further
+    if rung == 0 or excess_over(values, bounds):  # spend no training on a candidate over a bound
         values["loss"] = _finite(context.loss(student))
         return Evaluation(values, details=details)
     tokens, files = context.config.rung_tokens[rung - 1], rung_branch(context, architecture, rung)
-    if known := tokens_spared(context, files):
-        details["branch_tokens"] = float(known)
+    if reused_tokens := tokens_spared(context, files):
+        details["branch_tokens"] = float(reused_tokens)
     try:
         outcome = context.train(student, tokens, context.targets, advance, VALIDATIONS, checkpointing=files)
     except (RuntimeError, ValueError, MemoryError):
-        _remove(files)  # it is over for this candidate; one that was stopped goes on from them
+        _remove(files)  # the candidate failed; after an interruption they would be resumed
         raise
     _remove(files)
     values["loss"] = _finite(outcome.curve[-1][1])
