@@ -1,4 +1,4 @@
-"""The stages of a run as functions, for scripts and notebooks; ``python -m search.run`` is made of the same.
+"""The stages of a run as functions for scripts and notebooks; ``python -m search.run`` runs the same stages.
 
     from search.api import Flags, extract, rank, retrain, search
 
@@ -7,7 +7,7 @@
     models = retrain(run)
     student = extract(run, hidden=96, layers=6)
 
-Each stage goes on where an earlier process left it, so that calling one again costs nothing.
+Each stage resumes where an earlier process stopped, so calling a completed stage again costs nothing.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ __all__ = ["Flags", "Run", "extract", "rank", "retrain", "search"]
 
 
 def rank(flags: Flags) -> Run:
-    """Load the teacher, keep what it says of the text, and rank its units: all that candidates stand on.
+    """Load the teacher, prepare its targets and rank its units: everything that candidates depend on.
 
     Args:
-        flags: those of the command line, by the same names; ``budget`` is enough.
+        flags: the flags of the command line, by the same names; ``budget`` is enough.
 
     Returns:
         The run. ``run.directory.path`` is its folder, ``run.context.space`` the architectures near the
         budget, ``run.context.ranking`` the order of importance along every axis.
 
     Raises:
-        InputError: the run cannot be done, for the reason that the command line would give.
+        InputError: the run is impossible, with the same message as on the command line.
     """
-    _alone()
+    _require_one_process()
     resolved = resolve(flags)
     directory = RunDirectory(flags.out / resolved.config.name)
     console = Console(flags.quiet, flags.verbose)
     with console.running():
         teacher, corpus = begin(resolved, directory, console)
         with at_work(resolved.config, directory) as workers:
-            return rank_teacher(resolved, directory, console, _call(flags), teacher, corpus, workers)
+            return rank_teacher(resolved, directory, console, _as_call(flags), teacher, corpus, workers)
 
 
 def search(run: Run) -> pd.DataFrame:
-    """Try candidates on every rung until all rungs are full.
+    """Evaluate candidates until every rung has all of its candidates.
 
     Returns:
-        Every evaluation, as ``search.frames.trials`` describes it.
+        All evaluations, with the columns of ``search.frames.trials``.
     """
     with run.console.running(), at_work(run.context.config, run.directory) as workers:
         search_rungs(run, workers)
@@ -67,14 +67,14 @@ def search(run: Run) -> pd.DataFrame:
 
 
 def retrain(run: Run) -> pd.DataFrame:
-    """Train the best candidates to the end, write them as Hugging Face models, and write the report.
+    """Retrain the best candidates, save them as Hugging Face models, and write the report.
 
     Returns:
-        Teacher and retrained models, as ``search.frames.models`` describes them; ``chosen`` is the one to
-        take, and ``path`` is what ``from_pretrained`` takes.
+        Teacher and retrained models, with the columns of ``search.frames.models``: ``chosen`` marks the model
+        to use, and ``path`` is its directory for ``from_pretrained``.
 
     Raises:
-        InputError: no candidate was tried yet.
+        InputError: no candidate has been evaluated at the last rung.
     """
     with run.console.running(), at_work(run.context.config, run.directory) as workers:
         if not run.rungs(workers)[-1].records():
@@ -88,14 +88,14 @@ def retrain(run: Run) -> pd.DataFrame:
 
 
 def extract(run: Run, **sizes: int) -> PreTrainedModel:
-    """Cut a student from the teacher, straight after pruning, whatever the budget.
+    """Extract a student of any size from the teacher, without distillation.
 
     Args:
-        run: whose ranking says what is kept.
-        sizes: by axis, such as ``hidden=96, mlp=256, layers=6``; what is not named stays the teacher's.
+        run: a run, whose ranking determines what is kept.
+        sizes: sizes by axis, such as ``hidden=96, mlp=256, layers=6``; other axes keep the teacher's size.
 
     Returns:
-        The student in the memory of the run's device, in evaluation mode.
+        The student on the device of the run, in evaluation mode.
 
     Raises:
         InputError: the class has no such axis, or does not allow such a size.
@@ -104,16 +104,16 @@ def extract(run: Run, **sizes: int) -> PreTrainedModel:
     return run.context.extract(architecture_of_sizes(named, run.context.axis_map))
 
 
-def _call(flags: Flags) -> str:
-    """What makes the same run, for the report."""
-    said = {field.name: getattr(flags, field.name) for field in fields(flags)}
-    said = {name: value for name, value in said.items() if value != getattr(Flags(), name)}
+def _as_call(flags: Flags) -> str:
+    """Return the Python call that makes the same run, for the report."""
+    given = {field.name: getattr(flags, field.name) for field in fields(flags)}
+    given = {name: value for name, value in given.items() if value != getattr(Flags(), name)}
     if flags.storage:
-        said["storage"] = redact_password(flags.storage)
-    return f"search.api.rank(Flags({', '.join(f'{name}={value!r}' for name, value in said.items())}))"
+        given["storage"] = redact_password(flags.storage)
+    return f"search.api.rank(Flags({', '.join(f'{name}={value!r}' for name, value in given.items())}))"
 
 
-def _alone() -> None:
+def _require_one_process() -> None:
     if is_multi_process():
         raise InputError(
             "Stages are called by one process",

@@ -1,7 +1,6 @@
-"""``python -m search.choose RUN``: which model of a finished run to take, by bounds or weights of one's own.
+"""``python -m search.choose RUN``: choose a model of a finished run by bounds or weights of the user.
 
-Exit status: 0 when there is such a model, 3 when none that was retrained lies within the bounds, 2 for input
-that cannot be worked with.
+Exit status: 0 if there is such a model, 3 if no retrained model lies within the bounds, 2 for invalid input.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from search.terminal.command import exit_status, flag_help
 from search.terminal.format import text_table
 from space.input_error import InputError
 
-#: The exit status where no retrained model lies within the bounds.
+#: Exit status if no retrained model lies within the bounds.
 NONE_WITHIN = 3
-_ABOUT = """examples:
+_DESCRIPTION = """examples:
   python -m search.choose demo-1M
   python -m search.choose runs/demo-1M --weights loss=1 latency=0.5 --json
   python -m search.choose runs/demo-1M --max-latency 20ms --save
@@ -41,7 +40,7 @@ the nearest is named, and a candidate that would do.
 """
 
 
-def _shown(metavar: str) -> Any:
+def _arg(metavar: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
@@ -50,17 +49,17 @@ def _shown(metavar: str) -> Any:
 class ChooseFlags:
     """Choose a model of a finished run."""
 
-    run: Annotated[str, tyro.conf.Positional, _shown("RUN")]
+    run: Annotated[str, tyro.conf.Positional, _arg("RUN")]
     """Directory of the run, or its name below runs/."""
-    max_latency: Annotated[str | None, _shown("AMOUNT")] = None
+    max_latency: Annotated[str | None, _arg("AMOUNT")] = None
     """The most that is allowed: 20ms, 0.5s."""
-    max_parameters: Annotated[str | None, _shown("AMOUNT")] = None
+    max_parameters: Annotated[str | None, _arg("AMOUNT")] = None
     """900M, 4B."""
-    max_memory: Annotated[str | None, _shown("AMOUNT")] = None
+    max_memory: Annotated[str | None, _arg("AMOUNT")] = None
     """Of weights and KV cache: 8GB, 500MiB."""
-    max_flops: Annotated[str | None, _shown("AMOUNT")] = None
+    max_flops: Annotated[str | None, _arg("AMOUNT")] = None
     """Of a token: 8B."""
-    weights: Annotated[tuple[str, ...], _shown("NAME=WEIGHT ...")] = ()
+    weights: Annotated[tuple[str, ...], _arg("NAME=WEIGHT ...")] = ()
     """Of objectives, 0 or more: loss=1 latency=0.5."""
     json: bool = False
     """Print the answer as one JSON object."""
@@ -69,10 +68,10 @@ class ChooseFlags:
     bounds and weights, give the choice back to the run."""
 
     def criteria(self) -> Criteria:
-        """What is asked for.
+        """Return the bounds and weights of these flags.
 
         Raises:
-            InputError: an amount or a weight cannot be read.
+            InputError: an amount or a weight cannot be parsed.
         """
         most = {name: getattr(self, f"max_{name}", None) for name in UNITS}
         bounds = {name: read_bound(name, amount) for name, amount in most.items() if amount is not None}
@@ -80,7 +79,7 @@ class ChooseFlags:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Answer what the arguments ask, and return the exit status."""
+    """Choose a model by these command-line arguments, and return the exit status."""
     return exit_status(partial(_main, sys.argv[1:] if arguments is None else arguments))
 
 
@@ -89,36 +88,36 @@ def _main(arguments: list[str]) -> int:
         ChooseFlags,
         args=arguments,
         prog="python -m search.choose",
-        description=_ABOUT,
+        description=_DESCRIPTION,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     criteria, run = flags.criteria(), find_run(flags.run)
     found = choose_by_criteria(run.summary, criteria)
     if flags.save:
-        save(run, found, wished=bool(criteria.bounds or criteria.weights))
+        save(run, found, by_user=bool(criteria.bounds or criteria.weights))
     print(
         json.dumps(as_json(run, found), indent=1, ensure_ascii=False) if flags.json else in_words(run, found)
     )
     return 0 if found.chosen else NONE_WITHIN
 
 
-def save(run: SavedRun, found: Answer, wished: bool) -> None:
-    """Make an answer the choice of the run; each file is whole whenever it ends, the summary the last.
+def save(run: SavedRun, found: Answer, by_user: bool) -> None:
+    """Make an answer the choice of the run. Files are written atomically, the summary last.
 
     Args:
-        run: that is finished.
-        found: of its models.
-        wished: by a person, who is not overruled when the run is gone through again.
+        run: a finished run.
+        found: the answer for its models.
+        by_user: whether the user chose by bounds or weights; running the search again keeps such a choice.
 
     Raises:
-        InputError: there is no model to take.
+        InputError: no model was chosen.
     """
     choice = found.choice
     if choice is None:
         raise InputError(
             "Only a model that was retrained can be the choice", found.reason, "Widen the bounds"
         )
-    save_choice(run.directory.choice, choice if wished else None)
+    save_choice(run.directory.choice, choice if by_user else None)
     summary = run.summary | {"chosen": {"label": choice.label, "reason": choice.reason}}
     write_cards(summary, run.path)
     write_report(summary, run.ranking_view, run.directory.report)
@@ -126,7 +125,7 @@ def save(run: SavedRun, found: Answer, wished: bool) -> None:
 
 
 def in_words(run: SavedRun, found: Answer) -> str:
-    """The answer in a few lines: the model, its figures beside the teacher's, the runner-up."""
+    """Describe the answer: the model, its figures beside the teacher's, and the runner-up."""
     if found.chosen is None:
         lines = [found.reason]
         if found.nearest is not None:
@@ -152,13 +151,14 @@ def in_words(run: SavedRun, found: Answer) -> str:
 
 
 def _columns(entries: dict[str, dict[str, Any]]) -> list[str]:
-    """A line for each figure, a column for each entry."""
-    told = [figures_in_words(entry) for entry in entries.values()]
-    return text_table([["", *entries], *([name, *(one.get(name, "–") for one in told)] for name in told[0])])
+    """Return a table with a line for each figure and a column for each entry."""
+    columns = [figures_in_words(entry) for entry in entries.values()]
+    rows = ([name, *(column.get(name, "–") for column in columns)] for name in columns[0])
+    return text_table([["", *entries], *rows])
 
 
 def as_json(run: SavedRun, found: Answer) -> dict[str, Any]:
-    """The answer for programs; figures in the units of ``search.settings.objectives``."""
+    """Return the answer for JSON output, with figures in the units of ``search.settings.objectives``."""
     teacher = run.summary["teacher"]
     return {
         "run": str(run.path),
@@ -176,8 +176,8 @@ def as_json(run: SavedRun, found: Answer) -> dict[str, Any]:
 def _entry(run: SavedRun, entry: dict[str, Any] | None) -> dict[str, Any] | None:
     if entry is None:
         return None
-    told = {"label": entry["label"], "path": _path(run, entry), "architecture": entry["architecture"]}
-    return told | {name: figure_of(entry, name) for name in UNITS}
+    shown = {"label": entry["label"], "path": _path(run, entry), "architecture": entry["architecture"]}
+    return shown | {name: figure_of(entry, name) for name in UNITS}
 
 
 def _path(run: SavedRun, entry: dict[str, Any]) -> str | None:

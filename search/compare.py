@@ -1,4 +1,4 @@
-"""``python -m search.compare RUN RUN``: finished runs side by side, as a table and, if asked, as a page."""
+"""``python -m search.compare RUN RUN``: compare finished runs in a table, with ``--out`` in a page too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from search.report.document import page_html
-from search.report.figures.joint import Shown, joint_figure
+from search.report.figures.joint import NamedSummary, joint_figure
 from search.runs.comparison import Comparison
 from search.runs.saved_run import find_run
 from search.storage.run_directory import atomic_write
@@ -20,7 +20,7 @@ from search.terminal.command import exit_status, flag_help
 from search.terminal.format import text_table
 from space.input_error import InputError
 
-_ABOUT = """examples:
+_DESCRIPTION = """examples:
   python -m search.compare demo-1M demo-1200k
   python -m search.compare runs/family/* --out family.html
   python -m search.compare runs/seed-0 runs/seed-1 --json
@@ -29,7 +29,7 @@ Lay finished runs side by side.
 """
 
 
-def _shown(metavar: str) -> Any:
+def _arg(metavar: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
@@ -38,16 +38,16 @@ def _shown(metavar: str) -> Any:
 class CompareFlags:
     """Lay finished runs side by side."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional, _shown("RUN RUN ...")]
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, _arg("RUN RUN ...")]
     """Directories of runs, or their names below runs/."""
-    out: Annotated[Path | None, _shown("FILE.html")] = None
+    out: Annotated[Path | None, _arg("FILE.html")] = None
     """Write a page with the joint Pareto front, which opens offline."""
     json: bool = False
     """Print one JSON object."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compare what the arguments name, and return the exit status."""
+    """Compare the runs that the command-line arguments name, and return the exit status."""
     return exit_status(partial(_main, sys.argv[1:] if arguments is None else arguments))
 
 
@@ -56,7 +56,7 @@ def _main(arguments: list[str]) -> int:
         CompareFlags,
         args=arguments,
         prog="python -m search.compare",
-        description=_ABOUT,
+        description=_DESCRIPTION,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     found = Comparison([find_run(name) for name in flags.runs])
@@ -76,17 +76,17 @@ def _main(arguments: list[str]) -> int:
 
 
 def in_words(found: Comparison) -> str:
-    """The table, what was asked differently, and what must not be compared."""
+    """Return the table, the settings that differ, and cautions about what cannot be compared."""
     head = ["", *found.names]
-    asked = found.setting_rows()
+    rows = found.setting_rows()
     lines = text_table([["run", *found.names], *found.rows()])
-    lines += ["", *(["asked differently", *text_table([head, *asked])] if asked else ["asked the same"])]
+    lines += ["", *(["asked differently", *text_table([head, *rows])] if rows else ["asked the same"])]
     return "\n".join([*lines, *(f"\n{caution}" for caution in found.cautions())])
 
 
 def comparison_html(found: Comparison) -> str:
-    """The page, whole in itself."""
-    shown = [Shown(name, run.summary) for name, run in zip(found.names, found.runs, strict=True)]
+    """Return the comparison as a self-contained HTML page."""
+    shown = [NamedSummary(name, run.summary) for name, run in zip(found.names, found.runs, strict=True)]
     quality = "loss" if found.losses_compare else "bits_per_byte"
     return page_html(
         "compare.html.j2",

@@ -1,4 +1,4 @@
-"""Trials and models of a run as pandas frames, one call each, while it works as well as after it.
+"""Trials and models of a run as pandas data frames, during the run as well as after it.
 
 from search.frames import models, trials
 
@@ -18,8 +18,8 @@ from search.runs.saved_run import SavedRun, find_run
 from search.settings.objectives import excess_in_words
 from space.axes.architecture import Axis
 
-#: Columns to their dtypes, all of which can say that a value is missing.
-_KINDS: dict[str, Any] = {
+#: Dtypes of the columns, all of which can hold missing values.
+_DTYPES: dict[str, Any] = {
     **dict.fromkeys(("rung", "number", "parameters", "memory_bytes", "flops", "tokens"), "Int64"),
     **dict.fromkeys((axis.value for axis in Axis), "Int64"),
     **dict.fromkeys(("loss", "perplexity", "bits_per_byte", "latency_ms", "seconds"), "Float64"),
@@ -31,62 +31,62 @@ _KINDS: dict[str, Any] = {
     "origin": "category",
     "kept_layers": "object",
 }
-#: Columns of trials, but those of the axes.
-_TRIAL = (
+#: Columns of ``trials`` without those of the axes.
+_TRIAL_COLUMNS = (
     *("rung", "number", "state", "label", "origin", "kept_layers", "parameters", "loss", "latency_ms"),
     *("memory_bytes", "flops", "tokens", "seconds", "feasible", "reason"),
 )
 
 
 def trials(run: str | Path) -> pd.DataFrame:
-    """Every evaluation that was begun, a row each, by rung and number.
+    """Return all trials that were started, one per row, ordered by rung and number.
 
     Columns:
-        rung, number: of the trial in the study of its rung.
-        state: complete, over (a bound, therefore not distilled), failed or running.
+        rung, number: the rung, and the number of the trial in the study of the rung.
+        state: complete, over (over a bound, and therefore not distilled), failed or running.
         label: the architecture's short name.
         origin: ``search``, ``by-hand``, or the name of a hand-made baseline.
         hidden, mlp, …, layers: sizes, for the axes that the teacher's class has.
-        kept_layers: numbers of the teacher's layers that are kept; missing before the ranking is made.
-        parameters: tied ones once.
-        loss: nats per token at this rung.
-        latency_ms: of the run's workload, milliseconds; missing if the run does not measure it.
-        memory_bytes: of weights and KV cache.
-        flops: of one token.
-        tokens: of distillation at this rung.
-        seconds: that distillation took.
-        feasible: evaluated, and within the bounds; missing while it runs.
-        reason: why it failed, or what bound it is over and by how much.
+        kept_layers: indices of the teacher's layers that are kept; missing before the ranking is made.
+        parameters: number of parameters, tied ones counted once.
+        loss: validation loss at this rung, in nats per token.
+        latency_ms: latency of the run's workload in milliseconds; missing if the run does not measure it.
+        memory_bytes: bytes of weights and KV cache.
+        flops: FLOPs per token.
+        tokens: tokens of distillation at this rung.
+        seconds: duration of the distillation.
+        feasible: whether the trial was evaluated and lies within the bounds; missing while it runs.
+        reason: why the trial failed, or which bound it is over and by how much.
 
     Args:
-        run: path of its directory, or its name below ``runs/``.
+        run: directory of the run, or its name below ``runs/``.
 
     Raises:
-        InputError: there is no such run, or its storage is not there.
+        InputError: there is no such run, or its storage does not exist.
     """
     saved = find_run(run)
-    return _frame([_trial(saved, trial) for trial in saved_trials(saved)], _TRIAL)
+    return _frame([_trial(saved, trial) for trial in saved_trials(saved)], _TRIAL_COLUMNS)
 
 
 def models(run: str | Path) -> pd.DataFrame:
-    """The teacher and every model that was retrained, a row each; so far, if the run is not finished.
+    """Return the teacher and all models retrained so far, one per row.
 
     Columns:
         role: teacher, promoted or baseline.
-        label: the architecture's short name; of the teacher its id.
+        label: the architecture's short name, or the id of the teacher.
         origin: as for ``trials``, or ``random-weights``; missing for the teacher.
-        chosen: whether it is the model to take.
+        chosen: whether this is the model to use.
         hidden, mlp, …, layers, kept_layers, parameters, latency_ms, memory_bytes, flops: as for ``trials``.
-        loss: nats per token of the model as written; missing if it failed.
-        perplexity: per token.
-        bits_per_byte: of validation text.
-        loss_after_pruning, loss_after_short_distillation: nats per token.
-        tokens, seconds: of retraining.
-        path: of the model, as ``from_pretrained`` takes it; missing where none was kept.
-        failure, note: why it failed; what went otherwise than planned and did no harm.
+        loss: validation loss of the saved model in nats per token; missing if retraining failed.
+        perplexity: perplexity per token.
+        bits_per_byte: validation loss in bits per byte of text.
+        loss_after_pruning, loss_after_short_distillation: validation losses in nats per token.
+        tokens, seconds: tokens and duration of retraining.
+        path: directory of the model for ``from_pretrained``; missing if none was kept.
+        failure, note: why retraining failed; any harmless deviation from the plan.
 
     Args:
-        run: path of its directory, or its name below ``runs/``.
+        run: directory of the run, or its name below ``runs/``.
 
     Raises:
         InputError: there is no such run, or its summary cannot be read.
@@ -136,8 +136,8 @@ def _model(run: SavedRun, role: str, entry: dict[str, Any], chosen: bool) -> dic
     sizes = dict(entry["architecture"])
     kept = sizes.pop("kept_layers")
     path = entry.get("path")
-    told = ("parameters", "loss", "perplexity", "bits_per_byte")
-    before = ("loss_after_pruning", "loss_after_short_distillation")
+    required = ("parameters", "loss", "perplexity", "bits_per_byte")
+    earlier = ("loss_after_pruning", "loss_after_short_distillation")
     return {
         "role": role,
         "label": entry["label"],
@@ -145,8 +145,8 @@ def _model(run: SavedRun, role: str, entry: dict[str, Any], chosen: bool) -> dic
         "chosen": chosen,
         **sizes,
         "kept_layers": kept,
-        **{name: entry[name] for name in told},
-        **{name: entry.get(name) for name in before},
+        **{name: entry[name] for name in required},
+        **{name: entry.get(name) for name in earlier},
         **_costs(entry.get("objectives", {})),
         **{name: entry.get(name) for name in ("tokens", "seconds")},
         "path": str(run.path / path) if path else None,
@@ -155,6 +155,6 @@ def _model(run: SavedRun, role: str, entry: dict[str, Any], chosen: bool) -> dic
 
 
 def _frame(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
-    """Rows of the same columns, whole numbers as such; of no rows the columns that there always are."""
+    """Return rows as a frame with the dtypes of ``_DTYPES``; without rows, an empty frame of ``columns``."""
     frame = pd.DataFrame(rows, columns=list(rows[0] if rows else columns))
-    return frame.astype({name: kind for name, kind in _KINDS.items() if name in frame})
+    return frame.astype({name: dtype for name, dtype in _DTYPES.items() if name in frame})

@@ -1,8 +1,7 @@
-"""The command line: ``python -m search.run --budget 4B``.
+"""The main command, ``python -m search.run --budget 4B``: runs a search from teacher to retrained models.
 
-Exit status: 0 when the run is complete, 2 for input that cannot be worked with, 130 when stopped, 1 when
-one of several processes was lost.
-The result goes to stdout, everything else to stderr.
+Exit status: 0 when the run is complete, 2 for invalid input, 130 when stopped, 1 when one of several
+processes that train together was lost. The result goes to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from search.terminal.command import exit_status, is_multi_process, redact_passwo
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the search that the arguments describe, and return the exit status."""
+    """Run the search with these command-line arguments, and return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # Threads that wait must not spin: on a busy machine that costs a factor of ten. Read when PyTorch loads.
+    # Waiting threads must not spin: on a busy machine that is ten times slower. PyTorch reads it on import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if is_multi_process():
         lead_or_follow(partial(_status, arguments))

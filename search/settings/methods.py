@@ -21,7 +21,7 @@ from space.input_error import InputError
 
 
 def weights_dtype(config: RunConfig) -> torch.dtype:
-    """Dtype of the teacher's weights in memory: float32 on a CPU, where autocast alone gives bfloat16's speed."""
+    """Return the dtype of the teacher in memory: float32 on a CPU, where autocast suffices for bfloat16."""
     half = config.device.startswith("cuda") and config.dtype == "bfloat16"
     return torch.bfloat16 if half else torch.float32
 
@@ -66,7 +66,7 @@ def _parse_aggregation(text: str) -> tuple[Aggregate, Aggregate]:
 
 
 def _parse_depth(text: str) -> tuple[Depth, bool, str]:
-    """Parse ``--depth-by`` into the method, whether it is greedy, and the task if the method is a benchmark."""
+    """Parse ``--depth-by``: the method, whether it is greedy, and the task if the method is a benchmark."""
     plain = {depth.value: depth for depth in Depth if depth is not Depth.BENCHMARK}
     if text in plain:
         return plain[text], False, ""

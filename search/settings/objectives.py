@@ -145,7 +145,7 @@ def read_bounds(texts: Sequence[str]) -> dict[str, float]:
 
 
 def bounds_of_config(bounds: Bounds) -> tuple[str, ...]:
-    """Format bounds for the configuration so that ``read_bounds`` can parse them, whatever units the user typed."""
+    """Format bounds for the configuration: ``read_bounds`` parses them, and units as typed do not matter."""
     return tuple(f"{name}={bounds[name]!r}" for name in AMOUNTS if name in bounds)
 
 

@@ -1,4 +1,4 @@
-"""From flags to a configuration: everything that can be refused is refused here, before any work."""
+"""Resolve flags into a configuration and a search space, rejecting all invalid input before any work."""
 
 from __future__ import annotations
 
@@ -49,69 +49,69 @@ from space.enumeration.search_space import SearchSpace
 from space.input_error import InputError
 from space.verification.verification import verified_axis_map
 
-#: The basis is tried out.
+#: Value of ``--basis`` by which a trial decides between two bases.
 AUTO = "auto"
-#: Against coordinates; the better of the two turned ones in studies/bases.
-_TURNED = BasisName.WEIGHTED
-#: Least squares are the default up to this size of what they need.
+#: The rotated basis that is tried against coordinates: the better one in studies/bases.
+_ROTATED = BasisName.WEIGHTED
+#: Least-squares repair is the default if the moments that it needs take at most this many bytes.
 _MOMENT_BYTES = 2e9
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a run will do, and the space that it will search."""
+    """The configuration of a run and its search space."""
 
     config: RunConfig
     axis_map: AxisMap
     space: SearchSpace
     teacher_parameters: int
     basis: BasisName
-    """Of hidden, in this map and this space."""
+    """Basis of the hidden axis in ``axis_map`` and ``space``."""
     whole: SearchSpace
-    """Within the budget, before the bounds."""
+    """All architectures within the budget, before the bounds are applied."""
     costs: Costs
-    """As they are known before the teacher is loaded."""
+    """Computes the costs that are known before the teacher is loaded."""
     tries: tuple[str, ...] = ()
-    """What the user wants to be tried as well, as typed."""
+    """Values of ``--try``."""
     turned: Resolved | None = None
-    """The same run in the turned basis, if both are to be tried and the better one taken."""
+    """The same run in the rotated basis, if a trial decides between the two bases."""
     passed_over: tuple[AvailableTeacher, ...] = ()
-    """Teachers at hand that were not taken."""
+    """Teachers that the user named and that are not used."""
     teaching_map: AxisMap | None = None
-    """Of the model whose targets are learnt, where it is not the teacher."""
+    """Axis map of the model that supplies the targets, if that is not the teacher."""
 
     @property
     def teaching(self) -> AxisMap:
-        """The map of the model whose targets are learnt."""
+        """Axis map of the model that supplies the targets."""
         return self.teaching_map or self.axis_map
 
     def with_config(self, teaching_map: AxisMap | None = None, **fields: Any) -> Resolved:
-        """The same in every basis with other values in the configuration, and another teaching model."""
+        """Replace fields of the configuration, and the model that supplies the targets, in every basis."""
         turned = self.turned.with_config(teaching_map, **fields) if self.turned else None
         return replace(self, config=replace(self.config, **fields), teaching_map=teaching_map, turned=turned)
 
     @property
     def limits(self) -> Limits:
-        """Of the user on the sizes."""
+        """The user's limits on the sizes (``--keep``, ``--sizes``)."""
         return read_limits(self.config.keep, self.config.sizes)
 
     def by_hand(self) -> list[Architecture]:
-        """What the user wants to be tried as well, as far as it is known before the teacher is loaded.
+        """Return the architectures of ``--try``, chosen by what is known before the teacher is loaded.
 
         Raises:
-            InputError: it lies outside the budget or the bounds.
+            InputError: one lies outside the budget or the bounds.
         """
         return tried_architectures(self.tries, self.costs, self.space, self.limits, self.config.upper_bounds)
 
     @property
     def retrainings(self) -> int:
-        """How many models are retrained: the promoted, and if asked the baselines and random weights."""
+        """Number of models to retrain: promoted candidates, and if asked baselines and random weights."""
         others = len(baselines(self.space, self.axis_map.teacher)) + 1 if self.config.retrain_baselines else 0
         return self.config.promote + others
 
 
 def resolve(flags: Flags) -> Resolved:
-    """Choose everything that the flags leave open.
+    """Resolve the flags, choosing everything that they leave open.
 
     Raises:
         InputError: the run cannot be done.
@@ -120,10 +120,10 @@ def resolve(flags: Flags) -> Resolved:
 
 
 def teachers_named(flags: Flags) -> list[Training]:
-    """The teachers at hand: those that the flags name, else the one that the budget picks.
+    """Return the teachers that the flags name, or else the one that suits the budget.
 
     Raises:
-        InputError: the run cannot be done; what needs no teacher is refused first.
+        InputError: a flag is invalid (checks that need no teacher come first), or a teacher cannot be used.
     """
     measure = Measure(flags.budget_of)
     text = BudgetText.parse(flags.budget, measure)
@@ -135,7 +135,7 @@ def teachers_named(flags: Flags) -> list[Training]:
 
 
 def resolve_from(flags: Flags, trainings: Sequence[Training]) -> Resolved:
-    """As ``resolve``, with the nearest of these teachers, whatever the flags name.
+    """Resolve the flags as ``resolve`` does, but with the nearest of the given teachers.
 
     Raises:
         InputError: the run cannot be done.
@@ -156,7 +156,7 @@ def resolve_from(flags: Flags, trainings: Sequence[Training]) -> Resolved:
     method_of(run)
     resolved = Resolved(run, axis_map, space, parameters, basis, whole, costs, flags.try_, passed_over=others)
     resolved.by_hand()
-    turned = _turned(resolved) if flags.basis == AUTO else None
+    turned = _in_rotated_basis(resolved) if flags.basis == AUTO else None
     run = replace(run, basis=AUTO if turned else basis.value)
     return replace(resolved, config=run, turned=replace(turned, config=run) if turned else None)
 
@@ -164,10 +164,10 @@ def resolve_from(flags: Flags, trainings: Sequence[Training]) -> Resolved:
 def nearest_teacher(
     flags: Flags, trainings: Sequence[Training]
 ) -> tuple[Training, tuple[AvailableTeacher, ...]]:
-    """The training that serves the budget, and those that are passed over.
+    """Return the smallest teacher above the budget, and the teachers that are not used.
 
     Raises:
-        InputError: none is above the budget, or the budget is a share of no one knows which.
+        InputError: no teacher is above the budget, or the budget is a percentage of one of several teachers.
     """
     if len(trainings) == 1:
         return trainings[0], ()
@@ -192,7 +192,7 @@ def _config(
     budget: Budget,
     device: str,
 ) -> RunConfig:
-    """Flags and defaults, to the last number."""
+    """Return the complete configuration from flags and defaults."""
     (*_, (teacher, revision)), config = training
     bounds = read_bounds(flags.max)
     parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
@@ -221,7 +221,7 @@ def _config(
         tolerance=flags.tolerance,
         keep=flags.keep,
         sizes=flags.sizes,
-        **_ranking(flags, axis_map),
+        **_importance_fields(flags, axis_map),
         data=flags.data or default_text(teacher),
         block=block,
         calibration_blocks=scale.calibration_blocks,
@@ -239,15 +239,15 @@ def _config(
         promote=min(flags.promote or scale.promote, bracket.rung_candidates[-1]),
         retrain_baselines=parameters < 100e6 if flags.retrain_baselines is None else flags.retrain_baselines,
         batch_blocks=scale.batch_blocks,
-        **_distilling(flags),
-        **_place(flags),
+        **_distillation_fields(flags),
+        **_execution_fields(flags),
         device=device,
         dtype=dtype,
     )
 
 
-def _ranking(flags: Flags, axis_map: AxisMap) -> dict[str, Any]:
-    """What is said of the basis, of importance and of repairs."""
+def _importance_fields(flags: Flags, axis_map: AxisMap) -> dict[str, Any]:
+    """Return the fields about basis, importance and repair."""
     return {
         "basis": flags.basis,
         "width_by": flags.width_by,
@@ -255,12 +255,12 @@ def _ranking(flags: Flags, axis_map: AxisMap) -> dict[str, Any]:
         "depth_by": flags.depth_by,
         "rounds": flags.rounds,
         "rounds_order": flags.rounds_order,
-        "repair": _repair(flags, axis_map),
+        "repair": _repairs(flags, axis_map),
     }
 
 
-def _place(flags: Flags) -> dict[str, Any]:
-    """What is said of where and how a run works."""
+def _execution_fields(flags: Flags) -> dict[str, Any]:
+    """Return the fields about storage, seed and custom code."""
     return {
         "storage": flags.storage or os.environ.get("OPTUNA_STORAGE", ""),
         "seed": flags.seed,
@@ -268,8 +268,8 @@ def _place(flags: Flags) -> dict[str, Any]:
     }
 
 
-def _distilling(flags: Flags) -> dict[str, Any]:
-    """What is said of the teacher's correction, of distillation and of what is measured after it."""
+def _distillation_fields(flags: Flags) -> dict[str, Any]:
+    """Return the fields about teacher correction, distillation and benchmarks."""
     return {
         "teacher_correction": _tokens(flags.correct_teacher, "--correct-teacher", 0),
         "loss": flags.loss,
@@ -286,47 +286,47 @@ def _tokens(text: str | None, flag: str, default: int) -> int:
 
 
 def _default_teacher(text: BudgetText, measure: Measure) -> str:
-    """The one that the budget picks; the embedded one by a path that holds wherever the project lies."""
+    """Return the teacher that suits the budget; the embedded one by a path relative to the working folder."""
     teacher = teacher_for(text, measure)
     return os.path.relpath(EMBEDDED) if teacher == str(EMBEDDED) else teacher
 
 
-def _repair(flags: Flags, axis_map: AxisMap) -> tuple[str, ...]:
-    """What was asked for; else least squares, where its moments are small."""
+def _repairs(flags: Flags, axis_map: AxisMap) -> tuple[str, ...]:
+    """Return the repairs that the user chose, by default least squares if its moments are small enough."""
     if flags.repair:
         return tuple(name for name in flags.repair if name != "none")
     return ("least-squares",) if moment_bytes(axis_map) <= _MOMENT_BYTES else ()
 
 
-def _turned(resolved: Resolved) -> Resolved | None:
-    """The run in the turned basis; None where it cannot be or would change nothing.
+def _in_rotated_basis(resolved: Resolved) -> Resolved | None:
+    """Return the run in the rotated basis; None if that is impossible or hidden has a single size.
 
     Raises:
-        InputError: what is to be tried by hand does not meet the budget there.
+        InputError: an architecture of ``--try`` does not meet the budget in the rotated basis.
     """
     if len(resolved.space.values(Axis.HIDDEN)) == 1:
         return None
     try:
-        axis_map = verified_axis_map(resolved.axis_map.config, _TURNED)
+        axis_map = verified_axis_map(resolved.axis_map.config, _ROTATED)
         whole = enumerate_space(axis_map, resolved.whole.budget, resolved.limits)
         costs = replace(resolved.costs, axis_map=axis_map)
         space = within_bounds(whole, costs, resolved.config.upper_bounds)
     except InputError:
         return None
-    turned = replace(resolved, axis_map=axis_map, space=space, basis=_TURNED, whole=whole, costs=costs)
+    turned = replace(resolved, axis_map=axis_map, space=space, basis=_ROTATED, whole=whole, costs=costs)
     try:
         turned.by_hand()
     except InputError as error:
-        values = f"in the {_TURNED} basis, which unties the head, {error.values}"
+        values = f"in the {_ROTATED} basis, which unties the head, {error.values}"
         raise InputError(error.rule, values, f"{error.remedy}, or take --basis coordinate") from None
     return turned
 
 
 def _stored_bytes(teacher: str, config: PretrainedConfig) -> int:
-    """Of a weight on disk; as the config says where the weights are not at hand."""
+    """Return the bytes of a stored weight: from the weight files if they are local, else from the config."""
     directory = Path(teacher).expanduser()
     if directory.is_dir():
-        with suppress(InputError):  # whoever needs the weights says so; a plan does not
+        with suppress(InputError):  # the stages that need the weights report it; a plan needs none
             return stored_dtype(weight_files(directory, teacher), teacher).itemsize
     name = str(config.dtype or torch.float32).removeprefix("torch.")
     dtype: torch.dtype = getattr(torch, name)
@@ -334,10 +334,10 @@ def _stored_bytes(teacher: str, config: PretrainedConfig) -> int:
 
 
 def budget_of(flags: Flags, text: BudgetText, axis_map: AxisMap) -> tuple[Budget, int]:
-    """The budget that was asked for, where a share is one of the teacher's; and what the teacher has of it.
+    """Return the budget as an amount, and the teacher's amount in the same measure.
 
     Raises:
-        InputError: the teacher does not say what has to be known for it.
+        InputError: the teacher's config lacks what the measure needs.
     """
     value_bytes = getattr(torch, _budget_dtype(flags, axis_map.config)).itemsize
     empty = Budget(0, flags.tolerance, Measure(flags.budget_of), value_bytes)
@@ -346,21 +346,21 @@ def budget_of(flags: Flags, text: BudgetText, axis_map: AxisMap) -> tuple[Budget
 
 
 def _budget_dtype(flags: Flags, config: PretrainedConfig) -> str:
-    """What bytes are counted in: as asked, else as the teacher's config says, else float32."""
+    """Return the dtype in which bytes are counted: the user's, the teacher's, or else float32."""
     return flags.budget_dtype or str(config.dtype or torch.float32).removeprefix("torch.")
 
 
 def _block(scale: Scale, config: PretrainedConfig, tokens: int) -> int:
-    """Tokens a block: the scale's, within what the teacher can read and the smallest rung can fill."""
+    """Tokens per block: the default, limited by the teacher's positions and the tokens of a rung."""
     longest = getattr(config, "max_position_embeddings", None) or scale.block
     return max(2, min(scale.block, longest, tokens))
 
 
 def name_of(flags: Flags, teacher: str) -> str:
-    """The name of a run or a family: the user's, else the teacher's and the budgets.
+    """Return the name of a run or a family: the user's, or else made of the teacher's name and the budgets.
 
     Raises:
-        InputError: no folder can have it.
+        InputError: the name cannot be the name of a folder.
     """
     measure = [] if flags.budget_of == "total" else [flags.budget_of]
     name = flags.study_name or "-".join([short_name(teacher), *folders_of(flags), *measure])
@@ -374,7 +374,7 @@ def name_of(flags: Flags, teacher: str) -> str:
 
 
 def folders_of(flags: Flags) -> list[str]:
-    """The budgets as names of folders."""
+    """Return the budgets as names of folders."""
     return [text.strip().replace("%", "pct") for text in budgets_named(flags)]
 
 

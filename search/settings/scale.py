@@ -40,8 +40,8 @@ class Scale:
     """Number of candidates that are retrained."""
 
 
-#: The 1024 calibration samples, and retraining of large teachers for about 100 times the tokens of the first rung,
-#: are the paper's (arXiv 2407.14679); the small scales are what two CPU cores can do in minutes.
+#: From the paper (arXiv 2407.14679): 1024 calibration samples, and for large teachers about 100 times the
+#: tokens of the first rung for retraining. The small scales are what two CPU cores can do in minutes.
 SCALES = (
     Scale(10e6, 128, 8, 256, 128, 12_288, 1_000_000, 196_608, 5),
     Scale(100e6, 256, 16, 512, 256, 500_000, 25_000_000, 20_000_000, 2),
@@ -63,7 +63,7 @@ def default_device() -> str:
 
 
 def default_dtype(device: str, teacher_parameters: int) -> str:
-    """Return bfloat16 where it is faster: on GPUs, and on CPUs that support it from a million parameters on."""
+    """Return bfloat16 where it is faster: on GPUs, and from a million parameters on CPUs that support it."""
     if device.startswith("cuda"):
         return "bfloat16"
     fast_cpu = device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -80,15 +80,15 @@ def search_tokens_of(
 ) -> int:
     """Return the training tokens of all short distillations together.
 
-    If the user chose the rungs, the first gets the default number of candidates; if the user chose the trials,
-    at most half as many.
+    If the user chose rungs or trials, the tokens are those that these rungs need with the default number of
+    candidates at the first, or with half of the trials if that is fewer.
 
     Args:
         flags: the user's flags.
         scale: the defaults for the teacher.
         rung_tokens: training tokens of each candidate at rung 1, 2, …
         architectures: how many architectures the search space has.
-        directory: the run directory. If its configuration has the same ``--search-hours``, its tokens are kept.
+        directory: the run directory; if its configuration has the same hours, its tokens are kept.
         pace: measures the training speed of a student on this device, in tokens per second.
 
     Raises:

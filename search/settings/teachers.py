@@ -1,10 +1,8 @@
-"""Which teacher a budget is cut from: one that the user named, or the smallest known that is large enough.
+"""Choose the teacher: one that the user named, or the smallest known one that is large enough for the budget.
 
-Of one training the last checkpoint is the teacher and all are recorded: teachers that were trained in phases
-are best cut after the last (arXiv 2407.14679, section 4.1, practice 10). Which training serves a budget,
-``search.settings.teachers`` says.
-
-The nearer in size the teacher, the better the student (arXiv 2407.14679, section 4.1, practice 8).
+Of several teachers the nearest in size above the budget is used, since it gives the best student (arXiv
+2407.14679, section 4.1, practice 8). If the user names several checkpoints of one training, all are recorded
+and the last is the teacher, because pruning works best after the last training phase (practice 10).
 """
 
 from __future__ import annotations
@@ -21,24 +19,24 @@ from space.axes.axis_map import build
 from space.counting.budget import Budget, BudgetText, Measure, format_amount
 from space.input_error import InputError
 
-#: The teacher that ships with the project.
+#: The small teacher that ships with the project.
 EMBEDDED = Path(__file__).parents[2] / "studies" / "demo" / "teacher"
 EMBEDDED_PARAMETERS = 1_837_184
 STANDARD_LIBRARY, OPEN_CORPUS = "stdlib", "HuggingFaceFW/fineweb-edu"
-#: A student is cut from a teacher of at least this many times its size.
+#: A known teacher is chosen only if it has at least this many times the parameters of the budget.
 _MARGIN = 1.25
 
 
 @dataclass(frozen=True)
 class KnownTeacher:
-    """A teacher that a budget can pick."""
+    """A teacher that can be chosen by the budget alone."""
 
     id: str
     parameters: int
-    """Tied weights counted once."""
+    """Parameters, with tied weights counted once."""
     tokens: int
-    """It was trained on before anybody tuned it: the embedded one as its log says, SmolLM2 as on its cards,
-    Qwen3 as in arXiv 2505.09388."""
+    """Tokens of pretraining, from the training log of the embedded teacher, the model cards of SmolLM2, and
+    arXiv 2505.09388 for Qwen3."""
 
 
 LADDER = (
@@ -55,10 +53,10 @@ LADDER = (
 
 
 def teacher_for(budget: BudgetText, of: Measure = Measure.TOTAL) -> str:
-    """The smallest known teacher of at least 1.25 times the budget; the embedded one for a percentage.
+    """Return the smallest known teacher of at least 1.25 times the budget; the embedded one for a percentage.
 
     Raises:
-        InputError: the budget is too large for every known teacher, or is memory.
+        InputError: the budget is too large for every known teacher, or is an amount of bytes.
     """
     if budget.relative:
         return LADDER[0].id
@@ -81,18 +79,18 @@ def teacher_for(budget: BudgetText, of: Measure = Measure.TOTAL) -> str:
 
 
 def training_tokens(teacher: str) -> int | None:
-    """Tokens that a known teacher was trained on; None of others."""
+    """Return the pretraining tokens of a known teacher; None for other models."""
     known = {known.id: known.tokens for known in LADDER}
     return known.get(LADDER[0].id if _is_embedded(teacher) else teacher)
 
 
 def default_text(teacher: str) -> str:
-    """The text that a teacher is distilled on when the user names none."""
+    """Return the text that is used for distillation when the user names none."""
     return STANDARD_LIBRARY if _is_embedded(teacher) else OPEN_CORPUS
 
 
 def short_name(teacher: str) -> str:
-    """The last part of a teacher's id, for names of runs."""
+    """Return the last part of a teacher's id, for names of runs."""
     return "demo" if _is_embedded(teacher) else Path(teacher).resolve().name or "teacher"
 
 
@@ -104,7 +102,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class TrainingPhase(NamedTuple):
-    """One checkpoint."""
+    """One checkpoint of a training."""
 
     id: str
     """A directory or a hub id."""
@@ -115,23 +113,23 @@ class TrainingPhase(NamedTuple):
 
 
 class Training(NamedTuple):
-    """Checkpoints of one architecture."""
+    """The checkpoints of one training, which have the same architecture."""
 
     phases: tuple[TrainingPhase, ...]
-    """In its order; the last is the teacher."""
+    """Checkpoints in training order; the last is the teacher."""
     config: PretrainedConfig
-    """Of the last."""
+    """Config of the last checkpoint."""
 
 
 def training_phases(models: Sequence[str], revisions: Sequence[str]) -> list[TrainingPhase]:
-    """Several models, or several revisions of one model.
+    """Combine ``--model`` and ``--revision`` into checkpoints: several models, or several revisions of one.
 
     Args:
-        models: at least one.
-        revisions: any number.
+        models: directories or hub ids, at least one.
+        revisions: revisions on the hub, possibly none.
 
     Raises:
-        InputError: both are several, or one is named twice.
+        InputError: revisions are given for several models, or a checkpoint is named twice.
     """
     if len(models) > 1 and revisions:
         raise InputError(
@@ -151,70 +149,72 @@ def training_phases(models: Sequence[str], revisions: Sequence[str]) -> list[Tra
 
 
 def trainings_of(phases: Sequence[TrainingPhase], trust_remote_code: bool) -> list[Training]:
-    """What was named, sorted by architecture: of each the checkpoints in the order in which they were named.
+    """Group checkpoints by architecture, keeping their order within each group.
 
     Raises:
-        InputError: one cannot be a teacher, or revisions of one model differ in architecture.
+        InputError: a checkpoint cannot be a teacher, or revisions of one model differ in architecture.
     """
     configs = [load_config(*phase, trust_remote_code) for phase in phases]
     if len(configs) == 1:
         return [Training(tuple(phases), configs[0])]
     shapes = [_shapes(config) for config in configs]
-    found: list[list[int]] = []
+    groups: list[list[int]] = []
     for place, config in enumerate(configs):
-        for group in found:
+        for group in groups:
             if type(configs[group[0]]) is type(config) and shapes[group[0]] == shapes[place]:
                 group.append(place)
                 break
         else:
-            found.append([place])
-    if len(found) > 1 and len({phase.id for phase in phases}) == 1:
-        one, other = found[0][-1], found[-1][-1]
-        apart = _apart(configs[one], configs[other], shapes[one], shapes[other])
+            groups.append([place])
+    if len(groups) > 1 and len({phase.id for phase in phases}) == 1:
+        one, other = groups[0][-1], groups[-1][-1]
+        different = _difference(configs[one], configs[other], shapes[one], shapes[other])
         raise InputError(
             "Revisions of one model are checkpoints of one training, and have one architecture",
-            f"{phases[one]} has {apart[0]}, and {phases[other]} has {apart[1]}",
+            f"{phases[one]} has {different[0]}, and {phases[other]} has {different[1]}",
             "Name revisions of the same training, the last one last",
         )
-    return [Training(tuple(phases[place] for place in group), configs[group[-1]]) for group in found]
+    return [Training(tuple(phases[place] for place in group), configs[group[-1]]) for group in groups]
 
 
-def _apart(one: PretrainedConfig, other: PretrainedConfig, shapes: Shapes, others: Shapes) -> tuple[str, str]:
-    """The first in which two models differ, class or a tensor's shape, in words."""
+def _difference(
+    one: PretrainedConfig, other: PretrainedConfig, shapes: Shapes, others: Shapes
+) -> tuple[str, str]:
+    """Describe the first difference between two models: their class, or the shape of a tensor."""
     if type(one) is not type(other):
         return f"the type {one.model_type}", f"the type {other.model_type}"
     names = sorted(shapes.keys() | others.keys())
     name = next(name for name in names if shapes.get(name) != others.get(name))
-    return _tensor(name, shapes), _tensor(name, others)
+    return _tensor_in_words(name, shapes), _tensor_in_words(name, others)
 
 
 def _shapes(config: PretrainedConfig) -> Shapes:
     return {name: tuple(parameter.shape) for name, parameter in build(config).named_parameters()}
 
 
-def _tensor(name: str, shapes: Shapes) -> str:
+def _tensor_in_words(name: str, shapes: Shapes) -> str:
     return f"{name} of {' × '.join(map(str, shapes[name]))}" if name in shapes else f"no {name}"
 
 
 @dataclass(frozen=True)
 class AvailableTeacher:
-    """A teacher that could be taken."""
+    """A teacher that could be used, with its size."""
 
     training: Training
     amount: int
-    """What it has of what the budget measures."""
+    """Size of the teacher in the measure of the budget: parameters or bytes."""
 
     @property
     def phase(self) -> TrainingPhase:
-        """The checkpoint that would be cut."""
+        """The checkpoint that would be pruned: the last one."""
         return self.training.phases[-1]
 
 
 def smallest_above(teachers: Sequence[AvailableTeacher], budget: Budget) -> AvailableTeacher:
-    """The smallest of the teachers above the budget's band; of equal ones the first.
+    """Return the smallest teacher that is larger than the budget with its tolerance; the first of equal ones.
 
     Raises:
-        InputError: none is above it.
+        InputError: no teacher is.
     """
     above = [one for one in teachers if one.amount > budget.highest]
     if not above:
@@ -227,6 +227,6 @@ def smallest_above(teachers: Sequence[AvailableTeacher], budget: Budget) -> Avai
 
 
 def teachers_in_words(teachers: Sequence[AvailableTeacher], budget: Budget) -> str:
-    """Teachers with their sizes in the budget's measure, the largest first."""
+    """List teachers with their sizes in the budget's measure, the largest first."""
     ordered = sorted(teachers, key=lambda one: -one.amount)
     return ", ".join(f"{one.phase} ({format_amount(one.amount, budget.of)})" for one in ordered)

@@ -1,7 +1,7 @@
-"""How every command ends: what a person reads when it cannot go on, and its exit status.
+"""What all commands share: help texts of flags, hidden passwords, error messages and exit statuses.
 
-0: done. 2: input that cannot be worked with, a place that may not be written, or a full disk. 130: stopped by
-Ctrl-C. Whoever reads the output may leave early, as ``head`` does.
+Exit status 0: done. 2: invalid input, no permission to write, or a full disk. 130: stopped by Ctrl-C. It
+is no error if the reader of the output closes the pipe early, as ``head`` does.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from space.input_error import InputError
 
 
 class LostProcessError(Exception):
-    """The processes that evaluate together have lost each other: this worker can evaluate nothing more.
+    """Contact among the processes of this worker is lost, so that it can evaluate nothing more.
 
     Args:
-        reason: for people.
-        failed: whether it was this process that failed, and not another that is gone.
+        reason: message for the user.
+        failed: whether this process failed itself, rather than lost contact with another one.
     """
 
     def __init__(self, reason: str, *, failed: bool = False) -> None:
@@ -45,22 +45,22 @@ T = TypeVar("T")
 
 
 def flag_help(flags: type[T]) -> type[T]:
-    """Make the text under each field its help, as one paragraph.
+    """Class decorator: make the docstring of each node its help text, as one paragraph.
 
-    tyro reads such texts by itself, but keeps the line breaks of the source in help and completions.
+    tyro reads these docstrings itself, but keeps the line breaks of the source in help and shell completion.
     """
     hints = get_type_hints(flags, include_extras=True)
-    for name, text in _texts(flags).items():
+    for name, text in _field_docstrings(flags).items():
         flags.__annotations__[name] = Annotated[hints[name], Doc(" ".join(text.split()))]
     return flags
 
 
-def _texts(flags: type[Any]) -> dict[str, str]:
-    (found,) = ast.parse(textwrap.dedent(inspect.getsource(flags))).body
-    assert isinstance(found, ast.ClassDef)
+def _field_docstrings(flags: type[Any]) -> dict[str, str]:
+    (class_definition,) = ast.parse(textwrap.dedent(inspect.getsource(flags))).body
+    assert isinstance(class_definition, ast.ClassDef)
     texts = {}
-    for field, below in itertools.pairwise(found.body):
-        match field, below:
+    for node, next_node in itertools.pairwise(class_definition.body):
+        match node, next_node:
             case (
                 ast.AnnAssign(target=ast.Name(id=name)),
                 ast.Expr(value=ast.Constant(value=str(text))),
@@ -73,20 +73,20 @@ _USER_AND_PASSWORD = re.compile(r"(://[^:/@]*):[^@]*@")
 
 
 def redact_password(text: str) -> str:
-    """The text, a password in an address such as ``postgresql://user:password@host/name`` hidden."""
+    """Hide the password in a URL such as ``postgresql://user:password@host/name`` within the text."""
     return _USER_AND_PASSWORD.sub(r"\1:***@", text)
 
 
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def exit_status(work: Callable[[], int], stopped: str = "", after_space: str = "") -> int:
-    """Do the work of a command and return its exit status; messages go to stderr.
+    """Run a command and return its exit status; error messages go to stderr.
 
     Args:
-        work: returns the status of a command that came to its end.
-        stopped: what a person who stopped it should know, as a sentence.
-        after_space: what to do once a full disk has space again, as a clause.
+        work: the command; returns its exit status if it completes.
+        stopped: advice after Ctrl-C, as a sentence.
+        after_space: advice once a full disk has space again, as a clause.
     """
     try:
         status = work()
@@ -96,13 +96,13 @@ def exit_status(work: Callable[[], int], stopped: str = "", after_space: str = "
         _say(str(error))
         return 2
     except BrokenPipeError:
-        # Else Python would try to write the rest when it ends, and complain.
+        # Otherwise Python would fail again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (OSError, SafetensorError) as error:
         if _disk_full(error):
             _say(f"the disk is full. Make space and {after_space or 'run the same command again'}.")
-        elif isinstance(error, OSError) and error.errno in _FORBIDDEN:
+        elif isinstance(error, OSError) and error.errno in _NO_PERMISSION:
             _say(f"{error.strerror}: {error.filename}. Choose a place that you may write to.")
         else:
             raise
@@ -117,5 +117,5 @@ def _say(message: str) -> None:
 
 
 def _disk_full(error: Exception) -> bool:
-    """Whether a write failed for want of space; safetensors says so in its message alone."""
+    """Whether the disk is full; safetensors has the error number only in its message."""
     return getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error)

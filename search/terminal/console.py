@@ -1,10 +1,10 @@
-"""What a user sees while a run works: which stage, which trial, the best so far, the time left.
+"""Progress of a run for the user: its stage, its trials, the best candidate so far and the time left.
 
-A piece of work, such as a training, takes so long for each token and so long for itself: to cut the student,
-to measure it, to validate it. The pace is the median of the steps, whatever stood between them; the rest of
-what whole pieces took is their overhead. Short trainings so foretell long ones.
+The time of a piece of work, such as one training, is modelled as tokens times a pace, plus an overhead for
+pruning, measuring and validating the student. The pace is the median over steps; the overhead is the rest of
+the time of completed pieces. So short trainings predict the time of long ones.
 
-On a terminal one line is kept up to date at the bottom; elsewhere the same is logged as plain lines.
+On a terminal one line at the bottom is kept up to date; elsewhere progress is logged as plain lines.
 Everything goes to stderr; stdout is for the result.
 """
 
@@ -23,14 +23,15 @@ import rich.console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-#: Work of a kind before any of it was timed, relative to a forward pass of the teacher over a token.
+#: Assumed time per token of each kind until it is timed, relative to a forward pass of the teacher.
 _RELATIVE = {"correct": 3.0, "forward": 1.0, "score": 1.0, "distil": 2.0, "retrain": 2.0, "benchmark": 1.0}
+#: The pace is the median over this many of the latest steps.
 _STEPS = 256
 
 
 @dataclass
-class _Whole:
-    """Pieces that were done from their beginning to their end."""
+class _CompletedPieces:
+    """Totals over pieces of work that this process did completely."""
 
     pieces: int = 0
     tokens: int = 0
@@ -38,91 +39,91 @@ class _Whole:
 
 
 class TimeForecast:
-    """Counts tokens of work by kind: ``correct``, ``forward``, ``score``, ``distil``, ``retrain``.
+    """Predicts the time left from tokens of ``correct``, ``forward``, ``score``, ``distil`` and ``retrain``.
 
-    Of ``benchmark`` it counts tasks, since nobody knows their tokens before.
+    For ``benchmark`` it counts tasks, since their tokens are not known in advance.
 
     Args:
-        planned: tokens by kind.
-        pieces: trainings and the like that the tokens of a kind are made of, where it is several.
+        planned: tokens by kind of work.
+        pieces: by kind, the number of pieces, such as trainings, that make up the tokens.
     """
 
     def __init__(self, planned: Mapping[str, int], pieces: Mapping[str, int] | None = None) -> None:
         self.planned, self.pieces = Counter(planned), Counter(pieces or {})
         self.extra: Counter[str] = Counter()
-        """Tokens beyond the plan."""
+        """Tokens beyond the plan, by kind."""
         self.extra_pieces: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
         self.timed: Counter[str] = Counter()
         self.seconds: dict[str, float] = {}
         self.workers = 1
-        """Workers that share what is left."""
+        """Number of workers that share the remaining work."""
         self._pieces_done: Counter[str] = Counter()
-        self._begun: dict[str, float] = {}
-        self._whole: dict[str, _Whole] = defaultdict(_Whole)
+        self._share_done: dict[str, float] = {}
+        self._completed: dict[str, _CompletedPieces] = defaultdict(_CompletedPieces)
         self._steps: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_STEPS))
 
     def skip(self, kind: str, tokens: int, pieces: int = 0) -> None:
-        """Work that needed no time, because an earlier process did it."""
+        """Count work that took no time here because an earlier process or another worker did it."""
         self.done[kind] += tokens
         self._pieces_done[kind] += pieces
 
     def spend(self, kind: str, tokens: int, seconds: float) -> None:
-        """Work done and the time it took."""
+        """Count work that was done, and its time."""
         self.done[kind] += tokens
         self.timed[kind] += tokens
         self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
 
     def step(self, kind: str, tokens: int, seconds: float, share: float) -> None:
-        """A step of a piece of work that is not its first; ``share`` of the piece is done."""
+        """Record a step other than the first of a piece of work, of which ``share`` is now done."""
         self._steps[kind].append(seconds / tokens)
-        self._begun[kind] = share
+        self._share_done[kind] = share
 
     def finish(self, kind: str, tokens: int, seconds: float, whole: bool) -> None:
-        """A piece has come to its end; only if it was ``whole`` does it say how long others take."""
+        """Record the end of a piece; its time predicts that of others only if it was done as a ``whole``."""
         self._pieces_done[kind] += 1
-        self._begun.pop(kind, None)
+        self._share_done.pop(kind, None)
         if whole:
-            found = self._whole[kind]
+            found = self._completed[kind]
             found.pieces, found.tokens = found.pieces + 1, found.tokens + tokens
             found.seconds += seconds
 
     def pace(self, kind: str) -> float | None:
-        """Seconds a token of a kind; from kinds like it while it was not timed; None at the start."""
+        """Return seconds per token of a kind, estimated from other kinds until timed; None at the start."""
         paces = {k: self._own_pace(k) for k in self.seconds if self.timed[k]}
         if kind in paces:
             return paces[kind]
-        alike = [k for k in paces if _RELATIVE[k] == _RELATIVE[kind]] or list(paces)
-        guesses = [paces[k] / _RELATIVE[k] * _RELATIVE[kind] for k in alike]
+        similar = [k for k in paces if _RELATIVE[k] == _RELATIVE[kind]] or list(paces)
+        guesses = [paces[k] / _RELATIVE[k] * _RELATIVE[kind] for k in similar]
         return sum(guesses) / len(guesses) if guesses else None
 
     def overhead(self, kind: str) -> float:
-        """Seconds of a piece beside those of its tokens; of pieces like it while none was finished."""
-        alike = [kind, *(k for k in _RELATIVE if _RELATIVE[k] == _RELATIVE[kind] and self.pieces[k])]
-        known = next((k for k in alike if self._whole[k].pieces), None)
+        """Return the overhead of a piece in seconds, from a similar kind until one of this kind is done."""
+        similar = [kind, *(k for k in _RELATIVE if _RELATIVE[k] == _RELATIVE[kind] and self.pieces[k])]
+        known = next((k for k in similar if self._completed[k].pieces), None)
         if known is None:
             return 0.0
-        whole = self._whole[known]
+        whole = self._completed[known]
         return max(0.0, (whole.seconds - whole.tokens * self._own_pace(known)) / whole.pieces)
 
     def left(self) -> float | None:
-        """Seconds left, or None before anything was planned or timed."""
+        """Return the seconds left; None before anything is planned or timed."""
         if not self.planned:
             return None
         total = 0.0
         for kind, planned in self.planned.items():
-            open_tokens = max(0, planned + self.extra[kind] - self.done[kind])
+            tokens_left = max(0, planned + self.extra[kind] - self.done[kind])
             pace = self.pace(kind)
-            if open_tokens and pace is None:
+            if tokens_left and pace is None:
                 return None
-            total += open_tokens * (pace or 0.0)
-            if open_tokens and self.pieces[kind]:
-                total += self._open_pieces(kind) * self.overhead(kind)
+            total += tokens_left * (pace or 0.0)
+            if tokens_left and self.pieces[kind]:
+                total += self._pieces_left(kind) * self.overhead(kind)
         return total / self.workers
 
-    def _open_pieces(self, kind: str) -> float:
+    def _pieces_left(self, kind: str) -> float:
         planned = self.pieces[kind] + self.extra_pieces[kind]
-        return max(0.0, planned - self._pieces_done[kind] - self._begun.get(kind, 0.0))
+        return max(0.0, planned - self._pieces_done[kind] - self._share_done.get(kind, 0.0))
 
     def _own_pace(self, kind: str) -> float:
         if self._steps[kind]:
@@ -135,7 +136,7 @@ _LOG_EVERY_SECONDS = 10.0
 
 
 def clock(seconds: float | None) -> str:
-    """A time left as people say it."""
+    """Format a time left: ``45 s``, ``2 min 30 s``, ``2.5 h``."""
     if seconds is None:
         return "?"
     if seconds < 59.5:
@@ -147,11 +148,11 @@ def clock(seconds: float | None) -> str:
 
 
 class Console:
-    """Progress of one run.
+    """Shows and logs the progress of one run.
 
     Args:
-        quiet: only warnings.
-        verbose: library messages too.
+        quiet: show only warnings.
+        verbose: show debug messages and those of libraries too.
     """
 
     def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
@@ -183,7 +184,7 @@ class Console:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Show progress within the context."""
+        """Show a live progress line within the context, if stderr is a terminal."""
         if not self.live:
             yield
             return
@@ -199,7 +200,7 @@ class Console:
         self._progress = None
 
     def say(self, text: str) -> None:
-        """One line that stays."""
+        """Log a line."""
         logger.info("%s", text)
 
     @contextmanager
@@ -214,7 +215,7 @@ class Console:
 
     @contextmanager
     def work(self, text: str, kind: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show work of so many tokens; the caller is given what to call with the tokens of each step."""
+        """Show and time work of ``total`` tokens; yields a function to call with the tokens of each step."""
         began = last = time.monotonic()
         done = 0
         self._show(text, 0, total)
@@ -230,13 +231,13 @@ class Console:
 
         yield advance
         now = time.monotonic()
-        if done:  # what ended early is done too, but says nothing of the pace
+        if done:  # the rest of work that ended early counts as done, without affecting the pace
             self.forecast.skip(kind, total - done)
         self.forecast.spend(kind, 0 if done else total, now - last)
         self.forecast.finish(kind, total, now - began, whole=done in (0, total))
 
     def trial_done(self, rung: int, label: str, loss: float) -> None:
-        """Keep the best candidate of each rung."""
+        """Log a trial, and remember the best candidate of each rung."""
         if rung not in self.best or loss < self.best[rung][0]:
             self.best[rung] = (loss, label)
         logger.info(

@@ -1,4 +1,4 @@
-"""Numbers and tables as a person reads them: few digits, a unit, a dash where nothing was measured."""
+"""Format numbers and tables for people: few digits, a unit, a dash where a value is missing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A line for each row, the first column to the left and all others to the right.
+    """Return one line per row, with the first column aligned left and the others right.
 
     Args:
-        rows: of the same number of cells, the head first if there is one.
+        rows: rows with the same number of cells, starting with the header if there is one.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -25,12 +25,12 @@ def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
 DASH, MINUS = "\u2013", "\u2212"
 NO_BREAK_SPACE = "\u00a0"
 
-_DIRECTIONS = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_SIGNS: dict[int, str | int] = {
+_DIRECTION_MARKS = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_VISIBLE: dict[int, str | int] = {
     **{code: 0x2400 + code for code in range(0x20) if code not in (0x09, 0x0A)},
     0x7F: 0x2421,
     **{code: f"\u27e8{code:02X}\u27e9" for code in range(0x80, 0xA0)},
-    **{code: f"\u27e8U+{code:04X}\u27e9" for code in (*_DIRECTIONS, 0x2028, 0x2029)},
+    **{code: f"\u27e8U+{code:04X}\u27e9" for code in (*_DIRECTION_MARKS, 0x2028, 0x2029)},
 }
 _ORIGINS = {
     "search": "search",
@@ -43,7 +43,7 @@ _ORIGINS = {
 
 
 def count(value: float | None) -> str:
-    """Parameters or tokens with three digits: ``1.33 M``, ``98.3 k``, ``8.19 B``."""
+    """Format a number of parameters or tokens with three digits: ``1.33 M``, ``98.3 k``, ``8.19 B``."""
     if value is None:
         return DASH
     for scale, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
@@ -53,24 +53,24 @@ def count(value: float | None) -> str:
 
 
 def nats(value: float | None, digits: int = 3) -> str:
-    """A loss in nats per token, without its unit."""
+    """Format a loss in nats per token, without the unit."""
     return DASH if value is None else _minus(f"{value:.{digits}f}")
 
 
 def perplexity(loss: float | None) -> str:
-    """exp(loss), the perplexity per token of a loss in nats per token."""
+    """Format the perplexity per token, exp(loss), of a loss in nats per token."""
     if loss is None:
         return DASH
     return _digits(math.exp(loss)) if loss < 14 else f"over{NO_BREAK_SPACE}{10**6:,}"
 
 
 def milliseconds(value: float | None) -> str:
-    """A latency in milliseconds, without its unit."""
+    """Format a latency in milliseconds, without the unit."""
     return DASH if value is None else _digits(value)
 
 
 def quantity(value: float | None, unit: str = "") -> str:
-    """A value of an objective whose unit is free text."""
+    """Format a value of an objective, with any unit."""
     if value is None:
         return DASH
     text = count(value) if abs(value) >= 10_000 else _digits(value)
@@ -78,7 +78,7 @@ def quantity(value: float | None, unit: str = "") -> str:
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """A difference with its sign; nought has none."""
+    """Format a difference with its sign; zero has none."""
     if value is None:
         return DASH
     text = f"{value:+.{digits}f}"
@@ -86,7 +86,7 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def percent(ratio: float | None) -> str:
-    """A ratio as a percentage: ``50%``, ``3.1%``."""
+    """Format a ratio as a percentage: ``50%``, ``3.1%``."""
     if ratio is None:
         return DASH
     text = f"{100 * ratio:.1f}" if abs(ratio) < 0.0995 else f"{100 * ratio:.0f}"
@@ -94,7 +94,7 @@ def percent(ratio: float | None) -> str:
 
 
 def size(value: float | None) -> str:
-    """Bytes on a disk: ``845 MB``, ``1.20 GB``."""
+    """Format bytes on disk: ``845 MB``, ``1.20 GB``."""
     if value is None:
         return DASH
     for scale, suffix in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
@@ -104,7 +104,7 @@ def size(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Wall-clock time: ``4.4 s``, ``7 min 58 s``, ``3 h 05 min``."""
+    """Format a wall-clock time: ``4.4 s``, ``7 min 58 s``, ``3 h 05 min``."""
     if seconds is None:
         return DASH
     if seconds < 59.95:
@@ -117,7 +117,7 @@ def duration(seconds: float | None) -> str:
 
 
 def energy(joules: float | None) -> str:
-    """Energy in joules and as it is bought: ``41.3 kJ (11.5 Wh)``."""
+    """Format energy in joules and watt-hours: ``41.3 kJ (11.5 Wh)``."""
     if joules is None:
         return DASH
     return f"{_scaled(joules, 'J')} ({_scaled(joules / 3600, 'Wh')})"
@@ -131,19 +131,19 @@ def _scaled(value: float, unit: str) -> str:
 
 
 def visible(value: Any) -> Any:
-    """Text whose control characters and changes of direction are signs; anything else as it is.
+    """Replace control and text-direction characters by visible symbols, except tab and line feed.
 
-    A line feed and a tab stay. What is not text, or is markup already, is nobody's input.
+    Values other than plain ``str`` are returned unchanged: numbers, and markup that is already escaped.
     """
-    return value.translate(_SIGNS) if type(value) is str else value
+    return value.translate(_VISIBLE) if type(value) is str else value
 
 
 def origin(name: str) -> str:
-    """Who proposed an architecture, in words."""
+    """Return the origin of an architecture in words."""
     return _ORIGINS.get(name, name)
 
 
-#: Axes in words, the layers aside.
+#: Names of all axes but layers for people.
 AXES = {
     "hidden": "hidden",
     "mlp": "MLP",
@@ -157,20 +157,20 @@ AXES = {
 
 
 def sizes(architecture: dict[str, Any], teacher_layers: int | None = None) -> str:
-    """An architecture in words, with the number of the teacher's layers if given."""
+    """Describe the sizes of an architecture, with the number of the teacher's layers if given."""
     of_teacher = f" of {teacher_layers}" if teacher_layers is not None else ""
     parts = [f"{name} {architecture[key]}" for key, name in AXES.items() if key in architecture]
     return ", ".join([*parts, f"layers {architecture['layers']}{of_teacher}"])
 
 
 def sentence(text: str) -> str:
-    """``text`` with a capital at its start and a full stop at its end."""
+    """Return ``text`` with a capital at its start and a full stop at its end."""
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if not text or text[-1] in ".!?" else ".")
 
 
 def layer_ranges(layers: list[int]) -> str:
-    """Layer indices with runs joined: ``0, 2 to 5, 7``."""
+    """List layer indices, with consecutive ones joined: ``0, 2 to 5, 7``."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and layer == runs[-1][-1] + 1:
@@ -184,7 +184,7 @@ def layer_ranges(layers: list[int]) -> str:
 
 
 def _digits(value: float) -> str:
-    """Three digits, without a power of ten, up to a million."""
+    """Format with three significant digits, without an exponent, and at most six decimals."""
     if value == 0 or not math.isfinite(value):
         return f"{value:.0f}"
     magnitude = math.floor(math.log10(abs(value)))
