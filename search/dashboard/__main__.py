@@ -1,7 +1,7 @@
 """``python -m search.dashboard RUN``: Optuna's dashboard of a run, while it works and after it.
 
-It listens on this machine alone, since it asks nobody who they are. Notes can be written there and files
-added; what would take a trial or a study away from the run is refused.
+It listens on 127.0.0.1 only, since it has no authentication. Users can write notes and add files there;
+requests that would delete or change a trial or a study are refused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from space.input_error import InputError
 HOST, PORT = "127.0.0.1", 8080
 _PORTS_TRIED = 100
 _LOOK_SECONDS = 30.0
-#: Content is written anew once there are so many times the trials, so that what it takes stays in proportion.
+#: Content is rewritten each time the number of trials has grown by this factor, which bounds the total cost.
 _GROWTH = 1.25
 _WRITES = re.compile(r"/api/(studies/\d+(/\d+)?/note|artifacts/.*)/?")
 _NAMES = {"127.0.0.1", "localhost", "::1"}
@@ -64,20 +64,20 @@ class DashboardFlags:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Answers several requests at a time; those that are open do not keep it from ending."""
+    """A server that answers requests in daemon threads, so that open requests do not delay its exit."""
 
     daemon_threads = True
 
 
-class _Quiet(WSGIRequestHandler):
-    """Logs no requests."""
+class _SilentHandler(WSGIRequestHandler):
+    """A request handler without a log."""
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve the dashboard that the arguments ask for until it is stopped, and return the exit status."""
+    """Serve the dashboard until the user interrupts it, and return the exit status."""
     return exit_status(partial(_main, sys.argv[1:] if arguments is None else arguments))
 
 
@@ -101,39 +101,39 @@ def _main(arguments: list[str]) -> int:
         finished = run.finished
         write_content(run, store)
         print(f"http://{HOST}:{server.server_port}/", flush=True)
-        gone = threading.Event()
-        renewing = threading.Thread(target=keep_current, args=(run, store, gone), daemon=True)
+        stopped = threading.Event()
+        renewal = threading.Thread(target=keep_current, args=(run, store, stopped), daemon=True)
         if not finished:
-            renewing.start()
+            renewal.start()
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            pass  # how one leaves it
+            pass  # Ctrl-C is the way to stop the server
         finally:
-            gone.set()
+            stopped.set()
     return 0
 
 
 def artifact_store(run: SavedRun) -> FileSystemArtifactStore:
-    """Where the artifacts of a run lie: ``artifacts/`` in its directory, made if it is not there."""
+    """Return the artifact store of a run: ``artifacts/`` in its directory, created if needed."""
     folder = run.path / "artifacts"
     folder.mkdir(exist_ok=True)
     return FileSystemArtifactStore(folder)
 
 
 def server_of(app: App, port: int | None) -> WSGIServer:
-    """A server on this machine alone, which listens and does not answer yet.
+    """Create a server that listens on 127.0.0.1; ``serve_forever`` makes it answer.
 
     Args:
-        app: that answers.
-        port: to listen on; None for the first free one from 8080 on.
+        app: the WSGI application.
+        port: port to listen on; None for the first free one from 8080 on.
 
     Raises:
-        InputError: the port is taken, or cannot be had.
+        InputError: the port is taken or cannot be opened.
     """
     for number in [port] if port is not None else range(PORT, PORT + _PORTS_TRIED):
         try:
-            return make_server(HOST, number, app, server_class=_Server, handler_class=_Quiet)
+            return make_server(HOST, number, app, server_class=_Server, handler_class=_SilentHandler)
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", None) or str(error)
     wanted = f"{HOST}:{port}: {why}" if port is not None else f"all from {PORT} to {number} are taken"
@@ -141,64 +141,64 @@ def server_of(app: App, port: int | None) -> WSGIServer:
 
 
 def guard(app: App) -> App:
-    """The application without what would harm the run, and for pages of its own alone.
+    """Wrap the application so that it refuses harmful requests and those from other sites.
 
-    A page from elsewhere that a browser has open could otherwise write here or, by a name of its own that
-    stands for this machine, read.
+    Without the check of ``Origin`` and ``Host``, another page open in the browser could write here (CSRF) or,
+    with a domain name that resolves to 127.0.0.1, read (DNS rebinding).
     """
 
     def call(environ: Environ, respond: Respond) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         reads = method in ("GET", "HEAD", "OPTIONS")
         origin = environ.get("HTTP_ORIGIN")
-        addressed = [f"//{environ.get('HTTP_HOST', '')}", *([origin] if origin else [])]
-        if not all(map(_here, addressed)):
-            return _refused(respond, "This dashboard answers to 127.0.0.1 and localhost alone.")
+        addresses = [f"//{environ.get('HTTP_HOST', '')}", *([origin] if origin else [])]
+        if not all(map(_is_local, addresses)):
+            return _forbid(respond, "This dashboard answers to 127.0.0.1 and localhost alone.")
         if not reads and not _WRITES.fullmatch(path):
-            return _refused(respond, "The dashboard of a run takes notes and files, and nothing else.")
+            return _forbid(respond, "The dashboard of a run takes notes and files, and nothing else.")
         return app(environ, respond)
 
     return call
 
 
-def _here(address: str) -> bool:
-    """Whether an address is of this machine, by a name that nobody else can have."""
+def _is_local(address: str) -> bool:
+    """Return whether an address names this machine by a name that no other host can have."""
     try:
         return urlsplit(address).hostname in _NAMES
     except ValueError:
         return False
 
 
-def _refused(respond: Respond, reason: str) -> Iterable[bytes]:
+def _forbid(respond: Respond, reason: str) -> Iterable[bytes]:
     status = HTTPStatus.FORBIDDEN
     respond(f"{status.value} {status.phrase}", [("Content-Type", "application/json")])
     return [f'{{"reason": "{reason}"}}'.encode()]
 
 
 def keep_current(
-    run: SavedRun, store: FileSystemArtifactStore, gone: threading.Event, every: float = _LOOK_SECONDS
+    run: SavedRun, store: FileSystemArtifactStore, stopped: threading.Event, every: float = _LOOK_SECONDS
 ) -> None:
-    """Write the content anew as the run goes on, and once more when it is finished.
+    """Rewrite the content as the run goes on, and once more when it is finished.
 
     Args:
-        run: whose content was written before it was finished.
-        store: of its artifacts.
-        gone: set when nobody looks any more.
-        every: so many seconds it is looked whether there is more.
+        run: a run that was unfinished when its content was last written.
+        store: the run's artifacts.
+        stopped: event that ends the loop; set when the server stops.
+        every: seconds between checks for new results.
     """
-    (trials, retrained), finished = _done(run), False
-    while not finished and not gone.wait(every):
+    (trials, retrained), finished = _count_finished(run), False
+    while not finished and not stopped.wait(every):
         try:
-            (trials_now, retrained_now), over = _done(run), run.finished
-            if over or retrained_now > retrained or trials_now >= max(trials + 1, _GROWTH * trials):
+            (trials_now, retrained_now), over_now = _count_finished(run), run.finished
+            if over_now or retrained_now > retrained or trials_now >= max(trials + 1, _GROWTH * trials):
                 write_content(find_run(run.path), store)
-                trials, retrained, finished = trials_now, retrained_now, over
-        except Exception as error:  # a server that is away; it may come back
+                trials, retrained, finished = trials_now, retrained_now, over_now
+        except Exception as error:  # such as an unreachable storage server, which may come back
             logging.getLogger(__name__).warning("the notes could not be renewed: %s", error)
 
 
-def _done(run: SavedRun) -> tuple[int, int]:
-    """How many trials are finished, and how many retrainings."""
+def _count_finished(run: SavedRun) -> tuple[int, int]:
+    """Return the numbers of finished trials and of finished retrainings."""
     trials = (trial for study in run.studies for trial in study.get_trials(deepcopy=False))
     results = run.directory.retraining.glob("*.json")
     return sum(trial.state.is_finished() for trial in trials), len(list(results))

@@ -1,7 +1,7 @@
-"""What a run puts into the dashboard: notes, figures and model cards, written into its studies.
+"""Write a run's notes, figures and model cards into its Optuna studies, where the dashboard shows them.
 
-A finished trial takes no more attributes, but the dashboard keeps notes of trials with their study. All is
-written only where it has changed; a note that a person has edited is left alone.
+Optuna forbids new attributes on finished trials, but the dashboard stores the notes of trials with their
+study. Only changed content is written, and a note that a user has edited is left alone.
 """
 
 from __future__ import annotations
@@ -30,27 +30,30 @@ from search.settings.objectives import bounds_in_words
 from search.terminal import format as words
 
 Entry = dict[str, Any]
+#: Prefix of study attributes with digests of the content written here, which reveal what a user has edited.
+_WRITTEN = "slimsearch:written:"
 
 
 def rung_note(config: RunConfig, summary: Entry, rung: int, pages: dict[str, str], figures: str) -> str:
-    """What a rung is, what is made small at it, and how far it foretells the next.
+    """Return the note of a rung: what it evaluates and minimises, and how well it predicts the next.
 
     Args:
-        config: of the run.
-        summary: of the run, or what is known so far.
-        rung: its number.
-        pages: address of the trial's page by label, of the retrained models that have a trial here.
-        figures: address of the study that has the figures; empty if it is this one.
+        config: configuration of the run.
+        summary: summary of the run, or what is known of it so far.
+        rung: number of the rung.
+        pages: URL of the trial's page by label, for the retrained models that have a trial at this rung.
+        figures: URL of the study that holds the figures; empty if it is this one.
     """
     units = ", ".join(f"{one['name']} ({one['unit']})" for one in summary["objectives"])
     lines = [
-        f"## Rung {rung} of {_plain(config.name)}",
+        f"## Rung {rung} of {_escape_markdown(config.name)}",
         "",
-        _what(config, rung),
+        _describe(config, rung),
         "",
         f"- Made small: {units}",
     ]
-    lines += [f"- {one['name']}: {one['description']}" for one in summary["objectives"] if _told(one)]
+    described = [one for one in summary["objectives"] if one.get("description")]
+    lines += [f"- {one['name']}: {one['description']}" for one in described]
     if bounds := bounds_of(summary):
         lines.append(
             f"- Bounds: {bounds_in_words(bounds)}; what is over one is not distilled, and goes no further"
@@ -59,26 +62,26 @@ def rung_note(config: RunConfig, summary: Entry, rung: int, pages: dict[str, str
     if figures:
         lines.append(f"- Pareto front and learning curves of the run: [rung 0]({figures})")
     if chosen := summary["chosen"]:
-        lines.append(f"- To take: {_link(chosen['label'], pages)}: {_plain(chosen['reason'])}")
+        lines.append(f"- To take: {_link(chosen['label'], pages)}: {_escape_markdown(chosen['reason'])}")
     if pages:
         lines += ["", f"Retrained: {', '.join(_link(label, pages) for label in pages)}"]
     return "\n".join(lines)
 
 
 def model_note(summary: Entry, student: Entry, path: str | None, card: str | None) -> str:
-    """What became of a candidate that was retrained.
+    """Return the note of a retrained model: its sizes, losses and latency, and whether it was chosen.
 
     Args:
-        summary: of the run, or what is known so far.
-        student: its entry.
-        path: where the model lies.
-        card: address of its model card.
+        summary: summary of the run, or what is known of it so far.
+        student: entry of the model.
+        path: directory of the model; None if it was not kept.
+        card: URL of the model card; None if there is none.
     """
     teacher, chosen = summary["teacher"], summary["chosen"]
     taken = chosen is not None and chosen["label"] == student["label"]
     share = words.percent(student["parameters"] / teacher["parameters"]) if teacher["parameters"] else ""
     lines = [
-        f"## {_plain(student['label'])}{': the model to take' if taken else ''}",
+        f"## {_escape_markdown(student['label'])}{': the model to take' if taken else ''}",
         "",
         f"{words.sizes(student['architecture'], teacher['architecture']['layers'])}; layers "
         f"{words.layer_ranges(student['architecture']['kept_layers'])} of the teacher. "
@@ -94,9 +97,9 @@ def model_note(summary: Entry, student: Entry, path: str | None, card: str | Non
         beside = f", the teacher {words.milliseconds(teacher['latency_ms'])} ms"
         lines.append(f"- Latency: {words.milliseconds(student['latency_ms'])} ms{beside}")
     if chosen is not None:
-        lines.append(f"- {'Chosen' if taken else 'Not chosen'}: {_why(summary, student, taken)}")
+        lines.append(f"- {'Chosen' if taken else 'Not chosen'}: {_reason(summary, student, taken)}")
     if student["failure"]:
-        lines.append(f"- Retraining failed: {_plain(student['failure'])}")
+        lines.append(f"- Retraining failed: {_escape_markdown(student['failure'])}")
     if path:
         lines.append(f"- Model: `{path}`")
     if card:
@@ -104,7 +107,7 @@ def model_note(summary: Entry, student: Entry, path: str | None, card: str | Non
     return "\n".join(lines)
 
 
-def _what(config: RunConfig, rung: int) -> str:
+def _describe(config: RunConfig, rung: int) -> str:
     if rung == 0:
         return "The loss of each candidate straight after pruning. Nothing is trained."
     tokens = config.rung_tokens[rung - 1]
@@ -113,12 +116,8 @@ def _what(config: RunConfig, rung: int) -> str:
     return f"Each candidate is distilled for {tokens:,} tokens, {start}, over the same batches for all."
 
 
-def _told(objective: Entry) -> bool:
-    return bool(objective.get("description"))
-
-
 def _foresight(summary: Entry, rung: int) -> list[str]:
-    """How far the order here is the order at the next rung and after retraining."""
+    """Return Kendall's τ between this rung and the next, and between this rung and retraining, in words."""
     pairs = {(one["from"], one["to"]): one for one in summary.get("rank_correlation", ())}
     found = []
     for stage in (f"rung {rung + 1}", "retraining"):
@@ -132,19 +131,20 @@ def _foresight(summary: Entry, rung: int) -> list[str]:
 
 
 def _losses(summary: Entry, student: Entry) -> list[str]:
-    mine = [trial for trial in summary["trials"] if trial["label"] == student["label"]]
+    """Return Markdown table rows: the student's loss by stage, then the teacher's."""
+    own_trials = [trial for trial in summary["trials"] if trial["label"] == student["label"]]
     rows = [
         f"| rung {trial['rung']} | {trial['tokens']:,} | {words.nats(trial['loss'], 4)} |"
-        for trial in sorted(mine, key=lambda trial: int(trial["rung"]))
+        for trial in sorted(own_trials, key=lambda trial: int(trial["rung"]))
         if trial["loss"] is not None
     ]
     retrained = f"| retraining | {student['tokens']:,} | **{words.nats(student['loss'], 4)}** |"
     return [*rows, retrained, f"| teacher | | {words.nats(summary['teacher']['loss'], 4)} |"]
 
 
-def _why(summary: Entry, student: Entry, taken: bool) -> str:
+def _reason(summary: Entry, student: Entry, taken: bool) -> str:
     if taken:
-        return _plain(summary["chosen"]["reason"])
+        return _escape_markdown(summary["chosen"]["reason"])
     entries = [entry for _, entry in retrained_entries(summary)]
     best = next(entry for entry in entries if entry["label"] == summary["chosen"]["label"])
     if student["loss"] is None or best["loss"] is None:
@@ -158,45 +158,42 @@ def _link(label: str, pages: dict[str, str]) -> str:
     return f"[{label}]({pages[label]})" if label in pages else label
 
 
-def _plain(text: str) -> str:
-    """Text in which Markdown finds nothing to do, on one line."""
+def _escape_markdown(text: str) -> str:
+    """Return the text on one line, with characters that Markdown interprets escaped."""
     return "".join(f"\\{letter}" if letter in "\\`*_[]<>#|" else letter for letter in " ".join(text.split()))
-
-
-#: Below it a study keeps digests of what was written, so that what a person wrote is known from it.
-_WRITTEN = "slimsearch:written:"
 
 
 def write_content(run: SavedRun, store: FileSystemArtifactStore) -> None:
     """Bring notes, figures and model cards up to date.
 
     Args:
-        run: finished or not.
-        store: of the run's artifacts.
+        run: the run, finished or not.
+        store: the run's artifacts.
 
     Raises:
-        InputError: the summary of the run or its storage cannot be read.
+        InputError: the summary or the storage of the run cannot be read.
     """
     summary, trials = summary_so_far(run), saved_trials(run)
-    _draw(run, summary)
-    cards = {entry["label"]: _card(run, entry, store) for entry in _retrained(summary)}
+    _save_figures(run, summary)
+    cards = {entry["label"]: _save_card(run, entry, store) for entry in _retrained(summary)}
     for rung, study in enumerate(run.studies):
-        here = {trial.label: trial for trial in trials if trial.rung == rung}
+        at_rung = {trial.label: trial for trial in trials if trial.rung == rung}
         pages = {
-            entry["label"]: _page(study, here[entry["label"]])
+            entry["label"]: _page(study, at_rung[entry["label"]])
             for entry in _retrained(summary)
-            if entry["label"] in here
+            if entry["label"] in at_rung
         }
         figures = f"/dashboard/studies/{run.studies[0]._study_id}" if rung else ""
-        _note(study, None, rung_note(run.config, summary, rung, pages, figures))
+        _save_note(study, None, rung_note(run.config, summary, rung, pages, figures))
         for entry in _retrained(summary):
-            if entry["label"] in here:
+            if entry["label"] in at_rung:
                 path = str(run.path / entry["path"]) if entry["path"] else None
-                _note(study, here[entry["label"]], model_note(summary, entry, path, cards[entry["label"]]))
+                note = model_note(summary, entry, path, cards[entry["label"]])
+                _save_note(study, at_rung[entry["label"]], note)
 
 
 def _retrained(summary: Entry) -> list[Entry]:
-    """The models that came of a trial: all but that from random weights."""
+    """Return the retrained models except the one from random weights, which has no trial."""
     return [entry for _, entry in retrained_entries(summary) if entry["origin"] != "random-weights"]
 
 
@@ -204,27 +201,27 @@ def _page(study: optuna.Study, trial: SavedTrial) -> str:
     return f"/dashboard/studies/{study._study_id}/trials?numbers={trial.number}"
 
 
-def _note(study: optuna.Study, trial: SavedTrial | None, body: str) -> None:
-    """Write a note, unless it is there already or a person has written one."""
+def _save_note(study: optuna.Study, trial: SavedTrial | None, body: str) -> None:
+    """Write the note of a trial, or of the study; skip it if it is unchanged or a user has edited it."""
     owner = study if trial is None else Trial(study, trial.storage_id)
-    there = get_note(owner)
-    if there == body:
+    current = get_note(owner)
+    if current == body:
         return
     key = f"note:{'study' if trial is None else trial.storage_id}"
-    if there and _written(study).get(key) != _digest(there):
+    if current and _digests(study).get(key) != _digest(current):
         return
     save_note(owner, body)
-    _remember(study, key, body)
+    _save_digest(study, key, body)
 
 
-def _written(study: optuna.Study) -> dict[str, str]:
+def _digests(study: optuna.Study) -> dict[str, str]:
     attributes = study._storage.get_study_system_attrs(study._study_id)
     return {
         key.removeprefix(_WRITTEN): digest for key, digest in attributes.items() if key.startswith(_WRITTEN)
     }
 
 
-def _remember(study: optuna.Study, key: str, text: str) -> None:
+def _save_digest(study: optuna.Study, key: str, text: str) -> None:
     study._storage.set_study_system_attr(study._study_id, _WRITTEN + key, _digest(text))
 
 
@@ -232,8 +229,8 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _draw(run: SavedRun, summary: Entry) -> None:
-    """The Pareto front and the learning curves, on the study of rung 0."""
+def _save_figures(run: SavedRun, summary: Entry) -> None:
+    """Save the Pareto front and the learning curves to the study of rung 0."""
     if summary["teacher"]["loss"] is None:
         return
     study = run.studies[0]
@@ -245,23 +242,23 @@ def _draw(run: SavedRun, summary: Entry) -> None:
             continue
         drawn = plotly_object(figure, f"{title} of {plain(summary['name'])}")
         text = drawn.to_json()
-        if _written(study).get(f"figure:{name}") != _digest(text):
+        if _digests(study).get(f"figure:{name}") != _digest(text):
             save_plotly_graph_object(study, drawn, graph_object_id=name)
-            _remember(study, f"figure:{name}", text)
+            _save_digest(study, f"figure:{name}", text)
 
 
-def _card(run: SavedRun, entry: Entry, store: FileSystemArtifactStore) -> str | None:
-    """The address of a model's card, an artifact of the study of rung 0; there once, and kept up to date."""
+def _save_card(run: SavedRun, entry: Entry, store: FileSystemArtifactStore) -> str | None:
+    """Upload or update a model card as an artifact of the study of rung 0; return its URL."""
     card = run.path / (entry["path"] or "") / "README.md"
     if not entry["path"] or not card.exists():
         return None
     study, name = run.studies[0], f"{entry['label']}.md"
-    known = dict(_artifacts(study))
-    if name not in known:
+    uploaded = dict(_artifacts(study))
+    if name not in uploaded:
         copy = run.path / "artifacts" / name
         copy.write_bytes(card.read_bytes())
         try:
-            known[name] = upload_artifact(
+            uploaded[name] = upload_artifact(
                 artifact_store=store,
                 file_path=str(copy),
                 study_or_trial=study,
@@ -270,15 +267,15 @@ def _card(run: SavedRun, entry: Entry, store: FileSystemArtifactStore) -> str | 
         finally:
             copy.unlink()
     else:
-        store.write(known[name], io.BytesIO(card.read_bytes()))
-    return f"/artifacts/{study._study_id}/{known[name]}"
+        store.write(uploaded[name], io.BytesIO(card.read_bytes()))
+    return f"/artifacts/{study._study_id}/{uploaded[name]}"
 
 
 def _artifacts(study: optuna.Study) -> Iterator[tuple[str, str]]:
-    """File names and ids of a study's artifacts, but those that were deleted in the dashboard.
+    """Yield file names and ids of a study's artifacts, except those deleted in the dashboard.
 
-    ``optuna.artifacts.get_all_artifact_meta`` cannot read a study of which one was.
+    ``optuna.artifacts.get_all_artifact_meta`` fails on a study with a deleted artifact.
     """
     for key, text in study._storage.get_study_system_attrs(study._study_id).items():
-        if key.startswith("artifacts:") and (about := json.loads(text)) is not None:
-            yield about["filename"], about["artifact_id"]
+        if key.startswith("artifacts:") and (metadata := json.loads(text)) is not None:
+            yield metadata["filename"], metadata["artifact_id"]

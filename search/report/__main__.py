@@ -24,7 +24,7 @@ It needs a run that is finished; python -m search.dashboard shows one that is no
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Draw what the arguments name, print where it lies, and return the exit status."""
+    """Draw the report of the named run, print its path, and return the exit status."""
     return exit_status(partial(_main, sys.argv[1:] if arguments is None else arguments))
 
 

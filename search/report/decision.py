@@ -1,4 +1,4 @@
-"""What a person needs first: which model to take, what it costs against the teacher, and why not another."""
+"""The first section of the report: the model to take, its cost against the teacher, and why not another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class Tile:
-    """One figure of the chosen model, the teacher's, and how the two compare."""
+    """A figure of the chosen model beside the teacher's, with a note that compares the two."""
 
     name: str
     value: str
@@ -27,7 +27,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Step:
-    """One retrained model in the comparison by loss; ``gap`` in nats above the teacher."""
+    """A row of the comparison by loss; ``gap`` is in nats above the teacher, ``bar`` a length from 0 to 1."""
 
     name: str
     label: str
@@ -43,16 +43,16 @@ class Decision:
     """The first section of the report.
 
     Attributes:
-        student: the chosen model's entry, None when there is none.
-        headline: what it keeps and loses, in a sentence.
-        tiles: its figures beside the teacher's.
+        student: entry of the chosen model; None if there is none.
+        headline: a sentence on what the chosen model keeps and loses.
+        tiles: figures of the chosen model beside the teacher's.
         steps: all retrained models by loss.
-        verdict: how it stands against the baselines.
-        runner_up: the next best promoted model, None when there is none.
-        why_not: why the runner-up was not taken.
-        leader: when nothing could be chosen, the best candidate of the top rung, if there is one.
-        unmet: that no candidate lies within the bounds, if so.
-        failures: reasons and how often each was met, when nothing could be chosen.
+        verdict: a sentence that compares the chosen model with the baselines.
+        runner_up: entry of the next best promoted model; None if there is none.
+        why_not: why the runner-up was not chosen.
+        leader: a sentence on the best candidate of the top rung, if no model was chosen.
+        unmet: a sentence saying that no candidate lies within the bounds, if so.
+        failures: the most frequent reasons for failure with their counts.
     """
 
     student: Entry | None
@@ -68,7 +68,7 @@ class Decision:
 
 
 def decide(summary: dict[str, Any]) -> Decision:
-    """The decision of a run in words and numbers."""
+    """Return the decision section for a summary."""
     student, teacher = chosen_student(summary), summary["teacher"]
     runner_up = _runner_up(summary, student)
     return Decision(
@@ -94,7 +94,7 @@ def _difference(value: float | None, of: float | None) -> float | None:
 
 
 def _perplexity_gap(student: Entry, teacher: Entry) -> float | None:
-    """Difference in perplexity, None where a loss is missing or its perplexity is past reading."""
+    """Return the difference in perplexity; None if the loss is missing or above 7 nats."""
     if student["loss"] is None or student["loss"] > 7:
         return None
     return math.exp(student["loss"]) - math.exp(teacher["loss"])
@@ -159,7 +159,7 @@ def _tile(name: str, student: Entry, teacher: Entry, key: str, unit: str) -> Til
 
 
 def _other_objective(summary: dict[str, Any], student: Entry) -> list[Tile]:
-    """The second objective, if it is none of those that always have a tile."""
+    """Return a tile for the second objective, unless it has one already."""
     cost = cost_axis(summary)
     value, teacher = cost.of(student), cost.of(summary["teacher"])
     if cost.name in ("latency", "latency_ms", "parameters") or value is None:
@@ -171,7 +171,7 @@ def _other_objective(summary: dict[str, Any], student: Entry) -> list[Tile]:
 
 
 def _steps(summary: dict[str, Any], student: Entry | None) -> list[Step]:
-    """Every retrained model from the lowest loss; a bar too long for the others to be seen is clipped."""
+    """Return every retrained model, lowest loss first; bars that would dwarf the others are clipped."""
     entries = [
         (promoted, entry) for promoted, entry in retrained_entries(summary) if entry["loss"] is not None
     ]
@@ -201,7 +201,7 @@ def _verdict(summary: dict[str, Any], student: Entry) -> str:
     others = [entry for _, entry in retrained_entries(summary) if entry is not student]
     others = [entry for entry in others if entry["loss"] is not None]
     if student["origin"] in HAND_MADE:
-        return _of_a_baseline(student, [one for one in others if one["origin"] == "search"])
+        return _baseline_verdict(student, [one for one in others if one["origin"] == "search"])
     rivals = [one for one in others if one["origin"] in HAND_MADE]
     if not rivals or student["loss"] is None:
         return "No baseline was retrained, so nothing can be said about what the search has gained."
@@ -220,8 +220,8 @@ def _verdict(summary: dict[str, Any], student: Entry) -> str:
     )
 
 
-def _of_a_baseline(student: Entry, searched: list[Entry]) -> str:
-    """What to say when the model to take is one that a person would have tried by hand."""
+def _baseline_verdict(student: Entry, searched: list[Entry]) -> str:
+    """Return the verdict for a chosen model that is itself a hand-made baseline."""
     itself = f"It is itself a hand-made baseline, {words.origin(student['origin'])}"
     if not searched:
         return f"{itself}; no model that the search proposed was retrained."
@@ -237,7 +237,7 @@ def _runner_up(summary: dict[str, Any], student: Entry | None) -> Entry | None:
 
 
 def _why_not(student: Entry, other: Entry) -> str:
-    """Loss and latency of the runner-up against those of the chosen model, in a sentence."""
+    """Compare loss and latency of the runner-up with those of the chosen model, in a sentence."""
     gap = _difference(other["loss"], student["loss"]) or 0.0
     alike = abs(gap) < 0.0005
     direction = "higher" if gap > 0 else "lower"
@@ -254,10 +254,10 @@ def _why_not(student: Entry, other: Entry) -> str:
 
 def _leader(summary: dict[str, Any]) -> str:
     stage = f"rung {top_rung(summary)}"
-    stops = [(stop.loss, way.label) for way in trajectories(summary) if (stop := way.at(stage)) is not None]
-    if not stops:
+    losses = [(point.loss, one.label) for one in trajectories(summary) if (point := one.at(stage))]
+    if not losses:
         return ""
-    loss, label = min(stops)
+    loss, label = min(losses)
     return f"The lowest loss at {stage}, {words.nats(loss)} nats per token, has {label}."
 
 

@@ -1,7 +1,7 @@
-"""The report as one HTML file that asks nothing of the network.
+"""Render the report as one HTML file that loads nothing from the network.
 
-Its security policy lets only the scripts run whose digests it names, so that text which slipped through
-the escaping could still not do anything.
+Its Content-Security-Policy allows scripts by digest only, so text that slipped through the escaping still
+could not run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from search.settings.objectives import bounds_in_words
 from search.storage.run_directory import atomic_write
 from search.terminal import format as words
 
-#: In the order in which they use one another; the last one begins to draw.
+#: Each script uses those before it; the last one draws the figures.
 _SCRIPTS = ("unpack.js", "colours.js", "labels.js", "tables.js", "rows.js", "figures.js")
 _FILTERS = (
     words.count,
@@ -58,7 +58,7 @@ _FILTERS = (
 
 
 def write_report(summary: dict[str, Any], ranking: RankingView | None, path: Path) -> None:
-    """Write the report of a run to ``path``; links are relative to the folder of ``path``.
+    """Write the report of a run to ``path``; links are relative to its folder.
 
     Raises:
         InputError: the summary does not follow its schema; nothing is written.
@@ -68,7 +68,7 @@ def write_report(summary: dict[str, Any], ranking: RankingView | None, path: Pat
 
 
 def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
-    """The report's HTML text; ``summary`` has been checked."""
+    """Return the HTML of the report; ``summary`` must have been checked."""
     return page_html(
         "page.html.j2",
         summary=summary,
@@ -90,17 +90,17 @@ def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
         benchmarks=benchmark_table(summary),
         prompts=side_by_side(summary),
         stacks=breakdown_stacks(summary),
-        followed={way.label for way in trajectories(summary)},
+        followed={trajectory.label for trajectory in trajectories(summary)},
         distillation=distillation_rows(summary),
     )
 
 
 def page_html(template: str, **values: Any) -> str:
-    """A page with the style, the scripts and the security policy of the report.
+    """Render a page with the style, scripts and security policy of the report.
 
     Args:
-        template: in the folder of the pages.
-        values: what the template shows; text is escaped.
+        template: file name of the template in ``page/``.
+        values: variables of the template; text is escaped.
     """
     plotly, script = get_plotlyjs(), _page_script()
     return (
@@ -131,28 +131,28 @@ def _environment() -> Environment:
 
 
 def _retrained(summary: dict[str, Any]) -> list[tuple[bool, dict[str, Any]]]:
-    """Promoted models, then baselines; each kind by loss, failures at its end."""
+    """Return the promoted models, then the baselines, each sorted by loss with failures last."""
 
-    def place(found: tuple[bool, dict[str, Any]]) -> tuple[bool, float]:
+    def key(found: tuple[bool, dict[str, Any]]) -> tuple[bool, float]:
         promoted, entry = found
         return not promoted, float("inf") if entry["loss"] is None else float(entry["loss"])
 
-    return sorted(retrained_entries(summary), key=place)
+    return sorted(retrained_entries(summary), key=key)
 
 
 def _columns(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """What is minimised, and what is bounded alone."""
+    """Return the objectives, then the bounds on anything that is not an objective."""
     minimised = {objective["name"] for objective in summary["objectives"]}
     return [*summary["objectives"], *(one for one in summary["bounds"] if one["name"] not in minimised)]
 
 
 def _href(path: str) -> str:
-    """A relative link to a folder, whatever characters its name holds."""
+    """Return a percent-encoded relative link to a folder."""
     return "./" + quote(path.rstrip("/")) + "/"
 
 
 def _page_script() -> str:
-    """The page's own script: its files in one function, which keeps their names from the rest of the page."""
+    """Return the page's scripts wrapped in one function, so that they define no globals."""
     return '"use strict";\n(() => {\n' + "\n".join(map(_asset, _SCRIPTS)) + "})();"
 
 
@@ -162,10 +162,10 @@ def _asset(name: str) -> str:
 
 @cache
 def _packed(script: str) -> str:
-    """As the page's own script unpacks it."""
+    """Return a script as base64 of gzip, which ``unpack.js`` unpacks."""
     return base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
 
 
 def _digest(script: str) -> str:
-    """The digest by which a Content-Security-Policy allows a script."""
+    """Return the digest by which a Content-Security-Policy allows a script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

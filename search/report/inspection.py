@@ -1,4 +1,4 @@
-"""What the last look at the models found: where size and time lie, and what they write."""
+"""Sections of the report on the models themselves: parameters and time by part, and sample continuations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from search.runs.trajectories import HAND_MADE, chosen_student, retrained_entries
 from search.terminal import format as words
 
-#: Parts in the order in which a token passes them, and what they are called.
+#: Names of the parts, in the order in which a token passes through them.
 _PARTS = {
     "embeddings": "embeddings",
     "attention": "attention",
@@ -19,13 +19,13 @@ _PARTS = {
     "head": "head",
     "rest": "norms and the rest",
 }
-#: Room for a name within its piece, as a share of the width: for its margins, and for each letter.
+#: Space that a name takes in its piece, as shares of the full width: both margins together, and each letter.
 _MARGINS, _LETTER = 0.016, 0.0078
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One part of a bar; ``share`` of the longest bar of its figure."""
+    """One part of a bar; ``share`` is its length relative to the longest bar of the figure."""
 
     part: str
     name: str
@@ -36,7 +36,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Bar:
-    """One model."""
+    """A bar that shows one model, divided into its parts."""
 
     model: str
     total: str
@@ -45,16 +45,16 @@ class Bar:
 
 @dataclass(frozen=True)
 class Stack:
-    """One quantity of the teacher and the chosen model, on the same scale."""
+    """Bars of one quantity for the teacher and the chosen model, on the same scale."""
 
     title: str
     bars: list[Bar]
     rows: list[tuple[str, str, list[str]]]
-    """Of the table: a part, its name, and for each model its value and its share of the model's whole."""
+    """Rows of the table: part, its name, and for each model the value and its share of the model's total."""
 
 
 def breakdown_stacks(summary: dict[str, Any]) -> list[Stack]:
-    """Parameters, prefill and decode; none where nothing was taken apart."""
+    """Return stacks for parameters, prefill and decode time; empty if no model has a breakdown."""
     found = {"teacher": summary["teacher"], "chosen": chosen_student(summary)}
     models = {name: one["breakdown"] for name, one in found.items() if one and one["breakdown"]}
     if not models:
@@ -70,7 +70,7 @@ def breakdown_stacks(summary: dict[str, Any]) -> list[Stack]:
 
 
 def _with_rest(parameters: dict[str, int]) -> dict[str, int]:
-    """Norms are what is left of the parameters, as of the time."""
+    """Rename ``norms`` to ``rest``, since the times put norms there too."""
     return {"rest" if part == "norms" else part: count for part, count in parameters.items()}
 
 
@@ -99,15 +99,15 @@ def _piece(part: str, parts: dict[str, Any], longest: float, write: Callable[[fl
 
 
 @dataclass(frozen=True)
-class Written:
-    """One model's continuation.
+class Continuation:
+    """A model's continuation of a prompt.
 
     Attributes:
         kind: ``teacher``, ``chosen``, ``promoted`` or ``baseline``.
-        name: of the model, as the decision names it.
-        label: of its architecture; empty for the teacher.
-        text: without the prompt.
-        ended: whether it ended the text itself.
+        name: name of the model, as in the decision section.
+        label: label of its architecture; empty for the teacher.
+        text: the continuation without the prompt.
+        ended: whether the model emitted its end-of-text token.
     """
 
     kind: str
@@ -117,23 +117,24 @@ class Written:
     ended: bool
 
 
-def side_by_side(summary: dict[str, Any]) -> list[tuple[str, list[Written]]]:
-    """Each prompt with what was written: the teacher first, then the chosen one, then the others by loss."""
+def side_by_side(summary: dict[str, Any]) -> list[tuple[str, list[Continuation]]]:
+    """Return each prompt with its continuations: the teacher's, the chosen model's, the others' by loss."""
     models = [("teacher", "teacher", "", summary["teacher"]["continuations"]), *_students(summary)]
     return [
         (
             prompt,
             [
-                Written(kind, name, label, written[place]["text"], written[place]["ended"])
-                for kind, name, label, written in models
-                if written
+                Continuation(kind, name, label, continuations[index]["text"], continuations[index]["ended"])
+                for kind, name, label, continuations in models
+                if continuations
             ],
         )
-        for place, prompt in enumerate(summary["prompts"])
+        for index, prompt in enumerate(summary["prompts"])
     ]
 
 
 def _students(summary: dict[str, Any]) -> list[tuple[str, str, str, list[dict[str, Any]]]]:
+    """Return kind, name, label and continuations of each student: the chosen one first, baselines last."""
     chosen = chosen_student(summary)
     found = [
         (entry is not chosen, not promoted, entry["loss"] or 0.0, entry)
@@ -142,12 +143,12 @@ def _students(summary: dict[str, Any]) -> list[tuple[str, str, str, list[dict[st
     ]
     return [
         (
-            "baseline" if other and hand else "promoted" if other else "chosen",
-            _name(entry, not other),
+            "baseline" if not_chosen and baseline else "promoted" if not_chosen else "chosen",
+            _name(entry, not not_chosen),
             entry["label"],
             entry["continuations"],
         )
-        for other, hand, _, entry in sorted(found, key=lambda one: one[:3])
+        for not_chosen, baseline, _, entry in sorted(found, key=lambda one: one[:3])
     ]
 
 

@@ -1,4 +1,4 @@
-"""Tables of the report: tasks, how the students learnt, how far one order foretells another."""
+"""Tables of the report: benchmark scores, the distillation set-up, and how well rankings predict others."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """One score."""
+    """A benchmark score as text."""
 
     text: str
     failure: str
-    """Why there is none; empty if there is one."""
+    """Why there is no score; empty if there is one."""
 
 
 @dataclass(frozen=True)
 class BenchmarkTable:
-    """The scores of a run.
+    """Benchmark scores of the teacher and the retrained models.
 
     Attributes:
-        columns: task, and the name of its metric with an arrow to the better side.
+        columns: task, and its metric with an arrow that says whether higher or lower is better.
         rows: kind, name and cells of the teacher, then of every model that was scored.
     """
 
@@ -34,7 +34,7 @@ class BenchmarkTable:
 
 
 def benchmark_table(summary: dict[str, Any]) -> BenchmarkTable | None:
-    """The table; None if no benchmark was asked for."""
+    """Return the table of benchmarks; None if the run has none."""
     teacher, tasks = summary["teacher"], list(summary["teacher"]["benchmarks"])
     if not tasks:
         return None
@@ -46,7 +46,7 @@ def benchmark_table(summary: dict[str, Any]) -> BenchmarkTable | None:
 
 
 def metric(task: str, entries: list[Entry]) -> str:
-    """The metric of a task and where it is better, from whoever was scored: ``acc \u2191``."""
+    """Return the metric of a task with its direction, such as ``acc \u2191``; empty if nothing was scored."""
     scored = (one for entry in entries if (one := entry["benchmarks"].get(task)) and one["value"] is not None)
     if (found := next(scored, None)) is None:
         return ""
@@ -54,7 +54,7 @@ def metric(task: str, entries: list[Entry]) -> str:
 
 
 def score(found: Entry | None) -> str:
-    """A score with its standard error; a dash where there is none."""
+    """Format a score with its standard error; a dash if there is none."""
     if found is None or found["value"] is None:
         return words.DASH
     error = found["error"]
@@ -92,33 +92,33 @@ _SCHEDULES = {"cosine": "cosine", "wsd": "warm-up, stable, decay"}
 
 
 def distillation_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """Names and what they stand for; those that say nothing of this run are left out."""
-    about = summary["distillation"]
-    rows = [("loss", loss_words(about["loss"]))]
-    if about["states"]:
-        rows.append(("states compared", " and ".join(_STATES[name] for name in about["states"])))
-    short, long = about["targets"]["short_distillation"], about["targets"]["retraining"]
+    """Return (name, value) rows that describe how the students were distilled."""
+    distillation = summary["distillation"]
+    rows = [("loss", loss_words(distillation["loss"]))]
+    if distillation["states"]:
+        rows.append(("states compared", " and ".join(_STATES[name] for name in distillation["states"])))
+    short, long = distillation["targets"]["short_distillation"], distillation["targets"]["retraining"]
     if short == long:
         rows.append(("targets", _targets_words(short)))
     else:
         rows += [("targets at the rungs", _targets_words(short)), ("in retraining", _targets_words(long))]
-    rows.append(("learning rate", _SCHEDULES[about["schedule"]]))
+    rows.append(("learning rate", _SCHEDULES[distillation["schedule"]]))
     return rows + teacher_rows(summary["teacher"])
 
 
 def loss_words(loss: str) -> str:
-    """A loss as people say it: ``0.5 × forward KL + cross-entropy, temperature 2``."""
+    """Format a loss for readers: ``0.5 × forward KL + cross-entropy, temperature 2``."""
     terms, _, temperature = loss.partition(" at temperature ")
     parts = (part.rpartition("*") for part in terms.split("+"))
-    said = (
+    named = (
         f"{weight} × {_LOSSES.get(term, term)}" if weight else _LOSSES.get(term, term)
         for weight, _, term in parts
     )
-    return " + ".join(said) + (f", temperature {temperature}" if temperature else "")
+    return " + ".join(named) + (f", temperature {temperature}" if temperature else "")
 
 
 def teacher_rows(teacher: dict[str, Any]) -> list[tuple[str, str]]:
-    """Who taught in its place, its correction, the checkpoints before it, and others that were named."""
+    """Return rows on the teacher: a substitute, its correction, its phases, and teachers passed over."""
     rows = [("taught by", teacher["taught_by"])] if teacher["taught_by"] else []
     correction = teacher["correction"]
     if correction is not None:
@@ -135,10 +135,10 @@ def teacher_rows(teacher: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _targets_words(targets: dict[str, Any]) -> str:
-    said = _FORMS[targets["form"]]
+    text = _FORMS[targets["form"]]
     if not targets["bytes"]:
-        return said
-    return f"{said}, {words.size(targets['bytes'])} for {words.count(targets['tokens'])} tokens"
+        return text
+    return f"{text}, {words.size(targets['bytes'])} for {words.count(targets['tokens'])} tokens"
 
 
 _NAMES = {"parameters": "parameter count", "rung 0": "rung 0, straight after pruning"}
@@ -146,16 +146,16 @@ _NAMES = {"parameters": "parameter count", "rung 0": "rung 0, straight after pru
 
 @dataclass(frozen=True)
 class RankTable:
-    """Rows are the orders that foretell, columns those that are foretold."""
+    """How well each ranking (row) predicts each later one (column)."""
 
     columns: list[tuple[str, str]]
-    """Name, and of how many candidates."""
+    """Name of the ranking, and the number of candidates."""
     rows: list[tuple[str, list[tuple[str, str] | None]]]
-    """Name, and for each column Kendall's tau and the regret; None where there is no such pair."""
+    """Name of the ranking, and for each column Kendall's tau and the regret; None without such a pair."""
 
 
 def rank_table(summary: dict[str, Any]) -> RankTable | None:
-    """The table of all that is foretold from parameters and rung 0 on; None where nothing is."""
+    """Return the table of all pairs of rankings with a regret; None if there are none."""
     pairs = {(pair["from"], pair["to"]): pair for pair in summary["rank_correlation"]}
     pairs = {orders: pair for orders, pair in pairs.items() if pair["regret"] is not None}
     before = list(dict.fromkeys(first for first, _ in pairs))

@@ -1,4 +1,8 @@
-"""Which of the retrained models to take, and why: by the run's own rule, or by a person's criteria."""
+"""Choose one of the retrained models and say why.
+
+A run at work chooses the model with the lowest loss (``choose``). Afterwards a user may choose from the
+summary by bounds and weights of their own (``choose_by_criteria``).
+"""
 
 from __future__ import annotations
 
@@ -26,21 +30,25 @@ from search.storage.run_directory import atomic_write
 from space.axes.architecture import Axis
 from space.input_error import InputError
 
+Entry = dict[str, Any]
+#: Matches the command of a family, which starts several runs.
+_FAMILY = re.compile(r"--budget[ =]\S*,")
+
 
 class Contender(Protocol):
-    """A retrained model, whoever holds its figures."""
+    """What ``Retrained`` and ``RetrainedEntry`` have in common."""
 
     @property
     def label(self) -> str:
-        """Of its architecture."""
+        """Label of the architecture."""
 
     @property
     def origin(self) -> str:
-        """Who proposed it."""
+        """What proposed the architecture: the search, the user, or the name of a baseline."""
 
     @property
     def loss(self) -> float | None:
-        """Nats per token; None if it failed."""
+        """Validation loss in nats per token; None if retraining failed."""
 
 
 T = TypeVar("T", bound=Contender)
@@ -48,14 +56,14 @@ T = TypeVar("T", bound=Contender)
 
 @dataclass(frozen=True)
 class Choice:
-    """The model to take."""
+    """The chosen model, and the reason in words."""
 
     label: str
     reason: str
 
 
 def eligible(results: Sequence[Retrained], rungs: Sequence[Rung]) -> list[Retrained]:
-    """Those that may be chosen: where something measured is bounded, those that were found within."""
+    """Return the results that may be chosen: with measured bounds, those found within them."""
     if not rungs[-1].bounds:
         return list(results)
     records = [record for rung in rungs for record in rung.records()]
@@ -65,14 +73,14 @@ def eligible(results: Sequence[Retrained], rungs: Sequence[Rung]) -> list[Retrai
 
 
 def contenders(results: Sequence[T]) -> list[T]:
-    """Those with a loss, the lowest first; each model once, and none from random weights."""
+    """Return the models that have a loss, lowest first; each label once, and none from random weights."""
     unique = {result.label: result for result in results if result.origin != RANDOM_WEIGHTS}
     ready = [(one.loss, number, one) for number, one in enumerate(unique.values()) if one.loss is not None]
     return [one for _, _, one in sorted(ready, key=lambda entry: entry[:2])]
 
 
 def save_choice(path: Path, choice: Choice | None) -> None:
-    """Write down a person's choice, which stands when the run is gone through again; None takes it back."""
+    """Save the user's choice, which a resumed run respects; None removes it."""
     if choice is None:
         path.unlink(missing_ok=True)
     else:
@@ -80,7 +88,7 @@ def save_choice(path: Path, choice: Choice | None) -> None:
 
 
 def load_choice(path: Path, results: Sequence[Contender]) -> Choice | None:
-    """What ``save_choice`` wrote down, if it is one of these models."""
+    """Return the choice that ``save_choice`` wrote, or None if it is not among ``results``."""
     if not path.exists():
         return None
     choice = Choice(**json.loads(path.read_text(encoding="utf-8")))
@@ -88,11 +96,11 @@ def load_choice(path: Path, results: Sequence[Contender]) -> Choice | None:
 
 
 def choose(results: Sequence[Contender], within: str = "") -> Choice | None:
-    """The retrained model with the lowest loss, be it the search's or a hand-made baseline.
+    """Choose the model with the lowest loss, whether the search or a hand-made baseline proposed it.
 
     Args:
-        results: of retraining; failures and models from random weights are passed over.
-        within: what else they have in common, for the reason.
+        results: retrained models; failures and models from random weights are ignored.
+        within: a phrase for the reason, such as `` within latency ≤ 20 ms``.
     """
     ready = contenders(results)
     if not ready:
@@ -114,70 +122,65 @@ def choose(results: Sequence[Contender], within: str = "") -> Choice | None:
     return Choice(best.label, reason)
 
 
-Entry = dict[str, Any]
-#: In the command of a family, which begins several runs.
-_FAMILY = re.compile(r"--budget[ =]\S*,")
-
-
 @dataclass(frozen=True)
 class RetrainedEntry:
-    """A retrained model in a summary."""
+    """A retrained model as its entry in a summary describes it."""
 
     entry: Entry
 
     @property
     def label(self) -> str:
-        """Of its architecture."""
+        """Label of the architecture."""
         return str(self.entry["label"])
 
     @property
     def origin(self) -> str:
-        """Who proposed it."""
+        """What proposed the architecture: the search, the user, or the name of a baseline."""
         return str(self.entry["origin"])
 
     @property
     def loss(self) -> float | None:
-        """Nats per token; None if it failed."""
+        """Validation loss in nats per token; None if retraining failed."""
         loss: float | None = self.entry["loss"]
         return loss
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Which model to take, or why none."""
+    """The model that the criteria choose, or why there is none."""
 
     chosen: Entry | None
     reason: str
     runner_up: Entry | None = None
     why_not: str = ""
     nearest: Entry | None = None
-    """If none can be chosen: the retrained model that is least over the bounds."""
+    """If none can be chosen: the retrained model that exceeds the bounds least."""
     candidate: Entry | None = None
-    """If none can be chosen: the best trial within the bounds whose architecture was not retrained."""
+    """If none can be chosen: the best trial within the bounds that was not retrained."""
     command: str = ""
-    """That retrains the candidate; empty if there is none."""
+    """The command that retrains ``candidate``; empty if there is none."""
 
     @property
     def choice(self) -> Choice | None:
-        """As a summary holds it."""
+        """The choice in the form that a summary holds, or None."""
         return Choice(self.chosen["label"], self.reason) if self.chosen else None
 
 
 def choose_by_criteria(summary: Entry, criteria: Criteria) -> Answer:
-    """The model to take.
+    """Choose a model of a finished run by the user's criteria.
 
-    What the run itself bounds stays bounded. Without weights it is the one with the lowest loss.
+    The run's own bounds apply as well. Without weights, the lowest loss wins.
 
     Args:
-        summary: of a finished run, checked.
-        criteria: of a person.
+        summary: a checked summary of a finished run.
+        criteria: bounds and weights.
 
     Raises:
-        InputError: no model of the run has a figure for what is bounded or weighted.
+        InputError: the run did not measure an objective that is bounded or weighted.
     """
-    every = contenders([RetrainedEntry(entry) for entry in (*summary["promoted"], *summary["baselines"])])
-    _check_measured(summary, criteria, every)
-    eligible = [row for row in every if row.label not in _excluded(summary)]
+    retrained = contenders([RetrainedEntry(entry) for entry in (*summary["promoted"], *summary["baselines"])])
+    _check_measured(summary, criteria, retrained)
+    eligible = [row for row in retrained if row.label not in _excluded(summary)]
     within = [row for row in eligible if criteria.within(row.entry)]
     ranked = _ranked(within, criteria, summary["teacher"])
     if not ranked:
@@ -189,7 +192,7 @@ def choose_by_criteria(summary: Entry, criteria: Criteria) -> Answer:
 
 
 def _excluded(summary: Entry) -> set[str]:
-    """Architectures that are not known to lie within what the run itself bounds and measures."""
+    """Return the labels that are not known to lie within the run's own measured bounds."""
     if not measured_bounds(bounds_of(summary)):
         return set()
     seen = [trial for trial in summary["trials"] if trial["state"] != "failed"]
@@ -212,7 +215,7 @@ def _check_measured(summary: Entry, criteria: Criteria, rows: Sequence[Retrained
 
 
 def _ranked(rows: Sequence[RetrainedEntry], criteria: Criteria, teacher: Entry) -> list[RetrainedEntry]:
-    """The best first; of equal sums the one whose first objective is less."""
+    """Sort by weighted sum, lowest first; ties go to the lower share of the first objective."""
     if not criteria.weights:
         return list(rows)
     scored = [(criteria.score(row.entry, teacher), criteria.terms(row.entry, teacher), row) for row in rows]
@@ -238,20 +241,21 @@ def _reason(ranked: Sequence[RetrainedEntry], criteria: Criteria, teacher: Entry
 
 
 def _why_not(chosen: Entry, other: Entry, criteria: Criteria, teacher: Entry) -> str:
-    """What the runner-up has more and less of, in words."""
+    """Describe how the runner-up differs from the chosen model."""
     names = [name for name in criteria.weights if criteria.weights[name]] or ["loss"]
     names += [name for name in ("loss", "latency", *criteria.bounds) if name not in names]
     parts = [
         _difference(name, figure_of(other, name), figure_of(chosen, name)) for name in dict.fromkeys(names)
     ]
-    told_of = ", ".join(part for part in parts if part)
+    differences = ", ".join(part for part in parts if part)
     if not criteria.weights:
-        return told_of
+        return differences
     mine, its = criteria.score(chosen, teacher) or 0.0, criteria.score(other, teacher) or 0.0
-    return f"weighted sum {its - mine:.4f} higher: {told_of}"
+    return f"weighted sum {its - mine:.4f} higher: {differences}"
 
 
 def _difference(name: str, value: float | None, than: float | None) -> str:
+    """Describe ``value`` relative to ``than``; empty if either is unknown."""
     if value is None or than is None:
         return ""
     if name == "loss":
@@ -274,21 +278,21 @@ def _none_within(summary: Entry, criteria: Criteria, eligible: Sequence[Retraine
     if not eligible:
         return Answer(None, reason)
 
-    def share(row: RetrainedEntry) -> float:
+    def relative_excess(row: RetrainedEntry) -> float:
         shares = (over / criteria.bounds[name] for name, over in criteria.excess(row.entry).items())
         return max(shares, default=0.0)
 
-    nearest = min(eligible, key=share).entry
+    nearest = min(eligible, key=relative_excess).entry
     excess = criteria.excess(nearest)
     if all(map(math.isfinite, excess.values())):
         reason += f"; the nearest, {nearest['label']}, is {excess_in_words(excess)}"
-    candidate = _best_left(summary, criteria)
+    candidate = _best_not_retrained(summary, criteria)
     command = _command(summary, candidate) if candidate else ""
     return Answer(None, reason, nearest=nearest, candidate=candidate, command=command)
 
 
-def _best_left(summary: Entry, criteria: Criteria) -> Entry | None:
-    """Of the trials within the bounds that were not retrained the lowest loss of the highest rung."""
+def _best_not_retrained(summary: Entry, criteria: Criteria) -> Entry | None:
+    """Return the trial of the highest rung with the lowest loss, of those within the bounds not retrained."""
     done = {entry["label"] for entry in (*summary["promoted"], *summary["baselines"])}
     left = [
         trial
@@ -302,7 +306,7 @@ def _best_left(summary: Entry, criteria: Criteria) -> Entry | None:
 
 
 def _command(summary: Entry, candidate: Entry) -> str:
-    """The run's own command, with a space that holds this architecture alone; empty for one of a family."""
+    """Return the run's command restricted to this architecture; empty if the run belongs to a family."""
     if _FAMILY.search(summary["command"]):
         return ""
     axes = [axis.value for axis in Axis if axis.value in candidate["architecture"]]
@@ -314,7 +318,7 @@ def _command(summary: Entry, candidate: Entry) -> str:
 
 
 def figures_in_words(entry: Entry) -> dict[str, str]:
-    """The figures of a model or of the teacher as people read them, by name."""
+    """Return the figures of a model or of the teacher, formatted for display, by name."""
     found = {"loss": "–" if entry["loss"] is None else f"{entry['loss']:.4f}"}
     if entry["bits_per_byte"] is not None:
         found["bits per byte"] = f"{entry['bits_per_byte']:.4f}"

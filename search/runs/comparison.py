@@ -1,4 +1,4 @@
-"""Finished runs side by side: their figures, what was asked differently, and what must not be compared."""
+"""Compare finished runs: their figures, the settings that differ, and which figures are not comparable."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ _BASELINES = ("uniform", "mlp-heads", "depth")
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs, in the order in which they were named."""
+    """Runs to compare, in the order in which the user named them."""
 
     runs: Sequence[SavedRun]
 
     @property
     def names(self) -> list[str]:
-        """By which a person tells the runs apart: their names, their directories where these repeat."""
+        """The names of the runs, or their directories if two names are equal."""
         names = [run.config.name for run in self.runs]
         return names if len(set(names)) == len(names) else [str(run.path) for run in self.runs]
 
     @property
     def losses_compare(self) -> bool:
-        """Whether all losses are of the same tokens, so that nats per token say the same."""
+        """Whether all losses were measured on the same tokens, so that nats per token are comparable."""
         return len(set(map(_validation, self.runs))) == 1
 
     @property
     def same_text(self) -> bool:
-        """Whether all were validated on the same text, so that bits per byte say the same."""
+        """Whether all runs validated on the same text, so that bits per byte are comparable."""
         return len({run.summary["corpus"]["id"] for run in self.runs}) == 1
 
     @property
     def latencies_compare(self) -> bool:
-        """Whether all latencies are of one device and one workload."""
+        """Whether all latencies were measured on the same device with the same workload."""
         return len(set(map(_timing, self.runs))) == 1
 
     def cautions(self) -> list[str]:
-        """What must not be compared and why, a sentence each."""
+        """Say what must not be compared and why, one sentence each."""
         found = []
         if not self.losses_compare and self.same_text:
             found.append(
@@ -67,16 +67,16 @@ class Comparison:
         return found
 
     def figures(self) -> dict[str, list[Any]]:
-        """What each run came to, by figure, a value a run; None where there is none.
+        """Return the results by figure, one value for each run; None where a run lacks the figure.
 
-        Losses in nats per token, latencies in milliseconds.
+        Losses are in nats per token, latencies in milliseconds.
         """
         each = [_figures(run) for run in self.runs]
         keys = list(dict.fromkeys(key for one in each for key in one))
         return {key: [one.get(key) for one in each] for key in keys}
 
     def settings(self) -> dict[str, list[Any]]:
-        """The settings of ``config.toml`` that differ, a value a run."""
+        """Return the settings of ``config.toml`` that differ, one value for each run."""
         each = [asdict(run.config) for run in self.runs]
         return {
             name: [_without_password(one[name]) for one in each]
@@ -85,20 +85,20 @@ class Comparison:
         }
 
     def rows(self) -> list[list[str]]:
-        """The figures as people read them: a name, then a cell a run."""
-        apart = set() if self.losses_compare else {"teacher_loss", "loss", "best_baseline_loss"}
-        apart |= set() if self.latencies_compare else {"latency_ms"}
+        """Return the figures as table rows: a title, then one cell for each run."""
+        not_comparable = set() if self.losses_compare else {"teacher_loss", "loss", "best_baseline_loss"}
+        not_comparable |= set() if self.latencies_compare else {"latency_ms"}
         return [
-            [_title(key, key in apart), *(_cell(key, value) for value in values)]
+            [_title(key, key in not_comparable), *(_cell(key, value) for value in values)]
             for key, values in self.figures().items()
         ]
 
     def setting_rows(self) -> list[list[str]]:
-        """The settings that differ, as people read them."""
+        """Return the settings that differ as table rows."""
         return [[name, *map(_setting, values)] for name, values in self.settings().items()]
 
     def as_dict(self) -> Entry:
-        """For programs."""
+        """Return everything as JSON-ready data."""
         return {
             "runs": [str(run.path) for run in self.runs],
             "losses_compare": self.losses_compare,
@@ -109,7 +109,7 @@ class Comparison:
         }
 
 
-#: Of figures that are not called as their keys are.
+#: Titles of figures whose key does not serve as one.
 _TITLES = {
     "teacher_parameters": "teacher, parameters",
     "teacher_loss": "teacher, loss",
@@ -121,9 +121,9 @@ _TITLES = {
 }
 
 
-def _title(key: str, apart: bool) -> str:
+def _title(key: str, not_comparable: bool) -> str:
     title = _TITLES.get(key, key.replace("tau", "Kendall τ,"))
-    return f"{title} (not comparable)" if apart else title
+    return f"{title} (not comparable)" if not_comparable else title
 
 
 def _figures(run: SavedRun) -> Entry:
@@ -157,7 +157,7 @@ def _figures(run: SavedRun) -> Entry:
 
 
 def _foresight(summary: Entry) -> Entry:
-    """Kendall's τ from each rung to the next, and from the last to retraining."""
+    """Return Kendall's τ between each rung and the next, and between the last rung and retraining."""
     stages = [*(f"rung {rung['rung']}" for rung in summary["rungs"]), "retraining"]
     following = set(itertools.pairwise(stages))
     return {
@@ -168,11 +168,11 @@ def _foresight(summary: Entry) -> Entry:
 
 
 def _validation(run: SavedRun) -> Hashable:
-    """The same for runs whose losses are of the same tokens.
+    """Return a key that is equal for runs whose losses were measured on the same tokens.
 
-    The fingerprint is of all splits, and differs where only the tokens of training do. Loss and bits per byte
-    of one model together say how many bytes a token of the validation set has: with the numbers of tokens
-    that tells texts and tokenizers apart.
+    The corpus fingerprint does not serve: it covers all splits, so it differs where only the training tokens
+    do. Loss and bits per byte of one model give the bytes per token of the validation set. Together with the
+    number of tokens, that tells texts and tokenizers apart.
     """
     corpus, teacher = run.summary["corpus"], run.summary["teacher"]
     if not teacher["bits_per_byte"]:
@@ -182,6 +182,7 @@ def _validation(run: SavedRun) -> Hashable:
 
 
 def _timing(run: SavedRun) -> Hashable:
+    """Return a key that is equal for runs whose latencies were measured alike."""
     described = [one.get("description") for one in run.summary["objectives"] if one["name"] == "latency"]
     return run.summary["device"], *described
 

@@ -1,6 +1,6 @@
-"""What a person wants of the model to take: bounds on its figures, or weights of the objectives.
+"""The user's criteria for choosing a model: bounds on its figures, or weights of the objectives.
 
-Weights make one number of several objectives: Σ wᵢ · (valueᵢ / the teacher's valueᵢ), the less the better.
+Weights combine the objectives into one score, Σ wᵢ · (valueᵢ / the teacher's valueᵢ); lower is better.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _FORM = "Write --weights loss=1 latency=0.5"
 
 @dataclass(frozen=True)
 class Criteria:
-    """Of the model to take; without any, the run's own rule holds: the lowest loss."""
+    """Bounds and weights; with neither, the run's own rule applies: the lowest loss."""
 
     bounds: Bounds = field(default_factory=dict)
-    """The most that is allowed of an objective, in its unit."""
+    """Upper bounds by objective, in the objective's unit."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Of objectives, none negative and one at least above nought; empty: the loss alone counts."""
+    """Weights by objective, none negative and at least one positive; if empty, only the loss counts."""
 
     def within(self, entry: Entry) -> bool:
-        """Whether a model is known to lie within the bounds."""
+        """Return whether a model is known to lie within the bounds."""
         return not self.excess(entry)
 
     def excess(self, entry: Entry) -> dict[str, float]:
-        """By how much a model is over each bound, in the objective's unit; infinite if not measured."""
+        """Return the excess over each bound, in the objective's unit; infinite if not measured."""
         found = {}
         for name, most in self.bounds.items():
             value = figure_of(entry, name)
@@ -41,23 +41,23 @@ class Criteria:
         return found
 
     def terms(self, entry: Entry, teacher: Entry) -> dict[str, float] | None:
-        """Each objective that has a weight, as a share of the teacher's; None if one was not measured."""
+        """Return each weighted objective as a share of the teacher's; None if one was not measured."""
         shares = {}
         for name in (name for name, weight in self.weights.items() if weight):
-            value, whole = figure_of(entry, name), figure_of(teacher, name)
-            if value is None or not whole:
+            value, reference = figure_of(entry, name), figure_of(teacher, name)
+            if value is None or not reference:
                 return None
-            shares[name] = value / whole
+            shares[name] = value / reference
         return shares
 
     def score(self, entry: Entry, teacher: Entry) -> float | None:
-        """The weighted sum, the less the better; None if one of its objectives was not measured."""
+        """Return the weighted sum (lower is better); None if a weighted objective was not measured."""
         shares = self.terms(entry, teacher)
         return None if shares is None else sum(self.weights[name] * share for name, share in shares.items())
 
 
 def figure_of(entry: Entry, name: str) -> float | None:
-    """The value of an objective in an entry of a summary, in its unit; None if it was not measured."""
+    """Return an objective's value from an entry of a summary, in its unit; None if not measured."""
     value = {
         "loss": entry["loss"],
         "latency": entry["latency_ms"],
@@ -70,10 +70,10 @@ def figure_of(entry: Entry, name: str) -> float | None:
 
 
 def read_bound(name: str, amount: str) -> float:
-    """The value of ``--max-NAME``, in the objective's unit.
+    """Parse the value of ``--max-NAME`` into the objective's unit.
 
     Raises:
-        InputError: it is no positive number with one of the objective's units.
+        InputError: it is not a positive number with one of the objective's units.
     """
     try:
         return read_bounds([f"{name}={amount}"])[name]
@@ -83,10 +83,10 @@ def read_bound(name: str, amount: str) -> float:
 
 
 def read_weights(texts: Sequence[str]) -> dict[str, float]:
-    """The values of ``--weights``.
+    """Parse the values of ``--weights``.
 
     Raises:
-        InputError: an objective is unknown or named twice, a weight is negative or no number, or all are 0.
+        InputError: an objective is unknown or repeated, a weight is negative or not a number, or all are 0.
     """
     weights: dict[str, float] = {}
     for text in texts:

@@ -1,4 +1,7 @@
-"""Trials of a run as its studies hold them, and what is known of it before it has a summary."""
+"""Read an unfinished run from its Optuna studies: the trials, and the part of the summary known so far.
+
+The dashboard and ``search.frames`` show a run with these before it has a ``summary.json``.
+"""
 
 from __future__ import annotations
 
@@ -20,27 +23,28 @@ from search.settings.objectives import UNITS
 from space.axes.architecture import Architecture, Axis
 from space.counting.counting import parameter_polynomial
 
-#: Of a trial, as a summary has it, and before it is finished.
+Entry = dict[str, Any]
+#: States of a trial: the three that a summary has, and ``running``.
 STATES = ("complete", "over", "failed", "running")
 
 
 @dataclass(frozen=True)
 class SavedTrial:
-    """One evaluation, finished or not."""
+    """One evaluation of an architecture at a rung, finished or not."""
 
     rung: int
     number: int
     storage_id: int
-    """Of the trial, by which Optuna's storage and dashboard know it."""
+    """The id of the trial in Optuna's storage and dashboard."""
     state: str
-    """One of ``STATES``; ``over``: over a bound, and therefore not distilled."""
+    """One of ``STATES``; ``over`` means that it exceeds a bound and was therefore not distilled."""
     architecture: Architecture
     origin: str
     parameters: int
     evaluation: Evaluation | None
-    """None unless it is complete or over a bound."""
+    """None unless the state is ``complete`` or ``over``."""
     over: dict[str, float]
-    """By how much it is over each bound, in the objective's unit."""
+    """By how much it exceeds each bound, in the objective's unit."""
     failure: str | None
 
     @property
@@ -50,33 +54,33 @@ class SavedTrial:
 
     @property
     def feasible(self) -> bool | None:
-        """Whether it was evaluated and lies within the bounds; None before."""
+        """Whether it was evaluated and lies within the bounds; None while it runs."""
         if self.state == "running":
             return None
         return self.evaluation is not None and not self.over
 
     @property
     def loss(self) -> float | None:
-        """Of its rung, nats per token; what is over a bound has none but straight after pruning."""
+        """Loss at its rung in nats per token; None unless the state is ``complete``."""
         return self.evaluation.values["loss"] if self.evaluation and self.state == "complete" else None
 
 
 def saved_trials(run: SavedRun) -> list[SavedTrial]:
-    """Every trial that was begun, by rung and number; of one architecture at a rung the one that counts.
+    """Return every trial that was started, by rung and number, without duplicates of an architecture.
 
     Raises:
-        InputError: the storage of the run is not there.
+        InputError: the run's storage is missing.
     """
-    return [trial for rung, study in enumerate(run.studies) for trial in _of_rung(rung, study)]
+    return [trial for rung, study in enumerate(run.studies) for trial in _trials_of_rung(rung, study)]
 
 
-def _of_rung(rung: int, study: optuna.Study) -> list[SavedTrial]:
+def _trials_of_rung(rung: int, study: optuna.Study) -> list[SavedTrial]:
     known = [(trial, _architecture_of(trial)) for trial in study.get_trials(deepcopy=False)]
     return [_read(rung, trial, found) for trial, found in without_duplicates(known) if found is not None]
 
 
 def _architecture_of(trial: FrozenTrial) -> Architecture | None:
-    """Parameters of the free axes, and attributes of the others; the count is the last of them."""
+    """Join a trial's parameters (free axes) and attributes (others); None until ``parameters`` is written."""
     if "parameters" not in trial.user_attrs:
         return None
     sizes = trial.user_attrs | known_params(trial)
@@ -106,17 +110,14 @@ def _read(rung: int, trial: FrozenTrial, architecture: Architecture) -> SavedTri
     )
 
 
-Entry = dict[str, Any]
-
-
 def summary_so_far(run: SavedRun) -> Entry:
-    """The summary of a finished run; of another one that part of it which says what was evaluated.
+    """Return the summary of a finished run, or for an unfinished one the part that is known.
 
-    That part has ``name``, ``teacher`` (whose ``loss`` is None until it is measured), ``objectives``,
-    ``bounds``, ``rungs``, ``trials``, ``pareto``, ``promoted``, ``baselines``, and ``chosen``, which is None.
+    That part has ``name``, ``teacher`` (its ``loss`` is None until measured), ``objectives``, ``bounds``,
+    ``rungs``, ``trials``, ``pareto``, ``promoted``, ``baselines``, and ``chosen``, which is None.
 
     Raises:
-        InputError: a summary that cannot be read, or no trial was begun.
+        InputError: the summary cannot be read, or no trial was started.
     """
     if run.finished:
         return run.summary
@@ -185,7 +186,7 @@ def _trial(run: SavedRun, trial: SavedTrial) -> Entry:
 
 
 def _pareto(run: SavedRun, trials: Sequence[SavedTrial]) -> list[str]:
-    """Labels of the front of the highest rung that has one."""
+    """Return the labels on the Pareto front of the highest rung with a feasible trial."""
     within = [trial for trial in trials if trial.feasible]
     top = max((trial.rung for trial in within), default=0)
     last = [(one, one.evaluation) for one in within if one.rung == top and one.evaluation is not None]
@@ -194,16 +195,16 @@ def _pareto(run: SavedRun, trials: Sequence[SavedTrial]) -> list[str]:
 
 
 def _results(run: SavedRun) -> list[Entry]:
-    """The retrainings that are over."""
+    """Read the results of the retrainings that have ended."""
     return [json.loads(path.read_text()) for path in sorted(run.directory.retraining.glob("*.json"))]
 
 
 def _retrained(run: SavedRun, fields: Entry, trials: Sequence[SavedTrial]) -> Entry:
-    """A retraining as the summary will have it, as far as studies and its own file say."""
+    """Return a retrained model's entry in the summary, as far as the studies and its result file tell."""
     architecture = Architecture(**fields["architecture"])
-    mine = [one for one in trials if one.architecture == architecture]
-    losses = {one.rung: one.loss for one in mine if one.loss is not None}
-    values = dict(next((one.evaluation.values for one in mine if one.evaluation), {}))
+    own_trials = [one for one in trials if one.architecture == architecture]
+    losses = {one.rung: one.loss for one in own_trials if one.loss is not None}
+    values = dict(next((one.evaluation.values for one in own_trials if one.evaluation), {}))
     pruned = fields["origin"] != "random-weights"
     values.pop("loss", None)
     top = max(losses, default=0)
@@ -212,7 +213,7 @@ def _retrained(run: SavedRun, fields: Entry, trials: Sequence[SavedTrial]) -> En
         **{name: fields[name] for name in ("curve", "path", "failure", "note")},
         "label": architecture.label,
         "architecture": _architecture(run, architecture),
-        "parameters": next((one.parameters for one in mine), None),
+        "parameters": next((one.parameters for one in own_trials), None),
         "perplexity": None if fields["loss"] is None else perplexity(fields["loss"]),
         "loss_after_pruning": losses.get(0) if pruned else None,
         "loss_after_short_distillation": losses[top] if pruned and top else None,

@@ -1,4 +1,4 @@
-"""A run that is there, finished or not, as the commands after it read it; nothing here writes."""
+"""Read-only access to a run directory, finished or not, for the commands that work on existing runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.samplers import RandomSampler
@@ -25,19 +25,19 @@ from space.cutting.ranking import Profile, Ranking
 from space.input_error import InputError
 from space.verification.verification import verified_axis_map
 
-if TYPE_CHECKING:
-    from space.cutting.ranking import Ranking
+#: The folder in which a bare name of a run is looked up.
+RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
 class RankingView:
-    """Scores of every axis.
+    """Importance scores of every axis, as the report shows them.
 
     Attributes:
-        profiles: by axis, named as in architectures: ``mlp``, ``heads`` or ``hidden``.
-        layers: the scores of the layers, in their order; none if they have none.
-        method: how the scores were made, in words.
-        turned: hidden are directions of a turned basis, not coordinates.
+        profiles: sorted scores by axis, such as ``mlp``, ``heads`` or ``hidden``.
+        layers: the score of each layer in layer order; empty if layers have no scores.
+        method: how the scores were computed, in words.
+        turned: whether the hidden units are directions of a rotated basis rather than coordinates.
     """
 
     profiles: Mapping[str, Profile]
@@ -47,38 +47,34 @@ class RankingView:
 
     @classmethod
     def of(cls, ranking: Ranking) -> RankingView:
-        """What the report shows of a teacher's ranking."""
+        """Extract what the report shows from a teacher's ranking."""
         layers = ranking.scores[Axis.LAYERS].tolist()
         return cls(ranking.shown(), layers, ranking.method, turned=ranking.basis is not None)
 
 
-#: Where a bare name is looked for.
-RUNS = Path("runs")
-
-
 @dataclass(frozen=True)
 class SavedRun:
-    """One run directory and what lies in it."""
+    """One run directory and its files, read on first use."""
 
     directory: RunDirectory
     config: RunConfig
 
     @property
     def path(self) -> Path:
-        """Of the directory."""
+        """Path of the run directory."""
         return self.directory.path
 
     @property
     def finished(self) -> bool:
-        """Whether it has a summary."""
+        """Whether the run has a summary."""
         return self.directory.summary.exists()
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """What the run came to.
+        """The checked summary.
 
         Raises:
-            InputError: the run is not finished, or its summary is torn or of another version.
+            InputError: the run is not finished, or its summary is damaged or of another version.
         """
         if not self.finished:
             raise InputError(
@@ -90,17 +86,17 @@ class SavedRun:
 
     @cached_property
     def ranking(self) -> Ranking | None:
-        """Of the teacher; None if there is none yet."""
+        """The teacher's ranking; None if it does not exist yet."""
         return Ranking.load(self.directory.ranking, None)
 
     @property
     def ranking_view(self) -> RankingView | None:
-        """What the report shows of the ranking."""
+        """The ranking as the report shows it; None if it does not exist yet."""
         return RankingView.of(self.ranking) if self.ranking else None
 
     @cached_property
     def axis_map(self) -> AxisMap | None:
-        """Of the teacher; None where its configuration is not at hand any more."""
+        """The teacher's axis map; None if the teacher's configuration is no longer available."""
         corrected = self.directory.corrected_teacher
         place, revision = self.config.teacher, self.config.revision or None
         if corrected.is_dir():
@@ -110,7 +106,7 @@ class SavedRun:
         return None
 
     def kept_layers(self, architecture: Architecture) -> list[int] | None:
-        """Which of the teacher's layers a student keeps, ascending; None where that is not known yet."""
+        """Return which of the teacher's layers a student keeps, ascending; None if not known yet."""
         if self.finished:
             return self._kept.get(architecture.label)
         if self.ranking is None or self.axis_map is None:
@@ -124,10 +120,10 @@ class SavedRun:
 
     @cached_property
     def studies(self) -> list[optuna.Study]:
-        """Those of the rungs that were begun, rung 0 first; none is created.
+        """The Optuna studies of the rungs that were started, rung 0 first; none is created.
 
         Raises:
-            InputError: the storage is not there or cannot be reached, or holds none of them.
+            InputError: the storage is missing or unreachable, or holds no study of this run.
         """
         text = self.config.storage
         journal = Path(text or self.path / "study.journal")
@@ -152,17 +148,17 @@ class SavedRun:
 
 
 def find_run(name: str | Path) -> SavedRun:
-    """The run that a person means.
+    """Open the run that ``name`` refers to.
 
     Args:
-        name: path of a run directory, or a bare name below ``runs/``.
+        name: path of a run directory, or the name of one in ``runs/``.
 
     Raises:
-        InputError: there is none, or it was made by another version.
+        InputError: there is no such run, or another version made it.
     """
     path = next((one for one in (Path(name), RUNS / name) if (one / "config.toml").exists()), None)
     if path is None:
-        raise _not_there(str(name))
+        raise _no_such_run(str(name))
     directory = RunDirectory(path)
     try:
         return SavedRun(directory, RunConfig.load(directory.config))
@@ -174,9 +170,9 @@ def find_run(name: str | Path) -> SavedRun:
         ) from None
 
 
-def _not_there(name: str) -> InputError:
-    there = sorted(one.parent.name for one in RUNS.glob("*/config.toml"))
-    near = get_close_matches(Path(name).name, there, n=3, cutoff=0.4) or there[:3]
+def _no_such_run(name: str) -> InputError:
+    existing = sorted(one.parent.name for one in RUNS.glob("*/config.toml"))
+    near = get_close_matches(Path(name).name, existing, n=3, cutoff=0.4) or existing[:3]
     return InputError(
         "A run is named by its directory, or by its name below runs/",
         f"{name!r} holds no config.toml" if Path(name).is_dir() else f"there is no {name!r}",

@@ -1,7 +1,7 @@
-"""The summary of a run: one JSON file with every figure, and what is read out of it in words.
+"""The summary of a run: one JSON file with every figure, and helpers that read figures from it.
 
-Its shape is ``summary.schema.json`` beside this file. A summary is checked before it is written and
-after it is read, so a figure that is missing is found where it went missing.
+Its schema is ``search/summary.schema.json``. A summary is checked before it is written and after it is
+read, so a missing figure is noticed where it went missing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _validator() -> Any:
 
 
 def load_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a summary."""
+    """Return the JSON Schema (draft 2020-12) of a summary."""
     schema: dict[str, Any] = json.loads(files("search").joinpath("summary.schema.json").read_bytes())
     return schema
 
@@ -40,7 +40,7 @@ def check(summary: dict[str, Any]) -> None:
     """Check a summary against the schema.
 
     Raises:
-        InputError: naming the place and what is wrong there, for the most telling of the errors.
+        InputError: the summary does not follow the schema; names the place and the most relevant error.
     """
     place = next(_not_finite(summary, "summary"), None)
     if place is not None:
@@ -54,7 +54,7 @@ def read(path: Path) -> dict[str, Any]:
     """Read and check the summary at ``path``.
 
     Raises:
-        InputError: the file is absent, no JSON, or does not follow the schema.
+        InputError: the file is missing, is not JSON, or does not follow the schema.
     """
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
@@ -67,7 +67,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, summary: dict[str, Any]) -> None:
-    """Check ``summary`` and write it to ``path`` whole or not at all.
+    """Check ``summary`` and write it to ``path`` atomically.
 
     Raises:
         InputError: the summary does not follow the schema; nothing is written.
@@ -77,7 +77,7 @@ def write(path: Path, summary: dict[str, Any]) -> None:
 
 
 def _not_finite(value: Any, place: str) -> Iterator[str]:
-    """Places of NaN and infinity, which JSON cannot hold."""
+    """Yield the places of NaN and infinity, which JSON cannot represent."""
     if isinstance(value, float) and not math.isfinite(value):
         yield place
     elif isinstance(value, dict):
@@ -102,22 +102,22 @@ def _refusal(found: str) -> InputError:
 
 
 def bounds_of(summary: dict[str, Any]) -> dict[str, float]:
-    """The bounds by objective, in its unit."""
+    """Return the run's upper bounds by objective, in the objective's unit."""
     return {bound["name"]: bound["most"] for bound in summary["bounds"]}
 
 
 def over_labels(summary: dict[str, Any]) -> set[str]:
-    """Architectures that were found over a bound."""
+    """Return the labels of the architectures that exceed a bound."""
     return {trial["label"] for trial in summary["trials"] if trial.get("over")}
 
 
 def over_in_words(trial: dict[str, Any]) -> str:
-    """Such as ``over the bound: latency by 3.1 ms``; empty within the bounds."""
+    """Return text such as ``over the bound: latency by 3.1 ms``; empty if the trial is within the bounds."""
     return excess_in_words(trial.get("over") or {})
 
 
 def unmet(summary: dict[str, Any]) -> str:
-    """That no candidate lies within the bounds, and which is the nearest; empty if it is not so."""
+    """Say that no candidate lies within the bounds and name the nearest; empty if one does."""
     bounds = bounds_of(summary)
     seen = [trial for trial in summary["trials"] if trial["state"] != "failed"]
     if not seen or not all(trial.get("over") for trial in seen):
@@ -143,11 +143,11 @@ _LOSS = "loss"
 
 @dataclass(frozen=True)
 class CostAxis:
-    """The second axis of the front.
+    """The objective that is drawn against the loss in the Pareto front.
 
     Attributes:
         name: the objective's name.
-        unit: its unit, maybe empty.
+        unit: its unit; may be empty.
     """
 
     name: str
@@ -155,15 +155,15 @@ class CostAxis:
 
     @property
     def title(self) -> str:
-        """Name and unit, as an axis title."""
+        """The axis title: name and unit."""
         return f"{self.name}, {self.unit}" if self.unit not in ("", self.name) else self.name
 
-    def written(self, value: float) -> str:
-        """A value with its unit, for a sentence."""
+    def in_words(self, value: float) -> str:
+        """Return a value with its unit, for use in a sentence."""
         return quantity(value, self.unit) if self.unit != self.name else quantity(value)
 
     def of(self, evaluation: dict[str, Any]) -> float | None:
-        """The value in an entry of the summary (trial, student or teacher), None if not measured."""
+        """Return the value in an entry of the summary (trial, student or teacher); None if not measured."""
         value = evaluation.get(_FIELDS.get(self.name, ""))
         if value is None:
             value = evaluation.get("objectives", {}).get(self.name)
@@ -171,25 +171,25 @@ class CostAxis:
 
 
 def cost_axis(summary: dict[str, Any]) -> CostAxis:
-    """The axis to draw against the loss: the first of the candidates for which anything was measured."""
+    """Return the first measured of latency, the other objectives and the bounds; else parameters."""
     shown = [*summary["objectives"], *summary["bounds"]]
-    asked = [CostAxis(entry["name"], entry["unit"]) for entry in shown if entry["name"] != _LOSS]
-    asked.sort(key=lambda axis: _FIELDS.get(axis.name) != "latency_ms")
+    axes = [CostAxis(entry["name"], entry["unit"]) for entry in shown if entry["name"] != _LOSS]
+    axes.sort(key=lambda axis: _FIELDS.get(axis.name) != "latency_ms")
     measured = [*summary["trials"], *summary["promoted"], *summary["baselines"]]
-    for axis in asked:
+    for axis in axes:
         if any(axis.of(evaluation) is not None for evaluation in measured):
             return axis
     return CostAxis("parameters", "")
 
 
-#: A gap of more than this many times the median gap is far out.
+#: A loss is an outlier if its gap to the teacher is more than this many times the median gap.
 _FAR = 4.0
 
 
 def farthest_near(losses: Iterable[float], teacher: float) -> float:
-    """The highest of ``losses`` whose gap to the teacher's loss is at most 4 times the median gap.
+    """Return the highest loss whose gap to the teacher's is at most 4 times the median gap.
 
-    All in nats per token; the teacher's loss itself if there are none.
+    All in nats per token. Without any losses, return the teacher's.
     """
     known = sorted(losses)
     if not known:

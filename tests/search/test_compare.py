@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from search.compare import main
-from search.report.figures.joint import Shown, joint_figure
+from search.report.figures.joint import NamedSummary, joint_figure
 from search.runs.comparison import Comparison
 from search.runs.saved_run import find_run
 from tests.search.report.sample import sample_summary
@@ -119,7 +119,7 @@ def test_the_joint_front_is_that_of_all_models(tmp_path: Path) -> None:
     summaries = [sample_summary(), sample_summary()]
     summaries[1]["promoted"][0].update(loss=1.0, latency_ms=5.0)
     summaries[1]["promoted"][0]["objectives"].update(loss=1.0, latency=5.0)
-    shown = [Shown(name, summary) for name, summary in zip(("one", "two"), summaries, strict=True)]
+    shown = [NamedSummary(name, summary) for name, summary in zip(("one", "two"), summaries, strict=True)]
     figure = joint_figure(shown, "loss", True)
     assert figure is not None
     together, *traces = figure.traces

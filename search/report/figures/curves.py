@@ -1,4 +1,4 @@
-"""Loss against tokens: every candidate over the rungs, and the curves of retraining."""
+"""The figure of loss against tokens: every candidate over the rungs, and the retraining curves."""
 
 from __future__ import annotations
 
@@ -21,50 +21,51 @@ from search.report.figures.figure import (
 from search.runs.trajectories import RETRAINING, Role, Trajectory, trajectories
 from search.terminal import format as words
 
-#: What a round number of tokens needs no digits for.
-_NOUGHTS = re.compile(r"\.0+(?!\d)")
+#: Decimals that are all zero, which a tick label omits.
+_ZERO_DECIMALS = re.compile(r"\.0+(?!\d)")
 
 
 def curves_figure(summary: dict[str, Any]) -> Figure | None:
-    """Loss by rung and by tokens of retraining; None when nothing was evaluated."""
-    ways = trajectories(summary)
-    if not ways:
+    """Return the figure, or None if nothing was evaluated."""
+    paths = trajectories(summary)
+    if not paths:
         return None
     scale = _token_scale(summary)
     tokens, narrow = _token_axis(summary, scale)
-    losses = [loss for way in ways for _, loss in (*_rungs(way), *_curve(way))] + [summary["teacher"]["loss"]]
+    losses = [loss for path in paths for _, loss in (*_rungs(path), *_curve(path))]
+    losses.append(summary["teacher"]["loss"])
     return Figure(
         name="curves",
         description="Loss of every candidate over the tokens of distillation, rungs and retraining.",
-        traces=[*_rung_lines(ways, scale), *_retraining_lines(ways, scale), *_marks(ways, scale)],
+        traces=[*_rung_lines(paths, scale), *_retraining_lines(paths, scale), *_marks(paths, scale)],
         layout={
             "xaxis": tokens,
             "yaxis": _loss_axis(losses),
             "shapes": [level(summary["teacher"]["loss"])],
             "margin": {"l": 56, "r": 20, "t": 14, "b": 58},
         },
-        labels=_labels(summary, ways),
+        labels=_labels(summary, paths),
         labels_beside=True,
         narrow=narrow,
         height=460,
     )
 
 
-def _rungs(way: Trajectory) -> list[tuple[int, float]]:
-    return [(stop.tokens, stop.loss) for stop in way.stops if stop.stage != RETRAINING]
+def _rungs(path: Trajectory) -> list[tuple[int, float]]:
+    return [(point.tokens, point.loss) for point in path.points if point.stage != RETRAINING]
 
 
-def _curve(way: Trajectory) -> list[tuple[int, float]]:
-    """The learning curve of retraining, from the loss straight after pruning if that was measured."""
-    if way.student is None or not way.student["curve"]:
+def _curve(path: Trajectory) -> list[tuple[int, float]]:
+    """Return the retraining curve as (tokens, loss), from the loss straight after pruning if measured."""
+    if path.student is None or not path.student["curve"]:
         return []
-    curve = [(tokens, loss) for tokens, loss in way.student["curve"]]
-    start = way.student["loss_after_pruning"]
+    curve = [(tokens, loss) for tokens, loss in path.student["curve"]]
+    start = path.student["loss_after_pruning"]
     return [(0, start), *curve] if start is not None and curve[0][0] > 0 else curve
 
 
 def _token_scale(summary: dict[str, Any]) -> float:
-    """Tokens below which the axis is linear: half of the first distilled rung, so that nought has a place."""
+    """Return half of the fewest tokens spent; the axis is linear below, so that it can show zero."""
     spent = [rung["tokens"] for rung in summary["rungs"]]
     spent += [tokens for entry in _students(summary) for tokens, _ in entry["curve"]]
     return min((tokens for tokens in spent if tokens > 0), default=2) / 2
@@ -75,67 +76,66 @@ def _students(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _place(points: list[tuple[int, float]], scale: float) -> list[tuple[float, float]]:
-    """Token counts on an axis that is linear near nought and logarithmic far from it."""
+    """Map token counts to an asinh axis: linear near zero and logarithmic far from it."""
     return [(math.asinh(tokens / scale), loss) for tokens, loss in points]
 
 
-def _rung_lines(ways: list[Trajectory], scale: float) -> list[Json]:
-    def paths(*roles: Role) -> list[list[tuple[float, float]]]:
-        return [_place(_rungs(way), scale) for way in ways if way.role in roles]
+def _rung_lines(paths: list[Trajectory], scale: float) -> list[Json]:
+    def of_roles(*roles: Role) -> list[list[tuple[float, float]]]:
+        return [_place(_rungs(path), scale) for path in paths if path.role in roles]
 
-    crowd = lines(paths(Role.CANDIDATE), "@faint 0.5")
+    crowd = lines(of_roles(Role.CANDIDATE), "@faint 0.5")
     baselines = [
-        lines([_place(_rungs(way), scale)], "@soft 0.8", 1.2, line={"dash": marks.dash(way.origin)})
-        for way in ways
-        if way.role == Role.BASELINE
+        lines([_place(_rungs(path), scale)], "@soft 0.8", 1.2, line={"dash": marks.dash(path.origin)})
+        for path in paths
+        if path.role == Role.BASELINE
     ]
-    return [crowd, *baselines, lines(paths(Role.PROMOTED, Role.CHOSEN), "@accent 0.55", 1.4)]
+    return [crowd, *baselines, lines(of_roles(Role.PROMOTED, Role.CHOSEN), "@accent 0.55", 1.4)]
 
 
-def _retraining_lines(ways: list[Trajectory], scale: float) -> list[Json]:
+def _retraining_lines(paths: list[Trajectory], scale: float) -> list[Json]:
     found = []
-    for way in ways:
-        accent = way.role in (Role.CHOSEN, Role.PROMOTED)
+    for path in paths:
+        accent = path.role in (Role.CHOSEN, Role.PROMOTED)
         colour = "@accent" if accent else "@soft"
-        width = 2.6 if way.role == Role.CHOSEN else 1.5
-        found.append(
-            lines([_place(_curve(way), scale)], colour, width, line={"dash": marks.dash(way.origin)})
-        )
+        width = 2.6 if path.role == Role.CHOSEN else 1.5
+        line = {"dash": marks.dash(path.origin)}
+        found.append(lines([_place(_curve(path), scale)], colour, width, line=line))
     return found
 
 
-def _marks(ways: list[Trajectory], scale: float) -> list[Json]:
-    """A marker with a hover text at every evaluation."""
+def _marks(paths: list[Trajectory], scale: float) -> list[Json]:
+    """Return a marker with a hover text for every evaluation."""
     crowd: list[tuple[tuple[float, float], str, str]] = []
     traces = []
-    for way in ways:
-        for stop in way.stops:
-            [point] = _place([(stop.tokens, stop.loss)], scale)
-            text = marks.hover(way, stop, f"{words.count(stop.tokens)} tokens")
-            if way.role == Role.CANDIDATE:
-                crowd.append((point, text, stop.row))
+    for path in paths:
+        for point in path.points:
+            [at] = _place([(point.tokens, point.loss)], scale)
+            text = marks.hover(path, point, f"{words.count(point.tokens)} tokens")
+            if path.role == Role.CANDIDATE:
+                crowd.append((at, text, point.row))
             else:
-                traces.append(scatter([point], [text], [stop.row], marker=marks.marker(way, stop.stage)))
-    points, texts = [point for point, _, _ in crowd], [text for _, text, _ in crowd]
+                traces.append(scatter([at], [text], [point.row], marker=marks.marker(path, point.stage)))
+    points, texts = [at for at, _, _ in crowd], [text for _, text, _ in crowd]
     rows = [row for _, _, row in crowd]
     return [scatter(points, texts, rows, marker={"size": 4.5, "color": "@faint 0.7"}), *traces]
 
 
 def _token_axis(summary: dict[str, Any], scale: float) -> tuple[Json, Json]:
-    """The axis with ticks at the rungs, at the end, and at round numbers between; and its ticks if narrow."""
+    """Return the axis with ticks at rungs, end and round numbers, and its fewer ticks on narrow pages."""
     rungs = {rung["tokens"]: f"rung {rung['rung']}" for rung in summary["rungs"]}
     last = max([*rungs, *(tokens for entry in _students(summary) for tokens, _ in entry["curve"])], default=1)
     start = max([*rungs, 1])
     between = round_ticks(1.6 * start, 0.6 * last, most=4) if 0.6 * last > 1.6 * start else []
     right = math.asinh(last / scale)
-    wide = _ticks(_apart({*rungs, last}, between, scale), rungs, scale)
+    wide = _ticks(_spaced({*rungs, last}, between, scale), rungs, scale)
     narrow = _ticks({min(rungs, default=0), start, last}, rungs, scale)
     found = axis("tokens of distillation", **wide, tickangle=0, range=[-0.03 * right, 1.03 * right])
     return found, {f"xaxis.{key}": value for key, value in narrow.items()}
 
 
-def _apart(fixed: set[int], between: list[float], scale: float) -> set[int]:
-    """The fixed ticks and those of the others that leave room for their texts."""
+def _spaced(fixed: set[int], between: list[float], scale: float) -> set[int]:
+    """Return the fixed ticks and those of ``between`` whose labels do not overlap them."""
     found = set(fixed)
     room = 0.08 * math.asinh(max(fixed) / scale)
     for tick in between:
@@ -146,7 +146,7 @@ def _apart(fixed: set[int], between: list[float], scale: float) -> set[int]:
 
 
 def _ticks(tokens: set[int], rungs: dict[int, str], scale: float) -> Json:
-    texts = [_NOUGHTS.sub("", words.count(tick)) if tick else "pruned" for tick in sorted(tokens)]
+    texts = [_ZERO_DECIMALS.sub("", words.count(tick)) if tick else "pruned" for tick in sorted(tokens)]
     named = [rungs.get(tick, "") for tick in sorted(tokens)]
     return {
         "tickvals": [math.asinh(tick / scale) for tick in sorted(tokens)],
@@ -155,7 +155,7 @@ def _ticks(tokens: set[int], rungs: dict[int, str], scale: float) -> Json:
 
 
 def _loss_axis(losses: list[float]) -> Json:
-    """A logarithmic axis when the losses span much, since the late differences are the ones that matter."""
+    """Return the loss axis, logarithmic for a wide range because the late small differences matter most."""
     low, high = min(losses), max(losses)
     if low <= 0 or high < 1.5 * low:
         return axis("loss, nats per token", range=padded(losses))
@@ -169,7 +169,7 @@ def _loss_axis(losses: list[float]) -> Json:
     )
 
 
-def _labels(summary: dict[str, Any], ways: list[Trajectory]) -> list[Label]:
-    """The teacher, and the last loss of every model that is no mere candidate."""
-    ends = [marks.label(way, 0, way.stops[-1].loss) for way in ways if way.role != Role.CANDIDATE]
+def _labels(summary: dict[str, Any], paths: list[Trajectory]) -> list[Label]:
+    """Return labels for the teacher and for every model that has a role beyond candidate."""
+    ends = [marks.label(path, 0, path.points[-1].loss) for path in paths if path.role != Role.CANDIDATE]
     return [Label(0, summary["teacher"]["loss"], "teacher", "teacher", "@ink", True), *ends]

@@ -1,8 +1,8 @@
-"""A figure as data: Plotly traces and layout whose colours are names that the page resolves.
+"""Figures as data: Plotly traces and layout with named colours, and the marks that all figures share.
 
-A colour is written ``@accent`` or, with an opacity, ``@accent 0.4``; the page replaces it by the custom
-property of that name in its style sheet, and does so again when the theme changes. Text from a summary
-passes through ``plain``, since Plotly reads a subset of HTML in texts.
+A colour is written ``@accent`` or, with an opacity, ``@accent 0.4``. The page replaces it by the CSS custom
+property of that name, again whenever the theme changes. Text from a summary passes through ``plain``, since
+Plotly interprets a subset of HTML in texts.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Label:
-    """A text beside a point, in data coordinates; the page finds a free place for it.
+    """A text beside a point in data coordinates; the page finds a free place for it.
 
-    ``short`` stands in where the page is narrow.
+    Narrow pages show ``short`` instead of ``text``.
     """
 
     x: float
@@ -38,7 +38,7 @@ class Label:
 
 @dataclass(frozen=True)
 class View:
-    """A choice of axis ranges offered above the figure; the first of several is shown at the start.
+    """A choice of axis ranges that the page offers above the figure, starting with the first.
 
     ``settings`` holds layout settings by path, such as ``yaxis.range``.
     """
@@ -49,17 +49,17 @@ class View:
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure.
+    """One figure of the report.
 
     Attributes:
-        name: identifier within the page.
-        description: what the figure shows, for those who cannot see it.
-        traces, layout: as Plotly takes them, colours by name.
-        labels: direct labels, the most important first.
-        labels_beside: the labels stand in a column to the right of the axes, in the order of their heights.
-        views: ranges to choose from; none for a figure with one view.
-        narrow: layout settings by path that hold where the page is narrow.
-        height: in pixels.
+        name: HTML id within the page.
+        description: alternative text for screen readers.
+        traces, layout: Plotly data with named colours.
+        labels: direct labels, most important first.
+        labels_beside: whether the labels form a column to the right of the axes, sorted by height.
+        views: axis ranges to choose from; empty for a figure with one view.
+        narrow: layout settings by path for narrow pages.
+        height: height in pixels.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Figure:
     height: int = 420
 
     def data(self) -> Json:
-        """The figure as the page's script reads it."""
+        """Return the figure as JSON-ready data for the page's script."""
         return {
             "traces": self.traces,
             "layout": {**_base_layout(), **self.layout, "height": self.height},
@@ -85,12 +85,12 @@ class Figure:
 
 
 def plain(text: object) -> str:
-    """Text of a summary as Plotly shows it literally."""
+    """Escape text from a summary so that Plotly shows it literally."""
     return html.escape(visible(str(text)), quote=False)
 
 
 def axis(title: str, **more: Any) -> Json:
-    """A calm axis: thin grid, no zero line, its title in the soft colour."""
+    """Return an axis with a thin grid, no zero line, and its title in the soft colour."""
     return {
         "title": {"text": plain(title), "font": {"color": "@soft", "size": 12}, "standoff": 10},
         "gridcolor": "@grid",
@@ -104,13 +104,13 @@ def axis(title: str, **more: Any) -> Json:
 
 
 def scatter(points: Points, texts: str | Sequence[str], rows: Sequence[str], **more: Any) -> Json:
-    """Markers with a hover text each.
+    """Return markers with hover texts.
 
     Args:
-        points: where they are.
-        texts: already plain; one for all marks, or one for each.
-        rows: of the tables, to which a click on each leads; none for marks that have no row.
-        more: as Plotly takes it.
+        points: positions of the markers.
+        texts: escaped hover texts: one for all markers, or one for each.
+        rows: HTML ids of the table rows to which a click on each marker leads; empty for none.
+        more: further Plotly settings of the trace.
     """
     return {
         "type": "scatter",
@@ -126,7 +126,7 @@ def scatter(points: Points, texts: str | Sequence[str], rows: Sequence[str], **m
 
 
 def lines(paths: Iterable[Points], colour: str, width: float = 1, **more: Any) -> Json:
-    """Several lines as one trace, with gaps between them."""
+    """Return several lines as one trace, with gaps between them."""
     xs: list[float | None] = []
     ys: list[float | None] = []
     for path in paths:
@@ -137,7 +137,7 @@ def lines(paths: Iterable[Points], colour: str, width: float = 1, **more: Any) -
 
 
 def level(y: float) -> Json:
-    """A dotted line across the figure: the teacher's loss."""
+    """Return a dotted horizontal line across the figure, which marks the teacher's loss."""
     line = {"color": "@ink 0.5", "width": 1, "dash": "dot"}
     return {
         "type": "line",
@@ -152,7 +152,7 @@ def level(y: float) -> Json:
 
 
 def padded(values: Iterable[float], share: float = 0.06) -> list[float]:
-    """The range of ``values`` with a margin on both sides, never empty."""
+    """Return the range of ``values`` with a margin on both sides; never empty."""
     known = list(values)
     low, high = min(known), max(known)
     margin = share * (high - low) or share * abs(high) or 1.0
@@ -160,7 +160,7 @@ def padded(values: Iterable[float], share: float = 0.06) -> list[float]:
 
 
 def round_ticks(low: float, high: float, most: int = 7) -> list[float]:
-    """Round values between ``low`` and ``high`` (both above nought), evenly spread on a log axis."""
+    """Return round values between ``low`` and ``high`` (both positive), evenly spread on a log axis."""
     for steps in ((1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8), (1, 1.5, 2, 3, 4, 6), (1, 2, 4), (1, 3), (1,)):
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         ticks = [step * 10.0**power for power in powers for step in steps]
@@ -199,15 +199,15 @@ _DASHES = {"uniform": "dash", "mlp-heads": "dashdot", "depth": "dot", "random-we
 
 
 def name(trajectory: Trajectory) -> str:
-    """How a model is called beside its mark: a baseline by its idea, others by their label."""
+    """Return the name beside a model's mark: what a baseline does, or the label of any other model."""
     if trajectory.origin not in _SYMBOLS:
         return trajectory.label
-    idea = words.origin(trajectory.origin)
-    return idea if trajectory.role == Role.BASELINE else f"{trajectory.label} ({idea})"
+    method = words.origin(trajectory.origin)
+    return method if trajectory.role == Role.BASELINE else f"{trajectory.label} ({method})"
 
 
 def label(trajectory: Trajectory, x: float, y: float) -> Label:
-    """The direct label of a model that is no mere candidate."""
+    """Return the direct label of a model that has a role beyond candidate."""
     text, chosen = plain(name(trajectory)), trajectory.role == Role.CHOSEN
     if trajectory.role == Role.BASELINE:
         return Label(x, y, text, text, "@soft")
@@ -215,12 +215,12 @@ def label(trajectory: Trajectory, x: float, y: float) -> Label:
 
 
 def dash(origin: str) -> str:
-    """The line style of a baseline, solid for anything else."""
+    """Return the line style of a baseline; solid for anything else."""
     return _DASHES.get(origin, "solid")
 
 
 def marker(trajectory: Trajectory, stage: str) -> Json:
-    """The marker of a model at a stage: filled and large after retraining, small before."""
+    """Return the marker of a model at a stage: large after retraining, small before."""
     final = stage == RETRAINING
     if trajectory.role == Role.CHOSEN:
         ring = {"color": "@accent 0.3", "width": 7} if final else {"color": "@accent", "width": 1.5}
@@ -244,7 +244,7 @@ def marker(trajectory: Trajectory, stage: str) -> Json:
 
 
 def hover(trajectory: Trajectory, point: TrajectoryPoint, cost: str) -> str:
-    """Hover text of one evaluation: name, architecture, loss, and ``cost``, the second axis in words."""
+    """Return the hover text of an evaluation; ``cost`` is its value on the other axis, in words."""
     rows = [
         f"<b>{plain(trajectory.label)}</b>",
         plain(words.sizes(trajectory.architecture)),

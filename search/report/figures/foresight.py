@@ -1,4 +1,4 @@
-"""What was foretold and what came: losses after retraining, and the order of the candidates."""
+"""Figures of how well rungs predict: forecasts of the loss after retraining, and rank stability."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from search.report.figures.figure import Figure, Json, Label, axis, lines, padde
 from search.runs.trajectories import RETRAINING, Role, Trajectory, TrajectoryPoint, top_rung, trajectories
 from search.terminal import format as words
 
-#: Retrained models all have a row; candidates fill up to so many, the lowest forecasts first.
+#: All retrained models have a row; the candidates with the lowest forecasts fill up to this many.
 _ROWS = 16
 _ROW_HEIGHT, _AROUND = 25, 66
 _COLOURS = {Role.CHOSEN: "@accent", Role.PROMOTED: "@accent", Role.BASELINE: "@soft"}
@@ -18,41 +18,43 @@ _COLOURS = {Role.CHOSEN: "@accent", Role.PROMOTED: "@accent", Role.BASELINE: "@s
 
 @dataclass(frozen=True)
 class _Row:
-    way: Trajectory
-    told: dict[str, Any]
+    """A candidate with its forecast, an entry of the summary."""
+
+    trajectory: Trajectory
+    forecast: dict[str, Any]
 
     @property
     def colour(self) -> str:
-        return _COLOURS.get(self.way.role, "@faint")
+        return _COLOURS.get(self.trajectory.role, "@faint")
 
     @property
     def last(self) -> str:
-        """The row of its last evaluation."""
-        return self.way.stops[-1].row
+        """The HTML id of the table row of its last evaluation."""
+        return self.trajectory.points[-1].row
 
     @property
     def hover(self) -> str:
-        came = words.nats(self.told["outcome"])
+        outcome = words.nats(self.forecast["outcome"])
         return "<br>".join(
             [
-                f"<b>{plain(self.way.label)}</b>",
-                plain(words.sizes(self.way.architecture)),
-                f"forecast: {words.nats(self.told['loss'])} nats/token, "
-                f"{words.nats(self.told['low'])} to {words.nats(self.told['high'])}",
-                f"after retraining: {came} nats/token"
-                if self.told["outcome"] is not None
+                f"<b>{plain(self.trajectory.label)}</b>",
+                plain(words.sizes(self.trajectory.architecture)),
+                f"forecast: {words.nats(self.forecast['loss'])} nats/token, "
+                f"{words.nats(self.forecast['low'])} to {words.nats(self.forecast['high'])}",
+                f"after retraining: {outcome} nats/token"
+                if self.forecast["outcome"] is not None
                 else "not retrained",
             ]
         )
 
 
 def intervals_figure(summary: dict[str, Any]) -> Figure | None:
-    """Forecasts of the retrained models and of the best others of the top rung; None when there are none."""
+    """Draw the forecasts of the retrained models and of the best others at the top rung; None without any."""
     rows = _rows(summary)
     if not rows:
         return None
     teacher = summary["teacher"]["loss"]
-    reach = [value for row in rows for value in (row.told["low"], row.told["high"], row.told["outcome"])]
+    reach = [row.forecast[key] for row in rows for key in ("low", "high", "outcome")]
     across = padded([teacher, *(value for value in reach if value is not None)], 0.04)
     return Figure(
         name="intervals",
@@ -61,8 +63,8 @@ def intervals_figure(summary: dict[str, Any]) -> Figure | None:
         layout={
             "xaxis": axis("loss after retraining, nats per token", range=across, nticks=7),
             "yaxis": axis("", range=[len(rows) - 0.4, -0.6], **_names(rows), showgrid=False, ticks=""),
-            "shapes": [_upright(teacher)],
-            "annotations": [_teacher(teacher)],
+            "shapes": [_vertical_line(teacher)],
+            "annotations": [_teacher_label(teacher)],
             "margin": {"l": 20, "r": 20, "t": 22, "b": 44},
         },
         narrow={"yaxis.ticktext": [label.short for label in _labels(rows)]},
@@ -71,7 +73,7 @@ def intervals_figure(summary: dict[str, Any]) -> Figure | None:
 
 
 def verdict(summary: dict[str, Any]) -> str:
-    """How the forecasts of a run turned out, in a sentence."""
+    """Say in a sentence how accurate the forecasts were."""
     forecast = summary["forecast"]
     number, held = forecast["outcomes"], forecast["held"]
     if not number:
@@ -84,37 +86,38 @@ def verdict(summary: dict[str, Any]) -> str:
 
 
 def _rows(summary: dict[str, Any]) -> list[_Row]:
-    """By forecast, the lowest first."""
-    told = {one["label"]: one for one in summary["forecast"]["candidates"]}
-    ways = [way for way in trajectories(summary) if way.label in told and way.origin != "random-weights"]
-    retrained = [way for way in ways if told[way.label]["outcome"] is not None]
-    stage = f"rung {top_rung(summary)}"
-    others = [way for way in ways if way not in retrained and way.at(stage) is not None]
-    others.sort(key=lambda way: float(told[way.label]["loss"]))
-    shown = [*retrained, *others[: max(0, _ROWS - len(retrained))]]
-    return [
-        _Row(way, told[way.label]) for way in sorted(shown, key=lambda way: float(told[way.label]["loss"]))
+    """Return the rows to draw, lowest forecast first."""
+    forecasts = {one["label"]: one for one in summary["forecast"]["candidates"]}
+    paths = [
+        one for one in trajectories(summary) if one.label in forecasts and one.origin != "random-weights"
     ]
+    retrained = [path for path in paths if forecasts[path.label]["outcome"] is not None]
+    stage = f"rung {top_rung(summary)}"
+    others = [path for path in paths if path not in retrained and path.at(stage) is not None]
+    others.sort(key=lambda path: float(forecasts[path.label]["loss"]))
+    shown = [*retrained, *others[: max(0, _ROWS - len(retrained))]]
+    rows = [_Row(path, forecasts[path.label]) for path in shown]
+    return sorted(rows, key=lambda row: float(row.forecast["loss"]))
 
 
 def _traces(rows: list[_Row]) -> list[Json]:
     traces = []
     for place, row in enumerate(rows):
-        ends = [(row.told["low"], place), (row.told["high"], place)]
+        ends = [(row.forecast["low"], place), (row.forecast["high"], place)]
         tick = {"symbol": "line-ns", "size": 11, "line": {"color": row.colour, "width": 2}}
         traces.append(lines([ends], f"{row.colour} 0.55", 4))
-        traces.append(scatter([(row.told["loss"], place)], [row.hover], [row.last], marker=tick))
-        if row.told["outcome"] is not None:
-            mark = marks.marker(row.way, RETRAINING)
-            traces.append(scatter([(row.told["outcome"], place)], [row.hover], [row.last], marker=mark))
+        traces.append(scatter([(row.forecast["loss"], place)], [row.hover], [row.last], marker=tick))
+        if row.forecast["outcome"] is not None:
+            mark = marks.marker(row.trajectory, RETRAINING)
+            traces.append(scatter([(row.forecast["outcome"], place)], [row.hover], [row.last], marker=mark))
     return traces
 
 
 def _labels(rows: list[_Row]) -> list[Label]:
     return [
-        marks.label(row.way, 0, place)
-        if row.way.role != Role.CANDIDATE
-        else Label(0, place, plain(row.way.label), "")
+        marks.label(row.trajectory, 0, place)
+        if row.trajectory.role != Role.CANDIDATE
+        else Label(0, place, plain(row.trajectory.label), "")
         for place, row in enumerate(rows)
     ]
 
@@ -123,7 +126,7 @@ def _names(rows: list[_Row]) -> Json:
     return {"tickvals": list(range(len(rows))), "ticktext": [label.text for label in _labels(rows)]}
 
 
-def _upright(x: float) -> Json:
+def _vertical_line(x: float) -> Json:
     line = {"color": "@ink 0.5", "width": 1, "dash": "dot"}
     return {
         "type": "line",
@@ -137,7 +140,7 @@ def _upright(x: float) -> Json:
     }
 
 
-def _teacher(x: float) -> Json:
+def _teacher_label(x: float) -> Json:
     return {
         "x": x,
         "y": 1,
@@ -154,14 +157,14 @@ _SIZE = "parameters"
 
 @dataclass(frozen=True)
 class StabilityPanel:
-    """One pair of orders.
+    """The rank correlation of one pair of stages.
 
     Attributes:
-        before, after: the orders compared, such as ``rung 0`` and ``rung 1``.
-        tau: Kendall's tau, None where it is undefined.
-        candidates: how many both orders hold.
-        by_size: the tau that the parameter count alone reaches against ``after``, None if not reported.
-        figure: losses at both, None when fewer than two candidates have both.
+        before, after: the stages compared, such as ``rung 0`` and ``rung 1``.
+        tau: Kendall's tau; None if undefined.
+        candidates: number of candidates that both stages evaluated.
+        by_size: Kendall's tau of the parameter count with ``after``; None if not reported.
+        figure: losses at both stages; None if fewer than two candidates have both.
     """
 
     before: str
@@ -173,11 +176,11 @@ class StabilityPanel:
 
 
 def stability_panels(summary: dict[str, Any]) -> list[StabilityPanel]:
-    """A panel for each pair of fidelities; pairs with the parameter count only where there is no other."""
+    """Return a panel for each pair of stages; pairs with the parameter count only if there are no others."""
     pairs = summary["rank_correlation"]
     by_size = {pair["to"]: pair["kendall_tau"] for pair in pairs if pair["from"] == _SIZE}
     shown = [pair for pair in pairs if pair["from"] != _SIZE] or pairs
-    ways = trajectories(summary)
+    paths = trajectories(summary)
     return [
         StabilityPanel(
             before=pair["from"],
@@ -185,20 +188,20 @@ def stability_panels(summary: dict[str, Any]) -> list[StabilityPanel]:
             tau=pair["kendall_tau"],
             candidates=pair["candidates"],
             by_size=by_size.get(pair["to"]) if pair["from"] != _SIZE else None,
-            figure=_figure(f"stability-{number}", pair, ways),
+            figure=_stability_figure(f"stability-{number}", pair, paths),
         )
         for number, pair in enumerate(shown)
     ]
 
 
-def _figure(name: str, pair: dict[str, Any], ways: list[Trajectory]) -> Figure | None:
+def _stability_figure(name: str, pair: dict[str, Any], paths: list[Trajectory]) -> Figure | None:
     placed: list[tuple[Trajectory, TrajectoryPoint, float]] = []
-    for way in ways:
-        before, after = way.at(pair["from"]), way.at(pair["to"])
+    for path in paths:
+        before, after = path.at(pair["from"]), path.at(pair["to"])
         if after is not None and pair["from"] == _SIZE:
-            placed.append((way, after, float(way.parameters)))
+            placed.append((path, after, float(path.parameters)))
         elif before is not None and after is not None:
-            placed.append((way, after, before.loss))
+            placed.append((path, after, before.loss))
     if len(placed) < 2:
         return None
     return Figure(
@@ -208,26 +211,23 @@ def _figure(name: str, pair: dict[str, Any], ways: list[Trajectory]) -> Figure |
         layout={
             "xaxis": axis(_title(pair["from"]), range=padded((x for _, _, x in placed), 0.1), nticks=5),
             "yaxis": axis(
-                _title(pair["to"]), range=padded((stop.loss for _, stop, _ in placed), 0.1), nticks=6
+                _title(pair["to"]), range=padded((point.loss for _, point, _ in placed), 0.1), nticks=6
             ),
         },
         height=300,
     )
 
 
-def _title(order: str) -> str:
-    if order == _SIZE:
+def _title(stage: str) -> str:
+    if stage == _SIZE:
         return "parameters"
-    return f"loss after {order}" if order == "retraining" else f"loss at {order}"
+    return f"loss after {stage}" if stage == "retraining" else f"loss at {stage}"
 
 
 def _rank_traces(placed: list[tuple[Trajectory, TrajectoryPoint, float]]) -> list[Json]:
     traces = []
-    for way, stop, x in placed:
-        look = (
-            {"size": 7, "color": "@faint 0.75"}
-            if way.role == Role.CANDIDATE
-            else marks.marker(way, stop.stage)
-        )
-        traces.append(scatter([(x, stop.loss)], [marks.hover(way, stop, "")], [stop.row], marker=look))
+    for path, point, x in placed:
+        plain_mark = {"size": 7, "color": "@faint 0.75"}
+        mark = plain_mark if path.role == Role.CANDIDATE else marks.marker(path, point.stage)
+        traces.append(scatter([(x, point.loss)], [marks.hover(path, point, "")], [point.row], marker=mark))
     return traces

@@ -1,4 +1,4 @@
-"""The Pareto front: loss against cost, with the moves of every candidate from rung to rung."""
+"""The figure of the Pareto front: loss against cost of every candidate at every rung and after retraining."""
 
 from __future__ import annotations
 
@@ -22,27 +22,26 @@ from search.runs.summary import CostAxis, bounds_of, cost_axis, farthest_near, o
 from search.runs.trajectories import Role, Trajectory, TrajectoryPoint, top_rung, trajectories
 from search.terminal import format as words
 
-#: When the candidates take up less than this share of the width, there is a view without the teacher.
+#: If the candidates take up less than this share of the width, a view without the teacher is added.
 _NARROW = 0.25
 
+#: A candidate, one of its evaluations, and the cost there.
 Placed = tuple[Trajectory, TrajectoryPoint, float]
 
 
 def front_figure(summary: dict[str, Any]) -> Figure | None:
-    """The front of the top rung and of the retrained models; None when nothing was evaluated."""
+    """Draw the fronts of the top rung and of the retrained models; None if nothing was evaluated."""
     cost = cost_axis(summary)
-    ways = {
-        trajectory: [
-            (trajectory, stop, x) for stop in trajectory.stops if (x := cost.of(stop.evaluation)) is not None
-        ]
-        for trajectory in trajectories(summary)
+    paths = {
+        one: [(one, point, x) for point in one.points if (x := cost.of(point.evaluation)) is not None]
+        for one in trajectories(summary)
     }
-    placed = [point for way in ways.values() for point in way]
+    placed = [one for path in paths.values() for one in path]
     if not placed:
         return None
     teacher = _teacher(summary, cost)
     traces = [
-        *_moves(ways),
+        *_connecting_lines(paths),
         *_fronts(summary, placed),
         *_marks(placed, cost, top_rung(summary)),
         *_teacher_traces(teacher),
@@ -56,14 +55,14 @@ def front_figure(summary: dict[str, Any]) -> Figure | None:
             "yaxis": axis("loss, nats per token", nticks=8),
             "shapes": [level(teacher[1]), *_bound(summary, cost)],
         },
-        labels=_labels(ways, teacher),
+        labels=_labels(paths, teacher),
         views=_views(summary, placed, teacher),
         height=500,
     )
 
 
 def _bound(summary: dict[str, Any], cost: CostAxis) -> list[Json]:
-    """An upright at the bound on the cost, if there is one."""
+    """Return a vertical line at the bound on the cost, if there is one."""
     line = {"color": "@ink 0.5", "width": 1, "dash": "dash"}
     ends = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "line": line, "layer": "below"}
     most = bounds_of(summary).get(cost.name)
@@ -71,6 +70,7 @@ def _bound(summary: dict[str, Any], cost: CostAxis) -> list[Json]:
 
 
 def _teacher(summary: dict[str, Any], cost: CostAxis) -> tuple[float | None, float, str]:
+    """Return the teacher's cost (None if not measured), loss and hover text."""
     entry = summary["teacher"]
     text = f"<b>teacher</b><br>{plain(entry['id'])}<br>{plain(words.sizes(entry['architecture']))}"
     loss = f"<br>loss {words.nats(entry['loss'])} nats/token"
@@ -85,58 +85,58 @@ def _teacher_traces(teacher: tuple[float | None, float, str]) -> list[Json]:
     return [scatter([(x, loss)], [text], ["model-teacher"], marker=mark)]
 
 
-def _moves(ways: dict[Trajectory, list[Placed]]) -> list[Json]:
-    """Thin lines that join the evaluations of one architecture."""
+def _connecting_lines(paths: dict[Trajectory, list[Placed]]) -> list[Json]:
+    """Return thin lines that join the evaluations of each architecture."""
 
-    def paths(*roles: Role) -> list[Points]:
-        return [[(x, stop.loss) for _, stop, x in way] for key, way in ways.items() if key.role in roles]
+    def points_of(*roles: Role) -> list[Points]:
+        return [[(x, point.loss) for _, point, x in path] for key, path in paths.items() if key.role in roles]
 
     return [
-        lines(paths(Role.CANDIDATE), "@faint 0.3"),
-        lines(paths(Role.BASELINE), "@soft 0.55", line={"dash": "dot"}),
-        lines(paths(Role.PROMOTED, Role.CHOSEN), "@accent 0.6", 1.4),
+        lines(points_of(Role.CANDIDATE), "@faint 0.3"),
+        lines(points_of(Role.BASELINE), "@soft 0.55", line={"dash": "dot"}),
+        lines(points_of(Role.PROMOTED, Role.CHOSEN), "@accent 0.6", 1.4),
     ]
 
 
 def _marks(placed: list[Placed], cost: CostAxis, top: int | None) -> list[Json]:
-    """Markers: those of the crowd as one trace a stage, each other model its own."""
+    """Return markers: one trace a stage for plain candidates, one trace each for the other models."""
     crowd: dict[str, list[Placed]] = {}
     traces: list[Json] = []
-    for trajectory, stop, x in placed:
+    for trajectory, point, x in placed:
         if trajectory.role == Role.CANDIDATE:
-            crowd.setdefault(stop.stage, []).append((trajectory, stop, x))
+            crowd.setdefault(point.stage, []).append((trajectory, point, x))
         else:
-            text = marks.hover(trajectory, stop, _in_words(x, cost))
+            text = marks.hover(trajectory, point, _in_words(x, cost))
             traces.append(
-                scatter([(x, stop.loss)], [text], [stop.row], marker=marks.marker(trajectory, stop.stage))
+                scatter([(x, point.loss)], [text], [point.row], marker=marks.marker(trajectory, point.stage))
             )
     return [_crowd(points, cost, stage == f"rung {top}") for stage, points in crowd.items()] + traces
 
 
 def _crowd(placed: list[Placed], cost: CostAxis, at_top: bool) -> Json:
     mark = {"size": 7, "color": "@faint 0.75"} if at_top else {"size": 4.5, "color": "@faint 0.45"}
-    texts = [marks.hover(trajectory, stop, _in_words(x, cost)) for trajectory, stop, x in placed]
-    rows = [stop.row for _, stop, _ in placed]
-    return scatter([(x, stop.loss) for _, stop, x in placed], texts, rows, marker=mark)
+    texts = [marks.hover(trajectory, point, _in_words(x, cost)) for trajectory, point, x in placed]
+    rows = [point.row for _, point, _ in placed]
+    return scatter([(x, point.loss) for _, point, x in placed], texts, rows, marker=mark)
 
 
 def _in_words(value: float, cost: CostAxis) -> str:
-    return "" if cost.name == "parameters" else f"{cost.name} {cost.written(value)}"
+    return "" if cost.name == "parameters" else f"{cost.name} {cost.in_words(value)}"
 
 
 def _fronts(summary: dict[str, Any], placed: list[Placed]) -> list[Json]:
-    """Staircases through the front of the top rung and through that of the retrained models."""
+    """Return staircase lines through the fronts of the top rung and of the retrained models."""
     top, members = top_rung(summary), set(summary["pareto"])
     at_top = [
-        (x, stop.loss)
-        for trajectory, stop, x in placed
-        if stop.stage == f"rung {top}" and trajectory.label in members
+        (x, point.loss)
+        for trajectory, point, x in placed
+        if point.stage == f"rung {top}" and trajectory.label in members
     ]
     over = over_labels(summary)
     final = [
-        (x, stop.loss)
-        for trajectory, stop, x in placed
-        if stop is trajectory.retrained and trajectory.label not in over
+        (x, point.loss)
+        for trajectory, point, x in placed
+        if point is trajectory.retrained and trajectory.label not in over
     ]
     stairs = {"shape": "hv"}
     return [
@@ -146,7 +146,7 @@ def _fronts(summary: dict[str, Any], placed: list[Placed]) -> list[Json]:
 
 
 def undominated(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Points that none beats in one value without losing in the other, by the first value."""
+    """Return the Pareto-optimal points (both values minimised), sorted by the first value."""
     best: list[tuple[float, float]] = []
     for x, y in sorted(points):
         if not best or y < best[-1][1]:
@@ -154,29 +154,29 @@ def undominated(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return best
 
 
-def _labels(ways: dict[Trajectory, list[Placed]], teacher: tuple[float | None, float, str]) -> list[Label]:
-    """Chosen, teacher and promoted first, then the baselines at their last evaluation."""
+def _labels(paths: dict[Trajectory, list[Placed]], teacher: tuple[float | None, float, str]) -> list[Label]:
+    """Return labels, most important first: the teacher, then models by role at their last evaluation."""
     found = (
         [Label(teacher[0], teacher[1], "teacher", "teacher", "@ink", True)] if teacher[0] is not None else []
     )
     order = [Role.CHOSEN, Role.PROMOTED, Role.BASELINE]
-    for trajectory, way in sorted(
-        ((key, way) for key, way in ways.items() if way and key.role in order),
+    for trajectory, path in sorted(
+        ((key, path) for key, path in paths.items() if path and key.role in order),
         key=lambda item: order.index(item[0].role),
     ):
-        _, stop, x = way[-1]
-        found.append(marks.label(trajectory, x, stop.loss))
+        _, point, x = path[-1]
+        found.append(marks.label(trajectory, x, point.loss))
     return found
 
 
 def _views(
     summary: dict[str, Any], placed: list[Placed], teacher: tuple[float | None, float, str]
 ) -> list[View]:
-    """What one decides on first: from the top rung down; then everything."""
+    """Return the views, those that zoom in on the late evaluations first."""
     top = f"rung {top_rung(summary)}"
-    late = [stop.loss for way, stop, _ in placed if stop.stage == top or stop is way.retrained]
+    late = [point.loss for one, point, _ in placed if point.stage == top or point is one.retrained]
     late = [*(loss for loss in late if loss <= farthest_near(late, teacher[1])), teacher[1]]
-    every = [*(stop.loss for _, stop, _ in placed), teacher[1]]
+    every = [*(point.loss for _, point, _ in placed), teacher[1]]
     costs = [x for _, _, x in placed]
     whole = padded(costs if teacher[0] is None else [*costs, teacher[0]], 0.08)
     close = padded(costs, 0.25)

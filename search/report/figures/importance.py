@@ -1,7 +1,7 @@
-"""Importance by axis: how fast the scores fall off, and where the chosen architecture cuts.
+"""Figures of importance by axis: how fast the scores decrease, and where the chosen architecture cuts.
 
-A heat map has a row a layer, so that layers can be compared; energy is the sum of squares of the scores, and
-its share tells what a size keeps.
+A heat map has one row per layer, so that layers can be compared. Energy is the sum of squared scores; its
+share says how much of the importance a size keeps.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from search.runs.trajectories import chosen_student
 from space.cutting.ranking import Profile
 
 HEIGHT = 300
-#: Shares of the highest score below this are drawn alike.
+#: Shares of the highest score below this get the same colour.
 _FLOOR = 1e-3
 
 
 def identifier(kind: str, name: str) -> str:
-    """The name of a figure within the page."""
+    """Return the HTML id of a figure within the page."""
     return f"{kind}-{re.sub('[^a-z0-9]+', '-', name.lower())}"
 
 
 def heat_map(
     name: str, title: str, profile: Profile, kept: int | None, kept_layers: Sequence[int] | None
 ) -> Figure:
-    """Scores by layer and rank, each over the highest of all; what the chosen model drops is dimmed.
+    """Draw scores by layer and rank as shares of the highest; units that the chosen model drops are dimmed.
 
     Args:
-        name: the axis, as in architectures.
-        title: what its units are called.
-        profile: with a row a layer.
-        kept: how many units the chosen model keeps.
-        kept_layers: which of the teacher's layers it keeps.
+        name: name of the axis, as in architectures.
+        title: name of its units for readers.
+        profile: scores with one row per layer.
+        kept: number of units that the chosen model keeps; None without a chosen model.
+        kept_layers: the teacher's layers that it keeps; None without a chosen model.
     """
     highest = max(max(row) for row in profile.scores if row is not None)
     shares = [None if row is None else _shares(row, highest) for row in profile.scores]
@@ -72,7 +72,7 @@ def heat_map(
 
 
 def energy_curves(name: str, title: str, profile: Profile, kept: int | None) -> Figure:
-    """The share of the energy that so many of the best units hold, a line a layer; the deeper the darker."""
+    """Draw the share of energy in the best units by their number: one line per layer, deeper is darker."""
     rows = {number: row for number, row in enumerate(profile.energy) if row is not None}
     deepest = max(rows)
     traces = []
@@ -93,14 +93,14 @@ def energy_curves(name: str, title: str, profile: Profile, kept: int | None) -> 
         layout={
             "xaxis": axis(f"{title} kept", range=[0, profile.units], nticks=6),
             "yaxis": axis("share of energy", range=[0, 1.03], nticks=5, tickformat=".0%"),
-            "shapes": _washed(kept, profile.units),
+            "shapes": _shaded(kept, profile.units),
         },
         height=HEIGHT,
     )
 
 
 def energy_kept(profile: Profile, kept: int) -> float:
-    """The share of the energy that a size keeps, the mean over the rows; between edges by a straight line."""
+    """Return the share of the energy that a size keeps: the mean over rows, interpolated linearly."""
     return sum(_between(profile.edges, row, kept) for row in profile.energy if row is not None) / sum(
         row is not None for row in profile.energy
     )
@@ -135,7 +135,7 @@ def _colour_bar() -> Json:
 
 
 def _cut(kept: int | None, units: int) -> list[Json]:
-    """The edge between what the chosen model keeps and drops; what it drops is dimmed."""
+    """Return a line where the chosen model cuts, and a box that dims what it drops (for heat maps)."""
     if kept is None or kept >= units:
         return []
     box = {"yref": "paper", "x0": kept, "y0": 0, "y1": 1}
@@ -160,8 +160,8 @@ def _dimmed_layers(layers: int, kept: Sequence[int] | None) -> list[Json]:
     ]
 
 
-def _washed(kept: int | None, units: int) -> list[Json]:
-    """A wash over what the chosen architecture drops, and its edge."""
+def _shaded(kept: int | None, units: int) -> list[Json]:
+    """Return a line where the chosen model cuts, and a shade over what it drops (for curves)."""
     if kept is None or kept >= units:
         return []
     box = {"yref": "paper", "x0": kept, "y0": 0, "y1": 1}
@@ -185,7 +185,7 @@ _TURNED = "directions of the stream"
 
 @dataclass(frozen=True)
 class ImportancePanel:
-    """One figure of an axis: its title, what the chosen model keeps (maybe empty), and the figure."""
+    """A figure of one axis with its title; ``kept`` says what the chosen model keeps, or is empty."""
 
     title: str
     kept: str
@@ -193,7 +193,7 @@ class ImportancePanel:
 
 
 def importance_panels(summary: dict[str, Any], ranking: RankingView) -> list[ImportancePanel]:
-    """The panels of each axis that has scores, in the order of the ranking."""
+    """Return the panels of every axis that has scores, in the order of the ranking."""
     chosen = chosen_student(summary)
     architecture = chosen["architecture"] if chosen else {}
     kept_layers = architecture.get("kept_layers")
@@ -214,17 +214,17 @@ def importance_panels(summary: dict[str, Any], ranking: RankingView) -> list[Imp
 def _panels(
     name: str, title: str, profile: Profile, kept: int | None, kept_layers: Sequence[int] | None
 ) -> Iterator[ImportancePanel]:
-    """A heat map where there are layers to compare, and the energy kept against size."""
+    """Yield a heat map if there are several layers to compare, then the energy kept against size."""
     capital = title[0].upper() + title[1:]
     if len(profile.scores) > 1:
-        words = "" if kept is None else f"keeps {kept:,} of {profile.units:,}"
-        yield ImportancePanel(capital, words, heat_map(name, title, profile, kept, kept_layers))
-    words = "" if kept is None else f"{kept:,} of {profile.units:,} keep {energy_kept(profile, kept):.1%}"
-    yield ImportancePanel(f"{capital}: energy", words, energy_curves(name, title, profile, kept))
+        note = "" if kept is None else f"keeps {kept:,} of {profile.units:,}"
+        yield ImportancePanel(capital, note, heat_map(name, title, profile, kept, kept_layers))
+    note = "" if kept is None else f"{kept:,} of {profile.units:,} keep {energy_kept(profile, kept):.1%}"
+    yield ImportancePanel(f"{capital}: energy", note, energy_curves(name, title, profile, kept))
 
 
 def _layers(values: Sequence[float], kept: Sequence[int] | None) -> ImportancePanel:
-    """The score of every layer of the teacher; layers that the chosen model drops are pale."""
+    """Draw the score of every layer of the teacher; layers that the chosen model drops are pale."""
     keeps = set(range(len(values)) if kept is None else kept)
     bars = {
         "type": "bar",

@@ -1,4 +1,4 @@
-"""The retrained models of several runs in one figure, each run in a colour of its own."""
+"""The figure for ``search.compare``: retrained models of several runs, one colour per run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from search.runs.summary import CostAxis, cost_axis
 from search.runs.trajectories import chosen_student, retrained_entries
 from search.terminal import format as words
 
-#: Names of the style sheet; runs beyond them get the colours again, with other marks.
+#: Colour names in the style sheet; further runs reuse the colours with another marker.
 COLOURS = ("runa", "runb", "runc", "rund", "rune", "runf", "rung", "runh")
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up")
 Entry = dict[str, Any]
@@ -20,20 +20,20 @@ Point = tuple[float, float, Entry]
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A run as the figure shows it."""
+class NamedSummary:
+    """A run's summary with the name under which the figure shows it."""
 
     name: str
     summary: Entry
 
 
-def joint_figure(runs: Sequence[Shown], quality: str, latencies_compare: bool) -> Figure | None:
-    """The front of each run's retrained models, and that of all together; None if there are none.
+def joint_figure(runs: Sequence[NamedSummary], quality: str, latencies_compare: bool) -> Figure | None:
+    """Draw the front of each run's retrained models and that of all runs together; None without any model.
 
     Args:
-        runs: that are compared.
-        quality: ``loss``, or ``bits_per_byte`` where the losses must not be compared.
-        latencies_compare: else the number of parameters stands beside the quality.
+        runs: the runs to compare.
+        quality: ``loss``, or ``bits_per_byte`` if the losses are not comparable.
+        latencies_compare: whether latencies are comparable; if not, the cost is the parameter count.
     """
     cost = _cost(runs, latencies_compare)
     points = [_points(run.summary, quality, cost) for run in runs]
@@ -64,8 +64,8 @@ def joint_figure(runs: Sequence[Shown], quality: str, latencies_compare: bool) -
     )
 
 
-def _cost(runs: Sequence[Shown], latencies_compare: bool) -> CostAxis:
-    """What the first run stands beside its loss, if all have measured it alike; else parameters."""
+def _cost(runs: Sequence[NamedSummary], latencies_compare: bool) -> CostAxis:
+    """Return the cost axis of the first run if all runs share it, else the parameter count."""
     first = cost_axis(runs[0].summary)
     alike = {(cost.name, cost.unit) for cost in (cost_axis(run.summary) for run in runs)}
     if len(alike) > 1 or ("latency" in first.name and not latencies_compare):
@@ -79,8 +79,8 @@ def _points(summary: Entry, quality: str, cost: CostAxis) -> list[Point]:
     return [(x, float(y), entry) for x, y, entry in known if x is not None and y is not None]
 
 
-def _traces(run: Shown, found: list[Point], cost: CostAxis, colour: str, symbol: str) -> list[Json]:
-    """A run's front as a staircase, its models as marks: hollow those made by hand, large the chosen one."""
+def _traces(run: NamedSummary, found: list[Point], cost: CostAxis, colour: str, symbol: str) -> list[Json]:
+    """Return a run's front as a staircase and its models as markers: hand-made hollow, chosen large."""
     chosen = chosen_student(run.summary)
     front, own = undominated([(x, y) for x, y, _ in found]), {"legendgroup": run.name}
     stairs = lines([front], colour, 1.6, line={"shape": "hv"}, name=plain(run.name), **own)
@@ -98,7 +98,7 @@ def _traces(run: Shown, found: list[Point], cost: CostAxis, colour: str, symbol:
     return traces
 
 
-def _hover(run: Shown, entry: Entry, cost: CostAxis) -> str:
+def _hover(run: NamedSummary, entry: Entry, cost: CostAxis) -> str:
     rows = [
         f"<b>{plain(entry['label'])}</b>",
         f"run {plain(run.name)}, proposed by: {plain(words.origin(entry['origin']))}",
@@ -108,11 +108,11 @@ def _hover(run: Shown, entry: Entry, cost: CostAxis) -> str:
     ]
     value = cost.of(entry)
     if cost.name != "parameters" and value is not None:
-        rows.append(f"{plain(cost.name)} {cost.written(value)}")
+        rows.append(f"{plain(cost.name)} {cost.in_words(value)}")
     return "<br>".join(rows)
 
 
-def _labels(run: Shown, found: list[Point], colour: str) -> list[Label]:
+def _labels(run: NamedSummary, found: list[Point], colour: str) -> list[Label]:
     chosen = chosen_student(run.summary)
     return [
         Label(x, y, plain(entry["label"]), plain(run.name), colour, True)

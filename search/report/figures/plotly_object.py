@@ -1,6 +1,6 @@
-"""A figure of the report as an object of Plotly's, for pages without the report's style sheet and script.
+"""Convert a figure of the report to a ``plotly.graph_objects.Figure``, for pages without the report's script.
 
-Colours and fonts are those of the report's light theme; direct labels stand at fixed places.
+Colours and fonts are those of the report's light theme; direct labels have fixed places.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import plotly.graph_objects as go
 from search.report.figures.figure import Figure, Json, Label
 
 _COLOUR = re.compile(r"@([a-z]+)(?: ([0-9.]+))?")
-#: Keys whose values are texts that people read, which may look like a colour.
+#: Keys whose values are displayed texts; they may look like a colour and stay as they are.
 _TEXTS = ("text", "hovertext", "ticktext", "name")
-#: About what the dashboard gives a figure: labels are placed for it, and stay readable in others.
+#: Approximate size of a figure in the dashboard, for which the labels are placed.
 _PIXELS_ACROSS, _HEIGHT, _MARGINS = 500, 440, 110
 _LINE_PIXELS, _PIXELS_A_LETTER = 15, 7
-#: Of a label around its point: what of it lies there, and its distance across and upwards, in pixels.
+#: Places of a label around its point, in order of preference: x anchor, and x and y offset in pixels.
 _PLACES = (
     *(("left", 10, 0), ("right", -10, 0), ("center", 0, -17), ("center", 0, 17)),
     *(("left", 4, -17), ("right", -4, -17), ("left", 4, 17), ("right", -4, 17)),
@@ -31,11 +31,11 @@ _PLACES = (
 
 
 def plotly_object(figure: Figure, title: str) -> go.Figure:
-    """The figure with its first view, as it is where the page is narrow, on the light theme's paper.
+    """Return the figure in its first view, with the settings for narrow pages and the light theme.
 
     Args:
-        figure: of the report.
-        title: above it, already plain.
+        figure: a figure of the report.
+        title: escaped title above the figure.
     """
     drawn = _resolved(figure.data())
     layout: Json = drawn["layout"]
@@ -46,7 +46,7 @@ def plotly_object(figure: Figure, title: str) -> go.Figure:
     margin = {"l": 56, "r": 20, "b": 50, **layout.get("margin", {}), "t": 56}
     if figure.labels_beside:
         margin["r"] = 40 + 7 * max((len(label.text) for label in figure.labels), default=0)
-    place = _beside if figure.labels_beside else _around
+    place = _place_beside if figure.labels_beside else _place_around
     layout |= {
         "height": _HEIGHT,
         "annotations": [_resolved(one) for one in place(figure, layout)],
@@ -61,14 +61,14 @@ def plotly_object(figure: Figure, title: str) -> go.Figure:
 
 @cache
 def _light() -> dict[str, str]:
-    """The custom properties of the light theme, by name."""
+    """Return the CSS custom properties of the light theme by name."""
     style = files("search.report").joinpath("page", "page.css").read_text(encoding="utf-8")
     theme = style[style.index(":root") : style.index("}")]
     return {name: value.strip() for name, value in re.findall(r"--([a-z]+):([^;]*);", theme)}
 
 
 def _resolved(value: Any, key: str = "") -> Any:
-    """The value with every name of a colour or font replaced."""
+    """Return the value with every colour or font name replaced by its CSS value."""
     if isinstance(value, dict):
         return {name: _resolved(item, name) for name, item in value.items()}
     if key in _TEXTS:
@@ -91,8 +91,8 @@ def _text(label: Label, **more: Any) -> Json:
     return {"text": text, "showarrow": False, "yanchor": "middle", "font": font, **more}
 
 
-def _around(figure: Figure, layout: Json) -> list[Json]:
-    """Each label near its point, clear of marks and of labels before it; one without a place is left out."""
+def _place_around(figure: Figure, layout: Json) -> list[Json]:
+    """Place each label near its point, clear of single marks and earlier labels; omit it if none is free."""
     (left, right), (low, high) = layout["xaxis"]["range"], layout["yaxis"]["range"]
     across, down = _PIXELS_ACROSS, _HEIGHT - _MARGINS
 
@@ -122,19 +122,19 @@ def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, 
     return one[0] < other[1] and other[0] < one[1] and one[2] < other[3] and other[2] < one[3]
 
 
-def _beside(figure: Figure, layout: Json) -> list[Json]:
-    """Labels in a column to the right, in the order of their heights and no closer than a line."""
+def _place_beside(figure: Figure, layout: Json) -> list[Json]:
+    """Place the labels in a column to the right, sorted by height and at least one line apart."""
     low, high = layout["yaxis"]["range"]
     step = _LINE_PIXELS * (high - low) / (_HEIGHT - _MARGINS)
     column = sorted((_on_axis(label.y, layout), place) for place, label in enumerate(figure.labels))
     heights = [height for height, _ in column]
-    for _ in range(60):  # push neighbours apart, each by half of what is missing
+    for _ in range(60):  # push neighbours apart, each by half of the missing distance
         for place in range(1, len(heights)):
             missing = step - (heights[place] - heights[place - 1])
             if missing > 0.01 * step:
                 heights[place - 1] -= missing / 2
                 heights[place] += missing / 2
-        heights = [min(max(height, low + step / 3), high) for height in heights]  # else they are not drawn
+        heights = [min(max(height, low + step / 3), high) for height in heights]  # Plotly hides any outside
     placed = zip(heights, column, strict=True)
     return [
         _text(figure.labels[place], xref="paper", x=1, xshift=10, y=height, xanchor="left")
@@ -143,5 +143,5 @@ def _beside(figure: Figure, layout: Json) -> list[Json]:
 
 
 def _on_axis(y: float, layout: Json) -> float:
-    """A value where annotations are placed, which on a logarithmic axis is its logarithm."""
+    """Return the coordinate for an annotation: on a logarithmic axis the logarithm of the value."""
     return math.log10(y) if layout["yaxis"].get("type") == "log" else y

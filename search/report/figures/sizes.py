@@ -1,4 +1,4 @@
-"""Parallel coordinates: which sizes the good candidates share."""
+"""The figure of parallel coordinates, which shows the sizes that good candidates share."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from search.runs.summary import CostAxis, cost_axis
 from search.runs.trajectories import Role, Trajectory, TrajectoryPoint, top_rung, trajectories
 from search.terminal import format as words
 
-#: Shades for the quarters of the candidates, from the best losses to the worst.
+#: Colours of the quarters of the candidates, from the best losses to the worst.
 _SHADES = ("@accent 0.75", "@accent 0.38", "@faint 0.55", "@faint 0.3")
 
 
 @dataclass(frozen=True)
 class _Coordinate:
-    """One vertical axis: its name, a shorter one, its values by candidate, how a value is written."""
+    """One vertical axis: its name, a shorter one, its values by candidate, and a formatter of values."""
 
     name: str
     short: str
     values: list[float]
-    write: Callable[[float], str]
+    format_value: Callable[[float], str]
 
     def height(self, index: int) -> float:
-        """The value of a candidate between 0 and 1; one half where all are equal."""
+        """Return a candidate's value scaled to between 0 and 1; one half if all values are equal."""
         low, high = min(self.values), max(self.values)
         return round((self.values[index] - low) / (high - low), 4) if high > low else 0.5
 
 
 def sizes_figure(summary: dict[str, Any]) -> Figure | None:
-    """Sizes, cost and loss of every candidate of the top rung; None when there are fewer than two."""
+    """Draw sizes, cost and loss of every candidate of the top rung; None if there are fewer than two."""
     stage = f"rung {top_rung(summary)}"
-    ways = [(way, stop) for way in trajectories(summary) if (stop := way.at(stage)) is not None]
-    if len(ways) < 2:
+    found = [(path, point) for path in trajectories(summary) if (point := path.at(stage)) is not None]
+    if len(found) < 2:
         return None
-    coordinates = _coordinates(ways, cost_axis(summary), stage)
+    coordinates = _coordinates(found, cost_axis(summary), stage)
     last = len(coordinates) - 1
     return Figure(
         name="sizes",
         description="Parallel coordinates of the sizes, the cost and the loss of every candidate.",
-        traces=_traces(ways, coordinates),
+        traces=_traces(found, coordinates),
         layout={
             "xaxis": axis(
                 "",
@@ -67,47 +67,46 @@ def sizes_figure(summary: dict[str, Any]) -> Figure | None:
 
 
 def _coordinates(
-    ways: list[tuple[Trajectory, TrajectoryPoint]], cost: CostAxis, stage: str
+    found: list[tuple[Trajectory, TrajectoryPoint]], cost: CostAxis, stage: str
 ) -> list[_Coordinate]:
     def sizes(key: str, name: str, short: str | None = None) -> _Coordinate:
-        return _Coordinate(
-            name, short or name, [float(way.architecture[key]) for way, _ in ways], lambda value: f"{value:g}"
-        )
+        values = [float(path.architecture[key]) for path, _ in found]
+        return _Coordinate(name, short or name, values, lambda value: f"{value:g}")
 
-    present = [key for key in words.AXES if all(key in way.architecture for way, _ in ways)]
-    found = [sizes(key, words.AXES[key], "KV" if key == "kv_heads" else None) for key in present]
-    found.append(sizes("layers", "layers"))
-    costs = [cost.of(stop.evaluation) for _, stop in ways]
+    present = [key for key in words.AXES if all(key in path.architecture for path, _ in found)]
+    axes = [sizes(key, words.AXES[key], "KV" if key == "kv_heads" else None) for key in present]
+    axes.append(sizes("layers", "layers"))
+    costs = [cost.of(point.evaluation) for _, point in found]
     known = [value for value in costs if value is not None]
     if len(known) == len(costs):
-        found.append(_Coordinate(cost.title, cost.unit or "size", known, words.quantity))
-    return [*found, _Coordinate(f"loss, {stage}", "loss", [stop.loss for _, stop in ways], words.nats)]
+        axes.append(_Coordinate(cost.title, cost.unit or "size", known, words.quantity))
+    return [*axes, _Coordinate(f"loss, {stage}", "loss", [point.loss for _, point in found], words.nats)]
 
 
-def _traces(ways: list[tuple[Trajectory, TrajectoryPoint]], coordinates: list[_Coordinate]) -> list[Json]:
-    """The worst candidates first, so that the best lie on top; the chosen one last and strongest."""
-    order = sorted(range(len(ways)), key=lambda index: -ways[index][1].loss)
+def _traces(found: list[tuple[Trajectory, TrajectoryPoint]], coordinates: list[_Coordinate]) -> list[Json]:
+    """Return one line per candidate, worst first so that the best lie on top; the chosen one is last."""
+    order = sorted(range(len(found)), key=lambda index: -found[index][1].loss)
     traces = []
     for place, index in enumerate(order):
-        way, stop = ways[index]
+        path, point = found[index]
         quarter = 3 - min(3, 4 * place // len(order))
-        chosen = way.role == Role.CHOSEN
+        chosen = path.role == Role.CHOSEN
         colour = "@accent" if chosen else _SHADES[quarter]
-        line = {"color": colour, "width": 3 if chosen else 1.4, "dash": marks.dash(way.origin)}
+        line = {"color": colour, "width": 3 if chosen else 1.4, "dash": marks.dash(path.origin)}
         points = [(float(at), one.height(index)) for at, one in enumerate(coordinates)]
-        text = marks.hover(way, stop, "")
+        text = marks.hover(path, point, "")
         traces.append(
             scatter(
                 points,
                 text,
-                [stop.row] * len(points),
+                [point.row] * len(points),
                 mode="lines+markers",
                 line=line,
                 marker={"size": 4, "color": colour},
             )
         )
     chosen_last = sorted(
-        zip(order, traces, strict=True), key=lambda item: ways[item[0]][0].role == Role.CHOSEN
+        zip(order, traces, strict=True), key=lambda item: found[item[0]][0].role == Role.CHOSEN
     )
     return [trace for _, trace in chosen_last]
 
@@ -118,7 +117,7 @@ def _vertical(place: int) -> Json:
 
 
 def _ticks(place: int, coordinate: _Coordinate) -> list[Json]:
-    """Each value of an axis with few of them, else the two ends."""
+    """Return tick labels: every value of an axis with at most six, else the two ends."""
     distinct = sorted(set(coordinate.values))
     shown = distinct if len(distinct) <= 6 else [distinct[0], distinct[-1]]
     low, high = distinct[0], distinct[-1]
@@ -126,7 +125,7 @@ def _ticks(place: int, coordinate: _Coordinate) -> list[Json]:
         {
             "x": place,
             "y": (value - low) / (high - low) if high > low else 0.5,
-            "text": plain(coordinate.write(value)),
+            "text": plain(coordinate.format_value(value)),
             "showarrow": False,
             "xanchor": "left",
             "xshift": 7,

@@ -35,12 +35,12 @@ def marks(traces: list[dict[str, Any]]) -> list[Point]:
 def test_a_journey_ends_in_retraining() -> None:
     summary = sample_summary()
     ways = trajectories(summary)
-    assert sum(len(way.stops) for way in ways) == 39 + 6, "a complete evaluation is missing or twice there"
+    assert sum(len(way.points) for way in ways) == 39 + 6, "a complete evaluation is missing or twice there"
     assert [way.role for way in ways[-2:]] == [Role.PROMOTED, Role.CHOSEN]
-    assert [stop.stage for stop in ways[-1].stops] == ["rung 0", "rung 1", "retraining"]
+    assert [point.stage for point in ways[-1].points] == ["rung 0", "rung 1", "retraining"]
     [random] = [way for way in ways if way.origin == "random-weights"]
     assert random.label == ways[-1].label
-    assert [stop.stage for stop in random.stops] == ["retraining"]
+    assert [point.stage for point in random.points] == ["retraining"]
 
 
 def test_the_front_shows_every_evaluation_once_and_the_teacher() -> None:
