@@ -1,10 +1,10 @@
-"""Finding every axis of a teacher by asking its class, from the config alone.
+"""Discover which dimension of which tensor belongs to which axis, from a teacher's config alone.
 
-The class is built on the meta device, then again with one size after the other doubled
-(``probing``). A dimension that grew belongs to the doubled axis, and grew by so many entries a
-unit: with four more heads, the query projection grows by four times the head size. What shapes cannot
-tell, the order inside fused tensors, is left as a list of candidates; ``space.verification`` finds by
-trying which one it is.
+The model class is built on the meta device, and again with each size field doubled in turn
+(``space.discovery.probing``). A dimension that grew belongs to the axis of that field; the growth gives the
+entries per unit. With four more heads, for example, the query projection grows by four times the head size.
+Shapes do not show the order inside fused tensors. There, discovery lists candidate layouts, and
+``space.verification`` finds the right one by experiment.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from space.discovery.probing import Probes, probe, with_explicit_sizes
 from space.discovery.sizing import AxisSizes, HiddenTie, axis_sizes, in_attention, mlp_axis
 from space.input_error import InputError
 
-#: A dimension wherever it occurs: the tensor's name with the layer's number starred, and its place.
-Spot = tuple[str, int]
-Choices = Mapping[Spot, int]
+#: A dimension in all layers: the tensor's name, with ``*`` for the layer's number, and the dimension's index.
+Dimension = tuple[str, int]
+#: The index of the candidate layout to use, for ambiguous dimensions.
+Choices = Mapping[Dimension, int]
 _NUMBERED = re.compile(r"^(?P<stack>.*?\.)(?P<layer>\d+)\.(?P<rest>.+)$")
 
 
 @dataclass(frozen=True)
 class DraftMap:
-    """A map with the dimensions that shapes leave open."""
+    """An axis map, and the dimensions whose layout the shapes leave open."""
 
     axis_map: AxisMap
-    open: dict[Spot, tuple[Layout, ...]]
-    """The layouts that each doubtful dimension may have; ``axis_map`` has the first or the chosen one."""
+    open: dict[Dimension, tuple[Layout, ...]]
+    """The candidate layouts of each ambiguous dimension; ``axis_map`` has the chosen or the first one."""
 
 
 def discover(
@@ -46,14 +47,14 @@ def discover(
     attention: frozenset[str] = frozenset(),
     tie: HiddenTie | None = None,
 ) -> DraftMap:
-    """Draw the map of a teacher.
+    """Build the axis map of a teacher.
 
     Args:
-        config: the teacher's.
-        choices: for each doubtful dimension, which of its candidates holds; the first by default.
-        attention: names (numbers starred) of the modules whose input mixes tokens; needed for classes
-            without a head size of their own, in which hidden and heads have the same length.
-        tie: what moves with hidden; by default nothing, or heads where the class has no head size.
+        config: the config of the teacher.
+        choices: the index of the candidate layout to use for each ambiguous dimension; the first by default.
+        attention: names (``*`` for layer numbers) of the modules whose input mixes tokens; needed for classes
+            without a head size field, in which hidden and heads have the same length.
+        tie: what changes with hidden; by default nothing, or heads where the class has no head size field.
 
     Raises:
         InputError: the class does not build, or a needed size has no field.
@@ -67,31 +68,31 @@ def map_from_probes(
     attention: frozenset[str] = frozenset(),
     tie: HiddenTie | None = None,
 ) -> DraftMap:
-    """Draw a map from what probing found; the arguments are those of ``discover``."""
+    """Build a map from the results of probing; the other arguments are those of ``discover``."""
     stacks = _stacks(probes)
     sizes = axis_sizes(probes, attention, tie)
-    opened: dict[Spot, tuple[Layout, ...]] = {}
+    open_dimensions: dict[Dimension, tuple[Layout, ...]] = {}
     tensors = []
     for name, shape in probes.whole.shapes.items():
         dimensions = []
         for place, length in enumerate(shape):
-            parts = _parts(probes, sizes, attention, name, place)
+            parts = _moved_parts(probes, sizes, attention, name, place)
             found = candidate_layouts(length, parts, sizes.units, sizes.groups, sizes.head_dim)
-            spot = wildcard_name(name), place
+            key = wildcard_name(name), place
             if not found:
                 for part in parts:
-                    sizes.refused.setdefault(part.axis, f"{spot[0]} moves with it in an unknown way")
+                    sizes.refused.setdefault(part.axis, f"{key[0]} moves with it in an unknown way")
                 found = (Fixed(length),)
             if len(found) > 1:
-                opened[spot] = found
-            choice = (choices or {}).get(spot, 0)
+                open_dimensions[key] = found
+            choice = (choices or {}).get(key, 0)
             dimensions.append(found[choice if choice < len(found) else 0])
         tensors.append(MappedTensor(name, tuple(dimensions), _layer(name, stacks)))
-    return DraftMap(_map(probes, sizes, tuple(tensors), stacks), opened)
+    return DraftMap(_map(probes, sizes, tuple(tensors), stacks), open_dimensions)
 
 
 def probe_sizes(config: PretrainedConfig, tie: HiddenTie | None) -> Probes:
-    """Double every size of a config and note what moves.
+    """Double every size field of a config in turn and record which dimensions grow.
 
     Raises:
         InputError: the class does not build, or a needed size has no field.
@@ -120,7 +121,7 @@ def probe_sizes(config: PretrainedConfig, tie: HiddenTie | None) -> Probes:
 
 
 def _stacks(probes: Probes) -> tuple[str, ...]:
-    """The prefixes under which exactly as many numbered groups of tensors lie as there are layers."""
+    """Return the prefixes of numbered module lists that have exactly one entry per layer."""
     numbers: dict[str, set[int]] = {}
     for name in probes.whole.shapes:
         if match := _NUMBERED.match(name):
@@ -141,16 +142,16 @@ def _layer(name: str, stacks: Sequence[str]) -> int | None:
     return int(match["layer"]) if match and match["stack"] in stacks else None
 
 
-def _parts(
+def _moved_parts(
     probes: Probes, sizes: AxisSizes, attention: frozenset[str], name: str, place: int
 ) -> tuple[MovedPart, ...]:
-    """How many entries of a dimension each axis moves."""
+    """Return by how many entries each axis changes a dimension when its size is doubled."""
     parts = []
     for key in probes.growth:
         if key is Axis.HEAD_DIM or not (moved := probes.moved(key, name, place)):
             continue
         if key is Axis.HIDDEN and probes.coupled:
-            axis = _coupled_axis(probes, sizes, attention, name, place)
+            axis = _axis_of_coupled(probes, sizes, attention, name, place)
         else:
             axis = key if isinstance(key, Axis) else mlp_axis(probes, name)
         parts.append(MovedPart(axis, moved))
@@ -159,22 +160,24 @@ def _parts(
     return tuple(parts)
 
 
-def _coupled_axis(probes: Probes, sizes: AxisSizes, attention: frozenset[str], name: str, place: int) -> Axis:
-    """Hidden, heads or MLP, where all have one length: what leads out of attention reads heads."""
+def _axis_of_coupled(
+    probes: Probes, sizes: AxisSizes, attention: frozenset[str], name: str, place: int
+) -> Axis:
+    """Tell hidden, heads and MLP apart where their lengths agree: attention output projections read heads."""
     shape = probes.whole.shapes[name]
     owner = wildcard_name(name).rpartition(".")[0]
     if owner in attention:
-        return Axis.HEADS if len(shape) == 2 and place == _input_place(probes, owner) else Axis.HIDDEN
+        return Axis.HEADS if len(shape) == 2 and place == _input_dimension(probes, owner) else Axis.HIDDEN
     if in_attention(name, attention):
         matrix = len(shape) == 2
-        return Axis.HIDDEN if matrix and place == _input_place(probes, owner) else Axis.HEADS
+        return Axis.HIDDEN if matrix and place == _input_dimension(probes, owner) else Axis.HEADS
     mlp = sizes.units.get(Axis.MLP, 0)
     follows = any(c.axis is Axis.MLP and c.of is Axis.HIDDEN for c in sizes.couplings)
     return Axis.MLP if follows and shape[place] == mlp and mlp != sizes.units[Axis.HIDDEN] else Axis.HIDDEN
 
 
-def _input_place(probes: Probes, owner: str) -> int:
-    """The dimension of a module's weight that its input runs along: 1, or 0 for GPT-2's transposed layers."""
+def _input_dimension(probes: Probes, owner: str) -> int:
+    """Return the input dimension of a module's weight: 1, or 0 for GPT-2's transposed ``Conv1D``."""
     numbered = owner.replace("*", "0")
     return 0 if (numbered, "nf") in probes.whole.scalars else 1
 
@@ -218,5 +221,5 @@ def _map(
         couplings=tuple(sizes.couplings),
         refused=sizes.refused,
         buffers=frozenset(probes.whole.shapes) - probes.whole.parameters,
-        characters=without_layer_numbers(layer_signatures(lasting, stacks, teacher.layers)),
+        layer_signatures=without_layer_numbers(layer_signatures(lasting, stacks, teacher.layers)),
     )

@@ -1,8 +1,9 @@
-"""What neither shapes nor behaviour can tell of a model type: a few lines for the few that need them.
+"""Facts about model types that neither tensor shapes nor behaviour show.
 
-transformers lists encoders, encoder-decoders and models of images and sound among its causal language
-models. Their configs tell them apart; the few that no field gives away stand in a list. By
-``sees_future_tokens`` behaviour proves it, for the tests and for types that come after.
+transformers also lists encoders, encoder-decoders and multimodal models among its causal language models.
+``why_not_a_decoder`` recognises them by their config; the few types that no field reveals are listed by name.
+``sees_future_tokens`` proves it by a forward pass, for the tests and for types added later. ``ENTRIES`` holds
+the few config fields that need special treatment when a model is resized.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from space.axes.architecture import Axis
 
-#: What no field of the config tells.
-_NAMED = {
+#: Types that are no plain decoders although no field of their config shows it.
+_NOT_DECODERS = {
     "cpmant": "the tokens of its prompt attend both ways",
     "reformer": "it sorts tokens into buckets by a hash, and what a token sees depends on its bucket",
     "trocr": "it is the decoder half of an encoder-decoder and reads an image's encoding",
@@ -28,22 +29,22 @@ _NAMED = {
 
 
 def why_not_a_decoder(config: PretrainedConfig) -> str | None:
-    """Why a model of this config is not a plain decoder, in words for a user; None where it is one."""
+    """Return why a model of this config is no plain decoder, as text for the user; None if it is one."""
     if getattr(config, "is_encoder_decoder", False):
         return "it is an encoder-decoder, and its decoder reads an encoder's states"
     parts = [name for name in config.sub_configs if getattr(vars(config).get(name), "model_type", "")]
     if parts:
-        return _parts(config, parts)
+        return _reason_for_parts(config, parts)
     if getattr(config, "add_cross_attention", False):
         return "its cross-attention reads the states of another model"
     encoder = hasattr(config, "add_cross_attention") and not getattr(config, "is_decoder", True)
     if encoder or getattr(config, "use_bidirectional_attention", None) in (True, "all"):
         return "it is an encoder: its tokens attend both ways"
-    return _NAMED.get(config.model_type)
+    return _NOT_DECODERS.get(config.model_type)
 
 
-def _parts(config: PretrainedConfig, parts: list[str]) -> str:
-    """The reason for a model of several, and which of them can be named instead."""
+def _reason_for_parts(config: PretrainedConfig, parts: list[str]) -> str:
+    """Return the refusal of a model with several sub-configs; name its text model if that can be used."""
     text = getattr(getattr(config, "text_config", None), "model_type", None)
     reason = f"it is made of parts with configs of their own ({', '.join(parts)})"
     if text in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
@@ -53,7 +54,7 @@ def _parts(config: PretrainedConfig, parts: list[str]) -> str:
 
 @torch.no_grad()
 def sees_future_tokens(model: PreTrainedModel, tokens_BT: torch.Tensor, tolerance: float = 1e-4) -> bool:
-    """Whether logits depend on later tokens: swaps the last third of ``tokens_BT`` between sequences."""
+    """Whether logits depend on later tokens; tested by swapping the last third between sequences."""
     start = tokens_BT.shape[1] * 2 // 3
     changed_BT = tokens_BT.clone()
     changed_BT[:, start:] = changed_BT[:, start:].flip(0)
@@ -65,27 +66,27 @@ def sees_future_tokens(model: PreTrainedModel, tokens_BT: torch.Tensor, toleranc
 
 @dataclass(frozen=True)
 class FamilyEntry:
-    """What is known of a model type beyond what its class shows."""
+    """Config fields of a model type that need special treatment when sizes change."""
 
     alike: Mapping[Axis, tuple[str, ...]] = field(default_factory=dict)
-    """Fields that are set to an axis's size with its own field, if the teacher has them so."""
+    """Fields that are set together with an axis's own field, if they have the same value in the teacher."""
     rescaled: Mapping[str, tuple[Axis, float]] = field(default_factory=dict)
-    """Fields that grow with a power of a size, so that the function stays the same."""
+    """Fields that scale with a power of an axis's size, so that the model computes the same function."""
     explicit: Callable[[PretrainedConfig], dict[str, Any]] | None = None
-    """Fields that say the same in a way that any layers can be kept and any width be set."""
+    """Fields that describe the same model in a form in which layers and widths can be chosen freely."""
 
 
 def _dense_layers_listed(config: PretrainedConfig) -> dict[str, Any]:
-    """Every n-th layer is a mixture: the others can be named one by one instead."""
+    """Replace "every n-th layer is a mixture of experts" by an explicit list of the dense layers."""
     step, listed = config.decoder_sparse_step, set(config.mlp_only_layers or ())
     dense = [n for n in range(config.num_hidden_layers) if n in listed or (n + 1) % step]
     return {"decoder_sparse_step": 1, "mlp_only_layers": dense}
 
 
 ENTRIES: dict[str, FamilyEntry] = {
-    # The embedding table may be narrower than the stream; if it is not, it stays so.
+    # The embedding may be narrower than hidden; where both are equal, they stay equal.
     "opt": FamilyEntry(alike={Axis.HIDDEN: ("word_embed_proj_dim",)}),
-    # The width is two thirds of the field, rounded up, unless told to be the field.
+    # By default the MLP width is two thirds of the field, rounded up; this flag makes it the field itself.
     "lfm2": FamilyEntry(explicit=lambda _: {"block_auto_adjust_ff_dim": False}),
     **dict.fromkeys(("qwen2_moe", "qwen3_moe", "qwen3_next"), FamilyEntry(explicit=_dense_layers_listed)),
     # Residual branches are multiplied by scale_depth / √layers.
@@ -94,5 +95,5 @@ ENTRIES: dict[str, FamilyEntry] = {
 
 
 def family_entry(model_type: str) -> FamilyEntry:
-    """The entry of a type; most have none."""
+    """Return the entry of a model type; an empty one for most types."""
     return ENTRIES.get(model_type, FamilyEntry())

@@ -1,4 +1,4 @@
-"""Asking a class which dimensions move: built on the meta device, with one size after the other changed."""
+"""Probe a model class: build it on the meta device, double each size in turn, and record what grows."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class MetaModel:
-    """What a class makes of a config: every saved tensor's shape, every scalar of every module."""
+    """A model built from a config on the meta device: the shapes of saved tensors, the scalars of modules."""
 
     shapes: Shapes
     parameters: frozenset[str]
     scalars: ModuleScalars
     embedding: str
     head: str
-    """The embedding's name where the two are tied."""
+    """The name of the head's weight; where the two are tied, that of the embedding."""
 
 
 def build_meta_model(config: PretrainedConfig) -> MetaModel:
-    """Build a config's model on the meta device and note what can be told of it."""
+    """Build a config's model on the meta device and record its shapes, scalars and tensor names."""
     model = build(config)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     parameters = frozenset(shapes)
@@ -50,36 +50,36 @@ def build_meta_model(config: PretrainedConfig) -> MetaModel:
 
 @dataclass
 class Probes:
-    """By how much every dimension grew when a size was doubled."""
+    """By how many entries every dimension grew when each size was doubled."""
 
     base: PretrainedConfig
     whole: MetaModel
     fields: dict[Axis, str]
     sizes: dict[Axis, int]
     growth: dict[Axis | str, Shapes] = field(default_factory=dict)
-    """By axis; by field for the widths of MLPs, whose axes shapes tell."""
+    """Keyed by axis; by config field for MLP widths, whose axes are derived from the shapes later."""
     failed: dict[Axis | str, str] = field(default_factory=dict)
-    """What the class said to a size that it refused."""
+    """Why probing a size failed, in words for the user."""
     moving: set[tuple[str, str]] = field(default_factory=set)
-    """Scalars that depend on a size."""
+    """Module scalars that depend on a size."""
     alike: tuple[str, ...] = ()
-    """Fields that are set with hidden's own."""
+    """Fields that are always set to the same value as the hidden size."""
     coupled: bool = False
-    """Heads and hidden move together: the class has no head size of its own."""
+    """Whether heads and hidden change together, because the class has no head size field."""
 
     def moved(self, key: Axis | str, name: str, place: int) -> int:
-        """By how many entries a dimension grew; 0 where the probe failed."""
+        """Return by how many entries dimension ``place`` of tensor ``name`` grew; 0 if the probe failed."""
         return self.growth[key][name][place] if key in self.growth else 0
 
 
 def with_explicit_sizes(config: PretrainedConfig) -> PretrainedConfig:
-    """The same model with sizes that the class would fill in itself given as numbers.
+    """Return a config of the same model in which sizes that the class would derive are given as numbers.
 
-    A missing head size is hidden / heads, a missing MLP width four times hidden; each is only
-    written where the shapes stay the same.
+    A missing head size becomes hidden / heads, a missing MLP width 4 × hidden. Each is only set if all
+    shapes stay the same.
     """
     shapes = build_meta_model(config).shapes
-    config = _explicit(config, shapes)
+    config = _with_explicit_entry(config, shapes)
     hidden, heads = first_field_of(config, NAMES[Axis.HIDDEN]), first_field_of(config, NAMES[Axis.HEADS])
     if not hidden or not heads:
         return config
@@ -96,8 +96,8 @@ def with_explicit_sizes(config: PretrainedConfig) -> PretrainedConfig:
     return config
 
 
-def _explicit(config: PretrainedConfig, shapes: Shapes) -> PretrainedConfig:
-    """The entry's explicit fields, with the MLP's width as it comes out, if the shapes can stay the same."""
+def _with_explicit_entry(config: PretrainedConfig, shapes: Shapes) -> PretrainedConfig:
+    """Set the explicit fields of the type's entry, and an MLP width with which all shapes stay the same."""
     entry = family_entry(config.model_type)
     if entry.explicit is None:
         return config
@@ -115,11 +115,11 @@ def _explicit(config: PretrainedConfig, shapes: Shapes) -> PretrainedConfig:
 
 
 def probe(config: PretrainedConfig, coupled: bool) -> Probes:
-    """Double every size of a config, one after the other, and note which dimensions move.
+    """Double every size of a config, one after the other, and record which dimensions grow.
 
     Args:
-        config: from ``with_explicit_sizes``.
-        coupled: move hidden and heads together even if the class builds without.
+        config: the result of ``with_explicit_sizes``.
+        coupled: double hidden and heads together even if the class accepts each alone.
     """
     fields = {axis: name for axis, names in NAMES.items() if (name := first_field_of(config, names))}
     sizes = {axis: int(read_field(config, name)) for axis, name in fields.items()} | {
@@ -139,7 +139,7 @@ def probe(config: PretrainedConfig, coupled: bool) -> Probes:
 
 
 def _probe_attention(probes: Probes, coupled: bool) -> None:
-    """Hidden, heads and KV heads: doubled one after the other and kept so, as one may divide another."""
+    """Double hidden, heads and KV heads, each on top of the one before, as one may have to divide another."""
     fields, sizes = probes.fields, probes.sizes
     hidden = dict.fromkeys((fields[Axis.HIDDEN], *probes.alike), 2 * sizes[Axis.HIDDEN])
     heads = {fields[Axis.HEADS]: 2 * sizes[Axis.HEADS]}
@@ -158,12 +158,12 @@ def _probe_attention(probes: Probes, coupled: bool) -> None:
 
 
 def refusal_reason(error: BaseException) -> str:
-    """What a class says when it refuses, without where."""
+    """Return the last line of an error's message, or its type's name if it has none."""
     return str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
 
 
 def _grows(probes: Probes, key: Axis | str) -> bool:
-    """Whether a size makes something larger and nothing smaller, such as hidden / heads."""
+    """Whether doubling a size made some dimension larger and none (such as hidden / heads) smaller."""
     moves = [move for moves in probes.growth.get(key, {}).values() for move in moves]
     return any(move > 0 for move in moves) and not any(move < 0 for move in moves)
 
@@ -171,7 +171,7 @@ def _grows(probes: Probes, key: Axis | str) -> bool:
 def _double(
     probes: Probes, key: Axis | str, changes: Mapping[str, Any], before: Mapping[str, Any] | None = None
 ) -> bool:
-    """Note what a change moves; False if the class refuses it."""
+    """Record what grows from the fields ``before`` to ``changes``; False if the class refuses them."""
     try:
         less = build_meta_model(with_sizes(probes.base, before)) if before else probes.whole
         more = build_meta_model(with_sizes(probes.base, changes))

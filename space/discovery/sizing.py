@@ -1,4 +1,4 @@
-"""Which axes a class has, how large they are in a teacher, and which fields set them or tie them together."""
+"""Derive the axes of a class from the probes: their sizes in a teacher, config fields and couplings."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _MLPS = (Axis.MLP, Axis.EXPERT_MLP, Axis.SHARED_MLP)
 
 
 class HiddenTie(StrEnum):
-    """What moves with hidden in a class without a head size of its own, where hidden = heads × head size."""
+    """What changes with hidden in a class without a head size field, where hidden = heads × head size."""
 
     HEADS = "heads"
     HEAD_DIM = "head_dim"
     NOTHING = "nothing"
-    """The class has a head size, and it is cut too: possible where positions leave heads alone."""
+    """The class has a head size field, and head_dim is an axis too: possible without rotary positions."""
 
 
 @dataclass
 class AxisSizes:
-    """What is known of the axes while the map is drawn."""
+    """The axes as far as they are known while the map is built."""
 
     units: dict[Axis, int]
     couplings: list[Coupling]
@@ -37,12 +37,12 @@ class AxisSizes:
 
 
 def axis_sizes(probes: Probes, attention: frozenset[str], tie: HiddenTie | None) -> AxisSizes:
-    """What probing tells of the axes.
+    """Derive the axes, their sizes, fields and couplings from the probes.
 
     Args:
-        probes: of the teacher's config.
-        attention: names (numbers starred) of the modules whose input mixes tokens.
-        tie: what moves with hidden, if the class or the caller says so.
+        probes: the probes of the teacher's config.
+        attention: names (``*`` for layer numbers) of the modules whose input mixes tokens.
+        tie: what changes with hidden; None if the class has a head size field or heads follow hidden.
     """
     units = {axis: probes.sizes[axis] for axis in (Axis.HIDDEN, Axis.HEADS, Axis.LAYERS)}
     fields: dict[Axis, tuple[str, ...]] = {
@@ -63,19 +63,19 @@ def axis_sizes(probes: Probes, attention: frozenset[str], tie: HiddenTie | None)
         units[Axis.HEAD_DIM], fields[Axis.HEAD_DIM] = sizes.head_dim, (probes.fields[Axis.HEAD_DIM],)
     elif probes.coupled:
         sizes.couplings.append(Coupling(Axis.HEADS, Axis.HIDDEN, Fraction(1, sizes.head_dim)))
-    _kv_heads(probes, sizes)
+    _set_kv_heads(probes, sizes)
     if _moved_anywhere(probes, Axis.EXPERTS):
         units[Axis.EXPERTS] = probes.sizes[Axis.EXPERTS]
         fields[Axis.EXPERTS] = (probes.fields[Axis.EXPERTS],)
-    _mlps(probes, sizes, attention)
+    _set_mlps(probes, sizes, attention)
     for axis, key in ((Axis.HIDDEN, Axis.HIDDEN), (Axis.HEADS, Axis.HEADS), (Axis.EXPERTS, Axis.EXPERTS)):
         if key in probes.failed and axis in units:
             sizes.refused[axis] = probes.failed[key]
     return sizes
 
 
-def _kv_heads(probes: Probes, sizes: AxisSizes) -> None:
-    """KV heads have a field of their own that moves something, or there is one for all, or one a head."""
+def _set_kv_heads(probes: Probes, sizes: AxisSizes) -> None:
+    """Set the KV heads: a field of their own, or one KV head for all heads, or one for each head."""
     field = probes.fields.get(Axis.KV_HEADS)
     if field and _moved_anywhere(probes, Axis.KV_HEADS):
         sizes.units[Axis.KV_HEADS], sizes.fields[Axis.KV_HEADS] = probes.sizes[Axis.KV_HEADS], (field,)
@@ -105,8 +105,8 @@ def _moved_anywhere(probes: Probes, key: Axis | str) -> bool:
     return any(map(any, probes.growth.get(key, {}).values()))
 
 
-def _mlps(probes: Probes, sizes: AxisSizes, attention: frozenset[str]) -> None:
-    """Which axis each width field sets: shapes tell dense layers, experts and shared experts apart."""
+def _set_mlps(probes: Probes, sizes: AxisSizes, attention: frozenset[str]) -> None:
+    """Find the axis that each width field sets: the MLP of dense layers, of experts or of shared experts."""
     natural: dict[tuple[str, Axis], int] = {}
     for name in WIDTHS:
         field = first_field_of(probes.base, (name,))
@@ -118,7 +118,7 @@ def _mlps(probes: Probes, sizes: AxisSizes, attention: frozenset[str]) -> None:
                     key = str(field), mlp_axis(probes, tensor)
                     natural[key] = min(length, natural.get(key, length))
     if not natural and probes.coupled:
-        _mlp_of_hidden(probes, sizes, attention)
+        _couple_mlp_to_hidden(probes, sizes, attention)
     for axis in _MLPS:
         setters = {field: length for (field, of), length in natural.items() if of is axis}
         if not setters:
@@ -138,7 +138,7 @@ def _mlps(probes: Probes, sizes: AxisSizes, attention: frozenset[str]) -> None:
 
 
 def mlp_axis(probes: Probes, tensor: str) -> Axis:
-    """Whose width a tensor of an MLP has: an expert's, the shared expert's or a dense layer's."""
+    """Return the axis of an MLP tensor's width: that of experts, of the shared expert or of a dense layer."""
     if any(probes.moved(Axis.EXPERTS, tensor, place) for place in range(len(probes.whole.shapes[tensor]))):
         return Axis.EXPERT_MLP
     layer = re.match(r"^.*?\.\d+\.", tensor)
@@ -149,8 +149,8 @@ def mlp_axis(probes: Probes, tensor: str) -> Axis:
     return Axis.SHARED_MLP if mixture else Axis.MLP
 
 
-def _mlp_of_hidden(probes: Probes, sizes: AxisSizes, attention: frozenset[str]) -> None:
-    """A class without a field for the MLP makes it a multiple of hidden."""
+def _couple_mlp_to_hidden(probes: Probes, sizes: AxisSizes, attention: frozenset[str]) -> None:
+    """Couple the MLP to hidden in a class without a width field, if its width is a multiple of hidden."""
     hidden = sizes.units[Axis.HIDDEN]
     multiples = {
         length // hidden
@@ -169,5 +169,5 @@ def _mlp_of_hidden(probes: Probes, sizes: AxisSizes, attention: frozenset[str]) 
 
 
 def in_attention(name: str, attention: frozenset[str]) -> bool:
-    """Whether a tensor lies in a module that has a projection out of attention."""
+    """Whether a tensor lies in a module that contains an attention output projection."""
     return any(wildcard_name(name).startswith(module.rpartition(".")[0] + ".") for module in attention)

@@ -1,8 +1,8 @@
-"""A tiny config of any type: every flag of a real one, sizes on which a contract can be tried in seconds.
+"""Make a tiny config of any model type: all flags of a real one, but sizes that can be tested in seconds.
 
-The sizes are small in every way but in the ways to go wrong: they are all different and divide one
-another badly, groups hold three heads, windows are shorter than the text, epsilons large enough to show,
-and every kind of layer stands at least twice, in an order that no period explains.
+The sizes are chosen to expose mistakes. They differ from each other and rarely divide one another, KV groups
+hold three heads, attention windows are shorter than the text, epsilons are large enough to matter, and every
+kind of layer occurs at least twice, in an order without a period.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from transformers import PretrainedConfig
 _TOKEN = 55
 _HEADS, _HEAD_DIM, _ROTATED, _HIDDEN, _INNER, _EXPERT, _SHARED = 6, 8, 4, 36, 40, 20, 28
 
-#: The tiny size of each field. Aliases of a class lead from the common name to its own.
+#: The tiny size of each field, by its common name; ``attribute_map`` gives the name that a class uses.
 _SIZES: dict[str, int] = {
     **dict.fromkeys(("vocab_size", "unpadded_vocab_size", "vocab_size_per_layer_input"), 56),
     **dict.fromkeys(("hidden_size",), _HIDDEN),
@@ -28,7 +28,7 @@ _SIZES: dict[str, int] = {
     **dict.fromkeys(("dense_intermediate_size", "intermediate_size_mlp"), 44),
     **dict.fromkeys(("num_hidden_layers", "num_layers", "num_blocks"), 4),
     "num_layers_per_stack": 2,
-    # mixtures
+    # mixtures of experts
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 9),
     **dict.fromkeys(("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_top_k", "moe_k"), 2),
     **dict.fromkeys(("moe_intermediate_size", "expert_ffn_hidden_size"), _EXPERT),
@@ -51,13 +51,13 @@ _SIZES: dict[str, int] = {
     **{"linear_head_dim": 10, "linear_key_head_dim": 6, "linear_value_head_dim": 10},
     **{"linear_num_key_heads": 2, "linear_num_value_heads": 4, "block_multiple_of": 4},
 }
-#: Where a value stands for a number of groups; one group is a flag that stays.
+#: Numbers of groups; a value of 1 switches grouping off and is kept.
 _GROUPS = {"n_group": 3, "topk_group": 2, "n_groups": 2, "mamba_n_groups": 2, "mamba_ngroups": 2}
-#: Widths that the class works out from hidden unless told otherwise.
+#: Widths that are a multiple of hidden by default.
 _BESIDE_HIDDEN = ("word_embed_proj_dim", "lru_width", "attention_hidden_size", "embedding_dim")
-#: Fields with one entry a layer end like this.
+#: Suffixes of fields with one entry per layer.
 _PER_LAYER = ("_types", "_type", "_rope_layers", "_per_layer", "_pattern", "_rope_theta", "intermediate_size")
-#: Whole numbers that tell the kinds of four layers, so that both kinds occur.
+#: Fields that decide the kinds of layers, set so that both kinds occur among four layers.
 _PATTERNS: dict[str, Any] = {
     "first_k_dense_replace": 2,
     "num_dense_layers": 2,
@@ -72,9 +72,9 @@ _PATTERNS: dict[str, Any] = {
     "attention_types": [[["global", "local"], 2]],
     "block_types": ["attention", "recurrent", "recurrent", "attention"],
 }
-#: What a config may carry that says nothing of the model in float32.
+#: Fields of a config that do not affect the model in float32.
 _NO_FLAG = {"quantization_config", "auto_map", "transformers_version"}
-#: What some types need besides, by the rules of their classes.
+#: Further values that the classes of some types require.
 _RULES: dict[str, dict[str, Any]] = {
     "codegen": {"n_head": 4, "n_embd": 48},
     "deepseek_v4": {"compress_rates": {"compressed_sparse_attention": 2, "heavily_compressed_attention": 4}},
@@ -88,7 +88,7 @@ _RULES: dict[str, dict[str, Any]] = {
     "zamba": {"attention_head_dim": 2 * _HIDDEN // _HEADS},
     "zaya": {"num_experts_per_tok": 1},
 }
-#: What some classes leave out by default and need to run at all, or to have all of their kinds of layer.
+#: Values for defaults with which some classes do not run, or lack one of their kinds of layer.
 _MIXED = {kind: ["full_attention", kind, kind, "full_attention"] for kind in ("conv", "linear_attention")}
 _INDEXER = {"n_heads": 16, "kv_heads": 1, "head_dim": _HEAD_DIM, "budget": 4, "compress_ratio": 2}
 _MISSING: dict[str, dict[str, Any]] = {
@@ -108,10 +108,10 @@ _MISSING: dict[str, dict[str, Any]] = {
 
 
 def tiny_config(config: PretrainedConfig) -> PretrainedConfig:
-    """A copy of ``config``, of its class and with its flags, in which every size is tiny.
+    """Return a config of the same class and with the same flags as ``config``, in which every size is tiny.
 
     Raises:
-        ValueError: the class refuses the sizes; its own words say why.
+        ValueError: the class refuses the sizes.
     """
     fields = {field.name: field for field in dataclasses.fields(config) if field.init}
     aliases = config.attribute_map
@@ -131,7 +131,7 @@ def tiny_config(config: PretrainedConfig) -> PretrainedConfig:
 
 
 def _extras(config: PretrainedConfig, given: dict[str, Any]) -> dict[str, Any]:
-    """What a real config adds to its class and the model reads (``head_dim`` of Qwen3-MoE)."""
+    """Return fields of a real config that its class does not declare (``head_dim`` of Qwen3-MoE)."""
     extras = {
         name: value
         for name, value in vars(config).items()
@@ -144,14 +144,14 @@ def _extras(config: PretrainedConfig, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _missing(config: PretrainedConfig, given: dict[str, Any]) -> dict[str, Any]:
-    """What the table has for this class, where the config says no more than the class does."""
+    """Return the entries of ``_MISSING`` for this class where the config still has the class's default."""
     table = _MISSING.get(config.model_type or type(config).__name__)
     usual = vars(type(config)()) if table else {}
     return {name: value for name, value in (table or {}).items() if given.get(name) == usual.get(name)}
 
 
 def _sizes(given: dict[str, Any], aliases: dict[str, str]) -> dict[str, Any]:
-    """The tables above, where the config has the field and its size is not a flag that turns it off."""
+    """Return the tiny sizes of the fields that the config has, except those that switch something off."""
     own = {aliases.get(name, name): size for name, size in _SIZES.items()} | _SIZES
     changed: dict[str, Any] = {name: size for name, size in own.items() if _is_size(given.get(name))}
     groups = {aliases.get(name, name): size for name, size in _GROUPS.items()} | _GROUPS
@@ -165,7 +165,7 @@ def _sizes(given: dict[str, Any], aliases: dict[str, str]) -> dict[str, Any]:
 
 
 def _is_size(value: Any) -> bool:
-    """Whether a size is in use: zero and None turn something off."""
+    """Whether a value is a size in use: zero and None switch something off."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
@@ -178,7 +178,7 @@ def _is_token(name: str) -> bool:
 
 
 def _token(field: dataclasses.Field[Any], given: dict[str, Any]) -> int | None:
-    """No special token where the class can do without."""
+    """Return a special token's number; None where the class works without one."""
     value = given.get(field.name)
     counts_padding = field.name == "pad_token_id" and "is_decoder" in given and value is not None
     needed = "None" not in str(field.type) or isinstance(value, list) or counts_padding
@@ -186,7 +186,7 @@ def _token(field: dataclasses.Field[Any], given: dict[str, Any]) -> int | None:
 
 
 def _head_sizes(given: dict[str, Any], aliases: dict[str, str]) -> dict[str, Any]:
-    """A head's size, even in its rotated part; hidden follows where the class ties it to the heads."""
+    """Return a head size whose rotated part is even, and hidden if the head size is derived from it."""
     rope = given.get("rope_parameters") or {}
     shares = [part.get("partial_rotary_factor") for part in (rope, *rope.values()) if isinstance(part, dict)]
     share = next((share for share in shares if share), given.get("partial_rotary_factor") or 1)
@@ -205,7 +205,7 @@ def _head_sizes(given: dict[str, Any], aliases: dict[str, str]) -> dict[str, Any
 
 
 def _tied_to_hidden(given: dict[str, Any], hidden: int | None, tiny_hidden: int) -> dict[str, Any]:
-    """Widths that are a multiple of hidden still are; other ones become a width of their own."""
+    """Keep widths that are a multiple of hidden such a multiple; give others a width of their own."""
     inner = {"mamba_d_head": 2 * tiny_hidden // _HEADS, "mamba_head_dim": 2 * tiny_hidden // _HEADS}
     inner["mamba_d_ssm"] = 2 * tiny_hidden
     for name in _BESIDE_HIDDEN:
@@ -215,7 +215,7 @@ def _tied_to_hidden(given: dict[str, Any], hidden: int | None, tiny_hidden: int)
 
 
 def _rope(rope: dict[str, Any], frequencies: int) -> dict[str, Any]:
-    """The rotation's parameters for fewer frequencies and positions."""
+    """Return the rotary embedding's parameters for fewer frequencies and positions."""
     third = frequencies // 3
     sizes = {"original_max_position_embeddings": 16, "mrope_section": [frequencies - 2 * third, third, third]}
     fewer = {key: value if value is None else sizes.get(key, value) for key, value in rope.items()}
@@ -228,7 +228,7 @@ def _rope(rope: dict[str, Any], frequencies: int) -> dict[str, Any]:
 
 
 def _layers(config: PretrainedConfig, given: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
-    """Few layers, and what stands for each of them cut down: every kind twice and mirrored."""
+    """Reduce the layers and per-layer lists: each kind of layer occurs twice, the second half mirrored."""
     count_name = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     count = given.get(count_name) or getattr(config, count_name, None) or 0
     own_sizes = config.to_dict().get("per_layer_config") or {}
@@ -253,7 +253,7 @@ def _layers(config: PretrainedConfig, given: dict[str, Any], changed: dict[str, 
 
 
 def _entries(field: str, column: list[Any], changed: dict[str, Any], given: dict[str, Any]) -> Any:
-    """One entry a layer; sizes among them keep their ratio to the size of all layers."""
+    """Return one entry per layer; sizes among them keep their ratio to the model's size."""
 
     def ratio(name: str, value: Any) -> Any:
         if name not in {*_SIZES, "head_dim"} or not _is_size(value):

@@ -1,11 +1,10 @@
-"""What shapes do not show of a class, found on a tiny copy: multipliers, token mixing, readers of the stream.
+"""Measure on a tiny copy what shapes do not show of a class.
 
-In a class without a head size of its own, hidden and heads have the same length and no shape tells
-them apart. Behaviour does: a projection out of attention is the one whose input at a token changes
-when only another token of the layer's input is changed.
-
-Which matrices read which norm is found by behaviour: make a norm's output a little larger, each
-dimension by a factor of its own, and its readers are those whose input grows by just these factors.
+``measure_scales``: the powers of the hidden size by which the class multiplies embeddings and logits.
+``token_mixing_modules``: the attention output projections. Without a head size field, hidden and heads have
+the same length; but the input of such a projection changes at one token when another token changes.
+``find_residual_stream``: the matrices that read each norm. When each dimension of a norm's output is scaled by
+a factor of its own, the input of its readers is scaled by exactly these factors.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ from space.verification.contract import TOLERANCE, distance, logits_of
 def measure_scales(
     wide: PreTrainedModel, narrow: PreTrainedModel, axis_map: AxisMap, narrow_hidden: int
 ) -> Scales:
-    """The powers of hidden by which a class multiplies embeddings and logits.
+    """Measure the powers of the hidden size by which a class multiplies embeddings and logits.
 
     Args:
-        wide: a small model with real weights.
-        narrow: one of the same class with fewer hidden dimensions.
-        axis_map: of ``wide``.
-        narrow_hidden: its number of hidden dimensions.
+        wide: a small model with random weights.
+        narrow: a model of the same class with fewer hidden dimensions.
+        axis_map: the map of ``wide``.
+        narrow_hidden: the hidden size of ``narrow``.
     """
     ratio = math.log(axis_map.teacher.hidden / narrow_hidden)
 
@@ -60,7 +59,7 @@ def measure_scales(
 
 
 def _embedding_factor(model: PreTrainedModel, axis_map: AxisMap) -> float:
-    """How much larger two tokens differ before the first layer than in the table; 0 if not proportional."""
+    """Return by what factor first-layer inputs of two tokens differ more than their embeddings; 0 if none."""
     seen: list[Tensor] = []
 
     def note(_: nn.Module, arguments: Any, keywords: dict[str, Any]) -> None:
@@ -81,7 +80,7 @@ def _embedding_factor(model: PreTrainedModel, axis_map: AxisMap) -> float:
 
 
 def _head_factor(model: PreTrainedModel, axis_map: AxisMap) -> float:
-    """Logits over states times the head's matrix, for weights too small for a cap to bend; 0 if not alike."""
+    """Return the factor from states @ head.T to logits, with weights too small for a soft cap; 0 if none."""
     head, norm = model.get_output_embeddings(), axis_map.roles.final_norm
     body = model.base_model
     if body is model and norm is not None:
@@ -106,7 +105,7 @@ def _head_factor(model: PreTrainedModel, axis_map: AxisMap) -> float:
 
 
 def _norm_offset(model: PreTrainedModel, axis_map: AxisMap) -> float:
-    """What the final norm adds to its weight: 0 in most classes, 1 in some."""
+    """Measure what the final norm adds to its weight: 0 in most classes, 1 in some (Gemma)."""
     name = axis_map.roles.final_norm
     if name is None:
         return 0.0
@@ -123,20 +122,20 @@ def _norm_offset(model: PreTrainedModel, axis_map: AxisMap) -> float:
 
 @torch.no_grad()
 def token_mixing_modules(model: PreTrainedModel, layers: list[nn.Module], tokens: Tensor) -> frozenset[str]:
-    """The names (numbers starred) of the first linear module of each layer whose input mixes tokens.
+    """Find the first linear module of each layer whose input mixes tokens; ``*`` stands for layer numbers.
 
     Args:
-        model: a small one of the class, with real weights, in evaluation mode.
+        model: a small model of the class, with random weights, in evaluation mode.
         layers: its decoder layers.
-        tokens: (1, T) token numbers, T > 1.
+        tokens: (1, T) token ids, T > 1.
     """
     inputs: list[Tensor] = []
-    with _layer_inputs(layers, inputs, None):
+    with _recorded_layer_inputs(layers, inputs, None):
         before = _linear_inputs(model, layers, tokens)
     changed = [states.clone() for states in inputs]
     for states in changed:
         states[:, 0] += torch.linspace(-1, 1, states.shape[-1])
-    with _layer_inputs(layers, [], changed):
+    with _recorded_layer_inputs(layers, [], changed):
         after = _linear_inputs(model, layers, tokens)
     mixed: dict[int, str] = {}
     for name, states in before.items():
@@ -147,7 +146,7 @@ def token_mixing_modules(model: PreTrainedModel, layers: list[nn.Module], tokens
 
 
 def _linear_inputs(model: PreTrainedModel, layers: list[nn.Module], tokens: Tensor) -> dict[str, Tensor]:
-    """(1, T, width) what each linear module inside the layers reads."""
+    """Run the model and return the input (1, T, width) of each linear module inside the layers."""
     inside = {id(module) for layer in layers for module in layer.modules()}
     seen: dict[str, Tensor] = {}
     handles = []
@@ -168,16 +167,16 @@ def _linear_inputs(model: PreTrainedModel, layers: list[nn.Module], tokens: Tens
 
 
 @contextmanager
-def _layer_inputs(
-    layers: list[nn.Module], noted: list[Tensor], replaced: list[Tensor] | None
+def _recorded_layer_inputs(
+    layers: list[nn.Module], recorded: list[Tensor], replaced: list[Tensor] | None
 ) -> Iterator[None]:
-    """Note what each layer reads, or have it read something else."""
+    """Within the context, record the input of each layer, and replace it if replacements are given."""
     handles = []
     for number, layer in enumerate(layers):
 
         def swap(_: nn.Module, arguments: Any, keywords: dict[str, Any], number: int = number) -> Any:
             states = arguments[0] if arguments else keywords["hidden_states"]
-            noted.append(states)
+            recorded.append(states)
             if replaced is None:
                 return None
             if arguments:
@@ -193,16 +192,16 @@ def _layer_inputs(
 
 
 def with_stream(axis_map: AxisMap, small: AxisMap, model: PreTrainedModel, tokens: Tensor) -> AxisMap:
-    """The map with what is needed to turn the stream, if a random turn of the small copy keeps its logits.
+    """Add the residual stream to the map, if a random rotation of it in the small copy keeps the logits.
 
     Args:
-        axis_map: of the teacher.
-        small: of its small copy.
-        model: the small copy, head and embedding apart.
-        tokens: (B, T) to run it on.
+        axis_map: the map of the teacher.
+        small: the map of its small copy.
+        model: the small copy, with untied head and embedding.
+        tokens: (B, T) token ids to run it on.
 
     Returns:
-        The map; its ``stream`` is None if the class does not allow to turn it.
+        The map; its ``stream`` is None if the class does not allow a rotation.
     """
     stream = find_residual_stream(model, small, tokens)
     rotation = random_rotation(small.teacher.hidden, stream.centred, seed=0)
@@ -214,7 +213,7 @@ def with_stream(axis_map: AxisMap, small: AxisMap, model: PreTrainedModel, token
 
 
 def random_rotation(size: int, centred: bool, seed: int) -> Tensor:
-    """(D, D) float32 orthogonal; if the norms subtract the mean, one that keeps the direction of the mean."""
+    """Return a random orthogonal matrix (D, D) in float32; if ``centred``, it keeps the mean's direction."""
     generator = torch.Generator().manual_seed(seed)
     inner = size - centred
     rotation: Tensor = torch.linalg.qr(torch.randn(inner, inner, generator=generator).double())[0]
@@ -224,17 +223,17 @@ def random_rotation(size: int, centred: bool, seed: int) -> Tensor:
 
 
 def find_residual_stream(model: PreTrainedModel, axis_map: AxisMap, tokens: Tensor) -> ResidualStream:
-    """Find the readers of every norm.
+    """Find the matrices that product each norm.
 
     Args:
-        model: small, with real weights, head and embedding apart, in evaluation mode.
+        model: a small model with random weights and untied head and embedding, in evaluation mode.
         axis_map: its map.
-        tokens: (B, T) to run it on.
+        tokens: (B, T) token ids to run it on.
     """
     norms = [
         t for t in axis_map.tensors if t.axes == (frozenset({Axis.HIDDEN}),) and t.name.endswith("weight")
     ]
-    before = _inputs(model, axis_map, tokens)
+    before = _matrix_inputs(model, axis_map, tokens)
     offset = axis_map.scales.norm_offset
     readers: dict[str, tuple[str, ...]] = {}
     for norm in norms:
@@ -247,11 +246,11 @@ def find_residual_stream(model: PreTrainedModel, axis_map: AxisMap, tokens: Tens
             added = None if bias is None else bias.detach().clone()
             if bias is not None:
                 bias.mul_(factors)
-            after = _inputs(model, axis_map, tokens)
+            after = _matrix_inputs(model, axis_map, tokens)
             weight.copy_(whole)
             if bias is not None:
                 bias.copy_(added)
-        found = [name for name in before if _grew(before[name], after.get(name, []), factors)]
+        found = [name for name in before if _scaled_by(before[name], after.get(name, []), factors)]
         readers[wildcard_name(norm.name)] = tuple(
             sorted(set(readers.get(wildcard_name(norm.name), ())) | set(map(wildcard_name, found)))
         )
@@ -267,21 +266,21 @@ def _subtracts_the_mean(norm: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _inputs(model: PreTrainedModel, axis_map: AxisMap, tokens: Tensor) -> dict[str, list[Tensor]]:
-    """What every matrix reads along hidden, product by product."""
+def _matrix_inputs(model: PreTrainedModel, axis_map: AxisMap, tokens: Tensor) -> dict[str, list[Tensor]]:
+    """Run the model and return, for every matrix, its inputs along hidden in the order of the products."""
     seen: dict[str, list[Tensor]] = {}
 
-    def hear(read: TracedProduct) -> None:
-        if Axis.HIDDEN in read.tensor.axes[read.dimension]:
-            seen.setdefault(read.tensor.name, []).append(read.values.clone())
+    def record(product: TracedProduct) -> None:
+        if Axis.HIDDEN in product.tensor.axes[product.dimension]:
+            seen.setdefault(product.tensor.name, []).append(product.values.clone())
 
     matrices = [t for t in axis_map.tensors if len(t.dimensions) > 1 and t.name not in axis_map.buffers]
-    with ProductTracer(model, matrices, hear):
+    with ProductTracer(model, matrices, record):
         model(input_ids=tokens, use_cache=False)
     return seen
 
 
-def _grew(before: list[Tensor], after: list[Tensor], factors: Tensor) -> bool:
+def _scaled_by(before: list[Tensor], after: list[Tensor], factors: Tensor) -> bool:
     return len(before) == len(after) > 0 and all(
         one.shape == other.shape and torch.allclose(other, one * factors, rtol=1e-5, atol=1e-6)
         for one, other in zip(before, after, strict=True)

@@ -1,4 +1,7 @@
-"""The contract of extraction, tried on a model small enough to run in milliseconds."""
+"""The contract of extraction, tested on tiny random models.
+
+A student's logits must equal those of its teacher with the dropped units masked.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,13 @@ from space.input_error import InputError
 from space.verification.masked import masked_teacher
 
 _TRIES = 40
-#: What a norm centres has to be two numbers at least, or nothing is left of it and students prove nothing.
+#: A norm that subtracts the mean turns a single number into 0, and such a student would prove nothing.
 _LEAST_HIDDEN = 2
 
 
 @torch.no_grad()
 def random_teacher(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
-    """A float32 model in which no weight is what it is before training: not a norm's, not a bias's."""
+    """Return a float32 model in which all weights are random, those of norms and biases included."""
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -48,18 +51,18 @@ def random_teacher(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
 
 
 def one_expert_at_a_time(model: PreTrainedModel) -> None:
-    """Grouped kernels want sizes that are multiples of 16 bytes; tiny experts are not."""
+    """Switch off grouped kernels: they need sizes that are multiples of 16 bytes, unlike tiny experts."""
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")
 
 
 def random_ranking(axis_map: AxisMap, seed: int, axes: Collection[Axis] | None = None) -> Ranking:
-    """Scores among nine whole numbers, so that sums are exact and ties are many.
+    """Return a ranking with random integer scores from 0 to 8, so that sums are exact and ties are frequent.
 
     Args:
-        axis_map: of the teacher that is ranked.
-        seed: of the scores.
-        axes: those to shuffle; the units of all others stay in their order. None for all.
+        axis_map: the map of the ranked teacher.
+        seed: the seed of the scores.
+        axes: the axes to shuffle; the units of all others keep their order. None shuffles all.
     """
     generator = torch.Generator().manual_seed(seed)
     teacher, layers = axis_map.teacher, axis_map.teacher.layers
@@ -86,12 +89,12 @@ def random_ranking(axis_map: AxisMap, seed: int, axes: Collection[Axis] | None =
 def random_architecture(
     axis_map: AxisMap, axes: Collection[Axis], rng: random.Random
 ) -> tuple[Architecture, list[int]] | None:
-    """An architecture that the class allows, smaller along the given axes, and the layers it keeps.
+    """Draw an architecture that the class allows, smaller along the given axes, and the layers it keeps.
 
-    None if the class allows nothing that was drawn.
+    Return None if the class allows none of 40 draws.
     """
     for _ in range(_TRIES):
-        architecture = _drawn(axis_map, axes, rng)
+        architecture = _draw_architecture(axis_map, axes, rng)
         if architecture == axis_map.teacher:
             continue
         kept = sorted(rng.sample(range(axis_map.teacher.layers), architecture.layers))
@@ -103,7 +106,7 @@ def random_architecture(
     return None
 
 
-def _drawn(axis_map: AxisMap, axes: Collection[Axis], rng: random.Random) -> Architecture:
+def _draw_architecture(axis_map: AxisMap, axes: Collection[Axis], rng: random.Random) -> Architecture:
     teacher = axis_map.teacher
     sizes: dict[Axis, int] = {}
     factors = [coupling for coupling in axis_map.couplings if coupling.of in axes]
@@ -123,7 +126,7 @@ def _drawn(axis_map: AxisMap, axes: Collection[Axis], rng: random.Random) -> Arc
 def _draw_heads(
     axis_map: AxisMap, axes: Collection[Axis], rng: random.Random, sizes: dict[Axis, int]
 ) -> None:
-    """Heads are groups of no more queries than the teacher's; where hidden is tied to them, it follows."""
+    """Draw the heads: groups no larger than the teacher's. Where hidden is tied to heads, it follows."""
     teacher = axis_map.teacher
     tied = {coupling.axis: coupling for coupling in axis_map.couplings}
     if Axis.KV_HEADS in tied or not {Axis.HEADS, Axis.KV_HEADS, Axis.HIDDEN} & set(axes):
@@ -138,33 +141,33 @@ def _draw_heads(
         sizes[Axis.HIDDEN] = int(heads / with_hidden.factor)
 
 
-#: Float32 logits of two ways to compute the same thing, absolute and relative.
+#: Between float32 logits of two ways to compute the same function, absolute and relative.
 TOLERANCE = 1e-4
-#: Logits no larger than this would agree whatever was cut.
+#: Logits that are all below this agree whatever is pruned, so they prove nothing.
 _FLAT = 1e-3
 
 
 @torch.no_grad()
 def logits_of(model: PreTrainedModel, tokens: Tensor) -> Tensor:
-    """(B, T, V) without a cache."""
+    """Return the logits (B, T, V), computed without a KV cache."""
     logits: Tensor = model(input_ids=tokens, use_cache=False).logits
     return logits
 
 
 def contract_tokens(vocabulary: int) -> Tensor:
-    """(2, 12) token numbers, longer than any window of the small models."""
+    """Return random token ids (2, 12), longer than any attention window of the small models."""
     return torch.randint(3, vocabulary, (2, 12), generator=torch.Generator().manual_seed(1))
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """The largest difference of two logits, over one plus its own size; infinite if all are next to 0."""
+    """Return the largest |one - other| / (1 + |other|); infinite if shapes differ or values prove nothing."""
     if one.shape != other.shape or not torch.isfinite(one).all() or float(other.abs().max()) < _FLAT:
         return float("inf")
     return float(((one - other).abs() / (1 + other.abs())).max())
 
 
 def sorting_is_exact(model: PreTrainedModel, axis_map: AxisMap, axes: Collection[Axis], seed: int) -> bool:
-    """Whether the model computes the same after the given axes were put in a random order."""
+    """Whether the model's logits stay the same when the given axes are put in a random order."""
     tokens = contract_tokens(model.config.get_text_config().vocab_size)
     sorted_model = copy.deepcopy(model)
     try:
@@ -180,13 +183,16 @@ def sorting_is_exact(model: PreTrainedModel, axis_map: AxisMap, axes: Collection
 def contract_breach(
     model: PreTrainedModel, axis_map: AxisMap, axes: Collection[Axis], seed: int
 ) -> str | None:
-    """What is wrong with students that are cut along some axes; None if nothing is.
+    """Compare a random student that is pruned along the given axes with the masked teacher.
 
     Args:
-        model: a small teacher with real weights.
+        model: a small teacher with random weights.
         axis_map: its map.
-        axes: along which one random architecture is drawn.
-        seed: of architecture, layers and ranking.
+        axes: the axes along which one random architecture is drawn.
+        seed: the seed of architecture, layers and ranking.
+
+    Returns:
+        What is wrong, as text for the user; None if the student's logits are right.
     """
     drawn = random_architecture(axis_map, axes, random.Random(seed))
     if drawn is None:
@@ -200,27 +206,27 @@ def contract_breach(
         canonical = sort_by_importance(saved_tensors(model, axis_map), axis_map, ranking)
         student = extract(canonical, axis_map, ranking, architecture, kept)
         one_expert_at_a_time(student)
-        found = logits_of(student, tokens)
+        logits = logits_of(student, tokens)
     except InputError as error:
         return error.values
     except BUILD_ERRORS as error:
-        return _spoken(error)
+        return _student_failure(error)
     try:
         with masked_teacher(model, axis_map, ranking, architecture, kept) as oracle:
-            wanted = logits_of(oracle, tokens)
+            expected = logits_of(oracle, tokens)
     except BUILD_ERRORS as error:
         return f"there is nothing to compare students with ({refusal_reason(error)[:140]})"
-    apart = distance(found, wanted)
+    apart = distance(logits, expected)
     if apart < TOLERANCE:
         return None
     return f"logits differ from the masked teacher's by {apart:.1g}"
 
 
-def _spoken(error: Exception) -> str:
-    """Why a student could not be made or run, in words for a user."""
-    said = str(error)
-    if found := re.search(r"size mismatch for ([\w.]+)", said):
-        return f"the class then makes {wildcard_name(found[1])} of another shape"
+def _student_failure(error: Exception) -> str:
+    """Return why a student could not be built or run, as text for the user."""
+    message = str(error)
+    if mismatch := re.search(r"size mismatch for ([\w.]+)", message):
+        return f"the class then makes {wildcard_name(mismatch[1])} of another shape"
     if isinstance(error, AssertionError):
         return f"it cannot be cut ({refusal_reason(error)[:140]})"
     return f"the student does not run ({type(error).__name__}: {refusal_reason(error)[:140]})"

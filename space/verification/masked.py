@@ -1,9 +1,9 @@
-"""The oracle: a teacher of its full size that computes what a student has to compute.
+"""The masked teacher: a full-size model that computes the logits which a student must have.
 
-Every unit that the student lacks is switched off where it stands: its weights are zero, routers never
-choose a dropped expert, dropped layers pass on what they get, and norms look at the kept dimensions
-alone, so that they divide by the student's size. Which units are kept follows from the scores by the
-plainest rule there is; nothing here is shared with the extraction but the map that is on trial.
+Every unit that the student lacks is masked in place: its weights are zero, routers never choose a dropped
+expert, dropped layers return their input, and norms use the kept dimensions alone, so they divide by the
+student's size. The kept units are those with the highest scores. As an independent check, this module shares
+nothing with ``space.cutting.extraction`` except the ranking and the axis map that is tested.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from space.axes.axis_map import AxisMap, MappedTensor
 from space.axes.layout import Concatenated, Fixed, Layout, PerUnit
 from space.cutting.ranking import Ranking
 
-#: What a router is made to think of an expert that is not there.
-_NEVER = -1e9
+#: The router logit of a dropped expert.
+_DROPPED_EXPERT = -1e9
 Unit = tuple[Axis, int, int]
-"""An axis, a unit of it, and the unit around it (0 if none)."""
+"""An axis, the number of a unit, and that of the unit which contains it (0 if none does)."""
 
 
 def top_places(scores: Sequence[float], count: int) -> set[int]:
-    """The places of the highest scores; of equal ones the earlier is better."""
+    """Return the indices of the ``count`` highest scores; of equal scores the earlier one is better."""
     return set(sorted(range(len(scores)), key=lambda place: -scores[place])[:count])
 
 
 class KeptUnits:
-    """The units that a student has."""
+    """The units that a student keeps, by the ranking."""
 
     def __init__(self, ranking: Ranking, student: Architecture, teacher: Architecture) -> None:
         self.ranking, self.student, self.teacher = ranking, student, teacher
         self.sets: dict[tuple[Axis, int | None, int], set[int]] = {}
 
     def __call__(self, unit: Unit, layer: int | None) -> bool:
-        """Whether a unit, of a layer if it lies in one, is kept."""
-        axis, number, around = unit
-        key = axis, layer, around
+        """Whether a unit (in ``layer``, or None for hidden) is kept."""
+        axis, number, parent = unit
+        key = axis, layer, parent
         if key not in self.sets:
             self.sets[key] = self._set(*key)
         return number in self.sets[key]
 
-    def _set(self, axis: Axis, layer: int | None, around: int) -> set[int]:
+    def _set(self, axis: Axis, layer: int | None, parent: int) -> set[int]:
         scores = self.ranking.scores
         if axis is Axis.HIDDEN:
             return top_places(scores[axis].tolist(), self.student.hidden)
@@ -60,28 +60,28 @@ class KeptUnits:
             groups = [heads[first : first + size] for first in range(0, len(heads), size)]
             if axis is Axis.KV_HEADS:
                 return top_places([sum(group) for group in groups], self.student.kv_heads)
-            return top_places(groups[around], self.student.heads // self.student.kv_heads)
+            return top_places(groups[parent], self.student.heads // self.student.kv_heads)
         row = scores[axis][layer].tolist()
         if axis is Axis.EXPERTS:
             size = len(row) // self.ranking.expert_groups
-            row = row[around * size : (around + 1) * size]
+            row = row[parent * size : (parent + 1) * size]
             return top_places(row, self.student.experts // self.ranking.expert_groups)
-        return top_places(row[around] if axis is Axis.EXPERT_MLP else row, self.student[axis])
+        return top_places(row[parent] if axis is Axis.EXPERT_MLP else row, self.student[axis])
 
 
-def entries(layout: Layout, around: int = 0) -> Iterator[tuple[Unit, ...]]:
-    """For each entry of a dimension, the units that it belongs to."""
+def entries(layout: Layout, parent: int = 0) -> Iterator[tuple[Unit, ...]]:
+    """Yield, for each entry of a dimension, the units that it belongs to."""
     match layout:
         case Fixed(length):
             yield from ((),) * length
         case Concatenated(parts):
             for part in parts:
-                yield from entries(part, around)
+                yield from entries(part, parent)
         case PerUnit(axis, units, inner):
             for unit in range(units):
-                mine = () if axis is None else ((axis, unit, around),)
+                own = () if axis is None else ((axis, unit, parent),)
                 for rest in entries(inner, unit):
-                    yield mine + rest
+                    yield own + rest
 
 
 @contextmanager
@@ -92,14 +92,14 @@ def masked_teacher(
     student: Architecture,
     layers: Sequence[int],
 ) -> Iterator[PreTrainedModel]:
-    """A copy of the teacher that computes what the student has to compute, within the context.
+    """Yield a masked copy of the teacher that computes the student's logits within the context.
 
     Args:
-        teacher: with real weights; stays as it is.
+        teacher: a small teacher with random weights; it is not changed.
         axis_map: its map.
-        ranking: which units are better.
-        student: how many of each are kept.
-        layers: the layers that are kept.
+        ranking: the scores of all units.
+        student: the architecture of the student.
+        layers: the layers that the student keeps.
     """
     model = copy.deepcopy(teacher)
     kept = KeptUnits(ranking, student, axis_map.teacher)
@@ -109,20 +109,20 @@ def masked_teacher(
     with torch.no_grad():
         _restrict_norms(model, axis_map, masks)
         for mapped in axis_map.tensors:
-            _switch_off(tensors[mapped.name], mapped, masks[mapped.name], kept, routers)
+            _mask(tensors[mapped.name], mapped, masks[mapped.name], kept, routers)
     stack = axis_map.stacks[0]
     for layer in set(range(axis_map.teacher.layers)) - set(layers):
-        _pass_on(model.get_submodule(f"{stack}{layer}"))
-    with _Routing(routers):
+        _skip_layer(model.get_submodule(f"{stack}{layer}"))
+    with _MaskedRouting(routers):
         yield model
 
 
 def _masks(mapped: MappedTensor, kept: KeptUnits) -> list[Tensor]:
-    """For each dimension which entries are kept, neurons of single experts apart."""
+    """Return a mask of kept entries for each dimension; neurons of single experts are masked separately."""
     return [
         torch.tensor(
             [
-                all(kept(unit, mapped.layer) for unit in units if not _of_an_expert(unit, mapped, place))
+                all(kept(unit, mapped.layer) for unit in units if not _is_separate(unit, mapped, place))
                 for units in entries(layout)
             ]
         )
@@ -130,12 +130,12 @@ def _masks(mapped: MappedTensor, kept: KeptUnits) -> list[Tensor]:
     ]
 
 
-def _of_an_expert(unit: Unit, mapped: MappedTensor, place: int) -> bool:
-    """Whether the unit's expert is named by another dimension; layers are dropped as a whole."""
+def _is_separate(unit: Unit, mapped: MappedTensor, place: int) -> bool:
+    """Whether a unit is masked separately: a whole layer, or a neuron whose expert is another dimension."""
     return unit[0] is Axis.LAYERS or (unit[0] is Axis.EXPERT_MLP and Axis.EXPERTS not in mapped.axes[place])
 
 
-def _switch_off(
+def _mask(
     values: Tensor, mapped: MappedTensor, masks: list[Tensor], kept: KeptUnits, routers: dict[int, Tensor]
 ) -> None:
     experts = [place for place, axes in enumerate(mapped.axes) if Axis.EXPERTS in axes]
@@ -143,7 +143,7 @@ def _switch_off(
     for place, mask in enumerate(masks):
         if place in experts and routes:
             if values.numel() == len(mask):
-                values.view(-1)[~mask] = _NEVER
+                values.view(-1)[~mask] = _DROPPED_EXPERT
             else:
                 routers[values.untyped_storage().data_ptr()] = mask
         else:
@@ -158,8 +158,8 @@ def _switch_off(
                 one.movedim(place - (experts[0] < place), 0)[~mask] = 0
 
 
-class _Routing(TorchFunctionMode):
-    """Whatever a router's weights are multiplied with, dropped experts come out as never chosen."""
+class _MaskedRouting(TorchFunctionMode):
+    """Replace the logits of dropped experts in every product with a router's weights."""
 
     def __init__(self, routers: dict[int, Tensor]) -> None:
         super().__init__()
@@ -175,22 +175,22 @@ class _Routing(TorchFunctionMode):
                 if isinstance(operand, Tensor) and operand.ndim == 2:
                     mask = self.routers.get(operand.untyped_storage().data_ptr())
                     if mask is not None and result.shape[-1] == len(mask):
-                        return result.masked_fill(~mask, _NEVER)
+                        return result.masked_fill(~mask, _DROPPED_EXPERT)
         return result
 
 
-def _pass_on(layer: nn.Module) -> None:
-    """Make a layer hand on what it gets."""
+def _skip_layer(layer: nn.Module) -> None:
+    """Make a layer return its input."""
 
-    def instead(_: nn.Module, arguments: Any, keywords: dict[str, Any], output: Any) -> Any:
+    def return_input(_: nn.Module, arguments: Any, keywords: dict[str, Any], output: Any) -> Any:
         states = arguments[0] if arguments else keywords["hidden_states"]
         return states if isinstance(output, Tensor) else (states, *output[1:])
 
-    layer.register_forward_hook(instead, with_kwargs=True)
+    layer.register_forward_hook(return_input, with_kwargs=True)
 
 
 def _restrict_norms(model: PreTrainedModel, axis_map: AxisMap, masks: dict[str, list[Tensor]]) -> None:
-    """Norms over an axis that is cut see its kept entries alone, and divide by their number."""
+    """Make norms over a pruned axis use the kept entries alone, and divide by their number."""
     vectors: dict[str, Tensor] = {}
     for mapped in axis_map.tensors:
         if len(mapped.dimensions) == 1 and mapped.axes[0] - {Axis.EXPERTS}:

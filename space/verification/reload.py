@@ -1,4 +1,4 @@
-"""A student on disk is a stock model: one is saved and read back, and everything has to stay the same."""
+"""Check that a saved student is an ordinary Hugging Face model: read it back and compare everything."""
 
 from __future__ import annotations
 
@@ -36,43 +36,43 @@ from space.verification.contract import (
     random_ranking,
 )
 
-#: The same weights in the same order of operations.
+#: Between logits of the same weights, computed by the same operations in the same order.
 TOLERANCE = 1e-5
 _NEW_TOKENS = 8
 _TRIES = 8
-#: What libraries say of the machine, whatever the model: a faster kernel's package is absent.
-_OF_THE_MACHINE = "is not installed"
+#: Part of warnings about the machine, not the model: the package of a faster kernel is absent.
+_ABOUT_THE_MACHINE = "is not installed"
 
 
 def reload_error(model: PreTrainedModel, axis_map: AxisMap, seed: int = 0) -> str | None:
-    """What goes wrong when a student, cut along all free axes at once, is saved and read back.
+    """Save and read back a student that is pruned along all free axes, and return what goes wrong.
 
-    The teacher goes first: where its class loses something by itself, some students would show it and
-    others not.
+    The teacher is tested first: if its class already loses something, only some students would show it.
 
     Args:
-        model: a small teacher with real weights.
+        model: a small teacher with random weights.
         axis_map: its map.
-        seed: of the student's sizes and of the ranking.
+        seed: the seed of the student's sizes and of the ranking.
 
     Returns:
-        The first of: the count is not the student's, keys are missing, left over or of other shapes,
-        logits change, a KV cache changes what is generated, a library warns as it does not for the teacher.
-        None if all is well.
+        The first failure among: the parameter count differs from the map's; keys are missing, unexpected or
+        of another shape; logits differ; a KV cache changes the generated tokens; a library warns about the
+        student but not about the teacher. None if all is well.
     """
     state = torch.get_rng_state()
     try:
-        with captured_warnings() as heard:
-            if lost := _lost(model):
-                return f"{lost}, even uncut"
-            of_the_class = set(heard)
+        with captured_warnings() as messages:
+            if failure := _round_trip_error(model):
+                return f"{failure}, even uncut"
+            of_the_teacher = set(messages)
             made = random_student(model, axis_map, seed)
             if made is None:
                 return "the class allows no smaller size that was tried"
             student, architecture = made
-            if lost := count_error(student, axis_map, architecture) or _lost(student):
-                return lost
-            warned = [said for said in heard if said not in of_the_class and _OF_THE_MACHINE not in said]
+            if failure := count_error(student, axis_map, architecture) or _round_trip_error(student):
+                return failure
+            own = (text for text in messages if text not in of_the_teacher)
+            warned = [text for text in own if _ABOUT_THE_MACHINE not in text]
             return f"it warns: {warned[0].splitlines()[0]}" if warned else None
     except (*BUILD_ERRORS, OSError, NotImplementedError) as error:
         return f"it stops with {type(error).__name__}: {refusal_reason(error)}"[:200]
@@ -83,7 +83,7 @@ def reload_error(model: PreTrainedModel, axis_map: AxisMap, seed: int = 0) -> st
 def random_student(
     model: PreTrainedModel, axis_map: AxisMap, seed: int
 ) -> tuple[PreTrainedModel, Architecture] | None:
-    """A student of random sizes along all free axes, of a random ranking; None if the class allows none."""
+    """Return a student with random sizes and a random ranking; None if the class allows none drawn."""
     rng = random.Random(seed)
     ranking = random_ranking(axis_map, seed)
     for _ in range(_TRIES):
@@ -101,14 +101,14 @@ def random_student(
 
 
 def count_error(student: PreTrainedModel, axis_map: AxisMap, architecture: Architecture) -> str | None:
-    """How the count from the map differs from the parameters of a built student."""
+    """Return how the map's parameter count differs from that of a built student; None if it does not."""
     counted = parameter_polynomial(axis_map).of(architecture)
-    there = sum(parameter.numel() for parameter in student.parameters())
-    return None if counted == there else f"{counted:,} parameters are counted where there are {there:,}"
+    actual = sum(parameter.numel() for parameter in student.parameters())
+    return None if counted == actual else f"{counted:,} parameters are counted where there are {actual:,}"
 
 
-def _lost(model: PreTrainedModel) -> str | None:
-    """What is lost between a model in memory and on disk."""
+def _round_trip_error(model: PreTrainedModel) -> str | None:
+    """Save a model, read it back, and return what differs; None if nothing does."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
@@ -127,7 +127,7 @@ def _lost(model: PreTrainedModel) -> str | None:
 
 
 def generate_tokens(model: Any, tokens: Tensor, *, use_cache: bool) -> list[list[int]]:
-    """(B, T + a few) prompts and the likeliest tokens after them; a sequence that ends is filled up."""
+    """Return (B, up to T + 8) token ids: prompts and their greedy continuations, padded with 0."""
     texts: Tensor = model.generate(
         tokens,
         attention_mask=torch.ones_like(tokens),
@@ -140,55 +140,55 @@ def generate_tokens(model: Any, tokens: Tensor, *, use_cache: bool) -> list[list
     return found
 
 
-class _Listener(logging.Handler):
-    def __init__(self, heard: list[str]) -> None:
+class _Recorder(logging.Handler):
+    def __init__(self, messages: list[str]) -> None:
         super().__init__(logging.WARNING)
-        self.heard = heard
+        self.messages = messages
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note a message in place of showing it."""
-        self.heard.append(record.getMessage())
+        """Record a message instead of showing it."""
+        self.messages.append(record.getMessage())
 
 
 @contextmanager
 def captured_warnings() -> Iterator[list[str]]:
-    """Nothing is logged, warned of or drawn within; the list takes what transformers would have said.
+    """Silence logs, warnings and progress bars within the context; yield the list of captured messages.
 
-    Warnings of what will change in libraries are for developers, and not listed.
+    The list leaves out deprecation warnings, which are meant for developers.
     """
-    heard: list[str] = []
+    messages: list[str] = []
     library = logging.getLogger("transformers")
     handlers, level, propagate = library.handlers, library.level, library.propagate
-    bars, bars_of_the_hub = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    library.handlers, library.propagate = [_Listener(heard)], False
+    bars, hub_bars = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    library.handlers, library.propagate = [_Recorder(messages)], False
     library.setLevel(logging.WARNING)
     transformers_logging.disable_progress_bar()
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if not issubclass(category, (DeprecationWarning, PendingDeprecationWarning, FutureWarning)):
-            heard.append(str(message))
+            messages.append(str(message))
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.showwarning = show
-            yield heard
+            yield messages
     finally:
         library.handlers, library.propagate = handlers, propagate
         library.setLevel(level)
         if bars:
             transformers_logging.enable_progress_bar()
-        if not bars_of_the_hub:
+        if not hub_bars:
             disable_progress_bars()
 
 
 def save_for_check(student: PreTrainedModel, teacher: PretrainedConfig, folder: Path) -> None:
-    """Save a student for the other process, with what it computes here.
+    """Save a student with its logits, to be checked by another process (``load_errors``).
 
     Args:
-        student: a small one.
+        student: a small student.
         teacher: the config of its teacher.
-        folder: a new one for it alone; all folders that are asked about at once lie in one.
+        folder: a new folder for this student, inside the folder that ``load_errors`` is given.
     """
     one_expert_at_a_time(student)
     student.save_pretrained(folder / "student")
@@ -200,7 +200,10 @@ def save_for_check(student: PreTrainedModel, teacher: PretrainedConfig, folder: 
 
 
 def load_errors(folder: Path) -> dict[str, str | None]:
-    """What a new process finds wrong with each student in a folder, by the name that it was left under.
+    """Check every student saved in a folder in a new process, which imports nothing of this project.
+
+    Returns:
+        What is wrong with each student, or None, by the name of its folder.
 
     Raises:
         RuntimeError: the process failed as a whole.

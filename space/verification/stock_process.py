@@ -1,8 +1,8 @@
-"""Someone who has torch and transformers alone reads students from disk: run in a process of its own.
+"""Check saved students with torch and transformers alone, in a process that imports nothing of this project.
 
-``python -I stock_process.py FOLDER`` looks at every folder in FOLDER, each with a student in ``student``,
-``seen.safetensors`` and its teacher's config beside it, and prints a JSON object: the folder's name to what
-is wrong, or to null.
+``python -I stock_process.py FOLDER`` checks every folder in FOLDER. Each holds a student in ``student``, its
+logits in ``seen.safetensors`` and its teacher's config in ``teacher``. The output is a JSON object: the name
+of each folder, and what is wrong with its student or null.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from transformers.utils import logging as transformers_logging
 _NEW_TOKENS = 8
 
 
-class _Listener(logging.Handler):
+class _Recorder(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.heard: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note a message."""
-        self.heard.append(record.getMessage())
+        """Record a message."""
+        self.messages.append(record.getMessage())
 
 
 @torch.no_grad()
-def load_error(case: Path, heard: list[str]) -> str | None:
-    """What is wrong with a student on disk; None if nothing is.
+def load_error(case: Path, messages: list[str]) -> str | None:
+    """Return what is wrong with a student on disk; None if nothing is.
 
     Args:
         case: its folder.
-        heard: fills with what transformers says; what it says of the teacher's config too does not count.
+        messages: collects the warnings of transformers; those about the teacher's config do not count.
     """
     seen = load_file(case / "seen.safetensors")
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(case / "teacher"))
-    of_the_class = {*heard}
-    heard.clear()
+    of_the_teacher = {*messages}
+    messages.clear()
     loaded: Any = AutoModelForCausalLM.from_pretrained(case / "student", output_loading_info=True)
     model, info = loaded
     for kind, keys in info.items():
         if keys:
             return f"{kind}: {sorted(map(str, keys))}"
-    there = sum(parameter.numel() for parameter in model.parameters())
-    if there != int(seen["parameters"]):
-        return f"{there} parameters are there, {int(seen['parameters'])} were saved"
+    actual = sum(parameter.numel() for parameter in model.parameters())
+    if actual != int(seen["parameters"]):
+        return f"{actual} parameters are there, {int(seen['parameters'])} were saved"
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")
     logits: torch.Tensor = model(input_ids=seen["tokens"], use_cache=False).logits
@@ -64,27 +64,27 @@ def load_error(case: Path, heard: list[str]) -> str | None:
         return f"logits differ by {float((logits - seen['logits']).abs().max()):.1g}"
     if _generated(model, seen["tokens"], True) != _generated(model, seen["tokens"], False):
         return "other tokens with a KV cache than without"
-    warned = (said for said in heard if said not in of_the_class and "is not installed" not in said)
-    return next((f"it warns: {said}" for said in warned), None)
+    warned = (text for text in messages if text not in of_the_teacher and "is not installed" not in text)
+    return next((f"it warns: {text}" for text in warned), None)
 
 
 def _generated(model: Any, tokens: torch.Tensor, use_cache: bool) -> Any:
-    rest: dict[str, Any] = {"max_new_tokens": _NEW_TOKENS, "do_sample": False, "pad_token_id": 0}
-    rest["attention_mask"] = torch.ones_like(tokens)
-    return model.generate(tokens, use_cache=use_cache, **rest).tolist()
+    options: dict[str, Any] = {"max_new_tokens": _NEW_TOKENS, "do_sample": False, "pad_token_id": 0}
+    options["attention_mask"] = torch.ones_like(tokens)
+    return model.generate(tokens, use_cache=use_cache, **options).tolist()
 
 
 def main(folder: Path) -> None:
-    """Look at every student in a folder and print what is wrong with each."""
+    """Check every student in a folder and print what is wrong with each."""
     torch.set_num_threads(1)
-    listener = _Listener()
+    listener = _Recorder()
     logging.getLogger("transformers").handlers = [listener]
     transformers_logging.disable_progress_bar()
     warnings.simplefilter("error")
     found: dict[str, str | None] = {}
     for case in sorted(folder.iterdir()):
         try:
-            found[case.name] = load_error(case, listener.heard)
+            found[case.name] = load_error(case, listener.messages)
         except Exception as error:
             found[case.name] = f"{type(error).__name__}: {error}".splitlines()[0]
     own = [name for name in ("space", "evaluators", "search", "studies") if name in sys.modules]

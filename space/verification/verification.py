@@ -1,8 +1,8 @@
-"""No teacher is cut whose class has not just been seen to keep the contract.
+"""Verify the axis map of a teacher on a tiny copy of it before the teacher is pruned.
 
-A copy of the teacher with tiny sizes and all its flags is built with random weights. On it is found
-what shapes cannot tell (``space.discovery`` leaves it open), and on it every axis is tried: students
-against the masked teacher. An axis that fails is refused with what failed.
+The copy has tiny sizes, random weights and all flags of the teacher. On it, experiments find what shapes do
+not show (``space.discovery`` leaves it open), and every axis is tested: a student's logits must equal those
+of the teacher with the dropped units masked. An axis that fails is refused, with the reason.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from space.axes.config_fields import with_sizes
 from space.axes.layout import Concatenated, axes_of
 from space.cutting.basis import BasisName
 from space.cutting.extraction import student_config
-from space.discovery.discovery import Choices, DraftMap, Spot, discover, map_from_probes, probe_sizes
+from space.discovery.discovery import Choices, Dimension, DraftMap, discover, map_from_probes, probe_sizes
 from space.discovery.families import why_not_a_decoder
 from space.discovery.probing import refusal_reason
 from space.discovery.sizing import HiddenTie
@@ -48,13 +48,16 @@ _GROUPS = (
     {Axis.HIDDEN},
 )
 _COMBINATIONS = 100
-#: Random students for each axis alone and for all together.
+#: Numbers of random students: for each axis alone, and for all axes together.
 _ALONE, _TOGETHER = 4, 4
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found on the tiny copy of a teacher, and holds for its class and flags."""
+    """What was found on the tiny copy ``model`` of a teacher, whose map is ``small``.
+
+    The other fields hold for all sizes; ``choices``, ``attention`` and ``tie`` are arguments of ``discover``.
+    """
 
     small: AxisMap
     model: PreTrainedModel
@@ -66,33 +69,33 @@ class Verified:
 
 
 def verified_axis_map(config: PretrainedConfig, basis: BasisName = BasisName.COORDINATE) -> AxisMap:
-    """The map of a teacher, every axis of it tried or refused.
+    """Return the axis map of a teacher in which every axis is either verified or refused.
 
     Args:
-        config: the teacher's.
-        basis: of hidden. All but coordinates fold the final norm into the head, so that the map then is of
-            a teacher whose head and embedding are apart.
+        config: the config of the teacher.
+        basis: the basis for hidden. All but coordinates fold the final norm into the head, so the map is then
+            that of a teacher with untied head and embedding.
 
     Raises:
-        InputError: the type is no decoder, not even one axis keeps the contract, or the class does not
-            allow the basis.
+        InputError: the type is no decoder, no axis passes, or the class does not allow the basis.
     """
     tied = basis is not BasisName.COORDINATE and bool(config.tie_word_embeddings)
     if tied:
         config = with_sizes(config, {"tie_word_embeddings": False})
     verified = verify(config)
     whole = discover(config, verified.choices, verified.attention, verified.tie).axis_map
-    if unseen := _unlike(whole, verified.small):
-        raise _refusal(config, f"{unseen} is not made as in the small copy that its axes are tried on")
+    if differing := _differing_tensor(whole, verified.small):
+        raise _refusal(config, f"{differing} is not made as in the small copy that its axes are tried on")
     refused = dict(whole.refused) | verified.failures
     whole = replace(whole, scales=verified.scales, refused=refused, head_apart=tied)
     if not whole.free:
         reasons = "; ".join(f"{axis}: {why}" for axis, why in refused.items())
         raise _refusal(config, f"none of its axes can be cut ({reasons})")
-    return whole if basis is BasisName.COORDINATE else _turnable(whole, verified)
+    return whole if basis is BasisName.COORDINATE else _with_rotatable_stream(whole, verified)
 
 
-def _turnable(whole: AxisMap, verified: Verified) -> AxisMap:
+def _with_rotatable_stream(whole: AxisMap, verified: Verified) -> AxisMap:
+    """Add to the map what a rotation of the residual stream needs; refuse a class that does not allow one."""
     tokens = contract_tokens(verified.model.config.vocab_size)
     whole = with_stream(whole, verified.small, verified.model, tokens)
     if whole.stream is None:
@@ -105,7 +108,7 @@ def _turnable(whole: AxisMap, verified: Verified) -> AxisMap:
 
 
 def verify(config: PretrainedConfig) -> Verified:
-    """Find out on a tiny copy what holds for a teacher's class and flags.
+    """Find and test on a tiny copy what holds for a teacher's class and flags.
 
     Raises:
         InputError: the type is no decoder, or its tiny copy does not run.
@@ -115,15 +118,15 @@ def verify(config: PretrainedConfig) -> Verified:
         raise _refusal(config, reason)
     state = torch.get_rng_state()
     with captured_warnings():
-        found = _tried(config)
+        found = _try_ties(config)
     torch.set_rng_state(state)
-    if found.small.free and (lost := reload_error(found.model, found.small)):
-        raise _refusal(config, f"none of its students can be saved and read back: {lost}")
+    if found.small.free and (error := reload_error(found.model, found.small)):
+        raise _refusal(config, f"none of its students can be saved and read back: {error}")
     return found
 
 
-def _tried(config: PretrainedConfig) -> Verified:
-    """The tie and the choices under which most axes hold."""
+def _try_ties(config: PretrainedConfig) -> Verified:
+    """Find the tie and the layout choices with which most axes pass."""
     try:
         small = tiny_config(config)
         model = random_teacher(small)
@@ -132,18 +135,18 @@ def _tried(config: PretrainedConfig) -> Verified:
         raise
     except BUILD_ERRORS as error:
         raise _refusal(config, f"a small copy of it does not run ({refusal_reason(error)})") from error
-    found = _verified(model, small, attention, None)
+    found = _verify_with_tie(model, small, attention, None)
     for tie in (HiddenTie.HEADS, HiddenTie.HEAD_DIM) if Axis.HIDDEN in found.small.refused else ():
-        other = _verified(model, small, attention, tie)
+        other = _verify_with_tie(model, small, attention, tie)
         if len(other.small.refused.keys() - {Axis.HEADS}) < len(found.small.refused):
             found = other
-    if found.tie is None and _heads_shrink(model, small, attention, found.choices):
-        found = _verified(model, small, attention, HiddenTie.NOTHING)
+    if found.tie is None and _head_size_can_be_pruned(model, small, attention, found.choices):
+        found = _verify_with_tie(model, small, attention, HiddenTie.NOTHING)
     return found
 
 
-def _unlike(whole: AxisMap, small: AxisMap) -> str | None:
-    """A tensor whose layouts, but for their numbers, are not those of its namesake in the small copy."""
+def _differing_tensor(whole: AxisMap, small: AxisMap) -> str | None:
+    """Return the first tensor whose layouts, apart from sizes, do not occur for it in the small copy."""
 
     def forms(axis_map: AxisMap) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
@@ -156,7 +159,7 @@ def _unlike(whole: AxisMap, small: AxisMap) -> str | None:
     return next((name for name, of in forms(whole).items() if not of <= seen.get(name, set())), None)
 
 
-def _verified(
+def _verify_with_tie(
     model: PreTrainedModel, small: PretrainedConfig, attention: frozenset[str], tie: HiddenTie | None
 ) -> Verified:
     probes = probe_sizes(small, tie)
@@ -165,12 +168,12 @@ def _verified(
         return map_from_probes(probes, choices, attention, tie).axis_map
 
     draft = map_from_probes(probes, None, attention, tie)
-    choices = _chosen(model, draft, draw)
-    axis_map = _scaled(model, draw(choices), attention)
+    choices = _choose_layouts(model, draft, draw)
+    axis_map = _with_scales(model, draw(choices), attention)
     if tie is HiddenTie.HEAD_DIM:
-        # A change of places within heads looks the same whatever stands beside what; only a cut tells.
-        for choice in _combinations(draft, _spots(draft, {Axis.HEAD_DIM})):
-            other = _scaled(model, draw(choices | choice), attention)
+        # Reordering within heads keeps the logits in every candidate layout; only pruning tells them apart.
+        for choice in _combinations(draft, _open_dimensions(draft, {Axis.HEAD_DIM})):
+            other = _with_scales(model, draw(choices | choice), attention)
             if not _breach(model, other, {Axis.HIDDEN}, _ALONE):
                 axis_map, choices = other, choices | choice
                 break
@@ -179,14 +182,14 @@ def _verified(
     return Verified(axis_map, model, choices, attention, tie, axis_map.scales, failures)
 
 
-def _heads_shrink(
+def _head_size_can_be_pruned(
     model: PreTrainedModel, small: PretrainedConfig, attention: frozenset[str], choices: Choices
 ) -> bool:
-    """Whether the class has a head size that can be cut: where positions leave it alone."""
+    """Whether head_dim can be an axis of its own: it has a field, and no rotary positions depend on it."""
     probes = probe_sizes(small, HiddenTie.NOTHING)
     if Axis.HEAD_DIM not in probes.fields:
         return False
-    axis_map = _scaled(
+    axis_map = _with_scales(
         model, map_from_probes(probes, choices, attention, HiddenTie.NOTHING).axis_map, attention
     )
     return Axis.HEAD_DIM in axis_map.free and not _breach(model, axis_map, {Axis.HEAD_DIM}, _ALONE)
@@ -197,12 +200,14 @@ def _attention(model: PreTrainedModel, axis_map: AxisMap) -> frozenset[str]:
     return token_mixing_modules(model, layer_modules(model, axis_map), tokens)
 
 
-def _chosen(model: PreTrainedModel, draft: DraftMap, draw: Callable[[Choices], AxisMap]) -> dict[Spot, int]:
-    """For each doubtful dimension the first candidate under which a random order keeps the logits."""
-    chosen: dict[Spot, int] = {}
+def _choose_layouts(
+    model: PreTrainedModel, draft: DraftMap, draw: Callable[[Choices], AxisMap]
+) -> dict[Dimension, int]:
+    """Choose for each ambiguous dimension the first layout with which random reordering keeps the logits."""
+    chosen: dict[Dimension, int] = {}
     for axes in _GROUPS:
-        # What another group of axes has settled is tried first.
-        for choice in chain(({},), _combinations(draft, _spots(draft, axes))):
+        # First try the layouts already chosen for other groups of axes.
+        for choice in chain(({},), _combinations(draft, _open_dimensions(draft, axes))):
             axis_map = draw(chosen | choice)
             if all(sorting_is_exact(model, axis_map, axes, seed) for seed in (1, 2)):
                 chosen |= choice
@@ -210,25 +215,25 @@ def _chosen(model: PreTrainedModel, draft: DraftMap, draw: Callable[[Choices], A
     return chosen
 
 
-def _spots(draft: DraftMap, axes: Collection[Axis]) -> list[Spot]:
-    return [spot for spot, layouts in draft.open.items() if set(axes_of(layouts[0])) & set(axes)]
+def _open_dimensions(draft: DraftMap, axes: Collection[Axis]) -> list[Dimension]:
+    return [dimension for dimension, layouts in draft.open.items() if set(axes_of(layouts[0])) & set(axes)]
 
 
-def _combinations(draft: DraftMap, spots: list[Spot]) -> Iterator[dict[Spot, int]]:
-    """Choices for some dimensions; those that differ least from the first candidates come first.
+def _combinations(draft: DraftMap, dimensions: list[Dimension]) -> Iterator[dict[Dimension, int]]:
+    """Yield choices for some dimensions, beginning with those closest to the first candidates.
 
-    Dimensions with the same candidates (a weight and its bias) go together.
+    Dimensions with the same candidates (such as a weight and its bias) get the same choice.
     """
-    alike: dict[object, list[Spot]] = {}
-    for spot in spots:
-        alike.setdefault(draft.open[spot], []).append(spot)
+    alike: dict[object, list[Dimension]] = {}
+    for dimension in dimensions:
+        alike.setdefault(draft.open[dimension], []).append(dimension)
     ranges = [range(len(layouts)) for layouts in alike]  # type: ignore[arg-type]
-    for numbers in islice(sorted(product(*ranges), key=sum), _COMBINATIONS) if spots else ():
-        yield {spot: n for group, n in zip(alike.values(), numbers, strict=True) for spot in group}
+    for numbers in islice(sorted(product(*ranges), key=sum), _COMBINATIONS) if dimensions else ():
+        yield {dimension: n for group, n in zip(alike.values(), numbers, strict=True) for dimension in group}
 
 
-def _scaled(model: PreTrainedModel, axis_map: AxisMap, attention: frozenset[str]) -> AxisMap:
-    """The map with what the class derives from hidden and from the head size, measured or found by trying."""
+def _with_scales(model: PreTrainedModel, axis_map: AxisMap, attention: frozenset[str]) -> AxisMap:
+    """Add to the map the factors that the class derives from hidden and from the head size."""
     if Axis.HIDDEN in axis_map.free:
         drawn = random_architecture(axis_map, {Axis.HIDDEN}, random.Random(0))
         try:
@@ -238,29 +243,32 @@ def _scaled(model: PreTrainedModel, axis_map: AxisMap, attention: frozenset[str]
         except BUILD_ERRORS:
             return axis_map
     cut = {Axis.HEAD_DIM} if Axis.HEAD_DIM in axis_map.free else {Axis.HIDDEN}
-    for queries in _queries(axis_map, attention) if axis_map.teacher.head_dim else ():
+    for queries in _query_positions(axis_map, attention) if axis_map.teacher.head_dim else ():
         other = replace(axis_map, scales=replace(axis_map.scales, queries=queries))
         if not contract_breach(model, other, cut, 0):
             return other
     return axis_map
 
 
-def _queries(axis_map: AxisMap, attention: frozenset[str]) -> Iterator[dict[Spot, int]]:
-    """Where queries may stand: in tensors of their own, or as one of three parts of a fused one."""
+def _query_positions(axis_map: AxisMap, attention: frozenset[str]) -> Iterator[dict[Dimension, int]]:
+    """Yield the possible positions of the queries: one of three parts of a fused tensor, or own tensors."""
     rows = {
         (wildcard_name(tensor.name), place): layout
         for tensor in axis_map.tensors
         for place, layout in enumerate(tensor.dimensions)
         if Axis.HEAD_DIM in tensor.axes[place] and wildcard_name(tensor.module) not in attention
     }
-    fused = [spot for spot, at in rows.items() if isinstance(at, Concatenated) or "3×head_dim" in str(at)]
+    fused = [key for key, at in rows.items() if isinstance(at, Concatenated) or "3×head_dim" in str(at)]
     for part in range(3 if fused else 0):
         yield dict.fromkeys(fused, part)
-    yield dict.fromkeys([spot for spot, at in rows.items() if Axis.HEADS in axes_of(at)], 0)
+    yield dict.fromkeys([key for key, at in rows.items() if Axis.HEADS in axes_of(at)], 0)
 
 
 def _failures(model: PreTrainedModel, axis_map: AxisMap) -> dict[Axis, str]:
-    """What fails, axis by axis; where single axes hold and all together do not, the fewest that spoil it."""
+    """Return the axes that fail, with the reason.
+
+    If each axis passes alone but all together fail, refuse one axis without which the rest pass, or else all.
+    """
     failures: dict[Axis, str] = {}
     for axis in axis_map.free:
         if found := _breach(model, axis_map, {axis}, _ALONE):
@@ -268,9 +276,9 @@ def _failures(model: PreTrainedModel, axis_map: AxisMap) -> dict[Axis, str]:
     left = [axis for axis in axis_map.free if axis not in failures]
     if len(left) < 2 or not (found := _breach(model, axis_map, left, _TOGETHER)):
         return failures
-    for spoiler in reversed(left):
-        if not _breach(model, axis_map, [axis for axis in left if axis is not spoiler], _TOGETHER):
-            return failures | {spoiler: f"together with the others, {found}"}
+    for left_out in reversed(left):
+        if not _breach(model, axis_map, [axis for axis in left if axis is not left_out], _TOGETHER):
+            return failures | {left_out: f"together with the others, {found}"}
     return failures | dict.fromkeys(left, f"together with the others, {found}")
 
 
