@@ -1,10 +1,10 @@
-"""The one error that a user may see: what the rule is, what was given, what to do."""
+"""The error for bad input: it states the rule, what was given instead, and what to do."""
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
-    """Input that cannot be worked with.
+    """Input that the program refuses; the command line prints the message without a traceback.
 
     Args:
         rule: what has to hold, as a clause without a full stop.

@@ -49,7 +49,7 @@ class RankingView:
     def of(cls, ranking: Ranking) -> RankingView:
         """Extract what the report shows from a teacher's ranking."""
         layers = ranking.scores[Axis.LAYERS].tolist()
-        return cls(ranking.shown(), layers, ranking.method, turned=ranking.basis is not None)
+        return cls(ranking.profiles(), layers, ranking.method, turned=ranking.basis is not None)
 
 
 @dataclass(frozen=True)

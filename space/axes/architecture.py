@@ -1,4 +1,4 @@
-"""What a candidate is: the size of every axis."""
+"""The axes of a decoder, and an architecture: one size for every axis."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Axis(StrEnum):
-    """The directions in which a decoder can be made smaller."""
+    """The dimensions along which a decoder can be pruned."""
 
     HIDDEN = "hidden"
     MLP = "mlp"
@@ -37,8 +37,8 @@ _LETTERS = {
 class Architecture:
     """The size of every axis of a decoder; 0 for an axis that its class does not have.
 
-    Which layers, neurons, heads and dimensions are kept follows from the ranking, so that two
-    candidates of the same sizes are the same candidate.
+    The ranking determines which layers, neurons, heads and hidden dimensions are kept, so two candidates
+    with the same sizes are the same candidate.
     """
 
     hidden: int
@@ -50,9 +50,9 @@ class Architecture:
     expert_mlp: int = 0
     """Neurons of one routed expert."""
     shared_mlp: int = 0
-    """Neurons of the expert that every token passes."""
+    """Neurons of the shared expert, which processes every token."""
     head_dim: int = 0
-    """Entries of a head, where positions let them be cut."""
+    """Entries of a head; 0 where the position encoding does not allow cutting them."""
 
     def __getitem__(self, axis: Axis) -> int:
         size: int = getattr(self, axis.value)
@@ -60,9 +60,9 @@ class Architecture:
 
     @property
     def label(self) -> str:
-        """A short name, fit for a file: ``h96-m256-q6-kv2-l7``; axes that the class lacks are left out."""
+        """A short name, safe in file names, such as ``h96-m256-q6-kv2-l7``; absent axes are left out."""
         return "-".join(f"{letter}{self[axis]}" for axis, letter in _LETTERS.items() if self[axis])
 
     def sizes(self) -> dict[str, int]:
-        """Axis name to size, for the axes that the class has."""
+        """Return a mapping from axis name to size, for the axes that the class has."""
         return {name: size for name, size in asdict(self).items() if size}

@@ -1,11 +1,12 @@
-"""Which dimension of which tensor belongs to which axis: the map of one teacher.
+"""The axis map of a teacher: which dimension of which tensor belongs to which axis.
 
-A class that multiplies embeddings by √hidden would multiply those of a narrower student by less. The
-factor is carried in the weights: embeddings times √(D/k), and, where the head is the same tensor, the
-final norm divided by it. Multipliers that are fields of the config are rescaled there.
+``space.discovery`` builds the map by probing the model class. Parameter counting, activation capture,
+sorting and extraction all use it, so none of them contains code for a particular model family.
 
-``space.discovery`` makes it. It serves to count, to find where to listen for activations, to sort and
-to cut, with no code of any family.
+The module also compensates for factors that a class derives from its sizes. A class that multiplies
+embeddings by √hidden would multiply those of a narrower student by less. The weights absorb the
+difference: embeddings are multiplied by √(D/k), and where the head is tied to them, the final norm is
+divided by the same factor. Multipliers that are config fields are rescaled in the config.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from space.axes.layout import Concatenated, Fixed, Layout, PerUnit, axes_of, pre
 
 
 def wildcard_name(name: str) -> str:
-    """A tensor's name with every number in it starred: the same for all layers."""
+    """Return a tensor's name with every number replaced by ``*``, so that all layers share it."""
     return re.sub(r"\.\d+(?=\.)", ".*", name)
 
 
 @dataclass(frozen=True)
 class TensorRoles:
-    """Names of the tensors through which scales are carried."""
+    """Names of the tensors whose weights compensate for size-dependent factors."""
 
     embedding: str
     head: str
-    """The embedding's name where the two are tied."""
+    """Equal to ``embedding`` where the two are tied."""
     final_norm: str | None
     final_bias: str | None = None
     """The final norm's bias, where it has one."""
@@ -44,22 +45,22 @@ class TensorRoles:
 
 @dataclass(frozen=True)
 class Scales:
-    """By which powers of a size a class multiplies what it computes."""
+    """The powers of a size by which a class multiplies what it computes."""
 
     embedding: float = 0.0
     """Embeddings are multiplied by hidden to this power."""
     head: float = 0.0
     """Logits are multiplied by hidden to this power."""
     norm_offset: float = 0.0
-    """The final norm multiplies by its weight plus this."""
+    """The final norm multiplies by its weight plus this offset."""
     queries: Mapping[tuple[str, int], int] = field(default_factory=dict)
-    """Where attention divides by the root of a head size that is cut: the dimensions (names with numbers
-    starred) that hold queries, and which of the parts for each head they are."""
+    """The dimensions that hold queries, where attention divides by the root of a head size that is cut: from
+    (wildcard name, dimension) to the index of the queries among the parts that each head has there."""
     rescaled: Mapping[str, tuple[Axis, float]] = field(default_factory=dict)
-    """Config fields that have to grow with a power of a size for the function to stay the same."""
+    """Config fields that must scale with a power of a size for the function to stay the same."""
 
     def fields(self, axis_map: AxisMap, student: Architecture) -> dict[str, float]:
-        """The rescaled fields of a student's config."""
+        """Return the rescaled fields of a student's config."""
         return {
             name: getattr(axis_map.config, name) * (student[axis] / axis_map.teacher[axis]) ** power
             for name, (axis, power) in self.rescaled.items()
@@ -67,7 +68,7 @@ class Scales:
 
 
 def compensate_scales(weights: dict[str, Tensor], axis_map: AxisMap, student: Architecture) -> None:
-    """Change a student's weights so that what its class derives from its size changes nothing.
+    """Change a student's weights so that the factors its class derives from its sizes cancel out.
 
     Args:
         weights: the student's, by name; changed in place.
@@ -75,7 +76,7 @@ def compensate_scales(weights: dict[str, Tensor], axis_map: AxisMap, student: Ar
         student: the student's sizes.
     """
     if student.head_dim != axis_map.teacher.head_dim:
-        _carry_queries(weights, axis_map, student)
+        _rescale_queries(weights, axis_map, student)
     scales, roles = axis_map.scales, axis_map.roles
     ratio = axis_map.teacher.hidden / student.hidden
     if ratio == 1 or (not scales.embedding and not scales.head):
@@ -92,21 +93,21 @@ def compensate_scales(weights: dict[str, Tensor], axis_map: AxisMap, student: Ar
         weights[roles.final_bias].mul_(factor)
 
 
-def _carry_queries(weights: dict[str, Tensor], axis_map: AxisMap, student: Architecture) -> None:
-    """Queries times √(d'/d): attention divides by √d' where the teacher divides by √d."""
+def _rescale_queries(weights: dict[str, Tensor], axis_map: AxisMap, student: Architecture) -> None:
+    """Multiply queries by √(d'/d), since attention divides by √d' where the teacher divides by √d."""
     factor = (student.head_dim / axis_map.teacher.head_dim) ** 0.5
     layouts = {wildcard_name(tensor.name): tensor.dimensions for tensor in axis_map.tensors}
     for name, values in weights.items():
-        for (where, place), part in axis_map.scales.queries.items():
-            if wildcard_name(name) == where:
-                layout = layouts[where][place]
-                mask = prefix(_of_part(layout, part), 0, layout, student, axis_map.teacher)
-                shape = [-1 if dimension == place else 1 for dimension in range(values.ndim)]
+        for (pattern, dim), part in axis_map.scales.queries.items():
+            if wildcard_name(name) == pattern:
+                layout = layouts[pattern][dim]
+                mask = prefix(_part_mask(layout, part), 0, layout, student, axis_map.teacher)
+                shape = [-1 if number == dim else 1 for number in range(values.ndim)]
                 values.mul_((1 + (factor - 1) * mask).view(shape).to(values))
 
 
-def _of_part(layout: Layout, part: int) -> Tensor:
-    """(length,) 1 for the entries of one of the parts that a head has in a tensor, else 0."""
+def _part_mask(layout: Layout, part: int) -> Tensor:
+    """Return (length,) 1 for the entries of one of the parts that each head has in a tensor, else 0."""
     match layout:
         case Fixed(length):
             return torch.ones(length)
@@ -115,12 +116,12 @@ def _of_part(layout: Layout, part: int) -> Tensor:
         case PerUnit(None, units, inner):
             return (torch.arange(units) == part).float().repeat_interleave(inner.length)
         case PerUnit(_, units, inner):
-            return _of_part(inner, part).repeat(units)
+            return _part_mask(inner, part).repeat(units)
 
 
 @dataclass(frozen=True)
 class MappedTensor:
-    """A parameter's place in the model: its dimensions, and its layer if it belongs to one."""
+    """A parameter or saved buffer: the layout of its dimensions, and its layer if it belongs to one."""
 
     name: str
     dimensions: tuple[Layout, ...]
@@ -128,22 +129,22 @@ class MappedTensor:
 
     @property
     def axes(self) -> tuple[frozenset[Axis], ...]:
-        """The axes that move each dimension."""
+        """For each dimension, the axes whose sizes change it."""
         return tuple(frozenset(axes_of(dimension)) for dimension in self.dimensions)
 
     @property
     def module(self) -> str:
-        """The name of the module that owns the parameter."""
+        """The name of the module that owns the tensor."""
         return self.name.rpartition(".")[0]
 
     def has(self, axis: Axis) -> bool:
-        """Whether an axis moves any of the dimensions."""
+        """Return whether the axis changes any of the dimensions."""
         return any(axis in axes for axes in self.axes)
 
 
 @dataclass(frozen=True)
 class Coupling:
-    """An axis whose size the class ties to another's: ``size = factor × size of of``."""
+    """An axis whose size the class ties to that of the axis ``of``: ``size = factor × size of of``."""
 
     axis: Axis
     of: Axis
@@ -152,24 +153,24 @@ class Coupling:
 
 @dataclass(frozen=True)
 class ResidualStream:
-    """The norms of a class on the residual stream, and the matrices that read them."""
+    """The norms of a class on the residual stream, and the matrices that read their outputs."""
 
     readers: Mapping[str, tuple[str, ...]]
-    """Name of a norm's weight to names of matrices, numbers starred; those of one layer belong together."""
+    """From a norm's weight to the matrices that read its output, as wildcard names, each within its layer."""
     offset: float
-    """What the norms add to their weights: 0 in most classes, 1 in some."""
+    """The constant that the norms add to their weights: 0 in most classes, 1 in some."""
     centred: bool = False
-    """The norms subtract the mean."""
+    """Whether the norms subtract the mean."""
 
 
 @dataclass(frozen=True)
 class AxisMap:
-    """The map of one teacher."""
+    """The axis map of one teacher."""
 
     config: PretrainedConfig
-    """The teacher's, with every size that an axis moves written out."""
+    """The teacher's config, with every size that belongs to an axis set explicitly."""
     fields: Mapping[Axis, tuple[str, ...]]
-    """The config's fields for each axis that a field sets; dots lead into nested configs."""
+    """For each axis that config fields set, those fields; a dot leads into a nested config."""
     teacher: Architecture
     """The teacher's own sizes."""
     head_dim: int
@@ -177,38 +178,38 @@ class AxisMap:
     tensors: tuple[MappedTensor, ...]
     """Every parameter once (a tied one under its first name), then the buffers that are saved."""
     stacks: tuple[str, ...]
-    """Prefixes under which one numbered module a layer lies, such as ``model.layers.``."""
+    """Prefixes that hold one numbered module per layer, such as ``model.layers.``."""
     kinds: tuple[int, ...]
-    """For each layer the number of its kind; layers of one kind have tensors of the same shapes."""
+    """For each layer, the number of its kind; layers of one kind have tensors of the same shapes."""
     roles: TensorRoles
     couplings: tuple[Coupling, ...] = ()
     refused: Mapping[Axis, str] = field(default_factory=dict)
-    """Axes that the class has and that are not cut, with the reason."""
+    """Axes that the class has but that are not cut, with the reason."""
     buffers: frozenset[str] = frozenset()
-    """Which of ``tensors`` are no parameters."""
+    """The names in ``tensors`` that are buffers, not parameters."""
     scales: Scales = field(default_factory=Scales)
-    """What the class derives from sizes, to be made up for."""
+    """Factors that the class derives from sizes, which students compensate for."""
     stream: ResidualStream | None = None
-    """How the residual stream is read; None where it cannot be turned, or need not be."""
+    """How the residual stream is read; None where it cannot be rotated, or need not be."""
     head_apart: bool = False
-    """The teacher's head is its embedding table, and was set apart for the basis."""
-    characters: tuple[LayerSignature, ...] = ()
-    """Of each layer what shapes do not show, such as its window."""
+    """Whether the teacher ties its head to the embedding table and the head was untied for the basis."""
+    layer_signatures: tuple[LayerSignature, ...] = ()
+    """For each layer, what shapes do not show, such as its attention window."""
 
     @property
     def axes(self) -> tuple[Axis, ...]:
-        """The axes that the class has, coupled and refused ones among them."""
+        """The axes that the class has, including coupled and refused ones."""
         return tuple(axis for axis in Axis if self.teacher[axis])
 
     @property
     def free(self) -> tuple[Axis, ...]:
-        """The axes whose sizes may be chosen: neither coupled to another nor refused."""
+        """The axes whose sizes may be chosen: neither coupled to another axis nor refused."""
         bound = {coupling.axis for coupling in self.couplings} | set(self.refused)
         return tuple(axis for axis in self.axes if axis not in bound)
 
     @property
     def given(self) -> AxisMap:
-        """The map of the teacher as it was given: without a head that was set apart."""
+        """The map of the teacher as it was given, with a head that was untied for the basis tied again."""
         if not self.head_apart:
             return self
         tensors = tuple(tensor for tensor in self.tensors if tensor.name != self.roles.head)
@@ -216,7 +217,7 @@ class AxisMap:
 
     @property
     def sortable(self) -> frozenset[Axis]:
-        """The axes whose units may change places: those that are cut, alone or with another."""
+        """The axes whose units may be reordered: those that are cut, alone or with the axis they follow."""
         moving = set(self.free)
         for coupling in self.couplings:
             if coupling.of in moving and coupling.axis not in self.refused:
@@ -224,7 +225,7 @@ class AxisMap:
         return frozenset(moving)
 
     def complete(self, sizes: Mapping[Axis, int]) -> Architecture:
-        """The architecture of these sizes; coupled axes follow, all others stay as the teacher's."""
+        """Return the architecture with these sizes; coupled axes follow, others keep the teacher's size."""
         whole = {axis: sizes.get(axis, self.teacher[axis]) for axis in Axis}
         for coupling in self.couplings:
             size = whole[coupling.of] * coupling.factor
@@ -234,18 +235,18 @@ class AxisMap:
 
 
 def build(config: PretrainedConfig) -> PreTrainedModel:
-    """The config's model on the meta device: shapes without memory."""
+    """Build the config's model on the meta device, which allocates no memory."""
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     return model
 
 
 def layer_modules(model: nn.Module, axis_map: AxisMap) -> list[nn.Module]:
-    """The decoder layers of a built model, first to last."""
+    """Return the decoder layers of a built model, first to last."""
     return [model.get_submodule(f"{axis_map.stacks[0]}{i}") for i in range(axis_map.teacher.layers)]
 
 
-#: What a class may raise for sizes that it does not allow.
+#: The errors that a model class may raise for sizes that it does not allow.
 BUILD_ERRORS = (
     StrictDataclassError,
     ValueError,
@@ -260,7 +261,7 @@ BUILD_ERRORS = (
 
 
 def student_name(tensor: MappedTensor, axis_map: AxisMap, kept: Sequence[int]) -> str | None:
-    """A tensor's name in the student; None if its layer is gone."""
+    """Return a tensor's name in the student, or None if the student drops its layer."""
     if tensor.layer is None:
         return tensor.name
     if tensor.layer not in kept:

@@ -1,6 +1,6 @@
-"""How the config of a class names its sizes, and how to change them.
+"""How model configs name their sizes, and how to change them.
 
-Most classes share a few dozen words. A field may lie in a config within the config; dots lead there.
+Most classes share a few dozen field names. A dot in a name leads into a nested config.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 
 from space.axes.architecture import Axis
 
-#: The words for each size; the first that a config has counts.
+#: The field names for each size; the first that a config has counts.
 NAMES: dict[Axis, tuple[str, ...]] = {
     Axis.HIDDEN: ("hidden_size", "n_embd", "d_model", "emb_dim"),
     Axis.HEADS: ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"),
@@ -27,7 +27,7 @@ NAMES: dict[Axis, tuple[str, ...]] = {
     ),
     Axis.HEAD_DIM: ("head_dim", "kv_channels", "attention_head_dim", "dim_head", "d_head"),
 }
-#: Fields for the width of an MLP: of dense layers, of experts or of the shared expert, as shapes tell.
+#: Fields for the width of an MLP. Tensor shapes tell which MLP: dense, routed experts or shared expert.
 WIDTHS = (
     "intermediate_size",
     "n_inner",
@@ -51,7 +51,7 @@ EXPERT_GROUPS = ("n_group", "num_expert_group")
 
 
 def read_field(config: PretrainedConfig, name: str) -> Any:
-    """The value of a field, None if the config has none of that name."""
+    """Return the value of a field, or None if the config has no field of that name."""
     value: Any = config
     for part in name.split("."):
         value = value.get(part) if isinstance(value, dict) else getattr(value, part, None)
@@ -59,7 +59,7 @@ def read_field(config: PretrainedConfig, name: str) -> Any:
 
 
 def first_field_of(config: PretrainedConfig, names: tuple[str, ...]) -> str | None:
-    """The first of the names that the config's own fields (aliases resolved) hold a whole number under."""
+    """Return the first name, aliases resolved, under which the config itself holds an integer, or None."""
     own = config.to_dict()
     for name in names:
         name = config.attribute_map.get(name, name)
@@ -69,22 +69,22 @@ def first_field_of(config: PretrainedConfig, names: tuple[str, ...]) -> str | No
 
 
 def layers_of(config: PretrainedConfig) -> int:
-    """The number of layers; 0 if the config has no word for it. Some only list a kind for each layer."""
+    """Return the number of layers; 0 if no field holds it, as in configs that only list a kind per layer."""
     field = first_field_of(config, NAMES[Axis.LAYERS])
     layers = read_field(config, field or "num_hidden_layers")
     return layers if type(layers) is int else 0
 
 
 def with_sizes(config: PretrainedConfig, changes: Mapping[str, Any]) -> PretrainedConfig:
-    """A copy of a config with some fields changed, checked by the class's own rules.
+    """Return a copy of a config with some fields changed, validated by the config class.
 
     Args:
-        config: stays as it is.
-        changes: values by field name; dots lead into nested configs.
+        config: the original, which is not modified.
+        changes: values by field name; a dot leads into a nested config.
 
     Raises:
-        StrictDataclassError: the class does not allow these sizes together; other classes raise
-            ValueError and its kin.
+        StrictDataclassError: the class does not allow these sizes together; some classes raise
+            ValueError or a similar error instead.
     """
     fields = config.to_dict()
     for derived in ("architectures", "transformers_version", "model_type"):

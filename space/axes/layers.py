@@ -1,10 +1,11 @@
-"""The layers of a model: of what kind each is, and what a config says of each.
+"""Differences between the layers of a model, and what they mean for a student that keeps some of them.
 
-Configs tell the kinds of layers in many ways, and not every class can be told to keep just any of
-them. Weights of another shape would not load, but a window or a missing rotation shows in no shape.
+Configs describe kinds of layers in many ways, and not every class can express any subset of layers. Weights
+of another shape would fail to load, but an attention window or a missing rotary embedding shows in no
+shape. So each layer gets a signature, and a student's are compared with the teacher's.
 
-Three forms are known by their values: a list (or a word) with one entry a layer, a rising list of layers'
-numbers, and a few counts of leading or trailing layers.
+``per_layer_fields`` adapts three forms of config fields: a list (or a string) with one entry per layer, an
+ascending list of layer numbers, and known counts of leading or trailing layers.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from transformers import PretrainedConfig
 
 from space.input_error import InputError
 
-#: A scalar of a layer: the module's name within the layer, the attribute's.
+#: The scalars of one layer, by the module's name (``*`` for the layer's number) and the attribute's name.
 LayerSignature = Mapping[tuple[str, str], Any]
 
 
 def layer_signatures(
     scalars: Mapping[tuple[str, str], Any], stacks: Sequence[str], layers: int
 ) -> tuple[LayerSignature, ...]:
-    """For each layer, the scalars of its modules.
+    """Return the signature of each layer: the scalars of its modules.
 
     Args:
         scalars: of all modules, by module and attribute, without those that depend on a size.
-        stacks: prefixes under which the layers lie.
-        layers: how many there are.
+        stacks: the prefixes of the layers' names.
+        layers: the number of layers.
     """
     found: list[dict[tuple[str, str], Any]] = [{} for _ in range(layers)]
     for (module, attribute), value in scalars.items():
@@ -46,7 +47,7 @@ def layer_signatures(
 
 
 def without_layer_numbers(layers: Sequence[LayerSignature]) -> tuple[LayerSignature, ...]:
-    """The characters without what is just the layer's own number wherever it occurs."""
+    """Drop the scalars that equal the layer's own number in every layer that has them."""
     others = {
         at
         for n, layer in enumerate(layers)
@@ -59,15 +60,15 @@ def without_layer_numbers(layers: Sequence[LayerSignature]) -> tuple[LayerSignat
 def check_layer_signatures(
     teacher: Sequence[LayerSignature], student: Sequence[LayerSignature], kept: Sequence[int]
 ) -> None:
-    """Compare the layers of a student with the teacher's layers that they were.
+    """Compare each layer of a student with the teacher's layer that it was made from.
 
     Args:
-        teacher: a character for each of its layers.
-        student: the same of the student; what it alone has is not looked at.
-        kept: the teacher's layers that it has.
+        teacher: a signature for each of the teacher's layers.
+        student: a signature for each of the student's layers; scalars that only it has are ignored.
+        kept: the teacher's layers that the student has.
 
     Raises:
-        InputError: naming the first difference.
+        InputError: a layer differs; the message names the first difference.
     """
     for place, layer in enumerate(kept):
         for at, value in teacher[layer].items():
@@ -88,12 +89,12 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-#: A scalar attribute of a module: the module's name, the attribute's.
+#: The scalar attributes of modules, by the module's name and the attribute's.
 ModuleScalars = dict[tuple[str, str], Any]
 
 
 def module_scalars(model: nn.Module) -> ModuleScalars:
-    """Every number, flag and word that the modules of a model hold."""
+    """Return every number, flag and string attribute of a model's modules."""
     return {
         (name, attribute): value
         for name, module in model.named_modules()
@@ -103,11 +104,11 @@ def module_scalars(model: nn.Module) -> ModuleScalars:
 
 
 def layers_of_each_kind(kinds: Sequence[int], layers: int) -> dict[int, int]:
-    """How many layers of each kind a student of ``layers`` layers keeps.
+    """Return how many layers of each kind a student of ``layers`` layers keeps, by Adams's apportionment.
 
     Args:
         kinds: for each of the teacher's layers, the number of its kind.
-        layers: how many are kept, at least one.
+        layers: how many layers the student keeps, at least one.
     """
     whole = Counter(kinds)
     kept = dict.fromkeys(sorted(whole), 0)
@@ -122,7 +123,7 @@ def _need(whole: int, kept: int) -> Fraction | float:
     return Fraction(whole, kept) if kept else float("inf")
 
 
-#: Counts of the first layers that differ from the rest, and of the last.
+#: Config fields that count the first layers, or the last ones, that differ from the rest.
 _LEADING = (
     "first_k_dense_replace",
     "num_dense_layers",
@@ -131,18 +132,18 @@ _LEADING = (
     "moe_layer_start_index",
 )
 _TRAILING = ("num_kv_shared_layers",)
-#: The number of the last layer of a kind.
+#: Config fields that hold the number of the last layer of a kind.
 _LAST = ("moe_layer_end_index",)
-_SPEAKS_OF_LAYERS = re.compile(r"layer|block|pattern|idx|types")
+_LAYER_FIELD_NAME = re.compile(r"layer|block|pattern|idx|types")
 
 
 def per_layer_fields(config: PretrainedConfig, layers: int, kept: Sequence[int]) -> dict[str, Any]:
-    """The changed fields of a config that keeps some of its layers.
+    """Return the config fields that change when only some layers are kept.
 
     Args:
         config: the teacher's.
-        layers: how many it has.
-        kept: their numbers, ascending.
+        layers: how many layers the teacher has.
+        kept: the numbers of the kept layers, ascending.
     """
     changes: dict[str, Any] = {}
     for name, value in config.to_dict().items():
@@ -152,16 +153,17 @@ def per_layer_fields(config: PretrainedConfig, layers: int, kept: Sequence[int])
             changes[name] = sum(layer >= layers - value for layer in kept)
         elif name in _LAST and isinstance(value, int) and value >= 0:
             changes[name] = sum(layer <= value for layer in kept) - 1
-        elif isinstance(value, (list, tuple, str)) and _SPEAKS_OF_LAYERS.search(name):
-            followed = _followed(value, layers, kept)
-            if followed is not None:
-                changes[name] = followed
-    if changes.get("moe_layer_end_index") == -1:  # to the class that is the last layer, but none is left
+        elif isinstance(value, (list, tuple, str)) and _LAYER_FIELD_NAME.search(name):
+            remaining = _remaining_entries(value, layers, kept)
+            if remaining is not None:
+                changes[name] = remaining
+    if changes.get("moe_layer_end_index") == -1:  # none is left, but the class reads -1 as the last layer
         changes["moe_layer_start_index"] = len(kept)
     return changes
 
 
-def _followed(value: Any, layers: int, kept: Sequence[int]) -> Any:
+def _remaining_entries(value: Any, layers: int, kept: Sequence[int]) -> Any:
+    """Return the value for the kept layers; None if it has neither an entry per layer nor layer numbers."""
     if _numbers_of_layers(value, layers):
         return [place for place, layer in enumerate(kept) if layer in value]
     if len(value) != layers:

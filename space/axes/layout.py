@@ -1,14 +1,14 @@
-"""How the entries along one dimension of a tensor are made up of the units of axes.
+"""Layouts: how the entries along one dimension of a tensor are divided among the units of axes.
 
-A dimension is a tree. ``Fixed(n)`` is n entries that no axis moves. ``Each(axis, units, inner)`` is
-``inner`` once for each unit of an axis, one after the other. ``Together(parts)`` is its parts one
-after the other. So the rows of
+A layout is a tree. ``Fixed(n)`` is n entries that no axis changes. ``PerUnit(axis, units, inner)`` repeats
+``inner`` once for each unit of an axis. ``Concatenated(parts)`` places its parts one after the other.
+For example, the rows of
 
-- a query projection are ``Each(KV_HEADS, K, Each(HEADS, G, Fixed(head_dim)))``: G queries a group;
-- a gate and up projection in one tensor are ``Together((Each(MLP, F, Fixed(1)),) * 2)``, or, where
-  gates and ups alternate, ``Each(MLP, F, Fixed(2))``.
+- a query projection are ``PerUnit(KV_HEADS, K, PerUnit(HEADS, G, Fixed(head_dim)))``: G queries per group;
+- a fused gate and up projection are ``Concatenated((PerUnit(MLP, F, Fixed(1)),) * 2)``, or, where gate and
+  up rows alternate, ``PerUnit(MLP, F, Fixed(2))``.
 
-``units`` are the teacher's. HEADS inside KV_HEADS counts the queries of one group.
+``units`` is the teacher's number. HEADS inside KV_HEADS counts the queries of one group.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from space.axes.architecture import Architecture, Axis
 
 @dataclass(frozen=True)
 class Fixed:
-    """Entries that stay whatever the sizes are."""
+    """Entries that are kept whatever the sizes are."""
 
     length: int
 
@@ -34,7 +34,7 @@ class Fixed:
 
 @dataclass(frozen=True)
 class PerUnit:
-    """``inner`` for each unit; units of no axis (None) all stay."""
+    """``inner`` repeated for each unit of an axis; with axis None, all units are kept."""
 
     axis: Axis | None
     units: int
@@ -42,7 +42,7 @@ class PerUnit:
 
     @property
     def length(self) -> int:
-        """Entries of all units."""
+        """The number of entries, over all units."""
         return self.units * self.inner.length
 
     def __str__(self) -> str:
@@ -52,13 +52,13 @@ class PerUnit:
 
 @dataclass(frozen=True)
 class Concatenated:
-    """Parts, one after the other."""
+    """Parts placed one after the other."""
 
     parts: tuple[Layout, ...]
 
     @property
     def length(self) -> int:
-        """Entries of all parts."""
+        """The number of entries, over all parts."""
         return sum(part.length for part in self.parts)
 
     def __str__(self) -> str:
@@ -66,12 +66,12 @@ class Concatenated:
 
 
 Layout = Fixed | PerUnit | Concatenated
-#: (units,) the order of an axis's units, within a unit of the axis around it or of another dimension.
+#: Given an axis and the enclosing unit (a KV group or expert; None if there is none), the (units,) order.
 Order = Callable[[Axis, int | None], Tensor]
 
 
 def axes_of(layout: Layout) -> Iterator[Axis]:
-    """The axes that move a dimension, outermost first; one may come more than once."""
+    """Yield the axes that change a dimension, outermost first; an axis may occur more than once."""
     match layout:
         case PerUnit(axis, _, inner):
             if axis is not None:
@@ -83,12 +83,12 @@ def axes_of(layout: Layout) -> Iterator[Axis]:
 
 
 def positions(layout: Layout, order: Order, within: int | None = None) -> Tensor:
-    """(length,) where each entry of the sorted dimension stood before.
+    """Return (length,) the original position of each entry of the sorted dimension.
 
     Args:
         layout: of the dimension.
-        order: the units of each axis, best first; fewer than all are a cut.
-        within: the unit of the axis around this part.
+        order: gives the units of each axis, best first; units that it leaves out are cut.
+        within: the unit that encloses this layout, if any.
     """
     match layout:
         case Fixed(length):
@@ -109,7 +109,7 @@ def positions(layout: Layout, order: Order, within: int | None = None) -> Tensor
 
 
 def kept_units(axis: Axis | None, units: int, student: Architecture, teacher: Architecture) -> int:
-    """How many of the units of an ``PerUnit`` a student keeps; queries are counted in their group."""
+    """Return how many units of a ``PerUnit`` a student keeps; query heads are counted per group."""
     if axis is None:
         return units
     if axis is Axis.HEADS:
@@ -117,38 +117,36 @@ def kept_units(axis: Axis | None, units: int, student: Architecture, teacher: Ar
     return student[axis] * units // teacher[axis]
 
 
-def prefix(
-    values: Tensor, place: int, layout: Layout, student: Architecture, teacher: Architecture
-) -> Tensor:
-    """The leading units along one dimension of a sorted tensor; a view where one is possible.
+def prefix(values: Tensor, dim: int, layout: Layout, student: Architecture, teacher: Architecture) -> Tensor:
+    """Return the leading units along one dimension of a sorted tensor, as a view where possible.
 
     Args:
-        values: a tensor with the whole dimension.
-        place: the dimension's number.
-        layout: of the dimension.
-        student: whose sizes are cut to.
-        teacher: whose sizes ``values`` has.
+        values: a tensor with the teacher's sizes.
+        dim: the dimension to cut.
+        layout: of that dimension.
+        student: the sizes to cut to.
+        teacher: the sizes of ``values``.
     """
     match layout:
         case Fixed():
             return values
         case Concatenated(parts):
-            cuts = values.split([part.length for part in parts], place)
+            cuts = values.split([part.length for part in parts], dim)
             return torch.cat(
-                [prefix(cut, place, part, student, teacher) for cut, part in zip(cuts, parts, strict=True)],
-                place,
+                [prefix(cut, dim, part, student, teacher) for cut, part in zip(cuts, parts, strict=True)],
+                dim,
             )
         case PerUnit(axis, units, inner):
-            few = kept_units(axis, units, student, teacher)
+            kept = kept_units(axis, units, student, teacher)
             if next(axes_of(inner), None) is None:
-                return values.narrow(place, 0, few * inner.length)
-            nested = values.unflatten(place, (units, inner.length)).narrow(place, 0, few)
-            return prefix(nested, place + 1, inner, student, teacher).flatten(place, place + 1)
+                return values.narrow(dim, 0, kept * inner.length)
+            nested = values.unflatten(dim, (units, inner.length)).narrow(dim, 0, kept)
+            return prefix(nested, dim + 1, inner, student, teacher).flatten(dim, dim + 1)
 
 
 @dataclass(frozen=True)
 class MovedPart:
-    """``moved`` of a dimension's entries belong to an axis."""
+    """How many of a dimension's entries belong to one axis, as probing found."""
 
     axis: Axis
     moved: int
@@ -161,36 +159,36 @@ def candidate_layouts(
     groups: int,
     head_dim: int,
 ) -> tuple[Layout, ...]:
-    """Every layout that fits, the likeliest first; none if the dimension moves in an unknown way.
+    """Return every layout that fits, the likeliest first; none if the dimension changes in an unknown way.
 
     Args:
         length: entries of the dimension.
-        parts: what moves it.
+        parts: how many of them belong to each axis.
         units: the teacher's size of each axis.
-        groups: that experts are routed in.
+        groups: how many groups experts are routed in.
         head_dim: entries of a head.
     """
-    of = _Of(units, groups, head_dim)
+    builder = _LayoutBuilder(units, groups, head_dim)
     axes = [part.axis for part in parts]
     if not parts:
         return (Fixed(length),)
     if len(parts) == 1 and parts[0].moved == length:
-        return of.whole(parts[0].axis, length)
+        return builder.whole(parts[0].axis, length)
     if all(part.moved == length for part in parts):
-        return of.product(axes, length)
+        return builder.product(axes, length)
     if Axis.HEADS in axes and sum(part.moved for part in parts) <= length:
-        return of.fused(parts, length)
+        return builder.fused(parts, length)
     return ()
 
 
-class _Of:
-    """Layouts for the sizes of one teacher."""
+class _LayoutBuilder:
+    """Builds layouts for the sizes of one teacher."""
 
     def __init__(self, units: Mapping[Axis, int], groups: int, head_dim: int) -> None:
         self.units, self.groups, self.head_dim = units, groups, head_dim
 
     def each(self, axis: Axis, inner: Layout) -> Layout:
-        """``inner`` for every unit of an axis, within the groups that the axis is in."""
+        """``inner`` for every unit of an axis; query heads and experts are nested in their groups."""
         units = self.units[axis]
         if axis is Axis.HEADS:
             groups = self.units[Axis.KV_HEADS]
@@ -200,7 +198,7 @@ class _Of:
         return PerUnit(axis, units, inner)
 
     def head(self, length: int) -> Layout:
-        """What belongs to one head: so many entries, or heads of a size that moves."""
+        """The entries of one head: fixed, or per unit of HEAD_DIM where that axis exists."""
         times, rest = divmod(length, self.head_dim)
         if Axis.HEAD_DIM not in self.units or rest:
             return Fixed(length)
@@ -208,7 +206,7 @@ class _Of:
         return entries if times == 1 else PerUnit(None, times, entries)
 
     def whole(self, axis: Axis, length: int) -> tuple[Layout, ...]:
-        """One axis moves all of a dimension."""
+        """Layouts of a dimension that belongs to one axis as a whole."""
         stride, rest = divmod(length, self.units[axis])
         if rest or not stride:
             return ()
@@ -222,7 +220,7 @@ class _Of:
         return tuple(found)
 
     def product(self, axes: list[Axis], length: int) -> tuple[Layout, ...]:
-        """Two axes multiply: experts in one row, each with its neurons."""
+        """Layouts of a dimension that is a product of two axes: experts in a row, each with its neurons."""
         if set(axes) != {Axis.EXPERTS, Axis.EXPERT_MLP}:
             return ()
         neurons = self.units[Axis.EXPERT_MLP]
@@ -231,7 +229,7 @@ class _Of:
         return (self.each(Axis.EXPERTS, PerUnit(Axis.EXPERT_MLP, neurons, Fixed(1))),)
 
     def fused(self, parts: tuple[MovedPart, ...], length: int) -> tuple[Layout, ...]:
-        """Queries, keys and values in one tensor: in any order, or group by group."""
+        """Layouts of fused queries, keys and values: in any order, or group by group."""
         moved = {part.axis: part.moved for part in parts}
         kv, heads = self.units[Axis.KV_HEADS], self.units[Axis.HEADS]
         fixed = length - sum(moved.values())

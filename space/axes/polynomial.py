@@ -1,7 +1,7 @@
 """Counts as polynomials in the sizes of the axes: exact for one architecture, fast for millions.
 
-A dimension's layout gives a polynomial; a tensor is the product of its dimensions; and what belongs
-to a layer counts once for each layer of its kind that a student keeps.
+The layout of a dimension gives a polynomial, and a tensor's polynomial is the product over its
+dimensions. A layer's tensors count once for each layer of that kind that a student keeps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from space.axes.axis_map import AxisMap, MappedTensor
 from space.axes.layers import layers_of_each_kind
 from space.axes.layout import Concatenated, Fixed, Layout, PerUnit
 
-#: An axis's size, or the number of layers that are kept of a kind.
+#: The size of an axis, or, by the number of a kind of layers, how many of that kind are kept.
 Variable = Axis | int
 Powers = frozenset[tuple[Variable, int]]
 _ONE: Powers = frozenset()
@@ -33,28 +33,28 @@ _ONE: Powers = frozenset()
 class Polynomial:
     """A count as a function of the sizes of the axes.
 
-    Its variables are the axes but for LAYERS, and the numbers of layers of each kind, which follow
-    from the number of all layers.
+    The variables are all axes except LAYERS, and the number of layers of each kind, which follows
+    from the total number of layers.
     """
 
     terms: Mapping[Powers, Fraction]
-    """The factor of each product of variables; none is zero."""
+    """The coefficient of each product of variables; none is zero."""
     layers: Mapping[int, NDArray[np.int64]] = field(default_factory=dict, compare=False)
-    """For each kind of layer, how many of it are kept of 0, 1, 2, … layers."""
+    """For each kind, how many of its layers a student with 0, 1, 2, … layers keeps."""
 
     @classmethod
     def constant(cls, number: int | Fraction) -> Polynomial:
-        """The same whatever the sizes."""
+        """Return a polynomial that does not depend on the sizes."""
         return cls({_ONE: Fraction(number)} if number else {})
 
     @classmethod
     def variable(cls, variable: Variable, power: int = 1) -> Polynomial:
-        """An axis's size to a power, which may be negative as long as it cancels in the end."""
+        """Return a variable to a power, which may be negative as long as it cancels in the end."""
         return cls({frozenset({(variable, power)}): Fraction(1)})
 
     @classmethod
     def sum(cls, parts: Iterable[Polynomial]) -> Polynomial:
-        """All parts added up."""
+        """Return the sum of the parts."""
         total: dict[Powers, Fraction] = {}
         for part in parts:
             for powers, factor in part.terms.items():
@@ -78,7 +78,7 @@ class Polynomial:
         return Polynomial(Polynomial.sum(products).terms, {**self.layers, **other.layers})
 
     def replaced(self, variable: Variable, by: Polynomial) -> Polynomial:
-        """With a polynomial in place of a variable that no term divides by."""
+        """Substitute a polynomial for a variable, which no term may divide by."""
         parts = []
         for powers, factor in self.terms.items():
             left = dict(powers)
@@ -91,7 +91,7 @@ class Polynomial:
         return Polynomial(Polynomial.sum(parts).terms, self.layers)
 
     def split(self, axis: Axis) -> tuple[Polynomial, Polynomial]:
-        """(a, b) such that the count is a + b × the size of ``axis``; it has to be linear in it."""
+        """Return (a, b) such that the count is a + b × the size of ``axis``, in which it must be linear."""
         parts: tuple[dict[Powers, Fraction], dict[Powers, Fraction]] = ({}, {})
         for powers, factor in self.terms.items():
             left = dict(powers)
@@ -102,13 +102,13 @@ class Polynomial:
         return constant, slope
 
     def depends_on(self, axis: Axis) -> bool:
-        """Whether the count moves with an axis."""
+        """Return whether the count depends on the size of an axis."""
         names = {variable for powers in self.terms for variable, _ in powers}
         kinds = axis is Axis.LAYERS and any(type(name) is int for name in names)
         return kinds or axis in names
 
     def at(self, sizes: Mapping[Axis, NDArray[np.int64]]) -> NDArray[np.int64]:
-        """The counts at arrays of sizes, all of one shape."""
+        """Evaluate the count at arrays of sizes, all of one shape."""
         values: dict[Variable, NDArray[np.int64]] = dict(sizes.items())
         values |= {kind: kept[sizes[Axis.LAYERS]] for kind, kept in self.layers.items()}
         total = _horner(self._numerators, values)
@@ -117,7 +117,7 @@ class Polynomial:
         return np.broadcast_to(total, next(iter(sizes.values())).shape)
 
     def of(self, architecture: Architecture) -> int:
-        """The count of one architecture."""
+        """Evaluate the count of one architecture."""
         values: dict[Variable, int] = {axis: architecture[axis] for axis in Axis}
         values |= {kind: int(kept[architecture.layers]) for kind, kept in self.layers.items()}
         return int(_horner(self._numerators, values)) // self._denominator
@@ -140,7 +140,7 @@ def _product(one: Powers, other: Powers) -> Powers:
 
 
 def _horner(terms: Mapping[Powers, int], values: Mapping[Variable, Any]) -> Any:
-    """Horner's rule, the variable that most terms share first."""
+    """Evaluate by Horner's rule, factoring out the variable that most terms share first."""
     shared = Counter(variable for powers in terms for variable, _ in powers)
     if not shared:
         return sum(terms.values())
@@ -156,12 +156,12 @@ def _horner(terms: Mapping[Powers, int], values: Mapping[Variable, Any]) -> Any:
     return product + _horner(outside, values) if outside else product
 
 
-#: What a tensor counts for, given it and all of its entries.
+#: Maps a tensor and the number of its entries to what counts of them.
 Part = Callable[[MappedTensor, Polynomial], Polynomial]
 
 
 def entry_count(layout: Layout, axis_map: AxisMap) -> Polynomial:
-    """How many entries a dimension has."""
+    """Return the number of entries of a dimension."""
     match layout:
         case Fixed(length):
             return Polynomial.constant(length)
@@ -172,11 +172,11 @@ def entry_count(layout: Layout, axis_map: AxisMap) -> Polynomial:
 
 
 def units_of(axis: Axis | None, units: int, axis_map: AxisMap) -> Polynomial:
-    """How many units of an ``PerUnit`` a student keeps; queries are counted in their group.
+    """Return how many units of a ``PerUnit`` a student keeps; query heads are counted per group.
 
     Args:
-        axis: the ``PerUnit``'s.
-        units: the ``PerUnit``'s, the teacher's.
+        axis: of the ``PerUnit``.
+        units: of the ``PerUnit``: the teacher's number.
         axis_map: the teacher's.
     """
     if axis is None:
@@ -191,15 +191,15 @@ def units_of(axis: Axis | None, units: int, axis_map: AxisMap) -> Polynomial:
 def sum_of_tensors(
     axis_map: AxisMap, tensors: Iterable[MappedTensor], part: Part = lambda tensor, size: size
 ) -> Polynomial:
-    """The entries of tensors.
+    """Return the total number of entries of tensors.
 
     Args:
         axis_map: the teacher's.
-        tensors: of it, those that count.
+        tensors: the tensors of the map that count.
         part: which part of a tensor counts; by default all of it.
     """
 
-    @cache  # most layers repeat those of another
+    @cache  # most layers repeat the dimensions of another
     def size(dimensions: tuple[Layout, ...]) -> Polynomial:
         product = Polynomial.constant(1)
         for dimension in dimensions:
@@ -221,37 +221,37 @@ def sum_of_layers(
     weight: Callable[[int | None], Fraction] = lambda window: Fraction(1),
     kept: Sequence[int] | None = None,
 ) -> Polynomial:
-    """What layers count for, all together.
+    """Return a weighted sum over the layers of a student.
 
     Args:
         axis_map: the teacher's.
-        count: of one layer, by its number; the same for all layers of a kind.
-        weight: of a layer, by its window.
-        kept: the layers to sum over; by default as many of each kind as a student keeps, weighted as
-            the teacher's are on average.
+        count: of one layer, by its number; equal for all layers of a kind.
+        weight: of a layer, by its attention window.
+        kept: the layers to sum over; by default as many of each kind as a student keeps, each with the
+            average weight of the teacher's layers of that kind.
     """
-    kinds, reach = axis_map.kinds, attention_windows(axis_map)
+    kinds, windows = axis_map.kinds, attention_windows(axis_map)
     counts = [count(layer) for layer in range(len(kinds))]
     assert all(counts[kinds.index(kind)] == one for kind, one in zip(kinds, counts, strict=True))
     if kept is not None:
-        return Polynomial.sum(counts[layer] * weight(reach[layer]) for layer in kept)
+        return Polynomial.sum(counts[layer] * weight(windows[layer]) for layer in kept)
     of_kind = Counter(kinds)
     parts = (
-        counts[layer] * Polynomial.variable(kind) * (weight(reach[layer]) / of_kind[kind])
+        counts[layer] * Polynomial.variable(kind) * (weight(windows[layer]) / of_kind[kind])
         for layer, kind in enumerate(kinds)
     )
     return Polynomial(Polynomial.sum(parts).terms, _kept_of_each_kind(kinds))
 
 
 def attention_windows(axis_map: AxisMap) -> tuple[int | None, ...]:
-    """For each layer, the most tokens that its attention reaches; None for all. The cache's class tells."""
+    """Return each layer's attention window in tokens as ``DynamicCache`` reports it; None if unlimited."""
     layers = DynamicCache(config=axis_map.config).layers
     found = [getattr(layer, "sliding_window", None) for layer in layers[: axis_map.teacher.layers]]
     return (*found, *[None] * (axis_map.teacher.layers - len(found)))
 
 
 def _kept_of_each_kind(kinds: Sequence[int]) -> dict[int, NDArray[np.int64]]:
-    """For each kind, how many of it are kept of 0, 1, 2, … layers."""
+    """Return, for each kind, how many of its layers a student with 0, 1, 2, … layers keeps."""
     tables = [dict.fromkeys(kinds, 0)]
     tables += [layers_of_each_kind(kinds, layers) for layers in range(1, len(kinds) + 1)]
     return {kind: np.array([table[kind] for table in tables]) for kind in sorted(set(kinds))}

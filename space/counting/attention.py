@@ -1,4 +1,4 @@
-"""What a layer's attention keeps in the cache for each token, and what it multiplies."""
+"""The KV cache and the floating-point operations of a layer's attention, per token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from space.axes.axis_map import AxisMap, MappedTensor
 from space.axes.layout import Concatenated, Fixed, Layout, PerUnit
 from space.axes.polynomial import Polynomial, units_of
 
-#: All classes that compress keys and values call the module so.
+#: The name of the compressing module in all classes with multi-head latent attention.
 _COMPRESSING = "kv_a_proj_with_mqa"
 _NOTHING = Polynomial.constant(0)
 
@@ -29,15 +29,15 @@ class Attention:
             if tensor.layer is not None:
                 self.layers[tensor.layer].append(tensor)
         self.latent: int | None = getattr(config, "kv_lora_rank", None)
-        """Entries that keys and values are compressed to, where the class does so."""
-        self._seen = any(map(_has_heads, axis_map.tensors))
+        """The number of entries of compressed keys and values; None if the class does not compress them."""
+        self._heads_mapped = any(map(_has_heads, axis_map.tensors))
         self._cached = DynamicCache(config=config).layers
 
     def cached(self, layer: int) -> Polynomial:
-        """Numbers that the KV cache takes for a token: the rows that make keys and values.
+        """Return how many numbers the KV cache holds per token: the rows that produce keys and values.
 
-        None in a layer that shares the cache of another. A class that compresses keys and values caches
-        them so, with the part of the key that carries the position.
+        A layer that shares the cache of another holds none. A class that compresses keys and values caches
+        them compressed, together with the part of the key that carries the position.
         """
         if not self._attends(layer):
             return _NOTHING
@@ -45,25 +45,25 @@ class Attention:
             rows = self.latent + self.axis_map.config.qk_rope_head_dim
             return Polynomial.constant(self._modules(layer) * rows)
         axis_map = self.axis_map
-        made = Polynomial.sum(
+        produced = Polynomial.sum(
             rows
             for row, column in self._matrices(layer)
             if column.length >= axis_map.teacher.hidden
-            and (rows := _beside_queries(row, axis_map)).of(axis_map.teacher) > axis_map.teacher.kv_heads
+            and (rows := _key_value_entries(row, axis_map)).of(axis_map.teacher) > axis_map.teacher.kv_heads
         )
-        if made.terms or (self._seen and Axis.KV_HEADS in axis_map.free):
-            return made
-        # Keys and values that move with the queries cannot be told from them; every layer has its own.
+        if produced.terms or (self._heads_mapped and Axis.KV_HEADS in axis_map.free):
+            return produced
+        # Keys and values that change with the queries look like them; assume that every layer has its own.
         return Polynomial.variable(Axis.KV_HEADS) * self._key_and_value
 
     def products(self, layer: int) -> Polynomial:
-        """Operations for each token attended to: two for each entry of a key and a value of every head."""
+        """Return the operations per attended token: two per entry of a key and of a value of every head."""
         if not self._attends(layer):
             return _NOTHING
         return Polynomial.variable(Axis.HEADS) * self._key_and_value * (2 * self._modules(layer))
 
     def expansion(self, layer: int) -> Polynomial:
-        """Operations to expand one token's compressed keys and values, which decoding does for all anew."""
+        """Return the operations to expand one token's compressed keys and values; decoding repeats them."""
         if not self.latent or not self._attends(layer):
             return _NOTHING
         config = self.axis_map.config
@@ -71,24 +71,24 @@ class Attention:
         return Polynomial.variable(Axis.HEADS) * (2 * self.latent * head * self._modules(layer))
 
     def _attends(self, layer: int) -> bool:
-        """By its tensors; where heads move none of any layer, by the cache that the class asks for."""
-        if self._seen:
+        """Whether a layer has attention: by its tensors, or by ``DynamicCache`` if no tensor has heads."""
+        if self._heads_mapped:
             return any(map(_has_heads, self.layers[layer]))
         return layer < len(self._cached) and isinstance(self._cached[layer], DynamicLayer)
 
     def _modules(self, layer: int) -> int:
-        """How many attentions there are in one layer: one, but for some classes that compress."""
+        """The number of attention modules in one layer: one, except in some classes that compress."""
         names = {tensor.module for tensor in self.layers[layer]}
         return sum(name.endswith(_COMPRESSING) for name in names) if self.latent else 1
 
     def _matrices(self, layer: int) -> list[tuple[Layout, Layout]]:
-        """Both dimensions of every matrix of a layer, in both orders."""
+        """The two dimensions of every matrix of a layer, in both orders."""
         pairs = [t.dimensions for t in self.layers[layer] if len(t.dimensions) == 2]
         return [pair for one, other in pairs for pair in ((one, other), (other, one))]
 
     @property
     def _key_and_value(self) -> Polynomial:
-        """The entries of a head's key and of its value together."""
+        """The number of entries of a head's key and value together."""
         config = self.axis_map.config
         if self.latent:
             return Polynomial.constant(config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim)
@@ -101,15 +101,15 @@ def _has_heads(tensor: MappedTensor) -> bool:
     return tensor.has(Axis.HEADS) or tensor.has(Axis.KV_HEADS)
 
 
-def _beside_queries(layout: Layout, axis_map: AxisMap, inside: bool = False) -> Polynomial:
-    """How many entries belong to KV heads and to none of their queries: those of keys and values."""
+def _key_value_entries(layout: Layout, axis_map: AxisMap, inside: bool = False) -> Polynomial:
+    """Count the entries of keys and values: those that belong to KV heads but to none of their queries."""
     match layout:
         case Fixed(length):
             return Polynomial.constant(length if inside else 0)
         case Concatenated(parts):
-            return Polynomial.sum(_beside_queries(part, axis_map, inside) for part in parts)
+            return Polynomial.sum(_key_value_entries(part, axis_map, inside) for part in parts)
         case PerUnit(Axis.HEADS):
             return _NOTHING
         case PerUnit(axis, units, inner):
-            beside = _beside_queries(inner, axis_map, inside or axis is Axis.KV_HEADS)
-            return units_of(axis, units, axis_map) * beside
+            each = _key_value_entries(inner, axis_map, inside or axis is Axis.KV_HEADS)
+            return units_of(axis, units, axis_map) * each

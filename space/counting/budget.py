@@ -1,4 +1,4 @@
-"""How large the student may be: the number that a user types, what it counts, and the band around it."""
+"""The budget of a student: parsing what the user types, what it measures, and its tolerance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from space.input_error import InputError
 
 
 class Measure(StrEnum):
-    """What a budget is a number of."""
+    """The quantity that a budget limits."""
 
     TOTAL = "total"
     NON_EMBEDDING = "non-embedding"
@@ -21,12 +21,12 @@ class Measure(StrEnum):
 
     @property
     def in_bytes(self) -> bool:
-        """Whether it is memory; parameters otherwise."""
+        """Whether the quantity is memory in bytes rather than a number of parameters."""
         return self in (Measure.WEIGHTS, Measure.KV_CACHE)
 
     @property
     def unit(self) -> str:
-        """In words, as it follows a number."""
+        """The unit in words, to follow a number."""
         return _WORDS[self]
 
 
@@ -37,7 +37,7 @@ _WORDS = {
     Measure.WEIGHTS: "bytes of weights",
     Measure.KV_CACHE: "bytes of KV cache a token",
 }
-#: What a number is multiplied by, by its unit in lower case.
+#: From a unit in lower case to its factor.
 COUNT_UNITS = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 BYTE_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 BYTE_UNITS |= {f"{prefix}ib": 2**power for prefix, power in (("k", 10), ("m", 20), ("g", 30), ("t", 40))}
@@ -46,7 +46,7 @@ _PATTERN = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-z%]*)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class BudgetText:
-    """A budget as typed: a number of parameters or bytes, or a share of the teacher's."""
+    """A budget as the user types it: a number of parameters or bytes, or a share of the teacher's."""
 
     amount: float
     """Parameters or bytes, or the share (0.6 for 60%)."""
@@ -54,14 +54,14 @@ class BudgetText:
 
     @classmethod
     def parse(cls, text: str, of: Measure = Measure.TOTAL) -> BudgetText:
-        """Read ``4B``, ``350M``, ``800k``, ``1200000`` or ``60%``; of memory ``8GB``, ``500MB``, ``64KiB``.
+        """Parse ``4B``, ``350M``, ``800k``, ``1200000`` or ``60%``; for memory ``8GB``, ``500MB``, ``64KiB``.
 
         Args:
-            text: as typed.
+            text: as the user typed it.
             of: what the budget measures.
 
         Raises:
-            InputError: the text is no positive number with one of the measure's units.
+            InputError: the text is not a positive number in one of the measure's units.
         """
         units, others = (BYTE_UNITS, COUNT_UNITS) if of.in_bytes else (COUNT_UNITS, BYTE_UNITS)
         rule, remedy = _rule(of)
@@ -79,7 +79,7 @@ class BudgetText:
         return cls(amount, unit == "%")
 
     def of(self, whole: int) -> int:
-        """The budget's amount for a teacher that has ``whole`` of what is measured."""
+        """Return the amount for a teacher that measures ``whole``."""
         return round(self.amount * whole) if self.relative else round(self.amount)
 
 
@@ -107,32 +107,32 @@ def _instead(of: Measure, remedy: str) -> str:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a student may take, and the band around it that candidates have to lie in."""
+    """The target amount, and the tolerance within which candidates must lie."""
 
     amount: int
-    """Parameters or bytes, as ``of`` says."""
+    """Parameters or bytes, depending on ``of``."""
     tolerance: float
-    """Half the width of the band as a share of ``amount``: 0.02 allows ±2%."""
+    """The allowed deviation as a share of ``amount``: 0.02 allows ±2%."""
     of: Measure = Measure.TOTAL
     value_bytes: int = 2
-    """Of a weight or a cached number, where ``of`` is memory; two for bfloat16."""
+    """Bytes per weight or cached number, where ``of`` is memory; two for bfloat16."""
 
     def __str__(self) -> str:
         return f"{self.amount:,} {self.of.unit} ±{100 * self.tolerance:.3g}%"
 
     @property
     def lowest(self) -> float:
-        """The least within the band."""
+        """The smallest amount within the tolerance."""
         return self.amount * (1 - self.tolerance)
 
     @property
     def highest(self) -> float:
-        """The most within the band."""
+        """The largest amount within the tolerance."""
         return self.amount * (1 + self.tolerance)
 
 
 def format_amount(amount: float, of: Measure = Measure.TOTAL) -> str:
-    """An amount as people say and type it, to three digits: 8.19B, 350M, 800k; of memory 16.1GB, 64kB."""
+    """Format an amount to three digits, as users type it: 8.19B, 350M, 800k; for memory 16.1GB, 64kB."""
     giga, unit = ("G", "B") if of.in_bytes else ("B", "")
     for prefix, size in (("T", 1e12), (giga, 1e9), ("M", 1e6), ("k", 1e3)):
         if amount >= size * 0.9995:

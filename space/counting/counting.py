@@ -1,4 +1,4 @@
-"""What an architecture costs, in closed form from the axis map, nothing built.
+"""Parameters, KV cache and FLOPs of an architecture in closed form, from the axis map alone.
 
 Each count is a polynomial in the sizes of the axes and the numbers of layers of each kind.
 """
@@ -22,10 +22,10 @@ from space.input_error import InputError
 
 
 def experts_per_token(axis_map: AxisMap) -> int:
-    """How many of the routed experts work on a token.
+    """Return how many routed experts process each token.
 
     Raises:
-        InputError: the config does not say.
+        InputError: no known field of the config holds the number.
     """
     field = first_field_of(axis_map.config, TOP_K)
     if field is None:
@@ -38,7 +38,7 @@ def experts_per_token(axis_map: AxisMap) -> int:
 
 
 def expert_groups(axis_map: AxisMap) -> int:
-    """In how many groups experts are routed; each keeps an equal share of its experts."""
+    """Return the number of groups that experts are routed in; each group keeps equally many experts."""
     groups = (_groups(layout) for tensor in axis_map.tensors for layout in tensor.dimensions)
     return next((found for found in groups if found), 1)
 
@@ -55,9 +55,10 @@ def _groups(layout: Layout) -> int:
 
 
 def fewest_experts(axis_map: AxisMap) -> int:
-    """A token is sent to so many; in groups, those that it may choose from have to hold as many.
+    """Return the smallest number of experts that routing allows.
 
-    Groups are chosen by their two best experts, so that each has to have two.
+    It is the number of experts per token. With groups, the groups open to a token must together hold that
+    many, and each must have two experts, since routers choose groups by their two best experts.
     """
     chosen, groups = experts_per_token(axis_map), expert_groups(axis_map)
     if groups == 1:
@@ -67,14 +68,14 @@ def fewest_experts(axis_map: AxisMap) -> int:
 
 
 def parameter_polynomial(axis_map: AxisMap) -> Polynomial:
-    """The number of parameters of a student of this teacher, tied weights once, buffers not."""
+    """Return the number of parameters of a student, counting tied weights once and no buffers."""
     return sum_of_tensors(axis_map, _parameters(axis_map))
 
 
 def non_embedding_polynomial(axis_map: AxisMap) -> Polynomial:
-    """The parameters without those that grow with the vocabulary or the context.
+    """Return the parameters that do not grow with the vocabulary or the context.
 
-    Left out are the tables of token and position embeddings and the output head, tied to the former or not.
+    This leaves out the token and position embeddings and the output head, tied or not.
     """
     uses = parameter_uses(axis_map)
     kept = (t for t in _parameters(axis_map) if t.name not in uses.tables | uses.head)
@@ -82,10 +83,10 @@ def non_embedding_polynomial(axis_map: AxisMap) -> Polynomial:
 
 
 def active_polynomial(axis_map: AxisMap) -> Polynomial:
-    """The parameters that take part in the work on one token.
+    """Return the number of active parameters: those that process one token.
 
-    Of the routed experts those count that a token is sent to; everything else counts whole, the router and
-    all of the embedding table included, as is usual where models are named by their active parameters.
+    Routed experts count as many as each token is sent to. Everything else counts in full, including the
+    router and the whole embedding table, as is usual in model names that state active parameters.
 
     Raises:
         InputError: the config of a mixture does not say how many experts a token is sent to.
@@ -94,10 +95,9 @@ def active_polynomial(axis_map: AxisMap) -> Polynomial:
 
 
 def matrix_polynomial(axis_map: AxisMap) -> Polynomial:
-    """The weights that each token is multiplied with: all matrices but those that are looked up.
+    """Return the number of weights in matrix products per token: all matrices except embedding lookups.
 
-    With tied embeddings the table serves as the head too, and counts once; of the routed experts
-    those count that a token is sent to.
+    A tied embedding table counts once, as the head; routed experts count as many as a token is sent to.
     """
     uses = parameter_uses(axis_map)
     left_out = (uses.tables - uses.head) | uses.vectors
@@ -108,18 +108,18 @@ def matrix_polynomial(axis_map: AxisMap) -> Polynomial:
 def cache_polynomial(
     axis_map: AxisMap, tokens: int | None = None, kept: Sequence[int] | None = None
 ) -> Polynomial:
-    """Numbers in the KV cache, over all layers.
+    """Return how many numbers the KV cache holds, over all layers.
 
-    In a layer that makes keys and values of its own each token takes the rows that make them; a layer
-    that shares those of another takes none. A class that compresses them (``kv_lora_rank``) caches them
-    compressed. States of state-space and linear-attention layers, which do not grow, are left out.
+    A layer with keys and values of its own holds one number per token for each row that produces them; a
+    layer that shares another's holds none. A class that compresses them (``kv_lora_rank``) caches them
+    compressed. The states of state-space and linear-attention layers do not grow and are left out.
 
     Args:
         axis_map: the teacher's.
-        tokens: of one sequence, of which a layer with a sliding window keeps one fewer than the window;
-            by default what a token takes before any window is full.
-        kept: the layers that a student keeps, where windows differ among layers of one kind; by
-            default every kind of layer has the teacher's on average.
+        tokens: length of the sequence; a layer with a sliding window keeps at most one token fewer than
+            the window. By default, the count is per token, before any window is full.
+        kept: the layers that a student keeps, for classes whose windows differ among layers of one kind;
+            by default, each kind of layer gets the teacher's average.
     """
 
     def stored(window: int | None) -> Fraction:
@@ -129,16 +129,16 @@ def cache_polynomial(
 
 
 def decode_flops(axis_map: AxisMap, context: int, kept: Sequence[int] | None = None) -> Polynomial:
-    """Floating-point operations to make one token after ``context`` others.
+    """Return the floating-point operations to generate one token after ``context`` others.
 
-    Two for each weight of a matrix, and for each head and token attended to, itself among them, two
-    for each entry of a key and of a value. A layer with a sliding window attends to no more than the
-    window. Compressed keys and values are expanded for every token attended to. The recurrences of
-    state-space and linear-attention layers are left out.
+    Two per weight of a matrix; and per head and attended token (itself included), two per entry of a key
+    and of a value. A layer with a sliding window attends to the window at most. Compressed keys and values
+    are expanded anew for every earlier token. The recurrences of state-space and linear-attention layers
+    are left out.
 
     Args:
         axis_map: the teacher's.
-        context: tokens before the one that is made.
+        context: the number of tokens before the generated one.
         kept: as for ``cache_polynomial``.
     """
 
@@ -152,14 +152,14 @@ def decode_flops(axis_map: AxisMap, context: int, kept: Sequence[int] | None = N
 
 
 def prefill_flops(axis_map: AxisMap, prompt: int, kept: Sequence[int] | None = None) -> Polynomial:
-    """Floating-point operations for a token of a prompt, the mean over its positions.
+    """Return the floating-point operations per prompt token, averaged over its positions.
 
-    As ``decode_flops``, each position attending to itself and those before; whether a kernel skips
-    the masked half is its own affair. The output head is counted at every position.
+    Counted as in ``decode_flops``, each position attending to itself and those before it, even if a kernel
+    also computes the masked half. The output head counts at every position.
 
     Args:
         axis_map: the teacher's.
-        prompt: tokens.
+        prompt: the number of tokens of the prompt.
         kept: as for ``cache_polynomial``.
     """
 
@@ -173,18 +173,18 @@ def prefill_flops(axis_map: AxisMap, prompt: int, kept: Sequence[int] | None = N
 
 @dataclass(frozen=True)
 class ParameterUses:
-    """What some parameters are for, by name; told by the class itself."""
+    """Names of parameters by their use, as the model class shows it."""
 
     tables: frozenset[str]
-    """Looked up by token or position."""
+    """Embedding tables, looked up by token or position."""
     head: frozenset[str]
-    """Of the output head; a tied weight under its first name."""
+    """Parameters of the output head; a tied weight under its first name."""
     vectors: frozenset[str]
-    """Biases, and whatever norms hold: added or scaled with, entry by entry."""
+    """Biases and the parameters of norms, which apply entry by entry."""
 
 
 def parameter_uses(axis_map: AxisMap) -> ParameterUses:
-    """Build the class on the meta device and look."""
+    """Find the uses of parameters by building the class on the meta device."""
     model = build(axis_map.config)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     tables, vectors = set(), set()
@@ -201,10 +201,10 @@ def parameter_uses(axis_map: AxisMap) -> ParameterUses:
 
 
 def budget_polynomial(axis_map: AxisMap, budget: Budget) -> Polynomial:
-    """What a budget measures, in its unit.
+    """Return the count of what a budget measures, in the budget's unit.
 
     Raises:
-        InputError: the teacher does not say what has to be known for it.
+        InputError: the teacher's config lacks a figure that the count needs.
     """
     match budget.of:
         case Measure.TOTAL:
@@ -224,7 +224,7 @@ def _parameters(axis_map: AxisMap) -> list[MappedTensor]:
 
 
 def _active(axis_map: AxisMap) -> Part:
-    """Counts of routed experts only those that a token is sent to."""
+    """Make the function that counts, of routed experts, only as many as a token is sent to."""
     experts = axis_map.teacher.experts
     if not experts:
         return lambda tensor, size: size
@@ -239,7 +239,7 @@ def _active(axis_map: AxisMap) -> Part:
     def part(tensor: MappedTensor, size: Polynomial) -> Polynomial:
         if tensor.module not in routed:
             return size
-        if not tensor.has(Axis.EXPERTS):  # the class has experts that are not cut
+        if not tensor.has(Axis.EXPERTS):  # the experts axis cannot be cut in this class
             return size * Fraction(top_k, experts)
         return size.replaced(Axis.EXPERTS, Polynomial.constant(top_k))
 

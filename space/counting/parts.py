@@ -1,8 +1,8 @@
-"""Which part of a model every parameter belongs to, and which modules do that part's work; no family named.
+"""The breakdown of a model into parts: which part every parameter and module belongs to, in any family.
 
-The map says which axes move a tensor: heads tell attention, neurons the MLP, experts the mixture. A module
-below a layer whose tensors speak of one part belongs to it whole, so that the norms of queries and keys are
-attention's, and biases go with their matrices.
+The axes of a tensor show its part: heads mean attention, neurons the MLP, experts the mixture. If all
+tensors with an axis below a module belong to one part, the whole module does: the norms of queries and keys
+count as attention, and biases go with their matrices.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ class Part(StrEnum):
     """A part of a model."""
 
     EMBEDDINGS = "embeddings"
-    """Tables of tokens and positions; the output head too where it is tied to them."""
+    """Token and position embeddings, including the output head where it is tied to them."""
     ATTENTION = "attention"
     MLP = "mlp"
-    """Shared experts among them."""
+    """Includes shared experts."""
     EXPERTS = "experts"
-    """Routed ones, and their router."""
+    """Routed experts and their router."""
     OTHER = "other"
     """Matrices without heads, neurons or experts: state spaces, convolutions, adapters."""
     NORMS = "norms"
-    """And what else is a vector, outside of the above."""
+    """Includes all other vectors outside the parts above."""
     HEAD = "head"
 
 
@@ -52,47 +52,47 @@ class Parts:
     """The parts of one built model."""
 
     parameters: Mapping[str, Part]
-    """Of every parameter, by its name; a tied one under its first."""
+    """The part of every parameter, by name; a tied parameter under its first name."""
     modules: Mapping[str, Part]
-    """Modules that are called and work for one part; none lies within another, norms are left out."""
+    """Modules that compute one part, norms left out; none of them lies within another."""
 
 
 def parts_of(model: PreTrainedModel, axis_map: AxisMap, kept: Sequence[int]) -> Parts:
-    """The parts of a teacher or of a student.
+    """Assign the parameters and modules of a teacher or student to parts.
 
     Args:
-        model: as transformers loads it.
+        model: as loaded by transformers.
         axis_map: the teacher's.
         kept: the teacher's layers that the model has, ascending.
     """
-    told = _told(model, axis_map, kept)
+    known = _known_parts(model, axis_map, kept)
     parameters: dict[str, Part] = {}
     modules: dict[str, Part] = {}
-    for name, module, part in _blocks(model, "", told, axis_map.stacks):
-        for parameter in _names(name, module, told):
-            parameters.setdefault(parameter, told[parameter] or part)
+    for name, module, part in _blocks(model, "", known, axis_map.stacks):
+        for parameter in _names(name, module, known):
+            parameters.setdefault(parameter, known[parameter] or part)
         if part is not Part.NORMS and not isinstance(module, nn.ModuleList):
             modules[name] = part
     for parameter, values in model.named_parameters():
         loose = Part.NORMS if values.ndim < 2 else Part.OTHER
-        parameters.setdefault(parameter, told[parameter] or loose)
+        parameters.setdefault(parameter, known[parameter] or loose)
     head = model.get_output_embeddings()
     names = [name for name, module in model.named_modules() if module is head and head is not None]
     return Parts(parameters, modules | dict.fromkeys(names, Part.HEAD))
 
 
-def _told(model: PreTrainedModel, axis_map: AxisMap, kept: Sequence[int]) -> dict[str, Part | None]:
-    """What each parameter says of itself: by its use, or by the axes that move it."""
+def _known_parts(model: PreTrainedModel, axis_map: AxisMap, kept: Sequence[int]) -> dict[str, Part | None]:
+    """Return the part of each parameter that its use or its axes reveal, else None."""
     axes = {student_name(tensor, axis_map, kept): _by_axes(tensor) for tensor in axis_map.tensors}
-    told = {name: axes.get(name) for name, _ in model.named_parameters()}
+    known = {name: axes.get(name) for name, _ in model.named_parameters()}
     first = {id(parameter): name for name, parameter in model.named_parameters()}
     head = model.get_output_embeddings()
     for parameter in head.parameters() if head is not None else ():
-        told[first[id(parameter)]] = Part.HEAD
+        known[first[id(parameter)]] = Part.HEAD
     for module in model.modules():
         if isinstance(module, nn.Embedding):
-            told[first[id(module.weight)]] = Part.EMBEDDINGS
-    return told
+            known[first[id(module.weight)]] = Part.EMBEDDINGS
+    return known
 
 
 def _by_axes(tensor: MappedTensor) -> Part | None:
@@ -100,17 +100,17 @@ def _by_axes(tensor: MappedTensor) -> Part | None:
 
 
 def _blocks(
-    module: nn.Module, name: str, told: Mapping[str, Part | None], stacks: Sequence[str]
+    module: nn.Module, name: str, known: Mapping[str, Part | None], stacks: Sequence[str]
 ) -> Iterator[tuple[str, nn.Module, Part]]:
-    """The largest modules below the layers that belong to one part, and those beside the layers."""
-    below = _names(name, module, told)
-    found = {part for parameter in below if (part := told[parameter]) is not None}
+    """Yield the largest modules that belong to one part, within the layers and beside them."""
+    below = _names(name, module, known)
+    found = {part for parameter in below if (part := known[parameter]) is not None}
     one = len(found) < 2 or found == _FEED_FORWARD
     if below and one and not _holds_layers(name, stacks) and not isinstance(module, nn.ModuleList):
         yield name, module, _joint(found, module)
         return
     for child, inner in module.named_children():
-        yield from _blocks(inner, f"{name}.{child}" if name else child, told, stacks)
+        yield from _blocks(inner, f"{name}.{child}" if name else child, known, stacks)
 
 
 def _joint(found: set[Part], module: nn.Module) -> Part:
@@ -121,7 +121,7 @@ def _joint(found: set[Part], module: nn.Module) -> Part:
 
 
 def _holds_layers(name: str, stacks: Sequence[str]) -> bool:
-    """Whether a module is a layer or lies above one."""
+    """Return whether a module is a layer or contains one."""
     for stack in stacks:
         inside = name.removeprefix(stack)
         if f"{stack}".startswith(f"{name}." if name else "") or (inside != name and inside.isdigit()):
@@ -129,7 +129,7 @@ def _holds_layers(name: str, stacks: Sequence[str]) -> bool:
     return False
 
 
-def _names(name: str, module: nn.Module, told: Mapping[str, Part | None]) -> list[str]:
-    """The parameters below a module, those apart that another module has under their first name."""
+def _names(name: str, module: nn.Module, known: Mapping[str, Part | None]) -> list[str]:
+    """List the parameters below a module, except tied ones whose first name belongs to another module."""
     prefix = f"{name}." if name else ""
-    return [full for own, _ in module.named_parameters() if (full := prefix + own) in told]
+    return [full for own, _ in module.named_parameters() if (full := prefix + own) in known]

@@ -1,20 +1,19 @@
-"""Directions of the residual stream to keep, in place of coordinates, and the model turned to them.
+"""Bases of the residual stream: which directions to keep instead of coordinates, and how to rotate to them.
 
-A decoder whose norms divide by the root mean square computes the same in any orthogonal basis of the
-stream, once the weights of every norm have been folded into the matrices that read it: readers and
-writers are turned, and all of them at once. Where norms also subtract the mean, it does so in any basis that
-leaves the direction of the mean where it is.
+With the weight of every norm folded into the matrices that read the norm's output, a decoder with RMS norms
+computes the same function in any orthogonal basis of the stream: all readers and writers are rotated
+together. With norms that also subtract the mean, this holds for rotations that fix the mean's direction.
 
-With every norm's weights folded into the matrices that read it, let x̂ be the stream over its root mean
-square at the norms' inputs, C the mean of x̂x̂ᵀ over tokens and norms, and M the sum of WᵀW / tr(WᵀW C)
-over all matrices W that read the stream. *Principal* directions are the leading eigenvectors of C;
-*weighted* ones those of M^¼ C M^¼, which also asks how much each direction is read. One rotation serves
-the whole model, so that every size is a prefix.
+Let x̂ be the stream over its root mean square at the norms' inputs, C the mean of x̂x̂ᵀ over tokens and norms,
+and M the sum of WᵀW / tr(WᵀW C) over all matrices W that read the stream. *Principal* directions are the
+leading eigenvectors of C; *weighted* directions are those of M^¼ C M^¼, which also takes into account how
+strongly each direction is read. One rotation serves the whole model, so every size is a prefix.
 
-Norms that subtract the mean read nothing of the direction 1 = (1, …, 1), and subtract the mean of whatever
-coordinates a student keeps. So the new coordinates are Σ aⱼhⱼ over the best directions' aⱼ, with hⱼ the
-columns of Helmert's matrix: hⱼ sums to zero over its first j + 1 entries and has no others. Of any k
-coordinates the norm then sees a₁ … aₖ₋₁ whole, and all later hⱼ as a constant, which it takes away.
+Norms that subtract the mean ignore the direction 1 = (1, …, 1), and in a student they subtract the mean of
+the kept coordinates. So the new coordinates are Σ aⱼhⱼ, with aⱼ the components along the best directions
+and hⱼ the columns of Helmert's matrix, whose first j + 1 entries sum to zero and whose others are zero.
+Over the first k coordinates the norm then sees a₁ … aₖ₋₁ exactly, and all later hⱼ as a constant, which
+it subtracts.
 """
 
 from __future__ import annotations
@@ -31,20 +30,20 @@ from space.axes.axis_map import AxisMap, ResidualStream, wildcard_name
 from space.input_error import InputError
 
 Weights = Mapping[str, Tensor]
-#: Of a norm's weights, relative to the largest: to divide by less would lose digits.
+#: Smallest weight of a norm to divide by, relative to its largest; less would lose precision.
 _LEAST_GAIN = 1e-4
 
 
 def fold_norms(weights: Weights, axis_map: AxisMap, stream: ResidualStream) -> dict[str, Tensor]:
-    """The same function with every norm's weight moved into the matrices that read it.
+    """Return weights of the same function, with every norm's weight folded into the matrices that read it.
 
     Args:
-        weights: by name; stay as they are.
+        weights: by name; not modified.
         axis_map: of the model.
-        stream: of its class.
+        stream: the residual stream of its class.
 
     Raises:
-        InputError: a norm has a bias where its weight is next to nothing.
+        InputError: a norm has a bias in a dimension where its weight is close to 0.
     """
     found = dict(weights)
     for norm in axis_map.tensors:
@@ -54,17 +53,17 @@ def fold_norms(weights: Weights, axis_map: AxisMap, stream: ResidualStream) -> d
         gain = weights[norm.name] + stream.offset
         for tensor in axis_map.tensors:
             if wildcard_name(tensor.name) in readers and norm.layer in (None, tensor.layer):
-                place = hidden_dimension(tensor.axes)
-                found[tensor.name] = (found[tensor.name].movedim(place, -1) * gain).movedim(-1, place)
+                dim = hidden_dimension(tensor.axes)
+                found[tensor.name] = (found[tensor.name].movedim(dim, -1) * gain).movedim(-1, dim)
         found[norm.name] = torch.full_like(weights[norm.name], 1 - stream.offset)
         bias = f"{norm.module}.bias"
         if bias in weights:
-            found[bias] = _behind(weights[bias], gain, bias)
+            found[bias] = _bias_before_gain(weights[bias], gain, bias)
     return found
 
 
-def _behind(bias: Tensor, gain: Tensor, name: str) -> Tensor:
-    """(D,) what has to be added before the gain is applied, so that the bias is what is added after it."""
+def _bias_before_gain(bias: Tensor, gain: Tensor, name: str) -> Tensor:
+    """Return (D,) the bias that, added before the gain is applied, equals ``bias`` added after it."""
     lost = (gain.abs() < _LEAST_GAIN * gain.abs().max()) & (bias != 0)
     if bool(lost.any()):
         raise InputError(
@@ -78,31 +77,31 @@ def _behind(bias: Tensor, gain: Tensor, name: str) -> Tensor:
 def rotate_stream(
     weights: Weights, axis_map: AxisMap, stream: ResidualStream, rotation: Tensor
 ) -> dict[str, Tensor]:
-    """The same function in another basis of the stream.
+    """Return weights of the same function in another basis of the stream.
 
     Args:
         weights: from ``fold_norms``.
         axis_map: of the model.
-        stream: of its class.
-        rotation: (D, D) orthogonal, new directions in columns.
+        stream: the residual stream of its class.
+        rotation: (D, D) orthogonal, with the new directions in columns.
     """
     found = dict(weights)
     for tensor in axis_map.tensors:
         if tensor.has(Axis.HIDDEN) and wildcard_name(tensor.name) not in stream.readers:
-            values, place = weights[tensor.name], hidden_dimension(tensor.axes)
+            values, dim = weights[tensor.name], hidden_dimension(tensor.axes)
             matrix = rotation.to(values.device, torch.promote_types(values.dtype, torch.float32))
-            along = (values.movedim(place, -1).to(matrix.dtype) @ matrix).to(values.dtype)
-            found[tensor.name] = along.movedim(-1, place).contiguous()
+            along = (values.movedim(dim, -1).to(matrix.dtype) @ matrix).to(values.dtype)
+            found[tensor.name] = along.movedim(-1, dim).contiguous()
     return found
 
 
 def hidden_dimension(axes: tuple[frozenset[Axis], ...]) -> int:
-    """The dimension that runs along hidden."""
-    return next(place for place, moving in enumerate(axes) if Axis.HIDDEN in moving)
+    """Return the index of the dimension that belongs to the hidden axis."""
+    return next(dim for dim, moving in enumerate(axes) if Axis.HIDDEN in moving)
 
 
 class BasisName(StrEnum):
-    """Which directions of the stream students keep."""
+    """The directions of the stream that students keep."""
 
     COORDINATE = "coordinate"
     PRINCIPAL = "principal"
@@ -111,30 +110,30 @@ class BasisName(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """A turned basis of the stream of D dimensions."""
+    """An orthogonal basis of the stream of D dimensions."""
 
     rotation: Tensor
-    """(D, D) orthogonal float32, new directions in columns, best first."""
+    """(D, D) orthogonal float32, with the new directions in columns, best first."""
     energy: Tensor
-    """(D,) float32, what each new direction adds to the mean square of x̂ that is kept; their sum is D."""
+    """(D,) float32, the contribution of each new direction to the squared norm of x̂; they sum to D."""
 
     def gain(self, kept: int) -> float:
-        """What a norm over the first ``kept`` directions has to multiply by.
+        """Return the weight for a norm over the first ``kept`` directions.
 
-        It divides by their root mean square, where the teacher divides by that of all; on average the
-        two differ by √(Σ energy / kept).
+        The norm divides by the root mean square of these directions, where the teacher divides by that of
+        all; on average the two differ by a factor √(Σ energy / kept).
         """
         return float((self.energy[:kept].sum() / kept).sqrt())
 
 
 def basis_of(name: BasisName, covariance: Tensor, reading: Tensor, centred: bool = False) -> Basis:
-    """The principal or the weighted basis.
+    """Compute the principal or the weighted basis.
 
     Args:
-        name: which; the coordinate basis needs no rotation.
+        name: the basis; not the coordinate one, which needs no rotation.
         covariance: (D, D) C, float64.
-        reading: (D, D) M, float64; the principal basis does not look at it.
-        centred: the norms subtract the mean; C is of centred states then.
+        reading: (D, D) M, float64; the principal basis ignores it.
+        centred: whether the norms subtract the mean; C is then of centred states.
     """
     assert name is not BasisName.COORDINATE, "coordinates are ranked, not turned"
     inner = helmert(len(covariance))[:, :-1] if centred else torch.eye(len(covariance)).double()
@@ -148,16 +147,16 @@ def basis_of(name: BasisName, covariance: Tensor, reading: Tensor, centred: bool
 
 
 def centred_rotation(directions: Tensor) -> Tensor:
-    """(D, D) rotation to coordinates that hold (D, D − 1) orthonormal directions without a mean."""
+    """Return the (D, D) rotation whose coordinates keep (D, D − 1) orthonormal directions of zero mean."""
     frame = helmert(len(directions)).to(directions)
     return torch.cat([directions, frame[:, -1:]], 1) @ frame.T
 
 
 def helmert(size: int) -> Tensor:
-    """(D, D) float64, Helmert's orthogonal matrix with its constant column last.
+    """Return Helmert's orthogonal matrix (D, D) in float64, with its constant column last.
 
-    Column j < D − 1 holds 1 / √((j + 1)(j + 2)) in its first j + 1 entries and what makes their sum zero in
-    the next (H. O. Lancaster, "The Helmert matrices", 1965).
+    Column j < D − 1 holds 1 / √((j + 1)(j + 2)) in its first j + 1 entries, and in the next the entry that
+    makes the column sum to zero (H. O. Lancaster, "The Helmert matrices", 1965).
     """
     counts = torch.arange(1, size).double()
     lengths = (counts * (counts + 1)).rsqrt()

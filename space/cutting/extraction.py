@@ -1,4 +1,4 @@
-"""From a teacher to its students: sorted once by importance, then cut as prefixes of every tensor."""
+"""Extraction of students: the teacher is sorted by importance once; students are prefixes of its tensors."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ _NOTHING = Repair()
 
 
 def saved_tensors(model: PreTrainedModel, axis_map: AxisMap) -> dict[str, Tensor]:
-    """The tensors of a built teacher that the map speaks of, by name: parameters and saved buffers."""
+    """Return the tensors of a built teacher that are in the map, by name: parameters and saved buffers."""
     tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     return {tensor.name: tensors[tensor.name] for tensor in axis_map.tensors}
 
 
 def sort_by_importance(weights: Weights, axis_map: AxisMap, ranking: Ranking) -> dict[str, Tensor]:
-    """The canonical teacher: the same function, every axis inside the layers and hidden sorted or turned.
+    """Return the canonical teacher: the same function, with hidden and all axes within layers sorted.
+
+    If the ranking has a basis, hidden is rotated to it instead of sorted.
 
     Args:
         weights: the teacher's, by name, from ``saved_tensors``.
@@ -41,7 +43,7 @@ def sort_by_importance(weights: Weights, axis_map: AxisMap, ranking: Ranking) ->
         ranking: the teacher's.
 
     Returns:
-        New tensors by name; layers stay where they are.
+        New tensors by name; the order of layers is unchanged.
     """
     sortable = axis_map.sortable
     if ranking.basis is not None:
@@ -56,7 +58,7 @@ def sort_by_importance(weights: Weights, axis_map: AxisMap, ranking: Ranking) ->
 
 
 def _sorted(values: Tensor, tensor: MappedTensor, sortable: Collection[Axis], ranking: Ranking) -> Tensor:
-    """A tensor with its units in the ranking's order, along every dimension."""
+    """Return a tensor with its units in the ranking's order along every dimension."""
 
     def order(axis: Axis, within: int | None) -> Tensor:
         if axis in sortable:
@@ -64,39 +66,39 @@ def _sorted(values: Tensor, tensor: MappedTensor, sortable: Collection[Axis], ra
         units = ranking.order(axis, tensor.layer, within)
         return torch.arange(len(units))
 
-    experts = next((place for place, axes in enumerate(tensor.axes) if Axis.EXPERTS in axes), None)
-    # An expert's neurons have an order of their own, so they come first, while experts stand in their places.
-    for place, layout in sorted(enumerate(tensor.dimensions), key=lambda at: at[0] == experts):
-        axes = tensor.axes[place] - {Axis.LAYERS}
-        if Axis.EXPERT_MLP in axes and experts not in (None, place):
+    experts = next((dim for dim, axes in enumerate(tensor.axes) if Axis.EXPERTS in axes), None)
+    # Each expert has its own order of neurons, so neurons are sorted before the experts are.
+    for dim, layout in sorted(enumerate(tensor.dimensions), key=lambda at: at[0] == experts):
+        axes = tensor.axes[dim] - {Axis.LAYERS}
+        if Axis.EXPERT_MLP in axes and experts not in (None, dim):
             values = torch.cat(
                 [
-                    one.index_select(place, positions(layout, order, expert).to(one.device))
+                    one.index_select(dim, positions(layout, order, expert).to(one.device))
                     for expert, one in enumerate(values.split(1, experts))
                 ],
                 experts,
             )
         elif axes & frozenset(sortable):
-            values = values.index_select(place, positions(layout, order).to(values.device))
+            values = values.index_select(dim, positions(layout, order).to(values.device))
     return values.clone()
 
 
 def layers_kept(axis_map: AxisMap, ranking: Ranking, architecture: Architecture) -> list[int]:
-    """The teacher's layers that a student has, in order."""
+    """Return the teacher's layers that a student keeps, ascending."""
     return kept_layers(ranking.scores[Axis.LAYERS], architecture.layers, axis_map.kinds, ranking.blocks)
 
 
 def student_config(axis_map: AxisMap, architecture: Architecture, kept: Sequence[int]) -> PretrainedConfig:
-    """The config of a student, made by the class's own config object.
+    """Return the config of a student, validated by the class's own config object.
 
     Args:
         axis_map: the teacher's.
         architecture: the student's sizes.
-        kept: the teacher's layers that it has.
+        kept: the teacher's layers that the student keeps.
 
     Raises:
-        StrictDataclassError: the class does not allow these sizes together; other classes raise
-            ValueError and its kin.
+        StrictDataclassError: the class does not allow these sizes together; some classes raise
+            ValueError or a similar error instead.
     """
     changes = per_layer_fields(axis_map.config, axis_map.teacher.layers, kept)
     changes |= {name: architecture[axis] for axis, names in axis_map.fields.items() for name in names}
@@ -117,16 +119,17 @@ def extract(
     Args:
         canonical: from ``sort_by_importance``.
         axis_map: the teacher's.
-        ranking: the one that ``canonical`` was sorted by.
+        ranking: the ranking that ``canonical`` was sorted by.
         architecture: the student's sizes.
-        kept: the teacher's layers that it has, ascending, if not the most important ones.
-        repair: of its weights for what is cut; nothing by default.
+        kept: the teacher's layers to keep, ascending; by default the most important ones.
+        repair: how to repair the weights for what is cut; nothing by default.
 
     Returns:
-        A model with memory of its own, in evaluation mode, on the device of ``canonical``.
+        A model with its own memory, in evaluation mode, on the device of ``canonical``.
 
     Raises:
-        InputError: the class cannot be told to keep just these layers, or then wants other tensors.
+        InputError: the class cannot express a model of just these layers, or needs tensors that the teacher
+            does not have.
     """
     assert ranking.basis is not None or not repair.sets_gains, "moments sorted by a turned ranking"
     kept = layers_kept(axis_map, ranking, architecture) if kept is None else kept
@@ -137,18 +140,18 @@ def extract(
             values = repair.repaired(canonical[tensor.name], tensor, axis_map, architecture)
             weights[name] = slice_tensor(values, tensor, axis_map, architecture, kept)
     if not repair.sets_gains:
-        _norm_gain(weights, axis_map, ranking, architecture)
+        _set_norm_gains(weights, axis_map, ranking, architecture)
     compensate_scales(weights, axis_map, architecture)
     student = model_from_weights(student_config(axis_map, architecture, kept), weights)
     found = layer_signatures(module_scalars(student), axis_map.stacks, len(kept))
-    check_layer_signatures(axis_map.characters, found, kept)
+    check_layer_signatures(axis_map.layer_signatures, found, kept)
     return student
 
 
-def _norm_gain(
+def _set_norm_gains(
     weights: dict[str, Tensor], axis_map: AxisMap, ranking: Ranking, architecture: Architecture
 ) -> None:
-    """In a turned basis, norms make up for dividing by the root mean square of kept directions alone."""
+    """In a rotated basis, set norm weights to offset dividing by the kept directions' root mean square."""
     if ranking.basis is None or axis_map.stream is None:
         return
     gain = ranking.basis.gain(architecture.hidden) - axis_map.stream.offset
@@ -164,24 +167,24 @@ def slice_tensor(
     architecture: Architecture,
     kept: Sequence[int],
 ) -> Tensor:
-    """A copy of the leading units along every dimension of a sorted tensor, and of the kept layers."""
+    """Copy the leading units along every dimension of a sorted tensor, and the kept layers."""
     whole = values
-    for place, layout in enumerate(tensor.dimensions):
-        if Axis.LAYERS in tensor.axes[place]:
+    for dim, layout in enumerate(tensor.dimensions):
+        if Axis.LAYERS in tensor.axes[dim]:
             index = positions(layout, lambda axis, within: torch.tensor(kept))
-            values = values.index_select(place, index.to(values.device))
-        elif tensor.axes[place]:
-            values = prefix(values, place, layout, architecture, axis_map.teacher)
+            values = values.index_select(dim, index.to(values.device))
+        elif tensor.axes[dim]:
+            values = prefix(values, dim, layout, architecture, axis_map.teacher)
     if values.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr():
         return values.clone(memory_format=torch.contiguous_format)
     return values.contiguous()
 
 
 def model_from_weights(config: PretrainedConfig, weights: Weights) -> PreTrainedModel:
-    """A model of the given weights, without initialising others first; tied weights are tied.
+    """Build a model from weights, without random initialisation; tied weights are tied.
 
     Raises:
-        InputError: the class wants weights that are not given.
+        InputError: the class needs weights that are not given.
     """
     with init_empty_weights(include_buffers=False), no_init_weights():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(copy.deepcopy(config))
@@ -200,16 +203,16 @@ def model_from_weights(config: PretrainedConfig, weights: Weights) -> PreTrained
 
 
 def student_map(axis_map: AxisMap, architecture: Architecture, layers: Sequence[int]) -> AxisMap:
-    """The map of a student, so that it can be ranked and cut as a teacher is.
+    """Return the axis map of a student, so that it can be ranked and cut like a teacher.
 
     Args:
         axis_map: the teacher's.
         architecture: the student's sizes.
-        layers: the teacher's layers that it has, ascending.
+        layers: the teacher's layers that the student keeps, ascending.
 
     Raises:
-        StrictDataclassError: the class does not allow these sizes together; other classes raise
-            ValueError and its kin.
+        StrictDataclassError: the class does not allow these sizes together; some classes raise
+            ValueError or a similar error instead.
     """
     names = {tensor.name: student_name(tensor, axis_map, layers) for tensor in axis_map.tensors}
     tensors = tuple(
@@ -222,7 +225,7 @@ def student_map(axis_map: AxisMap, architecture: Architecture, layers: Sequence[
         if (name := names[tensor.name]) is not None
     )
     kinds = [axis_map.kinds[layer] for layer in layers]
-    characters = axis_map.characters
+    signatures = axis_map.layer_signatures
     return replace(
         axis_map,
         config=student_config(axis_map, architecture, layers),
@@ -231,7 +234,7 @@ def student_map(axis_map: AxisMap, architecture: Architecture, layers: Sequence[
         tensors=tensors,
         kinds=tuple(list(dict.fromkeys(kinds)).index(kind) for kind in kinds),
         buffers=frozenset(name for before in axis_map.buffers if (name := names[before])),
-        characters=tuple(characters[layer] for layer in layers) if characters else (),
+        layer_signatures=tuple(signatures[layer] for layer in layers) if signatures else (),
     )
 
 

@@ -1,9 +1,9 @@
-"""Seeing every product with a mapped tensor, whatever module or function computes it.
+"""Tracing every matrix product with a mapped tensor, whatever module or function computes it.
 
-Neurons and heads are scored where the next projection reads them. Classes write that projection in
+Neurons and heads are scored where the next projection reads them. Classes implement that projection in
 many ways: a linear layer, GPT-2's ``addmm`` with a transposed weight, a product with one expert's
-slice of a three-dimensional tensor, a batched product with all of them. They have in common that an
-operand lies where a parameter lies, so that is what is looked for.
+slice of a three-dimensional tensor, a batched product over all experts. In all of them an operand has the
+memory address of a parameter or of an expert's slice, so the tracer looks for these addresses.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ from space.axes.layout import Layout, PerUnit, axes_of
 
 @dataclass(frozen=True)
 class TracedProduct:
-    """One product with a parameter, or with the slices of one that belong to some experts."""
+    """One product with a parameter, or with an expert's or several experts' slices of it."""
 
     tensor: MappedTensor
     dimension: int
-    """The parameter's, along which the input runs."""
+    """The parameter's dimension that is contracted with the input."""
     first_expert: int
+    """The expert whose slice the operand starts with; 0 for a whole parameter."""
     values: Tensor
     """(..., n) the input."""
     experts: int | None
-    """How many experts are read at once, one matrix each; None for a single matrix."""
+    """The number of experts in a batched product, one matrix each; None for a single matrix."""
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Slice:
+    """A parameter, or the part of it that starts with one expert, as found by its address."""
+
     tensor: MappedTensor
     strides: tuple[int, ...]
     shape: tuple[int, ...]
@@ -46,7 +49,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Operands:
-    """Which arguments of a function are input and weight, and over which dimension of the weight it sums."""
+    """Positions and names of a function's input and weight, and the weight's dimension that it sums over."""
 
     values: int
     weight: int
@@ -66,15 +69,15 @@ _OPERANDS: Mapping[Callable[..., Any], _Operands] = {
 
 
 class ProductTracer(TorchFunctionMode):
-    """Within this mode ``hear`` is told of every product with one of the tensors."""
+    """A mode that calls ``on_product`` for every product with one of the tensors."""
 
     def __init__(
-        self, model: nn.Module, tensors: Iterable[MappedTensor], hear: Callable[[TracedProduct], None]
+        self, model: nn.Module, tensors: Iterable[MappedTensor], on_product: Callable[[TracedProduct], None]
     ) -> None:
         super().__init__()
-        self._hear = hear
-        self._places = dict(
-            found for tensor in tensors for found in _places(tensor, model.get_parameter(tensor.name))
+        self._on_product = on_product
+        self._slices = dict(
+            found for tensor in tensors for found in _slices(tensor, model.get_parameter(tensor.name))
         )
 
     def __torch_function__(
@@ -84,25 +87,25 @@ class ProductTracer(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run the function, after a look at its operands if it is a product."""
+        """Run the function; if it is a product, first check whether its weight is a traced tensor."""
         named = kwargs or {}
         if (operands := _OPERANDS.get(func)) is not None:
             weight = _argument(operands, operands.weight, args, named)
-            if (place := self._places.get(weight.data_ptr())) is not None:
-                self._look(place, weight, operands.summed, _argument(operands, operands.values, args, named))
+            if (part := self._slices.get(weight.data_ptr())) is not None:
+                self._report(part, weight, operands.summed, _argument(operands, operands.values, args, named))
         return func(*args, **named)
 
-    def _look(self, place: _Place, weight: Tensor, summed: int, values: Tensor) -> None:
-        """Tell which dimension of the parameter the input runs along: the one of the same stride.
+    def _report(self, part: _Slice, weight: Tensor, summed: int, values: Tensor) -> None:
+        """Report a product, with the parameter's dimension that has the stride of the summed one.
 
-        A single neuron has the stride of what is beside it; then the length tells.
+        A dimension of length 1 shares its stride with its neighbour; then the lengths decide.
         """
-        found = [n for n, stride in enumerate(place.strides) if stride == weight.stride(summed)]
+        found = [n for n, stride in enumerate(part.strides) if stride == weight.stride(summed)]
         if weight.ndim < 2 or not found:
             return
-        dimension = next((n for n in found if place.shape[n] == weight.shape[summed]), found[0])
+        dimension = next((n for n in found if part.shape[n] == weight.shape[summed]), found[0])
         experts = weight.shape[0] if weight.ndim == 3 else None
-        self._hear(TracedProduct(place.tensor, dimension, place.expert, values, experts))
+        self._on_product(TracedProduct(part.tensor, dimension, part.expert, values, experts))
 
 
 def _argument(operands: _Operands, number: int, args: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
@@ -110,22 +113,22 @@ def _argument(operands: _Operands, number: int, args: tuple[Any, ...], named: Ma
     return value
 
 
-def _places(tensor: MappedTensor, parameter: Tensor) -> Iterable[tuple[int, _Place]]:
-    """Where a parameter begins, and each expert's part of it."""
-    yield parameter.data_ptr(), _Place(tensor, parameter.stride(), tuple(parameter.shape), 0)
+def _slices(tensor: MappedTensor, parameter: Tensor) -> Iterable[tuple[int, _Slice]]:
+    """Yield the start addresses of a parameter and of each expert's slice of it."""
+    yield parameter.data_ptr(), _Slice(tensor, parameter.stride(), tuple(parameter.shape), 0)
     for number, layout in enumerate(tensor.dimensions):
         if Axis.EXPERTS in axes_of(layout):
             experts, length = units_along(layout, Axis.EXPERTS)
             step = length * parameter.stride(number) * parameter.element_size()
             for expert, address in enumerate(accumulate([parameter.data_ptr(), *[step] * (experts - 1)])):
-                yield address, _Place(tensor, parameter.stride(), tuple(parameter.shape), expert)
+                yield address, _Slice(tensor, parameter.stride(), tuple(parameter.shape), expert)
 
 
 def units_along(layout: Layout, axis: Axis) -> tuple[int, int]:
-    """How many units of an axis follow one another along a dimension, and the entries of each.
+    """Return how many units of an axis lie along a dimension, and the number of entries of each.
 
     Raises:
-        ValueError: the dimension is no plain row of units.
+        ValueError: the dimension is not a plain row of units.
     """
     number = 1
     while isinstance(layout, PerUnit):

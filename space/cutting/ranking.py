@@ -1,17 +1,17 @@
-"""What matters most in a teacher: scores of every unit of every axis, the orders that follow, and the file.
+"""Importance rankings: scores of every unit of every axis, the orders that follow from them, and their file.
 
-A teacher of 32 layers with 14336 neurons each has half a million scores. Sorted, they are a few smooth
-curves: means over groups of units that follow one another by rank, and how much of the energy the best
-units hold together.
+A ranking also says which layers a student keeps. Single layers are dropped by their scores, or a block of
+consecutive layers by what it costs to drop them together. Layers of several kinds (attention, state space,
+mixture) differ in size. So that the number of layers determines the number of parameters, and no kind
+disappears before the others, each kind keeps a share by Adams's apportionment method, which rounds up and
+never takes a layer back as the total grows.
+
+For the report, a profile condenses the scores of an axis. A teacher of 32 layers with 14336 neurons each has
+half a million scores; sorted, they form smooth curves. A profile keeps the mean scores of groups of
+consecutive ranks, and the cumulative share of energy that the best units hold.
 
 Legend: L layers, D hidden, F mlp, H heads, K kv heads, G = H / K heads of a group, E experts,
 I neurons of an expert, S neurons of the shared expert, d entries of a head.
-
-Layers of several kinds (attention, state space, mixture) differ in size. So that a number of layers
-fixes the number of parameters, and no kind dies out before the others, each kind keeps a share
-given by Adams's rule of apportionment, which rounds up and never takes a layer back as the total grows.
-
-Single layers are dropped by their scores, or several in a row by what they cost together.
 """
 
 from __future__ import annotations
@@ -33,52 +33,52 @@ from space.axes.architecture import Axis
 from space.axes.layers import layers_of_each_kind
 from space.cutting.basis import Basis
 
-#: Groups of a row; rows of fewer units have a group for each.
+#: Maximum number of groups in a row; a row of fewer units has one group per unit.
 MOST_GROUPS = 128
 _DIGITS = 4
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Of one axis, best units first.
+    """The condensed scores of one axis, best units first.
 
-    A row is a layer, or the whole model where all layers share the units. Units of experts are ranked within
-    their expert, and a row is the mean over the experts. None in place of a row: the layer lacks the axis.
+    A row is a layer, or the whole model where all layers share the units. The neurons of experts are ranked
+    within their expert, and their row is the mean over experts. A layer without the axis has None as its row.
     """
 
     edges: tuple[int, ...]
-    """(g + 1,) ranks between which the groups lie, from 0 to the number of units."""
+    """(g + 1,) the ranks that bound the groups, from 0 to the number of units."""
     scores: tuple[tuple[float, ...] | None, ...]
-    """(rows, g) the mean score of each group's units."""
+    """(rows, g) the mean score of the units of each group."""
     energy: tuple[tuple[float, ...] | None, ...]
-    """(rows, g + 1) the share of the row's energy that the units above each edge hold: from 0 to 1."""
+    """(rows, g + 1) the share of the row's energy that units ranked before each edge hold: from 0 to 1."""
 
     @property
     def units(self) -> int:
-        """Of a row."""
+        """The number of units of a row."""
         return self.edges[-1]
 
 
 def profile_of(scores: Tensor, in_order: bool = False) -> Profile:
-    """The profile of an axis; the energy of a unit is the square of its score.
+    """Compute the profile of an axis; the energy of a unit is the square of its score.
 
     Args:
         scores: (units,), (L, units) or (L, E, units), none of them negative.
-        in_order: the units come best first, whatever their scores.
+        in_order: whether the units already come best first, whatever their scores.
     """
     best_first = scores.double() if in_order else scores.double().sort(dim=-1, descending=True).values
     edges = _edges(scores.shape[-1])
     rows, energies = _rows(best_first), _rows(best_first.square())
-    there = [bool(row.any()) or not bool(rows.any()) for row in rows]
+    present = [bool(row.any()) or not bool(rows.any()) for row in rows]
     return Profile(
         tuple(edges.tolist()),
-        _plain([_group_means(row, edges) for row in rows], there),
-        _plain([_shares(row)[edges] for row in energies], there),
+        _to_floats([_group_means(row, edges) for row in rows], present),
+        _to_floats([_shares(row)[edges] for row in energies], present),
     )
 
 
 def _rows(values: Tensor) -> Tensor:
-    """(rows, units), experts averaged."""
+    """Return (rows, units), averaged over experts."""
     if values.ndim == 1:
         return values[None]
     return values.mean(1) if values.ndim == 3 else values
@@ -94,52 +94,52 @@ def _group_means(row: Tensor, edges: Tensor) -> Tensor:
 
 
 def _shares(row: Tensor) -> Tensor:
-    """(units + 1,) the share of the sum of the first so many; in equal steps where there is nothing."""
+    """Return (units + 1,) cumulative shares of the sum; in equal steps if the sum is 0."""
     sums = torch.cat([row.new_zeros(1), row.cumsum(0)])
     if not sums[-1] > 0:
         return torch.linspace(0, 1, len(sums), dtype=torch.float64)
     return sums / sums[-1]
 
 
-def _plain(rows: Sequence[Tensor], there: Sequence[bool]) -> tuple[tuple[float, ...] | None, ...]:
+def _to_floats(rows: Sequence[Tensor], present: Sequence[bool]) -> tuple[tuple[float, ...] | None, ...]:
     return tuple(
         tuple(float(f"{value:.{_DIGITS}g}") for value in row.tolist()) if has else None
-        for row, has in zip(rows, there, strict=True)
+        for row, has in zip(rows, present, strict=True)
     )
 
 
 def descending(scores: Tensor) -> Tensor:
-    """The order from the highest score to the lowest along the last dimension; ties keep their order."""
+    """Return the order from highest to lowest score along the last dimension; ties keep their order."""
     return scores.argsort(dim=-1, descending=True, stable=True)
 
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Importance of every unit of a teacher; higher is more important."""
+    """The importance scores of every unit of a teacher; higher is more important."""
 
     scores: Mapping[Axis, Tensor]
     """HIDDEN (D,) over the whole model; LAYERS (L,); HEADS (L, H); MLP (L, F); EXPERTS (L, E);
-    EXPERT_MLP (L, E, I); SHARED_MLP (L, S); HEAD_DIM (L, d). Rows of layers that lack an axis are zeros."""
+    EXPERT_MLP (L, E, I); SHARED_MLP (L, S); HEAD_DIM (L, d). Layers without an axis have rows of zeros."""
     kv_heads: int
-    """K, the teacher's."""
+    """K of the teacher."""
     method: str
-    """How the scores were made, in words for the report."""
+    """How the scores were computed, in words for the report."""
     fingerprint: str
-    """Of teacher, calibration set and method together."""
+    """Fingerprint of teacher, calibration set and method."""
     expert_groups: int = 1
-    """Groups that the experts are routed in; each keeps an equal share of its experts."""
+    """Number of groups that experts are routed in; each group keeps equally many experts."""
     basis: Basis | None = None
-    """Directions that hidden is turned to and cut along; None to keep the best coordinates."""
+    """The basis that hidden is rotated to and cut in; None to keep the best coordinates."""
     blocks: Tensor | None = None
-    """(L, L) float32: [n − 1, i] is what it costs to be without the n layers from i on; +inf where they would
-    end beyond the last, or nothing would be left. None to drop single layers by their scores."""
+    """(L, L) float32: [n − 1, i] is the cost of dropping the n layers from i on; +inf where they would end
+    beyond the last layer, or none would be left. None to drop single layers by their scores."""
 
     @cached_property
     def orders(self) -> dict[Axis, Tensor]:
-        """Best first along the last dimension.
+        """The units of every axis, best first along the last dimension.
 
-        HIDDEN (D,); KV_HEADS (L, K), a group scored by the sum over its heads; HEADS (L, K, G) within
-        each group; EXPERTS (L, groups, E / groups) within each group; all else as the scores.
+        HIDDEN (D,); KV_HEADS (L, K), each group scored by the sum over its heads; HEADS (L, K, G) within
+        each group; EXPERTS (L, groups, E / groups) within each group; all others shaped like the scores.
         """
         scores = dict(self.scores)
         if Axis.HEADS in scores:
@@ -150,11 +150,11 @@ class Ranking:
         return {axis: descending(of) for axis, of in scores.items()}
 
     def order(self, axis: Axis, layer: int | None, within: int | None = None) -> Tensor:
-        """The units of an axis, best first.
+        """Return the units of an axis, best first.
 
         Args:
             axis: any but LAYERS.
-            layer: which one; HIDDEN is the same in all.
+            layer: the layer's number; HIDDEN has one order for all layers.
             within: the KV group for HEADS, the group of experts for EXPERTS, the expert for EXPERT_MLP.
 
         Returns:
@@ -167,10 +167,10 @@ class Ranking:
         return order[within or 0] if order.ndim == 2 else order
 
     def save(self, path: Path) -> None:
-        """Write scores and orders; the file appears whole or not at all."""
+        """Write scores and orders to a file atomically."""
         tensors = {axis.value: scores.contiguous() for axis, scores in self.scores.items()}
         tensors |= {f"order.{axis.value}": order.contiguous() for axis, order in self.orders.items()}
-        about = {
+        metadata = {
             "kv_heads": self.kv_heads,
             "method": self.method,
             "fingerprint": self.fingerprint,
@@ -181,57 +181,58 @@ class Ranking:
         if self.blocks is not None:
             tensors["layers.blocks"] = self.blocks.contiguous()
         new = path.with_suffix(".new")
-        save_file(tensors, new, metadata={"slimsearch": json.dumps(about)})
+        save_file(tensors, new, metadata={"slimsearch": json.dumps(metadata)})
         os.replace(new, path)
 
     @classmethod
     def load(cls, path: Path, fingerprint: str | None) -> Ranking | None:
-        """Read a ranking; None if there is none, or it is torn, or belongs to something else.
+        """Load a ranking; None if the file is missing, damaged or has another fingerprint.
 
         Args:
             path: of the file.
-            fingerprint: that it has to have; None for whichever is there.
+            fingerprint: the expected fingerprint; None to accept any.
         """
         try:
             with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {}).get("slimsearch", "{}"))
-                if "fingerprint" not in about or fingerprint not in (None, about["fingerprint"]):
+                metadata = json.loads((file.metadata() or {}).get("slimsearch", "{}"))
+                if "fingerprint" not in metadata or fingerprint not in (None, metadata["fingerprint"]):
                     return None
                 names = [name for name in file.keys() if "." not in name]  # noqa: SIM118
                 scores = {Axis(name): file.get_tensor(name) for name in names}
-                turned = "basis.rotation" in file.keys()  # noqa: SIM118
-                basis = Basis(*map(file.get_tensor, ("basis.rotation", "basis.energy"))) if turned else None
-                apart = "layers.blocks" in file.keys()  # noqa: SIM118
-                blocks = file.get_tensor("layers.blocks") if apart else None
+                has_basis = "basis.rotation" in file.keys()  # noqa: SIM118
+                parts = ("basis.rotation", "basis.energy")
+                basis = Basis(*map(file.get_tensor, parts)) if has_basis else None
+                has_blocks = "layers.blocks" in file.keys()  # noqa: SIM118
+                blocks = file.get_tensor("layers.blocks") if has_blocks else None
         except (OSError, SafetensorError):
             return None
-        return cls(scores, **about, basis=basis, blocks=blocks)
+        return cls(scores, **metadata, basis=basis, blocks=blocks)
 
-    def shown(self) -> dict[str, Profile]:
-        """How the scores of every axis but the layers fall off, as the report shows it.
+    def profiles(self) -> dict[str, Profile]:
+        """Return the profile of every axis except layers, for the report.
 
-        Of a turned basis, hidden are its directions in their order, with their energy.
+        With a basis, the units of hidden are the basis's directions in their order, with their energy.
         """
-        shown = {axis.value: profile_of(of) for axis, of in self.scores.items() if axis is not Axis.LAYERS}
+        found = {axis.value: profile_of(of) for axis, of in self.scores.items() if axis is not Axis.LAYERS}
         if self.basis is not None:
-            shown[Axis.HIDDEN.value] = profile_of(self.basis.energy.clamp_min(0).sqrt(), in_order=True)
-        return shown
+            found[Axis.HIDDEN.value] = profile_of(self.basis.energy.clamp_min(0).sqrt(), in_order=True)
+        return found
 
 
 def kept_layers(scores: Tensor, layers: int, kinds: Sequence[int], blocks: Tensor | None = None) -> list[int]:
-    """The layers of a student, in the teacher's order.
+    """Return the layers that a student keeps, in the teacher's order.
 
-    All but the cheapest block, if blocks are scored and there is one that leaves every kind its share;
-    otherwise the most important ones of each kind.
+    If blocks are scored and dropping one leaves every kind its share, all layers except the cheapest such
+    block; otherwise the most important layers of each kind.
 
     Args:
         scores: (L,) importance of each layer.
-        layers: how many are kept, at least one.
+        layers: how many layers to keep, at least one.
         kinds: (L,) the kind of each layer.
-        blocks: (L, L) what it costs to be without n layers in a row, as in ``Ranking``.
+        blocks: (L, L) the cost of dropping consecutive layers, as in ``Ranking``.
     """
     room = layers_of_each_kind(kinds, layers)
-    if blocks is not None and (start := _cheapest(blocks, layers, kinds, room)) is not None:
+    if blocks is not None and (start := _cheapest_block(blocks, layers, kinds, room)) is not None:
         stop = start + len(kinds) - layers
         return [layer for layer in range(len(kinds)) if not start <= layer < stop]
     kept = []
@@ -242,8 +243,8 @@ def kept_layers(scores: Tensor, layers: int, kinds: Sequence[int], blocks: Tenso
     return sorted(kept)
 
 
-def _cheapest(blocks: Tensor, layers: int, kinds: Sequence[int], room: Mapping[int, int]) -> int | None:
-    """Where the cheapest block starts that leaves every kind its share; of equal ones the last."""
+def _cheapest_block(blocks: Tensor, layers: int, kinds: Sequence[int], room: Mapping[int, int]) -> int | None:
+    """Return the start of the cheapest block that leaves every kind its share; of equal ones the last."""
     length = len(kinds) - layers
     if not length:
         return None

@@ -1,20 +1,21 @@
-"""Repairs of a student's weights for what was cut, each optional.
+"""Optional repairs of a student's weights that compensate for what was cut.
 
-Minitron (arXiv 2407.14679, section 2.4): when L heads in their order of importance become K, with
+*Head residual* (Minitron, arXiv 2407.14679, section 2.4): when L heads, ordered by importance, become K with
 K < L ≤ 2K, every kept head i from 2K − L + 1 to K (counted from 1) becomes
-``head_i + (head_i − head_{2K−i+1})``. As printed there the range begins one earlier, where the other head
-would be the one after the last. With more than twice as many heads there is no such pairing, and
-nothing is done. Under grouped queries L and K count the queries of one group, and queries alone
-change; where each head has its own keys and values they change with it.
+``head_i + (head_i − head_{2K−i+1})``. The range printed in the paper begins one earlier, where the other
+head would lie beyond the last. For L > 2K there is no such pairing, and nothing is done. With grouped
+queries, L and K count the queries of one group, and only queries change; where each head has its own keys
+and values, these change with it.
 
-*Head residual*: see ``space.cutting.repair``. *Least squares*: a matrix W that reads kept inputs x_k and
-dropped ones x_d takes in what the kept tell of the dropped, ``W_k ← W_k + W_d A_dk (A_kk + λI)⁻¹`` with
-A the mean of x xᵀ, which is the ridge regression of its own output on what it still reads. *Norm
-scale*: a norm over k kept of D dimensions divides by another root mean square than over all; its weight
-is multiplied by ``√(mean over kept of E[x̂²])``, with x̂ the input over its root mean square.
+*Least squares*: a matrix W that reads kept inputs x_k and dropped inputs x_d absorbs what the kept inputs
+predict of the dropped ones, ``W_k ← W_k + W_d A_dk (A_kk + λI)⁻¹`` with A the mean of x xᵀ. This is the
+ridge regression of its original output on the inputs that it still reads.
 
-In a turned basis least squares also mend the matrices that read the stream, each by what its own norm
-lets through, and every norm's gain becomes that of what it reads itself.
+*Norm scale*: a norm over k kept of D dimensions divides by another root mean square than over all D; its
+weight is multiplied by ``√(mean over kept of E[x̂²])``, with x̂ the input over its root mean square.
+
+In a rotated basis, least squares also repairs the matrices that read the residual stream, each by the moment
+of its own norm's output, and every norm gets its gain from the moment of its own input.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from space.cutting.moments import Moments, expert_dimension
 
 
 def residual_partners(before: int, after: int) -> Tensor:
-    """(L,) for each head in the order of importance the one that it moves away from; itself if none.
+    """Return (L,) for each head, ordered by importance, the head to subtract; the head itself if none.
 
     Args:
         before: L.
@@ -47,38 +48,38 @@ def residual_partners(before: int, after: int) -> Tensor:
 
 
 def add_head_residual(
-    values: Tensor, place: int, tensor: MappedTensor, student: Architecture, teacher: Architecture
+    values: Tensor, dim: int, tensor: MappedTensor, student: Architecture, teacher: Architecture
 ) -> Tensor:
-    """A sorted tensor whose kept heads have taken in what is left of the dropped ones.
+    """Apply the head residual to a sorted tensor.
 
     Args:
-        values: of the canonical teacher, all heads there.
-        place: the dimension along which heads are produced, from ``producing_tensors``.
-        tensor: its place in the map.
-        student: whose heads are kept.
-        teacher: whose heads ``values`` has.
+        values: of the canonical teacher, with all heads.
+        dim: the dimension along which heads are produced, from ``producing_tensors``.
+        tensor: the tensor in the axis map.
+        student: the sizes that will be cut to.
+        teacher: the sizes of ``values``.
     """
-    apart = teacher.heads == teacher.kv_heads
-    counted = Axis.KV_HEADS if apart else Axis.HEADS
-    if counted not in axes_of(tensor.dimensions[place]):
+    ungrouped = teacher.heads == teacher.kv_heads
+    head_axis = Axis.KV_HEADS if ungrouped else Axis.HEADS
+    if head_axis not in axes_of(tensor.dimensions[dim]):
         return values
-    kept = student.kv_heads if apart else student.heads // student.kv_heads
-    each = teacher.heads if apart else teacher.heads // teacher.kv_heads
-    others = residual_partners(each, kept)
+    kept = student.kv_heads if ungrouped else student.heads // student.kv_heads
+    heads = teacher.heads if ungrouped else teacher.heads // teacher.kv_heads
+    partners = residual_partners(heads, kept)
 
     def order(axis: Axis, within: int | None) -> Tensor:
-        """All units where they are, but heads in the places of those that they are a partner of."""
+        """Put each head's partner in its position and leave all other units where they are."""
         size = teacher.heads // teacher.kv_heads if axis is Axis.HEADS else teacher[axis]
-        return others if axis is counted else torch.arange(size)
+        return partners if axis is head_axis else torch.arange(size)
 
-    index = positions(tensor.dimensions[place], order).to(values.device)
-    return values + (values - values.index_select(place, index))
+    index = positions(tensor.dimensions[dim], order).to(values.device)
+    return values + (values - values.index_select(dim, index))
 
 
 def producing_tensors(axis_map: AxisMap) -> dict[str, int]:
-    """The tensors that make queries, keys or values from what they read: by name, the dimension of heads.
+    """Return the tensors that produce queries, keys or values, with the dimension of heads, by name.
 
-    They belong to linear modules, whose classes say which dimension is the output.
+    They belong to linear modules, whose class tells which dimension is the output.
     """
     model, found = build(axis_map.config), {}
     for tensor in axis_map.tensors:
@@ -86,30 +87,30 @@ def producing_tensors(axis_map: AxisMap) -> dict[str, int]:
             continue
         module = model.get_submodule(tensor.module)
         if isinstance(module, (nn.Linear, Conv1D)):
-            place = len(tensor.dimensions) - 1 if isinstance(module, Conv1D) else 0
-            if {Axis.HEADS, Axis.KV_HEADS} & tensor.axes[place]:
-                found[tensor.name] = place
+            dim = len(tensor.dimensions) - 1 if isinstance(module, Conv1D) else 0
+            if {Axis.HEADS, Axis.KV_HEADS} & tensor.axes[dim]:
+                found[tensor.name] = dim
     return found
 
 
-#: Relative to the mean of the kept inputs' squares. On two small Llamas, cut to two thirds of their neurons,
+#: λ relative to the mean square of the kept inputs. On two small Llamas, cut to two thirds of their neurons,
 #: the loss of the repaired student moved by less than 0.001 between 1e-7 and 1e-3.
 RIDGE = 1e-4
 
 
 @dataclass(frozen=True)
 class Repair:
-    """What is repaired when a student is cut from the canonical teacher; nothing by default."""
+    """The repairs applied when a student is cut from the canonical teacher; none by default."""
 
     heads: Mapping[str, int] = field(default_factory=dict)
-    """Head residual: the tensors that it changes, from ``residual.producing``; none by default."""
+    """The tensors that the head residual changes, from ``producing_tensors``; none by default."""
     least_squares: bool = False
     norm_scale: bool = False
     moments: Moments | None = None
-    """``Moments.sorted_by`` the ranking; least squares and norm scale need them."""
+    """From ``Moments.sorted_by`` the ranking; least squares and norm scale need them."""
     ridge: float = RIDGE
-    """λ over tr(A_kk) / k. It keeps inputs that say the same of one another from blowing weights up; whatever
-    it is, no output errs more on the calibration set than without the repair."""
+    """λ divided by tr(A_kk) / k. It keeps weights bounded when inputs are collinear. For any value, no output
+    has a larger error on the calibration set than without the repair."""
 
     def __post_init__(self) -> None:
         assert self.moments is not None or not (self.least_squares or self.norm_scale), "repairs need moments"
@@ -117,23 +118,23 @@ class Repair:
     def repaired(
         self, values: Tensor, tensor: MappedTensor, axis_map: AxisMap, student: Architecture
     ) -> Tensor:
-        """A tensor of the canonical teacher, of its full size, whose kept part has been repaired.
+        """Return a full-size tensor of the canonical teacher with the part to be kept repaired.
 
         Args:
-            values: from ``sort_by_importance``; stays as it is.
-            tensor: its place in the map.
+            values: from ``sort_by_importance``; not modified.
+            tensor: the tensor in the axis map.
             axis_map: the teacher's.
             student: the sizes that will be cut to.
         """
         teacher = axis_map.teacher
-        if (place := self.heads.get(tensor.name)) is not None and student.heads != teacher.heads:
-            values = add_head_residual(values, place, tensor, student, teacher)
+        if (dim := self.heads.get(tensor.name)) is not None and student.heads != teacher.heads:
+            values = add_head_residual(values, dim, tensor, student, teacher)
         if self.moments is None:
             return values
         if self.least_squares and tensor.name in self.moments.reads:
-            values = self._refitted(values, tensor, student, teacher)
+            values = self._refit(values, tensor, student, teacher)
         if self.least_squares and student.hidden < teacher.hidden:
-            values = self._reread(values, tensor, axis_map, student.hidden)
+            values = self._repair_stream(values, tensor, axis_map, student.hidden)
         if self.norm_scale and tensor.name in self.moments.energies:
             energy = self.moments.energies[tensor.name]
             kept = prefix(energy.mean, 0, tensor.dimensions[0], student, teacher)
@@ -141,8 +142,8 @@ class Repair:
                 values = (values + energy.offset) * float(kept.mean().sqrt()) - energy.offset
         return values
 
-    def _reread(self, values: Tensor, tensor: MappedTensor, axis_map: AxisMap, hidden: int) -> Tensor:
-        """A norm with its own gain, or a matrix that reads behind one."""
+    def _repair_stream(self, values: Tensor, tensor: MappedTensor, axis_map: AxisMap, hidden: int) -> Tensor:
+        """Give a norm of a rotated stream its own gain, or refit a matrix that reads such a norm's output."""
         assert self.moments is not None
         stream = self.moments.stream
         if tensor.name in stream:
@@ -151,19 +152,20 @@ class Repair:
             return torch.full_like(values, float(gain) - axis_map.stream.offset)
         if tensor.name not in self.moments.norm_of:
             return values
-        second, place = stream[self.moments.norm_of[tensor.name]], hidden_dimension(tensor.axes)
-        along = values.movedim(place, -1)
+        second, dim = stream[self.moments.norm_of[tensor.name]], hidden_dimension(tensor.axes)
+        along = values.movedim(dim, -1)
         rows = ridge_refit(along.flatten(0, -2), second, torch.arange(hidden), self.ridge)
-        return rows.view(along.shape).movedim(-1, place)
+        return rows.view(along.shape).movedim(-1, dim)
 
     @property
     def sets_gains(self) -> bool:
-        """Whether norms of a turned stream get gains of their own."""
+        """Whether the norms of a rotated stream get individual gains."""
         return self.least_squares and self.moments is not None and bool(self.moments.stream)
 
-    def _refitted(
+    def _refit(
         self, values: Tensor, tensor: MappedTensor, student: Architecture, teacher: Architecture
     ) -> Tensor:
+        """Refit a matrix that reads neurons or heads by least squares, for each expert where it has any."""
         assert self.moments is not None
         read = self.moments.reads[tensor.name]
         layout: Layout = tensor.dimensions[read.place]
@@ -176,10 +178,10 @@ class Repair:
             )
         experts = expert_dimension(tensor)
         assert experts is not None, "several moments belong to several experts"
-        place = read.place - (experts < read.place)
+        dim = read.place - (experts < read.place)
         return torch.stack(
             [
-                ridge_refit(one.movedim(place, -1), second, kept, self.ridge).movedim(-1, place)
+                ridge_refit(one.movedim(dim, -1), second, kept, self.ridge).movedim(-1, dim)
                 for one, second in zip(values.unbind(experts), read.second, strict=True)
             ],
             experts,
@@ -187,13 +189,13 @@ class Repair:
 
 
 def ridge_refit(weights: Tensor, second: Tensor, kept: Tensor, ridge: float) -> Tensor:
-    """(out, n) weights whose kept columns make up for the others by ridge regression.
+    """Return (out, n) weights whose kept columns compensate for the dropped ones by ridge regression.
 
     Args:
         weights: (out, n).
         second: (n, n) A, float64.
-        kept: (k,) numbers of the columns that stay.
-        ridge: λ over tr(A_kk) / k.
+        kept: (k,) indices of the kept columns.
+        ridge: λ divided by tr(A_kk) / k.
     """
     dropped = torch.ones(len(second), dtype=torch.bool)
     dropped[kept] = False

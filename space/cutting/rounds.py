@@ -1,4 +1,4 @@
-"""The sizes that a teacher shrinks through when it is ranked and pruned in rounds."""
+"""The intermediate sizes when a teacher is ranked and pruned in several rounds."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _HEADS = (Axis.HEADS, Axis.KV_HEADS)
 
 
 def architectures_between(axis_map: AxisMap, target: Architecture, rounds: int) -> list[Architecture]:
-    """The sizes after each round: every axis loses (teacher − target) / rounds of its units, or fewer.
+    """Return the sizes after each round: every axis loses about (teacher − target) / rounds of its units.
 
-    Sizes between go up to the next that students may have; no axis ever grows again.
+    Intermediate sizes are rounded up to the next size that students may have; no axis grows again.
 
     Args:
         axis_map: the teacher's.
         target: the sizes after the last round.
-        rounds: at least one.
+        rounds: the number of rounds, at least one.
     """
     found, before = [], axis_map.teacher
     for number in range(1, rounds):
@@ -32,10 +32,10 @@ def architectures_between(axis_map: AxisMap, target: Architecture, rounds: int) 
 
 
 def _next(axis_map: AxisMap, before: Architecture, target: Architecture, share: Fraction) -> Architecture:
-    """The smallest sizes that the class allows and that have lost no more than a share of all that goes."""
+    """Return the smallest sizes that the class allows after at most ``share`` of the whole cut."""
 
     def least(axis: Axis) -> int:
-        """The fewest units that an axis may have."""
+        """Return the fewest units that an axis may have."""
         whole, step = axis_map.teacher[axis], step_of(axis, axis_map)
         wanted = -((share * (whole - target[axis]) - whole) // step) * step
         return max(target[axis], min(wanted, before[axis]))
@@ -46,7 +46,7 @@ def _next(axis_map: AxisMap, before: Architecture, target: Architecture, share: 
         for hidden in _widths(axis_map, least(Axis.HIDDEN), before):
             chosen = {Axis.HIDDEN: hidden, Axis.HEADS: heads, Axis.KV_HEADS: kv_heads}
             sizes = plain | {axis: size for axis, size in chosen.items() if axis in axis_map.free}
-            if _whole(axis_map, sizes):
+            if _coupled_sizes_are_whole(axis_map, sizes):
                 found = axis_map.complete(sizes)
                 if _lies_between(found, before, target) and _allowed(axis_map, found):
                     return found
@@ -54,7 +54,7 @@ def _next(axis_map: AxisMap, before: Architecture, target: Architecture, share: 
 
 
 def _groups(axis_map: AxisMap, least: int, before: Architecture) -> Iterator[int]:
-    """Numbers of KV heads, ascending: those that share out the teacher's."""
+    """Yield numbers of KV heads, ascending: the divisors of the teacher's number."""
     for size in range(max(1, least), before.kv_heads + 1):
         if axis_map.teacher.kv_heads % size == 0:
             yield size
@@ -63,7 +63,7 @@ def _groups(axis_map: AxisMap, least: int, before: Architecture) -> Iterator[int
 
 
 def _heads(axis_map: AxisMap, least: int, kv_heads: int, before: Architecture, target: Architecture) -> int:
-    """The fewest heads that are the same in every group, no more than before and no fewer than in the end."""
+    """Return the fewest heads, equal in every group: per group at most as before, at least as in the end."""
     if Axis.KV_HEADS in {coupling.axis for coupling in axis_map.couplings} or not kv_heads:
         return least
     each = max(-(-least // kv_heads), target.heads // target.kv_heads)
@@ -75,8 +75,8 @@ def _widths(axis_map: AxisMap, least: int, before: Architecture) -> Iterator[int
     yield before.hidden
 
 
-def _whole(axis_map: AxisMap, sizes: dict[Axis, int]) -> bool:
-    """Whether every coupled axis comes out whole."""
+def _coupled_sizes_are_whole(axis_map: AxisMap, sizes: dict[Axis, int]) -> bool:
+    """Return whether every coupled axis has an integral size."""
     of = {axis: sizes.get(axis, axis_map.teacher[axis]) for axis in Axis}
     return all((of[c.of] * c.factor).denominator == 1 for c in axis_map.couplings if c.of in sizes)
 
@@ -91,7 +91,7 @@ def _lies_between(found: Architecture, before: Architecture, target: Architectur
 
 
 def _allowed(axis_map: AxisMap, found: Architecture) -> bool:
-    """Whether the class builds with these widths, whatever layers are left."""
+    """Return whether the class builds with these widths, at the teacher's depth."""
     layers = axis_map.teacher.layers
     try:
         build(student_config(axis_map, replace(found, layers=layers), range(layers)))

@@ -1,4 +1,4 @@
-"""Which sizes each axis may take, and which of them go together in the teacher's class."""
+"""The sizes that each axis may take, and the combinations that the teacher's class allows."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from space.enumeration.limits import Limit, multiple_does_not_fit
 
 Sizes = dict[Axis, NDArray[np.int64]]
 Choices = dict[Axis, list[int]]
-#: The axes that a class's own rules tie to one another.
+#: The axes that model classes validate together.
 _WIDTHS = (Axis.HIDDEN, Axis.KV_HEADS, Axis.HEADS)
 
 
 def preferred_multiple(size: int) -> int:
-    """What the sizes of a hidden or MLP axis are multiples of: kinder to hardware the larger it is."""
+    """Return the step between sizes of a hidden or MLP axis; larger steps suit hardware better."""
     return next((step for step in (128, 64, 32, 16, 8) if size >= 16 * step), 4)
 
 
 def step_of(axis: Axis, axis_map: AxisMap) -> int:
-    """What the sizes of an axis are multiples of: by its size, and so that axes that follow it stay whole."""
+    """Return the step between sizes of an axis; it suits the axis's size and keeps coupled axes integral."""
     size = axis_map.teacher[axis]
     if axis is Axis.EXPERTS:
         groups = expert_groups(axis_map)
@@ -36,7 +36,7 @@ def step_of(axis: Axis, axis_map: AxisMap) -> int:
         return 16 if size >= 64 else 4
     step = 1 if axis in (Axis.HEADS, Axis.KV_HEADS, Axis.LAYERS) else preferred_multiple(size)
     if axis_map.teacher.experts and axis in (Axis.HIDDEN, Axis.EXPERT_MLP):
-        step = math.lcm(step, 8)  # grouped products want rows of 16 bytes
+        step = math.lcm(step, 8)  # grouped matrix products need rows of 16 bytes
     if axis is Axis.HEADS and Axis.KV_HEADS not in axis_map.free:
         step = _share_of(size)
     whole = math.lcm(1, *(c.factor.denominator for c in axis_map.couplings if c.of is axis))
@@ -45,18 +45,18 @@ def step_of(axis: Axis, axis_map: AxisMap) -> int:
 
 
 def _share_of(size: int) -> int:
-    """What numbers of experts, and of heads without groups, are multiples of: devices share them."""
+    """Return the step between numbers of experts, or of ungrouped heads, so that devices can share them."""
     return next((step for step in (8, 4, 2) if size >= 16 * step), 1)
 
 
 def sizes_of(axis: Axis, axis_map: AxisMap, least: int, limit: Limit | None) -> list[int]:
-    """The sizes that an axis may take, ascending.
+    """Return the sizes that an axis may take, ascending.
 
     Args:
-        axis: one that is free.
+        axis: a free axis.
         axis_map: the teacher's.
-        least: the fewest units, where no limit is given.
-        limit: the user's.
+        least: the fewest units, unless a limit says otherwise.
+        limit: the user's limit on the axis, if any.
     """
     whole = axis_map.teacher[axis]
     if limit and limit.keep:
@@ -74,12 +74,14 @@ def sizes_of(axis: Axis, axis_map: AxisMap, least: int, limit: Limit | None) -> 
 
 
 def grid(axis_map: AxisMap, choices: Choices, whole_groups: bool) -> Sizes:
-    """Every choice of sizes that the class allows, one array an axis; the first axes turn slowest.
+    """Return every combination of sizes that the class allows, as one array per axis.
+
+    The first axes vary slowest.
 
     Args:
         axis_map: the teacher's.
-        choices: for each axis whose size is chosen; all others follow or stay as they are.
-        whole_groups: whether KV heads take all of their queries with them.
+        choices: the sizes of each chosen axis; all others follow these or keep the teacher's size.
+        whole_groups: whether query heads follow their KV heads: every group keeps all of its queries.
     """
     choices = dict(choices)
     if whole_groups:
@@ -100,7 +102,7 @@ def grid(axis_map: AxisMap, choices: Choices, whole_groups: bool) -> Sizes:
 
 
 def complete_sizes(axis_map: AxisMap, sizes: Sizes) -> Sizes:
-    """All axes: coupled ones follow, others stay as the teacher's."""
+    """Add the missing axes: coupled ones follow, others keep the teacher's size."""
     rows = len(next(iter(sizes.values())))
     whole = {axis: sizes.get(axis, np.full(rows, axis_map.teacher[axis])) for axis in Axis}
     for coupling in axis_map.couplings:
@@ -110,7 +112,7 @@ def complete_sizes(axis_map: AxisMap, sizes: Sizes) -> Sizes:
 
 
 def _widths(axis_map: AxisMap, chosen: dict[Axis, int], whole_groups: bool) -> Architecture | None:
-    """The architecture of these widths; None if the heads do not share out or the class refuses it."""
+    """Return the architecture with these widths; None if heads do not divide or the class rejects it."""
     teacher = axis_map.teacher
     group = teacher.heads // teacher.kv_heads if teacher.kv_heads else 1
     if whole_groups:
@@ -132,9 +134,9 @@ def _widths(axis_map: AxisMap, chosen: dict[Axis, int], whole_groups: bool) -> A
 
 
 def times_hidden(sizes: Sizes, limit: Limit, axis_map: AxisMap) -> Sizes:
-    """The sizes with an axis that is a multiple of hidden, once for each multiple.
+    """Return the sizes repeated for each multiple of hidden that the limit allows for its axis.
 
-    One that is not whole goes to the nearest multiple of the axis's step; what the teacher lacks is left out.
+    A multiple that is not an integer is rounded to the axis's step; sizes beyond the teacher's are left out.
     """
     step, largest = step_of(limit.axis, axis_map), axis_map.teacher[limit.axis]
     tables = []

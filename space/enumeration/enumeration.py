@@ -1,8 +1,8 @@
 """Finding every architecture within the tolerance of a budget.
 
-The sizes of all free axes but one are enumerated; of that one, the neurons that hold most of what the
-budget counts, the size is solved for. Axes that the budget does not depend on stay as they are, unless
-the user asks for other sizes of them: a budget cuts only what it measures.
+All free axes but one are enumerated. The remaining one, the neurons that hold most of what the budget
+counts, is solved for. Axes that the budget does not depend on keep the teacher's size unless the user asks
+for other sizes: a budget cuts only what it measures.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from space.enumeration.search_space import AXES, SearchSpace
 
 Reals = NDArray[np.float64]
 Share = TypeVar("Share", float, Reals)
-#: Choices that are looked at, and architectures that are kept, at most; beyond, steps grow.
+#: At most so many combinations are tried and architectures kept; beyond that, steps between sizes grow.
 _CHOICES, _ARCHITECTURES = 1_000_000, 200_000
-#: Axes of no more sizes than this are left alone then; steps grow no further than so many times.
+#: Axes with at most ``_FEW`` sizes keep their steps; other steps grow by at most about this factor.
 _FEW, _COARSEST = 4, 64
 _WIDTHS = (Axis.HIDDEN, Axis.HEADS, Axis.KV_HEADS)
 
 
 def smallest_sizes(teacher: Architecture, share: float, solved: Axis | None = Axis.MLP) -> dict[Axis, int]:
-    """How far each axis may shrink when ``share`` of what the budget counts is to remain.
+    """Return how far each axis may shrink when ``share`` of what the budget counts is to remain.
 
-    No axis alone has to carry the whole cut, so each stays above 0.8 of the share and at most half;
-    the one that is solved for may go to half of that.
+    No single axis has to carry the whole cut, so each keeps at least 0.8 times the share, or half of its
+    units where that is less. The axis that is solved for may shrink to half of that.
     """
     return {
         axis: max(1, math.ceil(part * teacher[axis])) for axis, part in smallest_shares(share, solved).items()
@@ -56,7 +56,7 @@ def smallest_sizes(teacher: Architecture, share: float, solved: Axis | None = Ax
 
 
 def smallest_shares(share: Share, solved: Axis | None) -> dict[Axis, Share]:
-    """The smallest share of each axis that goes with a share of what the budget counts."""
+    """Return the smallest share of each axis to keep when a share of what the budget counts is to remain."""
     part: Share = np.minimum(0.5, 0.8 * share)
     return {axis: part / 2 if axis is solved else part for axis in Axis}
 
@@ -65,14 +65,14 @@ def enumerate_space(axis_map: AxisMap, budget: Budget, limits: Limits | None = N
     """Find every architecture within the budget's tolerance and the user's limits.
 
     Raises:
-        InputError: the budget is not below the teacher's size, no architecture lies within it, or a
-            limit cannot be met.
+        InputError: the budget is not below the teacher's size, no architecture lies within the
+            tolerance, or a limit cannot be met.
     """
     return _enumeration(axis_map, budget, limits or {}).space()
 
 
 def near_budget(axis_map: AxisMap, budget: Budget, limits: Limits) -> NDArray[np.int64]:
-    """(n, axes) every architecture within the tolerance and the limits, maybe none; see ``enumerate_space``.
+    """Like ``enumerate_space``, but return a plain (n, axes) table, which may be empty.
 
     Raises:
         InputError: a limit cannot be met, whatever the budget.
@@ -82,7 +82,7 @@ def near_budget(axis_map: AxisMap, budget: Budget, limits: Limits) -> NDArray[np
 
 
 def nearest_to_budget(axis_map: AxisMap, budget: Budget, limits: Limits) -> tuple[Architecture, int]:
-    """Within the limits the architecture that comes nearest to the budget, and its amount.
+    """Return the architecture within the limits that comes nearest to the budget, and its amount.
 
     Raises:
         InputError: a limit cannot be met, whatever the budget.
@@ -103,18 +103,18 @@ def _enumeration(axis_map: AxisMap, budget: Budget, limits: Limits) -> _Enumerat
 
 @dataclass(frozen=True)
 class _Enumeration:
-    """One request, and what follows from it."""
+    """One request for a budget and limits, with the quantities derived from it."""
 
     axis_map: AxisMap
     budget: Budget
     limits: Limits
     count: Polynomial
-    """What the budget measures."""
+    """The count of what the budget measures."""
     whole: int
-    """Of the teacher."""
+    """The teacher's count."""
 
     def space(self) -> SearchSpace:
-        """Enumerate; refuse if there is nothing."""
+        """Enumerate the search space; raise InputError if it is empty."""
         sizes, _ = self.near()
         if not len(sizes[Axis.LAYERS]):
             helpful = [limit.text for axis, limit in self.limits.items() if self._without(axis).finds()]
@@ -128,18 +128,18 @@ class _Enumeration:
         return SearchSpace(self.budget, free, self.solved, table, parameters.at(columns), parameters)
 
     def finds(self) -> bool:
-        """Whether anything lies within the tolerance."""
+        """Return whether any architecture lies within the tolerance."""
         return bool(len(self.near()[0][Axis.LAYERS]))
 
     def nearest(self) -> tuple[Architecture, int]:
-        """The one that comes nearest to the budget, and its amount."""
+        """Return the architecture that comes nearest to the budget, and its amount."""
         sizes = self._solved(self._grid(self._choices(self.near()[1])), np.rint)
         amounts = self.count.at(sizes)
         row = int(np.abs(amounts - self.budget.amount).argmin())
         return Architecture(*(int(sizes[axis][row]) for axis in AXES)), int(amounts[row])
 
     def near(self) -> tuple[Sizes, int]:
-        """The sizes within the tolerance, in larger steps the more there are, and how many times larger."""
+        """Return the sizes within the tolerance, and the factor by which steps grew to limit their number."""
         for stride in itertools.count(1):
             choices = self._choices(stride)
             last = all(len(values) <= _FEW for values in choices.values()) or stride > _COARSEST
@@ -152,7 +152,7 @@ class _Enumeration:
         raise AssertionError("steps grow until little is left")
 
     def _with_baselines(self, sizes: Sizes, choices: Choices) -> Sizes:
-        """Steps that grew leave out what a person would try: all widths whole, or all layers."""
+        """Add what a person would try and larger steps may skip: all widths at full size, or all layers."""
         fine, teacher = self._choices(1), self.axis_map.teacher
         depth = {axis: values if axis is Axis.LAYERS else [teacher[axis]] for axis, values in fine.items()}
         width = {axis: fine[axis] if axis in _WIDTHS else values for axis, values in choices.items()}
@@ -161,7 +161,7 @@ class _Enumeration:
         return {axis: np.concatenate([table[axis] for table in tables]) for axis in Axis}
 
     def _within(self, choices: Choices) -> Sizes:
-        """Those of the choices that meet the budget, the solved axis at its best."""
+        """Return the combinations that meet the budget, each with the best size of the solved axis."""
         sizes = self._solved(self._grid(choices), np.rint)
         amounts = self.count.at(sizes)
         near = (amounts >= self.budget.lowest) & (amounts <= self.budget.highest)
@@ -169,7 +169,7 @@ class _Enumeration:
 
     @cached_property
     def bound(self) -> Polynomial:
-        """The count in the axes that are chosen; those that follow are replaced by what they follow."""
+        """The count with every coupled axis replaced by the axis that it follows."""
         count = self.count
         for coupling in reversed(self.axis_map.couplings):
             count = count.replaced(coupling.axis, Polynomial.variable(coupling.of) * coupling.factor)
@@ -177,7 +177,7 @@ class _Enumeration:
 
     @cached_property
     def solved(self) -> Axis | None:
-        """The axis whose units hold most of what is counted, of those that the user leaves open."""
+        """The neuron axis with the largest part of the count, among those without listed sizes."""
         teacher = self.axis_map.teacher
         open_axes = [
             axis
@@ -196,7 +196,7 @@ class _Enumeration:
         return smallest_sizes(self.axis_map.teacher, self.budget.amount / self.whole, self.solved)
 
     def _follows(self, axis: Axis) -> bool:
-        """Queries go with their KV heads where the budget does not care for them."""
+        """Return whether query heads follow their KV heads: the budget and limits do not concern them."""
         return (
             axis is Axis.HEADS
             and axis not in self.limits
@@ -205,7 +205,7 @@ class _Enumeration:
         )
 
     def _choices(self, stride: int) -> Choices:
-        """The sizes of every axis that is enumerated, in steps ``stride`` times as large as need be."""
+        """Return the sizes of every enumerated axis, thinned to steps ``stride`` times the usual."""
         choices: Choices = {}
         for axis in self.axis_map.free:
             limit = self.limits.get(axis)
@@ -232,7 +232,7 @@ class _Enumeration:
         return sizes
 
     def _solved(self, sizes: Sizes, whole_number: Callable[[Reals], Reals]) -> Sizes:
-        """The sizes with that of the solved axis that is next to what the budget leaves for it."""
+        """Add the solved axis, at the size closest to what the budget leaves for it, as rounded."""
         axis, axis_map = self.solved, self.axis_map
         if axis is None:
             return sizes
@@ -247,7 +247,7 @@ class _Enumeration:
         return complete_sizes(axis_map, sizes | {axis: solved})
 
     def _nearest(self) -> tuple[list[int], list[int]]:
-        """The amounts next below and above that would do, by their own limits; each list may be empty."""
+        """Return the nearest feasible amounts below and above the budget; each list may be empty."""
         amounts: set[int] = set()
         choices = self._choices(self.near()[1])
         for whole_number in (np.floor, np.ceil):

@@ -1,7 +1,7 @@
-"""Architectures that nobody searched for: the baselines, and those that a user names with ``--try``.
+"""Architectures that do not come from the search: the baselines, and those that a user names with ``--try``.
 
-Sizes that are not named stay the teacher's, but for that of the axis which the budget solves. Where such an
-architecture does not come near the budget, the one most like the teacher that does is taken.
+Sizes that the user does not name keep the teacher's, except on the axis that is solved for the budget. If
+that architecture misses the budget, the one most like the teacher within the tolerance replaces it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from space.enumeration.search_space import AXES, Architectures, SearchSpace
 from space.input_error import InputError
 
 UNIFORM, MLP_AND_HEADS, DEPTH = "uniform", "mlp-heads", "depth"
-#: KV heads move in steps too coarse to be compared; among equals, more of them come first.
+#: Without KV heads, whose steps are too coarse to compare; among equals, more KV heads come first.
 _WIDTHS = (Axis.HIDDEN, Axis.MLP, Axis.HEADS, Axis.EXPERTS, Axis.EXPERT_MLP, Axis.SHARED_MLP, Axis.HEAD_DIM)
 
 
 def baselines(space: SearchSpace, teacher: Architecture) -> dict[str, Architecture]:
-    """Hand-made architectures within the budget, by name.
+    """Return the hand-made architectures within the budget, by name.
 
-    One that the space does not hold is left out, and so is one that is the same as another before it.
+    Those that the space does not contain are left out, and so are duplicates of earlier ones.
 
-    - ``uniform``: all widths shrunk alike, experts among them, no layer removed.
+    - ``uniform``: all widths, experts included, shrunk alike; no layer removed.
     - ``mlp-heads``: the neurons of MLPs and experts, and heads, shrunk alike; all else kept.
-    - ``depth``: layers removed, all widths kept but for what the solved axis needs to meet the budget.
+    - ``depth``: layers removed; all widths kept, except that the solved axis adjusts to the budget.
     """
     widths = [axis for axis in _WIDTHS if len(space.values(axis)) > 1]
     inside = [axis for axis in widths if axis in (*NEURONS, Axis.HEADS)]
@@ -53,7 +53,7 @@ def baselines(space: SearchSpace, teacher: Architecture) -> dict[str, Architectu
 
 
 def _kept(space: SearchSpace, teacher: Architecture, axes: Sequence[Axis]) -> NDArray[np.bool_]:
-    """(n,) whether all of these axes are as large as the teacher's."""
+    """Return (n,) whether all of these axes have the teacher's size."""
     kept = np.ones(len(space), dtype=bool)
     for axis in axes:
         kept &= space.column(axis) == teacher[axis]
@@ -63,9 +63,10 @@ def _kept(space: SearchSpace, teacher: Architecture, axes: Sequence[Axis]) -> ND
 def _most_even(
     space: SearchSpace, teacher: Architecture, axes: Sequence[Axis], among: NDArray[np.bool_]
 ) -> int | None:
-    """The row in which the axes shrink most evenly: least in the range of the logarithms of their shares.
+    """Return the row in which the axes shrink most evenly: the one with the smallest range of log shares.
 
-    Rounded, so that ties are ties on every machine; among equals whoever keeps more of its heads comes first.
+    The range is rounded so that every machine sees the same ties. Of tied rows, the one with the most KV
+    heads comes first, then the one with the most heads.
     """
     if not among.any() or not axes:
         return None
@@ -76,7 +77,7 @@ def _most_even(
 
 
 def _deepest(space: SearchSpace, teacher: Architecture) -> int | None:
-    """The row that keeps the widths, and of the solved axis the most; without one, the most layers."""
+    """Return the row with all widths and the most of the solved axis, or the most layers without one."""
     fixed = [axis for axis in space.free_axes if axis is not Axis.LAYERS]
     shallow = _kept(space, teacher, fixed) & (space.column(Axis.LAYERS) < teacher.layers)
     if not shallow.any():
@@ -86,29 +87,29 @@ def _deepest(space: SearchSpace, teacher: Architecture) -> int | None:
 
 
 Table = NDArray[np.int64]
-"""(n, axes) sizes, the axes in the order of ``Axis``."""
+"""(n, axes) sizes, with the axes in the order of ``Axis``."""
 _FORMS = "Write --try hidden=3072,mlp=9216"
 
 
 @dataclass(frozen=True)
 class PartialArchitecture:
-    """The sizes that a user names."""
+    """An architecture of which the user names some sizes."""
 
     text: str
-    """As typed."""
+    """As the user typed it."""
     sizes: Mapping[Axis, int]
 
     @property
     def limits(self) -> Limits:
-        """These sizes and no others, of each axis that is named."""
+        """Limits that allow only the named size of each named axis."""
         return {axis: Limit(axis, f"--try {axis}={size}", sizes=(size,)) for axis, size in self.sizes.items()}
 
 
 def parse_architecture(text: str) -> PartialArchitecture:
-    """Read ``hidden=3072,mlp=9216``.
+    """Parse ``hidden=3072,mlp=9216``.
 
     Raises:
-        InputError: an axis is unknown or named twice, or a size is no whole number.
+        InputError: an axis is unknown or named twice, or a size is not a whole number.
     """
     sizes: dict[Axis, int] = {}
     for part in text.split(","):
@@ -125,16 +126,16 @@ def parse_architecture(text: str) -> PartialArchitecture:
 def completions(
     named: PartialArchitecture, axis_map: AxisMap, space: SearchSpace, limits: Limits
 ) -> Architectures:
-    """What a user may mean, the likeliest first: what is not named as the teacher has it, or little changed.
+    """Return the architectures within the budget with the named sizes, those most like the teacher first.
 
     Args:
-        named: what was said of it.
+        named: the sizes that the user names.
         axis_map: the teacher's.
-        space: within the budget.
-        limits: of the user on that space; a size that is named overrules them.
+        space: the search space of the budget.
+        limits: the user's limits on that space; named sizes override them.
 
     Raises:
-        InputError: a size is none that the class allows, or no architecture with these sizes lies near the
+        InputError: the class does not allow a size, or no architecture with these sizes lies near the
             budget.
     """
     budget = space.budget
@@ -147,18 +148,18 @@ def completions(
 
 
 def _like_teacher(named: PartialArchitecture, axis_map: AxisMap, space: SearchSpace) -> Table:
-    """(0 or 1, axes) what is left open as the teacher has it, but for the axis that is solved."""
+    """Return (0 or 1, axes) the completion with the teacher's sizes, except on the solved axis."""
     limits = {axis: Limit(axis, f"--keep {axis}", keep=True) for axis in axis_map.free}
     if (solved := space.solved) is not None:
         limits[solved] = Limit(solved, f"--sizes {solved}", span=(1, axis_map.teacher[solved]))
     try:
         return near_budget(axis_map, space.budget, limits | dict(named.limits))
-    except InputError:  # such sizes do not go with the teacher's; others may
+    except InputError:  # not allowed beside the teacher's other sizes; smaller ones may be
         return np.empty((0, len(AXES)), dtype=np.int64)
 
 
 def _changes(table: Table, named: PartialArchitecture, axis_map: AxisMap) -> NDArray[np.intp]:
-    """The rows in order, by how far the logarithms of their other sizes lie from the teacher's in sum."""
+    """Order rows by the summed distances of log sizes from the teacher's, over the axes not named."""
     axes = [axis for axis in axis_map.free if axis not in named.sizes]
     teacher = np.array([axis_map.teacher[axis] for axis in axes])
     shares = table[:, [AXES.index(axis) for axis in axes]] / teacher
@@ -178,13 +179,13 @@ def _none_near(
 
 
 def _as_budget(amount: int, budget: Budget) -> str:
-    """An amount as people type it, exactly if three digits would leave the band around it."""
+    """Format an amount as users type it; in full if three digits could leave the tolerance."""
     text = format_amount(amount, budget.of)
     return text if budget.tolerance >= 0.005 else str(amount)
 
 
 def _nearest_sizes(named: PartialArchitecture, space: SearchSpace) -> str:
-    """The sizes of the named axes in the space that are nearest to those named."""
+    """Format the sizes of the named axes, within the space, that are nearest to the named ones."""
     wanted = np.array(list(named.sizes.values()))
     sizes = space.table[:, [AXES.index(axis) for axis in named.sizes]]
     row = int(np.abs(np.log(sizes / wanted)).sum(1).argmin())
@@ -192,9 +193,9 @@ def _nearest_sizes(named: PartialArchitecture, space: SearchSpace) -> str:
 
 
 def architecture_of_sizes(sizes: Mapping[Axis, int], axis_map: AxisMap) -> Architecture:
-    """The architecture of these sizes whatever the budget; all others are the teacher's.
+    """Return the architecture with these sizes, whatever the budget; other axes keep the teacher's size.
 
-    Query heads follow their KV heads unless they are named.
+    Query heads follow their KV heads unless ``sizes`` has them.
 
     Raises:
         InputError: the teacher lacks an axis, or its class does not allow the sizes.

@@ -1,4 +1,4 @@
-"""What a user allows of an axis, and what they read when no architecture can meet it."""
+"""The user's limits on axes, and the errors raised when no architecture can meet limits and budget."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from space.counting.budget import Budget, format_amount
 from space.counting.counting import expert_groups, fewest_experts
 from space.input_error import InputError
 
-#: Axes whose units are neurons; the budget is solved for one of them.
+#: Axes whose units are neurons; the budget determines the size of one of them.
 NEURONS = (Axis.MLP, Axis.EXPERT_MLP, Axis.SHARED_MLP)
 _FORMS = "Write --sizes hidden=2048..3584 layers=28,30,32 mlp=3x,3.5x"
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The sizes that one axis may have; exactly one of the ways to say it is used."""
+    """The sizes that one axis may have, given by exactly one of the last four fields."""
 
     axis: Axis
     text: str
-    """The flag as typed."""
+    """The flag as the user typed it."""
     keep: bool = False
-    """The teacher's size."""
+    """Only the teacher's size."""
     sizes: tuple[int, ...] = ()
-    """These, ascending."""
+    """Only these sizes, ascending."""
     span: tuple[int, int] | None = None
-    """The fitting ones from the first to the second."""
+    """The sizes from the first to the second, both included, that are multiples of the axis's step."""
     times_hidden: tuple[Fraction, ...] = ()
-    """These multiples of hidden, ascending."""
+    """Only these multiples of hidden, ascending."""
 
     @property
     def listed(self) -> bool:
-        """Whether every size is said, so that none is to be solved for."""
+        """Whether the limit lists every size, so that the axis is not solved for."""
         return self.span is None
 
 
@@ -45,10 +45,10 @@ Limits = Mapping[Axis, Limit]
 
 
 def read_limits(keep: Sequence[str], sizes: Sequence[str]) -> Limits:
-    """Read the values of ``--keep`` and ``--sizes``.
+    """Parse the values of ``--keep`` and ``--sizes``.
 
     Raises:
-        InputError: an axis is unknown or limited twice, or its sizes cannot be read.
+        InputError: an axis is unknown or limited twice, or its sizes cannot be parsed.
     """
     found: dict[Axis, Limit] = {}
     for text in keep:
@@ -69,10 +69,10 @@ def _add(found: dict[Axis, Limit], limit: Limit) -> None:
 
 
 def axis_named(text: str) -> Axis:
-    """The axis of a name as typed.
+    """Return the axis with a name that the user typed.
 
     Raises:
-        InputError: there is none; the nearest is named.
+        InputError: no axis has the name; the message suggests the nearest.
     """
     name = text.strip().lower().replace("-", "_")
     if name in set(Axis):
@@ -104,10 +104,10 @@ def _sized(axis: Axis, values: str, text: str) -> Limit:
 
 
 def check_limits(limits: Limits, axis_map: AxisMap) -> None:
-    """Refuse limits that a teacher cannot meet.
+    """Check that a teacher can meet the limits.
 
     Raises:
-        InputError: the teacher lacks the axis, it follows another or is not cut, or a size is none of its.
+        InputError: the teacher lacks an axis, it follows another or is not cut, or a size is not allowed.
     """
     for limit in limits.values():
         _check_axis(limit, axis_map)
@@ -156,7 +156,7 @@ def _check_sizes(limit: Limit, axis_map: AxisMap) -> None:
 
 
 def at_or_above_the_teacher(budget: Budget, whole: int) -> InputError:
-    """A budget that leaves nothing to cut."""
+    """Return the error for a budget that leaves nothing to cut."""
     most = format_amount(0.9 * whole / (1 + budget.tolerance), budget.of)
     return InputError(
         "The budget, tolerance included, has to lie below the teacher's size",
@@ -166,7 +166,7 @@ def at_or_above_the_teacher(budget: Budget, whole: int) -> InputError:
 
 
 def not_measurable(axis_map: AxisMap, budget: Budget) -> InputError:
-    """A budget of something that the teacher has none of."""
+    """Return the error for a budget of something that the teacher does not have."""
     return InputError(
         "The teacher has to have what the budget measures",
         f"a teacher of type {axis_map.config.model_type!r} has no {budget.of.unit}",
@@ -177,13 +177,13 @@ def not_measurable(axis_map: AxisMap, budget: Budget) -> InputError:
 def nothing_near(
     budget: Budget, whole: int, nearest: tuple[Sequence[int], Sequence[int]], helpful: Sequence[str]
 ) -> InputError:
-    """A budget with no architecture within its tolerance.
+    """Return the error for a budget with no architecture within its tolerance.
 
     Args:
-        budget: what was asked.
+        budget: the budget.
         whole: the teacher's amount.
-        nearest: amounts below and above that would do; each may be empty.
-        helpful: limits of the user without any one of which there would be architectures.
+        nearest: the nearest feasible amounts below and above; each may be empty.
+        helpful: the user's limits of which leaving out any one would allow some architecture.
     """
     found = " and ".join(str(amount) for side in nearest for amount in side)
     forbidden = f"; {' or '.join(helpful)} forbids them" if helpful else ""
@@ -198,7 +198,7 @@ def nothing_near(
 
 
 def no_size_fits(limit: Limit, step: int) -> InputError:
-    """A range without any size that may be taken."""
+    """Return the error for a range that contains no allowed size."""
     return InputError(
         f"Sizes of {limit.axis} are multiples of {step}",
         f"{limit.text} holds none",
@@ -207,7 +207,7 @@ def no_size_fits(limit: Limit, step: int) -> InputError:
 
 
 def not_together(limit: Limit, size: int, axis_map: AxisMap) -> InputError:
-    """A size that the class refuses with every size that the other axes may take."""
+    """Return the error for a size that the class rejects with every size of the other axes."""
     return InputError(
         f"The class {type(axis_map.config).__name__} has to allow every size",
         f"{limit.text} names {size}, which goes with none of the sizes of the other axes",
@@ -216,7 +216,7 @@ def not_together(limit: Limit, size: int, axis_map: AxisMap) -> InputError:
 
 
 def multiple_does_not_fit(limit: Limit, factor: Fraction, largest: int) -> InputError:
-    """A multiple of hidden that is more than the teacher has, or nothing, whatever hidden is."""
+    """Return the error for a multiple of hidden that is out of range for every hidden size."""
     return InputError(
         "Sizes have to lie within the teacher's",
         f"{limit.text} names {float(factor):g}x, and the teacher has {largest}",

@@ -1,4 +1,4 @@
-"""Every architecture near a budget: a table of sizes, counted exactly, none built."""
+"""The search space: a table with every architecture within the tolerance of a budget, counted exactly."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ AXES = tuple(Axis)
 
 @dataclass(frozen=True)
 class Architectures(Sequence[Architecture]):
-    """The rows of a table of sizes, made into architectures as they are looked at."""
+    """A sequence view of a table of sizes that creates architectures on access."""
 
     table: NDArray[np.int64]
-    """(n, axes)."""
+    """(n, axes) sizes."""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -48,30 +48,30 @@ class SearchSpace:
 
     budget: Budget
     free_axes: tuple[Axis, ...]
-    """The axes that a sampler chooses; all other sizes follow from theirs."""
+    """The axes that a sampler chooses; they determine all other sizes."""
     solved: Axis | None
-    """The axis whose size the budget decides."""
+    """The axis whose size the budget determines, if any."""
     table: NDArray[np.int64]
-    """(n, axes) sizes, the axes in the order of ``Axis``."""
+    """(n, axes) sizes, with the axes in the order of ``Axis``."""
     parameters: NDArray[np.int64]
-    """(n,) exact."""
+    """(n,) exact numbers of parameters."""
     count: Polynomial
-    """The number of parameters, of any architecture of the class."""
+    """The number of parameters as a function of the sizes."""
 
     def __len__(self) -> int:
         return len(self.table)
 
     @property
     def architectures(self) -> Architectures:
-        """All of them, one row of the table each."""
+        """All architectures, one per row of the table."""
         return Architectures(self.table)
 
     def column(self, axis: Axis) -> NDArray[np.int64]:
-        """(n,) the sizes of an axis."""
+        """Return (n,) the sizes of an axis."""
         return self.table[:, AXES.index(axis)]
 
     def values(self, axis: Axis) -> list[int]:
-        """The sizes of an axis that occur, ascending."""
+        """Return the distinct sizes of an axis, ascending."""
         found: list[int] = np.unique(self.column(axis)).tolist()
         return found
 
@@ -81,10 +81,10 @@ class SearchSpace:
         return self.table[:, [AXES.index(axis) for axis in self.free_axes]]
 
     def row(self, free_sizes: Sequence[int]) -> int:
-        """The row with these sizes of the free axes.
+        """Return the row with these sizes of the free axes.
 
         Raises:
-            KeyError: there is none.
+            KeyError: no row has these sizes.
         """
         levels, weights, codes, order = self._index
         code = 0
@@ -99,18 +99,18 @@ class SearchSpace:
         return int(order[place])
 
     def parameters_of(self, architecture: Architecture) -> int:
-        """The exact number of parameters of an architecture, a member or not."""
+        """Return the exact number of parameters of any architecture, in the space or not."""
         return self.count.of(architecture)
 
     def part(self, inside: NDArray[np.bool_]) -> SearchSpace:
-        """The rows for which (n,) ``inside`` holds."""
+        """Return the subspace of the rows for which ``inside`` (n,) is true."""
         return replace(self, table=self.table[inside], parameters=self.parameters[inside])
 
     @cached_property
     def _index(
         self,
     ) -> tuple[list[NDArray[np.int64]], list[int], NDArray[np.int64], NDArray[np.intp]]:
-        """Sizes that occur, their place values, and the codes of all rows, sorted, with their rows."""
+        """The sorted mixed-radix codes of all rows: (sizes per axis, radix weights, codes, their rows)."""
         levels, weights, weight = [], [], 1
         codes = np.zeros(len(self.table), dtype=np.int64)
         for column in self.free_table.T:

@@ -100,13 +100,13 @@ def test_the_report_is_shown_profiles_of_all_but_the_layers() -> None:
         method="by hand",
         fingerprint="f",
     )
-    shown = ranking.shown()
+    shown = ranking.profiles()
     assert shown.keys() == {"hidden", "mlp"}
     assert shown["hidden"].scores == ((3, 2, 1),)
     assert shown["mlp"].scores == ((2, 1), (4, 3))
     assert shown["mlp"].energy == ((0, 0.8, 1), (0, 0.64, 1))
     basis = Basis(torch.eye(3), torch.tensor([1.0, 1.5, 0.5]))
-    turned = dataclasses.replace(ranking, basis=basis).shown()["hidden"]
+    turned = dataclasses.replace(ranking, basis=basis).profiles()["hidden"]
     assert turned.energy == ((0, 0.3333, 0.8333, 1),), "directions stay in the order of the basis"
 
 
