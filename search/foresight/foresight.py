@@ -1,4 +1,4 @@
-"""What the rungs foretell and how it turned out: the order of candidates, their loss after retraining."""
+"""Forecast losses after retraining from the rungs, and compare rungs and forecasts with the outcomes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from search.rungs.evaluation import Retrained
 from search.rungs.rung import Rung
 from space.enumeration.search_space import SearchSpace
 
-#: How often an interval is meant to hold.
+#: Nominal coverage of a forecast's interval.
 INTERVAL = 0.9
 #: Two evaluations of one model, in bfloat16 and in float32, differ by no more, in nats per token (measured on
 #: 31 students of the embedded teacher: 0.0004 at most).
@@ -24,7 +24,7 @@ _REPEAT = 0.0005
 
 @dataclass(frozen=True)
 class Forecast:
-    """A loss in nats per token, and between what it lies nine times in ten."""
+    """A forecast of a loss in nats per token, with a 90% interval."""
 
     loss: float
     """The median."""
@@ -34,23 +34,23 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How forecasts stand against what came."""
+    """How well forecasts agree with the outcomes."""
 
     held: int
-    """Outcomes within their interval."""
+    """Number of outcomes within their interval."""
     outcomes: int
     absolute_error: float | None
-    """Mean over the outcomes of how far the forecast was off, in nats per token; None without any."""
+    """Mean absolute error of the forecasts in nats per token; None without outcomes."""
 
 
 def forecast(curves: Mapping[str, Curve], tokens: int, teacher: float) -> dict[str, Forecast]:
-    """The loss of every candidate after a training on ``tokens`` tokens; the law is in ``learning_law``.
+    """Forecast the loss of every candidate after training on ``tokens`` tokens, by ``learning_law``.
 
     Args:
-        curves: of each candidate by label, (tokens, loss in nats per token) at the end of each of its rungs,
-            every one a training of its own from the pruned weights; rung 0 is at 0 tokens. What lies beyond
-            ``tokens`` is passed over, and so is a candidate that has nothing else.
-        tokens: of the training whose end is forecast, at least 1.
+        curves: by label, (tokens, loss in nats per token) at the end of each rung of a candidate. Each rung
+            trains afresh from the pruned weights; rung 0 is at 0 tokens. Points beyond ``tokens`` are
+            ignored, and so are candidates without other points.
+        tokens: of the training to forecast, at least 1.
         teacher: loss of the teacher, which students approach, in nats per token.
 
     Raises:
@@ -75,7 +75,7 @@ def _forecast(low: float, median: float, high: float) -> Forecast:
 
 
 def coverage(forecasts: Mapping[str, Forecast], outcomes: Mapping[str, float]) -> Coverage:
-    """How often the interval held, over the candidates that have both a forecast and an outcome.
+    """Return how well the forecasts agree with the outcomes, over the candidates that have both.
 
     Args:
         forecasts: by label.
@@ -90,12 +90,12 @@ def coverage(forecasts: Mapping[str, Forecast], outcomes: Mapping[str, float]) -
 def foresight(
     rungs: Sequence[Rung], space: SearchSpace, retrained: Sequence[Retrained], tokens: int, teacher: float
 ) -> dict[str, Any]:
-    """``rank_correlation`` and ``forecast``, as ``summary.schema.json`` describes them.
+    """Return ``rank_correlation`` and ``forecast`` of the summary, as ``summary.schema.json`` describes them.
 
     Args:
         rungs: of the search, rung 0 first.
-        space: that counts parameters.
-        retrained: all of them; models that are not kept are passed over.
+        space: counts parameters.
+        retrained: all retrained models; those whose files were not kept are ignored.
         tokens: of retraining.
         teacher: loss of the teacher, in nats per token.
     """
@@ -107,7 +107,7 @@ def foresight(
 
 
 def _orders(rungs: Sequence[Rung], space: SearchSpace) -> dict[str, dict[str, float]]:
-    """The largest first, as a baseline, then by the loss at each rung."""
+    """Return the orders by name: by size, the largest first, as a baseline, then by loss at each rung."""
     orders: dict[str, dict[str, float]] = {"parameters": {}}
     for rung in rungs:
         complete = rung.complete()

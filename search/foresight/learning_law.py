@@ -1,25 +1,26 @@
-"""The law by which all candidates learn, and how they scatter about it, as a posterior.
+"""A Bayesian learning curve shared by all candidates, with the scatter of single candidates about it.
 
-Everything is in u, the logarithm of tokens that ``learning_law`` explains. A step is what log(L - E)
-changes by between two neighbouring rungs of a candidate. Steps of one kind (all from one rung to one other)
-share a mean, which is left free here. About it a candidate has a slope of its own, and walks at random; and
-in the first step, from 0 tokens, it recovers from the cut by more or less than others. All are Gaussian, with
-variances told over the walk's in an e-fold of tokens; Z pairs of them, each with its t₀, are done at once.
-
-The excess over a floor falls as a power of the tokens (arXiv 2203.15556, eq. 2; the shift by t₀ lets it begin
-at no tokens at all):
+The excess loss over a floor E falls as a power of the tokens t (arXiv 2203.15556, eq. 2; the shift by t₀
+makes it finite at 0 tokens):
 
     L(t) = E + A (1 + t/t₀)^-b,   or   log(L - E) = a - b u   with u = log(1 + t/t₀)
 
-Some share s of what the first step from 0 tokens brings is no learning: it repairs what the cut has put out
-of joint, and will not come again. E, t₀, b and s are shared by all candidates, since one has too few points
-to tell them. From the law the mean of all departs by a random walk in u, as large as a candidate's own about
-that mean (``learning_scatter``): all read the same batches, and the law may be wrong for all alike, so
-that it does not grow certain however many candidates agree.
+A share s of the change in the first step, from 0 tokens, is no learning: it repairs the damage of pruning
+and does not continue. All candidates share E, t₀, b and s, since one has too few points to determine them.
 
-A grid is laid over what is unknown and the size of the walk is integrated out (Student's t). How candidates
-differ is kept from saying what law they follow (Liu, Bayarri & Berger 2009, "Modularization in Bayesian
-analysis"): there are many of them, so that a small error of that part would decide the law.
+A step is the change of log(L - E) between two neighbouring rungs of a candidate. Steps of the same kind (from
+one given rung to another) share a mean. About it each candidate has a slope of its own, a random walk
+in u, and in the first step a recovery from pruning of its own. All are Gaussian. Variances are given relative
+to that of the walk per unit of u (an e-fold of tokens). Computations run over Z combinations of t₀ and
+the variances at once.
+
+The means of the kinds depart from the law by a random walk as large as a candidate's own. All
+candidates read the same batches, and the law may be wrong for all of them alike, so the forecast must
+not become certain however many candidates agree.
+
+The posterior is computed on a grid, with the walk's size integrated out (Student's t). How candidates
+differ does not inform the law (Liu, Bayarri & Berger 2009, "Modularization in Bayesian analysis"): with many
+candidates, a small error in that part of the model would decide the law.
 """
 
 from __future__ import annotations
@@ -39,19 +40,22 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Spread:
-    """Z ways for candidates to differ: t₀ in tokens, then variances over that of the walk."""
+    """Z combinations of t₀ with the variances of candidates, relative to the walk's; (Z,) each."""
 
     turn: Array
+    """t₀ in tokens."""
     slope: Array
+    """Variance of a candidate's slope."""
     repair: Array
+    """Variance of its recovery from pruning in the first step."""
 
     def ways(self, steps: Array) -> Array:
-        """(Z, K) in u, of (K, 2) steps given by their ends in tokens."""
+        """Return (Z, K) lengths in u of (K, 2) steps, given by their ends in tokens."""
         ways: Array = np.log1p(steps[:, 1] / self.turn[:, None]) - np.log1p(steps[:, 0] / self.turn[:, None])
         return ways
 
     def walk(self, one: Array, other: Array) -> Array:
-        """(Z, K, M) covariance of (K, 2) and (M, 2) steps of one walk: what of u they have in common."""
+        """Return the (Z, K, M) covariance of (K, 2) and (M, 2) steps of one walk: their overlap in u."""
         (start, end), (begin, finish) = one.T[:, :, None], other.T
         turn = self.turn[:, None, None]
         shared = np.log1p(np.minimum(end, finish) / turn) - np.log1p(np.maximum(start, begin) / turn)
@@ -59,7 +63,7 @@ class Spread:
         return walk
 
     def own(self, one: Array, other: Array) -> Array:
-        """(Z, K, M) covariance of steps of one candidate, about the means of their kinds."""
+        """Return the (Z, K, M) covariance of a candidate's steps about the means of their kinds."""
         first = (one[:, 0] == 0)[:, None] & (other[:, 0] == 0)
         slope = self.slope[:, None, None] * self.ways(one)[:, :, None] * self.ways(other)[:, None]
         own: Array = self.walk(one, other) + slope + self.repair[:, None, None] * first
@@ -68,40 +72,41 @@ class Spread:
 
 @dataclass(frozen=True)
 class CandidateGroup:
-    """n candidates that were seen at the same rungs."""
+    """n candidates that were evaluated at the same rungs."""
 
     members: list[int]
+    """Their positions among all candidates."""
     steps: Array
-    """(K, 2) ends in tokens."""
+    """(K, 2) ends of each step in tokens."""
     kinds: list[int]
-    """(K,) of the steps, from 0 to G - 1."""
+    """(K,) kind of each step, from 0 to G - 1."""
     excess: Array
-    """(n, K + 1, E) log(L - E) at every rung, E on a grid."""
+    """(n, K + 1, E) log(L - E) at every rung, for every floor E of the grid."""
     ahead: Array
-    """(1, 2) the step that is forecast."""
+    """(1, 2) ends of the step to forecast, in tokens."""
 
     @property
     def change(self) -> Array:
-        """(n, K, E) of log(L - E) in each step."""
+        """The change of log(L - E) in each step, (n, K, E)."""
         return np.diff(self.excess, axis=1)
 
 
 @dataclass(frozen=True)
 class Scatter:
-    """Steps split into the means of G kinds and what candidates do for themselves."""
+    """The means of G kinds of steps, and the deviations of the candidates from them."""
 
     means: Array
     """(Z, G, E)"""
     uncertainty: Array
-    """(Z, G, G) of the means, over the walk's variance."""
+    """(Z, G, G) covariance of the means, relative to the walk's variance."""
     squares: Array
-    """(Z, E) weighted, about the means."""
+    """(Z, E) weighted sum of squared deviations from the means."""
     log_determinant: Array
-    """(Z,) of the covariance and of the means' precision, for the restricted likelihood."""
+    """(Z,) log determinants of the covariance and of the means' precision, for the restricted likelihood."""
 
 
 def scatter(groups: Sequence[CandidateGroup], kinds: int, spread: Spread) -> Scatter:
-    """Split the steps of all, by generalised least squares."""
+    """Fit the means of all kinds of steps by generalised least squares."""
     number, floors = len(spread.turn), groups[0].excess.shape[2]
     precision, pull = np.zeros((number, kinds, kinds)), np.zeros((number, kinds, floors))
     squares, log_determinant = np.zeros((number, floors)), np.zeros(number)
@@ -121,7 +126,7 @@ def scatter(groups: Sequence[CandidateGroup], kinds: int, spread: Spread) -> Sca
 
 
 def predict_next_step(group: CandidateGroup, spread: Spread) -> tuple[Array, Array]:
-    """(Z, K) what each own step says of the own step ahead, and (Z,) the variance that it leaves."""
+    """Return (Z, K) weights of a candidate's steps in predicting the step ahead, and (Z,) its variance."""
     across = spread.own(group.ahead, group.steps)
     weights = (across @ batched_inverse(spread.own(group.steps, group.steps)))[:, 0]
     left = spread.own(group.ahead, group.ahead)[:, 0, 0] - (weights * across[:, 0]).sum(1)
@@ -129,7 +134,7 @@ def predict_next_step(group: CandidateGroup, spread: Spread) -> tuple[Array, Arr
 
 
 def batched_inverse(matrices: Array) -> Array:
-    """Of each of (Z, K, K) matrices."""
+    """Return the inverse of each of (Z, K, K) matrices."""
     return np.asarray(np.linalg.inv(matrices), dtype=np.float64)
 
 
@@ -137,42 +142,42 @@ Curve = Sequence[tuple[int, float]]
 
 
 def _middles(number: int) -> Array:
-    """The middles of so many equal parts of 0 to 1."""
+    """Return the midpoints of ``number`` equal parts of the interval from 0 to 1."""
     found: Array = (np.arange(number) + 0.5) / number
     return found
 
 
 def _logarithmic(low: float, high: float, number: int) -> Array:
-    """The middles of so many parts between two bounds, equal on a log scale."""
+    """Return the midpoints of ``number`` parts between two bounds, equal on a log scale."""
     return np.asarray(low * (high / low) ** _middles(number))
 
 
-# What has no scale of its own is taken to be alike likely on a log scale; exponent and share, evenly.
-#: E - teacher, over the gap between the teacher and the lowest loss seen: from a hundredth to all.
+# Priors: uniform on a log scale, except for exponent b and share s, which are uniform.
+#: (E − teacher's loss) / (lowest loss − teacher's loss), from 0.01 to 1.
 _FLOORS = _logarithmic(0.01, 1, 16)
-#: A loss that is no more than this above the teacher's is at it, in nats per token.
+#: A loss no more than this above the teacher's counts as equal to it, in nats per token.
 _NEAR = 1e-3
-#: t₀: from a hundredth of the first rung's tokens to all those of the training that is forecast.
+#: t₀: from this share of the first rung's tokens to those of the training to forecast, in so many values.
 _FIRST_TURN, _TURNS = 0.01, 20
-#: b: from half of what is known of training without a floor (0.095 and less: arXiv 2001.08361) to 1, which no
-#: regular estimate surpasses.
+#: b: from half of the exponents known for training without a floor (0.095 and less: arXiv 2001.08361) to 1,
+#: the fastest rate of a regular estimator.
 _POWERS = 0.05 + 0.95 * _middles(16)
-#: s
+#: s: the share of the first step that repairs pruning.
 _SHARES = _middles(5)
-#: Variances over the walk's in an e-fold of tokens: from next to nothing to next to all.
+#: Variances of slope and repair relative to the walk's per e-fold of tokens: from negligible to dominant.
 _SLOPES, _REPAIRS = _logarithmic(0.01, 10, 4), _logarithmic(0.1, 100, 4)
-#: Before any step was seen: the walk's deviation in an e-fold of tokens, and how many steps that is worth.
+#: Prior of the walk: its standard deviation per e-fold of tokens, and the number of steps this counts for.
 _WALK, _STEPS = 0.1, 2
 _DRAWS = 4096
 
 
 def posterior_losses(curves: Sequence[Curve], tokens: int, teacher: float) -> Array:
-    """(D, C) losses of C candidates after ``tokens`` tokens, drawn from the posterior, the same each time.
+    """Draw (D, C) losses of C candidates after ``tokens`` tokens from the posterior, the same each time.
 
     Args:
-        curves: of each candidate (tokens, loss in nats per token), ascending and none beyond ``tokens``.
-        tokens: of the training whose end is asked for.
-        teacher: its loss.
+        curves: each candidate's (tokens, loss in nats per token), ascending and none beyond ``tokens``.
+        tokens: of the training to forecast.
+        teacher: the teacher's loss.
     """
     floors = _floors(curves, teacher)
     groups, kinds = _groups(curves, tokens, floors)
@@ -188,7 +193,7 @@ def posterior_losses(curves: Sequence[Curve], tokens: int, teacher: float) -> Ar
 
 
 class _Draws(NamedTuple):
-    """D places in the grid, and the walk's deviation times what it is multiplied by, (D,) each."""
+    """D draws: (D,) grid indices, and (D,) Student-t errors scaled by the walk's standard deviation."""
 
     cell: NDArray[np.intp]
     floor: NDArray[np.intp]
@@ -199,29 +204,30 @@ class _Draws(NamedTuple):
 
 @dataclass(frozen=True)
 class _Law:
-    """The posterior over Z pairs of t₀ and spread, E, b and s, with what is seen of G kinds of steps."""
+    """The posterior over the Z values of the spread, E, b and s, given G kinds of steps."""
 
     kinds: Array
-    """(G, 2) ends in tokens."""
+    """(G, 2) ends of the steps of each kind in tokens."""
     spread: Spread
     parts: Scatter
     inverse: Array
-    """(Z, G, G) of the covariance of the means about the law, over the walk's variance."""
+    """(Z, G, G) inverse covariance of the means about the law, relative to the walk's variance."""
     log_weight: Array
-    """(Z, E, b, s)"""
+    """(Z, E, b, s) log posterior, not normalised."""
     variance: Array
-    """(Z, E, b, s) of the walk, its estimate."""
+    """(Z, E, b, s) estimate of the walk's variance."""
     freedom: int
+    """Degrees of freedom of that estimate."""
 
     @classmethod
     def of(cls, groups: Sequence[CandidateGroup], kinds: Array, spread: Spread) -> _Law:
-        """From the candidates."""
+        """Compute the posterior from the candidates."""
         parts = scatter(groups, len(kinds), spread)
         inverse = batched_inverse(spread.walk(kinds, kinds) + parts.uncertainty)
         own = _STEPS * _WALK**2 + parts.squares  # (Z, E)
         freedom = _STEPS + sum(group.change[..., 0].size for group in groups) - len(kinds)
         restricted = -(parts.log_determinant[:, None] + freedom * np.log(own)) / 2
-        # Weighed at each t₀ and E by itself, so that these are not by how candidates differ.
+        # Normalised at each t₀ and E, so that the differences between candidates do not inform t₀ and E.
         by_turn = restricted.reshape(_TURNS, -1, len(_FLOORS))
         by_turn = by_turn - logsumexp(by_turn, axis=1, keepdims=True)
         squares = np.stack([_squares(parts.means, kinds, spread, inverse, share) for share in _SHARES], -1)
@@ -229,17 +235,17 @@ class _Law:
         total = freedom + len(kinds)  # of degrees of freedom
         weight = -(scale[..., None, None] + total * np.log1p(squares / own[..., None, None])) / 2
         weight += by_turn.reshape(restricted.shape)[..., None, None]
-        # Densities of losses, not of their logarithms, and of first steps, not of what s leaves of them.
+        # Jacobians: the density is of losses, not log(L - E), and of whole first steps, not the share 1 - s.
         weight -= _after(groups, len(kinds))[:, None, None]
         weight += (kinds[:, 0] == 0).sum() * np.log1p(-_SHARES)
         variance: Array = (own[..., None, None] + squares) / total
         return cls(kinds, spread, parts, inverse, weight, variance, total)
 
     def draws(self) -> _Draws:
-        """One from each of D equal parts of the posterior, the same each time."""
+        """Draw one point from each of D equal parts of the posterior, the same each time."""
         random = np.random.default_rng(0)
         mass = np.exp(self.log_weight - self.log_weight.max()).ravel().cumsum()
-        parts = (np.arange(_DRAWS) + random.random(_DRAWS)) / _DRAWS  # evenly, they would beat with the grid
+        parts = (np.arange(_DRAWS) + random.random(_DRAWS)) / _DRAWS  # jittered, against aliasing
         cell, floor, power, share = np.unravel_index(
             np.searchsorted(mass / mass[-1], parts), self.log_weight.shape
         )
@@ -248,7 +254,7 @@ class _Law:
         return _Draws(cell, floor, power, share, walk)
 
     def steps(self, group: CandidateGroup, draws: _Draws) -> Array:
-        """(D, n) of log(L - E) ahead."""
+        """Draw (D, n) changes of log(L - E) in the step to forecast."""
         cell, power, share = draws.cell, _POWERS[draws.power, None], _SHARES[draws.share, None]
         means = self.parts.means[cell, :, draws.floor]  # (D, G)
         first = means * (self.kinds[:, 0] == 0)
@@ -268,7 +274,7 @@ class _Law:
 
 
 def _squares(means: Array, kinds: Array, spread: Spread, inverse: Array, share: float) -> Array:
-    """(Z, E, b) weighted, of what the law leaves of the means."""
+    """Return (Z, E, b) weighted squared residuals of the means about the law."""
     ways = spread.ways(kinds)
     learnt = means * (1 - share * (kinds[:, 0] == 0))[:, None]
     weighed = inverse @ learnt
@@ -279,7 +285,7 @@ def _squares(means: Array, kinds: Array, spread: Spread, inverse: Array, share: 
 
 
 def _after(groups: Sequence[CandidateGroup], kinds: int) -> Array:
-    """(E,) log(L - E) after a step, the mean of its kind, summed over the kinds."""
+    """Return (E,): log(L - E) after a step, averaged within each kind and summed over the kinds."""
     total, number = np.zeros((kinds, len(_FLOORS))), np.zeros((kinds, 1))
     for group in groups:
         total[group.kinds] += group.excess[:, 1:].sum(0)
@@ -292,7 +298,7 @@ def _floors(curves: Sequence[Curve], teacher: float) -> Array:
     losses = [loss for curve in curves for _, loss in curve]
     lowest = min(losses)
     bottom = teacher
-    if teacher > lowest - _NEAR:  # as far to go as all have come, for want of another measure
+    if teacher > lowest - _NEAR:  # then assume a gap as large as the range of the losses
         bottom = lowest - max(max(losses) - lowest, _NEAR)
     return np.asarray(bottom + (lowest - bottom) * _FLOORS)
 
@@ -305,7 +311,7 @@ def _spreads(curves: Sequence[Curve], tokens: int) -> Spread:
 
 
 def _groups(curves: Sequence[Curve], tokens: int, floors: Array) -> tuple[list[CandidateGroup], Array]:
-    """Candidates by the rungs that they were seen at, and (G, 2) all kinds of steps."""
+    """Group candidates by the rungs they were evaluated at; also return the (G, 2) kinds of steps."""
     by_rungs: dict[tuple[int, ...], list[int]] = {}
     for place, curve in enumerate(curves):
         by_rungs.setdefault(tuple(seen for seen, _ in curve), []).append(place)

@@ -1,10 +1,10 @@
-"""What to do next: promote whoever has earned it, else try something new.
+"""Asynchronous successive halving over the rungs: which candidate to promote next, and by which order.
 
-Promotion is asynchronous: once half of rung k is finished, rung k + 1 takes in candidates in proportion
-to the rest, so that no worker waits, and the sampler learns from distilled candidates while others are
-still to be tried (ASHA, arXiv 1810.05934). The loss straight after pruning misleads, so a share of those
-who leave rung 0 is drawn at random. Where the order at a rung says nothing of the order at the next, more
-candidates than planned go up, as far as tokens were held back for them.
+Once half of rung k is finished, rung k + 1 accepts candidates in proportion to the rest. So no worker
+waits, and the sampler learns from distilled candidates while others are still to be tried (ASHA, arXiv
+1810.05934). The loss straight after pruning misleads, so a share of the candidates promoted from rung 0 is
+drawn at random. Where the order at a rung does not predict the order at the next, more candidates than
+planned are promoted, as far as the reserve of tokens allows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Values = NDArray[np.float64]
 
 
 def dominates(values: Values) -> NDArray[np.bool_]:
-    """(N, N) whether candidate i is nowhere worse than j and somewhere better.
+    """Return (N, N): whether candidate i is no worse than j in any objective and better in one.
 
     Args:
         values: (N, M) objectives, minimised.
@@ -41,7 +41,7 @@ def dominates(values: Values) -> NDArray[np.bool_]:
 
 
 def pareto_ranks(values: Values) -> NDArray[np.int64]:
-    """(N,) 0 for the Pareto front, 1 for the front of the rest, and so on (NSGA-II, Deb 2002, III.A).
+    """Return (N,): 0 for the Pareto front, 1 for the front of the rest, and so on (NSGA-II, Deb 2002, III.A).
 
     Args:
         values: (N, M) objectives, minimised.
@@ -57,7 +57,7 @@ def pareto_ranks(values: Values) -> NDArray[np.int64]:
 
 
 def crowding_distance(values: Values) -> Values:
-    """(N,) crowding distance within one front; infinite at the ends (NSGA-II, Deb 2002, III.B).
+    """Return the (N,) crowding distances within one front, infinite at the ends (NSGA-II, Deb 2002, III.B).
 
     Args:
         values: (N, M) objectives of the members of one front.
@@ -73,10 +73,9 @@ def crowding_distance(values: Values) -> Values:
 
 
 def best_first(values: Sequence[Sequence[float]]) -> list[int]:
-    """Positions from the first to promote to the last.
+    """Return the candidates' positions in the order of promotion.
 
-    By Pareto rank; within a rank by crowding distance, the most alone first; among equals by the
-    first objective, which is the loss.
+    Sorts by Pareto rank, then by crowding distance, the largest first, then by the first objective, the loss.
 
     Args:
         values: (N, M) objectives, minimised.
@@ -92,7 +91,7 @@ def best_first(values: Sequence[Sequence[float]]) -> list[int]:
 
 
 def pareto_front(values: Sequence[Sequence[float]]) -> list[int]:
-    """Positions of the Pareto front, by the first objective."""
+    """Return the positions of the Pareto front, sorted by the first objective."""
     if not len(values):
         return []
     table = np.asarray(values, dtype=np.float64)
@@ -100,19 +99,19 @@ def pareto_front(values: Sequence[Sequence[float]]) -> list[int]:
     return [int(place) for place in front[np.argsort(table[front, 0], kind="stable")]]
 
 
-#: Candidates from which an order is judged, and the probability below which it is none by chance.
+#: Fewest candidates for a test of rank correlation, and its significance level.
 _FEWEST, _CHANCE = 8, 0.05
 
 
 def rank_correlations(orders: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Kendall's tau-b and the regret of the first between every two orders, over the candidates of both.
+    """Return Kendall's tau-b and the regret for every two orders, over the candidates of both.
 
-    The regret is what the candidate that the one order puts first has more, by the other order's figure, than
-    the best there; the mean if several are first. Both are None for fewer than two candidates.
+    The regret is the value, in the second order, of the candidate that the first order ranks best, less the
+    best value there; the mean if several are best. Both are None for fewer than two candidates.
 
     Args:
-        orders: name of the order (``parameters``, ``rung 0``, …, ``retraining``) to the figure of each
-            candidate by label, the lower the better; earlier names come before later ones.
+        orders: from the name of an order (``parameters``, ``rung 0``, …, ``retraining``) to the value of each
+            candidate by label, lower is better. In each pair the order that is listed earlier is the first.
     """
     return [_compared(*first, *second) for first, second in itertools.combinations(orders.items(), 2)]
 
@@ -138,50 +137,50 @@ def _regret(before: Sequence[float], after: Sequence[float]) -> float:
 
 
 def is_uninformative(earlier: Sequence[float], later: Sequence[float]) -> bool:
-    """Whether an order of candidates cannot be told from one by chance, seen by another order of them.
+    """Whether two orders of the same candidates show no significant positive rank correlation.
 
-    By Kendall's tau, one-sided, at 5%; of fewer than eight candidates nothing can be said.
+    Tests Kendall's tau, one-sided, at 5%; false for fewer than eight candidates.
 
     Args:
-        earlier: a figure of each candidate.
-        later: another figure of the same candidates.
+        earlier: a value of each candidate.
+        later: another value of the same candidates.
     """
     if len(earlier) < _FEWEST:
         return False
     chance = float(kendalltau(earlier, later, alternative="greater").pvalue)
-    return not chance < _CHANCE  # all equal gives no number, and says nothing
+    return not chance < _CHANCE  # NaN if all are equal, which is uninformative
 
 
-#: Rung 0 takes up to so many times the planned candidates, where most of them are over a bound.
+#: Rung 0 takes up to this many times the planned candidates while too few of them lie within the bounds.
 _MORE = 2
-#: Nobody goes up before this share of a rung is finished: the first would go up among few. On the exhaustive
-#: study the default search ends 0.006 nats nearer to the best for it, with a million tokens.
+#: No promotion before this share of a rung is finished: early ones would be chosen among few. In the
+#: exhaustive study the default search ends 0.006 nats nearer to the best for it, with a million tokens.
 _FIRST_SHARE = 0.5
 
 Rule = Callable[[Sequence[FinishedTrial]], list[int]]
-"""Places of candidates in the order in which they go up."""
+"""Returns the positions of candidates in the order of promotion."""
 
 
 @dataclass(frozen=True)
 class Bracket:
-    """The rungs of a search and how many candidates each takes."""
+    """The rungs of a search, and the rules of promotion between them."""
 
     rungs: Sequence[Rung]
     candidates: Sequence[int]
-    """Planned for each rung, rung 0 first."""
+    """Planned candidates of each rung, rung 0 first."""
     objectives: tuple[str, ...]
     seed: int
     rung_tokens: Sequence[int] = ()
-    """Of a candidate at rung 1, 2, …"""
+    """Training tokens per candidate at rung 1, 2, …"""
     reserve_tokens: int = 0
-    """For candidates beyond the plan."""
+    """Training tokens for candidates beyond the plan."""
     rule: Rule | None = None
-    """Who goes up first; by default by Pareto rank and crowding."""
+    """The order of promotion; by default by Pareto rank and crowding distance."""
     random_every: int = 4
-    """Of those who leave rung 0, one in so many is drawn at random; 0 for none."""
+    """One in this many of the candidates promoted from rung 0 is drawn at random; 0 for none."""
 
     def promotion(self) -> tuple[int, FinishedTrial] | None:
-        """The next candidate to go up, and the rung it goes to; None if nobody is due."""
+        """Return the rung that takes the next promotion, and the candidate; None if no promotion is due."""
         quotas = self.quotas()
         for index in range(len(self.rungs) - 1, 0, -1):
             below, above = self.rungs[index - 1], self.rungs[index]
@@ -196,10 +195,10 @@ class Bracket:
 
     @staticmethod
     def _places(finished: int, below: int, above: int) -> int:
-        """How many may have entered a rung by now.
+        """Return how many candidates may have entered a rung by now.
 
         Args:
-            finished: candidates at the rung below.
+            finished: finished candidates of the rung below.
             below: quota of that rung.
             above: quota of the rung.
         """
@@ -207,7 +206,7 @@ class Bracket:
         return min(above, int(above * since / (below * (1 - _FIRST_SHARE)) + 1e-9)) if since > 0 else 0
 
     def wants_more(self) -> bool:
-        """Whether rung 0 takes one more: as planned, or more while a bound keeps rung 1 unfilled."""
+        """Whether rung 0 takes one more: as planned, or beyond while too few are feasible to fill rung 1."""
         rung, tried = self.rungs[0], self.rungs[0].count()
         if tried < self.candidates[0] or not rung.bounds or len(self.rungs) == 1:
             return tried < self.candidates[0]
@@ -215,7 +214,7 @@ class Bracket:
         return tried < most and len(rung.feasible()) < self.candidates[1]
 
     def quotas(self) -> list[int]:
-        """How many each rung takes: as planned, and up to twice as many where the rung below misleads."""
+        """Return each rung's quota: as planned, or up to double where the rung below misleads."""
         quotas, left = [self.candidates[0]], self.reserve_tokens
         for index, planned in enumerate(self.candidates[1:], start=1):
             extra = max(0, self.rungs[index].count() - planned)
@@ -228,7 +227,7 @@ class Bracket:
         return quotas
 
     def _misleads(self, index: int) -> bool:
-        """Whether the order at the rung below says nothing of the order at this one."""
+        """Whether the losses at the rung below are uninformative about those at this rung."""
         below = {record.architecture: record for record in self.rungs[index - 1].complete()}
         both = [r for r in self.rungs[index].complete() if r.architecture in below]
         earlier, later = [below[r.architecture] for r in both], both
@@ -238,7 +237,7 @@ class Bracket:
     def _waiting(
         finished: list[FinishedTrial], entered: set[Architecture], index: int
     ) -> list[FinishedTrial]:
-        """Who may go up: to rung 1 the baselines before all others, so that they are always compared."""
+        """Return who may be promoted; to rung 1 first the baselines, so that they are always compared."""
         left = [r for r in finished if r.feasible and r.architecture not in entered]
         baselines = [r for r in left if r.origin != SEARCH] if index == 1 else []
         return baselines or left
@@ -252,5 +251,5 @@ class Bracket:
 
 
 def by_pareto_rank(objectives: tuple[str, ...], records: Sequence[FinishedTrial]) -> list[int]:
-    """Places of candidates by Pareto rank, within one by crowding distance; see ``best_first``."""
+    """Return the positions of candidates by Pareto rank, then crowding distance; see ``best_first``."""
     return best_first([record.values(objectives) for record in records])

@@ -1,13 +1,12 @@
-"""Which running trials are whose, what is left behind, and an end for candidates that hang.
+"""Leases of running trials, recovery of abandoned ones, and a time limit for candidates that hang.
 
-A trial is claimed with a lease in its attributes. A worker that died leaves its lease behind, and whoever
-comes next goes on with the trial. A candidate in which worker after worker dies, or that hangs far past the
-time that others took, is given up with the reason. Claims are made under the turn of all workers.
+A worker claims a trial by a lease in the trial's attributes, while it holds the lock that all workers share.
+If it crashes, another worker sees from the lease that it is gone, and resumes the trial. A candidate fails if
+several workers crash in it, or if it runs far longer than others took.
 
-At the limit an alarm interrupts the main thread. A call that never returns to Python cannot be interrupted;
-a minute later the process ends, and the candidate counts as one in which a worker died. So does one that
-several processes train at the limit: interrupted, the main process leaves the others in the training, and
-all of them end.
+At the limit an alarm interrupts the main thread. A call that never returns to Python cannot be interrupted:
+a minute later the process exits, which counts as a crash in that candidate. So does a timeout in
+distributed training, where the interrupted main process leaves the others behind and all of them end.
 """
 
 from __future__ import annotations
@@ -27,30 +26,30 @@ from optuna.trial import FrozenTrial, TrialState
 from search.rungs.evaluation import CandidateError
 from search.storage.workers import Workers
 
-#: Where a trial's lease stands among its attributes.
+#: The user attribute that holds a trial's lease.
 LEASE = "lease"
-#: So many workers may die in one candidate before it is given up.
+#: A candidate fails once this many workers have crashed in it.
 DEATHS = 3
-#: A candidate may take so many times as long as the slowest one of its rung, and never less than so long.
+#: The time limit: this many times the duration of the slowest candidate of the rung, and at least so long.
 SLOWER, SHORTEST_SECONDS = 10.0, 600.0
-#: While no candidate of a rung was finished.
+#: The time limit while no candidate of the rung is complete.
 LONGEST_SECONDS = 24 * 3600.0
-#: After its time limit a worker gets so long to give the candidate up itself.
+#: After the time limit, how long a worker has to fail the candidate itself.
 GRACE_SECONDS = 60.0
 
 
 class Claims:
-    """The claims of one worker, and its view of those of others."""
+    """Claims trials for one worker, and checks the claims of others."""
 
     def __init__(self, workers: Workers) -> None:
         self.workers = workers
 
     def lease(self, trial: FrozenTrial, finished: Sequence[FrozenTrial]) -> dict[str, Any]:
-        """A lease on a trial for this worker.
+        """Return a lease on a trial for this worker.
 
         Args:
-            trial: that is claimed; if it was claimed before, its lease says how often its worker died.
-            finished: trials of the same rung, which tell how long one may take.
+            trial: the trial to claim. Its earlier lease, if any, counts the workers that crashed in it.
+            finished: trials of the same rung, from which the time limit follows.
         """
         me, before = self.workers.me, trial.user_attrs.get(LEASE)
         return {
@@ -64,12 +63,12 @@ class Claims:
         }
 
     def abandoned(self, trial: FrozenTrial) -> bool:
-        """Whether a running trial has no worker that is alive."""
+        """Whether no live worker holds a running trial."""
         lease = trial.user_attrs.get(LEASE)
         return lease is None or not self.workers.alive(lease)
 
     def hangs(self, trial: FrozenTrial) -> str | None:
-        """Why a running trial of another worker that is alive has failed; None if it may go on."""
+        """Return why a running trial of another live worker has to fail; None if it may go on."""
         lease = trial.user_attrs.get(LEASE)
         if lease is None or lease["worker"] == self.workers.me.name or self.abandoned(trial):
             return None
@@ -77,7 +76,7 @@ class Claims:
         return f"hung past its limit of {limit:.0f} s" if age > limit + 2 * GRACE_SECONDS else None
 
     def kills_workers(self, trial: FrozenTrial) -> str | None:
-        """Why a trial should not be tried again; None if it should.
+        """Return why a trial should not be resumed, if too many workers crashed in it; else None.
 
         Args:
             trial: claimed by this worker.
@@ -88,7 +87,7 @@ class Claims:
 
 
 def limit_seconds(finished: Sequence[FrozenTrial]) -> float:
-    """How long a candidate may take, by what the others of its rung took."""
+    """Return a candidate's time limit, from the durations of the complete trials of its rung."""
     took = [trial.duration for trial in finished if trial.state is TrialState.COMPLETE and trial.duration]
     if not took:
         return LONGEST_SECONDS
@@ -100,16 +99,16 @@ _STDERR = 2
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Give up what takes longer.
+    """Interrupt the body of the context after a time limit.
 
     Args:
-        seconds: from now.
+        seconds: the limit, from now.
 
     Raises:
-        CandidateError: the time is over.
+        CandidateError: the limit has passed.
     """
     began, (left, _) = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)
-    # Only the main thread has alarms; a shorter one of somebody else's stays.
+    # Only the main thread can set alarms; a shorter alarm that is already set stays in force.
     if threading.current_thread() is not threading.main_thread() or 0 < left < seconds:
         yield
         return

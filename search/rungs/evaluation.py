@@ -1,4 +1,4 @@
-"""What is found out about a candidate: at a rung of the search, and after retraining."""
+"""Records of candidates: their evaluation at a rung of the search, and the result of retraining."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass, field
 
 from space.axes.architecture import Architecture
 
-#: Who proposed an architecture; otherwise it is the name of a baseline.
+#: Origins of architectures: proposed by the sampler, or by the user. Otherwise it is a baseline's name.
 SEARCH, BY_HAND = "search", "by-hand"
 
 
 class CandidateError(RuntimeError):
-    """A candidate that cannot be evaluated; the message is the reason, for people."""
+    """A candidate cannot be evaluated; the message is the reason, for users."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found out about a candidate at a rung."""
+    """The result of evaluating a candidate at a rung."""
 
     values: Mapping[str, float]
-    """Every objective that was evaluated, by name."""
+    """The value of every objective that was evaluated, by name."""
     tokens: int = 0
-    """Spent on distillation."""
+    """Training tokens of the short distillation."""
     curve: list[tuple[int, float]] = field(default_factory=list)
-    """(tokens, validation loss)."""
+    """Learning curve: (tokens, validation loss in nats per token)."""
     seconds: float = 0.0
     details: Mapping[str, float] = field(default_factory=dict)
     """Other figures worth showing, with units in their names."""
@@ -32,13 +32,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """One finished trial."""
+    """One finished trial of a rung."""
 
     rung: int
     number: int
     architecture: Architecture
     origin: str
-    """``search``, the name of a baseline, or ``by-hand`` for what the user asked for."""
+    """``search``, the name of a baseline, or ``by-hand`` for an architecture that the user asked for."""
     evaluation: Evaluation | None
     """None if it failed."""
     failure: str | None
@@ -52,38 +52,38 @@ class FinishedTrial:
 
     @property
     def scored(self) -> bool:
-        """Whether it has a loss of its rung; what is over a bound is not distilled."""
+        """Whether it has a loss of this rung; candidates over a bound are not distilled above rung 0."""
         return self.evaluation is not None and (self.feasible or self.rung == 0)
 
     def values(self, objectives: tuple[str, ...]) -> list[float]:
-        """The objectives in order; the trial has to be complete."""
+        """Return the values of the objectives in order; the trial has to be complete."""
         assert self.evaluation is not None, f"{self.label} failed"
         return [self.evaluation.values[name] for name in objectives]
 
 
-#: The chosen architecture trained from random weights: what pruning is worth.
+#: Origin of the chosen architecture trained from random weights, as a baseline for pruning.
 RANDOM_WEIGHTS = "random-weights"
 
 
 @dataclass(frozen=True)
 class Retrained:
-    """A retrained model and its figures."""
+    """A retrained model and its results."""
 
     architecture: Architecture
     origin: str
     loss: float | None
-    """Nats per token of the model as written; None if it failed."""
+    """Nats per token of the model as saved; None if retraining failed."""
     bits_per_byte: float | None
     tokens: int
     seconds: float
     curve: list[tuple[int, float]]
     path: str | None
-    """Of the model, within the run directory."""
+    """The saved model's path within the run directory; None if it was not kept."""
     failure: str | None = None
     note: str | None = None
-    """What went otherwise than planned and did no harm: a step back, an early end, earlier weights."""
+    """A harmless departure from the plan: a step back, an early end, earlier weights."""
     branch_tokens: int = 0
-    """Of its tokens those of a branch that it went on from."""
+    """Of ``tokens``, those of the shared branch from which this training continued."""
 
     @property
     def label(self) -> str:

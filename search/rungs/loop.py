@@ -1,7 +1,7 @@
-"""The search itself: ask, evaluate, tell, promote, until every rung is full.
+"""The search loop: ask, evaluate, tell, promote, until every rung is full.
 
-Any number of workers does this at once. What is done next is decided by one at a time; evaluations run side
-by side, and nobody waits for anybody until nothing is left to begin.
+Any number of workers run it at once. One at a time decides what to do next, under a lock; evaluations run in
+parallel. A worker waits for others only when there is nothing left to begin.
 """
 
 from __future__ import annotations
@@ -35,53 +35,53 @@ from space.axes.architecture import Architecture
 from space.enumeration.search_space import SearchSpace
 
 logger = logging.getLogger(__name__)
-#: How often a worker without work looks whether there is some.
+#: How often an idle worker checks for work.
 _POLL_SECONDS = 0.5
 
 
 class Evaluator(Protocol):
-    """Judges candidates: the seam between searching and judging.
+    """Evaluates candidates: the interface between the search and models.
 
-    The search knows no model. An evaluator distils and measures in a run, and looks up a table or a formula
-    in studies and tests.
+    The search itself knows no model. In a run the evaluator distils and measures; in studies and tests it
+    looks up a table or computes a formula.
     """
 
     def evaluate(self, architecture: Architecture, rung: int, advance: Advance) -> Evaluation:
-        """Score a candidate at a rung.
+        """Evaluate a candidate at a rung.
 
         Raises:
             CandidateError: with the reason; the search records it and goes on without the candidate.
-            LostProcessError: this worker has to end. The candidate counts as one in which a worker died.
+            LostProcessError: this worker has to end; it counts as a worker that crashed in the candidate.
         """
 
     def tidy(self, rungs: Sequence[Rung], candidates: Sequence[int]) -> None:
-        """Let go of what no candidate needs any more; called when a trial was told.
+        """Delete stored data that no candidate needs any more; called after each finished trial.
 
         Args:
-            rungs: all, rung 0 first.
-            candidates: how many each rung takes.
+            rungs: all rungs, rung 0 first.
+            candidates: how many candidates each rung takes.
         """
 
 
 @dataclass(frozen=True)
 class SearchTask:
-    """What is searched."""
+    """What to search: the configuration, the space, and architectures that have to be tried."""
 
     config: RunConfig
     space: SearchSpace
     by_hand: Mapping[str, Architecture]
-    """Tried before all others, by their origin."""
+    """Hand-made baselines by name, tried before all others."""
     tries: Sequence[Architecture] = ()
-    """What the user wants to be tried as well."""
+    """Architectures that the user asked for."""
 
     @property
     def candidates(self) -> list[int]:
-        """How many each rung takes, rung 0 first."""
+        """How many candidates each rung takes, rung 0 first."""
         most = len(self.space)
         return [min(number, most) for number in (self.config.trials, *self.config.rung_candidates)]
 
     def effort(self, rung: int) -> tuple[str, int]:
-        """The kind of work at a rung, and its tokens."""
+        """Return the kind of work at a rung, and its tokens per candidate."""
         if rung:
             return "distil", self.config.rung_tokens[rung - 1]
         return "score", self.config.validation_blocks * self.config.block
@@ -90,14 +90,14 @@ class SearchTask:
 def open_rungs(
     config: RunConfig, space: SearchSpace, directory: Path, workers: Workers | None = None
 ) -> list[Rung]:
-    """The rungs' studies, ``NAME/r0`` and so on, created if they are not there."""
+    """Open the rungs' studies ``NAME/r0``, ``NAME/r1``, …; create those that do not exist."""
     return rungs_in(open_storage(config.storage, directory), config, space, workers)
 
 
 def rungs_in(
     storage: BaseStorage, config: RunConfig, space: SearchSpace, workers: Workers | None = None
 ) -> list[Rung]:
-    """The rungs' studies in a storage that is open."""
+    """Open or create the rungs' studies in an open storage."""
     names = [f"{config.name}/r{index}" for index in range(config.rungs)]
     bounds = config.upper_bounds
     searched = f"{len(space)} architectures within {space.budget}"
@@ -111,7 +111,7 @@ def rungs_in(
 
 
 class Search:
-    """Fills the rungs of a run, from wherever other workers or an earlier process left them."""
+    """Fills the rungs of a run, and continues where other workers or an earlier process left off."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class Search:
         self._told: Counter[int] = Counter()
 
     def run(self) -> None:
-        """Work until no rung wants another candidate and nobody is at work on one."""
+        """Work until no rung wants another candidate and no trial is unfinished."""
         with self._turn():
             for origin, architecture in self.task.by_hand.items():
                 self.rungs[0].enter(architecture, origin)
@@ -150,14 +150,14 @@ class Search:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Be the one worker that decides."""
+        """Within the context, hold the lock under which one worker at a time decides."""
         with self.workers.turn("search"), ExitStack() as stack:
             for rung in self.rungs:
                 stack.enter_context(rung.steady())
             yield
 
     def _try(self, architecture: Architecture) -> None:
-        """Put what the user asked for in the queue; what the search had left behind at rung 0 goes up."""
+        """Queue an architecture that the user asked for; at rung 1 if the search has tried it at rung 0."""
         known = {record.architecture: record for record in self.rungs[0].feasible()}
         if architecture not in known:
             self.rungs[0].enter(architecture, BY_HAND)
@@ -165,7 +165,7 @@ class Search:
             self.rungs[1].enter(architecture, BY_HAND)
 
     def _next(self) -> tuple[Rung, Trial, Architecture] | None:
-        """The next trial to work on, claimed for this worker; None if there is none at the moment."""
+        """Claim and return the next trial to work on; None if there is none at the moment."""
         while (found := self._found()) is not None:
             rung, trial = found
             architecture = rung.begin(trial, self._sampler(rung, trial.number))
@@ -187,7 +187,7 @@ class Search:
         return None
 
     def _sampler(self, rung: Rung, number: int) -> SpaceSampler:
-        """A sampler for one trial: the seed follows from the trial's number, so a resume goes on alike."""
+        """Return the sampler for a trial, seeded by the trial's number so that resuming is deterministic."""
         config = self.task.config
         informed = [other for other in self.rungs[1:] if len(other.complete()) >= START_UP]
         alone = KINDS[config.sampler].from_rung_0
@@ -216,7 +216,7 @@ class Search:
             except LostProcessError:
                 raise
             except BaseException:
-                with suppress(Exception):  # a storage that is out of reach has its own message
+                with suppress(Exception):  # an unreachable storage reports its own error
                     rung.release(trial)
                 raise
         rung.tell(trial, evaluation)
@@ -228,7 +228,7 @@ class Search:
             self.console.trial_done(rung.index, architecture.label, evaluation.values["loss"])
 
     def _skip_what_others_did(self) -> None:
-        """Let the forecast of the time left know of trials that this worker did not do."""
+        """Update the forecast of the time left with the trials that other workers did."""
         for rung in self.rungs:
             for _ in range(len(rung.records()) - self._told[rung.index]):
                 self.console.forecast.skip(*self.task.effort(rung.index), pieces=1)

@@ -1,9 +1,8 @@
-"""One rung of the search as a study of Optuna's: asking, telling, and reading what was told.
+"""One rung of the search as an Optuna study: asking for trials, finishing them, and reading them.
 
-Optuna neither prunes trials of several objectives nor lets a finished trial be amended, so each
-rung is a study of its own. This is the only place where trials are written. An architecture has one trial
-at a rung: where two workers made one each, as can happen where file locks do not reach both, the first that
-was finished counts, and the other is its twin.
+Optuna neither prunes multi-objective trials nor amends finished ones, so each rung is a study of its own.
+Only this module writes trials. An architecture has one trial per rung. Two workers that do not share a file
+lock can create one each; then the first that is finished counts, and the other is its duplicate.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _TWIN = "twin"
 
 
 def evaluation_of(trial: FrozenTrial) -> Evaluation | None:
-    """What a trial was told; None unless it is complete."""
+    """Return the evaluation stored in a trial; None unless it is complete."""
     if trial.state is not TrialState.COMPLETE:
         return None
     attributes: dict[str, Any] = trial.user_attrs
@@ -45,10 +44,10 @@ def evaluation_of(trial: FrozenTrial) -> Evaluation | None:
 def without_duplicates(
     known: Sequence[tuple[FrozenTrial, Architecture | None]],
 ) -> list[tuple[FrozenTrial, Architecture | None]]:
-    """Of the trials of a rung those that count: of one architecture the first that was finished.
+    """Return a rung's trials without duplicates: per architecture the first complete one, else the first.
 
     Args:
-        known: trials in their order, with the architecture as far as it is settled.
+        known: trials in order, with their architectures; None for one without sizes yet.
     """
     ahead: dict[Architecture, tuple[bool, int]] = {}
     for trial, architecture in known:
@@ -63,15 +62,15 @@ def without_duplicates(
 
 
 class Rung:
-    """A study of Optuna's and its place among the rungs.
+    """One rung: an Optuna study of the architectures of a space.
 
     Args:
-        index: from 0.
-        study: that is open.
-        space: of the architectures.
-        objectives: in the order of the study.
-        claims: of this worker; None: it is alone.
-        bounds: on what is measured of each candidate.
+        index: the rung's number, from 0.
+        study: an open study.
+        space: the architectures.
+        objectives: names of the objectives, in the order of the study.
+        claims: this worker's; None if there is only one worker.
+        bounds: upper bounds on objectives that are measured for each candidate.
     """
 
     def __init__(
@@ -93,9 +92,9 @@ class Rung:
 
     @contextmanager
     def steady(self) -> Iterator[None]:
-        """Within the context trials are read from the storage once, and again after each own write.
+        """Within the context, cache the trials; read them again only after this rung writes one.
 
-        For decisions, which look at them many times while nobody else may take one.
+        For decisions, which read the trials many times while the lock keeps other workers from deciding.
         """
         self._steady, self._seen = True, None
         try:
@@ -104,31 +103,31 @@ class Rung:
             self._steady, self._seen = False, None
 
     def records(self) -> list[FinishedTrial]:
-        """Every finished trial, in order."""
+        """Return every finished trial, in order."""
         return [self._record(trial) for trial, _ in self._trials() if trial.state.is_finished()]
 
     def complete(self) -> list[FinishedTrial]:
-        """Every trial with a loss of this rung, in order: it neither failed nor is over a bound."""
+        """Return every trial with a loss of this rung, in order; see ``FinishedTrial.scored``."""
         return [record for record in self.records() if record.scored]
 
     def feasible(self) -> list[FinishedTrial]:
-        """Every trial that did not fail and lies within the bounds, in order."""
+        """Return every trial that did not fail and lies within the bounds, in order."""
         return [record for record in self.records() if record.feasible]
 
     def entered(self) -> set[Architecture]:
-        """The architectures that have a trial here, finished or not."""
+        """Return the architectures that have a trial at this rung, finished or not."""
         return {architecture for _, architecture in self._trials() if architecture is not None}
 
     def count(self) -> int:
-        """Trials of any state."""
+        """Return the number of trials of any state."""
         return len(self._trials())
 
     def has_unfinished(self) -> bool:
-        """Whether a trial is queued or at work."""
+        """Whether a trial is queued or running."""
         return any(not trial.state.is_finished() for trial, _ in self._trials())
 
     def enter(self, architecture: Architecture, origin: str) -> None:
-        """Put an architecture in the queue, unless it has a trial already."""
+        """Queue an architecture, unless it already has a trial."""
         if architecture not in self.entered():
             self._seen = None
             others = {axis: size for axis, size in architecture.sizes().items() if axis not in self._free}
@@ -137,9 +136,9 @@ class Rung:
             )
 
     def unfinished(self) -> Trial | None:
-        """The next trial to work on that exists already: one left behind by its worker, else one queued.
+        """Return an existing trial to work on: one that its worker abandoned, else a queued one, else None.
 
-        A running trial whose worker hangs is told to have failed.
+        Running trials whose worker hangs are finished as failed.
         """
         trials = self._all()
         for trial in trials:
@@ -156,16 +155,16 @@ class Rung:
         return self.study.ask() if any(trial.state is TrialState.WAITING for trial in trials) else None
 
     def ask(self, sampler: BaseSampler) -> Trial:
-        """A new trial, its sizes chosen by the sampler once ``begin`` is called."""
+        """Return a new trial, whose sizes the sampler chooses in ``begin``."""
         self.study.sampler, self._seen = sampler, None
         return self.study.ask()
 
     def begin(self, trial: Trial, sampler: BaseSampler) -> Architecture:
-        """Claim a trial and settle its sizes; the same sizes again for a trial that was cut off.
+        """Claim a trial and fix its sizes; an interrupted trial keeps the sizes that it had.
 
         Args:
             trial: from ``unfinished`` or ``ask``.
-            sampler: for sizes that are not settled yet.
+            sampler: proposes the sizes that are not fixed yet.
         """
         trial.set_user_attr(LEASE, self.claims.lease(self._frozen(trial), self._all()))
         self.study.sampler, self._seen = sampler, None
@@ -186,9 +185,9 @@ class Rung:
         return architecture
 
     def settled(self, trial: Trial) -> bool:
-        """Whether a trial that was begun is over already, and needs no evaluation.
+        """Finish a trial from ``begin`` that needs no evaluation; return whether it was finished.
 
-        It is if its architecture has another trial that counts, or if worker after worker died in it.
+        It is if another trial of the same architecture counts, or if too many workers crashed in it.
         """
         mine = self._frozen(trial)
         architecture = self._architecture(mine)
@@ -202,15 +201,15 @@ class Rung:
         return True
 
     def limit_seconds(self, trial: Trial) -> float:
-        """How long a trial that was begun may take."""
+        """Return the time limit of a trial from ``begin``."""
         return float(self._frozen(trial).user_attrs[LEASE]["limit_seconds"])
 
     def release(self, trial: Trial) -> None:
-        """Leave a trial to whoever comes next, because this worker stops."""
+        """Give up the claim on a trial because this worker stops; any worker may resume it."""
         trial.set_user_attr(LEASE, None)
 
     def tell(self, trial: Trial, evaluation: Evaluation) -> None:
-        """Finish a trial with what was found; if another worker finished it meanwhile, that stands."""
+        """Finish a trial with its evaluation; no effect if another worker has finished it meanwhile."""
         over = self._constrained(trial, evaluation)
         found = {
             "feasible": not over,
@@ -224,13 +223,13 @@ class Rung:
         self._finish(trial, found, [evaluation.values[name] for name in self.objectives])
 
     def tell_failure(self, trial: Trial, reason: str) -> None:
-        """Finish a trial that could not be evaluated, with its reason."""
+        """Finish a trial as failed, with the reason."""
         self._finish(trial, {"feasible": False, "failure": reason, "reason": reason}, None)
 
     def _constrained(self, trial: Trial, evaluation: Evaluation) -> dict[str, float]:
-        """By how much a candidate is over the bounds, in the objectives' units; Optuna is told as a share.
+        """Set Optuna's constraints, as shares of the bounds; return the excess over each in its unit.
 
-        What an earlier worker, that died before it finished the trial, told Optuna cannot be told again.
+        Optuna lets a constraint be set only once, so those that a crashed worker has set remain.
         """
         known = self._frozen(trial).constraints
         with suppress(UpdateFinishedTrialError):
@@ -265,11 +264,11 @@ class Rung:
         return trials
 
     def _trials(self) -> list[tuple[FrozenTrial, Architecture | None]]:
-        """Every trial but twins, in order, with the architecture as far as it is settled."""
+        """Return every trial but duplicates, in order, with its architecture if its sizes are fixed."""
         return without_duplicates([(trial, self._architecture(trial)) for trial in self._all()])
 
     def _architecture(self, trial: FrozenTrial) -> Architecture | None:
-        """The sizes of a trial: those that were entered or settled, else the rest follows from the space."""
+        """Return a trial's architecture, whose derived sizes the space gives; None while sizes are missing."""
         if trial.number not in self._architectures:
             params = known_params(trial)
             if len(params) < len(self.space.free_axes):

@@ -1,17 +1,16 @@
 """Samplers on the enumerated space: each proposal is an architecture not yet tried.
 
-Near a budget the sizes that fit form a thin shell in the box of all sizes. A low-discrepancy sequence that
-fills the box covers the shell less evenly than lots do, once it is moved there. So each candidate is chosen
-against those that are there: the one after which the architectures of the space lie nearest to what was
-tried, on average (the greedy rule for k medians).
+Optuna's samplers propose sizes, most of which are not near the budget, and some of which repeat. Here every
+proposal moves to the nearest untried architecture of the space. So no trial is wasted, and Optuna records
+the sizes that were really tried. Before there are trials to learn from, and now and then later, candidates
+are spread evenly over the space instead.
 
-A higher rung tells good candidates from bad ones better than rung 0 does, but none of its candidates is over
-a bound: those went no further than rung 0. A sampler that saw it alone would not learn where the bound lies.
+The sizes near a budget form a thin shell in the box of all sizes. A low-discrepancy sequence that fills the
+box, once projected onto the shell, covers it less evenly than random draws do. So each candidate is chosen
+to minimise the mean distance from the space's architectures to the nearest tried one (greedy k-medians).
 
-A sampler of Optuna's proposes sizes; most of them do not lie near the budget, and some repeat. Here
-every proposal is moved to the nearest architecture of the space that no trial has yet, so that no
-trial is wasted and what Optuna records is what was tried. Before there is something to learn from, and now
-and then after, candidates are spread evenly over the space instead.
+A higher rung separates good candidates from bad ones better than rung 0 does, but has none that is over a
+bound, since those are not promoted. A sampler that learns from it also sees rung 0's candidates over a bound.
 """
 
 from __future__ import annotations
@@ -35,19 +34,19 @@ from space.enumeration.search_space import AXES, SearchSpace
 
 Reals = NDArray[np.float64]
 Rows = NDArray[np.intp]
-#: So many candidates are looked at, and the distances of so many architectures, both drawn by lot.
+#: How many random candidates are compared, and by the distances of how many random architectures.
 _CANDIDATES, _SAMPLE = 64, 500
 
 
 def farthest_untried(
     sizes: NDArray[np.int64], tried: NDArray[np.bool_], generator: np.random.Generator
 ) -> int:
-    """The untried architecture that, once tried, leaves the space nearest to what was tried.
+    """Return the row of the untried architecture that best covers the space together with those tried.
 
     Args:
-        sizes: (n, axes) of all architectures; each axis counts by its range.
-        tried: (n,) at least one is not.
-        generator: of the lots.
+        sizes: (n, axes) sizes of all architectures; distances scale each axis by its range.
+        tried: (n,) whether each was tried; at least one was not.
+        generator: draws the candidates to compare.
     """
     places = sizes / np.maximum(np.ptp(sizes, axis=0), 1)
     candidates = _some(np.flatnonzero(~tried), _CANDIDATES, generator)
@@ -63,20 +62,20 @@ def _some(rows: Rows, most: int, generator: np.random.Generator) -> Rows:
 
 
 def _distances(these: Reals, those: Reals) -> Reals:
-    """(n, m) Euclidean."""
+    """Return (n, m) Euclidean distances."""
     squares = ((these[:, None] - those[None]) ** 2).sum(-1)
     distances: Reals = np.sqrt(squares)
     return distances
 
 
 def with_infeasible(guide: optuna.Study, below: optuna.Study) -> optuna.Study:
-    """A study as samplers see it: the trials of one, and those of another that are over a bound.
+    """Return a view of a study for samplers that adds the trials of rung 0 that are over a bound.
 
-    The latter have the worst values of the former, as their own were found at another rung.
+    These get the worst values of the study, since their own were measured at another rung.
 
     Args:
-        guide: with at least one trial that is complete.
-        below: rung 0.
+        guide: a higher rung's study, with at least one complete trial.
+        below: rung 0's study.
     """
     trials = guide.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     worst = np.max([trial.values for trial in trials], axis=0).tolist()
@@ -89,7 +88,7 @@ def with_infeasible(guide: optuna.Study, below: optuna.Study) -> optuna.Study:
 
 
 class _Seen:
-    """A study with further trials that are complete; all else is the study's own."""
+    """A study with additional complete trials; everything else is delegated to the study."""
 
     def __init__(self, study: optuna.Study, further: Sequence[FrozenTrial]) -> None:
         self._study, self._further = study, further
@@ -100,7 +99,7 @@ class _Seen:
     def get_trials(
         self, deepcopy: bool = True, states: tuple[TrialState, ...] | None = None
     ) -> list[FrozenTrial]:
-        """Of these states, the study's own first."""
+        """Return the trials in these states, the study's own first."""
         return self._get_trials(deepcopy, states)
 
     def _get_trials(
@@ -112,9 +111,9 @@ class _Seen:
 
 #: Trials before a model-based sampler begins to model.
 START_UP = 10
-#: One proposal in so many is chosen to cover the space, whatever the model says.
+#: One proposal in this many is chosen to cover the space, whatever the sampler.
 _SPREAD_EVERY = 4
-#: Where Optuna's GP sampler notes what it proposed, so that other processes keep away from it.
+#: The system attribute in which Optuna's GP sampler stores its proposal, for other processes to avoid.
 _NOTE = "gp:relative_params:0"
 
 
@@ -123,11 +122,11 @@ class SamplerKind:
     """A way to choose candidates."""
 
     make: Callable[[int], BaseSampler] | None = None
-    """Optuna's sampler for a seed; None: it learns nothing."""
+    """Makes Optuna's sampler from a seed; None: candidates are only spread evenly or drawn at random."""
     evenly: bool = True
-    """Whether candidates that no sampler proposes are spread evenly; else they are drawn by lot."""
+    """Whether candidates without a sampler's proposal are spread evenly; otherwise they are random."""
     from_rung_0: bool = False
-    """Whether it learns from rung 0 even where a later one has enough trials."""
+    """Whether the sampler learns from rung 0 even where a higher rung has enough trials."""
 
 
 #: By name, as ``--sampler`` takes them.
@@ -141,11 +140,11 @@ KINDS = {
 
 
 def distributions(space: SearchSpace, others: Iterable[Mapping[str, int]] = ()) -> dict[str, IntDistribution]:
-    """One whole-number parameter for each free axis.
+    """Return an integer parameter for each free axis.
 
     Args:
-        space: whose sizes are in its range.
-        others: sizes of architectures by hand, in the range as well.
+        space: its sizes lie within the parameters' ranges.
+        others: sizes of further architectures that the ranges have to include.
     """
     found = {}
     beside = list(others)
@@ -157,12 +156,12 @@ def distributions(space: SearchSpace, others: Iterable[Mapping[str, int]] = ()) 
 
 
 def architecture_of(params: dict[str, Any], space: SearchSpace) -> Architecture:
-    """The architecture that a trial's parameters stand for."""
+    """Return the architecture that a trial's parameters describe."""
     return space.architectures[_row(params, space)]
 
 
 def params_of(architecture: Architecture, space: SearchSpace) -> dict[str, int]:
-    """A trial's parameters for an architecture."""
+    """Return a trial's parameters for an architecture."""
     return {axis.value: architecture[axis] for axis in space.free_axes}
 
 
@@ -171,7 +170,7 @@ def _row(params: dict[str, Any], space: SearchSpace) -> int:
 
 
 def known_params(trial: FrozenTrial) -> dict[str, Any]:
-    """A trial's parameters; of a queued one all of them, even if it was cut off while they were settled."""
+    """Return a trial's parameters; of a queued trial all of them, even if it was interrupted in ``begin``."""
     params: dict[str, Any] = trial.system_attrs.get("fixed_params") or trial.params
     return params
 
@@ -180,17 +179,17 @@ class SpaceSampler(BaseSampler):
     """Proposes the architectures of a space, each once.
 
     Args:
-        kind: of ``KINDS``.
-        space: what may be proposed.
-        guide: the study that Optuna's sampler learns from; None: the one that is asked.
-        seed: of the run.
-        number: of the trial: a resumed run goes on with other lots than it began with.
+        kind: a name in ``KINDS``.
+        space: the architectures to propose from.
+        guide: the study that Optuna's sampler learns from; None for the study that asks.
+        seed: the run's.
+        number: the trial's, so that a resumed run does not repeat the random draws of its start.
     """
 
     def __init__(
         self, kind: str, space: SearchSpace, guide: optuna.Study | None, seed: int, number: int
     ) -> None:
-        # More than 32 bits NumPy's old generator refuses.
+        # Optuna seeds NumPy's RandomState, which takes at most 32 bits.
         make = KINDS[kind].make
         self.inner = make((seed * 100_003 + number) % 2**32) if make else None
         self.evenly = KINDS[kind].evenly
@@ -199,7 +198,7 @@ class SpaceSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """The whole space from the first trial on."""
+        """Return every free axis with more than one size, from the first trial on."""
         by_hand = [known_params(other) for other in (self.guide or study).get_trials(deepcopy=False)]
         return {
             name: distribution
@@ -210,12 +209,12 @@ class SpaceSampler(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Sizes of an architecture that no other trial of the study has."""
+        """Return the sizes of an architecture that no other trial of the study has."""
         untried = self._untried(study, trial)
         assert untried.any(), "more trials were asked for than there are architectures"
         proposal: dict[str, Any] = {}
         if self.inner is not None and trial.number % _SPREAD_EVERY:
-            # A trial that was cut off has a note already, and would be kept away from itself.
+            # An interrupted trial has stored its proposal already, and the sampler would avoid it.
             study._storage.set_trial_system_attr(trial._trial_id, _NOTE, "")
             proposal = self.inner.sample_relative(self.guide or study, trial, search_space)
         if proposal.keys() == search_space.keys():
@@ -237,12 +236,12 @@ class SpaceSampler(BaseSampler):
         raise AssertionError(f"{param_name} was asked for alone")
 
     def _untried(self, study: optuna.Study, trial: FrozenTrial) -> NDArray[np.bool_]:
-        """(n,) whether no other trial has a row of the space, be it finished, at work or queued."""
+        """Return (n,): whether no other trial, finished, running or queued, has this row of the space."""
         untried = np.ones(len(self.space), dtype=bool)
         for other in study.get_trials(deepcopy=False):
             params = known_params(other)
             if other.number != trial.number and len(params) == len(self.space.free_axes):
-                with suppress(KeyError):  # sizes by hand, which no row has
+                with suppress(KeyError):  # sizes that a user asked for need not be in the space
                     untried[_row(params, self.space)] = False
         return untried
 
@@ -250,7 +249,7 @@ class SpaceSampler(BaseSampler):
 def nearest(
     proposal: dict[str, Any], among: NDArray[np.int64], search_space: dict[str, BaseDistribution]
 ) -> int:
-    """The row whose sizes are nearest to a proposal, each axis scaled to its range.
+    """Return the index of the row whose sizes are nearest to a proposal, each axis scaled by its range.
 
     Args:
         proposal: a size for each axis of ``search_space``.
