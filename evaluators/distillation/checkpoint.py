@@ -1,6 +1,6 @@
-"""A training in the middle, on disk: weights, optimiser, position and random state, in safetensors.
+"""Checkpoints in safetensors: weights, optimiser state, position and random state.
 
-The position also gives the data order and the learning rate, since both are functions of the step.
+The position also determines the data order and the learning rate, since both are functions of the step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from evaluators.distillation.schedule import RECENT, Rollback
 
 Curve = list[tuple[int, float]]
-_NOTHING: Mapping[str, Tensor] = {}
+_NO_TENSORS: Mapping[str, Tensor] = {}
 
 
 def _recent() -> deque[float]:
@@ -33,20 +33,20 @@ def _recent() -> deque[float]:
 
 @dataclass
 class Position:
-    """How far a training has come."""
+    """The progress of a training."""
 
     step: int
     """Steps taken."""
     curve: Curve
-    """(tokens, validation loss) so far."""
+    """(tokens, validation loss) of each validation so far."""
     seconds: float
-    """Spent so far."""
+    """Training time so far."""
     first: float | None = None
-    """Loss of the first step."""
+    """Loss at the first step."""
     recent: deque[float] = field(default_factory=_recent)
-    """Losses of the last steps."""
+    """Losses of the last ``RECENT`` steps."""
     setback: Rollback | None = None
-    """The step back that was taken."""
+    """The rollback after a divergence, if there was one."""
 
 
 def save_checkpoint(
@@ -55,20 +55,20 @@ def save_checkpoint(
     position: Position,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    also: Mapping[str, Tensor] = _NOTHING,
+    extra: Mapping[str, Tensor] = _NO_TENSORS,
     *,
     write: bool = True,
 ) -> None:
-    """Write a checkpoint; the one before stays until the new one is whole.
+    """Write a checkpoint atomically: the previous one stays until the new one is complete.
 
     Args:
-        path: of the file.
-        key: names the training that it belongs to.
-        position: how far it has come.
-        model: whose parameters are trained, the student's among them.
+        path: the file.
+        key: identifies the training.
+        position: its progress.
+        model: the module whose parameters are trained, the student's included.
         optimizer: its AdamW.
-        also: other tensors that change from step to step.
-        write: whether this process writes; where parameters are sharded, all have to come here.
+        extra: other tensors that change from step to step.
+        write: whether this process writes; with sharded parameters, all processes have to call this.
 
     Raises:
         OSError: the disk is full.
@@ -81,18 +81,18 @@ def save_checkpoint(
                 tensors[f"optimizer.{number}.{name}"] = whole.cpu()
     if not write:
         return
-    tensors |= {f"also.{name}": value.detach().cpu() for name, value in also.items()}
+    tensors |= {f"also.{name}": value.detach().cpu() for name, value in extra.items()}
     tensors |= {f"random.{name}": value for name, value in _random_state().items()}
-    about = {"key": key, **asdict(position), "recent": list(position.recent)}
-    write_tensors(path, tensors, about)
+    metadata = {"key": key, **asdict(position), "recent": list(position.recent)}
+    write_tensors(path, tensors, metadata)
 
 
 def whole_parameters(model: nn.Module, *, keep: bool = True) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter on the host, unsharded, by name; of tied ones the first name alone.
+    """Yield every parameter by name, unsharded, on the host; tied parameters under their first name alone.
 
     Args:
-        model: all processes have to ask for all of a sharded one.
-        keep: without it nothing is handed out.
+        model: if it is sharded, all processes have to exhaust the iterator.
+        keep: whether to yield anything; False only takes part in gathering the shards.
     """
     for name, parameter in model.named_parameters():
         whole = _whole(parameter.detach())
@@ -100,18 +100,18 @@ def whole_parameters(model: nn.Module, *, keep: bool = True) -> Iterator[tuple[s
             yield name, whole.contiguous().cpu()
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors and what they are into a file that is there whole or not at all.
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and metadata into a file atomically.
 
     Raises:
-        OSError: the disk is full; a file that was there before is as it was.
+        OSError: the disk is full; an existing file is unchanged.
     """
     folder = temporary_folder(path)
     remove_temporary(path)
     folder.mkdir(parents=True)
     new = folder / path.name
     try:
-        save_file(tensors, new, metadata={"slimsearch": json.dumps(about)})
+        save_file(tensors, new, metadata={"slimsearch": json.dumps(metadata)})
         with new.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(new, path)
@@ -122,33 +122,33 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], about: Mapping[str, An
 
 
 def temporary_folder(path: Path) -> Path:
-    """The folder in which a file is written until it is whole: safetensors has temporary files of its own."""
+    """Return the folder in which a file is written first; safetensors adds temporary files of its own."""
     return path.with_suffix(".unfinished")
 
 
 def remove_temporary(path: Path) -> None:
-    """Remove what a killed process left of a file."""
+    """Remove the temporary files that a killed process left behind."""
     shutil.rmtree(temporary_folder(path), ignore_errors=True)
 
 
 def _os_error(error: SafetensorError) -> Exception:
-    """The system's error that a failure to write stands for; safetensors names it in its message alone."""
+    """Return the OSError behind a failed write, which safetensors names only in its message."""
     number = re.search(r"os error (\d+)", str(error))
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
-    """What a file of ``write_tensors`` says of itself; None if it is none, or not whole."""
+    """Return the metadata of a file from ``write_tensors``; None if the file is missing or corrupt."""
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get("slimsearch", "{}"))
-            return about if isinstance(about, dict) and "key" in about else None
+            metadata = json.loads((file.metadata() or {}).get("slimsearch", "{}"))
+            return metadata if isinstance(metadata, dict) and "key" in metadata else None
     except (OSError, SafetensorError):
         return None
 
 
 def read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
-    """Those tensors on the host whose names begin with ``prefix``, without it."""
+    """Read the tensors whose names begin with ``prefix`` to the host, and strip it from the names."""
     with safe_open(path, "pt") as file:
         names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
         return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
@@ -159,26 +159,26 @@ def load_checkpoint(
     key: str,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    also: Mapping[str, Tensor] = _NOTHING,
+    extra: Mapping[str, Tensor] = _NO_TENSORS,
 ) -> Position | None:
-    """Go back to a checkpoint; None if there is none for this training, and nothing is changed then.
+    """Restore a checkpoint; without one for this training, return None and change nothing.
 
-    Of many processes each reads the file, and keeps its own shard.
+    Every process reads the file and keeps its own shard. Arguments as in ``save_checkpoint``.
     """
-    about = read_metadata(path)
-    if about is None or about.pop("key") != key:
+    metadata = read_metadata(path)
+    if metadata is None or metadata.pop("key") != key:
         return None
     load_parameters(model, read_tensors(path, "model."))
     for name, tensor in read_tensors(path, "also.").items():
-        also[name].copy_(tensor)
+        extra[name].copy_(tensor)
     _load_optimizer(optimizer, read_tensors(path, "optimizer."))
     _set_random_state(read_tensors(path, "random."))
-    return _position(about)
+    return _position(metadata)
 
 
 @torch.no_grad()
 def load_parameters(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy whole tensors into the parameters of these names, sharded as they are."""
+    """Copy unsharded tensors into the parameters of these names, sharding them where needed."""
     for name, parameter in model.named_parameters():
         parameter.copy_(_sharded(tensors[name], parameter))
 
@@ -193,12 +193,12 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tens
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def _position(about: dict[str, Any]) -> Position:
-    curve = [(tokens, loss) for tokens, loss in about["curve"]]
-    setback = about["setback"] and Rollback(**about["setback"])
+def _position(metadata: dict[str, Any]) -> Position:
+    curve = [(tokens, loss) for tokens, loss in metadata["curve"]]
+    setback = metadata["setback"] and Rollback(**metadata["setback"])
     recent = _recent()
-    recent.extend(about["recent"])
-    return Position(**{**about, "curve": curve, "setback": setback, "recent": recent})
+    recent.extend(metadata["recent"])
+    return Position(**{**metadata, "curve": curve, "setback": setback, "recent": recent})
 
 
 def _whole(tensor: Tensor) -> Tensor:
@@ -206,7 +206,7 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 def _sharded(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, as another one is spread over processes."""
+    """Shard a tensor over the processes as ``like`` is."""
     if not isinstance(like, DTensor):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)

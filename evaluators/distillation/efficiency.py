@@ -1,13 +1,13 @@
-"""What makes a training fit and go fast: attention, compiled blocks, micro-batches, recomputation.
+"""Memory and speed of training: eager attention, compiled blocks, micro-batches, activation checkpointing.
 
-The fused kernel never holds the matrix of attention weights, and its backward pass makes it again.
-While the matrix is small that costs more than it saves. On one core of an EPYC with torch 2.13, plain
-attention took forward and backward pass of a decoder to 2.0 times the speed with blocks of 128 tokens
-and heads of 8, to 1.3 with heads of 16, and to 1.1 with 256 tokens and heads of 64; but to 0.7 with 512
-tokens and heads of 16, and in float32 to between 0.7 and 1.0 throughout.
+On a CPU, short blocks train faster with eager attention. The fused kernel (SDPA) never stores the matrix of
+attention weights, and recomputes it in the backward pass. While the matrix is small, that costs more than it
+saves. On one core of an EPYC with torch 2.13, eager attention changed the speed of a decoder's forward and
+backward pass by a factor of 2.0 with blocks of 128 tokens and heads of 8, 1.3 with heads of 16, 1.1 with 256
+tokens and heads of 64, 0.7 with 512 tokens and heads of 16, and in float32 by 0.7 to 1.0 throughout.
 
-A class may know only one of the two, or mean more by one (a cap on the scores, sinks), so a block is
-read with both first, and plain attention is taken only where it computes the same.
+A model class may support only one implementation, or compute more in one of them (capped scores, sinks). So
+both are run on a block first, and eager attention is used only if the results agree.
 """
 
 from __future__ import annotations
@@ -26,82 +26,81 @@ from transformers import PreTrainedModel
 from evaluators.huggingface.final_states import final_states, replaced_forward, vocabulary_size
 
 _LONGEST_BLOCK = 256
-#: Of the largest final state, beyond which two kernels do not compute the same.
+#: Largest difference that passes as rounding, as a share of the largest final state.
 _ROUNDING = 1e-4
 
 
 @contextmanager
 def training_attention(student: PreTrainedModel, block: int, accelerator: Accelerator) -> Iterator[None]:
-    """Within the context the student attends in the way that trains fastest, after it as it came.
+    """Within the context, use the student's fastest attention implementation for training.
 
     Args:
-        student: a fused implementation is changed, any other left alone.
-        block: T, tokens a block.
+        student: only SDPA is replaced; any other implementation stays.
+        block: T, tokens per block.
         accelerator: device and precision.
     """
-    came_with = student.config._attn_implementation
-    # A student whose weights are sharded cannot be tried by itself; nobody shards on a CPU but to test.
-    short = block <= _LONGEST_BLOCK and came_with == "sdpa" and not accelerator.is_fsdp2
+    implementation = student.config._attn_implementation
+    # A sharded student cannot run outside its FSDP module; sharding on a CPU is for tests only.
+    short = block <= _LONGEST_BLOCK and implementation == "sdpa" and not accelerator.is_fsdp2
     fitting = short and accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16"
-    if not fitting or not _same_when_plain(student, block):
+    if not fitting or not _eager_agrees(student, block):
         yield
         return
-    with _plain(student):
+    with _eager_attention(student):
         yield
 
 
 @contextmanager
-def _plain(student: PreTrainedModel) -> Iterator[None]:
-    came_with = student.config._attn_implementation
+def _eager_attention(student: PreTrainedModel) -> Iterator[None]:
+    implementation = student.config._attn_implementation
     student.set_attn_implementation("eager")
     try:
         yield
     finally:
-        student.set_attn_implementation(came_with)
+        student.set_attn_implementation(implementation)
 
 
 @torch.no_grad()
-def _same_when_plain(student: PreTrainedModel, block: int) -> bool:
-    """Whether its own attention and the plain one give a student the same states, in full precision."""
+def _eager_agrees(student: PreTrainedModel, block: int) -> bool:
+    """Return whether eager attention gives the same final states as the student's own, in full precision."""
     tokens = (torch.arange(block, device=student.device) * 7 % vocabulary_size(student))[None]
 
     def states() -> Tensor:
         return final_states(student, tokens).float()
 
     fused = states()
-    with _plain(student):
-        off = float((states() - fused).abs().max())
-    return off <= _ROUNDING * float(fused.abs().max())
+    with _eager_attention(student):
+        difference = float((states() - fused).abs().max())
+    return difference <= _ROUNDING * float(fused.abs().max())
 
 
-#: Floating-point operations of a training from which it is compiled.
-_WORTH = 2e17
+#: FLOPs of a training from which compilation pays.
+_COMPILED_FLOPS = 2e17
 
 
 def compiling_pays(device: torch.device, tokens: int, parameters: int) -> bool:
-    """Whether compilation is repaid: on a GPU, when 6 × tokens × parameters reaches 2e17.
+    """Return whether compilation pays: on a GPU, when 6 × tokens × parameters reaches 2e17.
 
-    Six operations a token and parameter are those of forward and backward pass (arXiv 2001.08361, section
-    2.1). At 3e14 a second, which a large GPU of 2022 or later may come to, 2e17 take eleven minutes.
-    Compilation takes of the order of a minute, whatever the length, and has to save a tenth to be repaid.
-    Both speeds are assumptions.
+    Forward and backward pass take six FLOPs per token and parameter (arXiv 2001.08361, section 2.1). At 3e14
+    FLOPs per second, which a large GPU of 2022 or later may reach, 2e17 take eleven minutes. Compilation
+    takes about a minute, whatever the length, so it has to save a tenth. Both speeds are assumptions.
 
     Args:
-        device: of the student.
-        tokens: of the training.
-        parameters: of the student.
+        device: device of the student.
+        tokens: training tokens.
+        parameters: parameters of the student.
     """
-    return device.type == "cuda" and 6 * tokens * parameters >= _WORTH
+    return device.type == "cuda" and 6 * tokens * parameters >= _COMPILED_FLOPS
 
 
 @contextmanager
 def compiled_blocks(
     blocks: Sequence[nn.Module], backend: str | Callable[..., Any] = "inductor"
 ) -> Iterator[None]:
-    """Within the context the blocks of a decoder are compiled one by one, after it they are plain.
+    """Within the context, compile the blocks of a decoder one by one.
 
-    Only their forward functions are: what listens to a block stays outside. One that cannot be compiled runs
-    as it is.
+    Only their forward functions are compiled, so hooks on a block stay outside. A block that cannot be
+    compiled runs uncompiled.
     """
     compiler = partial(torch.compile, dynamic=False, backend=backend)
     with torch._dynamo.config.patch(suppress_errors=True), replaced_forward(blocks, compiler):
@@ -109,37 +108,37 @@ def compiled_blocks(
 
 
 def reset_compiled() -> None:
-    """Drop what was compiled: PyTorch keeps few versions of a class, and the next student has other sizes."""
+    """Drop compiled code: PyTorch limits recompilations, and the next student has other sizes."""
     torch.compiler.reset()
 
 
-#: States between blocks, in numbers, that a micro-batch on a host may have. Students of 20 million parameters
-#: then learn as fast as with four times as many, in two thirds of the memory; with fewer, small ones learn
-#: slower.
-_HOST_STATES = 2**21
+#: Values in the states between blocks that a micro-batch on a CPU may have. Students of 20 million parameters
+#: then train as fast as with four times as many, in two thirds of the memory; with fewer, small students
+#: train more slowly.
+_CPU_STATES = 2**21
 
 
 def first_micro_batch(blocks: int, block: int, states: int, device: torch.device) -> int:
-    """How many blocks to begin with: on a GPU all, since it is fastest when full, on a host a few.
+    """Return the micro-batch size to begin with: all blocks on a GPU, which is fastest full, a few on a CPU.
 
     Args:
-        blocks: that the process reads in a step.
-        block: T, tokens a block.
-        states: numbers of one token's states between all blocks of the decoder, hidden times layers.
-        device: of the student.
+        blocks: blocks that the process reads per step.
+        block: T, tokens per block.
+        states: values in one token's states between the decoder's blocks, hidden times layers.
+        device: device of the student.
     """
-    return blocks if device.type != "cpu" else min(blocks, max(1, _HOST_STATES // (block * states)))
+    return blocks if device.type != "cpu" else min(blocks, max(1, _CPU_STATES // (block * states)))
 
 
 def smaller_micro_batches(blocks: int, save_memory: Callable[[], bool]) -> Iterator[int]:
-    """The micro-batches to try after ``blocks``: halves, and the same again with recomputation.
+    """Yield the micro-batch sizes to try next: halves, then all again with activation checkpointing.
 
     Args:
-        blocks: of the first micro-batch, which did not fit.
-        save_memory: switches recomputation on; False if that cannot be done.
+        blocks: size of the first micro-batch, which did not fit.
+        save_memory: turns activation checkpointing on; returns False if that is impossible.
 
     Raises:
-        torch.OutOfMemoryError: there are none left.
+        torch.OutOfMemoryError: no size is left.
     """
     yield from _halves(blocks)
     if save_memory():
@@ -155,14 +154,14 @@ def _halves(blocks: int) -> Iterator[int]:
 
 @contextmanager
 def activation_checkpointing(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """Within the context the blocks of a decoder keep what they are given alone, and run again for gradients.
+    """Within the context, store only the inputs of the decoder's blocks, and recompute activations.
 
-    transformers' own switch acts in training mode, in which dropout would be on. Nothing here draws random
-    numbers, so none are kept for the second time.
+    The switch of transformers acts only in training mode, which would turn dropout on. The blocks draw no
+    random numbers, so the random state is not preserved.
     """
 
-    def again(forward: Callable[..., object]) -> Callable[..., object]:
+    def checkpointed(forward: Callable[..., object]) -> Callable[..., object]:
         return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
 
-    with replaced_forward(blocks, again):
+    with replaced_forward(blocks, checkpointed):
         yield

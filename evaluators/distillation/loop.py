@@ -1,7 +1,7 @@
-"""The one training loop: short distillation and retraining differ only in their token counts.
+"""The entry point of training: short distillation and retraining differ only in their token counts.
 
-Every student reads the same batches in the same order, so that a difference between two students
-is a difference between their architectures.
+Every student reads the same batches in the same order, so a difference between two students is a difference
+between their architectures.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ __all__ = ["Checkpointing", "DistillationResult", "DivergenceError", "TrainingMo
 
 @dataclass(frozen=True)
 class DistillationResult:
-    """What a distillation came to; the student itself was trained in place."""
+    """The outcome of a distillation; the student itself is trained in place."""
 
     tokens: int
-    """Learnt from, fewer than asked for if it ended early."""
+    """Training tokens, fewer than requested if the training ended early."""
     curve: Curve
-    """(tokens, validation loss in nats per token)."""
+    """(tokens, validation loss in nats per token) of each validation."""
     seconds: float
-    """Of all processes one after the other, a branch that it began from included."""
+    """Training time summed over resumed runs, including the branch that it started from."""
     setback: Rollback | None = None
-    """The step back that was taken."""
+    """The rollback after a divergence, if there was one."""
     ended_early: str | None = None
-    """Why it was ended by its validations; the student has the best weights."""
+    """Why the validation losses ended the training; the student then has the best weights."""
     best_tokens: int | None = None
-    """After how many tokens the student had the weights that it ends with; None: the last."""
+    """Tokens after which the student had its final weights; None if best weights were not kept."""
 
     @property
     def note(self) -> str | None:
-        """What a reader of the results should know, if anything."""
+        """A remark for reports on rollback, early end and best weights; None if there is nothing to say."""
         notes = [str(self.setback)] if self.setback else []
         if self.ended_early:
             notes.append(f"ended early, {self.ended_early}")
@@ -70,7 +70,7 @@ def distil(
     targets: Targets,
     schedule: Schedule,
     accelerator: Accelerator,
-    watch: TrainingMonitor | None = None,
+    monitor: TrainingMonitor | None = None,
     checkpointing: Checkpointing | None = None,
     *,
     loss: Loss | None = None,
@@ -78,40 +78,40 @@ def distil(
 ) -> DistillationResult:
     """Train a student on the teacher's targets, in place.
 
-    Out of memory halves the micro-batch and repeats the step; where one block does not fit, the student's
-    blocks are recomputed for their gradients. The blocks of a step stay the same.
-    Dropout stays off: the targets are whole distributions, and a step is then the same however it is
-    cut into micro-batches and whether or not the process was stopped before it.
-    With checkpoints, a loss or gradient that is no number, or a spike, sets the training back to the last
-    one, once, at half the rate; see ``divergence``.
+    Running out of memory halves the micro-batch and repeats the step. If one block does not fit, activation
+    checkpointing is turned on. The blocks of a step stay the same.
+    Dropout stays off: the targets are whole distributions, and a step then does not depend on its
+    micro-batches or on resuming.
+    With checkpoints, a loss spike or a non-finite loss or gradient rolls the training back to the last
+    checkpoint, once, at half the learning rate; see ``schedule.is_spike``.
 
     Args:
-        student: float32 weights, the same in all processes; left in evaluation mode.
-        targets: the teacher's, cached or live.
+        student: has float32 weights, the same in all processes; left in evaluation mode.
+        targets: source of the batches, cached or live.
         schedule: steps and learning rates.
         accelerator: devices, processes and precision.
-        watch: validation and progress; where there are several processes, in each.
-        checkpointing: resume from, and save to, a file; the file is removed by the caller.
-        loss: on the logits; forward KL unless told.
-        states: which intermediate states are compared besides; the targets have to have them.
+        monitor: validation and progress; every process calls it.
+        checkpointing: where to resume from and save to; the caller removes the files.
+        loss: loss on the logits; forward KL by default.
+        states: intermediate states to compare too; the targets have to hold them.
 
     Raises:
-        DivergenceError: the loss or the gradient is no number, with checkpoints for the second time; the
-            student is as it was before the step. Or the first validation gave no number.
+        DivergenceError: the training diverged, with checkpoints for the second time; the student is as before
+            the step. Or the first validation loss was not finite.
         torch.OutOfMemoryError: not even one block at a time fits.
-        OSError: the disk is too full for a checkpoint; the one before is as it was.
+        OSError: the disk is too full for a checkpoint; the previous one is unchanged.
     """
     began = time.monotonic()
     student.eval()
     compared = None if states is None else _states_loss(states, student, targets)
     distillation = Distillation(student, targets, loss or Loss(), compared)
-    restoration = Unsharder(student, accelerator)
+    unsharder = Unsharder(student, accelerator)
     try:
         gradient, optimizer = _prepared(distillation, targets, schedule, accelerator)
         saving, best = _files(checkpointing, gradient, optimizer)
-        training = Training(gradient, optimizer, watch or TrainingMonitor(), saving, best, began)
-        _in_memory(training)
-        restoration.restore(student)
+        training = Training(gradient, optimizer, monitor or TrainingMonitor(), saving, best, began)
+        _run_in_memory(training)
+        unsharder.restore(student)
     finally:
         accelerator.free_memory()
     return _outcome(training)
@@ -120,8 +120,8 @@ def distil(
 def _prepared(
     distillation: Distillation, targets: Targets, schedule: Schedule, accelerator: Accelerator
 ) -> tuple[Gradient, torch.optim.Optimizer]:
-    """Spread over the processes as the accelerator says."""
-    # Accelerate asks the module that it is given which of its parts are sharded one by one.
+    """Build the optimiser, and let Accelerate distribute both over the processes."""
+    # Accelerate reads the classes of the parts to shard from the module that it prepares.
     parts = getattr(distillation.student, "_no_split_modules", None)
     distillation._no_split_modules = parts  # type: ignore[assignment]
     optimizer = torch.optim.AdamW(_groups(distillation), lr=schedule.peak_rate, betas=(0.9, 0.95), fused=True)
@@ -154,13 +154,13 @@ def _outcome(training: Training) -> DistillationResult:
     )
 
 
-def _in_memory(training: Training) -> None:
+def _run_in_memory(training: Training) -> None:
     """Run a training with the largest micro-batches that fit."""
     schedule, accelerator = training.schedule, training.accelerator
-    mine = blocks_per_process(schedule.blocks, accelerator.num_processes)
+    local_blocks = blocks_per_process(schedule.blocks, accelerator.num_processes)
     sizes = training.student.config.get_text_config(decoder=True)
     states = sizes.hidden_size * sizes.num_hidden_layers
-    blocks = first_micro_batch(mine, schedule.block, states, accelerator.device)
+    blocks = first_micro_batch(local_blocks, schedule.block, states, accelerator.device)
     with ExitStack() as stack:
         if training.compiles:
             stack.callback(reset_compiled)
@@ -173,19 +173,19 @@ def _in_memory(training: Training) -> None:
             stack.enter_context(activation_checkpointing(layers))
             return True
 
-        smaller = smaller_micro_batches(blocks, save_memory).__next__
-        find_executable_batch_size(training.run, blocks, smaller)()
+        next_smaller = smaller_micro_batches(blocks, save_memory).__next__
+        find_executable_batch_size(training.run, blocks, next_smaller)()
 
 
 def _states_loss(states: States, student: PreTrainedModel, targets: Targets) -> StatesLoss:
-    """Maps between the widths of both; the teacher's shows in its states."""
-    of_teacher = targets.batch(torch.arange(1)).states[str(states.pairs[0].teacher)]
+    """Build the maps from the student's width to the teacher's, which is read off its states."""
+    teacher_states = targets.batch(torch.arange(1)).states[str(states.pairs[0].teacher)]
     width = student.config.get_text_config(decoder=True).hidden_size
-    return StatesLoss(states, width, of_teacher.shape[-1]).to(student.device)
+    return StatesLoss(states, width, teacher_states.shape[-1]).to(student.device)
 
 
 def _groups(student: nn.Module) -> list[dict[str, object]]:
-    """Weight decay for matrices alone, not for norms and biases."""
+    """Split the parameters: weight decay applies to matrices, not to norms and biases."""
     matrices = [p for p in student.parameters() if p.ndim >= 2]
     vectors = [p for p in student.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]

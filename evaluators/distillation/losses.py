@@ -1,7 +1,6 @@
-"""What distillation lowers: divergences between teacher and student on the logits, and mixtures of them.
+"""Distillation losses on the logits: divergences between teacher and student, and weighted sums of them.
 
-Every term is a value for each token. Means over tokens are taken by the caller, who knows how many there
-are in all.
+Every term has one value per token. The caller averages over tokens, since it knows how many a step has.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ class Term(StrEnum):
 
 @dataclass(frozen=True)
 class Loss:
-    """Terms on the logits with their weights.
+    """A weighted sum of terms on the logits.
 
     The temperature τ divides the logits of both sides in the three divergences, which are multiplied by τ²,
-    so that their gradients are of the same size at any τ (Hinton et al., arXiv 1503.02531, section 2).
+    so that their gradients keep the same scale at any τ (Hinton et al., arXiv 1503.02531, section 2).
 
     Attributes:
-        terms: the weight of each.
+        terms: the weight of each term.
         temperature: τ.
     """
 
@@ -48,12 +47,12 @@ class Loss:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether a teacher is asked at all."""
+        """Whether any term compares with a teacher."""
         return any(term is not Term.CROSS_ENTROPY for term in self.terms)
 
     @property
     def needs_every_logit(self) -> bool:
-        """Whether a few of the teacher's next tokens are not enough."""
+        """Whether the loss needs the teacher's full logits instead of a sparse distribution."""
         return bool(self.terms.keys() & _OF_LOGITS.keys())
 
     def __str__(self) -> str:
@@ -66,7 +65,7 @@ class Loss:
         """Read ``forward-kl`` or ``0.5*forward-kl+0.5*cross-entropy``.
 
         Raises:
-            InputError: it names no terms, a weight is not positive, or the temperature is not.
+            InputError: a term is unknown or repeated, or a weight or the temperature is not positive.
         """
         terms: dict[Term, float] = {}
         for part in text.split("+"):
@@ -89,100 +88,100 @@ class Loss:
             )
         return cls(terms, temperature)
 
-    def of(self, student: Tensor, answer: Predictions | None, next_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The weighted terms that count where the teacher says something, and where the next token is known.
+    def of(self, student: Tensor, teacher: Predictions | None, next_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weighted terms against the teacher, and those against the next token.
 
         Args:
             student: (n, V) logits.
-            answer: what the teacher says of the same tokens.
+            teacher: the teacher's predictions for the same tokens.
             next_tokens: (n,) the token after each, ``PADDING`` where there is none.
 
         Returns:
-            Twice (n,) in nats, or as MSE and cosine have it.
+            Two (n,) tensors, in nats or in the unit of MSE and cosine.
         """
         student = student.float()
-        said, known = student.new_zeros(2, len(student))
+        distilled, predicted = student.new_zeros(2, len(student))
         for term, weight in self.terms.items():
             if term is Term.CROSS_ENTROPY:
-                known = known + weight * cross_entropy(student, next_tokens)
+                predicted = predicted + weight * cross_entropy(student, next_tokens)
             else:
-                said = said + weight * self._of_teacher(term, student, answer)
-        return said, known
+                distilled = distilled + weight * self._of_teacher(term, student, teacher)
+        return distilled, predicted
 
-    def _of_teacher(self, term: Term, student: Tensor, answer: Predictions | None) -> Tensor:
-        assert answer is not None, f"{term} needs a teacher"
-        if isinstance(answer, Sparse):
+    def _of_teacher(self, term: Term, student: Tensor, teacher: Predictions | None) -> Tensor:
+        assert teacher is not None, f"{term} needs a teacher"
+        if isinstance(teacher, Sparse):
             assert term is Term.FORWARD_KL, f"{term} needs every logit of the teacher"
-            return sparse_kl(student, answer, self.temperature)
+            return sparse_kl(student, teacher, self.temperature)
         if term is Term.FORWARD_KL:
-            return forward_kl(student, answer.logits, self.temperature)
-        return _OF_LOGITS[term](student, answer.logits, self.temperature)
+            return forward_kl(student, teacher.logits, self.temperature)
+        return _OF_LOGITS[term](student, teacher.logits, self.temperature)
 
 
 def forward_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """(n,) τ² KL(teacher ‖ student) in nats (arXiv 2407.14679, section 3).
 
-    The gradient τ (softmax(student / τ) − softmax(teacher / τ)) is written down in the forward pass, which
-    saves the backward pass most of its work and leaves one (n, V) tensor behind.
+    The forward pass stores the gradient τ (softmax(student / τ) − softmax(teacher / τ)). That saves most of
+    the backward pass, and keeps only one (n, V) tensor.
 
     Args:
         student: (n, V) logits.
         teacher: (n, V) logits, without a gradient.
         temperature: τ.
     """
-    found = _ForwardKL.apply(_divided(student, temperature), _divided(teacher, temperature))  # type: ignore[no-untyped-call]
-    return temperature**2 * cast(Tensor, found)
+    divergence = _ForwardKL.apply(_divided(student, temperature), _divided(teacher, temperature))  # type: ignore[no-untyped-call]
+    return temperature**2 * cast(Tensor, divergence)
 
 
 class _ForwardKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
-        """(n,) the divergence of (n, V) logits."""
-        mine, ratio = student.log_softmax(dim=-1), teacher.log_softmax(dim=-1)
-        shares = ratio.exp()
-        found: Tensor = torch.linalg.vecdot(shares, ratio.sub_(mine))
-        ctx.save_for_backward(mine.exp_().sub_(shares))
-        return found
+        """Return the (n,) divergences of (n, V) logits."""
+        log_student, log_ratio = student.log_softmax(dim=-1), teacher.log_softmax(dim=-1)
+        teacher_probabilities = log_ratio.exp()
+        divergence: Tensor = torch.linalg.vecdot(teacher_probabilities, log_ratio.sub_(log_student))
+        ctx.save_for_backward(log_student.exp_().sub_(teacher_probabilities))
+        return divergence
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
-        """Of the student alone."""
-        (apart,) = ctx.saved_tensors
-        return apart * outer[0][:, None], None
+        """Return the gradient of the student's logits; the teacher has none."""
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer[0][:, None], None
 
 
 def _divided(logits: Tensor, temperature: float) -> Tensor:
-    """By 1 costs as much as by any other number, on all logits, forward and backward."""
+    """Divide by the temperature; skip 1, which would cost a pass over all logits, forward and backward."""
     return logits if temperature == 1 else logits / temperature
 
 
 def reverse_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """(n,) τ² KL(student ‖ teacher) in nats; arguments as in ``forward_kl``."""
-    mine = _divided(student, temperature).log_softmax(dim=-1)
-    theirs = _divided(teacher, temperature).log_softmax(dim=-1)
-    found: Tensor = torch.linalg.vecdot(mine.exp(), mine - theirs)
-    return temperature**2 * found
+    log_student = _divided(student, temperature).log_softmax(dim=-1)
+    log_teacher = _divided(teacher, temperature).log_softmax(dim=-1)
+    divergence: Tensor = torch.linalg.vecdot(log_student.exp(), log_student - log_teacher)
+    return temperature**2 * divergence
 
 
 def jensen_shannon(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """(n,) τ² times half of KL(teacher ‖ m) + KL(student ‖ m) in nats, m half of both.
+    """(n,) τ² (KL(teacher ‖ m) + KL(student ‖ m)) / 2 in nats, with the mixture m = (teacher + student) / 2.
 
     Arguments as in ``forward_kl``.
     """
-    mine = _divided(student, temperature).log_softmax(dim=-1)
-    theirs = _divided(teacher, temperature).log_softmax(dim=-1)
-    middle = torch.logaddexp(mine, theirs) - math.log(2)
-    both = theirs.exp() * (theirs - middle) + mine.exp() * (mine - middle)
+    log_student = _divided(student, temperature).log_softmax(dim=-1)
+    log_teacher = _divided(teacher, temperature).log_softmax(dim=-1)
+    log_m = torch.logaddexp(log_student, log_teacher) - math.log(2)
+    both = log_teacher.exp() * (log_teacher - log_m) + log_student.exp() * (log_student - log_m)
     return temperature**2 * both.sum(dim=-1) / 2
 
 
 def mse(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """(n,) squared difference of the logits, mean over V; the temperature does not matter."""
+    """(n,) squared difference of the logits, averaged over V; the temperature is ignored."""
     return (student - teacher).square().mean(dim=-1)
 
 
 def cosine(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """(n,) one minus the cosine between the logits; the temperature does not matter."""
+    """(n,) one minus the cosine similarity of the logits; the temperature is ignored."""
     return 1 - nn.functional.cosine_similarity(student, teacher, dim=-1)
 
 
@@ -194,27 +193,27 @@ _OF_LOGITS: dict[Term, Callable[[Tensor, Tensor, float], Tensor]] = {
 }
 
 
-def sparse_kl(student: Tensor, answer: Sparse, temperature: float = 1.0) -> Tensor:
-    """(n,) τ² times the cross-entropy of the student under a teacher's few next tokens, less its entropy.
+def sparse_kl(student: Tensor, teacher: Sparse, temperature: float = 1.0) -> Tensor:
+    """(n,) τ² times the student's cross-entropy on a sparse teacher, minus the teacher's entropy.
 
-    Where the tokens were drawn from the teacher's distribution, its mean, and that of its gradient, are
-    those of ``forward_kl`` (Sparse Logit Sampling, arXiv 2503.16870).
+    If the tokens were sampled from the teacher's distribution, value and gradient equal those of
+    ``forward_kl`` in expectation (Sparse Logit Sampling, arXiv 2503.16870).
 
     Args:
         student: (n, V) logits.
-        answer: of the teacher, at the same temperature.
+        teacher: the teacher's sparse distribution at the same temperature.
         temperature: τ.
     """
     student = _divided(student, temperature)
-    chosen: Tensor = torch.linalg.vecdot(answer.weights, student.gather(-1, answer.ids))
-    return temperature**2 * (student.logsumexp(dim=-1) - chosen - answer.entropy)
+    chosen: Tensor = torch.linalg.vecdot(teacher.weights, student.gather(-1, teacher.ids))
+    return temperature**2 * (student.logsumexp(dim=-1) - chosen - teacher.entropy)
 
 
 def cross_entropy(student: Tensor, next_tokens: Tensor) -> Tensor:
-    """(n,) −log of the probability of the next token in nats; 0 where there is none.
+    """(n,) negative log-likelihood of the next token in nats; 0 where there is none.
 
     Args:
         student: (n, V) logits.
-        next_tokens: (n,) token numbers, ``PADDING`` where there is none.
+        next_tokens: (n,) token ids, ``PADDING`` where there is none.
     """
     return nn.functional.cross_entropy(student, next_tokens, ignore_index=PADDING, reduction="none")

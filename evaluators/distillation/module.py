@@ -1,10 +1,11 @@
-"""Student and loss as one module; head and loss go over slices of tokens, or through Liger's kernel.
+"""The module that is trained: the student and its loss, computed without ever holding a batch's logits.
 
-The gradient of a slice is taken as soon as its loss is known: nothing of a slice is left when the next
-one begins, and no product with the head is computed twice. What is kept until the backward pass has the
-size of the states and of the head.
+Head and loss run over slices of tokens. The gradient of a slice is computed right after its loss, so nothing
+of a slice is left when the next one begins, and no product with the head is computed twice. What is kept
+until the backward pass has the size of the states and of the head.
 
-An optional extra, ``slimsearch[gpu]``. Whether it applies is seen from the models, not from their names.
+On a GPU, Liger's fused kernel replaces the slices where it applies; it comes with the extra
+``slimsearch[gpu]``. Whether it applies is tested on the models, not read from their names.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from evaluators.huggingface.final_states import (
     vocabulary_size,
 )
 
-#: Of slices (n, …): a scalar, the sum of the slice's losses.
+#: Maps slices (n, …) to a scalar, the sum of the slice's losses.
 SliceLoss = Callable[..., Tensor]
 
 
@@ -41,21 +42,21 @@ def chunked_loss(
     parameters: Sequence[nn.Parameter],
     size: int,
 ) -> Tensor:
-    """The sum of a loss over slices of tokens, with the gradients of states and parameters.
+    """Sum a loss over slices of tokens, with gradients for states and parameters.
 
     Args:
-        of_slice: the loss of (n, d) states and of the slices of the others; it reads the parameters where
-            they are.
+        of_slice: the loss of a slice, from (n, d) states and the slices of ``others``; it uses ``parameters``
+            without being passed them.
         states: (N, d).
         others: each (N, …), without a gradient.
-        parameters: all that the loss depends on besides, those of the head.
-        size: tokens of a slice.
+        parameters: all parameters of the loss, those of the head.
+        size: tokens per slice.
 
     Returns:
         A scalar.
     """
-    needed = torch.is_grad_enabled()
-    return _Chunked.apply(of_slice, size, len(others), needed, states, *others, *parameters)  # type: ignore[no-any-return, no-untyped-call]
+    with_gradients = torch.is_grad_enabled()
+    return _Chunked.apply(of_slice, size, len(others), with_gradients, states, *others, *parameters)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Chunked(torch.autograd.Function):
@@ -63,32 +64,32 @@ class _Chunked(torch.autograd.Function):
     def forward(
         ctx: Any, of_slice: SliceLoss, size: int, others: int, needed: bool, states: Tensor, *rest: Tensor
     ) -> Tensor:
-        """Loss and gradients, slice by slice."""
+        """Compute loss and gradients slice by slice."""
         ctx.before = 4
         parameters = rest[others:]
-        wanted = [parameter for parameter in parameters if parameter.requires_grad]
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
         total = torch.zeros((), device=states.device)
         of_states = torch.empty_like(states)
-        of_wanted: list[Tensor | None] = [None for _ in wanted]
-        at = 0
+        of_trained: list[Tensor | None] = [None for _ in trained]
+        start = 0
         for some, *beside in zip(*(tensor.split(size) for tensor in (states, *rest[:others])), strict=True):
             with torch.set_grad_enabled(needed):
                 some = some.detach().requires_grad_(needed)
                 value = of_slice(some, *beside)
             if needed:
-                first, *grads = _gradients(value, [some, *wanted])
-                of_states[at : at + len(some)] = 0 if first is None else first
-                of_wanted = [_sum(old, new) for old, new in zip(of_wanted, grads, strict=True)]
+                first, *grads = _gradients(value, [some, *trained])
+                of_states[start : start + len(some)] = 0 if first is None else first
+                of_trained = [_sum(old, new) for old, new in zip(of_trained, grads, strict=True)]
             total += value.detach()
-            at += len(some)
-        found = iter(of_wanted)
+            start += len(some)
+        found = iter(of_trained)
         each = [next(found) if parameter.requires_grad else None for parameter in parameters]
         ctx.gradients = (None, None, None, None, of_states, *[None] * others, *each)
         return total
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        """What was found in the forward pass, times the gradient of the sum."""
+        """Return the gradients from the forward pass, times the gradient of the sum."""
         gradients, ctx.gradients = ctx.gradients, None
         return tuple(None if one is None else one.mul_(outer[0].to(one.dtype)) for one in gradients)
 
@@ -103,28 +104,28 @@ def _sum(old: Tensor | None, new: Tensor | None) -> Tensor | None:
     return old.add_(new)
 
 
-#: β of the generalised Jensen-Shannon divergence.
+#: β of Liger's generalised Jensen-Shannon divergence for each term.
 _BETA = {Term.FORWARD_KL: 0.0, Term.REVERSE_KL: 1.0, Term.JENSEN_SHANNON: 0.5}
 
-#: Of the student's (N, d) and the teacher's (N, D) final states and of (N,) which tokens count: a scalar.
+#: Maps the student's (N, d) and the teacher's (N, D) final states and an (N,) token mask to a scalar.
 Fused = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def liger_installed() -> bool:
-    """Whether Liger can be imported."""
+    """Return whether Liger can be imported."""
     return importlib.util.find_spec("liger_kernel") is not None
 
 
 def fused_loss(student: PreTrainedModel, targets: Targets, loss: Loss) -> Fused | None:
-    """Liger's loss for this student, teacher and divergence; None where it does not apply.
+    """Return Liger's loss for this student, teacher and divergence; None where it does not apply.
 
-    It applies on CUDA, to one divergence of weight τ², between answers made of final states, by heads that
-    are a matrix and nothing else.
+    It applies on CUDA, to a single divergence, if the targets are final states and both heads are one matrix
+    and nothing else.
 
     Args:
-        student: with its head.
-        targets: of a teacher.
-        loss: on the logits.
+        student: the student with its head.
+        targets: the source of the batches.
+        loss: the loss on the logits.
     """
     teacher: PreTrainedModel | None = getattr(targets, "head_of", None)
     if student.device.type != "cuda" or not liger_installed() or teacher is None:
@@ -138,25 +139,25 @@ def fused_loss(student: PreTrainedModel, targets: Targets, loss: Loss) -> Fused 
 
 @torch.no_grad()
 def is_plain_head(model: PreTrainedModel) -> bool:
-    """Whether a head is one matrix, with no bias, cap, scale or divisor; tried on a few states."""
+    """Return whether a head is one matrix, with no bias, cap or scale; tested on a few random states."""
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or head.bias is not None:
         return False
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(4, states_width(model), generator=generator).to(head.weight)
-    wanted, found = logits_of(model, 10 * states), 10 * states @ head.weight.T
-    return wanted.shape == found.shape and torch.allclose(wanted, found, rtol=1e-2, atol=1e-2)
+    logits, product = logits_of(model, 10 * states), 10 * states @ head.weight.T
+    return logits.shape == product.shape and torch.allclose(logits, product, rtol=1e-2, atol=1e-2)
 
 
 def fused_sum(
     student: PreTrainedModel, teacher: PreTrainedModel, loss: Loss, *, compiled: bool = True
 ) -> Fused:
-    """The sum over tokens of one divergence, by Liger; gradients reach the student's states and head.
+    """Return Liger's sum over tokens of a divergence, with gradients for the student's states and head.
 
     Args:
-        student: with a plain head.
-        teacher: with a plain head over the same vocabulary.
-        loss: of one term out of three.
+        student: has a plain head.
+        teacher: has a plain head over the same vocabulary.
+        loss: has one term: forward KL, reverse KL or Jensen-Shannon.
         compiled: whether Liger compiles its slices.
     """
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
@@ -188,15 +189,15 @@ def _weight(model: PreTrainedModel) -> Tensor:
 
 
 class Distillation(nn.Module):
-    """A student and what it is trained by.
+    """A student and its loss.
 
     With intermediate states the loss is L = L_logits + α L_states, α = L_logits / L_states, so that both
-    weigh the same (arXiv 2407.14679, appendix A). The ratio is that of the step before, which lets a step
-    come out the same however it is cut into micro-batches and spread over processes.
+    weigh the same (arXiv 2407.14679, appendix A). The ratio is that of the previous step, so a step does not
+    depend on how it is split into micro-batches and over processes.
     """
 
     alpha: Tensor
-    """The weight of the states, a scalar."""
+    """α, the weight of L_states, a scalar."""
 
     def __init__(
         self, student: PreTrainedModel, targets: Targets, loss: Loss, states: StatesLoss | None = None
@@ -208,33 +209,33 @@ class Distillation(nn.Module):
         self.register_buffer("alpha", torch.ones((), device=student.device), persistent=False)
 
     def forward(self, batch: Batch, count: Count) -> tuple[Tensor, Tensor]:
-        """This batch's share of a step's loss, and of its loss on the states.
+        """Return this batch's share of a step's loss, and of its L_states.
 
         Args:
             batch: some blocks of the step.
-            count: of the tokens of the whole step.
+            count: token counts of the whole step.
 
         Returns:
-            Two scalars: the loss with a gradient; and L_states without one, 0 if none are compared.
+            Two scalars: the loss with a gradient, and L_states without one, 0 if no states are compared.
         """
         places = [] if self.states is None else self.states.states.of_student
-        with states_at(self.student, places) as mine:
+        with states_at(self.student, places) as student_states:
             final = final_states(self.student, batch.tokens.clamp(min=0))
         loss = self._on_logits(final, batch, count)
         if self.states is None:
             return loss, loss.new_zeros(())
-        apart = self.states(mine, batch.states, batch.mask) / count.positions
-        return loss + self.alpha * apart, apart.detach()
+        states_loss = self.states(student_states, batch.states, batch.mask) / count.positions
+        return loss + self.alpha * states_loss, states_loss.detach()
 
     def _on_logits(self, final: Tensor, batch: Batch, count: Count) -> Tensor:
         if self.fused is not None:
-            mine, theirs, mask = (part.flatten(0, 1) for part in (final, batch.targets[0], batch.mask))
-            return self.fused(mine, theirs, mask) / count.positions
+            flat = (part.flatten(0, 1) for part in (final, batch.targets[0], batch.mask))
+            return self.fused(*flat) / count.positions
 
         def of_slice(states: Tensor, mask: Tensor, next_tokens: Tensor, *targets: Tensor) -> Tensor:
             logits = logits_of(self.student, states)
-            everywhere, known = self.loss.of(logits, self.predictions(*targets), next_tokens)
-            return (everywhere * mask).sum() / count.positions + known.sum() / max(1, count.predicted)
+            distilled, predicted = self.loss.of(logits, self.predictions(*targets), next_tokens)
+            return (distilled * mask).sum() / count.positions + predicted.sum() / max(1, count.predicted)
 
         others = [part.flatten(0, 1) for part in (batch.mask, batch.next_tokens, *batch.targets)]
         head = head_parameters(self.student)

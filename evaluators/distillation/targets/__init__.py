@@ -1,1 +1,1 @@
-"""What the teacher says of the distillation set."""
+"""The teacher's targets on the distillation set: their forms, their cache on disk, and the batches."""

@@ -1,4 +1,4 @@
-"""A training batch: tokens beside what the teacher says of them, and where each loss counts."""
+"""Training batches: token blocks with the teacher's targets, and the protocols of their sources and forms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Dense:
-    """Every logit.
+    """The teacher's full logits.
 
     Attributes:
         logits: (n, V) float32.
@@ -23,12 +23,12 @@ class Dense:
 
 @dataclass(frozen=True)
 class Sparse:
-    """A few next tokens.
+    """A sparse distribution: a few next tokens per position with their weights.
 
     Attributes:
-        ids: (n, K) int64 token numbers.
-        weights: (n, K) float32, of each token's sum 1; 0 where there is none.
-        entropy: (n,) float32 nats, of the distribution that the weights stand for.
+        ids: (n, K) int64 token ids.
+        weights: (n, K) float32; each row sums to 1, padding has weight 0.
+        entropy: (n,) float32, in nats, of the distribution that the weights approximate.
     """
 
     ids: Tensor
@@ -39,18 +39,18 @@ class Sparse:
 Predictions = Dense | Sparse
 
 
-#: Fills the end of a block that is shorter than the others.
+#: Token id that pads a block shorter than the others.
 PADDING = -1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some blocks, on the device.
+    """A batch of blocks, on the device.
 
     Attributes:
-        tokens: (B, T) int64; ``PADDING`` behind the end of a shorter block.
-        targets: each (B, T, …), what the teacher says in the form of its targets; nothing without a teacher.
-        states: (B, T, D) of the teacher by the name of their place, see ``places``.
+        tokens: (B, T) int64; ``PADDING`` after the end of a shorter block.
+        targets: tensors (B, T, …) in the layout of the targets' form; empty without a teacher.
+        states: the teacher's intermediate states (B, T, D), keyed by ``str(StatePlace)``.
     """
 
     tokens: Tensor
@@ -59,15 +59,15 @@ class Batch:
 
     @property
     def mask(self) -> Tensor:
-        """(B, T) bool: where a token is, and so a distribution over the next one."""
+        """(B, T) bool: True where there is a token, and so a distribution over the next one."""
         return self.tokens >= 0
 
     @property
     def next_tokens(self) -> Tensor:
-        """(B, T) int64 the token after each, ``PADDING`` where there is none.
+        """(B, T) int64: the token after each, ``PADDING`` where there is none.
 
-        Documents lie end to end in a block, so the separator is predicted at the end of each, and the first
-        token of the next from the separator: as the teacher was trained, and as losses are validated.
+        A block holds documents end to end. So the separator is predicted at the end of each document, and the
+        first token of the next from the separator, as in the teacher's training and in validation.
         """
         next_tokens = self.tokens.roll(-1, dims=1)
         next_tokens[:, -1] = PADDING
@@ -75,16 +75,16 @@ class Batch:
 
 
 class Count(NamedTuple):
-    """Over how many tokens a loss is a mean."""
+    """Numbers of tokens over which the loss terms are averaged."""
 
     positions: int
-    """Where the teacher says something."""
+    """Tokens at which the teacher predicts."""
     predicted: int
-    """Whose next token is known."""
+    """Tokens whose next token is known."""
 
     @classmethod
     def of(cls, tokens: Tensor) -> Count:
-        """Of (B, T) token numbers: every token counts, but the last of each block predicts none."""
+        """Count (B, T) token ids: each is a position, but the last of a block has no next token."""
         return cls(int((tokens >= 0).sum()), int((tokens[:, 1:] >= 0).sum()))
 
 
@@ -92,49 +92,53 @@ class Targets(Protocol):
     """A source of training batches."""
 
     tokens: Tensor
-    """(N, T) of all blocks, on the host."""
+    """(N, T) token ids of all blocks, on the host."""
 
     @property
     def blocks(self) -> int:
-        """N."""
+        """N, the number of blocks."""
 
     def batch(self, numbers: Tensor) -> Batch:
-        """The blocks with these numbers."""
+        """Return the blocks with these numbers."""
 
     def predictions(self, *targets: Tensor) -> Predictions | None:
-        """What the teacher says of n tokens, from slices (n, …) of a batch's ``targets``; None without one."""
+        """Return the teacher's predictions for n tokens; None without a teacher.
+
+        Args:
+            targets: slices (n, …) of ``Batch.targets``.
+        """
 
 
 class FormName(StrEnum):
-    """How a teacher's targets are had."""
+    """How the teacher's targets are obtained."""
 
     HIDDEN = "hidden"
-    """Its final states are kept; its head is applied to them again."""
+    """Cache the final states; apply the teacher's head to them again in training."""
     SAMPLED = "sampled"
-    """A few next tokens of each, drawn from its distribution, are kept."""
+    """Cache a few next tokens per position, drawn from the teacher's distribution."""
     TOP_K = "top-k"
-    """Its most probable next tokens are kept."""
+    """Cache the most probable next tokens."""
     LIVE = "live"
-    """Nothing is kept: it runs beside the student."""
+    """Cache nothing: run the teacher beside the student."""
 
 
 class Form(Protocol):
-    """One form of targets."""
+    """One form in which targets are cached."""
 
     @property
     def description(self) -> Mapping[str, str | int | float]:
-        """Its name and parameters; records of others are others."""
+        """Name and parameters of the form; records with another description are not reused."""
 
     def record(self, final: Tensor, number: int) -> dict[str, Tensor]:
-        """What is kept of a block, on the host.
+        """Return the tensors to store for a block, on the host.
 
         Args:
             final: (T, D) the teacher's final states.
-            number: of the block.
+            number: number of the block.
         """
 
     def collate(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
-        """Each (B, T, …): what ``Batch.targets`` holds, from the records of B blocks."""
+        """Collate the records of B blocks into the (B, T, …) tensors of ``Batch.targets``."""
 
     def predictions(self, *targets: Tensor) -> Predictions:
-        """What the teacher says of n tokens, from slices (n, …) of ``targets``."""
+        """Return the teacher's predictions for n tokens, from slices (n, …) of ``Batch.targets``."""

@@ -1,4 +1,4 @@
-"""What the teacher says of the distillation set: computed once, kept on disk, shared by all candidates."""
+"""Targets cached on disk: the teacher runs once, and all candidates share what it computed."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ Record = Mapping[str, Tensor]
 
 
 class CachedTargets:
-    """Targets read from disk; a record that is not there, or not as it was written, the teacher makes again.
+    """Targets read from disk; the teacher recomputes a record that is missing or corrupt.
 
     Args:
         teacher: in evaluation mode.
-        tokens: (N, T) of all blocks, on the host; those before a longer text keep their records.
-        form: what is kept of a block.
-        folder: of the records, for this teacher and form alone.
-        fingerprint: of teacher and precision.
-        places: of intermediate states that are kept too, in bfloat16.
-        precision: the context that the teacher runs in, such as ``Accelerator.autocast``.
+        tokens: (N, T) token ids of all blocks, on the host; a longer text reuses the records of its start.
+        form: what is stored for a block.
+        folder: the folder of the records, for this teacher and form alone.
+        fingerprint: identifies the teacher and its precision.
+        places: intermediate states to store too, in bfloat16.
+        precision: the context in which the teacher runs, such as ``Accelerator.autocast``.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class CachedTargets:
 
     @property
     def head_of(self) -> PreTrainedModel | None:
-        """Whose head makes the answers out of final states, if they are made so."""
+        """The model whose head turns final states into logits; None for sparse forms."""
         return self.form.teacher if isinstance(self.form, Hidden) else None
 
     def missing(self) -> list[int]:
-        """The numbers of the blocks that have no record yet.
+        """Return the numbers of the blocks that have no record yet.
 
         Raises:
             OSError: the folder cannot be written.
@@ -72,21 +72,21 @@ class CachedTargets:
             return self._missing()
 
     def fill(self, advance: Callable[[int], None] = lambda blocks: None) -> None:
-        """Let the teacher make what is missing; another process that does the same is waited for.
+        """Compute the missing records, after waiting for any other process that does the same.
 
         Args:
-            advance: told the number of blocks after each batch.
+            advance: called with the number of blocks after each batch.
 
         Raises:
-            OSError: the disk is full. The records before are kept, and used when it is begun again.
+            OSError: the disk is full. The records written so far are kept, and used by the next call.
         """
         with self.records.locked():
             missing = self._missing()
             size = max(1, _TOKENS_AT_ONCE // self.tokens.shape[1])
             for at in range(0, len(missing), size):
-                some = missing[at : at + size]
-                self._make(some)
-                advance(len(some))
+                numbers = missing[at : at + size]
+                self._compute(numbers)
+                advance(len(numbers))
             if missing:
                 self.records.sync()
 
@@ -94,7 +94,7 @@ class CachedTargets:
         """See ``Targets``.
 
         Raises:
-            OSError: a record had to be made again, and the disk is full.
+            OSError: a record had to be recomputed, and the disk is full.
         """
         device, records = self.teacher.device, [self._record(number) for number in numbers.tolist()]
         states = {str(p): torch.stack([record[f"{_STATES}{p}"] for record in records]) for p in self.places}
@@ -113,9 +113,9 @@ class CachedTargets:
 
     def _record(self, number: int) -> Record:
         found = self.records.read(number, self.tokens[number])
-        return self._again(number) if found is None else found
+        return self._recomputed(number) if found is None else found
 
-    def _again(self, number: int) -> Record:
+    def _recomputed(self, number: int) -> Record:
         with self.records.locked():
             found = self.records.read(number, self.tokens[number])  # another process may have made it
             if found is not None:
@@ -125,19 +125,19 @@ class CachedTargets:
                 number,
                 self.records.folder,
             )
-            return self._make([number])[0]
+            return self._compute([number])[0]
 
     @torch.no_grad()
-    def _make(self, numbers: list[int]) -> list[Record]:
-        """Ask the teacher about these blocks, all at once, and write what it says."""
-        made: list[Record] = []
+    def _compute(self, numbers: list[int]) -> list[Record]:
+        """Run the teacher on these blocks in one batch, and write their records."""
+        computed: list[Record] = []
         tokens = self.tokens[numbers].to(self.teacher.device, torch.long)
         with self.precision(), states_at(self.teacher, self.places) as states:
             final = final_states(self.teacher, tokens.clamp(min=0))
-            for place, number in enumerate(numbers):
-                record = self.form.record(final[place], number)
+            for row, number in enumerate(numbers):
+                record = self.form.record(final[row], number)
                 for name, state in states.items():
-                    record[f"{_STATES}{name}"] = state[place].to(torch.bfloat16).cpu()
+                    record[f"{_STATES}{name}"] = state[row].to(torch.bfloat16).cpu()
                 self.records.write(number, self.tokens[number], record)
-                made.append(record)
-        return made
+                computed.append(record)
+        return computed

@@ -1,4 +1,4 @@
-"""Which form of the teacher's targets a run is given, from what it costs on the disk and in each step."""
+"""Choose the form of the teacher's targets from its cost on disk and in each training step."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from evaluators.distillation.targets.batch import FormName
 from evaluators.distillation.targets.records import OVERHEAD
 from evaluators.distillation.targets.sparse import DRAWS, K, bytes_per_id
-from space.counting.budget import Measure
-from space.counting.budget import format_amount as spoken_amount
+from space.counting.budget import Measure, format_amount
 from space.input_error import InputError
 
-#: Targets may take this share of the free disk: models and checkpoints are still to come.
+#: Share of the free disk that targets may take; models and checkpoints need the rest.
 _OF_FREE = 0.5
-#: Applying the teacher's head again may cost this share of a step of the student's.
+#: Share of a training step that applying the teacher's head again may cost.
 _OF_STEP = 0.1
-_SPOKEN = {
+_IN_WORDS = {
     FormName.HIDDEN: "hidden states",
     FormName.SAMPLED: "drawn tokens",
     FormName.TOP_K: "most probable tokens",
@@ -24,74 +23,73 @@ _SPOKEN = {
 
 @dataclass(frozen=True, kw_only=True)
 class TargetsSetting:
-    """What the choice depends on."""
+    """The sizes that decide the form of the targets."""
 
     tokens: int
-    """Of the distillation set."""
+    """Tokens of the distillation set."""
     block: int
-    """Tokens a block."""
+    """T, tokens per block."""
     vocabulary: int
-    """V."""
+    """V, the vocabulary size."""
     width: int
-    """D, how many numbers of a token the teacher's head reads."""
+    """D, the width of the states that the teacher's head reads."""
     student: int
-    """Weights in the student's matrices, each multiplied once a token."""
+    """Weights in the student's matrices, each used in one multiplication per token."""
     teacher: int
-    """The same of the teacher."""
+    """The same count for the teacher."""
     every_logit: bool
-    """Whether the loss compares all logits."""
+    """Whether the loss needs the teacher's full logits."""
     states: int = 0
-    """Numbers of a token in the teacher's intermediate states, over all places that are compared."""
+    """Values per token in the teacher's intermediate states, over all places that are compared."""
 
     def bytes_of(self, form: FormName) -> int:
-        """On disk, at most.
+        """Return an upper bound of the size on disk.
 
-        Two bytes for each number of a hidden or intermediate state; of N drawn tokens a number and a count
-        each, as if none came twice (of text, about a quarter do not), with a length and an entropy; of the
-        K most probable a number and two bytes.
+        Hidden and intermediate states take two bytes per value. Each of N drawn tokens takes an id and a
+        count, as if all were distinct (for text, about a quarter are), plus a length and an entropy. Each of
+        the K most probable tokens takes an id and two bytes.
         """
-        number = bytes_per_id(self.vocabulary)
-        each = {
+        id_bytes = bytes_per_id(self.vocabulary)
+        per_token = {
             FormName.HIDDEN: 2 * self.width,
-            FormName.SAMPLED: min(DRAWS, self.vocabulary) * (number + 1) + 5,
-            FormName.TOP_K: min(K, self.vocabulary) * (number + 2),
+            FormName.SAMPLED: min(DRAWS, self.vocabulary) * (id_bytes + 1) + 5,
+            FormName.TOP_K: min(K, self.vocabulary) * (id_bytes + 2),
         }
         if form is FormName.LIVE:
             return 0
-        return self.tokens * (each[form] + 2 * self.states) + -(-self.tokens // self.block) * OVERHEAD
+        return self.tokens * (per_token[form] + 2 * self.states) + -(-self.tokens // self.block) * OVERHEAD
 
     def step_share(self, form: FormName) -> float:
-        """Arithmetic that the targets add to a step, as a share of the student's 6 P a token."""
+        """Return the FLOPs that the targets add to a step, as a share of the student's 6 P per token."""
         added = {FormName.HIDDEN: 2 * self.width * self.vocabulary, FormName.LIVE: 2 * self.teacher}
         return added.get(form, 0) / (6 * self.student)
 
     @property
     def sparse_suffices(self) -> bool:
-        """Whether a few next tokens of each say all that the loss asks for."""
+        """Whether a sparse distribution holds all that the loss needs."""
         return not (self.every_logit or self.states)
 
 
 def choose_form(wanted: str, setting: TargetsSetting, free: int) -> FormName:
-    """The form of the teacher's targets.
+    """Choose the form of the teacher's targets.
 
-    Hidden states where the loss needs what only they hold, or where the teacher's head costs at most a
-    tenth of a step: they are exact. Else drawn tokens, which cost no arithmetic, are a fraction of the
-    size, and right in the mean; students end at the same loss (studies/distillation). Either only if it
-    takes at most half of what is free. Else the teacher runs live, at the price of a forward pass in every
-    step.
+    Hidden states are exact. They are chosen if the loss needs them, or if the teacher's head costs at most a
+    tenth of a step. Otherwise sampled tokens are chosen: they cost no arithmetic, take a fraction of the
+    size and are unbiased, and students end at the same loss (studies/distillation). Either has to fit into
+    half of the free disk. Otherwise the teacher runs live, at the price of a forward pass in every step.
 
     Top-k is never chosen: it is biased.
 
     Args:
         wanted: a form, or ``auto``.
-        setting: sizes.
-        free: bytes on the disk.
+        setting: the sizes of the run.
+        free: free bytes on the disk.
 
     Raises:
-        InputError: the wanted form is not enough for the loss, or does not fit.
+        InputError: the wanted form lacks what the loss needs, or does not fit.
     """
     if wanted != "auto":
-        return _asked(FormName(wanted), setting, free)
+        return _checked(FormName(wanted), setting, free)
     cheap = setting.step_share(FormName.HIDDEN) <= _OF_STEP
     if (cheap or not setting.sparse_suffices) and fits(FormName.HIDDEN, setting, free):
         return FormName.HIDDEN
@@ -101,16 +99,16 @@ def choose_form(wanted: str, setting: TargetsSetting, free: int) -> FormName:
 
 
 def fits(form: FormName, setting: TargetsSetting, free: int) -> bool:
-    """Whether a form takes at most half of the free bytes."""
+    """Return whether a form takes at most half of the free bytes."""
     return setting.bytes_of(form) <= _OF_FREE * free
 
 
 def form_in_words(form: FormName) -> str:
-    """A form that is kept, as people say it."""
-    return _SPOKEN[form]
+    """Return the name of a cached form for messages."""
+    return _IN_WORDS[form]
 
 
-def _asked(form: FormName, setting: TargetsSetting, free: int) -> FormName:
+def _checked(form: FormName, setting: TargetsSetting, free: int) -> FormName:
     if form in (FormName.SAMPLED, FormName.TOP_K) and not setting.sparse_suffices:
         raise InputError(
             "A loss on all logits or on intermediate states needs targets that hold them",
@@ -128,6 +126,6 @@ def _asked(form: FormName, setting: TargetsSetting, free: int) -> FormName:
 
 
 def size_text(number: float) -> str:
-    """Bytes, as people say them: 123 MB."""
-    text = spoken_amount(number, Measure.WEIGHTS)
+    """Format a number of bytes for messages: 123 MB."""
+    text = format_amount(number, Measure.WEIGHTS)
     return f"{text[:-2]} {text[-2:]}" if text[-1] == "B" else f"{text} bytes"

@@ -1,4 +1,4 @@
-"""Targets that the teacher's final states give, kept or as it runs beside the student."""
+"""Targets from the teacher's final states, cached or computed live, and from text without a teacher."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from evaluators.huggingface.final_states import final_states, head_dtype, logits
 
 
 class Hidden:
-    """Final states, two bytes a number.
+    """The form that stores final states in bfloat16.
 
     Args:
-        teacher: whose head is applied.
+        teacher: the model whose head is applied to them.
     """
 
     def __init__(self, teacher: PreTrainedModel) -> None:
@@ -34,7 +34,7 @@ class Hidden:
         return {"final": final.to(torch.bfloat16).cpu()}
 
     def collate(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
-        """(B, T, D) bfloat16 the final states."""
+        """Return the final states, (B, T, D) bfloat16."""
         return (torch.stack([record["final"] for record in records]),)
 
     def predictions(self, *targets: Tensor) -> Dense:
@@ -44,12 +44,12 @@ class Hidden:
 
 @torch.no_grad()
 def teacher_logits(teacher: PreTrainedModel, final: Tensor) -> Dense:
-    """What a teacher says of (n, D) final states; rounded ones are read in the head's precision."""
+    """Return the logits for (n, D) final states, which are first cast to the dtype of the head."""
     return Dense(logits_of(teacher, final.to(head_dtype(teacher))).float())
 
 
 class LiveTargets:
-    """The teacher runs beside the student: no disk, nearly twice the work."""
+    """Targets from a teacher that runs beside the student: no disk, nearly twice the work."""
 
     def __init__(
         self,
@@ -58,13 +58,13 @@ class LiveTargets:
         places: Sequence[StatePlace] = (),
         precision: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        """Let the teacher read the tokens when they are asked for.
+        """Keep the teacher and the tokens; the forward passes come with the batches.
 
         Args:
             teacher: in evaluation mode.
-            tokens: (N, T).
-            places: of intermediate states.
-            precision: the context that the teacher runs in, such as ``Accelerator.autocast``.
+            tokens: (N, T) token ids.
+            places: intermediate states to return with each batch.
+            precision: the context in which the teacher runs, such as ``Accelerator.autocast``.
         """
         self.teacher, self.tokens, self.places = teacher, tokens, tuple(places)
         self.precision = precision
@@ -76,7 +76,7 @@ class LiveTargets:
 
     @property
     def head_of(self) -> PreTrainedModel:
-        """Whose head makes the answers out of final states."""
+        """The model whose head turns final states into logits."""
         return self.teacher
 
     @torch.no_grad()
@@ -93,10 +93,10 @@ class LiveTargets:
 
 
 class TextTargets:
-    """The text alone, for cross-entropy: nobody is asked."""
+    """Tokens without a teacher, for training by cross-entropy alone."""
 
     def __init__(self, tokens: Tensor, device: torch.device) -> None:
-        """Take (N, T) tokens and where the student is."""
+        """Take (N, T) token ids and the student's device."""
         self.tokens, self.device = tokens, device
 
     @property
@@ -109,4 +109,4 @@ class TextTargets:
         return Batch(self.tokens[numbers].to(self.device, torch.long))
 
     def predictions(self, *targets: Tensor) -> None:
-        """Nothing."""
+        """Return None: there is no teacher."""

@@ -1,9 +1,9 @@
-"""Records on disk, one a block: written as they come, whole after any interruption, verified on reading.
+"""Records on disk, one per block: written as they are computed, crash-safe, verified on reading.
 
-Three files in a folder: ``records.bin`` with the payloads; ``index.bin`` with an entry of 32 bytes for each
-block, which says where its record lies, of which tokens it is, and by which checksum it is known;
-``header.json`` with what all of them are of. An entry is written after its payload, and every checksum is
-compared before anything is believed: so no order of writes to the disk can make a torn record pass.
+A folder holds three files. ``records.bin`` has the payloads. ``index.bin`` has an entry of 32 bytes per
+block: where its record lies, and the checksums of its payload and of its tokens. ``header.json`` describes
+the source of all records. An entry is written after its payload, and every checksum is compared before a
+record is used, so that no order of writes to the disk can make a torn record pass.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-#: Bytes that a record takes at most besides its tensors, up to eight of them: its safetensors header and
-#: its entry in the index.
+#: Upper bound, in bytes, of the safetensors header and the index entry of a record of up to eight tensors.
 OVERHEAD = 1024
 _VERSION = 1
-#: Of the tensors in a record, by their names in safetensors.
+#: The dtypes that a record may have, by their names in safetensors.
 _TYPES = {
     "U8": torch.uint8,
     "I16": torch.int16,
@@ -42,7 +41,7 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class _Entry:
-    """Where a record lies, in bytes, and the CRC-32 of its payload and of the tokens of its block."""
+    """Offset and length of a record, in bytes, and the CRC-32 of its payload and of its block's tokens."""
 
     offset: int
     length: int
@@ -63,17 +62,17 @@ class _Entry:
 
 
 class Records:
-    """The records of a folder, of one kind.
+    """The records in a folder, all from one source.
 
     Args:
-        folder: made if it is not there.
-        about: JSON that says what the records are of; those of anything else are thrown away.
+        folder: created if missing.
+        source: describes in JSON what the records are computed from; records of another source are deleted.
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, source: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._about = json.dumps({"version": _VERSION, **about}, indent=1, sort_keys=True)
+        self._wanted_header = json.dumps({"version": _VERSION, **source}, indent=1, sort_keys=True)
         self._entries: dict[int, _Entry] = {}
         self._end = 0
         self._data = self._open("records.bin")
@@ -86,27 +85,28 @@ class Records:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder against other writers, and see what they wrote before.
+        """Lock the folder against other writers, and read the index that they left.
 
-        On entry a foreign or torn header empties the folder, and torn ends are cut off. Not to be nested.
+        On entry the folder is emptied if its header is torn or of another source, and torn ends of files are
+        cut off. Do not nest.
 
         Raises:
             OSError: the folder cannot be written, or the disk is full.
         """
         with (self.folder / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if self._header() != self._about:
+            if self._header() != self._wanted_header:
                 self._clear()
-            self._survey()
+            self._read_index()
             yield
 
     def has(self, number: int, tokens: Tensor) -> bool:
-        """Whether there is a record of block ``number`` with these (T,) tokens; its payload is not read."""
+        """Return whether the index has block ``number`` with these (T,) tokens; the payload is not read."""
         entry = self._entries.get(number)
         return entry is not None and entry.tokens == _checksum(tokens)
 
     def read(self, number: int, tokens: Tensor) -> dict[str, Tensor] | None:
-        """The record of block ``number``; None unless it is there, whole, and of these (T,) tokens."""
+        """Return the record of block ``number``; None if it is missing, corrupt, or of other (T,) tokens."""
         if not self.has(number, tokens):
             return None
         entry = self._entries[number]
@@ -116,15 +116,15 @@ class Records:
         return _tensors(payload) if whole and zlib.crc32(content) == entry.payload else None
 
     def write(self, number: int, tokens: Tensor, record: dict[str, Tensor]) -> None:
-        """Keep the record of block ``number``, in place of one before; only while ``locked``.
+        """Write the record of block ``number``, replacing an earlier one; only while ``locked``.
 
         Raises:
-            OSError: the disk is full; all other records are as they were.
+            OSError: the disk is full; all other records are unchanged.
         """
         payload = save(record)
-        before = self._entries.get(number)
-        fits = before is not None and len(payload) <= before.length
-        offset = before.offset if before is not None and fits else self._end
+        old = self._entries.get(number)
+        fits = old is not None and len(payload) <= old.length
+        offset = old.offset if old is not None and fits else self._end
         entry = _Entry(offset, len(payload), zlib.crc32(payload), _checksum(tokens))
         _write(self._data, payload, offset)
         _write(self._index, entry.pack(), number * _Entry.SIZE)
@@ -133,14 +133,14 @@ class Records:
 
     @property
     def size(self) -> int:
-        """Bytes of all records and of their entries in the index, whatever else lies in the folder."""
+        """Bytes of all records and their index entries; other files in the folder are not counted."""
         return sum(entry.length + _Entry.SIZE for entry in self._entries.values())
 
     def sync(self) -> None:
-        """Wait until all that was written is on the disk.
+        """Flush everything written to the disk.
 
         Raises:
-            OSError: something did not fit after all.
+            OSError: the disk is full, which some file systems report only here.
         """
         os.fsync(self._data)
         os.fsync(self._index)
@@ -156,35 +156,35 @@ class Records:
         header.unlink(missing_ok=True)
         os.ftruncate(self._index, 0)
         os.ftruncate(self._data, 0)
-        new.write_text(self._about)
+        new.write_text(self._wanted_header)
         os.replace(new, header)
 
-    def _survey(self) -> None:
-        """Read the index; entries of no record are blanked, so that none comes to point at another's."""
+    def _read_index(self) -> None:
+        """Read the index; blank entries without a record, lest they come to point at a later one."""
         size, packed = os.fstat(self._data).st_size, _read_all(self._index)
         whole = len(packed) - len(packed) % _Entry.SIZE
         os.ftruncate(self._index, whole)
         self._entries = {}
         for at in range(0, whole, _Entry.SIZE):
-            piece = packed[at : at + _Entry.SIZE]
-            entry = _Entry.unpack(piece)
+            packed_entry = packed[at : at + _Entry.SIZE]
+            entry = _Entry.unpack(packed_entry)
             if entry is not None and entry.offset + entry.length <= size:
                 self._entries[at // _Entry.SIZE] = entry
-            elif any(piece):
+            elif any(packed_entry):
                 _write(self._index, bytes(_Entry.SIZE), at)
         self._end = max((entry.offset + entry.length for entry in self._entries.values()), default=0)
         os.ftruncate(self._data, self._end)
 
 
 def _tensors(payload: Tensor) -> dict[str, Tensor]:
-    """What ``safetensors`` wrote, as views: its own reader copies, which takes longer than to read."""
-    content = 8 + int.from_bytes(payload[:8].numpy().tobytes(), "little")
-    header = json.loads(payload[8:content].numpy().tobytes())
-    found = {}
-    for name, about in header.items():
-        first, last = (content + at for at in about["data_offsets"])
-        found[name] = payload[first:last].view(_TYPES[about["dtype"]]).view(about["shape"])
-    return found
+    """Read a safetensors payload as views; the library's reader copies, which takes longer than reading."""
+    start = 8 + int.from_bytes(payload[:8].numpy().tobytes(), "little")
+    header = json.loads(payload[8:start].numpy().tobytes())
+    tensors = {}
+    for name, entry in header.items():
+        first, last = (start + offset for offset in entry["data_offsets"])
+        tensors[name] = payload[first:last].view(_TYPES[entry["dtype"]]).view(entry["shape"])
+    return tensors
 
 
 def _checksum(tokens: Tensor) -> int:
@@ -196,7 +196,7 @@ def _read_all(descriptor: int) -> bytes:
 
 
 def _write(descriptor: int, content: bytes, offset: int) -> None:
-    """Write all of it: the system may take a part, and says why only when asked for the rest."""
+    """Write all bytes: the system may write a part, and reports an error only on the next call."""
     left = memoryview(content)
     while left:
         done = os.pwrite(descriptor, left, offset)

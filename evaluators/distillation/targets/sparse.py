@@ -1,11 +1,11 @@
-"""Targets of a few next tokens: drawn without bias, or the most probable ones to compare with.
+"""Sparse targets: next tokens sampled from the teacher, or its top k for comparison.
 
-The counts of N draws over N are the teacher's distribution in the mean, and forward KL is linear in that
-distribution up to its entropy, which is kept beside them: so value and gradient are the full ones in the
-mean (arXiv 2503.16870, section 4).
+``Sampled`` is unbiased. The counts of N draws, divided by N, equal the teacher's distribution in expectation.
+Forward KL is linear in that distribution up to its entropy, which is stored beside them, so loss and gradient
+equal the full ones in expectation (arXiv 2503.16870, section 4).
 
-What the teacher gives to all others is lost, so that a student which learns this is surer than the teacher
-(arXiv 2503.16870, section 3).
+``TopK`` is biased. It drops the probability of all other tokens, so a student becomes more confident than the
+teacher (arXiv 2503.16870, section 3).
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from evaluators.huggingface.final_states import logits_of, token_slice, vocabula
 
 
 def bytes_per_id(vocabulary: int) -> int:
-    """Of one token number: 2 up to 65,536 tokens, else 4."""
+    """Return the bytes of a stored token id: 2 for a vocabulary of up to 65,536 tokens, else 4."""
     return 2 if vocabulary <= 2**16 else 4
 
 
 def pack_ids(ids: Tensor, vocabulary: int) -> Tensor:
-    """Token numbers of any shape as int16, those from 32,768 on as negative numbers, or as int32."""
+    """Pack token ids of any shape as int16, where ids from 32,768 on become negative, or as int32."""
     return ids.to(torch.int16 if bytes_per_id(vocabulary) == 2 else torch.int32)
 
 
-def unpack_ids(numbers: Tensor) -> Tensor:
-    """int64 token numbers, from what ``pack_ids`` gave."""
-    return numbers.long() & 0xFFFF if numbers.dtype == torch.int16 else numbers.long()
+def unpack_ids(packed: Tensor) -> Tensor:
+    """Return int64 token ids from the result of ``pack_ids``."""
+    return packed.long() & 0xFFFF if packed.dtype == torch.int16 else packed.long()
 
 
-#: Of the source; about 12 distinct tokens.
+#: N of the paper; gives about 12 distinct tokens.
 DRAWS = 50
 
 
 class Sampled:
-    """N draws for each token, as distinct token numbers with their counts, and the teacher's entropy.
+    """The form that stores N draws per position, as distinct ids with counts, and the teacher's entropy.
 
     Args:
-        teacher: whose distributions are drawn from.
-        temperature: τ, by which logits are divided before.
+        teacher: the model whose distributions are sampled.
+        temperature: τ, which divides the logits first.
         draws: N, at most 255.
-        seed: of the draws; those of a block depend on it and the block's number alone.
+        seed: seed of the draws; those of a block depend only on it and the block's number.
     """
 
     def __init__(
@@ -68,25 +68,25 @@ class Sampled:
 
     @torch.no_grad()
     def record(self, final: Tensor, number: int) -> dict[str, Tensor]:
-        """See ``Form``: ids (M,), counts (M,) uint8, lengths (T,) uint8, entropy (T,) float32 nats."""
-        words = vocabulary_size(self.teacher)
-        size, random = token_slice(words), np.random.default_rng([self.seed, number])
+        """See ``Form``: ids (M,), counts (M,) uint8, lengths (T,) uint8, entropy (T,) float32 in nats."""
+        vocabulary = vocabulary_size(self.teacher)
+        size, random = token_slice(vocabulary), np.random.default_rng([self.seed, number])
         uniform = torch.from_numpy(random.random((len(final), self.draws)))
         entropies, drawn = [], []
-        for some, places in zip(final.split(size), uniform.split(size), strict=True):
-            teacher = (logits_of(self.teacher, some).float() / self.temperature).softmax(dim=-1)
+        for states, points in zip(final.split(size), uniform.split(size), strict=True):
+            teacher = (logits_of(self.teacher, states).float() / self.temperature).softmax(dim=-1)
             entropies.append(torch.special.entr(teacher).sum(dim=-1).cpu())
-            drawn.append(draw_tokens(teacher, places.to(teacher.device)).cpu())
+            drawn.append(draw_tokens(teacher, points.to(teacher.device)).cpu())
         ids, counts, lengths = distinct_counts(torch.cat(drawn))
         return {
-            "ids": pack_ids(ids, words),
+            "ids": pack_ids(ids, vocabulary),
             "counts": counts.to(torch.uint8),
             "lengths": lengths.to(torch.uint8),
             "entropy": torch.cat(entropies),
         }
 
     def collate(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
-        """Ids (B, T, K) int64, weights (B, T, K) float32, entropy (B, T) float32; K the most distinct."""
+        """Return ids (B, T, K) int64, weights (B, T, K) and entropy (B, T) float32; K: most distinct ids."""
         lengths = torch.stack([record["lengths"] for record in records]).long()
         filled = torch.arange(int(lengths.max())) < lengths[..., None]
         ids = torch.zeros(filled.shape, dtype=torch.long)
@@ -101,26 +101,27 @@ class Sampled:
 
 
 def draw_tokens(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """(n, N) token numbers by inversion of the distribution function, summed in float64.
+    """Draw (n, N) token ids by inverse transform sampling, with the CDF in float64.
 
     Args:
         probabilities: (n, V); a token of probability 0 is never drawn.
-        uniform: (n, N) float64, each from [0, 1).
+        uniform: (n, N) float64, uniform in [0, 1).
     """
     wide = torch.float32 if probabilities.device.type == "mps" else torch.float64
-    below = probabilities.to(wide).cumsum(dim=-1)
-    at = uniform.to(below) * below[:, -1:]
-    return torch.searchsorted(below, at, right=True).clamp(max=probabilities.shape[-1] - 1)
+    cumulative = probabilities.to(wide).cumsum(dim=-1)
+    points = uniform.to(cumulative) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, points, right=True).clamp(max=probabilities.shape[-1] - 1)
 
 
 def distinct_counts(drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Distinct token numbers of each row one after the other, how often each occurs, how many a row has.
+    """Count the distinct token ids in each row.
 
     Args:
-        drawn: (T, N) token numbers.
+        drawn: (T, N) token ids.
 
     Returns:
-        (M,), (M,) and (T,) int64; the second sums to T × N, the third to M.
+        int64: (M,) the distinct ids, row after row; (M,) their counts, with sum T × N; (T,) the number of
+        distinct ids per row, with sum M.
     """
     ordered = drawn.sort(dim=-1).values
     first = torch.ones_like(ordered, dtype=torch.bool)
@@ -130,17 +131,17 @@ def distinct_counts(drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return ordered[first], counts, first.sum(dim=-1)
 
 
-#: At about the bytes of the usual number of draws.
+#: Takes about as many bytes as the default number of draws.
 K = 12
 
 
 class TopK:
-    """K token numbers for each token, and their probabilities in float16.
+    """The form that stores the K most probable ids per position, with probabilities in float16.
 
     Args:
-        teacher: whose distributions are cut.
-        temperature: τ, by which logits are divided before.
-        k: K, at most the vocabulary.
+        teacher: the model whose distributions are truncated.
+        temperature: τ, which divides the logits first.
+        k: K, capped at the vocabulary size.
     """
 
     def __init__(self, teacher: PreTrainedModel, temperature: float = 1.0, k: int = K) -> None:
@@ -153,17 +154,17 @@ class TopK:
 
     @torch.no_grad()
     def record(self, final: Tensor, number: int) -> dict[str, Tensor]:
-        """See ``Form``: ids (T, K) from the most probable on, probabilities (T, K) float16."""
-        words = vocabulary_size(self.teacher)
+        """See ``Form``: ids (T, K), most probable first, and probabilities (T, K) float16."""
+        vocabulary = vocabulary_size(self.teacher)
         ids, probabilities = [], []
-        for some in final.split(token_slice(words)):
-            top = (logits_of(self.teacher, some).float() / self.temperature).topk(self.k, dim=-1)
-            ids.append(pack_ids(top.indices, words).cpu())
+        for states in final.split(token_slice(vocabulary)):
+            top = (logits_of(self.teacher, states).float() / self.temperature).topk(self.k, dim=-1)
+            ids.append(pack_ids(top.indices, vocabulary).cpu())
             probabilities.append(top.values.softmax(dim=-1).half().cpu())
         return {"ids": torch.cat(ids), "probabilities": torch.cat(probabilities)}
 
     def collate(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
-        """Ids (B, T, K) int64, weights (B, T, K) float32 of sum 1, their entropy (B, T) float32 nats."""
+        """Return ids (B, T, K) int64, weights (B, T, K) with sum 1 and their entropy (B, T), float32."""
         weights = torch.stack([record["probabilities"] for record in records]).float()
         weights = weights / weights.sum(dim=-1, keepdim=True)
         ids = unpack_ids(torch.stack([record["ids"] for record in records]))
