@@ -1,8 +1,9 @@
 """Trials and models of a run as pandas data frames, during the run as well as after it.
 
-from search.frames import models, trials
+Example:
+    from search.frames import trials
 
-trials("runs/demo-1M").query("rung == 1 and feasible").nsmallest(5, "loss")
+    trials("runs/demo-1M").query("rung == 1 and feasible").nsmallest(5, "loss")
 """
 
 from __future__ import annotations

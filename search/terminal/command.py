@@ -24,7 +24,7 @@ from space.input_error import InputError
 
 
 class LostProcessError(Exception):
-    """Contact among the processes of this worker is lost, so that it can evaluate nothing more.
+    """The processes of this worker lost contact with each other, so it can evaluate nothing more.
 
     Args:
         reason: message for the user.

@@ -93,7 +93,7 @@ def _map_of(text: str, basis: BasisName) -> AxisMap:
 def each_teacher_vouched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """To try the contract takes seconds, and here it is the same few teachers over and over."""
     monkeypatch.setattr(
-        "search.settings.resolution.axis_map_of",
+        "search.settings.resolution.verified_axis_map",
         lambda config, basis=BasisName.COORDINATE: _map_of(config.to_json_string(use_diff=False), basis),
     )
 
