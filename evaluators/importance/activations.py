@@ -81,41 +81,41 @@ class ActivationListener:
         self._blocks = (0, 0)
 
     @contextmanager
-    def on(self, listens_at: Callable[[str], bool] = lambda name: True) -> Iterator[None]:
+    def on(self, included: Callable[[str], bool] = lambda name: True) -> Iterator[None]:
         """Within the context, collect statistics of every batch that the model reads.
 
         Args:
-            listens_at: whether to collect at a module or tensor of this name; by default at all.
+            included: whether to collect at a module or tensor of this name; by default at all.
         """
         with ExitStack() as stack:
-            for handle in self._hooks(listens_at):
+            for handle in self._hooks(included):
                 stack.callback(handle.remove)
             if self.aggregations:
                 stack.enter_context(_experts_one_by_one(self.model))
-                stack.enter_context(self._reading(listens_at))
+                stack.enter_context(self._product_tracer(included))
             yield
 
-    def _hooks(self, listens_at: Callable[[str], bool]) -> Iterator[RemovableHandle]:
+    def _hooks(self, included: Callable[[str], bool]) -> Iterator[RemovableHandle]:
         if self.aggregations:
-            yield from self._norm_hooks(listens_at)
-        yield from self._layer_hooks(listens_at)
+            yield from self._norm_hooks(included)
+        yield from self._layer_hooks(included)
         if (stream := self._stream) is not None:
-            tensors = tuple(tensor for tensor in self.axis_map.tensors if listens_at(tensor.name))
-            here = replace(self.axis_map, tensors=tensors)
-            yield from norm_inputs(self.model, here, stream, self.covariance)
+            tensors = tuple(tensor for tensor in self.axis_map.tensors if included(tensor.name))
+            included_map = replace(self.axis_map, tensors=tensors)
+            yield from norm_inputs(self.model, included_map, stream, self.covariance)
 
-    def _reading(self, listens_at: Callable[[str], bool]) -> ProductTracer:
+    def _product_tracer(self, included: Callable[[str], bool]) -> ProductTracer:
         buffers = self.axis_map.buffers
         matrices = [t for t in self.axis_map.tensors if len(t.dimensions) > 1 and t.name not in buffers]
-        inner = [matrix for matrix in matrices if matrix.layer is not None and listens_at(matrix.name)]
-        return ProductTracer(self.model, inner, self._hear)
+        inner = [matrix for matrix in matrices if matrix.layer is not None and included(matrix.name)]
+        return ProductTracer(self.model, inner, self._collect)
 
     def read(self, tokens: Tensor) -> None:
         """Run the model on (B, T) token ids."""
         self._blocks = (tokens.shape[0], tokens.shape[1])
         final_states(self.model, tokens)
 
-    def _hear(self, read: TracedProduct) -> None:
+    def _collect(self, read: TracedProduct) -> None:
         tensor, layout = read.tensor, read.tensor.dimensions[read.dimension]
         axes = tensor.axes[read.dimension]
         assert tensor.layer is not None
@@ -124,16 +124,16 @@ class ActivationListener:
         if Axis.EXPERT_MLP in axes or (
             self._fixed_experts and tensor.has(Axis.EXPERTS) and tensor.has(Axis.HIDDEN)
         ):
-            self._hear_experts(tensor.layer, read)
+            self._collect_experts(tensor.layer, read)
             return
         for axis in _BY_BLOCK:
             if axis in axes:
-                self._hear_units(axis, tensor.layer, read.values, units_along(layout, axis))
+                self._collect_units(axis, tensor.layer, read.values, units_along(layout, axis))
         if Axis.HEAD_DIM in axes:
             entries = read.values.unflatten(-1, (-1, units_along(layout, Axis.HEADS)[1]))
             self._sum(Axis.HEAD_DIM, tensor.layer).add_tokens(entries)
 
-    def _hear_units(self, axis: Axis, layer: int, values: Tensor, row: tuple[int, int]) -> None:
+    def _collect_units(self, axis: Axis, layer: int, values: Tensor, row: tuple[int, int]) -> None:
         if row[1] > 1:
             values = torch.linalg.vector_norm(values.unflatten(-1, row), dim=-1, dtype=torch.float32)
         if values[..., 0].numel() != self._blocks[0] * self._blocks[1]:
@@ -141,7 +141,7 @@ class ActivationListener:
         grid = self.grids.setdefault((axis, layer), ActivationGrid(self.aggregations))
         grid.add_blocks(values.reshape(*self._blocks, values.shape[-1]))
 
-    def _hear_experts(self, layer: int, read: TracedProduct) -> None:
+    def _collect_experts(self, layer: int, read: TracedProduct) -> None:
         if layer not in self.experts:
             self.experts[layer] = ExpertSquares(self.axis_map.teacher.experts)
         values = read.values
@@ -151,10 +151,10 @@ class ActivationListener:
     def _sum(self, axis: Axis, layer: int) -> SumOfSquares:
         return self.squares.setdefault((axis, layer), SumOfSquares())
 
-    def _norm_hooks(self, listens_at: Callable[[str], bool]) -> Iterator[RemovableHandle]:
+    def _norm_hooks(self, included: Callable[[str], bool]) -> Iterator[RemovableHandle]:
         hidden = self.axis_map.teacher.hidden
         for name, grid in self.norms.items():
-            if not listens_at(name):
+            if not included(name):
                 continue
 
             def outputs(_: nn.Module, __: Any, output: Tensor, grid: ActivationGrid = grid) -> None:
@@ -166,10 +166,10 @@ class ActivationListener:
 
             yield self.model.get_submodule(name).register_forward_hook(outputs)
 
-    def _layer_hooks(self, listens_at: Callable[[str], bool]) -> Iterator[RemovableHandle]:
+    def _layer_hooks(self, included: Callable[[str], bool]) -> Iterator[RemovableHandle]:
         layers = layer_modules(self.model, self.axis_map)
         for number, (layer, influence) in enumerate(zip(layers, self.influences, strict=True)):
-            if not listens_at(f"{self.axis_map.stacks[0]}{number}"):
+            if not included(f"{self.axis_map.stacks[0]}{number}"):
                 continue
 
             def states(
@@ -180,8 +180,8 @@ class ActivationListener:
                 influence: BlockInfluence = influence,
             ) -> None:
                 after = output if isinstance(output, Tensor) else output[0]
-                passed = [value for value in (*arguments, *keywords.values()) if isinstance(value, Tensor)]
-                before = next(value for value in passed if value.shape == after.shape)
+                inputs = [value for value in (*arguments, *keywords.values()) if isinstance(value, Tensor)]
+                before = next(value for value in inputs if value.shape == after.shape)
                 influence.add(before, after)
 
             yield layer.register_forward_hook(states, with_kwargs=True)
@@ -199,12 +199,12 @@ def missing_activations(axis_map: AxisMap, what: str) -> InputError:
 @contextmanager
 def _experts_one_by_one(model: PreTrainedModel) -> Iterator[None]:
     """Within the context, each expert computes its own matrix products instead of one grouped product."""
-    came_with = model.get_experts_implementation()
+    previous = model.get_experts_implementation()
     model.set_experts_implementation("eager")
     try:
         yield
     finally:
-        model.set_experts_implementation(came_with)
+        model.set_experts_implementation(previous)
 
 
 def norms(model: nn.Module, axis_map: AxisMap) -> list[str]:
@@ -242,8 +242,8 @@ def all_reduced(listener: ActivationListener, accelerator: Accelerator | None) -
     """
     if accelerator is None or accelerator.num_processes == 1:
         return listener
-    mine = {name: getattr(listener, name) for name in ActivationListener.SUMS}
-    total, *others = map(_read, gather_object([_written(mine)]))
+    own = {name: getattr(listener, name) for name in ActivationListener.SUMS}
+    total, *others = map(_deserialized, gather_object([_serialized(own)]))
     for other in others:
         total = merged_listeners(total, other)
     for name, sums in total.items():
@@ -273,13 +273,13 @@ def merged_listeners(one: Any, other: Any) -> Any:
     return one
 
 
-def _written(sums: dict[str, Any]) -> bytes:
+def _serialized(sums: dict[str, Any]) -> bytes:
     buffer = BytesIO()
     torch.save(sums, buffer)
     return buffer.getvalue()
 
 
-def _read(written: bytes) -> dict[str, Any]:
+def _deserialized(serialized: bytes) -> dict[str, Any]:
     """Load sums onto the CPU. Unpickling is safe here: the bytes come from this run's own processes."""
-    sums: dict[str, Any] = torch.load(BytesIO(written), map_location="cpu", weights_only=False)
+    sums: dict[str, Any] = torch.load(BytesIO(serialized), map_location="cpu", weights_only=False)
     return sums

@@ -49,13 +49,13 @@ def along_sequence(activations: Tensor, sequence: Aggregate) -> Tensor:
             return activations.abs().double().var(dim=1, correction=0)
 
 
-class OverBlocks(Protocol):
+class BatchAggregate(Protocol):
     """A running aggregate along the batch, over the blocks added so far."""
 
     def add(self, values: Tensor) -> None:
         """Add (B, units) float64 values, not negative: one row per block."""
 
-    def merge(self, other: OverBlocks) -> None:
+    def merge(self, other: BatchAggregate) -> None:
         """Add the blocks of another aggregate of the same class on the same device."""
 
     @property
@@ -72,18 +72,18 @@ class Sum:
 
     def add(self, values: Tensor) -> None:
         """Add (B, units) float64 values."""
-        self._take(self._terms(values).sum(dim=0), len(values))
+        self._accumulate(self._terms(values).sum(dim=0), len(values))
 
-    def merge(self, other: OverBlocks) -> None:
+    def merge(self, other: BatchAggregate) -> None:
         """Add another sum."""
         assert isinstance(other, type(self))
         if other.total is not None:
-            self._take(other.total, other.blocks)
+            self._accumulate(other.total, other.blocks)
 
     def _terms(self, values: Tensor) -> Tensor:
         return values
 
-    def _take(self, total: Tensor, blocks: int) -> None:
+    def _accumulate(self, total: Tensor, blocks: int) -> None:
         self.total = total if self.total is None else self.total + total
         self.blocks += blocks
 
@@ -126,22 +126,22 @@ class Variance:
     def add(self, values: Tensor) -> None:
         """Add (B, units) float64 values."""
         mean = values.mean(dim=0)
-        self._take(mean, (values - mean).square().sum(dim=0), len(values))
+        self._accumulate(mean, (values - mean).square().sum(dim=0), len(values))
 
-    def merge(self, other: OverBlocks) -> None:
+    def merge(self, other: BatchAggregate) -> None:
         """Add the blocks of another variance."""
         assert isinstance(other, Variance)
         if other.mean is not None and other.deviations is not None:
-            self._take(other.mean, other.deviations, other.blocks)
+            self._accumulate(other.mean, other.deviations, other.blocks)
 
-    def _take(self, mean: Tensor, deviations: Tensor, blocks: int) -> None:
+    def _accumulate(self, mean: Tensor, deviations: Tensor, blocks: int) -> None:
         if self.mean is None or self.deviations is None:
             self.mean, self.deviations, self.blocks = mean, deviations, blocks
             return
         whole = self.blocks + blocks
-        apart = mean - self.mean
-        self.deviations = self.deviations + deviations + apart.square() * (self.blocks * blocks / whole)
-        self.mean = self.mean + apart * (blocks / whole)
+        difference = mean - self.mean
+        self.deviations = self.deviations + deviations + difference.square() * (self.blocks * blocks / whole)
+        self.mean = self.mean + difference * (blocks / whole)
         self.blocks = whole
 
     @property
@@ -151,7 +151,7 @@ class Variance:
         return self.deviations / self.blocks
 
 
-def _over_blocks(batch: Aggregate) -> OverBlocks:
+def _batch_aggregate(batch: Aggregate) -> BatchAggregate:
     match batch:
         case Aggregate.MEAN:
             return Mean()
@@ -165,12 +165,12 @@ class ActivationGrid:
     """The activations of one module, aggregated in several ways in the same pass."""
 
     def __init__(self, aggregations: Collection[Aggregation] = (L2_OF_MEANS,)) -> None:
-        self.parts = {aggregation: _over_blocks(aggregation.batch) for aggregation in aggregations}
-        self.heard = False
+        self.parts = {aggregation: _batch_aggregate(aggregation.batch) for aggregation in aggregations}
+        self.has_data = False
 
     def add_blocks(self, activations: Tensor) -> None:
         """Add (B, T, units) activations."""
-        self.heard = True
+        self.has_data = True
         by_block: dict[Aggregate, Tensor] = {}
         for aggregation, part in self.parts.items():
             sequence = aggregation.sequence
@@ -181,7 +181,7 @@ class ActivationGrid:
     def merge(self, other: ActivationGrid) -> None:
         """Add the blocks of another grid with the same aggregations on the same device."""
         assert self.parts.keys() == other.parts.keys()
-        self.heard |= other.heard
+        self.has_data |= other.has_data
         for aggregation, part in self.parts.items():
             part.merge(other.parts[aggregation])
 
@@ -191,7 +191,7 @@ class ActivationGrid:
 
 
 #: Lower bound of the product of two norms, so that states of norm 0 have cosine 0.
-_SHORTEST = 1e-16
+_MIN_NORM = 1e-16
 
 
 class SumOfSquares:
@@ -264,7 +264,7 @@ class BlockInfluence:
             torch.linalg.vector_norm(states, dim=-1, dtype=torch.float32) for states in (before, after)
         ]
         dots = torch.linalg.vecdot(before.float(), after.float())
-        cosine = dots / (lengths[0] * lengths[1]).clamp_min(_SHORTEST)
+        cosine = dots / (lengths[0] * lengths[1]).clamp_min(_MIN_NORM)
         total = cosine.double().sum()
         self.cosines = total if self.cosines is None else self.cosines + total
         self.tokens += cosine.numel()

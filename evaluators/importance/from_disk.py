@@ -82,12 +82,12 @@ def rank_from_disk(
     ):
         listener = ActivationListener(teacher.model, axis_map, [Aggregation(method.batch, method.sequence)])
         blocks = process_share(calibration, accelerator)
-        _listen(teacher, listener, batches(blocks), _States(Path(folder), len(blocks)), advance)
+        _collect_statistics(teacher, listener, batches(blocks), _States(Path(folder), len(blocks)), advance)
         listener = all_reduced(listener, accelerator)
-        return ranking_of(listener, fingerprint, method, partial(_read_by, teacher, axis_map, method.basis))
+        return ranking_of(listener, fingerprint, method, partial(_weighting, teacher, axis_map, method.basis))
 
 
-def _listen(
+def _collect_statistics(
     teacher: TeacherOnDisk,
     listener: ActivationListener,
     batches: Sequence[Tensor],
@@ -98,26 +98,26 @@ def _listen(
     layers = layer_modules(teacher.model, listener.axis_map)
     prefixes = [f"{listener.axis_map.stacks[0]}{number}" for number in range(len(layers))]
     teacher.fetch(lambda name: not any(_within(prefix, name) for prefix in prefixes))
-    with _one_computes(layers) as passing:
+    with _one_layer_computes(layers) as active:
         for number, layer in enumerate(layers):
             within = partial(_within, prefixes[number])
             teacher.fetch(within)
-            passing.computes = number
+            active.number_computing = number
             with listener.on(within):
                 for batch, tokens in enumerate(batches):
-                    passing.output = states.read(batch, teacher.device) if number else None
-                    _read(listener, tokens.to(teacher.device, torch.long))
-                    states.write(batch, len(tokens), passing.output)
+                    active.output = states.read(batch, teacher.device) if number else None
+                    _run_decoder(listener, tokens.to(teacher.device, torch.long))
+                    states.write(batch, len(tokens), active.output)
             teacher.drop(layer)
-        passing.computes = None
+        active.number_computing = None
         with listener.on(lambda name: not any(_within(prefix, name) for prefix in prefixes)):
             for batch, tokens in enumerate(batches):
-                passing.output = states.read(batch, teacher.device)
-                _read(listener, tokens.to(teacher.device, torch.long))
+                active.output = states.read(batch, teacher.device)
+                _run_decoder(listener, tokens.to(teacher.device, torch.long))
                 advance(len(tokens))
 
 
-def _read(listener: ActivationListener, tokens: Tensor) -> None:
+def _run_decoder(listener: ActivationListener, tokens: Tensor) -> None:
     """Run the decoder. A class whose layers depend on the side effects of others may raise anything."""
     try:
         listener.read(tokens)
@@ -134,28 +134,28 @@ def _within(prefix: str, name: str) -> bool:
 
 
 @dataclass
-class _Passing:
+class _ActiveLayer:
     """Which layer computes, and what all other layers return."""
 
-    computes: int | None = None
+    number_computing: int | None = None
     output: Any = None
 
 
 @contextmanager
-def _one_computes(layers: Sequence[nn.Module]) -> Iterator[_Passing]:
+def _one_layer_computes(layers: Sequence[nn.Module]) -> Iterator[_ActiveLayer]:
     """Within the context, only one layer of a decoder computes."""
-    passing = _Passing()
+    active = _ActiveLayer()
 
     def forward(number: int, own: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-        if number == passing.computes:
+        if number == active.number_computing:
             _refuse_sharing((*arguments, *keywords.values()))
-            passing.output = own(*arguments, **keywords)
-        return passing.output
+            active.output = own(*arguments, **keywords)
+        return active.output
 
     try:
         for number, layer in enumerate(layers):
             vars(layer)["forward"] = partial(forward, number, layer.forward)
-        yield passing
+        yield active
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)
@@ -167,30 +167,30 @@ class _States:
     def __init__(self, folder: Path, blocks: int) -> None:
         self._folder, self._blocks = folder, blocks
         self._all: Tensor | None = None
-        self._places: dict[int, tuple[int, torch.Size]] = {}
-        self._rest: tuple[Tensor | None, ...] | None = None
+        self._slots: dict[int, tuple[int, torch.Size]] = {}
+        self._other_outputs: tuple[Tensor | None, ...] | None = None
 
     def write(self, batch: int, blocks: int, output: Any) -> None:
         """Store the output for a batch of ``blocks`` blocks; batches first arrive in their order."""
         states = output if isinstance(output, Tensor) else output[0]
-        self._rest = None if isinstance(output, Tensor) else tuple(map(_without_memory, output[1:]))
+        self._other_outputs = None if isinstance(output, Tensor) else tuple(map(_on_meta, output[1:]))
         if self._all is None:
-            self._all = self._mapped(states.numel() // blocks * self._blocks, states.dtype)
-        start = self._places[batch][0] if batch in self._places else self._end()
-        self._places[batch] = start, states.shape
+            self._all = self._map_file(states.numel() // blocks * self._blocks, states.dtype)
+        start = self._slots[batch][0] if batch in self._slots else self._end()
+        self._slots[batch] = start, states.shape
         self._all[start : start + states.numel()].copy_(states.flatten())
 
     def _end(self) -> int:
-        return max((start + shape.numel() for start, shape in self._places.values()), default=0)
+        return max((start + shape.numel() for start, shape in self._slots.values()), default=0)
 
     def read(self, batch: int, device: torch.device) -> Any:
         """Return the stored output of a batch; tensors other than the states are on the meta device."""
         assert self._all is not None, "nothing was written"
-        start, shape = self._places[batch]
+        start, shape = self._slots[batch]
         states = self._all[start : start + shape.numel()].view(shape).to(device)
-        return states if self._rest is None else (states, *self._rest)
+        return states if self._other_outputs is None else (states, *self._other_outputs)
 
-    def _mapped(self, size: int, dtype: torch.dtype) -> Tensor:
+    def _map_file(self, size: int, dtype: torch.dtype) -> Tensor:
         needed, free = size * dtype.itemsize, shutil.disk_usage(self._folder).free
         if needed > 0.95 * free:
             raise InputError(
@@ -201,7 +201,7 @@ class _States:
         return torch.from_file(str(self._folder / "states"), shared=True, size=size, dtype=dtype)
 
 
-def _read_by(teacher: TeacherOnDisk, axis_map: AxisMap, basis: BasisName, covariance: Tensor) -> Tensor:
+def _weighting(teacher: TeacherOnDisk, axis_map: AxisMap, basis: BasisName, covariance: Tensor) -> Tensor:
     """Return ``reader_weighting`` of the whole teacher, (D, D), with one layer in memory at a time."""
     total = torch.zeros_like(covariance)
     if basis is BasisName.PRINCIPAL:  # which does not use it
@@ -249,7 +249,7 @@ def _refuse_sharing(given: Sequence[Any]) -> None:
         raise _not_layer_by_layer("layers give one another more than the stream")
 
 
-def _without_memory(value: Any) -> Tensor | None:
+def _on_meta(value: Any) -> Tensor | None:
     """Return a meta tensor for an output other than the states; few decoders use those outputs."""
     return value.to("meta") if isinstance(value, Tensor) else None
 

@@ -64,13 +64,13 @@ class RankingMerge:
         """
         for axis in axes & self.scores.keys() & found.scores.keys():
             if axis is Axis.HEADS:
-                self._heads(found)
+                self._update_heads(found)
             elif axis is Axis.LAYERS:
-                self._row(axis, (), torch.tensor(self.layers), found.scores[axis])
+                self._update_row(axis, (), torch.tensor(self.layers), found.scores[axis])
             else:
                 for row, survivors, scores in self._rows(axis, found):
-                    self._row(axis, row, survivors, scores)
-        self._settle()
+                    self._update_row(axis, row, survivors, scores)
+        self._fix_ties()
         return replace(self.ranking, scores=self.scores)
 
     def _rows(self, axis: Axis, found: Ranking) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
@@ -109,15 +109,15 @@ class RankingMerge:
             for expert in self._survivors(Axis.EXPERTS, layer, group).tolist()
         ]
 
-    def _row(self, axis: Axis, row: tuple[int, ...], survivors: Tensor, found: Tensor) -> None:
+    def _update_row(self, axis: Axis, row: tuple[int, ...], survivors: Tensor, found: Tensor) -> None:
         scores = self.scores[axis]
         if axis is Axis.EXPERTS:
             scores = scores.unflatten(-1, (self.ranking.expert_groups, -1))
-        order = _first(self.orders[axis][row], survivors[descending(found)])
+        order = _merged(self.orders[axis][row], survivors[descending(found)])
         self.orders[axis][row] = order
-        scores[row] = _raised(scores[row], survivors, found, order)
+        scores[row] = _raise_survivors(scores[row], survivors, found, order)
 
-    def _heads(self, found: Ranking) -> None:
+    def _update_heads(self, found: Ranking) -> None:
         """Update heads within their KV groups, then the groups, scored by the sum over their heads."""
         groups, kv_heads = self.ranking.kv_heads, self.architecture.kv_heads
         heads = self.scores[Axis.HEADS].unflatten(-1, (groups, -1))
@@ -126,15 +126,15 @@ class RankingMerge:
             before, survivors = heads[layer].sum(-1), self._survivors(Axis.KV_HEADS, layer, None)
             for group, of in zip(survivors.tolist(), scores, strict=True):
                 inside = self._survivors(Axis.HEADS, layer, group)
-                order = _first(self.orders[Axis.HEADS][layer, group], inside[descending(of)])
+                order = _merged(self.orders[Axis.HEADS][layer, group], inside[descending(of)])
                 self.orders[Axis.HEADS][layer, group] = order
-                heads[layer, group] = _raised(heads[layer, group], inside, of, order)
-            order = _first(self.orders[Axis.KV_HEADS][layer], survivors[found.orders[Axis.KV_HEADS][place]])
+                heads[layer, group] = _raise_survivors(heads[layer, group], inside, of, order)
+            order = _merged(self.orders[Axis.KV_HEADS][layer], survivors[found.orders[Axis.KV_HEADS][place]])
             self.orders[Axis.KV_HEADS][layer] = order
-            sums = _raised(before, survivors, scores.sum(-1), order)
+            sums = _raise_survivors(before, survivors, scores.sum(-1), order)
             heads[layer] += ((sums - heads[layer].sum(-1)) / heads.shape[-1])[:, None]
 
-    def _settle(self) -> None:
+    def _fix_ties(self) -> None:
         """Replace the scores of a row by positions in its order where rounding made their order wrong."""
         orders = replace(self.ranking, scores=self.scores).orders
         for axis, wanted in self.orders.items():
@@ -142,23 +142,23 @@ class RankingMerge:
                 continue
             wrong = (orders[axis] != wanted).any(-1)
             scores = self.scores[axis].view(wanted.shape)
-            scores[wrong] = _places(wanted)[wrong]
+            scores[wrong] = _order_scores(wanted)[wrong]
         if Axis.HEADS in self.scores:
-            self._settle_heads(orders)
+            self._fix_head_ties(orders)
 
-    def _settle_heads(self, found: dict[Axis, Tensor]) -> None:
+    def _fix_head_ties(self, found: dict[Axis, Tensor]) -> None:
         groups, heads = self.orders[Axis.KV_HEADS], self.orders[Axis.HEADS]
         wrong = (found[Axis.KV_HEADS] != groups).any(-1) | (found[Axis.HEADS] != heads).any(-1).any(-1)
         scores = self.scores[Axis.HEADS].view(heads.shape)
-        scores[wrong] = (_places(groups)[..., None] * heads.shape[-1] + _places(heads))[wrong]
+        scores[wrong] = (_order_scores(groups)[..., None] * heads.shape[-1] + _order_scores(heads))[wrong]
 
 
-def _first(order: Tensor, best: Tensor) -> Tensor:
+def _merged(order: Tensor, best: Tensor) -> Tensor:
     """Return the units of ``best``, then the other units of ``order`` in its order."""
     return torch.cat([best, order[~torch.isin(order, best)]])
 
 
-def _raised(scores: Tensor, survivors: Tensor, found: Tensor, order: Tensor) -> Tensor:
+def _raise_survivors(scores: Tensor, survivors: Tensor, found: Tensor, order: Tensor) -> Tensor:
     """Return the scores with the survivors' new ones, raised by a constant if ``order`` requires it."""
     new = scores.clone()
     new[survivors] = found.double()
@@ -169,7 +169,7 @@ def _raised(scores: Tensor, survivors: Tensor, found: Tensor, order: Tensor) -> 
     return new
 
 
-def _places(order: Tensor) -> Tensor:
+def _order_scores(order: Tensor) -> Tensor:
     """Return scores that give an order: n for its first unit down to 1 for its last."""
     down = torch.arange(order.shape[-1], 0, -1, dtype=torch.float64, device=order.device)
     return torch.empty(order.shape, dtype=torch.float64).scatter_(-1, order, down.expand(order.shape))
@@ -190,7 +190,7 @@ _AXES = {
     RoundPhase.WIDTH: frozenset(Axis) - {Axis.LAYERS},
     RoundPhase.DEPTH: frozenset({Axis.LAYERS}),
 }
-_IN_A_ROW = (Depth.BLOCK_INFLUENCE, Depth.BLOCK_PERPLEXITY)
+_BLOCK_METHODS = (Depth.BLOCK_INFLUENCE, Depth.BLOCK_PERPLEXITY)
 _DEFAULT = Method()
 
 
@@ -228,29 +228,29 @@ def rank_in_rounds(
         InputError: activations are not finite, the class computes with an axis in an unknown way or cannot
             keep just the layers of a round, or blocks of layers are to be scored in several rounds.
     """
-    once = replace(method, rounds=1)
+    single = replace(method, rounds=1)
     _check(method, order)
-    ranking = rank(model, axis_map, calibration, fingerprint, advance, once, accelerator, judge)
+    ranking = rank(model, axis_map, calibration, fingerprint, advance, single, accelerator, judge)
     architectures = architectures_between(axis_map, target, method.rounds)
     steps = [(phase, sizes) for sizes in architectures for phase in order]
     if len(steps) == 1:
         return ranking
-    weights, once = saved_tensors(model, axis_map), replace(once, basis=BasisName.COORDINATE)
+    weights, single = saved_tensors(model, axis_map), replace(single, basis=BasisName.COORDINATE)
     reached = axis_map.teacher
     for (before, sizes), (phase, _) in pairwise(steps):
         reached = _pruned(reached, sizes, before)
         layers = layers_kept(axis_map, ranking, reached)
         canonical = sort_by_importance(weights, axis_map, ranking)
         student = extract(canonical, axis_map, ranking, reached, layers)
-        drawn = student_map(axis_map, reached, layers)
-        found = rank(student, drawn, calibration, fingerprint, advance, once, accelerator, judge)
+        student_axes = student_map(axis_map, reached, layers)
+        found = rank(student, student_axes, calibration, fingerprint, advance, single, accelerator, judge)
         axes = _AXES[phase] - ({Axis.HIDDEN} if ranking.basis is not None else set())
         ranking = RankingMerge(axis_map, ranking, reached, layers).with_scores(found, axes)
     return replace(ranking, method=f"{method.words}, {' then '.join(order)}, towards {target.label}")
 
 
 def _check(method: Method, order: Sequence[RoundPhase]) -> None:
-    if method.rounds > 1 and method.depth in _IN_A_ROW and set(order) != {RoundPhase.WIDTH}:
+    if method.rounds > 1 and method.depth in _BLOCK_METHODS and set(order) != {RoundPhase.WIDTH}:
         raise InputError(
             "Layers in a row are scored once: what is left of a block is no block of the teacher's",
             f"{method.rounds} rounds with layers by {method.depth} were asked for",

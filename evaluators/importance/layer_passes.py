@@ -38,7 +38,7 @@ class Boundaries:
     outputs: dict[int, Tensor | tuple[Any, ...]] = field(default_factory=dict)
     """What each layer returned: the states, or a tuple that begins with them."""
 
-    def note(
+    def record(
         self,
         layer: int,
         arguments: Sequence[Any],
@@ -76,7 +76,7 @@ def recording_boundaries(layers: Sequence[nn.Module], boundaries: Boundaries) ->
         for number, layer in enumerate(layers):
 
             def hook(_: nn.Module, arguments: Any, keywords: Any, output: Any, number: int = number) -> None:
-                boundaries.note(number, arguments, keywords, output)
+                boundaries.record(number, arguments, keywords, output)
 
             stack.callback(layer.register_forward_hook(hook, with_kwargs=True).remove)
         yield
@@ -89,19 +89,20 @@ def skipping_layers(layers: Sequence[nn.Module], out: Collection[int]) -> Iterat
     Their side effects remain: caches are filled, and later layers find what these layers share with them.
     """
 
-    def hand_on(_: nn.Module, arguments: Any, keywords: Any, output: Any) -> Any:
+    def pass_through(_: nn.Module, arguments: Any, keywords: Any, output: Any) -> Any:
         seen = Boundaries()
-        seen.note(0, arguments, keywords, output)
-        return _like(output, seen.before[0])
+        seen.record(0, arguments, keywords, output)
+        return _wrap(output, seen.before[0])
 
     with ExitStack() as stack:
         for number in out:
-            hook = layers[number].register_forward_hook(hand_on, with_kwargs=True)
+            hook = layers[number].register_forward_hook(pass_through, with_kwargs=True)
             stack.callback(hook.remove)
         yield
 
 
-def _like(output: Tensor | tuple[Any, ...], states: Tensor) -> Tensor | tuple[Any, ...]:
+def _wrap(output: Tensor | tuple[Any, ...], states: Tensor) -> Tensor | tuple[Any, ...]:
+    """Return states in the form of a layer's output."""
     return states if isinstance(output, Tensor) else (states, *output[1:])
 
 
@@ -128,7 +129,7 @@ class PartialPasses:
         model: PreTrainedModel,
         axis_map: AxisMap,
         tokens: Tensor,
-        gone: Collection[int] = (),
+        removed: Collection[int] = (),
         *,
         reuse: bool = True,
     ) -> None:
@@ -138,17 +139,17 @@ class PartialPasses:
             model: in evaluation mode.
             axis_map: the model's.
             tokens: (B, T) token ids on the model's device.
-            gone: layers that are removed in every pass.
+            removed: layers that are removed in every pass.
             reuse: whether later passes start from the states of this one.
         """
         assert not model.training, "layers are scored in evaluation mode"
         self.model, self.axis_map, self.tokens = model, axis_map, tokens
-        self.gone, self.reuse = frozenset(gone), reuse
+        self.removed, self.reuse = frozenset(removed), reuse
         self.layers = layer_modules(model, axis_map)
         self.boundaries = Boundaries()
         # Hooks run in the order of registration, so the recorded output is what the layer itself returned.
-        with recording_boundaries(self.layers, self.boundaries), skipping_layers(self.layers, self.gone):
-            #: (B, T, D) the final states without the layers in ``gone``.
+        with recording_boundaries(self.layers, self.boundaries), skipping_layers(self.layers, self.removed):
+            #: (B, T, D) the final states without the layers in ``removed``.
             self.whole = final_states(model, tokens)
 
     @property
@@ -162,25 +163,25 @@ class PartialPasses:
     def without(self, start: int, stop: int) -> Tensor:
         """Return (B, T, D) final states with layers ``start`` to ``stop - 1`` removed as well."""
         if self.reuse:
-            return self.handed_over([start], stop)
-        with skipping_layers(self.layers, self.gone | set(range(start, stop))):
+            return self.final_states_from([start], stop)
+        with skipping_layers(self.layers, self.removed | set(range(start, stop))):
             return final_states(self.model, self.tokens)
 
-    def handed_over(self, starts: Sequence[int], stop: int) -> Tensor:
+    def final_states_from(self, starts: Sequence[int], stop: int) -> Tensor:
         """Return (n × B, T, D) final states where layer ``stop`` reads the input of each of n ``starts``."""
         states = [self.boundaries.before[start] for start in starts]
         given = torch.cat([values.to(states[-1].device) for values in states]) if states[1:] else states[0]
-        forwards = {self.layers[layer]: self._hand_on(layer) for layer in {*range(stop), *self.gone}}
-        forwards[self.layers[stop - 1]] = lambda *_, **__: _like(self.boundaries.outputs[stop - 1], given)
+        forwards = {self.layers[layer]: self._pass_through(layer) for layer in {*range(stop), *self.removed}}
+        forwards[self.layers[stop - 1]] = lambda *_, **__: _wrap(self.boundaries.outputs[stop - 1], given)
         with _replaced(forwards):
             return final_states(self.model, self.tokens.repeat(len(starts), 1))
 
-    def _hand_on(self, layer: int) -> Forward:
+    def _pass_through(self, layer: int) -> Forward:
         """Return a ``forward`` for a layer that returns its input states."""
         place, output = self.boundaries.places[layer], self.boundaries.outputs[layer]
 
         def forward(*arguments: Any, **keywords: Any) -> Any:
-            return _like(output, arguments[place] if isinstance(place, int) else keywords[place])
+            return _wrap(output, arguments[place] if isinstance(place, int) else keywords[place])
 
         return forward
 
@@ -204,11 +205,11 @@ class DepthSetting:
         """The teacher's number of layers, L."""
         return self.axis_map.teacher.layers
 
-    def passes(self, gone: Collection[int] = ()) -> Iterator[PartialPasses]:
-        """Yield for each batch a full pass, without the layers in ``gone``."""
+    def passes(self, removed: Collection[int] = ()) -> Iterator[PartialPasses]:
+        """Yield for each batch a full pass, without the layers in ``removed``."""
         for batch in self.batches:
             tokens = batch.to(self.model.device, torch.long)
-            yield PartialPasses(self.model, self.axis_map, tokens, gone, reuse=self.reuse)
+            yield PartialPasses(self.model, self.axis_map, tokens, removed, reuse=self.reuse)
 
     def mean(self, total: Tensor, count: int) -> Tensor:
         """Return the sum of all processes' totals over the sum of their counts, the same in each process.
@@ -225,7 +226,7 @@ class DepthSetting:
 
 
 #: Tokens on which fast and full passes are compared.
-_TOKENS = 8
+_TOKENS_COMPARED = 8
 
 
 @torch.no_grad()
@@ -239,19 +240,19 @@ def depends_on_states_alone(model: PreTrainedModel, axis_map: AxisMap, calibrati
         axis_map: the model's.
         calibration: (N, T) token ids, of which the first few are used.
     """
-    tokens = calibration[:1, :_TOKENS].to(model.device, torch.long)
+    tokens = calibration[:1, :_TOKENS_COMPARED].to(model.device, torch.long)
     layers = axis_map.teacher.layers
-    quick = PartialPasses(model, axis_map, tokens)
+    fast = PartialPasses(model, axis_map, tokens)
     whole = PartialPasses(model, axis_map, tokens, reuse=False)
-    wanted = {(layer, layer): quick.whole for layer in range(1, layers)}
+    wanted = {(layer, layer): fast.whole for layer in range(1, layers)}
     wanted |= {block: whole.without(*block) for block in {(0, 1), (layers // 3, max(1, layers - 1))}}
     try:
-        return all(_alike(quick.without(*block), states) for block, states in wanted.items())
+        return all(_close(fast.without(*block), states) for block, states in wanted.items())
     except (AttributeError, IndexError, KeyError, TypeError, RuntimeError, ValueError):
         return False
 
 
-def _alike(found: Tensor, wanted: Tensor) -> bool:
+def _close(found: Tensor, wanted: Tensor) -> bool:
     """Whether states agree to half the digits of their dtype; true if the difference is NaN."""
     off = float((found - wanted).abs().max())
     return not off > torch.finfo(wanted.dtype).eps ** 0.5 * float(wanted.abs().max())

@@ -33,7 +33,7 @@ class NextTokenLoss:
 
     def __init__(self, model: PreTrainedModel, tokens: Tensor) -> None:
         assert tokens.shape[1] > 1, "a block of one token has none to predict"
-        self.model, self.nexts = model, tokens[:, 1:].flatten()
+        self.model, self.targets = model, tokens[:, 1:].flatten()
 
     def __call__(self, states: Tensor) -> tuple[float, int]:
         """Return the sum over the predicted tokens, and their number.
@@ -41,13 +41,13 @@ class NextTokenLoss:
         Args:
             states: (B, T, D) final states.
         """
-        total = torch.zeros((), dtype=torch.float64, device=self.nexts.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.targets.device)
         size = token_slice(vocabulary_size(self.model))
         rows = states[:, :-1].flatten(0, 1)
-        for some, targets in zip(rows.split(size), self.nexts.split(size), strict=True):
-            logits = logits_of(self.model, some).float()
+        for chunk, targets in zip(rows.split(size), self.targets.split(size), strict=True):
+            logits = logits_of(self.model, chunk).float()
             total += nn.functional.cross_entropy(logits, targets.to(logits.device), reduction="sum").to(total)
-        return float(total), len(self.nexts)
+        return float(total), len(self.targets)
 
 
 class TeacherDivergence:
@@ -65,13 +65,13 @@ class TeacherDivergence:
         total = torch.zeros((), dtype=torch.float64, device=self.whole.device)
         size = token_slice(2 * vocabulary_size(self.model))
         rows = states.flatten(0, 1)
-        for some, wanted in zip(rows.split(size), self.whole.split(size), strict=True):
-            p, q = (logits_of(self.model, part).float().log_softmax(-1) for part in (wanted, some))
+        for chunk, wanted in zip(rows.split(size), self.whole.split(size), strict=True):
+            p, q = (logits_of(self.model, part).float().log_softmax(-1) for part in (wanted, chunk))
             total += nn.functional.kl_div(q, p, reduction="sum", log_target=True).to(total)
         return float(total), len(rows)
 
 
-_SHORTEST = 1e-16
+_MIN_NORM = 1e-16
 #: Tokens whose unit vectors are held at once.
 _TOKENS_AT_ONCE = 512
 
@@ -105,7 +105,7 @@ class BoundaryCosines:
         rows = [values.detach().reshape(-1, values.shape[-1]) for values in states]
         for parts in zip(*(values.split(_TOKENS_AT_ONCE) for values in rows), strict=True):
             units = torch.stack([part.to(parts[0].device).float() for part in parts])
-            units /= torch.linalg.vector_norm(units, dim=-1, keepdim=True).clamp_min(_SHORTEST)
+            units /= torch.linalg.vector_norm(units, dim=-1, keepdim=True).clamp_min(_MIN_NORM)
             # A matrix product could round equal layers differently, depending on their position.
             for number, one in enumerate(units):
                 cosines = torch.linalg.vecdot(one, units[number:])
@@ -141,27 +141,27 @@ def by_divergence(passes: PartialPasses) -> Cost:
 
     The full teacher runs once more if some layers are removed in every pass.
     """
-    if not passes.gone:
+    if not passes.removed:
         return TeacherDivergence(passes.model, passes.whole)
     return TeacherDivergence(passes.model, PartialPasses(passes.model, passes.axis_map, passes.tokens).whole)
 
 
 @torch.no_grad()
-def without_each(setting: DepthSetting, costs: Costs, gone: Collection[int] = ()) -> Tensor:
-    """Return (L,) float64: the mean cost in nats per token without each layer; NaN for those in ``gone``.
+def without_each(setting: DepthSetting, costs: Costs, removed: Collection[int] = ()) -> Tensor:
+    """Return (L,) float64: the mean cost in nats per token without each layer; NaN for those in ``removed``.
 
     Args:
         setting: teacher and text.
         costs: ``by_loss`` or ``by_divergence``.
-        gone: layers that are removed in every pass.
+        removed: layers that are removed in every pass.
     """
     total, count = torch.zeros(setting.layers, dtype=torch.float64), 0
-    total[list(gone)] = torch.nan
-    for passes in setting.passes(gone):
+    total[list(removed)] = torch.nan
+    for passes in setting.passes(removed):
         cost = costs(passes)
         number = 0
         for layer in range(setting.layers):
-            if layer not in passes.gone:
+            if layer not in passes.removed:
                 found, number = cost(passes.without(layer, layer + 1))
                 total[layer] += found
         count += number
@@ -181,7 +181,7 @@ def without_blocks(setting: DepthSetting, costs: Costs) -> Tensor:
         cost = costs(passes)
         number = 0
         for stop in range(1, setting.layers + 1):
-            for start, states in enumerate(_ends(passes, stop)):
+            for start, states in enumerate(_states_without_blocks(passes, stop)):
                 found, number = cost(states)
                 total[stop - start - 1, start] += found
         count += number
@@ -189,16 +189,16 @@ def without_blocks(setting: DepthSetting, costs: Costs) -> Tensor:
     return setting.mean(total, count).masked_fill(beyond, torch.inf)
 
 
-def _ends(passes: PartialPasses, stop: int) -> Iterator[Tensor]:
+def _states_without_blocks(passes: PartialPasses, stop: int) -> Iterator[Tensor]:
     """Yield for each start from 0 the final states without layers start to ``stop - 1``."""
-    for starts in _groups(passes, stop):
+    for starts in _start_groups(passes, stop):
         if len(starts) == 1:
             yield passes.without(starts[0], stop)
         else:
-            yield from passes.handed_over(starts, stop).chunk(len(starts))
+            yield from passes.final_states_from(starts, stop).chunk(len(starts))
 
 
-def _groups(passes: PartialPasses, stop: int) -> list[Sequence[int]]:
+def _start_groups(passes: PartialPasses, stop: int) -> list[Sequence[int]]:
     """Split the starts before ``stop`` into groups that run as one batch each."""
     most = max(1, TOKENS_AT_ONCE // passes.tokens.numel()) if passes.stackable else 1
     return [range(first, min(stop, first + most)) for first in range(0, stop, most)]
@@ -228,15 +228,15 @@ def removal_ranks(order: list[int]) -> Tensor:
 
 
 @torch.no_grad()
-def influence_without(setting: DepthSetting, gone: Collection[int]) -> Tensor:
-    """Return (L,) float64: the block influence of each layer without the layers in ``gone``.
+def influence_without(setting: DepthSetting, removed: Collection[int]) -> Tensor:
+    """Return (L,) float64: the block influence of each layer without the layers in ``removed``.
 
     Args:
         setting: teacher and text.
-        gone: removed layers; their own values are meaningless.
+        removed: removed layers; their own values are meaningless.
     """
     total, count = torch.zeros(setting.layers, dtype=torch.float64), 0
-    for passes in setting.passes(gone):
+    for passes in setting.passes(removed):
         for layer, (before, after) in enumerate(pairwise(passes.boundaries.states)):
             ends = before.float(), after.to(before.device).float()
             cosines = nn.functional.cosine_similarity(*ends, dim=-1)

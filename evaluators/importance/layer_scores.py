@@ -31,7 +31,7 @@ from space.input_error import InputError
 #: A benchmark: maps a model to its score, higher is better.
 TaskScorer = Callable[[PreTrainedModel], float]
 #: Methods that score each layer by itself, and so also with other layers already removed.
-_ONE_BY_ONE = (Depth.INFLUENCE, Depth.PERPLEXITY, Depth.DIVERGENCE)
+_SINGLE_LAYER_METHODS = (Depth.INFLUENCE, Depth.PERPLEXITY, Depth.DIVERGENCE)
 _COSTS = {
     Depth.PERPLEXITY: by_loss,
     Depth.BLOCK_PERPLEXITY: by_loss,
@@ -43,7 +43,7 @@ def with_layer_scores(
     ranking: Ranking,
     setting: DepthSetting,
     method: Method,
-    chords: BoundaryCosines,
+    cosines: BoundaryCosines,
     judge: TaskScorer | None = None,
 ) -> Ranking:
     """Return a ranking with its layers scored by the chosen method.
@@ -52,14 +52,14 @@ def with_layer_scores(
         ranking: with block influence, from the ranking pass.
         setting: teacher and text.
         method: checked by ``check_depth``.
-        chords: cosines collected in the ranking pass, for ``Depth.BLOCK_INFLUENCE``.
+        cosines: collected in the ranking pass, for ``Depth.BLOCK_INFLUENCE``.
         judge: the benchmark, for ``Depth.BENCHMARK``.
 
     Raises:
         InputError: a loss, divergence or score without a layer is not finite.
     """
     if method.depth is Depth.BLOCK_INFLUENCE:
-        found = block_scores(block_influence(setting.mean(chords.total, chords.tokens)), method.depth)
+        found = block_scores(block_influence(setting.mean(cosines.total, cosines.tokens)), method.depth)
     elif method.depth is Depth.INFLUENCE and not method.greedy:
         return ranking
     else:
@@ -83,7 +83,7 @@ def check_depth(method: Method, judge: TaskScorer | None, calibration: Tensor) -
     Raises:
         InputError: the parts of the method do not fit together, or the blocks are too short for it.
     """
-    if method.greedy and method.depth not in _ONE_BY_ONE:
+    if method.greedy and method.depth not in _SINGLE_LAYER_METHODS:
         raise InputError(
             "Layers are taken out greedily by what each of them does",
             f"the depth method is {method.depth.value!r}",
@@ -129,13 +129,13 @@ def layer_scores(setting: DepthSetting, method: Method, judge: TaskScorer | None
     return LayerScores(scoring(()).float())
 
 
-def _one_by_one(setting: DepthSetting, depth: Depth, gone: Collection[int]) -> Tensor:
-    """Return (L,) scores of the layers that are not in ``gone``; the others' are undefined."""
+def _one_by_one(setting: DepthSetting, depth: Depth, removed: Collection[int]) -> Tensor:
+    """Return (L,) scores of the layers that are not in ``removed``; the others' are undefined."""
     if depth is Depth.INFLUENCE:
-        scores = influence_without(setting, gone)
+        scores = influence_without(setting, removed)
     else:
-        scores = without_each(setting, _COSTS[depth], gone)
-    left = [layer for layer in range(setting.layers) if layer not in gone]
+        scores = without_each(setting, _COSTS[depth], removed)
+    left = [layer for layer in range(setting.layers) if layer not in removed]
     _check_finite(scores[left], depth)
     return scores
 
@@ -163,11 +163,11 @@ def _by_benchmark(setting: DepthSetting, judge: TaskScorer) -> Tensor:
     Removed layers still run, but return their input, so that the KV cache of a generating benchmark fills.
     """
     model, layers = setting.model, layer_modules(setting.model, setting.axis_map)
-    whole = judge(model)
+    baseline = judge(model)
     lost = []
     for layer in range(setting.layers):
         with skipping_layers(layers, [layer]):
-            lost.append(whole - judge(model))
+            lost.append(baseline - judge(model))
     scores = torch.tensor(lost)
     _check_finite(scores, Depth.BENCHMARK)
     return scores

@@ -128,20 +128,22 @@ class MomentsListener:
     def on(self) -> Iterator[None]:
         """Within the context, collect from every batch that the model reads."""
         matrices = [tensor for tensor in self.axis_map.tensors if reading_dimensions(tensor)]
-        came_with = self.model.get_experts_implementation()
+        previous = self.model.get_experts_implementation()
         with ExitStack() as stack:
             for name in self.norms:
                 module = self.model.get_submodule(self._tensors[name].module)
-                stack.callback(module.register_forward_pre_hook(self._noting(name), with_kwargs=True).remove)
+                stack.callback(
+                    module.register_forward_pre_hook(self._energy_hook(name), with_kwargs=True).remove
+                )
             for name in self.stream:
                 module = self.model.get_submodule(self._tensors[name].module)
-                stack.callback(module.register_forward_pre_hook(self._taking(name)).remove)
+                stack.callback(module.register_forward_pre_hook(self._stream_hook(name)).remove)
             self.model.set_experts_implementation("eager")
-            stack.callback(self.model.set_experts_implementation, came_with)
-            stack.enter_context(ProductTracer(self.model, matrices, self._hear))
+            stack.callback(self.model.set_experts_implementation, previous)
+            stack.enter_context(ProductTracer(self.model, matrices, self._collect))
             yield
 
-    def _noting(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
+    def _energy_hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
         def note(_: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> None:
             states = next(iter((*arguments, *keywords.values())))
             rows = states.detach().flatten(0, -2).float()
@@ -151,19 +153,19 @@ class MomentsListener:
 
         return note
 
-    def _taking(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def _stream_hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def take(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
             rows = rms_normalized(arguments[0])
             self.stream[name].add(rows.T @ rows, len(rows))
 
         return take
 
-    def _hear(self, read: TracedProduct) -> None:
+    def _collect(self, read: TracedProduct) -> None:
         if read.dimension not in reading_dimensions(read.tensor):
             return
         found = self.seconds.setdefault((read.tensor.name, read.dimension), {})
-        several = read.values if read.experts else read.values[None]
-        for expert, values in enumerate(several, read.first_expert):
+        by_expert = read.values if read.experts else read.values[None]
+        for expert, values in enumerate(by_expert, read.first_expert):
             rows = values.detach().reshape(-1, values.shape[-1]).float()
             found.setdefault(expert, MomentSum()).add(rows.T @ rows, len(rows))
 
@@ -186,8 +188,8 @@ class MomentsListener:
             if energy.total is not None
         }
         stream = {name: second.mean for name, second in self.stream.items() if second.total is not None}
-        heard = [(n, r.second) for n, r in reads.items()] + [(n, e.mean) for n, e in energies.items()]
-        for name, values in [*heard, *stream.items()]:
+        named = [(n, r.second) for n, r in reads.items()] + [(n, e.mean) for n, e in energies.items()]
+        for name, values in [*named, *stream.items()]:
             if not bool(torch.isfinite(values).all()):
                 raise InputError(
                     "The teacher's activations have to be finite on the calibration set",

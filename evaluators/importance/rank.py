@@ -58,7 +58,7 @@ def rank(
     method: Method = _DEFAULT,
     accelerator: Accelerator | None = None,
     judge: TaskScorer | None = None,
-    beside: AbstractContextManager[None] | None = None,
+    pass_context: AbstractContextManager[None] | None = None,
 ) -> Ranking:
     """Rank the units of every axis, by default in one forward-only pass.
 
@@ -72,7 +72,7 @@ def rank(
         accelerator: of the processes that share the blocks, each of which holds the whole teacher; all return
             the same ranking. None if there is only one process.
         judge: the benchmark, for ``Depth.BENCHMARK``.
-        beside: entered around the forward pass, for further hooks that collect from the same pass.
+        pass_context: entered around the forward pass, for further hooks that collect from the same pass.
 
     Raises:
         InputError: activations, weights, gradients or scores are not finite, the class computes with an axis
@@ -81,17 +81,17 @@ def rank(
     assert method.rounds == 1, "rounds of scoring and pruning are those of rank_in_rounds"
     check_depth(method, judge, calibration)
     check_width(method, calibration)
-    turned = method.basis is not BasisName.COORDINATE
-    listener = ActivationListener(model, axis_map, _listened_for(method), covariance=turned)
-    chords = BoundaryCosines(model, axis_map)
-    mine = batches(process_share(calibration, accelerator))
-    also = chords.on() if method.depth is Depth.BLOCK_INFLUENCE else nullcontext()
-    with listener.on(), also, beside or nullcontext():
-        _listen(listener, mine if needs_forward_pass(method) else (), advance)
-    widths = _baseline(model, axis_map, mine, method, accelerator)
+    rotated = method.basis is not BasisName.COORDINATE
+    listener = ActivationListener(model, axis_map, _aggregations(method), covariance=rotated)
+    cosines = BoundaryCosines(model, axis_map)
+    own_batches = batches(process_share(calibration, accelerator))
+    cosine_hooks = cosines.on() if method.depth is Depth.BLOCK_INFLUENCE else nullcontext()
+    with listener.on(), cosine_hooks, pass_context or nullcontext():
+        _run(listener, own_batches if needs_forward_pass(method) else (), advance)
+    widths = _other_width_scores(model, axis_map, own_batches, method, accelerator)
     ranking = ranking_of(all_reduced(listener, accelerator), fingerprint, method, widths=widths)
-    setting = DepthSetting(model, axis_map, mine, accelerator=accelerator)
-    return with_layer_scores(ranking, setting, method, chords, judge)
+    setting = DepthSetting(model, axis_map, own_batches, accelerator=accelerator)
+    return with_layer_scores(ranking, setting, method, cosines, judge)
 
 
 @torch.no_grad()
@@ -116,7 +116,7 @@ def rank_all(
     """
     listener = ActivationListener(model, axis_map, ALL)
     with listener.on():
-        _listen(listener, batches(calibration), advance)
+        _run(listener, batches(calibration), advance)
     rankings = {}
     for aggregation in ALL:
         method = replace(_DEFAULT, batch=aggregation.batch, sequence=aggregation.sequence)
@@ -125,7 +125,7 @@ def rank_all(
     return rankings
 
 
-def _listened_for(method: Method) -> tuple[Aggregation, ...]:
+def _aggregations(method: Method) -> tuple[Aggregation, ...]:
     """Return the aggregations of activations that the method needs."""
     return (Aggregation(method.batch, method.sequence),) if method.width is Width.ACTIVATIONS else ()
 
@@ -133,17 +133,17 @@ def _listened_for(method: Method) -> tuple[Aggregation, ...]:
 def needs_forward_pass(method: Method) -> bool:
     """Whether the ranking needs activations; scores by weights, gradients or chance alone do not."""
     layers = method.depth in (Depth.INFLUENCE, Depth.BLOCK_INFLUENCE)
-    return bool(_listened_for(method)) or layers or method.basis is not BasisName.COORDINATE
+    return bool(_aggregations(method)) or layers or method.basis is not BasisName.COORDINATE
 
 
-def _listen(listener: ActivationListener, batches: Sequence[Tensor], advance: Callable[[int], None]) -> None:
+def _run(listener: ActivationListener, batches: Sequence[Tensor], advance: Callable[[int], None]) -> None:
     """Run the model of the listener, which is on, over (B, T) batches."""
     for batch in batches:
         listener.read(batch.to(listener.model.device, torch.long))
         advance(len(batch))
 
 
-def _baseline(
+def _other_width_scores(
     model: PreTrainedModel,
     axis_map: AxisMap,
     batches: Sequence[Tensor],
@@ -166,7 +166,7 @@ def ranking_of(
     listener: ActivationListener,
     fingerprint: str,
     method: Method,
-    read_by: Callable[[Tensor], Tensor] | None = None,
+    weighting: Callable[[Tensor], Tensor] | None = None,
     widths: Mapping[Axis, Tensor] | None = None,
 ) -> Ranking:
     """Make a ranking of the collected statistics.
@@ -175,8 +175,8 @@ def ranking_of(
         listener: that has collected from the whole calibration set.
         fingerprint: from ``ranking_fingerprint``.
         method: as for ``rank``.
-        read_by: computes ``reader_weighting`` from the covariance (D, D); by default from the weights of the
-            listener's model, which then have to be in memory.
+        weighting: computes ``reader_weighting`` from the covariance (D, D); by default from the weights of
+            the listener's model, which then have to be in memory.
         widths: scores of all axes but LAYERS, in place of the listener's.
 
     Raises:
@@ -192,12 +192,12 @@ def ranking_of(
         method=method.words,
         fingerprint=fingerprint,
         expert_groups=expert_groups(axis_map),
-        basis=_basis(listener, method.basis, read_by),
+        basis=_basis(listener, method.basis, weighting),
     )
 
 
 def _basis(
-    listener: ActivationListener, name: BasisName, read_by: Callable[[Tensor], Tensor] | None
+    listener: ActivationListener, name: BasisName, weighting: Callable[[Tensor], Tensor] | None
 ) -> Basis | None:
     if name is BasisName.COORDINATE:
         return None
@@ -206,7 +206,7 @@ def _basis(
     if not bool(torch.isfinite(covariance).all()):
         raise _not_finite("the residual stream")
     stream = axis_map.stream
-    read = read_by(covariance) if read_by else reader_weighting(model, axis_map, stream, covariance)
+    read = weighting(covariance) if weighting else reader_weighting(model, axis_map, stream, covariance)
     return basis_of(name, covariance, read, stream.centred)
 
 
@@ -229,34 +229,34 @@ def widths_of(listener: ActivationListener, aggregation: Aggregation) -> dict[Ax
     Routed experts and entries of heads are scored by the L2 norm over their tokens whatever the aggregation.
     """
     axis_map = listener.axis_map
-    scores = _of_hidden(listener, aggregation)
+    scores = _hidden_scores(listener, aggregation)
     for axis in (Axis.MLP, Axis.SHARED_MLP, Axis.HEADS):
         grids = {layer: grid.score(aggregation) for (of, layer), grid in listener.grids.items() if of is axis}
-        scores |= _of_layers(axis_map, axis, grids)
+        scores |= _scores_by_layer(axis_map, axis, grids)
     entries = {layer: squares.norm for (_, layer), squares in listener.squares.items()}
     whole = {layer: squares.whole for layer, squares in listener.experts.items()}
     neurons = {layer: squares.neurons for layer, squares in listener.experts.items()}
-    scores |= _of_layers(axis_map, Axis.HEAD_DIM, entries)
-    scores |= _of_layers(axis_map, Axis.EXPERTS, whole)
-    scores |= _of_layers(axis_map, Axis.EXPERT_MLP, neurons)
+    scores |= _scores_by_layer(axis_map, Axis.HEAD_DIM, entries)
+    scores |= _scores_by_layer(axis_map, Axis.EXPERTS, whole)
+    scores |= _scores_by_layer(axis_map, Axis.EXPERT_MLP, neurons)
     return scores
 
 
-def _of_hidden(listener: ActivationListener, aggregation: Aggregation) -> dict[Axis, Tensor]:
+def _hidden_scores(listener: ActivationListener, aggregation: Aggregation) -> dict[Axis, Tensor]:
     """Return (D,) scores of hidden, summed over all norms; empty if no tensor has that axis."""
     if not any(tensor.has(Axis.HIDDEN) for tensor in listener.axis_map.tensors):
         return {}
-    heard = [grid.score(aggregation) for grid in listener.norms.values() if grid.heard]
-    if not heard:
+    scores = [grid.score(aggregation) for grid in listener.norms.values() if grid.has_data]
+    if not scores:
         raise missing_activations(listener.axis_map, "the norms of the residual stream")
-    return {Axis.HIDDEN: torch.stack(heard).sum(0)}
+    return {Axis.HIDDEN: torch.stack(scores).sum(0)}
 
 
-def _of_layers(axis_map: AxisMap, axis: Axis, heard: Mapping[int, Tensor]) -> dict[Axis, Tensor]:
+def _scores_by_layer(axis_map: AxisMap, axis: Axis, scores: Mapping[int, Tensor]) -> dict[Axis, Tensor]:
     """Return (L, ...) scores of an axis, 0 for layers that lack it; empty if all do."""
-    if silent := sorted(layers_with(axis_map, axis) - heard.keys()):
-        raise missing_activations(axis_map, f"{WORDS[axis]} of layer {silent[0]}")
-    return score_rows(axis_map, axis, heard)
+    if missing := sorted(layers_with(axis_map, axis) - scores.keys()):
+        raise missing_activations(axis_map, f"{WORDS[axis]} of layer {missing[0]}")
+    return score_rows(axis_map, axis, scores)
 
 
 def _finite(scores: Tensor, axis: Axis, width: Width) -> Tensor:
@@ -266,16 +266,16 @@ def _finite(scores: Tensor, axis: Axis, width: Width) -> Tensor:
     return scores.float()
 
 
-_MADE_OF = {
+_FINITE_RULES = {
     Width.TAYLOR: "gradients have to be finite on the calibration set",
     Width.MAGNITUDE: "weights have to be finite",
 }
 
 
 def _not_finite(what: str, width: Width = Width.ACTIVATIONS) -> InputError:
-    made_of = _MADE_OF.get(width, "activations have to be finite on the calibration set")
+    rule = _FINITE_RULES.get(width, "activations have to be finite on the calibration set")
     return InputError(
-        f"The teacher's {made_of}",
+        f"The teacher's {rule}",
         f"{what} are not" if what.startswith("the scores") else f"{what} is not",
         "Try --dtype float32, or another teacher",
     )

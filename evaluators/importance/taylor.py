@@ -47,7 +47,7 @@ class Taylor:
 
     def __init__(self, model: PreTrainedModel, axis_map: AxisMap) -> None:
         self.model, self.axis_map = model, axis_map
-        self.totals = {key: torch.zeros_like(sums) for key, sums in self._nothing().sums.items()}
+        self.totals = {key: torch.zeros_like(sums) for key, sums in self._zero_sums().sums.items()}
         self.blocks = 0
         self._block = UnitSums(axis_map)
 
@@ -64,9 +64,9 @@ class Taylor:
         """Within the context, add the gradients of the mapped parameters to the units' sums."""
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(_only(self.model, self._parameters()))
+            stack.enter_context(_requiring_gradients(self.model, self._parameters()))
             for tensor, parameter in self._parameters():
-                hook = parameter.register_post_accumulate_grad_hook(self._taking(tensor))
+                hook = parameter.register_post_accumulate_grad_hook(self._gradient_hook(tensor))
                 stack.callback(hook.remove)
             yield
 
@@ -90,19 +90,19 @@ class Taylor:
         mapped = [tensor for tensor in self.axis_map.tensors if tensor.name not in buffers]
         return [(tensor, self.model.get_parameter(tensor.name)) for tensor in mapped]
 
-    def _nothing(self) -> UnitSums:
+    def _zero_sums(self) -> UnitSums:
         sums = UnitSums(self.axis_map)
         for tensor, parameter in self._parameters():
             sums.add(tensor, torch.zeros((), device=parameter.device).expand(parameter.shape))
         return sums
 
-    def _taking(self, tensor: MappedTensor) -> Callable[[Tensor], None]:
-        def take(parameter: Tensor) -> None:
+    def _gradient_hook(self, tensor: MappedTensor) -> Callable[[Tensor], None]:
+        def add_gradient(parameter: Tensor) -> None:
             assert parameter.grad is not None
             self._block.add(tensor, parameter.grad.float() * parameter.detach().float())
             parameter.grad = None
 
-        return take
+        return add_gradient
 
 
 def backward_of_loss(model: PreTrainedModel, tokens: Tensor) -> None:
@@ -113,17 +113,17 @@ def backward_of_loss(model: PreTrainedModel, tokens: Tensor) -> None:
         tokens: (T,) token ids.
     """
     states = final_states(model, tokens[None])[0, :-1]
-    apart = states.detach().requires_grad_()
+    leaf = states.detach().requires_grad_()
     size = token_slice(vocabulary_size(model))
-    for some, nexts in zip(apart.split(size), tokens[1:].split(size), strict=True):
-        logits = logits_of(model, some).float()
-        loss = nn.functional.cross_entropy(logits, nexts, reduction="sum") / (len(tokens) - 1)
+    for chunk, targets in zip(leaf.split(size), tokens[1:].split(size), strict=True):
+        logits = logits_of(model, chunk).float()
+        loss = nn.functional.cross_entropy(logits, targets, reduction="sum") / (len(tokens) - 1)
         loss.backward()
-    states.backward(apart.grad)
+    states.backward(leaf.grad)
 
 
 @contextmanager
-def _only(model: nn.Module, mapped: list[tuple[MappedTensor, nn.Parameter]]) -> Iterator[None]:
+def _requiring_gradients(model: nn.Module, mapped: list[tuple[MappedTensor, nn.Parameter]]) -> Iterator[None]:
     """Within the context, only the mapped parameters require gradients."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     gradients = [parameter.grad for parameter, _ in before]

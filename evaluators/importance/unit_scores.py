@@ -49,8 +49,8 @@ def score_rows(axis_map: AxisMap, axis: Axis, scores: Mapping[int, Tensor]) -> d
         scores: by layer, each in ``row_shape``, for all layers that have the axis; others are ignored.
     """
     layers = layers_with(axis_map, axis)
-    nothing = torch.zeros(row_shape(axis_map, axis), dtype=torch.float64)
-    every = [scores[layer] if layer in layers else nothing for layer in range(axis_map.teacher.layers)]
+    zeros = torch.zeros(row_shape(axis_map, axis), dtype=torch.float64)
+    every = [scores[layer] if layer in layers else zeros for layer in range(axis_map.teacher.layers)]
     return {axis: torch.stack(every)} if layers else {}
 
 
@@ -89,14 +89,14 @@ def unit_sums(values: Tensor, tensor: MappedTensor, axis: Axis, axis_map: AxisMa
     """
     values = values.float()
     if axis is Axis.EXPERT_MLP:
-        return _of_neurons(values, tensor, axis_map)
+        return _expert_neuron_sums(values, tensor, axis_map)
     units = axis_map.teacher[axis]
     sums = values.new_zeros(units, dtype=torch.float64)
     places = [place for place, axes in enumerate(tensor.axes) if axis in axes]
     for number, place in enumerate(places):
-        left = _without(values, tensor, axis, units, places[:number], place)
-        sums += _sum_by(left, place, unit_numbers(tensor.dimensions[place], axis, units), units)
-    return sums + _of_groups(values, tensor, axis_map) if axis is Axis.HEADS else sums
+        uncounted = _mask_counted(values, tensor, axis, units, places[:number], place)
+        sums += _sum_by(uncounted, place, unit_numbers(tensor.dimensions[place], axis, units), units)
+    return sums + _kv_group_shares(values, tensor, axis_map) if axis is Axis.HEADS else sums
 
 
 @lru_cache(maxsize=256)
@@ -131,7 +131,7 @@ def _sum_by(values: Tensor, place: int, numbers: Tensor, units: int) -> Tensor:
     return sums.index_add_(0, numbers.to(values.device), rows.double())[:units]
 
 
-def _without(
+def _mask_counted(
     values: Tensor, tensor: MappedTensor, axis: Axis, units: int, before: list[int], place: int
 ) -> Tensor:
     """Return the values, 0 where an entry belongs to the same unit along an earlier dimension."""
@@ -146,7 +146,7 @@ def _without(
     return values
 
 
-def _of_groups(values: Tensor, tensor: MappedTensor, axis_map: AxisMap) -> Tensor:
+def _kv_group_shares(values: Tensor, tensor: MappedTensor, axis_map: AxisMap) -> Tensor:
     """Return (H,) float64: each head's share of the entries that belong to its KV group as a whole."""
     heads, groups = axis_map.teacher.heads, axis_map.teacher.kv_heads
     sums = values.new_zeros(heads, dtype=torch.float64)
@@ -160,7 +160,7 @@ def _of_groups(values: Tensor, tensor: MappedTensor, axis_map: AxisMap) -> Tenso
     return sums
 
 
-def _of_neurons(values: Tensor, tensor: MappedTensor, axis_map: AxisMap) -> Tensor:
+def _expert_neuron_sums(values: Tensor, tensor: MappedTensor, axis_map: AxisMap) -> Tensor:
     """Return (E · I,) float64: sums over the entries of each neuron of each expert."""
     experts, neurons = axis_map.teacher.experts, axis_map.teacher.expert_mlp
     of_experts, of_neurons = (
@@ -219,12 +219,12 @@ def random_scores(axis_map: AxisMap, seed: int) -> Scores:
     """Return random scores from 0 to 1 for every axis but LAYERS, in the shapes of ``Ranking.scores``."""
     generator = torch.Generator().manual_seed(seed)
 
-    def drawn(*shape: int) -> Tensor:
+    def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator, dtype=torch.float64)
 
     hidden = any(tensor.has(Axis.HIDDEN) for tensor in axis_map.tensors)
-    scores = {Axis.HIDDEN: drawn(axis_map.teacher.hidden)} if hidden else {}
+    scores = {Axis.HIDDEN: uniform(axis_map.teacher.hidden)} if hidden else {}
     for axis in BY_LAYER:
         layers = sorted(layers_with(axis_map, axis))
-        scores |= score_rows(axis_map, axis, {layer: drawn(*row_shape(axis_map, axis)) for layer in layers})
+        scores |= score_rows(axis_map, axis, {layer: uniform(*row_shape(axis_map, axis)) for layer in layers})
     return scores

@@ -19,7 +19,7 @@ from space.enumeration.search_space import SearchSpace
 INTERVAL = 0.9
 #: Two evaluations of one model, in bfloat16 and in float32, differ by no more, in nats per token (measured on
 #: 31 students of the embedded teacher: 0.0004 at most).
-_REPEAT = 0.0005
+_REPEATABILITY = 0.0005
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def forecast(curves: Mapping[str, Curve], tokens: int, teacher: float) -> dict[s
 
 
 def _forecast(low: float, median: float, high: float) -> Forecast:
-    return Forecast(median, low - _REPEAT, high + _REPEAT)
+    return Forecast(median, low - _REPEATABILITY, high + _REPEATABILITY)
 
 
 def coverage(forecasts: Mapping[str, Forecast], outcomes: Mapping[str, float]) -> Coverage:

@@ -42,30 +42,30 @@ Array = NDArray[np.float64]
 class Spread:
     """Z combinations of t₀ with the variances of candidates, relative to the walk's; (Z,) each."""
 
-    turn: Array
+    t0: Array
     """t₀ in tokens."""
     slope: Array
     """Variance of a candidate's slope."""
     repair: Array
     """Variance of its recovery from pruning in the first step."""
 
-    def ways(self, steps: Array) -> Array:
+    def lengths(self, steps: Array) -> Array:
         """Return (Z, K) lengths in u of (K, 2) steps, given by their ends in tokens."""
-        ways: Array = np.log1p(steps[:, 1] / self.turn[:, None]) - np.log1p(steps[:, 0] / self.turn[:, None])
-        return ways
+        lengths: Array = np.log1p(steps[:, 1] / self.t0[:, None]) - np.log1p(steps[:, 0] / self.t0[:, None])
+        return lengths
 
     def walk(self, one: Array, other: Array) -> Array:
         """Return the (Z, K, M) covariance of (K, 2) and (M, 2) steps of one walk: their overlap in u."""
         (start, end), (begin, finish) = one.T[:, :, None], other.T
-        turn = self.turn[:, None, None]
-        shared = np.log1p(np.minimum(end, finish) / turn) - np.log1p(np.maximum(start, begin) / turn)
+        t0 = self.t0[:, None, None]
+        shared = np.log1p(np.minimum(end, finish) / t0) - np.log1p(np.maximum(start, begin) / t0)
         walk: Array = np.maximum(shared, 0)
         return walk
 
     def own(self, one: Array, other: Array) -> Array:
         """Return the (Z, K, M) covariance of a candidate's steps about the means of their kinds."""
         first = (one[:, 0] == 0)[:, None] & (other[:, 0] == 0)
-        slope = self.slope[:, None, None] * self.ways(one)[:, :, None] * self.ways(other)[:, None]
+        slope = self.slope[:, None, None] * self.lengths(one)[:, :, None] * self.lengths(other)[:, None]
         own: Array = self.walk(one, other) + slope + self.repair[:, None, None] * first
         return own
 
@@ -107,7 +107,7 @@ class Scatter:
 
 def scatter(groups: Sequence[CandidateGroup], kinds: int, spread: Spread) -> Scatter:
     """Fit the means of all kinds of steps by generalised least squares."""
-    number, floors = len(spread.turn), groups[0].excess.shape[2]
+    number, floors = len(spread.t0), groups[0].excess.shape[2]
     precision, pull = np.zeros((number, kinds, kinds)), np.zeros((number, kinds, floors))
     squares, log_determinant = np.zeros((number, floors)), np.zeros(number)
     for group in groups:
@@ -141,33 +141,33 @@ def batched_inverse(matrices: Array) -> Array:
 Curve = Sequence[tuple[int, float]]
 
 
-def _middles(number: int) -> Array:
+def _midpoints(number: int) -> Array:
     """Return the midpoints of ``number`` equal parts of the interval from 0 to 1."""
     found: Array = (np.arange(number) + 0.5) / number
     return found
 
 
-def _logarithmic(low: float, high: float, number: int) -> Array:
+def _log_midpoints(low: float, high: float, number: int) -> Array:
     """Return the midpoints of ``number`` parts between two bounds, equal on a log scale."""
-    return np.asarray(low * (high / low) ** _middles(number))
+    return np.asarray(low * (high / low) ** _midpoints(number))
 
 
 # Priors: uniform on a log scale, except for exponent b and share s, which are uniform.
 #: (E − teacher's loss) / (lowest loss − teacher's loss), from 0.01 to 1.
-_FLOORS = _logarithmic(0.01, 1, 16)
+_FLOORS = _log_midpoints(0.01, 1, 16)
 #: A loss no more than this above the teacher's counts as equal to it, in nats per token.
-_NEAR = 1e-3
+_MARGIN = 1e-3
 #: t₀: from this share of the first rung's tokens to those of the training to forecast, in so many values.
-_FIRST_TURN, _TURNS = 0.01, 20
+_LOWEST_T0, _T0S = 0.01, 20
 #: b: from half of the exponents known for training without a floor (0.095 and less: arXiv 2001.08361) to 1,
 #: the fastest rate of a regular estimator.
-_POWERS = 0.05 + 0.95 * _middles(16)
+_EXPONENTS = 0.05 + 0.95 * _midpoints(16)
 #: s: the share of the first step that repairs pruning.
-_SHARES = _middles(5)
+_SHARES = _midpoints(5)
 #: Variances of slope and repair relative to the walk's per e-fold of tokens: from negligible to dominant.
-_SLOPES, _REPAIRS = _logarithmic(0.01, 10, 4), _logarithmic(0.1, 100, 4)
+_SLOPES, _REPAIRS = _log_midpoints(0.01, 10, 4), _log_midpoints(0.1, 100, 4)
 #: Prior of the walk: its standard deviation per e-fold of tokens, and the number of steps this counts for.
-_WALK, _STEPS = 0.1, 2
+_PRIOR_WALK, _PRIOR_STEPS = 0.1, 2
 _DRAWS = 4096
 
 
@@ -181,11 +181,11 @@ def posterior_losses(curves: Sequence[Curve], tokens: int, teacher: float) -> Ar
     """
     floors = _floors(curves, teacher)
     groups, kinds = _groups(curves, tokens, floors)
-    law = _Law.of(groups, kinds, _spreads(curves, tokens))
-    draws = law.draws()
+    posterior = _Posterior.of(groups, kinds, _spreads(curves, tokens))
+    draws = posterior.draws()
     drawn = np.empty((_DRAWS, len(curves)))
     for group in groups:
-        steps = law.steps(group, draws)
+        steps = posterior.steps(group, draws)
         last = np.array([curves[member][-1][1] for member in group.members])
         bottom = floors[draws.floor, None]
         drawn[:, group.members] = bottom + (last - bottom) * np.exp(steps)
@@ -203,7 +203,7 @@ class _Draws(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Law:
+class _Posterior:
     """The posterior over the Z values of the spread, E, b and s, given G kinds of steps."""
 
     kinds: Array
@@ -220,23 +220,23 @@ class _Law:
     """Degrees of freedom of that estimate."""
 
     @classmethod
-    def of(cls, groups: Sequence[CandidateGroup], kinds: Array, spread: Spread) -> _Law:
+    def of(cls, groups: Sequence[CandidateGroup], kinds: Array, spread: Spread) -> _Posterior:
         """Compute the posterior from the candidates."""
         parts = scatter(groups, len(kinds), spread)
         inverse = batched_inverse(spread.walk(kinds, kinds) + parts.uncertainty)
-        own = _STEPS * _WALK**2 + parts.squares  # (Z, E)
-        freedom = _STEPS + sum(group.change[..., 0].size for group in groups) - len(kinds)
+        own = _PRIOR_STEPS * _PRIOR_WALK**2 + parts.squares  # (Z, E)
+        freedom = _PRIOR_STEPS + sum(group.change[..., 0].size for group in groups) - len(kinds)
         restricted = -(parts.log_determinant[:, None] + freedom * np.log(own)) / 2
         # Normalised at each t₀ and E, so that the differences between candidates do not inform t₀ and E.
-        by_turn = restricted.reshape(_TURNS, -1, len(_FLOORS))
-        by_turn = by_turn - logsumexp(by_turn, axis=1, keepdims=True)
-        squares = np.stack([_squares(parts.means, kinds, spread, inverse, share) for share in _SHARES], -1)
+        by_t0 = restricted.reshape(_T0S, -1, len(_FLOORS))
+        by_t0 = by_t0 - logsumexp(by_t0, axis=1, keepdims=True)
+        squares = np.stack([_residuals(parts.means, kinds, spread, inverse, share) for share in _SHARES], -1)
         scale = len(kinds) * np.log(own) - np.linalg.slogdet(inverse).logabsdet[:, None]
         total = freedom + len(kinds)  # of degrees of freedom
         weight = -(scale[..., None, None] + total * np.log1p(squares / own[..., None, None])) / 2
-        weight += by_turn.reshape(restricted.shape)[..., None, None]
+        weight += by_t0.reshape(restricted.shape)[..., None, None]
         # Jacobians: the density is of losses, not log(L - E), and of whole first steps, not the share 1 - s.
-        weight -= _after(groups, len(kinds))[:, None, None]
+        weight -= _log_excess_after(groups, len(kinds))[:, None, None]
         weight += (kinds[:, 0] == 0).sum() * np.log1p(-_SHARES)
         variance: Array = (own[..., None, None] + squares) / total
         return cls(kinds, spread, parts, inverse, weight, variance, total)
@@ -249,42 +249,42 @@ class _Law:
         cell, floor, power, share = np.unravel_index(
             np.searchsorted(mass / mass[-1], parts), self.log_weight.shape
         )
-        chance = student_t.ppf(random.permutation(_middles(_DRAWS)), self.freedom)
-        walk = np.sqrt(self.variance[cell, floor, power, share]) * chance
+        noise = student_t.ppf(random.permutation(_midpoints(_DRAWS)), self.freedom)
+        walk = np.sqrt(self.variance[cell, floor, power, share]) * noise
         return _Draws(cell, floor, power, share, walk)
 
     def steps(self, group: CandidateGroup, draws: _Draws) -> Array:
         """Draw (D, n) changes of log(L - E) in the step to forecast."""
-        cell, power, share = draws.cell, _POWERS[draws.power, None], _SHARES[draws.share, None]
+        cell, power, share = draws.cell, _EXPONENTS[draws.power, None], _SHARES[draws.share, None]
         means = self.parts.means[cell, :, draws.floor]  # (D, G)
         first = means * (self.kinds[:, 0] == 0)
-        departure = means - share * first + power * self.spread.ways(self.kinds)[cell]
+        departure = means - share * first + power * self.spread.lengths(self.kinds)[cell]
         across = self.spread.walk(group.ahead, self.kinds)[:, 0]  # (Z, G)
-        said = np.einsum("zg,zgh->zh", across, self.inverse)
-        common = (said[cell] * departure).sum(1) - power[:, 0] * self.spread.ways(group.ahead)[cell, 0]
+        gain = np.einsum("zg,zgh->zh", across, self.inverse)
+        common = (gain[cell] * departure).sum(1) - power[:, 0] * self.spread.lengths(group.ahead)[cell, 0]
         if group.ahead[0, 0] == 0:
             common += share[:, 0] * first.sum(1)
         weights, left = predict_next_step(group, self.spread)
-        left = left + self.spread.walk(group.ahead, group.ahead)[:, 0, 0] - (said * across).sum(1)
+        left = left + self.spread.walk(group.ahead, group.ahead)[:, 0, 0] - (gain * across).sum(1)
         change = group.change[:, :, draws.floor].transpose(2, 0, 1) - means[:, None, group.kinds]
         own = (weights[cell, None] * change).sum(2)
-        chance: Array = draws.walk * np.sqrt(np.maximum(left, 0))[cell]
-        found: Array = own + (common + chance)[:, None]
+        noise: Array = draws.walk * np.sqrt(np.maximum(left, 0))[cell]
+        found: Array = own + (common + noise)[:, None]
         return found
 
 
-def _squares(means: Array, kinds: Array, spread: Spread, inverse: Array, share: float) -> Array:
+def _residuals(means: Array, kinds: Array, spread: Spread, inverse: Array, share: float) -> Array:
     """Return (Z, E, b) weighted squared residuals of the means about the law."""
-    ways = spread.ways(kinds)
+    lengths = spread.lengths(kinds)
     learnt = means * (1 - share * (kinds[:, 0] == 0))[:, None]
     weighed = inverse @ learnt
-    cross = 2 * (weighed * ways[..., None]).sum(1)[..., None] * _POWERS
-    last = np.einsum("zg,zgh,zh->z", ways, inverse, ways)[:, None, None] * _POWERS**2
+    cross = 2 * (weighed * lengths[..., None]).sum(1)[..., None] * _EXPONENTS
+    last = np.einsum("zg,zgh,zh->z", lengths, inverse, lengths)[:, None, None] * _EXPONENTS**2
     squares: Array = np.maximum((weighed * learnt).sum(1)[..., None] + cross + last, 0)
     return squares
 
 
-def _after(groups: Sequence[CandidateGroup], kinds: int) -> Array:
+def _log_excess_after(groups: Sequence[CandidateGroup], kinds: int) -> Array:
     """Return (E,): log(L - E) after a step, averaged within each kind and summed over the kinds."""
     total, number = np.zeros((kinds, len(_FLOORS))), np.zeros((kinds, 1))
     for group in groups:
@@ -298,15 +298,15 @@ def _floors(curves: Sequence[Curve], teacher: float) -> Array:
     losses = [loss for curve in curves for _, loss in curve]
     lowest = min(losses)
     bottom = teacher
-    if teacher > lowest - _NEAR:  # then assume a gap as large as the range of the losses
-        bottom = lowest - max(max(losses) - lowest, _NEAR)
+    if teacher > lowest - _MARGIN:  # then assume a gap as large as the range of the losses
+        bottom = lowest - max(max(losses) - lowest, _MARGIN)
     return np.asarray(bottom + (lowest - bottom) * _FLOORS)
 
 
 def _spreads(curves: Sequence[Curve], tokens: int) -> Spread:
     first = min((seen for curve in curves for seen, _ in curve if seen > 0), default=tokens)
-    turns = _logarithmic(_FIRST_TURN * first, tokens, _TURNS)
-    axes = np.meshgrid(turns, _SLOPES, _REPAIRS, indexing="ij")
+    t0s = _log_midpoints(_LOWEST_T0 * first, tokens, _T0S)
+    axes = np.meshgrid(t0s, _SLOPES, _REPAIRS, indexing="ij")
     return Spread(*(axis.ravel() for axis in axes))
 
 
@@ -322,10 +322,10 @@ def _groups(curves: Sequence[Curve], tokens: int, floors: Array) -> tuple[list[C
         number = [kinds.index(pair) for pair in itertools.pairwise(rungs)]
         last = np.array([[rungs[-1], tokens]], dtype=float)
         found.append(
-            CandidateGroup(members, _ways(kinds)[number], number, np.log(losses[..., None] - floors), last)
+            CandidateGroup(members, _array(kinds)[number], number, np.log(losses[..., None] - floors), last)
         )
-    return found, _ways(kinds)
+    return found, _array(kinds)
 
 
-def _ways(pairs: list[tuple[int, int]]) -> Array:
+def _array(pairs: list[tuple[int, int]]) -> Array:
     return np.array(pairs, dtype=float).reshape(-1, 2)

@@ -84,10 +84,10 @@ def best_first(values: Sequence[Sequence[float]]) -> list[int]:
         return []
     table = np.asarray(values, dtype=np.float64)
     ranks = pareto_ranks(table)
-    alone = np.empty(len(table))
+    crowding = np.empty(len(table))
     for rank in range(ranks.max() + 1):
-        alone[ranks == rank] = crowding_distance(table[ranks == rank])
-    return [int(place) for place in np.lexsort((table[:, 0], -alone, ranks))]
+        crowding[ranks == rank] = crowding_distance(table[ranks == rank])
+    return [int(place) for place in np.lexsort((table[:, 0], -crowding, ranks))]
 
 
 def pareto_front(values: Sequence[Sequence[float]]) -> list[int]:
@@ -100,7 +100,7 @@ def pareto_front(values: Sequence[Sequence[float]]) -> list[int]:
 
 
 #: Fewest candidates for a test of rank correlation, and its significance level.
-_FEWEST, _CHANCE = 8, 0.05
+_MIN_CANDIDATES, _SIGNIFICANCE = 8, 0.05
 
 
 def rank_correlations(orders: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
@@ -113,10 +113,10 @@ def rank_correlations(orders: Mapping[str, Mapping[str, float]]) -> list[dict[st
         orders: from the name of an order (``parameters``, ``rung 0``, …, ``retraining``) to the value of each
             candidate by label, lower is better. In each pair the order that is listed earlier is the first.
     """
-    return [_compared(*first, *second) for first, second in itertools.combinations(orders.items(), 2)]
+    return [_comparison(*first, *second) for first, second in itertools.combinations(orders.items(), 2)]
 
 
-def _compared(
+def _comparison(
     first: str, one: Mapping[str, float], second: str, other: Mapping[str, float]
 ) -> dict[str, Any]:
     labels = [label for label in one if label in other]
@@ -145,14 +145,14 @@ def is_uninformative(earlier: Sequence[float], later: Sequence[float]) -> bool:
         earlier: a value of each candidate.
         later: another value of the same candidates.
     """
-    if len(earlier) < _FEWEST:
+    if len(earlier) < _MIN_CANDIDATES:
         return False
-    chance = float(kendalltau(earlier, later, alternative="greater").pvalue)
-    return not chance < _CHANCE  # NaN if all are equal, which is uninformative
+    p_value = float(kendalltau(earlier, later, alternative="greater").pvalue)
+    return not p_value < _SIGNIFICANCE  # NaN if all are equal, which is uninformative
 
 
 #: Rung 0 takes up to this many times the planned candidates while too few of them lie within the bounds.
-_MORE = 2
+_MOST_OVER_PLAN = 2
 #: No promotion before this share of a rung is finished: early ones would be chosen among few. In the
 #: exhaustive study the default search ends 0.006 nats nearer to the best for it, with a million tokens.
 _FIRST_SHARE = 0.5
@@ -187,14 +187,14 @@ class Bracket:
             finished = below.records()
             started = above.count()
             waiting = self._waiting(finished, above.entered(), index)
-            if started >= self._places(len(finished), quotas[index - 1], quotas[index]):
+            if started >= self._allowed(len(finished), quotas[index - 1], quotas[index]):
                 waiting = [r for r in waiting if index == 1 and r.origin == BY_HAND]  # as the user asked
             if waiting:
                 return index, self._choose(waiting, index, started)
         return None
 
     @staticmethod
-    def _places(finished: int, below: int, above: int) -> int:
+    def _allowed(finished: int, below: int, above: int) -> int:
         """Return how many candidates may have entered a rung by now.
 
         Args:
@@ -210,7 +210,7 @@ class Bracket:
         rung, tried = self.rungs[0], self.rungs[0].count()
         if tried < self.candidates[0] or not rung.bounds or len(self.rungs) == 1:
             return tried < self.candidates[0]
-        most = min(_MORE * self.candidates[0], len(rung.space))
+        most = min(_MOST_OVER_PLAN * self.candidates[0], len(rung.space))
         return tried < most and len(rung.feasible()) < self.candidates[1]
 
     def quotas(self) -> list[int]:

@@ -88,10 +88,10 @@ class Claims:
 
 def limit_seconds(finished: Sequence[FrozenTrial]) -> float:
     """Return a candidate's time limit, from the durations of the complete trials of its rung."""
-    took = [trial.duration for trial in finished if trial.state is TrialState.COMPLETE and trial.duration]
-    if not took:
+    times = [trial.duration for trial in finished if trial.state is TrialState.COMPLETE and trial.duration]
+    if not times:
         return LONGEST_SECONDS
-    return max(SHORTEST_SECONDS, SLOWER * (max(took) / timedelta(seconds=1)))
+    return max(SHORTEST_SECONDS, SLOWER * (max(times) / timedelta(seconds=1)))
 
 
 _STDERR = 2
@@ -113,10 +113,10 @@ def time_limit(seconds: float) -> Iterator[None]:
         yield
         return
 
-    def over(number: int, frame: FrameType | None) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         raise CandidateError(f"hung past its limit of {seconds:.0f} s")
 
-    before = signal.signal(signal.SIGALRM, over)
+    before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     faulthandler.dump_traceback_later(seconds + GRACE_SECONDS, exit=True, file=_STDERR)
     try:

@@ -127,36 +127,36 @@ class Search:
         self.bracket = Bracket(
             rungs, task.candidates, config.objectives, config.seed, config.rung_tokens, config.reserve_tokens
         )
-        self._told: Counter[int] = Counter()
+        self._reported: Counter[int] = Counter()
 
     def run(self) -> None:
         """Work until no rung wants another candidate and no trial is unfinished."""
-        with self._turn():
+        with self._deciding():
             for origin, architecture in self.task.by_hand.items():
                 self.rungs[0].enter(architecture, origin)
             for architecture in self.task.tries:
-                self._try(architecture)
+                self._queue_requested(architecture)
         while True:
-            with self._turn():
-                self._skip_what_others_did()
+            with self._deciding():
+                self._count_others_trials()
                 job = self._next()
-                over = job is None and not any(rung.has_unfinished() for rung in self.rungs)
+                done = job is None and not any(rung.has_unfinished() for rung in self.rungs)
             if job is not None:
                 self._work(*job)
-            elif over:
+            elif done:
                 return
             else:
                 time.sleep(_POLL_SECONDS)
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _deciding(self) -> Iterator[None]:
         """Within the context, hold the lock under which one worker at a time decides."""
         with self.workers.turn("search"), ExitStack() as stack:
             for rung in self.rungs:
-                stack.enter_context(rung.steady())
+                stack.enter_context(rung.cached_trials())
             yield
 
-    def _try(self, architecture: Architecture) -> None:
+    def _queue_requested(self, architecture: Architecture) -> None:
         """Queue an architecture that the user asked for; at rung 1 if the search has tried it at rung 0."""
         known = {record.architecture: record for record in self.rungs[0].feasible()}
         if architecture not in known:
@@ -166,21 +166,21 @@ class Search:
 
     def _next(self) -> tuple[Rung, Trial, Architecture] | None:
         """Claim and return the next trial to work on; None if there is none at the moment."""
-        while (found := self._found()) is not None:
+        while (found := self._next_unclaimed()) is not None:
             rung, trial = found
             architecture = rung.begin(trial, self._sampler(rung, trial.number))
-            if not rung.settled(trial):
+            if not rung.finish_without_evaluation(trial):
                 return rung, trial, architecture
         return None
 
-    def _found(self) -> tuple[Rung, Trial] | None:
+    def _next_unclaimed(self) -> tuple[Rung, Trial] | None:
         for rung in reversed(self.rungs):
             if (trial := rung.unfinished()) is not None:
                 return rung, trial
         if (promoted := self.bracket.promotion()) is not None:
             index, record = promoted
             self.rungs[index].enter(record.architecture, record.origin)
-            return self._found()
+            return self._next_unclaimed()
         if self.bracket.wants_more():
             rung = self.rungs[0]
             return rung, rung.ask(self._sampler(rung, rung.count()))
@@ -190,15 +190,15 @@ class Search:
         """Return the sampler for a trial, seeded by the trial's number so that resuming is deterministic."""
         config = self.task.config
         informed = [other for other in self.rungs[1:] if len(other.complete()) >= START_UP]
-        alone = KINDS[config.sampler].from_rung_0
-        guide = informed[-1].study if informed and not alone else None
+        only_rung_0 = KINDS[config.sampler].from_rung_0
+        guide = informed[-1].study if informed and not only_rung_0 else None
         if guide is not None and rung.bounds:
             guide = with_infeasible(guide, self.rungs[0].study)
         return SpaceSampler(config.sampler, self.task.space, guide, config.seed, number)
 
     def _work(self, rung: Rung, trial: Trial, architecture: Architecture) -> None:
         text = f"rung {rung.index}, trial {trial.number}: {architecture.label}"
-        self._told[rung.index] += 1
+        self._reported[rung.index] += 1
         with self.console.work(text, *self.task.effort(rung.index)) as advance:
             try:
                 with time_limit(rung.limit_seconds(trial)):
@@ -220,19 +220,19 @@ class Search:
                     rung.release(trial)
                 raise
         rung.tell(trial, evaluation)
-        with self._turn():
+        with self._deciding():
             self.evaluator.tidy(self.rungs, self.bracket.quotas())
         if excess := excess_over(evaluation.values, rung.bounds):
             self.console.say(f"rung {rung.index}  {architecture.label}: {excess_in_words(excess)}")
         else:
             self.console.trial_done(rung.index, architecture.label, evaluation.values["loss"])
 
-    def _skip_what_others_did(self) -> None:
+    def _count_others_trials(self) -> None:
         """Update the forecast of the time left with the trials that other workers did."""
         for rung in self.rungs:
-            for _ in range(len(rung.records()) - self._told[rung.index]):
+            for _ in range(len(rung.records()) - self._reported[rung.index]):
                 self.console.forecast.skip(*self.task.effort(rung.index), pieces=1)
-                self._told[rung.index] += 1
+                self._reported[rung.index] += 1
         planned, quotas = self.bracket.candidates, self.bracket.quotas()
         forecast, tokens = self.console.forecast, self.task.config.rung_tokens
         forecast.extra["distil"] = tokens_spent(tokens, quotas[1:]) - tokens_spent(tokens, planned[1:])

@@ -24,7 +24,7 @@ from search.storage.workers import Workers
 from space.axes.architecture import Architecture, Axis
 from space.enumeration.search_space import SearchSpace
 
-_TWIN = "twin"
+_DUPLICATE = "twin"
 
 
 def evaluation_of(trial: FrozenTrial) -> Evaluation | None:
@@ -49,15 +49,15 @@ def without_duplicates(
     Args:
         known: trials in order, with their architectures; None for one without sizes yet.
     """
-    ahead: dict[Architecture, tuple[bool, int]] = {}
+    first: dict[Architecture, tuple[bool, int]] = {}
     for trial, architecture in known:
         if architecture is not None:
             place = (trial.state is not TrialState.COMPLETE, trial.number)
-            ahead[architecture] = min(place, ahead.get(architecture, place))
+            first[architecture] = min(place, first.get(architecture, place))
     return [
         (trial, architecture)
         for trial, architecture in known
-        if architecture is None or ahead[architecture][1] == trial.number
+        if architecture is None or first[architecture][1] == trial.number
     ]
 
 
@@ -87,20 +87,20 @@ class Rung:
         self._free = set(space.free_axes)
         self._architectures: dict[int, Architecture] = {}
         self._records: dict[int, FinishedTrial] = {}
-        self._steady = False
-        self._seen: list[FrozenTrial] | None = None
+        self._caching = False
+        self._cached: list[FrozenTrial] | None = None
 
     @contextmanager
-    def steady(self) -> Iterator[None]:
+    def cached_trials(self) -> Iterator[None]:
         """Within the context, cache the trials; read them again only after this rung writes one.
 
         For decisions, which read the trials many times while the lock keeps other workers from deciding.
         """
-        self._steady, self._seen = True, None
+        self._caching, self._cached = True, None
         try:
             yield
         finally:
-            self._steady, self._seen = False, None
+            self._caching, self._cached = False, None
 
     def records(self) -> list[FinishedTrial]:
         """Return every finished trial, in order."""
@@ -129,7 +129,7 @@ class Rung:
     def enter(self, architecture: Architecture, origin: str) -> None:
         """Queue an architecture, unless it already has a trial."""
         if architecture not in self.entered():
-            self._seen = None
+            self._cached = None
             others = {axis: size for axis, size in architecture.sizes().items() if axis not in self._free}
             self.study.enqueue_trial(
                 params_of(architecture, self.space), user_attrs={"origin": origin, **others}
@@ -145,18 +145,18 @@ class Rung:
             if trial.state is not TrialState.RUNNING:
                 continue
             running = Trial(self.study, trial._trial_id)
-            if trial.user_attrs.get(_TWIN) is not None:
-                self._give_way(running, trial.user_attrs[_TWIN])
+            if trial.user_attrs.get(_DUPLICATE) is not None:
+                self._finish_duplicate(running, trial.user_attrs[_DUPLICATE])
             elif (reason := self.claims.hangs(trial)) is not None:
                 self.tell_failure(running, reason)
             elif self.claims.abandoned(trial):
                 return running
-        self._seen = None
+        self._cached = None
         return self.study.ask() if any(trial.state is TrialState.WAITING for trial in trials) else None
 
     def ask(self, sampler: BaseSampler) -> Trial:
         """Return a new trial, whose sizes the sampler chooses in ``begin``."""
-        self.study.sampler, self._seen = sampler, None
+        self.study.sampler, self._cached = sampler, None
         return self.study.ask()
 
     def begin(self, trial: Trial, sampler: BaseSampler) -> Architecture:
@@ -167,7 +167,7 @@ class Rung:
             sampler: proposes the sizes that are not fixed yet.
         """
         trial.set_user_attr(LEASE, self.claims.lease(self._frozen(trial), self._all()))
-        self.study.sampler, self._seen = sampler, None
+        self.study.sampler, self._cached = sampler, None
         fixed = known_params(self._frozen(trial))
         params = {
             name: trial.suggest_int(name, one.low, one.high, step=one.step)
@@ -184,17 +184,17 @@ class Rung:
             trial.set_user_attr("origin", SEARCH)
         return architecture
 
-    def settled(self, trial: Trial) -> bool:
+    def finish_without_evaluation(self, trial: Trial) -> bool:
         """Finish a trial from ``begin`` that needs no evaluation; return whether it was finished.
 
         It is if another trial of the same architecture counts, or if too many workers crashed in it.
         """
-        mine = self._frozen(trial)
-        architecture = self._architecture(mine)
+        own = self._frozen(trial)
+        architecture = self._architecture(own)
         counts = next(one for one, other in self._trials() if other == architecture)
         if counts.number != trial.number:
-            self._give_way(trial, counts.number)
-        elif (reason := self.claims.kills_workers(mine)) is not None:
+            self._finish_duplicate(trial, counts.number)
+        elif (reason := self.claims.kills_workers(own)) is not None:
             self.tell_failure(trial, reason)
         else:
             return False
@@ -242,13 +242,13 @@ class Rung:
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self.study._storage.get_trial(trial._trial_id)
 
-    def _give_way(self, trial: Trial, number: int) -> None:
+    def _finish_duplicate(self, trial: Trial, number: int) -> None:
         reason = f"trial {number} has the same architecture"
-        self._finish(trial, {_TWIN: number, "feasible": False, "failure": reason}, None)
+        self._finish(trial, {_DUPLICATE: number, "feasible": False, "failure": reason}, None)
 
     def _finish(self, trial: Trial, attributes: Mapping[str, Any], values: Sequence[float] | None) -> None:
         state = TrialState.COMPLETE if values is not None else TrialState.FAIL
-        self._seen = None
+        self._cached = None
         try:
             for name, value in attributes.items():
                 trial.set_user_attr(name, value)
@@ -257,10 +257,10 @@ class Rung:
         self.study.tell(trial.number, values, state=state, skip_if_finished=True)
 
     def _all(self) -> list[FrozenTrial]:
-        if self._seen is not None:
-            return self._seen
+        if self._cached is not None:
+            return self._cached
         trials = self.study.get_trials(deepcopy=False)
-        self._seen = trials if self._steady else None
+        self._cached = trials if self._caching else None
         return trials
 
     def _trials(self) -> list[tuple[FrozenTrial, Architecture | None]]:
@@ -268,7 +268,7 @@ class Rung:
         return without_duplicates([(trial, self._architecture(trial)) for trial in self._all()])
 
     def _architecture(self, trial: FrozenTrial) -> Architecture | None:
-        """Return a trial's architecture, whose derived sizes the space gives; None while sizes are missing."""
+        """Return a trial's architecture, with derived sizes from the space; None while sizes are missing."""
         if trial.number not in self._architectures:
             params = known_params(trial)
             if len(params) < len(self.space.free_axes):

@@ -49,15 +49,15 @@ def farthest_untried(
         generator: draws the candidates to compare.
     """
     places = sizes / np.maximum(np.ptp(sizes, axis=0), 1)
-    candidates = _some(np.flatnonzero(~tried), _CANDIDATES, generator)
-    sample = places[_some(np.arange(len(places)), _SAMPLE, generator)]
+    candidates = _random_subset(np.flatnonzero(~tried), _CANDIDATES, generator)
+    sample = places[_random_subset(np.arange(len(places)), _SAMPLE, generator)]
     distances = _distances(sample, places[candidates])
     if tried.any():
         distances = np.minimum(distances, _distances(sample, places[tried]).min(1, keepdims=True))
     return int(candidates[distances.mean(0).argmin()])
 
 
-def _some(rows: Rows, most: int, generator: np.random.Generator) -> Rows:
+def _random_subset(rows: Rows, most: int, generator: np.random.Generator) -> Rows:
     return generator.choice(rows, min(most, len(rows)), replace=False)
 
 
@@ -68,30 +68,30 @@ def _distances(these: Reals, those: Reals) -> Reals:
     return distances
 
 
-def with_infeasible(guide: optuna.Study, below: optuna.Study) -> optuna.Study:
+def with_infeasible(guide: optuna.Study, rung_0: optuna.Study) -> optuna.Study:
     """Return a view of a study for samplers that adds the trials of rung 0 that are over a bound.
 
     These get the worst values of the study, since their own were measured at another rung.
 
     Args:
         guide: a higher rung's study, with at least one complete trial.
-        below: rung 0's study.
+        rung_0: rung 0's study.
     """
     trials = guide.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     worst = np.max([trial.values for trial in trials], axis=0).tolist()
     over = []
-    for trial in below.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+    for trial in rung_0.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         if any(share > 0 for share in trial.constraints.values()):
             over.append(copy.copy(trial))
             over[-1].values = worst
-    return cast(optuna.Study, _Seen(guide, over))
+    return cast(optuna.Study, _ExtendedStudy(guide, over))
 
 
-class _Seen:
+class _ExtendedStudy:
     """A study with additional complete trials; everything else is delegated to the study."""
 
-    def __init__(self, study: optuna.Study, further: Sequence[FrozenTrial]) -> None:
-        self._study, self._further = study, further
+    def __init__(self, study: optuna.Study, additional: Sequence[FrozenTrial]) -> None:
+        self._study, self._additional = study, additional
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -106,7 +106,7 @@ class _Seen:
         self, deepcopy: bool = True, states: Sequence[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         own = self._study.get_trials(deepcopy, tuple(states) if states is not None else None)
-        return own + list(self._further) if states is None or TrialState.COMPLETE in states else own
+        return own + list(self._additional) if states is None or TrialState.COMPLETE in states else own
 
 
 #: Trials before a model-based sampler begins to model.
@@ -114,7 +114,7 @@ START_UP = 10
 #: One proposal in this many is chosen to cover the space, whatever the sampler.
 _SPREAD_EVERY = 4
 #: The system attribute in which Optuna's GP sampler stores its proposal, for other processes to avoid.
-_NOTE = "gp:relative_params:0"
+_GP_PROPOSAL = "gp:relative_params:0"
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,9 @@ def distributions(space: SearchSpace, others: Iterable[Mapping[str, int]] = ()) 
         others: sizes of further architectures that the ranges have to include.
     """
     found = {}
-    beside = list(others)
+    extra = list(others)
     for axis in space.free_axes:
-        values = sorted({*space.values(axis), *(one[axis] for one in beside if axis in one)})
+        values = sorted({*space.values(axis), *(one[axis] for one in extra if axis in one)})
         step = math.gcd(*(value - values[0] for value in values[1:])) if len(values) > 1 else 1
         found[axis.value] = IntDistribution(values[0], values[-1], step=step)
     return found
@@ -215,16 +215,16 @@ class SpaceSampler(BaseSampler):
         proposal: dict[str, Any] = {}
         if self.inner is not None and trial.number % _SPREAD_EVERY:
             # An interrupted trial has stored its proposal already, and the sampler would avoid it.
-            study._storage.set_trial_system_attr(trial._trial_id, _NOTE, "")
+            study._storage.set_trial_system_attr(trial._trial_id, _GP_PROPOSAL, "")
             proposal = self.inner.sample_relative(self.guide or study, trial, search_space)
         if proposal.keys() == search_space.keys():
             rows = np.flatnonzero(untried)
             row = rows[nearest(proposal, self.space.table[rows], search_space)]
         else:
-            row = self._drawn(untried, np.random.default_rng((self.seed, trial.number)))
+            row = self._row_without_proposal(untried, np.random.default_rng((self.seed, trial.number)))
         return params_of(self.space.architectures[int(row)], self.space)
 
-    def _drawn(self, untried: NDArray[np.bool_], generator: np.random.Generator) -> int:
+    def _row_without_proposal(self, untried: NDArray[np.bool_], generator: np.random.Generator) -> int:
         if self.evenly:
             return farthest_untried(self.space.free_table, ~untried, generator)
         return int(generator.choice(np.flatnonzero(untried)))

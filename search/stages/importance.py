@@ -83,7 +83,7 @@ def load_or_rank(
             ranking = rank_in_rounds(*common, target, report, method, order, judge=judge)
         else:
             beside = listener.on() if listener else None
-            ranking = rank(*common, report, method, judge=judge, beside=beside)
+            ranking = rank(*common, report, method, judge=judge, pass_context=beside)
     if listener is not None:
         listener.moments(_moments_key(teacher, corpus)).save(moments)
     ranking.save(places[-1])

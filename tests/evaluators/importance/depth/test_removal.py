@@ -64,7 +64,7 @@ def test_without_a_layer(model: PreTrainedModel, costs: removal.Costs, reuse: bo
 def test_without_a_layer_while_others_are_gone(
     model: PreTrainedModel, costs: removal.Costs, reuse: bool
 ) -> None:
-    found = without_each(setting_of(model, reuse=reuse), costs, gone=[1, 3])
+    found = without_each(setting_of(model, reuse=reuse), costs, removed=[1, 3])
     wanted = [COSTS[costs](model, CALIBRATION, [layer, 1, 3]) for layer in (0, 2)]
     assert_close(found[[0, 2]], torch.tensor(wanted).double(), rtol=1e-5, atol=1e-6)
     assert found.isnan().tolist() == [False, True, False, True]
