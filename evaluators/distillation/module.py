@@ -65,7 +65,6 @@ class _Chunked(torch.autograd.Function):
         ctx: Any, of_slice: SliceLoss, size: int, others: int, needed: bool, states: Tensor, *rest: Tensor
     ) -> Tensor:
         """Compute loss and gradients slice by slice."""
-        ctx.before = 4
         parameters = rest[others:]
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         total = torch.zeros((), device=states.device)

@@ -1,10 +1,10 @@
-"""Several processes that train one student: who reads what, and the gradient of a step over all of them.
+"""Training one student on several processes: sharing the blocks, the gradient of a step, sending students.
 
-A step is the same however many processes take it. Every process runs as many micro-batches as every other,
-since sharded weights are gathered in each.
+A step gives the same result on any number of processes. All processes run equally many micro-batches, since
+FSDP gathers the sharded weights in each.
 
-Pruning needs the teacher's sorted weights, which are as large as the teacher; so one process prunes, and the
-others are sent what came of it.
+Pruning needs the teacher's sorted weights, which are as large as the teacher. So one process prunes, and
+sends the student to the others.
 """
 
 from __future__ import annotations
@@ -29,44 +29,44 @@ from evaluators.distillation.targets.batch import Count, Targets
 from space.cutting.extraction import model_from_weights
 
 
-def my_micro_batches(numbers: Tensor, micro: int, accelerator: Accelerator) -> list[tuple[Tensor, bool]]:
-    """The blocks of a step that this process reads, and whether they count.
+def local_micro_batches(numbers: Tensor, micro: int, accelerator: Accelerator) -> list[tuple[Tensor, bool]]:
+    """Return this process's micro-batches of a step, each with whether it counts.
 
-    Where another process has more, some are read again that do not count.
+    A process with fewer micro-batches than another repeats a block that does not count.
 
     Args:
-        numbers: (blocks,) of the whole step.
-        micro: blocks at once.
-        accelerator: which process this is.
+        numbers: (blocks,) numbers of the blocks of the whole step.
+        micro: blocks per micro-batch.
+        accelerator: knows which process this is.
     """
     processes = accelerator.num_processes
-    mine = numbers[accelerator.process_index :: processes]
-    times = -(-blocks_per_process(len(numbers), processes) // micro)
-    batches = [(some, True) for some in mine.split(micro) if len(some)]
-    return batches + [(numbers[:1], False)] * (times - len(batches))
+    local = numbers[accelerator.process_index :: processes]
+    most = -(-blocks_per_process(len(numbers), processes) // micro)
+    batches = [(some, True) for some in local.split(micro) if len(some)]
+    return batches + [(numbers[:1], False)] * (most - len(batches))
 
 
 def blocks_per_process(blocks: int, processes: int) -> int:
-    """The most blocks of a step that one process reads."""
+    """Return the most blocks of a step that one process reads."""
     return -(-blocks // processes)
 
 
 def in_any_process(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether it holds in any process."""
+    """Return whether the flag is set in any process."""
     if accelerator.num_processes == 1:
         return flag
     return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)).item())
 
 
 def on_main_process(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether it holds in the main process: clocks differ."""
+    """Return the main process's flag, for decisions by the clock, which differs between processes."""
     if accelerator.num_processes == 1:
         return flag
     return bool(broadcast(torch.tensor(float(flag), device=accelerator.device)).item())
 
 
 def from_main_process(value: float, accelerator: Accelerator) -> float:
-    """As the main process has it: what all decide by has to be the same to the last bit."""
+    """Return the main process's value, so that all processes decide by bitwise the same number."""
     if accelerator.num_processes == 1:
         return value
     return float(broadcast(torch.tensor(value, dtype=torch.float64, device=accelerator.device)).item())
@@ -74,9 +74,9 @@ def from_main_process(value: float, accelerator: Accelerator) -> float:
 
 @contextmanager
 def unsharded(module: nn.Module) -> Iterator[None]:
-    """Within the context a student can be used by itself, outside the module that was sharded.
+    """Within the context, the student can run by itself, outside the sharded module.
 
-    The blocks gather their own weights; those around them are gathered here.
+    The blocks gather their own weights; this gathers the weights around them.
     """
     if not isinstance(module, FSDPModule):
         yield
@@ -89,24 +89,24 @@ def unsharded(module: nn.Module) -> Iterator[None]:
 
 
 class Unsharder:
-    """Makes a student plain again that sharding left with other classes and parts of its weights."""
+    """Undoes FSDP, which changes the classes of a student's modules and leaves each process a shard."""
 
     def __init__(self, student: PreTrainedModel, accelerator: Accelerator) -> None:
-        """Remember the student as it is before it is prepared, without its weights."""
+        """Keep a copy of the student without its weights, before Accelerate prepares it."""
         self._twin: PreTrainedModel | None = None
         if accelerator.is_fsdp2:
             memo = {id(one): _empty(one) for one in student.parameters()}
             self._twin = copy.deepcopy(student, memo)
 
     def restore(self, student: PreTrainedModel) -> None:
-        """Give every process the whole student. All of them have to come here."""
+        """Give every process the whole student. All processes have to call this."""
         if self._twin is None:
             return
-        whole = {name: _full(one) for name, one in student.named_parameters()}
-        known = {id(one): nn.Parameter(whole[name]) for name, one in self._twin.named_parameters()}
+        full = {name: _full(one) for name, one in student.named_parameters()}
+        replacements = {id(one): nn.Parameter(full[name]) for name, one in self._twin.named_parameters()}
         for module in self._twin.modules():
             for name, one in module._parameters.items():
-                module._parameters[name] = None if one is None else known[id(one)]
+                module._parameters[name] = None if one is None else replacements[id(one)]
         vars(student).clear()
         vars(student).update(vars(self._twin))
 
@@ -116,8 +116,8 @@ def _empty(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def _full(parameter: nn.Parameter) -> Tensor:
-    whole: Tensor = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
-    return whole.detach()
+    full: Tensor = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+    return full.detach()
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,11 @@ class StudentDescription:
 
     config: PretrainedConfig
     tensors: dict[str, tuple[torch.Size, torch.dtype]]
-    """Shapes and types of what is saved, by name, in the order in which it is sent."""
+    """Shapes and dtypes of parameters and saved buffers, by name, in the order of sending."""
 
 
 def describe_student(student: PreTrainedModel) -> StudentDescription:
-    """What others have to know of a student before it is sent."""
+    """Return what other processes need to know before they receive the student."""
     return StudentDescription(student.config, {name: (one.shape, one.dtype) for name, one in _saved(student)})
 
 
@@ -141,22 +141,22 @@ def send_weights(student: PreTrainedModel) -> None:
         torch.distributed.broadcast(tensor.detach().contiguous(), 0)
 
 
-def receive_student(described: StudentDescription, device: torch.device) -> PreTrainedModel:
-    """The student that the first process sends.
+def receive_student(description: StudentDescription, device: torch.device) -> PreTrainedModel:
+    """Receive the student that the first process sends.
 
     Args:
-        described: what it is.
-        device: of this process.
+        description: config and shapes of the student.
+        device: device of this process.
     """
     weights = {}
-    for name, (shape, dtype) in described.tensors.items():
+    for name, (shape, dtype) in description.tensors.items():
         weights[name] = torch.empty(shape, dtype=dtype, device=device)
         torch.distributed.broadcast(weights[name], 0)
-    return model_from_weights(described.config, weights)
+    return model_from_weights(description.config, weights)
 
 
 def _saved(student: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, tied ones once, and saved buffers."""
+    """Yield the parameters, tied ones once, and the persistent buffers."""
     yield from student.named_parameters()
     saved = student.state_dict(keep_vars=True)
     yield from ((name, one) for name, one in student.named_buffers() if name in saved)
@@ -164,7 +164,7 @@ def _saved(student: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 @dataclass(frozen=True)
 class Gradient:
-    """Computes losses and their gradients; the blocks of a step follow from its number."""
+    """Computes the loss and gradient of a step; the number of the step determines its blocks."""
 
     distillation: Distillation
     module: nn.Module
@@ -173,43 +173,43 @@ class Gradient:
     schedule: Schedule
     accelerator: Accelerator
 
-    def of(self, step: int, micro: int, *, learn: bool = True) -> Tensor:
-        """(2,) the loss of a step and its loss on the states, over all processes.
+    def compute(self, step: int, micro: int, *, backward: bool = True) -> Tensor:
+        """Return (2,) the loss of a step and its L_states, summed over all processes.
 
-        Gradients are added to what is there, and exchanged with the last micro-batch.
+        Gradients are accumulated, and exchanged between processes with the last micro-batch.
 
         Args:
-            step: from 0.
-            micro: blocks at once.
-            learn: without it there are no gradients.
+            step: number of the step, from 0.
+            micro: blocks per micro-batch.
+            backward: whether to compute gradients.
         """
         numbers = self._numbers(step)
         count = Count.of(self.targets.tokens[numbers])
         totals = torch.zeros(2, device=self.accelerator.device)
-        batches = my_micro_batches(numbers, micro, self.accelerator)
+        batches = local_micro_batches(numbers, micro, self.accelerator)
         for place, (some, counts) in enumerate(batches, start=1):
-            alone = place < len(batches) and self.accelerator.num_processes > 1
-            with self.accelerator.no_sync(self.module) if alone else nullcontext():
-                totals += self._micro_batch(some, count, float(counts), learn)
+            unsynced = place < len(batches) and self.accelerator.num_processes > 1
+            with self.accelerator.no_sync(self.module) if unsynced else nullcontext():
+                totals += self._micro_batch(some, count, float(counts), backward)
         return self.accelerator.reduce(totals) if self.accelerator.num_processes > 1 else totals
 
     def _numbers(self, step: int) -> Tensor:
         first = step * self.schedule.blocks
         return torch.arange(first, first + self.schedule.blocks) % self.targets.blocks
 
-    def _micro_batch(self, numbers: Tensor, count: Count, weight: float, learn: bool) -> Tensor:
-        with torch.set_grad_enabled(learn):
-            loss, apart = self.module(self.targets.batch(numbers), count)
-        if learn:
+    def _micro_batch(self, numbers: Tensor, count: Count, weight: float, backward: bool) -> Tensor:
+        with torch.set_grad_enabled(backward):
+            loss, states_loss = self.module(self.targets.batch(numbers), count)
+        if backward:
             self.accelerator.backward(loss * (weight * self.accelerator.num_processes))
-        return weight * torch.stack([loss.detach(), apart])
+        return weight * torch.stack([loss.detach(), states_loss])
 
-    def agree(self, step: int, micro: int, optimizer: torch.optim.Optimizer) -> None:
-        """Of several processes, see that such a micro-batch fits into the memory of all.
+    def check_memory(self, step: int, micro: int, optimizer: torch.optim.Optimizer) -> None:
+        """Check that a micro-batch of this size fits into the memory of all processes.
 
-        Each tries two by itself, with room for the optimiser's state. From then on none may run out of
-        memory, since the others would wait for it. Sharded weights are gathered in the trial too: it assumes
-        that processes with equal shards and equal micro-batches run out together.
+        Each process tries two, with room for the optimiser's state. After that none may run out of memory,
+        since the others would wait for it. The trial gathers sharded weights too: it assumes that processes
+        with equal shards and equal micro-batches run out together.
 
         Raises:
             torch.OutOfMemoryError: in all processes, if one ran out.
@@ -225,19 +225,19 @@ class Gradient:
             ran_out = True
         optimizer.zero_grad(set_to_none=True)
         if in_any_process(ran_out, self.accelerator):
-            # In the words that Accelerate knows.
+            # Accelerate recognises this error.
             raise torch.OutOfMemoryError(f"one process is out of memory. The micro-batch was {micro} blocks")
 
     def _try(self, step: int, micro: int, room: int) -> None:
-        """The first two micro-batches of a step, beside ``room`` times the memory of the weights."""
-        taken = [torch.zeros_like(one) for _ in range(room) for one in self.module.parameters()]
-        batches = my_micro_batches(self._numbers(step), micro, self.accelerator)[:2]
+        """Run two micro-batches of a step, with ``room`` times the memory of the weights reserved."""
+        reserved = [torch.zeros_like(one) for _ in range(room) for one in self.module.parameters()]
+        batches = local_micro_batches(self._numbers(step), micro, self.accelerator)[:2]
         for place, (numbers, _) in enumerate(batches, start=1):
-            # Sharded gradients that were not exchanged would stay and be added to those of the next step.
+            # FSDP would add sharded gradients that were not exchanged to those of the next step.
             exchanged = place == len(batches) and self.accelerator.is_fsdp2
             with nullcontext() if exchanged else self.accelerator.no_sync(self.module):
-                # Replicas are passed by: they exchange buffers in their forward pass.
+                # Bypass DDP, which exchanges buffers in its forward pass.
                 batch = self.targets.batch(numbers)
                 loss, _ = self.distillation(batch, Count.of(self.targets.tokens[numbers]))
                 self.accelerator.backward(loss)
-        del taken
+        del reserved

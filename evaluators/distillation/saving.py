@@ -1,4 +1,4 @@
-"""Which files a training keeps, and when it goes on from which."""
+"""The files of a training: best weights, checkpoints, and branches that longer trainings start from."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from evaluators.distillation.schedule import Schedule
 
 
 class BestWeights:
-    """Keeps them in a file, which says itself what it holds.
+    """Keeps the weights with the lowest validation loss in a file, with that loss in its metadata.
 
-    So one that a killed process wrote after its last checkpoint stays the best that the training had.
+    So weights that a killed process wrote after its last checkpoint still count as the best.
     """
 
     def __init__(self, path: Path, key: str, accelerator: Accelerator) -> None:
-        """Go on with what is there of the training named ``key``."""
+        """Continue with the file, if it belongs to the training ``key``."""
         self.path, self.key, self.accelerator = path, key, accelerator
-        about = read_metadata(path) or {}
-        mine = about.get("key") == key
-        self.tokens: int | None = about["tokens"] if mine else None
-        self.loss: float = about["loss"] if mine else math.inf
+        metadata = read_metadata(path) or {}
+        own = metadata.get("key") == key
+        self.tokens: int | None = metadata["tokens"] if own else None
+        self.loss: float = metadata["loss"] if own else math.inf
 
-    def tell(self, student: PreTrainedModel, tokens: int, loss: float, *, last: bool) -> None:
-        """Keep the student's weights if they are better than all before.
+    def update(self, student: PreTrainedModel, tokens: int, loss: float, *, last: bool) -> None:
+        """Keep the student's weights if they are the best so far.
 
         Args:
-            student: as it is now.
-            tokens: that it has learnt from.
+            student: the student in its current state.
+            tokens: training tokens so far.
             loss: its validation loss.
-            last: whether no training follows, so that the student keeps its weights anyway.
+            last: whether the training ends here; the student then has the weights, and no file is needed.
 
         Raises:
             OSError: the disk is full.
@@ -64,41 +64,41 @@ class BestWeights:
         if main:
             write_tensors(self.path, tensors, {"key": self.key, "tokens": tokens, "loss": loss})
 
-    def take(self, student: PreTrainedModel, tokens: int) -> None:
-        """Give the student the best weights, unless it has them: those after ``tokens``."""
+    def restore(self, student: PreTrainedModel, tokens: int) -> None:
+        """Load the best weights into the student, unless it has them: ``tokens`` are its training tokens."""
         if self.tokens in (None, tokens):
             return
         self.accelerator.wait_for_everyone()
         load_parameters(student, read_tensors(self.path, ""))
 
 
-#: Seconds of training for each second that saving takes: it takes less than a twentieth.
-_TIMES_LONGER = 20
+#: Least ratio of training time to saving time: saving takes less than a twentieth.
+_TRAINING_PER_SAVING = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpointing:
-    """Where and how often a training is saved."""
+    """Where and how often a training saves checkpoints."""
 
     path: Path
     key: str
-    """Names the training: a checkpoint of another one is not used."""
+    """Identifies the training: a checkpoint with another key is ignored."""
     seconds: float = 120.0
-    """Between checkpoints, and more where saving is slow: it takes less than a twentieth of the time. With 0
-    every step is saved, whatever it takes."""
+    """Least seconds between checkpoints, more where saving is slow: it takes less than a twentieth of the
+    time. With 0 every step is saved, whatever the cost."""
     best: Path | None = None
-    """Of the weights with the lowest validation loss. With it the student ends with them, and a training
-    whose validation loss goes up is ended."""
+    """File for the weights with the lowest validation loss. If set, the student ends with them, and the
+    training stops when its validation loss rises."""
     branch: Path | None = None
-    """Where a warm-up-stable-decay training is saved when its rate begins to fall."""
+    """File for the state of a warmup-stable-decay training when its learning rate begins to decay."""
     start: Path | None = None
-    """The branch of a shorter training to begin from. It is used if the training would have come to the same
-    state by itself: the student ends as if it had, but for a best validation before the branch."""
+    """The branch of a shorter training to start from. It is used only if this training would reach the same
+    state by itself, so the student ends the same, except that best weights before the branch are lost."""
     stem: str = ""
-    """Names what a training and its branches share, which is all but the number of tokens."""
+    """Identifies all that a training and its branches share: everything but the number of tokens."""
 
     def remove(self) -> None:
-        """Delete what a training that is over has no more use for; branches are there for others."""
+        """Delete the files of a finished training, except branches, which other trainings start from."""
         for path in (self.path, self.best):
             if path is not None:
                 path.unlink(missing_ok=True)
@@ -117,39 +117,39 @@ class TrainingFiles:
         blocks: int,
         accelerator: Accelerator,
     ) -> None:
-        """Take the training; blocks are those of its targets."""
+        """Keep the state to save; ``blocks`` is the number of blocks in the targets."""
         assert files.stem or not (files.branch or files.start), "a branch needs the name of its stem"
         self.files, self.distillation, self.optimizer = files, distillation, optimizer
         self.schedule, self.blocks, self.accelerator = schedule, blocks, accelerator
-        self.took = 0.0
+        self.save_seconds = 0.0
 
-    def back(self) -> Position | None:
-        """Go to the last checkpoint; None if there is none."""
+    def restore(self) -> Position | None:
+        """Restore the last checkpoint; None if there is none."""
         return self._load(self.files.path, self.files.key)
 
-    def from_branch(self) -> Position | None:
-        """Go to a shorter training's branch; None if there is none that this training would have come to."""
+    def restore_branch(self) -> Position | None:
+        """Restore a shorter training's branch; None if this training would not reach the same state."""
         path, last = self.files.start, self.schedule.decay_begins
-        about = None if path is None else read_metadata(path)
-        if path is None or about is None or last is None or about["step"] > last:
+        metadata = None if path is None else read_metadata(path)
+        if path is None or metadata is None or last is None or metadata["step"] > last:
             return None
-        return self._load(path, self._branch_key(about["step"]))
+        return self._load(path, self._branch_key(metadata["step"]))
 
     def save(self, position: Position) -> None:
         """Write a checkpoint.
 
         Raises:
-            OSError: the disk is full; the checkpoint before is as it was.
+            OSError: the disk is full; the previous checkpoint is unchanged.
         """
         self._save(self.files.path, self.files.key, position)
 
     def is_due(self, unsaved: float) -> bool:
-        """Whether it is time for a checkpoint, so many seconds after the last."""
+        """Return whether a checkpoint is due ``unsaved`` seconds after the last one."""
         seconds = self.files.seconds
-        return unsaved > (max(seconds, _TIMES_LONGER * self.took) if seconds else 0)
+        return unsaved > (max(seconds, _TRAINING_PER_SAVING * self.save_seconds) if seconds else 0)
 
     def save_branch(self, position: Position) -> None:
-        """Write the branch if this is the step that it belongs to, unless it is there."""
+        """Write the branch if the decay begins at this step and the branch does not exist yet."""
         path = self.files.branch
         if path is None or position.step != self.schedule.decay_begins:
             return
@@ -158,7 +158,7 @@ class TrainingFiles:
             self._save(path, key, position)
 
     def _branch_key(self, step: int) -> str:
-        """Of all trainings that are in the same state before this step."""
+        """Return the key that is shared by all trainings in the same state before this step."""
         schedule = self.schedule
         same = {
             "stem": self.files.stem,
@@ -167,17 +167,17 @@ class TrainingFiles:
             "block": schedule.block,
             "rate": schedule.peak_rate,
             "warm-up": schedule.warm_up,
-            "of": self.blocks if step * schedule.blocks > self.blocks else None,  # None: none read twice
+            "of": self.blocks if step * schedule.blocks > self.blocks else None,  # None: none is read twice
         }
         return json.dumps(same)
 
     def _load(self, path: Path, key: str) -> Position | None:
-        return load_checkpoint(path, key, self.distillation, self.optimizer, self._also)
+        return load_checkpoint(path, key, self.distillation, self.optimizer, self._extra)
 
     def _save(self, path: Path, key: str, position: Position) -> None:
         main = bool(self.accelerator.is_main_process)
-        save_checkpoint(path, key, position, self.distillation, self.optimizer, self._also, write=main)
+        save_checkpoint(path, key, position, self.distillation, self.optimizer, self._extra, write=main)
 
     @property
-    def _also(self) -> Mapping[str, Tensor]:
+    def _extra(self) -> Mapping[str, Tensor]:
         return {"alpha": self.distillation.alpha}

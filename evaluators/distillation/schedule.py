@@ -1,4 +1,4 @@
-"""How long and how fast a student learns, and how a training that goes wrong is noticed."""
+"""The learning-rate schedule of a training, and the rules that detect divergence."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from enum import StrEnum
 
 
 class ScheduleShape(StrEnum):
-    """How the learning rate goes after the warm-up."""
+    """The course of the learning rate after the warm-up."""
 
     COSINE = "cosine"
-    """Half a cosine, down to a tenth of the peak."""
+    """Cosine decay to a tenth of the peak."""
     WSD = "wsd"
-    """Warm-up, stable, decay (arXiv 2404.06395): constant, then over the last fifth down to a tenth of the
-    peak on a line."""
+    """Warmup-stable-decay (arXiv 2404.06395): constant, then linear decay to a tenth of the peak over the
+    last fifth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +26,15 @@ class Schedule:
     tokens: int
     """Training tokens in all."""
     blocks: int
-    """Blocks a step."""
+    """Blocks per step."""
     block: int
-    """T, tokens a block."""
+    """T, tokens per block."""
     peak_rate: float
     """AdamW's learning rate after the warm-up."""
     shape: ScheduleShape = ScheduleShape.COSINE
     warm_up_steps: int | None = None
-    """Steps of linear warm-up; by default a tenth of all, at most 60. Trainings of different lengths whose
-    rates are to be the same at first need a fixed number."""
+    """Steps of linear warm-up; by default a tenth of all, at most 60. Trainings of different lengths that
+    should begin with the same learning rates need a fixed number."""
 
     @property
     def tokens_per_step(self) -> int:
@@ -48,12 +48,12 @@ class Schedule:
 
     @property
     def warm_up(self) -> int:
-        """Steps of linear warm-up: as given, or a tenth, at most 60 (arXiv 2408.11796)."""
+        """Steps of linear warm-up: as given, or a tenth of all, at most 60 (arXiv 2408.11796)."""
         return self.warm_up_steps or min(60, max(1, self.steps // 10))
 
     @property
     def decay_begins(self) -> int | None:
-        """The step with which a rate that was constant begins to fall: until then only the warm-up matters.
+        """The first step of the decay after a constant rate; until then only the warm-up shapes the rate.
 
         None if the rate falls from the warm-up on.
         """
@@ -62,7 +62,7 @@ class Schedule:
         return min(self.steps, max(self.warm_up, self.steps - max(1, round(self.steps / 5))))
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
+        """Return the learning rate of a step, counted from 0."""
         if step < self.warm_up:
             return self.peak_rate * (step + 1) / self.warm_up
         begins = self.decay_begins
@@ -74,38 +74,37 @@ class Schedule:
 
 
 def peak_rate(parameters: int) -> float:
-    """A learning rate by the student's size: 1e-4 at 4B as in arXiv 2408.11796, 3e-3 at a million.
+    """Return a peak learning rate for a student's size: 1e-4 at 4B (arXiv 2408.11796), 3e-3 at a million.
 
-    Between the two it falls with a power of the size.
+    It is a power law through the two, capped at 4e-3.
     """
     exponent = math.log(30) / math.log(4000)
     return min(4e-3, 3e-3 * math.pow(1e6 / parameters, exponent))
 
 
-#: A spike is so many times the median of the steps before it …
+#: A spike is a loss above this multiple of the median of the previous steps.
 SPIKE = 4.0
-#: … of so many of them …
+#: Number of previous steps for that median, at most and at least.
 RECENT = 32
-#: … and of at least so many.
 _FEWEST = 8
-#: A validation loss so many times the best is worse beyond doubt.
+#: A validation loss above this multiple of the best counts as worse.
 _WORSE = 1.1
 
 
 class DivergenceError(RuntimeError):
-    """The loss of a student, or its gradient, stopped being a number, or went up beyond recovery."""
+    """A student's loss or gradient is not finite, or its loss has risen beyond recovery."""
 
 
 @dataclass(frozen=True)
 class Rollback:
-    """One step back: what was seen, and where the training went on.
+    """A return to the last checkpoint after a divergence.
 
     Attributes:
-        step: at which it was seen, counted from 1.
-        what: the loss, or the norm of the gradient.
-        value: it had.
-        back_to: steps that were kept.
-        rate: the peak of the learning rate since.
+        step: the step at which the training diverged, counted from 1.
+        what: the quantity that diverged, the loss or the norm of the gradient.
+        value: its value.
+        back_to: number of steps that were kept.
+        rate: peak learning rate since then.
     """
 
     step: int
@@ -122,17 +121,17 @@ class Rollback:
 
 
 def is_spike(loss: float, first: float, recent: Sequence[float]) -> bool:
-    """Whether a step's loss says that what was learnt is lost.
+    """Return whether a step's loss is a spike that a student does not recover from.
 
-    It has to be four times the median of up to 32 steps before it, and above the loss of the first step of
-    all. Both are needed: batches differ in difficulty, and near zero by large factors; and gradients are
-    clipped, so a student usually recovers from a loss that stays below the one it began with. What to do
-    then is PaLM's: begin again from before the spike (arXiv 2204.02311, section 5.1).
+    It has to exceed four times the median of up to 32 previous steps, and the loss of the very first step.
+    Both are needed: batches differ in difficulty, near zero by large factors; and gradients are clipped, so
+    a student usually recovers from a loss below its first one. The remedy is that of PaLM: restart from
+    before the spike (arXiv 2204.02311, section 5.1).
 
     Args:
-        loss: of the step, mean over its tokens.
-        first: of the first step.
-        recent: of the steps before it, oldest first.
+        loss: loss of the step, averaged over its tokens.
+        first: loss of the first step.
+        recent: losses of the previous steps, oldest first.
     """
     if len(recent) < _FEWEST:
         return False
@@ -140,13 +139,13 @@ def is_spike(loss: float, first: float, recent: Sequence[float]) -> bool:
 
 
 def has_worsened(curve: Sequence[tuple[int, float]]) -> str | None:
-    """Why a training is ended by its validations; None if it is not.
+    """Return why the validation losses should end a training; None if they should not.
 
-    The loss is no number, or twice in a row more than a tenth above the best before. At 3 nats per token a
-    tenth is a factor of 1.35 in perplexity, far more than validations of a training that learns differ by.
+    They should if the last is not finite, or if the last two exceed the best by more than a tenth. At 3 nats
+    per token a tenth is a factor of 1.35 in perplexity, far above the noise of a training that works.
 
     Args:
-        curve: (tokens, validation loss), the last one just taken.
+        curve: (tokens, validation loss) of every validation, the latest last.
     """
     losses = [loss for _, loss in curve]
     tokens, loss = curve[-1]

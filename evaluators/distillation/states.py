@@ -1,7 +1,7 @@
-"""Intermediate states: where they are, and how the student's are drawn to the teacher's.
+"""Intermediate states: where they are taken, and the loss between the student's and the teacher's.
 
-Worth it where layers are cut hard (arXiv 2407.14679, section 3 and table 17); ``studies/distillation`` has
-what it is worth here.
+This loss helps when many layers are removed (arXiv 2407.14679, section 3 and table 17);
+``studies/distillation`` measures its benefit here.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from space.input_error import InputError
 
 
 class StateKind(StrEnum):
-    """What made a state."""
+    """What a state is the input or output of."""
 
     EMBEDDING = "embedding"
-    """What the first block is given."""
+    """The input of the first block."""
     BLOCK = "block"
     ATTENTION = "attention"
-    """Before it is added to the stream."""
+    """The output of the attention, before it is added to the residual stream."""
 
 
 @dataclass(frozen=True, order=True)
@@ -35,8 +35,8 @@ class StatePlace:
     """Where a (B, T, D) state is taken.
 
     Attributes:
-        kind: what made it.
-        layer: its number, from 0; of the embedding 0.
+        kind: embedding, block or attention.
+        layer: number of the layer, from 0; 0 for the embedding.
     """
 
     kind: StateKind
@@ -47,10 +47,10 @@ class StatePlace:
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
-    """The blocks of a decoder, first to last.
+    """Return the blocks of a decoder, first to last.
 
     Raises:
-        InputError: the class keeps them in no list of its own.
+        InputError: the class keeps its blocks in no ``ModuleList`` of their own.
     """
     count = model.config.get_text_config(decoder=True).num_hidden_layers
     lists = [part for part in decoder(model).modules() if isinstance(part, nn.ModuleList)]
@@ -66,30 +66,30 @@ def layers_of(model: PreTrainedModel) -> list[nn.Module]:
 
 @contextmanager
 def states_at(model: PreTrainedModel, places: Sequence[StatePlace]) -> Iterator[dict[str, Tensor]]:
-    """Within the context every forward pass leaves its (B, T, D) states here, by the name of their place.
+    """Within the context, collect the (B, T, D) states of each forward pass by the name of their place.
 
     Args:
         model: a decoder.
-        places: any number; none costs nothing.
+        places: where to take states; without any there is no cost.
 
     Raises:
-        InputError: a place is not in this class.
+        InputError: the class has no such place.
     """
-    found: dict[str, Tensor] = {}
+    states: dict[str, Tensor] = {}
     with ExitStack() as stack:
         layers = layers_of(model) if places else []
         for place in places:
-            stack.callback(_listen(layers[place.layer], place, found).remove)
-        yield found
+            stack.callback(_register_hook(layers[place.layer], place, states).remove)
+        yield states
 
 
-def _listen(layer: nn.Module, place: StatePlace, found: dict[str, Tensor]) -> Any:
-    def before(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        values = (*given, *named.values())
-        found[str(place)] = next(v for v in values if isinstance(v, Tensor) and v.is_floating_point())
+def _register_hook(layer: nn.Module, place: StatePlace, states: dict[str, Tensor]) -> Any:
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        values = (*args, *kwargs.values())
+        states[str(place)] = next(v for v in values if isinstance(v, Tensor) and v.is_floating_point())
 
     def after(_: nn.Module, __: Any, output: Any) -> None:
-        found[str(place)] = output if isinstance(output, Tensor) else output[0]
+        states[str(place)] = output if isinstance(output, Tensor) else output[0]
 
     if place.kind is StateKind.EMBEDDING:
         return layer.register_forward_pre_hook(before, with_kwargs=True)
@@ -108,17 +108,17 @@ def _attention(layer: nn.Module) -> nn.Module:
 
 
 class StateDistance(StrEnum):
-    """How states are compared."""
+    """The distance between two states."""
 
     COSINE = "cosine"
-    """One minus the cosine."""
+    """One minus the cosine similarity."""
     MSE = "mse"
-    """Squared difference, mean over the teacher's width, over the mean square of the teacher's state."""
+    """Mean squared difference over the teacher's width, divided by the mean square of the teacher's state."""
 
 
 @dataclass(frozen=True)
 class StatePair:
-    """A place in the student and the one in the teacher that it is compared to."""
+    """A place in the student and the place in the teacher that it is compared with."""
 
     student: StatePlace
     teacher: StatePlace
@@ -126,11 +126,11 @@ class StatePair:
 
 @dataclass(frozen=True)
 class States:
-    """Which states are compared, and how.
+    """Which states are compared, and by which distance.
 
     Attributes:
-        pairs: at least one.
-        by: the measure.
+        pairs: one or more pairs of places.
+        by: the distance.
     """
 
     pairs: tuple[StatePair, ...]
@@ -138,17 +138,17 @@ class States:
 
     @property
     def of_student(self) -> list[StatePlace]:
-        """Where the student is listened to."""
+        """The student's places."""
         return [pair.student for pair in self.pairs]
 
     @property
     def of_teacher(self) -> list[StatePlace]:
-        """Where the teacher is listened to."""
+        """The teacher's places."""
         return [pair.teacher for pair in self.pairs]
 
 
 def late_block(student_layers: int, teacher_layers: int) -> StatePair:
-    """The last block but two of both (arXiv 2407.14679, appendix A)."""
+    """Return the pair of the third-last blocks (arXiv 2407.14679, appendix A)."""
     return StatePair(
         StatePlace(StateKind.BLOCK, max(0, student_layers - 3)),
         StatePlace(StateKind.BLOCK, max(0, teacher_layers - 3)),
@@ -156,12 +156,12 @@ def late_block(student_layers: int, teacher_layers: int) -> StatePair:
 
 
 def embedding() -> StatePair:
-    """What the first block is given, in both."""
+    """Return the pair of the first blocks' inputs."""
     return StatePair(StatePlace(StateKind.EMBEDDING), StatePlace(StateKind.EMBEDDING))
 
 
 def late_attention(student_layers: int, teacher_layers: int) -> StatePair:
-    """The attention of the last block but two of both."""
+    """Return the pair of the attention outputs in the third-last blocks."""
     pair = late_block(student_layers, teacher_layers)
     return StatePair(
         StatePlace(StateKind.ATTENTION, pair.student.layer),
@@ -170,49 +170,49 @@ def late_attention(student_layers: int, teacher_layers: int) -> StatePair:
 
 
 class StatesLoss(nn.Module):
-    """The learned linear maps of all pairs, from the student's width to the teacher's, and the loss.
+    """The loss on states, with one learned linear map per pair from the student's width to the teacher's.
 
-    The maps are trained with the student and thrown away with this module.
+    The maps are trained with the student, and discarded with this module.
     """
 
     def __init__(self, states: States, student_width: int, teacher_width: int) -> None:
-        """Begin with maps that hand on what both have: the first dimensions.
+        """Initialise the maps to the identity on the first dimensions, which both have.
 
         Args:
-            states: which are compared.
+            states: the pairs and their distance.
             student_width: d.
             teacher_width: D.
         """
         super().__init__()
         self.states = states
         maps = [nn.Linear(student_width, teacher_width, bias=False) for _ in states.pairs]
-        for one in maps:
-            nn.init.eye_(one.weight)
+        for linear in maps:
+            nn.init.eye_(linear.weight)
         self.maps = nn.ModuleList(maps)
 
     def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], mask: Tensor) -> Tensor:
-        """The sum over tokens of the mean over pairs.
+        """Return the distance averaged over pairs and summed over tokens.
 
         Args:
-            student: (B, T, d) by place.
-            teacher: (B, T, D) by place.
-            mask: (B, T) bool, which tokens count.
+            student: states (B, T, d) by the name of their place.
+            teacher: states (B, T, D) by the name of their place.
+            mask: (B, T) bool, True for the tokens that count.
         """
         terms = [
-            (self._apart(one(student[str(pair.student)]), teacher[str(pair.teacher)]) * mask).sum()
-            for pair, one in zip(self.states.pairs, self.maps, strict=True)
+            (self._distance(linear(student[str(pair.student)]), teacher[str(pair.teacher)]) * mask).sum()
+            for pair, linear in zip(self.states.pairs, self.maps, strict=True)
         ]
         return torch.stack(terms).mean()
 
-    def _apart(self, mapped: Tensor, wanted: Tensor) -> Tensor:
-        mapped, wanted = mapped.float(), wanted.float()
+    def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        student, teacher = student.float(), teacher.float()
         if self.states.by is StateDistance.COSINE:
-            return 1 - nn.functional.cosine_similarity(mapped, wanted, dim=-1)
-        return (mapped - wanted).square().mean(dim=-1) / wanted.square().mean(dim=-1).clamp(min=1e-12)
+            return 1 - nn.functional.cosine_similarity(student, teacher, dim=-1)
+        return (student - teacher).square().mean(dim=-1) / teacher.square().mean(dim=-1).clamp(min=1e-12)
 
 
 def states_named(names: Sequence[str], student_layers: int, teacher_layers: int) -> States | None:
-    """The pairs with these names out of ``late``, ``embedding`` and ``attention``; None without any."""
+    """Return the pairs named ``late``, ``embedding`` or ``attention``; None without names."""
     known = {
         "late": late_block(student_layers, teacher_layers),
         "embedding": embedding(),

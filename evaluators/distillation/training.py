@@ -1,4 +1,4 @@
-"""A training from where it is to its end: steps, validations, checkpoints, and one step back."""
+"""The training loop: optimiser steps, validations, checkpoints, and at most one rollback."""
 
 from __future__ import annotations
 
@@ -21,74 +21,75 @@ from evaluators.distillation.schedule import SPIKE, DivergenceError, Rollback, h
 from evaluators.distillation.states import StateKind, layers_of
 from space.input_error import InputError
 
-#: Of the learning rate after a step back.
-_SLOWER = 0.5
+#: Factor on the learning rate after a rollback.
+_ROLLBACK_RATE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingMonitor:
-    """Who looks on while a student learns."""
+    """Callbacks during a training."""
 
     validate: Callable[[PreTrainedModel], float] | None = None
-    """The validation loss of the student, taken ``times`` times at equal distances."""
+    """Returns the validation loss of the student."""
     times: int = 0
+    """Number of validations, equally spaced."""
     advance: Callable[[int], None] = field(default=lambda tokens: None)
-    """Told the tokens of each step, and after a step back, below zero, those that were lost."""
+    """Called with the tokens of each step; after a rollback with the lost tokens as a negative number."""
 
 
 class Training:
-    """The state of a training."""
+    """A training in progress: its state, and the loop that completes it."""
 
     def __init__(
         self,
         gradient: Gradient,
         optimizer: torch.optim.Optimizer,
-        watch: TrainingMonitor,
+        monitor: TrainingMonitor,
         saving: TrainingFiles | None,
         best: BestWeights | None,
         began: float,
     ) -> None:
-        """Go to where an earlier process left the training, and see that there is a checkpoint.
+        """Resume from the checkpoint of an earlier process, or write the first one.
 
         Args:
-            gradient: of each step.
-            optimizer: as Accelerate prepared it.
-            watch: validation and progress.
-            saving: the checkpoints; without any a training that goes wrong fails at once.
-            best: keeps the best weights, if they are asked for.
-            began: on ``time.monotonic``.
+            gradient: computes the gradient of a step.
+            optimizer: the optimiser as Accelerate prepared it.
+            monitor: validation and progress.
+            saving: the checkpoints; without them a diverging training fails at once.
+            best: keeps the best weights, if requested.
+            began: start time on ``time.monotonic``.
         """
-        self.gradient, self.optimizer, self.watch = gradient, optimizer, watch
+        self.gradient, self.optimizer, self.monitor = gradient, optimizer, monitor
         self.schedule, self.accelerator = gradient.schedule, gradient.accelerator
         self.distillation, self.student = gradient.distillation, gradient.distillation.student
         self.saving, self.best, self.began = saving, best, began
         self.ended_early: str | None = None
         self.compiles = self._compiling_pays()
-        own = None if saving is None else saving.back()
-        branch = None if saving is None or own else saving.from_branch()
+        own = None if saving is None else saving.restore()
+        branch = None if saving is None or own else saving.restore_branch()
         self.position = own or branch or Position(0, [], 0.0)
         self.began -= self.position.seconds
         if saving is not None and own is None:
             self._save()
-        watch.advance(self.tokens)
+        monitor.advance(self.tokens)
 
     @property
     def tokens(self) -> int:
-        """Learnt from so far."""
+        """Training tokens so far."""
         return self.position.step * self.schedule.tokens_per_step
 
     @property
     def seconds(self) -> float:
-        """Spent so far, as if it had never been stopped."""
+        """Training time so far, including that of interrupted processes."""
         return time.monotonic() - self.began
 
     def run(self, micro: int) -> None:
-        """All that is left of the steps, by micro-batches of ``micro`` blocks, and of the validations.
+        """Run the remaining steps and validations with micro-batches of ``micro`` blocks.
 
-        Called again after running out of memory, it goes on where it was.
+        After running out of memory it can be called again, and continues where it stopped.
         """
-        self.gradient.agree(self.position.step, micro, self.optimizer)
-        with self._no_process_leaves():
+        self.gradient.check_memory(self.position.step, micro, self.optimizer)
+        with self._out_of_memory_is_final():
             while not self.ended_early and (end := self._next_end()) is not None:
                 attention = training_attention(self.student, self.schedule.block, self.accelerator)
                 with attention, self._compiled():
@@ -96,11 +97,11 @@ class Training:
                 if self.position.step == end:
                     self._validate()
         if self.best is not None:
-            self.best.take(self.student, self.tokens)
+            self.best.restore(self.student, self.tokens)
 
     @contextmanager
-    def _no_process_leaves(self) -> Iterator[None]:
-        """Of several processes none may try smaller micro-batches by itself."""
+    def _out_of_memory_is_final(self) -> Iterator[None]:
+        """With several processes, fail when out of memory: none may try smaller micro-batches alone."""
         try:
             yield
         except Exception as error:
@@ -110,7 +111,7 @@ class Training:
             raise RuntimeError(f"one of several processes has no memory left {where}") from error
 
     def _compiling_pays(self) -> bool:
-        """Whether blocks are compiled: where that is repaid, and nothing listens within them."""
+        """Return whether to compile blocks: if it pays, and no hook sits inside a block."""
         compared = self.distillation.states
         if compared is not None and any(p.kind is StateKind.ATTENTION for p in compared.states.of_student):
             return False
@@ -120,13 +121,13 @@ class Training:
     def _compiled(self) -> AbstractContextManager[None]:
         try:
             return compiled_blocks(layers_of(self.student)) if self.compiles else nullcontext()
-        except InputError:  # no list of blocks
+        except InputError:  # the class has no list of blocks
             return nullcontext()
 
     def _next_end(self) -> int | None:
-        """The step to train to: the next validation, or the last step; None if all is done."""
+        """Return the step of the next validation, or the last step; None if all are done."""
         steps = self.schedule.steps
-        times = min(self.watch.times, steps) if self.watch.validate else 0
+        times = min(self.monitor.times, steps) if self.monitor.validate else 0
         validated = self.position.curve[-1][0] if self.position.curve else 0
         ends = [-(-steps * number // times) for number in range(1, times + 1)]
         for end in ends:
@@ -135,43 +136,43 @@ class Training:
         return steps if self.position.step < steps else None
 
     def _train(self, end: int, micro: int) -> None:
-        """Go on to a step, or to a step back."""
+        """Train until a step, or until a rollback."""
         while self.position.step < end:
             if self.saving is not None:
                 self.saving.save_branch(self.position)
-            trouble = self._step(micro)
-            if trouble is not None:
-                self._step_back(*trouble)
+            divergence = self._step(micro)
+            if divergence is not None:
+                self._roll_back(*divergence)
                 return
             self.position.step += 1
-            self.watch.advance(self.schedule.tokens_per_step)
+            self.monitor.advance(self.schedule.tokens_per_step)
             if self.saving is not None:
                 due = self.saving.is_due(self.seconds - self.position.seconds)
                 if on_main_process(due, self.accelerator):
                     self._save()
 
     def _step(self, micro: int) -> tuple[str, float] | None:
-        """One step of the optimiser; not taken if anything went wrong, and then what, and its value."""
+        """Take one optimiser step; if it diverged, skip it and return the quantity and its value."""
         position = self.position
         self.optimizer.zero_grad(set_to_none=True)
         if self.distillation.states is not None and position.step == 0:
-            self._weigh(self.gradient.of(0, micro, learn=False))
-        slower = _SLOWER if position.setback else 1.0
+            self._update_alpha(self.gradient.compute(0, micro, backward=False))
+        factor = _ROLLBACK_RATE if position.setback else 1.0
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.rate(position.step) * slower
-        totals = self.gradient.of(position.step, micro)
+            group["lr"] = self.schedule.rate(position.step) * factor
+        totals = self.gradient.compute(position.step, micro)
         norm = self.accelerator.clip_grad_norm_(self.gradient.module.parameters(), 1.0)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        loss, size = torch.stack([totals[0], norm]).tolist()
-        trouble = self._trouble(loss, size)
-        if trouble is None:
+        loss, norm_value = torch.stack([totals[0], norm]).tolist()
+        divergence = self._divergence(loss, norm_value)
+        if divergence is None:
             self.optimizer.step()
-            self._weigh(totals)
+            self._update_alpha(totals)
             position.first = loss if position.first is None else position.first
             position.recent.append(loss)
-        return trouble
+        return divergence
 
-    def _trouble(self, loss: float, norm: float) -> tuple[str, float] | None:
+    def _divergence(self, loss: float, norm: float) -> tuple[str, float] | None:
         if not math.isfinite(loss):
             return "loss", loss
         if not math.isfinite(norm):
@@ -181,43 +182,43 @@ class Training:
             return f"loss, over {SPIKE:g} times that of the steps before,", loss
         return None
 
-    def _weigh(self, totals: Tensor) -> None:
-        """Let the states weigh as much as the logits in the step to come."""
+    def _update_alpha(self, totals: Tensor) -> None:
+        """Set α so that states and logits weigh the same in the next step."""
         if self.distillation.states is None:
             return
-        loss, apart = totals
+        loss, states_loss = totals
         alpha = self.distillation.alpha
-        alpha.copy_((loss - alpha * apart) / apart.clamp(min=1e-12))
+        alpha.copy_((loss - alpha * states_loss) / states_loss.clamp(min=1e-12))
 
-    def _step_back(self, what: str, value: float) -> None:
-        """Go on from the last checkpoint, at half the rate; the second time is the last.
+    def _roll_back(self, what: str, value: float) -> None:
+        """Continue from the last checkpoint at half the rate; fail the second time.
 
         Raises:
-            DivergenceError: with what was seen, and where, both times.
+            DivergenceError: names what diverged and where, both times.
         """
-        at, before = self.position.step + 1, self.position.setback
-        if self.saving is None or before is not None:
-            earlier = "" if before is None else f", after {before}"
-            raise DivergenceError(f"the {what} is {value:.4g} at step {at}{earlier}")
-        found = self.saving.back()
-        assert found is not None, "a training that is saved begins with a checkpoint"
-        lost = self.tokens
-        self.position = found
-        rate = self.schedule.peak_rate * _SLOWER
-        found.setback = Rollback(at, what, value, found.step, rate)
-        self.watch.advance(self.tokens - lost)
+        step, earlier = self.position.step + 1, self.position.setback
+        if self.saving is None or earlier is not None:
+            after = "" if earlier is None else f", after {earlier}"
+            raise DivergenceError(f"the {what} is {value:.4g} at step {step}{after}")
+        restored = self.saving.restore()
+        assert restored is not None, "a training that is saved begins with a checkpoint"
+        tokens_before = self.tokens
+        self.position = restored
+        rate = self.schedule.peak_rate * _ROLLBACK_RATE
+        restored.setback = Rollback(step, what, value, restored.step, rate)
+        self.monitor.advance(self.tokens - tokens_before)
         self._save()
 
     def _validate(self) -> None:
-        if self.watch.validate is None or not self.watch.times:
+        if self.monitor.validate is None or not self.monitor.times:
             return
         with unsharded(self.gradient.module):
-            loss = from_main_process(self.watch.validate(self.student), self.accelerator)
+            loss = from_main_process(self.monitor.validate(self.student), self.accelerator)
         self.position.curve.append((self.tokens, loss))
         if self.best is None:
             return
         last = self.position.step == self.schedule.steps
-        self.best.tell(self.student, self.tokens, loss, last=last)
+        self.best.update(self.student, self.tokens, loss, last=last)
         self.ended_early = has_worsened(self.position.curve)
         if self.ended_early and self.best.tokens is None:
             raise DivergenceError(self.ended_early)
@@ -226,8 +227,8 @@ class Training:
         assert self.saving is not None
         self.position.seconds = began = self.seconds
         self.saving.save(self.position)
-        self.saving.took = self.seconds - began
+        self.saving.save_seconds = self.seconds - began
 
 
 Advance = Callable[[int], None]
-"""Told the tokens of each step."""
+"""Called with the tokens of each step."""
