@@ -1,9 +1,9 @@
-"""Studies in one file that several processes of a host append to, any of which may be killed at any instant.
+"""A journal file of studies for several processes of one host, safe if any is killed at any instant.
 
-The lines are those of Optuna's ``JournalFileBackend``, so its own tools read the file. Three things
-are different: the kernel releases the lock of a process that dies (Optuna's lies there for half a minute);
-half a line that such a process left is cut off before the next one is written, not glued to it; and only the
-end of a trial waits for the disk, since waiting at each of a trial's fifteen writes is most of their cost.
+The lines are those of Optuna's ``JournalFileBackend``, so Optuna's tools can read the file. Three things
+differ: the kernel releases the lock of a killed process (Optuna's lock file stays for half a minute); a
+partial line that such a process left is removed before the next write, not prepended to it; and only the end
+of a trial calls fsync, since a call at each of a trial's fifteen writes would be most of their cost.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from typing import Any, BinaryIO
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import TrialState
 
-#: How a journal begins; a file of anything else is left as it is.
+#: The first bytes of a journal; a file that begins otherwise is never truncated.
 _RECORD = b'{"op_code":'
 _BLOCK = 1 << 16
 
 
 class Journal(BaseJournalBackend):
-    """A backend for ``optuna.storages.JournalStorage``; the file is created if it is not there.
+    """A backend for ``optuna.storages.JournalStorage``; creates the file if it does not exist.
 
     Args:
-        path: of the file.
+        path: path of the journal file.
 
     Raises:
-        OSError: it cannot be opened or created.
+        OSError: the file cannot be opened or created.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.open("ab").close()
         with self._locked(fcntl.LOCK_EX) as file:
-            _cut_half_a_line(file)
-        #: Lines that were read, and the bytes that they take.
+            _truncate_partial_line(file)
+        #: Number of lines read so far, and their length in bytes.
         self._read = (0, 0)
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """Read the records from a number on.
 
-        Half a line at the end is not there yet, or never will be.
+        A partial line at the end is ignored: it is still being written, or its writer was killed.
 
         Args:
-            log_number_from: records before it are passed over.
+            log_number_from: number of the first record to return.
 
         Raises:
-            ValueError: a whole line is no record.
+            ValueError: a complete line is not JSON.
         """
         number, offset = self._read if self._read[0] <= log_number_from else (0, 0)
         with self._locked(fcntl.LOCK_SH) as file:
@@ -66,31 +66,31 @@ class Journal(BaseJournalBackend):
                 yield json.loads(line)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append records: every process sees them when it returns.
+        """Append records; all processes see them once this returns.
 
-        They are on the disk then, with all before them, if a trial has ended by them. Others lie in the
-        kernel's hands for a while, so that a crash of the host (of no process) may take what it was told of
-        an unfinished trial.
+        If a record ends a trial, these and all earlier ones are then on the disk. Others may stay in the
+        page cache for a while, so a crash of the host (not of a process) may lose records of an unfinished
+        trial.
 
         Raises:
-            OSError: they could not be written, for instance for want of space; what is there stays whole.
+            OSError: the records cannot be written, for instance on a full disk; the file stays valid.
         """
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         with self._locked(fcntl.LOCK_EX) as file:
-            _cut_half_a_line(file)
+            _truncate_partial_line(file)
             try:
                 file.seek(0, os.SEEK_END)
                 while text:
                     text = text[file.write(text) :]
             except BaseException:
-                _cut_half_a_line(file)
+                _truncate_partial_line(file)
                 raise
             if any(TrialState(log.get("state", TrialState.RUNNING)).is_finished() for log in logs):
                 os.fsync(file.fileno())
 
     @contextmanager
     def _locked(self, kind: int) -> Iterator[BinaryIO]:
-        """The file, unbuffered, under a lock that ends with this process at the latest."""
+        """Open the file unbuffered, under a lock that the kernel releases if this process ends."""
         with self.path.open("rb+", buffering=0) as file:
             fcntl.flock(file, kind)
             try:
@@ -99,11 +99,11 @@ class Journal(BaseJournalBackend):
                 fcntl.flock(file, fcntl.LOCK_UN)  # a forked child may hold the same open file
 
 
-def _cut_half_a_line(file: BinaryIO) -> None:
-    """Take away what follows the last line feed, if the file is a journal."""
+def _truncate_partial_line(file: BinaryIO) -> None:
+    """Truncate the file after its last line feed, if it is a journal."""
     size = end = file.seek(0, os.SEEK_END)
     while end:
-        start = max(0, end - _BLOCK) if end < size else end - 1  # the last byte alone decides nearly always
+        start = max(0, end - _BLOCK) if end < size else end - 1  # nearly always the last byte is a line feed
         file.seek(start)
         block = file.read(end - start)
         if b"\n" in block:

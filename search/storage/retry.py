@@ -1,9 +1,9 @@
-"""A storage on a server that may be away for a while: every operation is tried again until it answers.
+"""A storage on a server that may be unreachable for a while: every operation is retried until it succeeds.
 
-An operation whose answer was lost may have been done all the same. To read or to set something twice does
-no harm; to create a trial twice would, so each trial carries a mark that it is found by; and a trial that is
-told the same twice was told once. Whether this process or another took a trial out of the queue cannot be
-told apart; it is taken for this one, since workers take their decisions in turns.
+An operation whose answer was lost may have succeeded. Repeating a read or a set is harmless. Creating a trial
+twice is not, so each trial carries a mark by which it is found; finishing a trial again with the same result
+counts as done. If the answer to taking a trial from the queue was lost, it is taken for this process's, since
+workers take decisions one at a time.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ from space.input_error import InputError
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 600.0
+RETRY_SECONDS = 600.0
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 5.0
 
 R = TypeVar("R")
 
 
 class Retry:
-    """With one server.
+    """Retries operations on one server.
 
     Args:
-        name: of what is on the server, for messages.
-        lost: what is raised while the server is away.
-        seconds: how long one operation waits.
+        name: name of the storage, for messages.
+        lost: exceptions that mean that the server is unreachable.
+        seconds: how long to retry one operation.
     """
 
     def __init__(
         self,
         name: str,
         lost: type[Exception] | tuple[type[Exception], ...],
-        seconds: float = PATIENCE_SECONDS,
+        seconds: float = RETRY_SECONDS,
     ) -> None:
         self.name, self.lost, self.seconds = name, lost, seconds
         self._away = False
 
     def call(self, call: Callable[[], R], again: Callable[[], R] | None = None) -> R:
-        """Call until the server answers.
+        """Call until the server answers, and return the answer.
 
         Args:
-            call: tried first.
-            again: tried in its place once the answer to ``call`` was lost.
+            call: the operation.
+            again: replaces ``call`` after its first failure; by default ``call`` itself.
 
         Raises:
-            InputError: there was no answer for ``seconds``.
+            InputError: the server did not answer for ``seconds``.
         """
         failures: list[float] = []
         wait = _FIRST_WAIT_SECONDS
@@ -75,17 +75,17 @@ class Retry:
             return answer
 
     def _wait(self, error: Exception, wait: float, failures: Sequence[float]) -> None:
-        """Wait, and say so once; a single failure, such as a connection gone stale, is not worth a word."""
-        said, minutes = short_message(getattr(error, "details", lambda: error)() or error), self.seconds / 60
+        """Wait and log it once; a single failure, such as a stale connection, is not logged."""
+        text, minutes = short_message(getattr(error, "details", lambda: error)() or error), self.seconds / 60
         if failures[-1] - failures[0] + wait > self.seconds:
             raise InputError(
                 "The Optuna storage has to stay reachable",
-                f"{self.name} has not answered for {minutes:.0f} minutes: {said}",
+                f"{self.name} has not answered for {minutes:.0f} minutes: {text}",
                 "Start its server and repeat the same command: nothing that was finished is lost",
             ) from None
         if len(failures) > 1 and not self._away:
             self._away = True
-            logger.warning("the storage is not reachable, trying again for %.0f minutes: %s", minutes, said)
+            logger.warning("the storage is not reachable, trying again for %.0f minutes: %s", minutes, text)
         time.sleep(wait)
 
 
@@ -97,28 +97,26 @@ P = ParamSpec("P")
 def _repeated(
     method: Callable[Concatenate[BaseStorage, P], R],
 ) -> Callable[Concatenate[ReconnectingStorage, P], R]:
-    """The method of the storage within, tried until it answers."""
+    """Forward a method to the wrapped storage, with retries."""
 
-    @wraps(method, updated=())  # which would take over that the method is abstract
+    @wraps(method, updated=())  # else ``__isabstractmethod__`` would be copied
     def call(self: ReconnectingStorage, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        bound: Callable[P, R] = getattr(self.within, method.__name__)
-        return self.patience.call(lambda: bound(*args, **kwargs))
+        bound: Callable[P, R] = getattr(self.storage, method.__name__)
+        return self.retry.call(lambda: bound(*args, **kwargs))
 
     return call
 
 
 class ReconnectingStorage(BaseStorage):
-    """A storage that waits for its server.
+    """A storage that retries while its server is unreachable; in the end every method raises ``InputError``.
 
     Args:
-        within: the storage; thread-safe, as all of Optuna's are.
-        patience: with its server.
-
-    Every method raises ``InputError`` when that is at its end.
+        storage: the wrapped storage; thread-safe, as all of Optuna's are.
+        retry: how to retry.
     """
 
-    def __init__(self, within: BaseStorage, patience: Retry) -> None:
-        self.within, self.patience = within, patience
+    def __init__(self, storage: BaseStorage, retry: Retry) -> None:
+        self.storage, self.retry = storage, retry
 
     create_new_study = _repeated(BaseStorage.create_new_study)
     delete_study = _repeated(BaseStorage.delete_study)
@@ -139,40 +137,40 @@ class ReconnectingStorage(BaseStorage):
     get_all_trials = _repeated(BaseStorage.get_all_trials)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """Create one trial, marked in its system attributes."""
+        """Create exactly one trial, with a mark in its system attributes."""
         mark = uuid4().hex
         trial = create_trial(state=TrialState.RUNNING) if template_trial is None else copy(template_trial)
         trial.system_attrs = {**trial.system_attrs, _MARK: mark}
 
         def create() -> int:
-            return self.within.create_new_trial(study_id, trial)
+            return self.storage.create_new_trial(study_id, trial)
 
         def find_or_create() -> int:
-            trials = self.within.get_all_trials(study_id, deepcopy=False)
+            trials = self.storage.get_all_trials(study_id, deepcopy=False)
             found = [one._trial_id for one in trials if one.system_attrs.get(_MARK) == mark]
             return found[0] if found else create()
 
-        return self.patience.call(create, find_or_create)
+        return self.retry.call(create, find_or_create)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        """Set the state once; False if a trial that was to be taken out of the queue is not there."""
+        """Set the state exactly once; return False if a trial to take from the queue is already taken."""
 
-        def tell() -> bool:
-            return self.within.set_trial_state_values(trial_id, state, values)
+        def set_state() -> bool:
+            return self.storage.set_trial_state_values(trial_id, state, values)
 
-        def tell_unless_told() -> bool:
+        def set_state_unless_set() -> bool:
             try:
-                return tell() or state is TrialState.RUNNING
+                return set_state() or state is TrialState.RUNNING
             except UpdateFinishedTrialError:
-                trial = self.within.get_trial(trial_id)
+                trial = self.storage.get_trial(trial_id)
                 if trial.state is not state or (values is not None and trial.values != list(values)):
                     raise
                 return True
 
-        return self.patience.call(tell, tell_unless_told)
+        return self.retry.call(set_state, set_state_unless_set)
 
     def remove_session(self) -> None:
         """Close this thread's connections."""
-        self.within.remove_session()
+        self.storage.remove_session()

@@ -1,4 +1,4 @@
-"""The directory of a run: what lies where, whole or not at all, and whose run it is."""
+"""The directory of a run: paths of its files, atomic writes, and the check that it belongs to this run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from space.input_error import InputError
 
 
 def atomic_write(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` in UTF-8 through a temporary file in the same folder.
+    """Write ``text`` to ``path`` in UTF-8 by way of a temporary file in the same folder.
 
     Raises:
-        OSError: the folder is absent, full or not writable; ``path`` is then as it was.
+        OSError: the folder is missing, full or not writable; ``path`` is then unchanged.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -30,7 +30,7 @@ def atomic_write(path: Path, text: str) -> None:
 
 
 class RunDirectory:
-    """The files of one run."""
+    """The paths of one run's files."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -54,20 +54,20 @@ class RunDirectory:
         self.seconds = path / "seconds.json"
 
     def moments_of(self, basis: str) -> Path:
-        """Where the moments lie that repairs in a basis are made of."""
+        """Return the path of the moments for repairs in a basis."""
         return self.path / f"moments-{basis}.safetensors"
 
     def ranking_of(self, basis: str) -> Path:
-        """Where a ranking lies while its basis is tried."""
+        """Return the path of the ranking in a basis during the trial of bases."""
         return self.path / f"ranking-{basis}.safetensors"
 
     @contextmanager
     def joined(self, config: RunConfig) -> Iterator[Workers]:
-        """Be one of the workers in the directory; the first of them makes it.
+        """Join the workers of the run; the first one creates the directory.
 
         Raises:
-            InputError: it belongs to another configuration, or its storage serves one process and another
-                is at work.
+            InputError: the directory belongs to another configuration, or its storage supports one process
+                and another is running.
         """
         self.refuse_another(config)
         workers = Workers(self.path)
@@ -93,10 +93,10 @@ class RunDirectory:
             yield workers
 
     def refuse_another(self, config: RunConfig) -> None:
-        """Make sure that the directory is new, or belongs to this configuration.
+        """Check that the directory is new or belongs to this configuration.
 
         Raises:
-            InputError: it belongs to another one; the differences are named.
+            InputError: it belongs to another configuration; the message names the differences.
         """
         if not self.config.exists():
             return

@@ -1,6 +1,6 @@
-"""Where the studies live: a journal in the run directory, or what the user names.
+"""Opens the Optuna storage (a journal in the run directory, or what the user names) and its studies.
 
-Both wait for a server that goes away in the middle of a run; one that is away at the start is an error.
+A server that becomes unreachable during a run is retried; one that is unreachable at the start is an error.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from space.input_error import InputError
 
 _PROXY_PORT = 13000
 _OPENING_SECONDS = 10
-#: Held in the database while its tables are made; any number that nobody else takes.
+#: Id of the advisory lock held while the tables are created; an arbitrary number.
 _LOCK = 0x51135EA2C4
 
-#: So that a host that has vanished without a word is noticed within a minute; libpq's own names.
+#: libpq settings that detect a vanished host within a minute.
 _LIBPQ = {
     "connect_timeout": _OPENING_SECONDS,
     "keepalives_idle": 20,
@@ -41,15 +41,15 @@ _LIBPQ = {
 
 
 def open_database(url: URL, name: str) -> BaseStorage:
-    """Open an SQL database on a server, its tables created if they are not there.
+    """Open an SQL database on a server, and create its tables if they do not exist.
 
     Args:
-        url: plain ``postgresql://`` means psycopg 3.
-        name: of the storage, for messages.
+        url: address of the database; plain ``postgresql://`` means psycopg 3.
+        name: name of the storage, for messages.
 
     Raises:
-        ImportError: its driver is not installed.
-        sqlalchemy.exc.SQLAlchemyError: it cannot be reached or written.
+        ImportError: the driver is not installed.
+        sqlalchemy.exc.SQLAlchemyError: the database is not reachable or not writable.
     """
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
@@ -57,18 +57,20 @@ def open_database(url: URL, name: str) -> BaseStorage:
     settings = {"connect_args": _LIBPQ if libpq else {}}
     engine = create_engine(url, **settings)
     try:
-        engine.connect().close()  # a server that is away from the first is not waited for
+        engine.connect().close()  # fail at once if the server is unreachable at the start
         lost = (OperationalError, InterfaceError, StorageInternalError)
-        database = Retry(name, lost).call(lambda: _with_tables(engine, settings))
+        database = Retry(name, lost).call(lambda: _open_with_tables(engine, settings))
     finally:
         engine.dispose()
-    event.listen(database.engine, "handle_error", _say_that_it_is_away)
-    weakref.finalize(database, database.engine.dispose)  # close what would only be dropped
+    event.listen(database.engine, "handle_error", _raise_connection_error)
+    weakref.finalize(
+        database, database.engine.dispose
+    )  # close connections properly, not only by garbage collection
     return ReconnectingStorage(get_storage(database), Retry(name, ConnectionError))
 
 
-def _with_tables(engine: Engine, settings: dict[str, Any]) -> RDBStorage:
-    """Open a database; of several processes that find it empty, one makes the tables and the rest wait."""
+def _open_with_tables(engine: Engine, settings: dict[str, Any]) -> RDBStorage:
+    """Open a database; if several processes find it empty, one creates the tables and the others wait."""
     url = engine.url.render_as_string(hide_password=False)
     with engine.begin() as connection:
         if engine.name == "postgresql":
@@ -76,10 +78,10 @@ def _with_tables(engine: Engine, settings: dict[str, Any]) -> RDBStorage:
         return RDBStorage(url, settings)
 
 
-def _say_that_it_is_away(context: ExceptionContext) -> None:
-    """Raise what is no fault of the statement as something that Optuna does not take for one.
+def _raise_connection_error(context: ExceptionContext) -> None:
+    """Turn a connection failure into a ``ConnectionError``, which Optuna does not catch.
 
-    Optuna itself repeats the creation of a trial after an SQL error, whether or not it was committed.
+    After an SQL error, Optuna itself repeats the creation of a trial, whether or not it was committed.
     """
     driver = context.dialect.loaded_dbapi
     faults = (driver.OperationalError, driver.InterfaceError)
@@ -91,13 +93,13 @@ def open_proxy(address: str) -> BaseStorage:
     """Connect to Optuna's gRPC proxy.
 
     Args:
-        address: as ``grpc://HOST:PORT``; the port is 13000 if it is not said.
+        address: address of the form ``grpc://HOST:PORT``; the default port is 13000.
 
     Raises:
         ImportError: grpcio is not installed.
-        ValueError: there is no host in the address.
-        ConnectionError: nobody answers.
-        grpc.RpcError: somebody else answers.
+        ValueError: the address has no host.
+        ConnectionError: no server answers.
+        grpc.RpcError: the server that answers is not Optuna's.
     """
     import grpc
 
@@ -119,7 +121,7 @@ def open_storage(text: str, directory: Path) -> BaseStorage:
     Args:
         text: a path that ends in ``.journal``, an SQLAlchemy URL, ``grpc://HOST:PORT``, or nothing for
             ``study.journal`` in ``directory``.
-        directory: of the run.
+        directory: run directory.
 
     Raises:
         InputError: the storage cannot be opened, or its driver is not installed.
@@ -135,7 +137,7 @@ def open_storage(text: str, directory: Path) -> BaseStorage:
             f"{name}: {short_message(error.__cause__ or error)}",
             "Install it: the extra slimsearch[hosts] has those of PostgreSQL and of Optuna's gRPC proxy",
         ) from None
-    except Exception as error:  # SQLAlchemy, gRPC and the drivers raise whatever they like
+    except Exception as error:  # SQLAlchemy, gRPC and the drivers raise many types
         raise InputError(
             "The Optuna storage has to be reachable",
             f"{name} answered: {short_message(error)}",
@@ -156,17 +158,17 @@ def _open(text: str, name: str) -> BaseStorage:
 def open_study(
     storage: BaseStorage, name: str, objectives: tuple[str, ...], units: dict[str, str], space: str
 ) -> optuna.Study:
-    """Create a study, or load it if it is there.
+    """Create a study, or load it if it exists.
 
     Args:
-        storage: that is open.
-        name: of the study.
-        objectives: minimised.
-        units: of each objective.
-        space: what is searched, in words that differ if the spaces do.
+        storage: an open storage.
+        name: name of the study.
+        objectives: names of the objectives, all minimised.
+        units: unit of each objective.
+        space: description of the search space, different for different spaces.
 
     Raises:
-        InputError: a study of this name has other objectives or searches another space.
+        InputError: the study exists with other objectives or another search space.
     """
     study = optuna.create_study(
         storage=storage, study_name=name, directions=["minimize"] * len(objectives), load_if_exists=True
@@ -186,10 +188,10 @@ def open_study(
         )
     if "space" not in study.user_attrs:
         study.set_user_attr("space", space)
-    if (begun := study.user_attrs["space"]) != space:
+    if (existing := study.user_attrs["space"]) != space:
         raise InputError(
             "A study keeps its search space",
-            f"{name} was begun with {begun}, and {space} was asked",
+            f"{name} was begun with {existing}, and {space} was asked",
             "Take another --study-name",
         )
     return study

@@ -1,8 +1,8 @@
-"""Who works on a run: processes here or on other hosts that share its directory.
+"""The workers of a run: processes on this host, or on others that share the run directory.
 
-A worker holds a lock on a file of its own as long as it lives; the kernel gives the lock back however the
-process ends, so the dead are known at once. Where locks do not reach another host, a worker there lives
-as long as the time of its file is renewed. Decisions are taken in turns, under a lock of all workers.
+Each worker locks a file of its own for its lifetime. The kernel releases the lock however the process ends,
+so a dead worker is detected at once. Where locks do not work across hosts, a worker on another host counts as
+alive while it renews the modification time of its file. Locks shared by all workers serialise decisions.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-#: A worker on another host whose file was not renewed for so long is dead.
-_SILENCE_SECONDS = 120.0
-_BEAT_SECONDS = 20.0
+#: A worker on another host counts as dead after this time without a heartbeat.
+_DEAD_AFTER_SECONDS = 120.0
+_HEARTBEAT_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class Worker:
-    """One process."""
+    """One process that works on a run."""
 
     name: str
     host: str
     kernel: str
-    """Of the running system; processes on the same one see each other's locks."""
+    """Id of the running kernel; processes on the same one see each other's locks."""
     pid: int
 
     @classmethod
     def here(cls) -> Worker:
-        """This process."""
+        """Return the worker of this process."""
         host, pid = platform.node(), os.getpid()
         return cls(f"{host}-{pid}-{secrets.token_hex(4)}", host, _kernel(), pid)
 
 
 class Workers:
-    """All workers of a run, as this one sees them.
+    """The workers of a run, from the point of view of this process.
 
     Args:
-        folder: of the run; None: this process is alone, and whoever else is named is dead.
+        folder: run directory; None: this process works alone, and any other worker counts as dead.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -53,28 +53,28 @@ class Workers:
 
     @contextmanager
     def present(self) -> Iterator[None]:
-        """Be one of the workers within the context."""
+        """Register this process as a worker within the context."""
         if self.folder is None:
             yield
             return
         path = self._file(self.me.name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        gone = threading.Event()
+        stopped = threading.Event()
         with path.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            beat = threading.Thread(target=_renew, args=(path, gone), daemon=True)
-            beat.start()
+            heartbeat = threading.Thread(target=_renew, args=(path, stopped), daemon=True)
+            heartbeat.start()
             try:
                 yield
             finally:
-                gone.set()
+                stopped.set()
                 path.unlink(missing_ok=True)
 
     def alive(self, lease: dict[str, Any]) -> bool:
-        """Whether the worker that a lease names is at work.
+        """Return whether the worker named in a lease is alive.
 
         Args:
-            lease: with the worker's ``worker`` and ``kernel``.
+            lease: has the worker's name as ``worker``, and its ``kernel``.
         """
         name = str(lease.get("worker"))
         if name == self.me.name:
@@ -85,28 +85,28 @@ class Workers:
         return _locked(path) or (lease.get("kernel") != self.me.kernel and self._renewed(path))
 
     def others(self) -> int:
-        """How many others are at work on this system."""
+        """Count the other live workers on this system."""
         if self.folder is None:
             return 0
         files = [path for path in self._file("").glob("*") if path.name != self.me.name]
         return sum(map(_locked, files))
 
     @contextmanager
-    def turn(self, matter: str) -> Iterator[None]:
-        """Be the only worker at a matter within the context; others wait for their turn.
+    def turn(self, lock: str) -> Iterator[None]:
+        """Hold a lock within the context, shared by all workers; wait for it if necessary.
 
         Args:
-            matter: a name fit for a file.
+            lock: name of the lock, usable as a file name.
         """
-        with self._lock(matter) as file:
+        with self._lock(lock) as file:
             if file is not None:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     @contextmanager
-    def attempt(self, matter: str) -> Iterator[bool]:
-        """Whether nobody else is at a matter; if so, be the only one within the context."""
-        with self._lock(matter) as file:
+    def attempt(self, lock: str) -> Iterator[bool]:
+        """Try to hold a lock within the context; yield whether it was free."""
+        with self._lock(lock) as file:
             free = True
             if file is not None:
                 try:
@@ -116,29 +116,29 @@ class Workers:
             yield free
 
     @contextmanager
-    def exclusive_or_wait(self, matter: str, say: Callable[[str], None]) -> Iterator[None]:
-        """As ``turn``, for what may take long: whoever has to wait says so.
+    def exclusive_or_wait(self, lock: str, say: Callable[[str], None]) -> Iterator[None]:
+        """Hold a lock like ``turn``, and tell the user if there is a wait.
 
         Args:
-            matter: in words that also name a file.
+            lock: name of the lock, in words and usable as a file name.
             say: shows a line to the user.
         """
-        with self.attempt(matter) as free:
+        with self.attempt(lock) as free:
             if free:
                 yield
                 return
-        say(f"another worker is at the {matter}; waiting for it")
-        with self.turn(matter):
+        say(f"another worker is at the {lock}; waiting for it")
+        with self.turn(lock):
             yield
 
     @contextmanager
-    def _lock(self, matter: str) -> Iterator[IO[str] | None]:
+    def _lock(self, lock: str) -> Iterator[IO[str] | None]:
         if self.folder is None:
             yield None
             return
         locks = self.folder / "locks"
         locks.mkdir(parents=True, exist_ok=True)
-        with (locks / matter).open("w") as file:
+        with (locks / lock).open("w") as file:
             yield file
 
     def _file(self, name: str) -> Path:
@@ -146,11 +146,11 @@ class Workers:
         return self.folder / "workers" / name
 
     def _renewed(self, path: Path) -> bool:
-        """Whether a file was renewed lately, by the clock of the disk that both files lie on."""
+        """Return whether a file was renewed recently, by the clock of the file system."""
         mine = self._file(self.me.name)
         try:
             os.utime(mine)
-            return mine.stat().st_mtime - path.stat().st_mtime < _SILENCE_SECONDS
+            return mine.stat().st_mtime - path.stat().st_mtime < _DEAD_AFTER_SECONDS
         except OSError:
             return False
 
@@ -166,8 +166,8 @@ def _locked(path: Path) -> bool:
     return False
 
 
-def _renew(path: Path, gone: threading.Event) -> None:
-    while not gone.wait(_BEAT_SECONDS):
+def _renew(path: Path, stopped: threading.Event) -> None:
+    while not stopped.wait(_HEARTBEAT_SECONDS):
         try:
             os.utime(path)
         except OSError:

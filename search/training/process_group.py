@@ -1,11 +1,11 @@
-"""Several processes that train each student together, one of which leads the run.
+"""The processes of a distributed run, which train each student together; the main process leads the run.
 
-``accelerate launch`` and ``torchrun`` start the same command once for each GPU. The main process does all
-that a run does; the others wait for its commands and take part in trainings alone. Commands go by
-gloo, through the host, so that waiting for one takes nothing from the GPUs and may take days.
+``accelerate launch`` and ``torchrun`` start the same command once per GPU. The main process executes the run;
+the others wait for its commands and take part only in trainings. Commands are sent by gloo on the host, so
+waiting for one does not occupy the GPUs and may take days.
 
-What a training raises in one process it has to raise in all, or the others would wait for it forever. So all
-agree at its end how it went; where that cannot be, the run ends, and goes on when it is started again.
+An exception that a training raises in one process must be raised in all, or the others would wait forever. So
+at its end all processes exchange their failures. If they cannot, the run ends; the same command resumes it.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from evaluators.huggingface.library_output import short_message
 from search.terminal.command import LostProcessError, is_multi_process
 from space.input_error import InputError
 
-#: What a candidate may fail with; anything else is the end of the run in any case.
+#: Exceptions that fail a candidate; any other ends the run.
 FAILURES = (RuntimeError, ValueError, MemoryError)
-#: A process that failed waits so long for the others to fail too.
-_PATIENCE = timedelta(seconds=30)
-#: In a training one process may wait for another that writes a checkpoint.
-_TRAINING = timedelta(hours=2)
-_FOR_EVER = timedelta(days=365)
+#: How long a failed process waits for the others to fail too.
+_FAILURE_TIMEOUT = timedelta(seconds=30)
+#: Timeout of collectives in training, where a process may wait for another that writes a checkpoint.
+_TRAINING_TIMEOUT = timedelta(hours=2)
+_NO_TIMEOUT = timedelta(days=365)
 _GONE = "another process of this run is gone"
 
 
 class RunProcesses:
-    """The processes of a run, as this one sees them.
+    """The processes of a run, from the point of view of this one.
 
     Args:
-        group: of all, for commands; None: this process is alone.
+        group: gloo group of all processes, for commands; None: this process is the only one.
     """
 
     def __init__(self, group: ProcessGroup | None = None) -> None:
         self._group = group
         self.out_of_step = False
-        """Whether this process is in a training, left one without the others, or lost them."""
+        """Whether this process is in a training, left one before the others, or lost them."""
 
     @property
     def is_only(self) -> bool:
-        """Whether there are no others."""
+        """Whether this process is the only one."""
         return self._group is None
 
     @property
@@ -59,40 +59,40 @@ class RunProcesses:
         return self._group is None or torch.distributed.get_rank() == 0
 
     def send_command(self, command: object) -> None:
-        """Tell the others what to do next; nothing happens where there are none.
+        """Send a command to the other processes, if there are any.
 
         Raises:
-            LostProcessError: one is gone.
+            LostProcessError: one of them is gone.
         """
         if self._group is not None:
             self._broadcast(command)
 
     def commands(self) -> Iterator[object]:
-        """What this process is told to do, until it is let go.
+        """Yield the commands of the main process until it releases this one.
 
         Raises:
             LostProcessError: the main process is gone.
         """
         while (command := self._broadcast(None)) is not None:
             yield command
-        self._part()
+        self._wait_before_exit()
 
     def release_others(self) -> None:
-        """Tell the others that the run is over.
+        """Tell the other processes that the run is over.
 
         Raises:
-            LostProcessError: one is gone.
+            LostProcessError: one of them is gone.
         """
         self.send_command(None)
-        self._part()
+        self._wait_before_exit()
 
     @contextmanager
     def in_step(self) -> Iterator[None]:
-        """All processes come here; after the context they agree on how it went.
+        """Run the context in all processes; at its end, a failure in one is raised in all.
 
         Raises:
-            RuntimeError: another process failed, at a place where that kept none from coming to the end.
-            LostProcessError: one failed alone, or is gone.
+            RuntimeError: another process failed, and all reached the end of the context.
+            LostProcessError: only one process failed while others wait in the context, or one is gone.
         """
         if self._group is None:
             yield
@@ -102,19 +102,18 @@ class RunProcesses:
             yield
         except FAILURES as error:
             failure = error
-        others = self._agree(failure)
+        failures = self._exchange_failures(failure)
         self.out_of_step = False
         if failure is not None:
             raise failure
-        if others:
-            raise RuntimeError("; ".join(others))
+        if failures:
+            raise RuntimeError("; ".join(failures))
 
     def check_device(self, device: str) -> None:
-        """See that every process can have the device that the run names.
+        """Check that every process can use the device that the run names.
 
         Raises:
-            InputError: it names one device for all, this host has too few, or weights are sharded in a way
-                that is not supported.
+            InputError: the run names one device for all, this host has too few GPUs, or FSDP is not FSDP2.
         """
         if self._group is None:
             return
@@ -132,7 +131,7 @@ class RunProcesses:
                 f"there are {here} processes and {there} GPUs",
                 f"Start {there}",
             )
-        if _says_yes("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION") != "2":
+        if _is_true("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION") != "2":
             raise InputError(
                 "Weights are sharded by FSDP2",
                 "accelerate is set to the first version of FSDP",
@@ -148,38 +147,38 @@ class RunProcesses:
             raise LostProcessError(f"{_GONE}: {short_message(error)}") from error
         return box[0]
 
-    def _part(self) -> None:
-        """Nobody ends before all know that they may."""
+    def _wait_before_exit(self) -> None:
+        """Wait until all processes know that the run is over, before this one ends."""
         with suppress(RuntimeError):
-            torch.distributed.monitored_barrier(self._group, timeout=_PATIENCE)
+            torch.distributed.monitored_barrier(self._group, timeout=_FAILURE_TIMEOUT)
 
-    def _agree(self, failure: Exception | None) -> list[str]:
-        """What others failed with, once all are here."""
-        said: list[str | None] = [None] * torch.distributed.get_world_size(self._group)
+    def _exchange_failures(self, failure: Exception | None) -> list[str]:
+        """Wait for all processes and return their failures, this one's included."""
+        failures: list[str | None] = [None] * torch.distributed.get_world_size(self._group)
         mine = None if failure is None else short_message(failure)
-        wait, began = _FOR_EVER if failure is None else _PATIENCE, time.monotonic()
+        wait, began = _NO_TIMEOUT if failure is None else _FAILURE_TIMEOUT, time.monotonic()
         try:
             torch.distributed.monitored_barrier(self._group, timeout=wait)
-            torch.distributed.all_gather_object(said, mine, group=self._group)
+            torch.distributed.all_gather_object(failures, mine, group=self._group)
         except RuntimeError as error:
             if time.monotonic() - began < wait.total_seconds():
                 raise LostProcessError(f"{_GONE}: {mine or short_message(error)}") from failure
             why = f"one process failed while the others trained on: {mine}"
             raise LostProcessError(why, failed=True) from failure
-        return [f"process {number}: {text}" for number, text in enumerate(said) if text is not None]
+        return [f"process {number}: {text}" for number, text in enumerate(failures) if text is not None]
 
 
 @cache
 def run_processes() -> RunProcesses:
-    """Those of this process; the first call waits until all are there."""
+    """Return the processes of this run; the first call waits until all have started."""
     if not is_multi_process():
         return RunProcesses()
-    # Or transformers would load the teacher's weights in the first process of a host alone.
+    # Otherwise transformers loads the teacher's weights only in the first process of a host.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
-    cpu = _says_yes("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
-    PartialState(cpu=cpu, timeout=_TRAINING)
-    return RunProcesses(torch.distributed.new_group(backend="gloo", timeout=_FOR_EVER))
+    cpu = _is_true("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    PartialState(cpu=cpu, timeout=_TRAINING_TIMEOUT)
+    return RunProcesses(torch.distributed.new_group(backend="gloo", timeout=_NO_TIMEOUT))
 
 
-def _says_yes(variable: str) -> bool:
+def _is_true(variable: str) -> bool:
     return os.environ.get(variable, "").lower() in ("1", "true", "yes")

@@ -1,4 +1,4 @@
-"""How the students of a run are trained: the same in every process that takes part."""
+"""Training of the students of a run, the same in all processes; and the commands that processes exchange."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ from search.settings.resolution import Resolved
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """One training."""
+    """The length, validations and checkpoints of one training."""
 
     tokens: int
     validations: int
-    """At equal distances."""
+    """Number of validations, evenly spaced."""
     checkpointing: Checkpointing | None = None
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """What all trainings of a run have in common."""
+    """Distils students, with the settings that all trainings of a run share."""
 
     config: RunConfig
     teaching: PreTrainedModel
-    """Whose targets are learnt."""
+    """The model that provides the targets."""
     validation: Tensor
-    """(N, T) blocks."""
+    """(N, T) validation blocks."""
     accelerator: Accelerator
 
     def loss(self, model: PreTrainedModel) -> float:
-        """The validation loss in the precision of training, as the rungs compare it."""
+        """Return the validation loss in the precision of training, which the rungs compare."""
         with self.accelerator.autocast():
             return validation_loss(model, self.validation)
 
     def train(
         self, student: PreTrainedModel, targets: Targets, job: TrainingJob, advance: Advance
     ) -> DistillationResult:
-        """Distil a student in place, its loss watched.
+        """Distil a student in place, with validations on the way.
 
         Raises:
-            DivergenceError: see ``distil``, as for others.
+            DivergenceError: see ``distil``, also for its other errors.
         """
         schedule = self._schedule(job.tokens, peak_rate(student.num_parameters()))
         monitor = TrainingMonitor(validate=self.loss, times=job.validations, advance=advance)
@@ -70,49 +70,49 @@ class Trainer:
         )
 
     def _schedule(self, tokens: int, rate: float) -> Schedule:
-        """Of so many tokens; if one is to be the beginning of another, all have the first rung's warm-up."""
+        """Return the schedule of a training; under WSD all share rung 1's warm-up, to resume one another."""
         block = self.validation.shape[1]
-        of_any = partial(Schedule, blocks=self.config.batch_blocks, block=block, peak_rate=rate)
+        schedule = partial(Schedule, blocks=self.config.batch_blocks, block=block, peak_rate=rate)
         if self.config.schedule == ScheduleShape.COSINE:
-            return of_any(tokens=tokens)
-        warm_up = of_any(tokens=self.config.rung_tokens[0]).warm_up
-        return of_any(tokens=tokens, shape=ScheduleShape.WSD, warm_up_steps=warm_up)
+            return schedule(tokens=tokens)
+        warm_up = schedule(tokens=self.config.rung_tokens[0]).warm_up
+        return schedule(tokens=tokens, shape=ScheduleShape.WSD, warm_up_steps=warm_up)
 
 
 @dataclass(frozen=True)
 class Begin:
-    """A run: load its teacher."""
+    """Command: begin a run and load its teacher."""
 
     resolved: Resolved
     directory: Path
-    """Of the run, on a disk that all processes see."""
+    """Run directory, on a disk that all processes share."""
     corpus: Corpus
-    """With as much text as the correction of the teacher reads."""
+    """Corpus with all the text that the correction of the teacher reads."""
 
 
 @dataclass(frozen=True)
 class Correct:
-    """Train the teacher itself."""
+    """Command: train the teacher itself."""
 
 
 @dataclass(frozen=True)
 class TakeCorrected:
-    """Load the corrected teacher from where it was written."""
+    """Command: load the corrected teacher from the run directory."""
 
 
 @dataclass(frozen=True)
 class TakeTargets:
-    """Open the teacher's targets, which are made."""
+    """Command: open the teacher's targets, which are cached by now."""
 
     blocks: int
-    """Of the distillation set, the first so many."""
+    """Number of blocks of the distillation set, from the first."""
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a student that the main process then sends."""
+    """Command: train a student, whose weights the main process sends next."""
 
     student: StudentDescription
     job: TrainingJob
     retraining: bool
-    """Whether it learns from the targets of retraining, and not from those of the rungs."""
+    """Whether it trains on the targets of retraining, not on those of the rungs."""

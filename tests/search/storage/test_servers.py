@@ -107,7 +107,7 @@ def test_a_server_that_stays_away_ends_the_run_and_the_next_one_goes_on(
     postgresql: PostgreSQL, database: str, undisturbed: list[FinishedTrial]
 ) -> None:
     storage = cast(ReconnectingStorage, open_storage(database, NOWHERE))
-    storage.patience.seconds = 1.0
+    storage.retry.seconds = 1.0
     storms = Storms(lambda rng: postgresql.stop(), 0)
     storms.at = {6}
     try:

@@ -28,7 +28,7 @@ CASES: list[tuple[Exception | None, Exception | None]] = [
 
 def main(folder: Path) -> None:
     """All cases, and at last one in which the main process fails while the other waits for it."""
-    module._PATIENCE = timedelta(seconds=1)
+    module._FAILURE_TIMEOUT = timedelta(seconds=1)
     number = 0 if run_processes().is_main else 1
     found = [_outcome(case[number]) for case in CASES]
     assert not run_processes().out_of_step

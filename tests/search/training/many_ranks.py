@@ -57,7 +57,7 @@ def _sharded(config: RunConfig) -> Accelerator:
 
 
 if __name__ == "__main__":
-    ranks._PATIENCE = timedelta(seconds=3)
+    ranks._FAILURE_TIMEOUT = timedelta(seconds=3)
     for wrong in sys.argv[1].split(","):
         if wrong in WRONG:
             patch.object(Console, "work", _raising(WRONG[wrong])).start()
