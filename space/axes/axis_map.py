@@ -3,10 +3,9 @@
 ``space.discovery`` builds the map by probing the model class. Parameter counting, activation capture,
 sorting and extraction all use it, so none of them contains code for a particular model family.
 
-The module also compensates for factors that a class derives from its sizes. A class that multiplies
-embeddings by √hidden would multiply those of a narrower student by less. The weights absorb the
-difference: embeddings are multiplied by √(D/k), and where the head is tied to them, the final norm is
-divided by the same factor. Multipliers that are config fields are rescaled in the config.
+The module also compensates for factors that a class derives from its sizes. If it multiplies embeddings by
+√hidden, a student's embeddings are multiplied by √(D/k), and where the head is tied to them, the final
+norm is divided by the same factor. Multipliers that are config fields are rescaled in the config.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Differences between the layers of a model, and what they mean for a student that keeps some of them.
 
-Configs describe kinds of layers in many ways, and not every class can express any subset of layers. Weights
-of another shape would fail to load, but an attention window or a missing rotary embedding shows in no
-shape. So each layer gets a signature, and a student's are compared with the teacher's.
+Not every class can express any subset of layers. Weights of another shape would fail to load, but no shape
+shows an attention window or a missing rotary embedding. So a student's layer signatures are compared.
 
 ``per_layer_fields`` adapts three forms of config fields: a list (or a string) with one entry per layer, an
 ascending list of layer numbers, and known counts of leading or trailing layers.

@@ -12,8 +12,7 @@ strongly each direction is read. One rotation serves the whole model, so every s
 Norms that subtract the mean ignore the direction 1 = (1, …, 1), and in a student they subtract the mean of
 the kept coordinates. So the new coordinates are Σ aⱼhⱼ, with aⱼ the components along the best directions
 and hⱼ the columns of Helmert's matrix, whose first j + 1 entries sum to zero and whose others are zero.
-Over the first k coordinates the norm then sees a₁ … aₖ₋₁ exactly, and all later hⱼ as a constant, which
-it subtracts.
+Over the first k coordinates, the norm sees a₁ … aₖ₋₁ exactly; it subtracts all later hⱼ as a constant.
 """
 
 from __future__ import annotations

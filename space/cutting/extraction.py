@@ -33,9 +33,7 @@ def saved_tensors(model: PreTrainedModel, axis_map: AxisMap) -> dict[str, Tensor
 
 
 def sort_by_importance(weights: Weights, axis_map: AxisMap, ranking: Ranking) -> dict[str, Tensor]:
-    """Return the canonical teacher: the same function, with hidden and all axes within layers sorted.
-
-    If the ranking has a basis, hidden is rotated to it instead of sorted.
+    """Return the canonical teacher: the same function, hidden (sorted or rotated) and inner axes sorted.
 
     Args:
         weights: the teacher's, by name, from ``saved_tensors``.
@@ -128,8 +126,7 @@ def extract(
         A model with its own memory, in evaluation mode, on the device of ``canonical``.
 
     Raises:
-        InputError: the class cannot express a model of just these layers, or needs tensors that the teacher
-            does not have.
+        InputError: the class cannot express a model of just these layers, or needs other tensors.
     """
     assert ranking.basis is not None or not repair.sets_gains, "moments sorted by a turned ranking"
     kept = layers_kept(axis_map, ranking, architecture) if kept is None else kept

@@ -6,9 +6,8 @@ mixture) differ in size. So that the number of layers determines the number of p
 disappears before the others, each kind keeps a share by Adams's apportionment method, which rounds up and
 never takes a layer back as the total grows.
 
-For the report, a profile condenses the scores of an axis. A teacher of 32 layers with 14336 neurons each has
-half a million scores; sorted, they form smooth curves. A profile keeps the mean scores of groups of
-consecutive ranks, and the cumulative share of energy that the best units hold.
+A teacher of 32 layers with 14336 neurons each has half a million scores. For the report, a profile condenses
+them to mean scores over consecutive ranks and the cumulative share of energy that the best units hold.
 
 Legend: L layers, D hidden, F mlp, H heads, K kv heads, G = H / K heads of a group, E experts,
 I neurons of an expert, S neurons of the shared expert, d entries of a head.

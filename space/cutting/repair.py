@@ -3,9 +3,8 @@
 *Head residual* (Minitron, arXiv 2407.14679, section 2.4): when L heads, ordered by importance, become K with
 K < L ≤ 2K, every kept head i from 2K − L + 1 to K (counted from 1) becomes
 ``head_i + (head_i − head_{2K−i+1})``. The range printed in the paper begins one earlier, where the other
-head would lie beyond the last. For L > 2K there is no such pairing, and nothing is done. With grouped
-queries, L and K count the queries of one group, and only queries change; where each head has its own keys
-and values, these change with it.
+head would lie beyond the last. For L > 2K nothing is done. With grouped queries, L and K count the queries
+of one group, and only queries change; where each head has its own keys and values, these change too.
 
 *Least squares*: a matrix W that reads kept inputs x_k and dropped inputs x_d absorbs what the kept inputs
 predict of the dropped ones, ``W_k ← W_k + W_d A_dk (A_kk + λI)⁻¹`` with A the mean of x xᵀ. This is the
@@ -14,8 +13,8 @@ ridge regression of its original output on the inputs that it still reads.
 *Norm scale*: a norm over k kept of D dimensions divides by another root mean square than over all D; its
 weight is multiplied by ``√(mean over kept of E[x̂²])``, with x̂ the input over its root mean square.
 
-In a rotated basis, least squares also repairs the matrices that read the residual stream, each by the moment
-of its own norm's output, and every norm gets its gain from the moment of its own input.
+In a rotated basis, least squares also refits the matrices that read the residual stream, each by the moment
+at its own norm, and every norm gets its gain from that moment.
 """
 
 from __future__ import annotations

@@ -74,9 +74,7 @@ def sizes_of(axis: Axis, axis_map: AxisMap, least: int, limit: Limit | None) -> 
 
 
 def grid(axis_map: AxisMap, choices: Choices, whole_groups: bool) -> Sizes:
-    """Return every combination of sizes that the class allows, as one array per axis.
-
-    The first axes vary slowest.
+    """Return every combination of sizes that the class allows, one array per axis, first axes slowest.
 
     Args:
         axis_map: the teacher's.

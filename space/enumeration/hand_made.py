@@ -65,8 +65,7 @@ def _most_even(
 ) -> int | None:
     """Return the row in which the axes shrink most evenly: the one with the smallest range of log shares.
 
-    The range is rounded so that every machine sees the same ties. Of tied rows, the one with the most KV
-    heads comes first, then the one with the most heads.
+    The range is rounded, so ties are the same on every machine; they go to the most KV heads, then heads.
     """
     if not among.any() or not axes:
         return None
