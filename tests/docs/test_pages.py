@@ -14,7 +14,7 @@ from tests.docs.pages import DOCS, KINDS, ROOT, Follower, apply, blocks, steps
 
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 #: The flags of ``search.run``, as its source has them.
-FLAGS = set(re.findall(r"^    (\w+): ", (ROOT / "search" / "flags.py").read_text(), re.MULTILINE)) | {"try"}
+FLAGS = set(re.findall(r"^    (\w+): ", (ROOT / "search" / "settings" / "flags.py").read_text(), re.MULTILINE)) | {"try"}
 
 #: Of ``space.families`` and ``search.choose``.
 OF_OTHERS = {"write", "save", "max_latency", "max_memory", "max_parameters"}
