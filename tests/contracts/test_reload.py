@@ -133,7 +133,7 @@ class TestWhatIsRefused:
     def test_other_text_with_a_cache(self, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """The first model is the teacher's copy, the second the student."""
         texts = iter([[[0]]] * (2 * first - 1) + [[[1]]])
-        monkeypatch.setattr(reload, "generated", lambda *_, **__: next(texts))
+        monkeypatch.setattr(reload, "generate_tokens", lambda *_, **__: next(texts))
         what = "it generates other tokens with a KV cache than without"
         assert self.reason() == (f"{what}, even uncut" if first == 1 else what)
 
@@ -163,7 +163,7 @@ class TestWhatIsRefused:
                 warnings.warn("this is slow", UserWarning, stacklevel=1)
             return [[0]]
 
-        monkeypatch.setattr(reload, "generated", generated)
+        monkeypatch.setattr(reload, "generate_tokens", generated)
         assert self.reason() == "it warns: this is slow"
 
     def test_what_a_machine_lacks_is_no_fault_of_the_student(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,14 +174,14 @@ class TestWhatIsRefused:
                 logging.getLogger("transformers.models").warning("a faster kernel is not installed")
             return [[0]]
 
-        monkeypatch.setattr(reload, "generated", generated)
+        monkeypatch.setattr(reload, "generate_tokens", generated)
         assert self.reason() is None
 
     def test_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def generated(*_: Any, **__: Any) -> list[list[int]]:
             raise IndexError("out of\nrange")
 
-        monkeypatch.setattr(reload, "generated", generated)
+        monkeypatch.setattr(reload, "generate_tokens", generated)
         assert self.reason() == "it stops with IndexError: range"
 
     def test_a_teacher_is_refused_with_the_reason(self, monkeypatch: pytest.MonkeyPatch) -> None:

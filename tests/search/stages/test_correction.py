@@ -111,7 +111,7 @@ def test_stopped_it_goes_on_and_ends_in_the_same_weights(
     def stop(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("search.stages.correction.write_whole", stop)  # trained and written, not yet told
+    monkeypatch.setattr("search.stages.correction.atomic_write", stop)  # trained and written, not yet told
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "stopped", tiny_teacher)
     monkeypatch.undo()
@@ -125,7 +125,7 @@ def test_one_that_diverges_is_refused_with_its_reason(
     def diverges(*_: Any) -> None:
         raise DivergenceError("the loss is nan at step 3")
 
-    monkeypatch.setattr("search.stages.correction.correct", diverges)
+    monkeypatch.setattr("search.stages.correction.correct_teacher", diverges)
     with pytest.raises(InputError) as caught:
         run(tmp_path, tiny_teacher)
     assert str(caught.value) == (

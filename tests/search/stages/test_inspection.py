@@ -59,7 +59,7 @@ class Looker:
             patch.setattr(
                 inspection, "reload", lambda _, at: SimpleNamespace(name=str(at.relative_to(self.folder)))
             )
-            patch.setattr(inspection, "continuations_of", self._write)
+            patch.setattr(inspection, "sample_texts", self._write)
             patch.setattr(inspection, "breakdown_of", self._take_apart)
             console = Console(quiet=True)
             return inspect(cast(RunContext, context), models, RunDirectory(self.folder), console)

@@ -108,20 +108,20 @@ class TestEachForItself:
         def refuses(_: object) -> None:
             raise InputError("Rule", "'llama' is not: it is\n odd", "Remedy")
 
-        monkeypatch.setattr(support, "vouch", refuses)
+        monkeypatch.setattr(support, "verify", refuses)
         assert try_type("llama") == SupportRow("llama", reason="it is odd")
 
     def test_any_exception(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def fails(_: object) -> None:
             raise ValueError("first\nlast line")
 
-        monkeypatch.setattr(support, "vouch", fails)
+        monkeypatch.setattr(support, "verify", fails)
         assert try_type("llama") == SupportRow(
             "llama", reason="its class does not run at a tiny size (last line)", late=True
         )
 
     def test_no_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(support, "vouch", lambda _: time.sleep(20))
+        monkeypatch.setattr(support, "verify", lambda _: time.sleep(20))
         monkeypatch.setattr(support, "_SECONDS", 1)
         before = signal.getsignal(signal.SIGALRM)
         assert try_type("llama") == SupportRow(
@@ -133,7 +133,7 @@ class TestEachForItself:
         def breach(_: object, __: object, axes: Any, seed: int) -> str | None:
             return "it is wrong" if list(axes) == [Axis.MLP] and seed == support.DRAWS - 1 else None
 
-        monkeypatch.setattr(support, "breach", breach)
+        monkeypatch.setattr(support, "contract_breach", breach)
         row = try_type("llama")
         assert row.late
         assert row.refused == {"mlp": "it is wrong"}
@@ -146,7 +146,7 @@ class TestEachForItself:
             yield SupportRow("bert", reason="it is an encoder")
 
         monkeypatch.setattr(support, "_tried", tried)
-        monkeypatch.setattr(support, "complaints", lambda _: {"llama": "it warns: no"})
+        monkeypatch.setattr(support, "load_errors", lambda _: {"llama": "it warns: no"})
         table = support_rows(["bert", "llama"])
         assert [row.model_type for row in table] == ["bert", "llama"]
         assert table[1].reason == "none of its students can be read back by a new process: it warns: no"

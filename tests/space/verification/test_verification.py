@@ -68,7 +68,7 @@ def _breached(monkeypatch: pytest.MonkeyPatch, when: Callable[[set[Axis], int], 
     def breach(_: object, __: object, axes: Collection[Axis], seed: int) -> str | None:
         return "it is wrong" if Axis.HEAD_DIM in axes or when(set(axes), seed) else None
 
-    monkeypatch.setattr(vouching, "breach", breach)
+    monkeypatch.setattr(vouching, "contract_breach", breach)
 
 
 class TestRefusals:
