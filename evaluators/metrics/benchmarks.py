@@ -1,6 +1,6 @@
-"""Downstream scores by the Language Model Evaluation Harness, which is installed only if asked for.
+"""Downstream scores from the Language Model Evaluation Harness (``lm-eval``), an optional dependency.
 
-It knows the tasks, their prompts and their metrics; here a task becomes a function of a model.
+The harness supplies tasks, prompts and metrics; this module turns a task into a function of a model.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from space.input_error import InputError
 
 @dataclass(frozen=True)
 class Task:
-    """A task that the harness knows.
+    """A task of the harness.
 
     Attributes:
-        name: as the harness names it.
-        folder: of tasks of one's own; then no others are known, and nothing is downloaded for their sake.
+        name: its name in the harness.
+        folder: folder of custom tasks; if set, only these are loaded, and no built-in task is looked up.
     """
 
     name: str
@@ -33,10 +33,10 @@ class Task:
 
     @classmethod
     def of(cls, text: str) -> Task:
-        """The task of a name, or of the YAML file at a path; the harness knows it.
+        """Return the task with a name, or the one defined in a YAML file.
 
         Raises:
-            InputError: the harness is not installed, does not know the task, or makes nothing of the file.
+            InputError: the harness is not installed, or does not know the task, or cannot read the file.
         """
         if Path(text).suffix not in (".yaml", ".yml"):
             check_task(text)
@@ -60,10 +60,10 @@ class Task:
 
 
 def tasks_of(texts: Sequence[str]) -> list[Task]:
-    """The tasks that were asked for, in order.
+    """Return the tasks with these names or paths, in order.
 
     Raises:
-        InputError: the harness is not installed or does not know one, or one is named twice.
+        InputError: the harness is not installed, a task is unknown, or one is named twice.
     """
     tasks = [Task.of(text) for text in texts]
     names = [task.name for task in tasks]
@@ -78,12 +78,12 @@ def _same_file(one: Any, other: Path) -> bool:
 
 @dataclass(frozen=True)
 class Score:
-    """What a model reached on a task, as the harness states it."""
+    """A model's score on a task, as the harness reports it."""
 
     metric: str
     value: float
     error: float | None
-    """Its standard error; None where the harness tells none."""
+    """Standard error of the value; None if the harness gives none."""
     higher_is_better: bool
 
 
@@ -93,11 +93,11 @@ def benchmark(
     """Score a model by the first metric of a task.
 
     Raises:
-        InputError: the task's examples cannot be had.
+        InputError: the task's examples are not available.
         OSError: the disk is full.
     """
     harness, manager = _harness(), check_task(task.name, task.folder)
-    return _score(_found(harness, model, tokenizer, task.name, manager, None, batch), task.name)
+    return _score(_results(harness, model, tokenizer, task.name, manager, None, batch), task.name)
 
 
 def task_scorer(
@@ -109,30 +109,30 @@ def task_scorer(
     examples: int | None = None,
     batch: int = 16,
 ) -> Callable[[PreTrainedModel], float]:
-    """A task as a function of a model: its score, signed so that higher is better.
+    """Return a function that scores a model on a task, signed so that higher is better.
 
     Args:
-        task: as the harness, or a YAML file in ``folder``, names it.
-        tokenizer: of all models that will be judged.
-        folder: of tasks of one's own; then no others are known, and nothing is downloaded for their sake.
-        metric: which of the task's, such as ``acc_norm``; by default its first.
-        examples: the first so many of the task; all by default.
-        batch: examples at once.
+        task: name of the task, in the harness or in a YAML file in ``folder``.
+        tokenizer: tokenizer of all models to be scored.
+        folder: folder of custom tasks; if set, only these are loaded, and no built-in task is looked up.
+        metric: a metric of the task, such as ``acc_norm``; by default its first.
+        examples: number of examples to use, from the first; by default all.
+        batch: examples per forward pass.
 
     Raises:
-        InputError: the harness is not installed, or does not know the task; later, when a model is judged:
-            the task's examples cannot be had, or it has no such metric.
+        InputError: the harness is not installed, or does not know the task. The returned function raises it
+            if the task's examples are not available, or the task has no such metric.
     """
     harness, manager = _harness(), check_task(task, folder)
 
-    def judge(model: PreTrainedModel) -> float:
-        found = _found(harness, model, tokenizer, task, manager, examples, batch)
-        return score_of(found, task, metric)
+    def score(model: PreTrainedModel) -> float:
+        results = _results(harness, model, tokenizer, task, manager, examples, batch)
+        return score_of(results, task, metric)
 
-    return judge
+    return score
 
 
-def _found(
+def _results(
     harness: Any,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -145,15 +145,11 @@ def _found(
         lm = harness.models.huggingface.HFLM(
             pretrained=model, tokenizer=tokenizer, batch_size=batch, device=str(model.device)
         )
-        return _evaluated(harness, lm, task, manager, examples)
+        return _evaluate(harness, lm, task, manager, examples)
 
 
 def check_task(task: str, folder: Path | None = None) -> Any:
-    """The harness's manager of tasks, if it knows the task.
-
-    Args:
-        task: see ``task_scorer``.
-        folder: see ``task_scorer``.
+    """Return the harness's task manager if it knows the task; arguments as in ``task_scorer``.
 
     Raises:
         InputError: the harness is not installed, or does not know the task.
@@ -176,7 +172,7 @@ def _manager(folder: Path | None) -> Any:
 
 
 def _harness() -> Any:
-    """The package, with the parts that are used."""
+    """Import the harness and the submodules used here."""
     try:
         import lm_eval
         import lm_eval.models.huggingface
@@ -191,8 +187,8 @@ def _harness() -> Any:
     return lm_eval
 
 
-def _evaluated(harness: Any, lm: Any, task: str, manager: Any, examples: int | None) -> Any:
-    """What the harness returns; it leaves the global random generators as they are."""
+def _evaluate(harness: Any, lm: Any, task: str, manager: Any, examples: int | None) -> Any:
+    """Run the harness without seeding the global random generators."""
     try:
         return harness.simple_evaluate(
             model=lm,
@@ -205,7 +201,7 @@ def _evaluated(harness: Any, lm: Any, task: str, manager: Any, examples: int | N
             numpy_random_seed=None,
             torch_random_seed=None,
         )
-    except OSError as error:  # connections, missing files, and what the hub raises for both
+    except OSError as error:  # connection errors, missing files, and the hub's errors for both
         if error.errno == errno.ENOSPC:
             raise
         why = str(error).partition("\n")[0] or type(error).__name__
@@ -216,26 +212,26 @@ def _evaluated(harness: Any, lm: Any, task: str, manager: Any, examples: int | N
         ) from error
 
 
-def score_of(found: Any, task: str, metric: str = "") -> float:
-    """The score among what ``lm_eval.simple_evaluate`` returned, signed so that higher is better.
+def score_of(results: Any, task: str, metric: str = "") -> float:
+    """Return the score in the result of ``lm_eval.simple_evaluate``, signed so that higher is better.
 
     Args:
-        found: with ``results`` and ``higher_is_better``, each by task.
-        task: its name.
-        metric: of the task; by default its first.
+        results: has ``results`` and ``higher_is_better``, each by task.
+        task: name of the task.
+        metric: a metric of the task; by default its first.
 
     Raises:
-        InputError: there is no such metric.
+        InputError: the task has no such metric.
     """
-    score = _score(found, task, metric)
+    score = _score(results, task, metric)
     return score.value if score.higher_is_better else -score.value
 
 
-def _score(found: Any, task: str, metric: str = "") -> Score:
-    """Arguments and errors as in ``score_of``."""
-    better: dict[str, bool] = found["higher_is_better"][task]
+def _score(results: Any, task: str, metric: str = "") -> Score:
+    """Return the unsigned score; arguments and errors as in ``score_of``."""
+    better: dict[str, bool] = results["higher_is_better"][task]
     name = metric or next(iter(better))
-    result: dict[str, Any] = found["results"][task]
+    result: dict[str, Any] = results["results"][task]
     keys = [key for key in result if key.partition(",")[0] == name]
     if name not in better or not keys:
         raise InputError(
@@ -243,6 +239,6 @@ def _score(found: Any, task: str, metric: str = "") -> Score:
             f"{task!r} has {', '.join(better)}, not {name!r}",
             "Name one of these",
         )
-    _, _, how = keys[0].partition(",")
-    error = result.get(f"{name}_stderr,{how}")
+    _, _, filter_name = keys[0].partition(",")
+    error = result.get(f"{name}_stderr,{filter_name}")
     return Score(name, float(result[keys[0]]), error if isinstance(error, float) else None, better[name])

@@ -1,10 +1,9 @@
-"""Counters of energy that a machine keeps (NVML, RAPL), and what a run took over all of its processes.
+"""Energy counters of the hardware (NVML, RAPL), and the energy of a run over all of its processes.
 
-Each counts for the whole device, whoever uses it. A counter that cannot be read is none.
+A counter measures the whole device, whatever uses it. A counter that cannot be read is left out.
 
-A device counts for whoever uses it, so that of all workers that see it one at a time reads it: the one
-that holds the lock on its file. When that worker ends another takes over, and the file goes on from where
-it was.
+Each counter of a run has one file. Of all workers that see the device, only the one that holds the lock on
+the file reads the counter. When that worker ends, another takes over and adds to the value in the file.
 """
 
 from __future__ import annotations
@@ -26,36 +25,36 @@ _POWERCAP = Path("/sys/class/powercap")
 
 
 class EnergyCounter(Protocol):
-    """One device that tells what it has used."""
+    """The energy counter of one device."""
 
     @property
     def key(self) -> str:
-        """The same for all processes that see the device, and for no other device."""
+        """Unique name of the device, the same in all processes that see it."""
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name of the device for reports."""
 
     def joules(self) -> float:
-        """Used since the first call, which is 0; never less than before.
+        """Return the energy used since the first call, which returns 0; it never decreases.
 
         Raises:
-            OSError: it cannot be read any more; other libraries raise errors of their own.
+            OSError: the counter can no longer be read; libraries may raise errors of their own.
         """
 
 
 @dataclass
 class RaplPackage:
-    """A processor package. Its counter begins anew at a limit, some minutes of full power apart."""
+    """A processor package. Its counter wraps around, at full power every few minutes."""
 
     folder: Path
     range: int
-    """Microjoules, at which it begins anew."""
+    """Microjoules at which the counter wraps around."""
     total: int = 0
     last: int | None = None
 
     def microjoules(self) -> int:
-        """Used since the first call."""
+        """Return the energy used since the first call."""
         now = int((self.folder / "energy_uj").read_text())
         if self.last is not None:
             self.total += now - self.last if now >= self.last else now - self.last + self.range
@@ -65,7 +64,7 @@ class RaplPackage:
 
 @dataclass
 class ProcessorEnergy:
-    """All packages of this host. Has to be read more often than a package's counter begins anew."""
+    """All processor packages of this host. Has to be read more often than a counter wraps around."""
 
     packages: Sequence[RaplPackage]
     key: str = field(default_factory=lambda: f"processors-{platform.node()}")
@@ -78,7 +77,7 @@ class ProcessorEnergy:
 
 @dataclass
 class GpuEnergy:
-    """One GPU; it counts from when its driver was loaded."""
+    """One GPU; its counter starts when the driver is loaded."""
 
     nvml: Any
     handle: Any
@@ -94,19 +93,19 @@ class GpuEnergy:
 
 
 def energy_counters(device: torch.device) -> list[EnergyCounter]:
-    """Those that can be read of a device and of the processors beside it; often none."""
-    found: list[EnergyCounter] = []
+    """Return the readable counters of a device and of the host's processors; often none."""
+    counters: list[EnergyCounter] = []
     if device.type == "cuda" and (gpu := _gpu(device)) is not None:
-        found.append(gpu)
+        counters.append(gpu)
     if packages := rapl_packages(_POWERCAP):
-        found.append(ProcessorEnergy(packages))
-    return found
+        counters.append(ProcessorEnergy(packages))
+    return counters
 
 
 def rapl_packages(folder: Path) -> list[RaplPackage]:
-    """The packages below a folder of the kernel's power caps; a zone within a package is no package.
+    """Return the packages in a powercap folder of the kernel, without the subzones inside a package.
 
-    Most systems let only the administrator read them.
+    On most systems only root can read them.
     """
     packages = []
     for zone in sorted(folder.glob("intel-rapl:*")):
@@ -116,7 +115,7 @@ def rapl_packages(folder: Path) -> list[RaplPackage]:
             package = RaplPackage(zone, int((zone / "max_energy_range_uj").read_text()))
             package.microjoules()
         except (OSError, ValueError):
-            return []  # part of the processors would pass for all
+            return []  # a part of the packages must not pass for all
         packages.append(package)
     return packages
 
@@ -125,53 +124,53 @@ def _gpu(device: torch.device) -> GpuEnergy | None:
     try:
         nvml = importlib.import_module("pynvml")
         nvml.nvmlInit()
-        about = torch.cuda.get_device_properties(device)
-        uuid = f"GPU-{about.uuid}"
-        gpu = GpuEnergy(nvml, nvml.nvmlDeviceGetHandleByUUID(uuid), uuid, about.name)
+        properties = torch.cuda.get_device_properties(device)
+        uuid = f"GPU-{properties.uuid}"
+        gpu = GpuEnergy(nvml, nvml.nvmlDeviceGetHandleByUUID(uuid), uuid, properties.name)
         gpu.joules()
-    except Exception:  # no module, no driver, a GPU that does not count, or a slice of one
+    except Exception:  # no module, no driver, a GPU without a counter, or a MIG slice
         return None
     return gpu
 
 
-#: Far below the minutes after which a processor's counter begins anew.
+#: Interval between readings, far below the minutes after which a processor's counter wraps around.
 _EVERY_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Energy:
-    """What the counters of a run came to, in joules."""
+    """The energy of a run, in joules."""
 
     joules: float
     counters: dict[str, float]
-    """By the name of the device."""
+    """Joules by the name of the device."""
 
 
 @contextmanager
 def energy_meter(folder: Path, device: str) -> Iterator[None]:
-    """Count what is used within the context, if the machine tells.
+    """Within the context, count the energy used, if the machine has readable counters.
 
     Args:
-        folder: where the run keeps what it used; made if there is something to keep.
-        device: that the run works on.
+        folder: folder of the run's counter files; created if there is a counter.
+        device: device of the run.
     """
     counters = energy_counters(torch.device(device))
     if not counters:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    gone = threading.Event()
-    thread = threading.Thread(target=_count, args=(counters, folder, gone), daemon=True)
+    stop = threading.Event()
+    thread = threading.Thread(target=_count, args=(counters, folder, stop), daemon=True)
     thread.start()
     try:
         yield
     finally:
-        gone.set()
+        stop.set()
         thread.join()
 
 
 def energy_spent(folder: Path) -> Energy | None:
-    """What the run has used so far, up to the last seconds; None if nothing was counted."""
+    """Return the energy of the run so far, up to the last seconds; None if nothing was counted."""
     counters: dict[str, float] = {}
     for path in sorted(folder.glob("*")):
         joules, _, name = path.read_text(encoding="utf-8", errors="replace").partition("\n")
@@ -181,11 +180,11 @@ def energy_spent(folder: Path) -> Energy | None:
 
 
 class EnergyTally:
-    """One counter and its file, which this process adds to while it has the lock.
+    """One counter and its file, to which this process adds while it holds the lock.
 
     Args:
-        counter: to read.
-        folder: of the files.
+        counter: the counter to read.
+        folder: folder of the files.
     """
 
     def __init__(self, counter: EnergyCounter, folder: Path) -> None:
@@ -195,25 +194,25 @@ class EnergyTally:
         self._before = 0.0
 
     def add(self) -> None:
-        """Take the lock if it is free, and write down what was used since it was taken."""
+        """Take the lock if it is free, and write the total including the energy used since then."""
         try:
-            self._file = self._file or self._taken()
+            self._file = self._file or self._lock_file()
             if self._file is not None:
                 total = self._before + self.counter.joules()
                 self._file.seek(0)
-                # As long as what stood there before, so that it is never cut off.
+                # Fixed width: the new text covers the old one, so no reader sees a cut number.
                 self._file.write(f"{total:020.3f}\n{self.counter.name}\n")
                 self._file.flush()
-        except Exception:  # a counter that went away, or a full disk, is no reason to end a run
+        except Exception:  # a lost counter or a full disk must not end a run
             return
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._file is not None:
             self._file.close()
 
-    def _taken(self) -> IO[str] | None:
-        """The file, locked; what was used until now has been counted by others, or by nobody."""
+    def _lock_file(self) -> IO[str] | None:
+        """Open and lock the file; energy used before now is not added, since other workers counted it."""
         self.path.touch()
         file = self.path.open("r+", encoding="utf-8")
         try:
@@ -225,14 +224,14 @@ class EnergyTally:
         return file
 
 
-def _count(counters: Sequence[EnergyCounter], folder: Path, gone: threading.Event) -> None:
+def _count(counters: Sequence[EnergyCounter], folder: Path, stop: threading.Event) -> None:
     with ExitStack() as stack:
         tallies = [EnergyTally(counter, folder) for counter in counters]
         for tally in tallies:
             stack.callback(tally.close)
             tally.add()
-        ending = False
-        while not ending:
-            ending = gone.wait(_EVERY_SECONDS)
+        stopped = False
+        while not stopped:
+            stopped = stop.wait(_EVERY_SECONDS)
             for tally in tallies:
                 tally.add()

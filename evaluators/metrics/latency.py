@@ -1,15 +1,14 @@
-"""How fast a model answers: prefill and decode, beside the teacher, by part, and kept for the machine.
+"""Latency: prefill and decode of a model, paired with the teacher, cached per machine, and split by part.
 
-Prefill reads a whole prompt in one pass and is bound by arithmetic; decode makes one token at a time
-from the KV cache and is bound by memory traffic and by the calls of each layer. Student and teacher
-are timed in turns, and the median of the ratios is what counts: whatever else slows the machine
-down slows both.
+Prefill reads a whole prompt in one pass and is bound by arithmetic. Decode makes one token at a time from
+the KV cache and is bound by memory traffic and by the calls of each layer. Student and teacher are timed in
+turns, and the median of their ratios counts: any other load on the machine slows both.
 
-Kept outside the runs, one line an entry, so that each architecture is measured once on a machine and
-a run that is repeated or resumed sees the figures it saw before.
+``LatencyCache`` is a file outside the run directories. So each architecture is measured once per machine,
+and a run that is repeated or resumed sees the same figures again.
 
-Hooks, and on a GPU waiting for the device at each of them, take time of their own and keep calls from
-overlapping. So only shares are told; what a whole pass takes is measured without hooks (see ``latency``).
+``latency_shares`` times the parts of a model by hooks. Hooks take time themselves, and on a GPU they have to
+wait for the device, so calls no longer overlap. So it returns shares only, never times.
 """
 
 from __future__ import annotations
@@ -35,23 +34,23 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What is timed."""
+    """The generation task that is timed."""
 
     batch: int = 1
-    """Sequences at once."""
+    """Sequences per batch."""
     prompt: int = 128
-    """Tokens of each prompt."""
+    """Tokens per prompt."""
     answer: int = 32
-    """Tokens made after it; latency is that of prompt and answer together."""
+    """Tokens generated after the prompt; latency is that of prompt and answer together."""
     timed_answer: int = 6
-    """Tokens of the answer that are timed, the rest being alike."""
+    """Tokens of the answer that are timed; the others are assumed to take as long."""
     repeats: int = 7
-    """Of which the median is taken."""
+    """Repeats, of which the median is taken."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """One model's times, in milliseconds for the whole batch."""
+    """A model's times, in milliseconds for the whole batch."""
 
     prefill_ms: float
     decode_ms_per_token: float
@@ -60,16 +59,16 @@ class Latency:
 
     @property
     def total_ms(self) -> float:
-        """Prompt and answer."""
+        """Time of prompt and answer together."""
         return self.prefill_ms + self.answer * self.decode_ms_per_token
 
     def scaled(self, prefill: float, decode: float) -> Latency:
-        """These times multiplied by two ratios."""
+        """Return these times, with prefill and decode each multiplied by a ratio."""
         return Latency(self.prefill_ms * prefill, self.decode_ms_per_token * decode, self.answer)
 
 
 def measure_latency(model: PreTrainedModel, workload: Workload) -> Latency:
-    """The median times of one model alone; for the teacher, as the reference of all students."""
+    """Return the median times of one model alone; the teacher's are the reference for all students."""
     rounds = [time_once(model, workload) for _ in range(workload.repeats + 1)][1:]
     prefill = statistics.median(prefill for prefill, _ in rounds)
     return Latency(prefill, statistics.median(decode for _, decode in rounds), workload.answer)
@@ -78,43 +77,43 @@ def measure_latency(model: PreTrainedModel, workload: Workload) -> Latency:
 def measure_latency_beside(
     model: PreTrainedModel, teacher: PreTrainedModel, reference: Latency, workload: Workload
 ) -> Latency:
-    """A student's times: the teacher's reference times the median ratios of interleaved rounds."""
+    """Return a student's times: the teacher's reference, scaled by median ratios of interleaved rounds."""
     ratios = []
     for number in range(workload.repeats + 1):
-        mine, theirs = time_once(model, workload), time_once(teacher, workload)
+        own, paired = time_once(model, workload), time_once(teacher, workload)
         if number:  # the first round warms up
-            ratios.append((mine[0] / theirs[0], mine[1] / theirs[1]))
+            ratios.append((own[0] / paired[0], own[1] / paired[1]))
     prefill = statistics.median(prefill for prefill, _ in ratios)
     return reference.scaled(prefill, statistics.median(decode for _, decode in ratios))
 
 
 @torch.no_grad()
 def time_once(model: PreTrainedModel, workload: Workload) -> tuple[float, float]:
-    """(prefill, decode per token) in milliseconds, once."""
+    """Time a workload once; return (prefill, decode per token) in milliseconds."""
     prompt = torch.ones(workload.batch, workload.prompt, dtype=torch.long, device=model.device)
     began = synchronized_time(model.device)
     output = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
-    read = synchronized_time(model.device)
+    prefilled = synchronized_time(model.device)
     for _ in range(workload.timed_answer):
         token: Tensor = output.logits[:, -1:].argmax(-1)
         output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
     done = synchronized_time(model.device)
-    return (read - began) * 1e3, (done - read) * 1e3 / workload.timed_answer
+    return (prefilled - began) * 1e3, (done - prefilled) * 1e3 / workload.timed_answer
 
 
 def synchronized_time(device: torch.device) -> float:
-    """The clock in seconds, when all that was begun on the device is done."""
+    """Wait until the device has finished all work, and return the clock in seconds."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-#: Fields of a config that do not change how long a forward pass takes.
+#: Config fields that do not affect the time of a forward pass.
 _IRRELEVANT = ("transformers_version", "architectures", "_name_or_path", "torch_dtype", "dtype")
 
 
 class LatencyCache:
-    """Measured latencies in a file of JSON lines; an unreadable line is as if it were not there."""
+    """Measured latencies in a JSON Lines file; unreadable lines are ignored."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -131,11 +130,11 @@ class LatencyCache:
             return
 
     def look_up(self, key: str, measure: Callable[[], Latency]) -> Latency:
-        """The latency under a key; measured and written down if it is not known."""
+        """Return the latency under a key; measure and store it if it is missing."""
         if key not in self.entries:
             latency = measure()
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:  # a line begins anew, even after one that was cut off
+            with self.path.open("a") as file:  # the newline comes first, in case the last line was cut off
                 file.write("\n" + json.dumps({"key": key, **asdict(latency)}))
             self.entries[key] = latency
         return self.entries[key]
@@ -148,7 +147,7 @@ def latency_key(
     dtype: torch.dtype,
     load: Workload,
 ) -> str:
-    """What a latency depends on: the sizes, those of the teacher, the machine, the libraries, the load."""
+    """Hash all that a latency depends on: both configs, machine, dtype, library versions and workload."""
     sizes = [
         {name: value for name, value in c.to_dict().items() if name not in _IRRELEVANT}
         for c in (config, reference)
@@ -160,7 +159,7 @@ def latency_key(
 
 
 def device_name(device: torch.device) -> str:
-    """The name of a GPU or of the processor, and of the host."""
+    """Return the name of the GPU or processor, and of the host."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} on {platform.node()}"
     return f"{_processor()}, {os.cpu_count()} cores, on {platform.node()}"
@@ -174,51 +173,51 @@ def _processor() -> str:
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "CPU")
 
 
-#: What no part of a model accounts for: norms, additions, masks, the calls of the layers themselves.
+#: The time outside all parts of a model: norms, residual additions, masks, the calls of the layers.
 REST = "rest"
 Shares = dict[str, float]
-"""Of each part; their sum is 1."""
+"""The share of each part; they sum to 1."""
 
 
 @dataclass(frozen=True)
 class LatencyShares:
-    """How prefill and decode divide among the parts of a model."""
+    """The shares of a model's parts in prefill and decode."""
 
     prefill: Shares
     decode: Shares
 
 
 def latency_shares(model: PreTrainedModel, modules: Mapping[str, str], workload: Workload) -> LatencyShares:
-    """The median share of each part over the repeats of a workload, after one to warm up.
+    """Return the median share of each part over the repeats of a workload, after a warm-up.
 
     Args:
         model: in evaluation mode.
-        modules: names of modules and the part that each works for; none within another.
+        modules: maps names of modules to the part that each belongs to; none may lie inside another.
         workload: what is timed.
     """
     rounds: list[tuple[Shares, Shares]] = []
     for number in range(workload.repeats + 1):
-        watch = _Watch(model)
-        with watch.on(modules):
+        timer = _PassTimer(model)
+        with timer.on(modules):
             time_once(model, workload)
         if number:
-            rounds.append((_shares(watch.passes[:1]), _shares(watch.passes[1:])))
+            rounds.append((_shares(timer.passes[:1]), _shares(timer.passes[1:])))
     prefill, decode = zip(*rounds, strict=True)
     return LatencyShares(_medians(prefill), _medians(decode))
 
 
-class _Watch:
-    """Times the passes of a model, and of each the parts."""
+class _PassTimer:
+    """Times the forward passes of a model and their parts by hooks."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.passes: list[dict[str, float]] = []
-        """Of each pass the seconds of its parts, and of the whole under ``REST``."""
+        """For each pass the seconds of its parts, and of the whole pass under ``REST``."""
         self._began: list[float] = []
 
     @contextmanager
     def on(self, modules: Mapping[str, str]) -> Iterator[None]:
-        """Time all passes within the context."""
+        """Within the context, time all passes."""
         with ExitStack() as stack:
             handles = [self.model.register_forward_pre_hook(self._new_pass)]
             for name, part in {"": REST, **modules}.items():
@@ -243,7 +242,7 @@ class _Watch:
 
 
 def _shares(passes: list[dict[str, float]]) -> Shares:
-    """Of all passes together."""
+    """Return the shares over all passes together."""
     seconds = {part: sum(one[part] for one in passes) for part in passes[0]}
     whole = seconds.pop(REST)
     shares = {part: spent / whole for part, spent in seconds.items()}
@@ -251,7 +250,7 @@ def _shares(passes: list[dict[str, float]]) -> Shares:
 
 
 def _medians(rounds: tuple[Shares, ...]) -> Shares:
-    """The median of each part, made to sum to 1 again."""
+    """Return the median of each part, normalised to sum to 1."""
     middle = {part: statistics.median(one[part] for one in rounds) for part in rounds[0]}
     whole = sum(middle.values())
     return {part: share / whole for part, share in middle.items()}

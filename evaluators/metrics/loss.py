@@ -1,4 +1,4 @@
-"""The first objective: loss on the validation blocks, in nats per token."""
+"""The loss objective: cross-entropy on the validation blocks, and its conversion to other units."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _TOKENS_AT_ONCE = 4096
 
 @torch.no_grad()
 def validation_loss(model: PreTrainedModel, blocks: Tensor) -> float:
-    """Mean cross-entropy of the next token, in nats per token; NaN if the model returns NaN.
+    """Return the mean cross-entropy of the next token, in nats per token; NaN if the model returns NaN.
 
     Args:
         model: in evaluation mode.
-        blocks: (N, T) token numbers; the first token of a block is not predicted.
+        blocks: (N, T) token ids; the first token of a block is not predicted.
     """
     assert not model.training, "losses are measured in evaluation mode"
     total = torch.zeros((), dtype=torch.float64)
@@ -37,18 +37,18 @@ def validation_loss(model: PreTrainedModel, blocks: Tensor) -> float:
 
 
 def bits_per_byte(loss: float, tokens: int, text_bytes: int) -> float:
-    """Loss per byte of text in bits, comparable between tokenizers.
+    """Convert a loss to bits per byte of text, which is comparable between tokenizers.
 
     Args:
         loss: nats per token.
-        tokens: in the text.
+        tokens: tokens of the text.
         text_bytes: UTF-8 bytes of the same text.
     """
     return loss * tokens / text_bytes / math.log(2)
 
 
 def perplexity(loss: float) -> float:
-    """The perplexity per token of a loss in nats per token; infinite where a float cannot hold it."""
+    """Return the perplexity of a loss in nats per token; infinite if a float cannot hold it."""
     try:
         return math.exp(loss)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""How fast a device is at what a search does, and the arithmetic that training takes."""
+"""The speed of a device at training, validation and latency measurement, to plan the hours of a run."""
 
 from __future__ import annotations
 
@@ -21,59 +21,59 @@ from evaluators.teacher.weights import free_bytes
 
 
 def training_flops(matrix_weights: int, tokens: int) -> int:
-    """Of forward and backward pass together: six for each weight and token (arXiv 2001.08361, 2.1)."""
+    """Return the FLOPs of forward and backward pass: six per weight and token (arXiv 2001.08361, 2.1)."""
     return 6 * matrix_weights * tokens
 
 
-#: Training is timed for so long, or for so many steps if they are over before, and for three at least.
+#: Training is timed for this many seconds or steps, whichever ends first, and for at least three steps.
 _SECONDS, _STEPS, _FEWEST = 10.0, 64, 3
 #: Weight, gradient and the two moments of AdamW, in float32.
-_BYTES_A_PARAMETER = 16
-#: Of the rate of a plain matrix product, what training and reading reach.
+_BYTES_PER_PARAMETER = 16
+#: Assumed speed of training and validation, as a share of the FLOPs per second of a matrix product.
 _REACHED = 0.5
 _SIDE = 1024
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What one student does on a device."""
+    """The speed of one student on a device."""
 
     learnt: float
-    """Tokens a second of training."""
+    """Training speed, in tokens per second."""
     read: float
-    """Tokens a second of validation."""
+    """Validation speed, in tokens per second."""
     latency_seconds: float
-    """To measure its latency in turns with a teacher of its size."""
+    """Time to measure its latency in turns with a teacher of its size."""
     timed: bool
-    """Whether a student was timed; else one takes too long or too much memory here, and its arithmetic was
-    divided by half of the rate of a matrix product."""
+    """Whether the student was timed. If it takes too long or too much memory here, the figures are estimates
+    from its FLOPs and half the rate of a matrix product."""
 
 
 class _EnoughError(Exception):
-    """The time is over."""
+    """Ends the timed training."""
 
 
 def student_pace(
     config: PretrainedConfig, device: torch.device, dtype: str, blocks: int, block: int, workload: Workload
 ) -> Pace:
-    """The pace of a student, its first step left out; takes some ten seconds.
+    """Measure or estimate the speed of a student; takes about ten seconds.
 
-    Training is by cross-entropy on random tokens: with cached targets a step costs as much as that
-    (studies/benchmarks/results).
+    The student trains by cross-entropy on random tokens, and its first step is not timed. A step with cached
+    targets costs as much (studies/benchmarks/results).
 
     Args:
-        config: of the student.
-        device: that it runs on.
+        config: config of the student.
+        device: device of the run.
         dtype: precision of the arithmetic, float32 or bfloat16.
-        blocks: of an optimiser step.
-        block: T, tokens a block.
-        workload: of a measurement of latency.
+        blocks: blocks per optimiser step.
+        block: T, tokens per block.
+        workload: what a measurement of latency times.
     """
     with torch.device("meta"):
         shape = AutoModelForCausalLM.from_config(config)
     rate, flops = _REACHED * _product_rate(device, dtype), 2 * _matrix_parameters(shape)
-    free, steps = free_bytes(device), _FEWEST * blocks * block * 3 * flops / rate
-    if steps > _SECONDS or (free is not None and _BYTES_A_PARAMETER * shape.num_parameters() > free):
+    free, seconds = free_bytes(device), _FEWEST * blocks * block * 3 * flops / rate
+    if seconds > _SECONDS or (free is not None and _BYTES_PER_PARAMETER * shape.num_parameters() > free):
         tokens = (workload.repeats + 1) * (workload.prompt + workload.timed_answer)
         return Pace(rate / (3 * flops), rate / flops, 2 * tokens * flops / rate, timed=False)
     student: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -82,15 +82,15 @@ def student_pace(
     text_BT = torch.randint(vocabulary, (blocks, block))
     precision = "bf16" if dtype == "bfloat16" else "no"
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
-    learnt = _learnt(student, text_BT, accelerator)
+    training_speed = _training_speed(student, text_BT, accelerator)
     with accelerator.autocast():
-        read = _read(student, text_BT)
+        validation_speed = _validation_speed(student, text_BT)
     began = time.monotonic()
     measure_latency(student, workload)
-    return Pace(learnt, read, 2 * (time.monotonic() - began), timed=True)
+    return Pace(training_speed, validation_speed, 2 * (time.monotonic() - began), timed=True)
 
 
-def _learnt(student: PreTrainedModel, text_BT: Tensor, accelerator: Accelerator) -> float:
+def _training_speed(student: PreTrainedModel, text_BT: Tensor, accelerator: Accelerator) -> float:
     blocks, block = text_BT.shape
     schedule = Schedule(
         tokens=_STEPS * blocks * block,
@@ -107,12 +107,12 @@ def _learnt(student: PreTrainedModel, text_BT: Tensor, accelerator: Accelerator)
 
     with suppress(_EnoughError):
         text = TextTargets(text_BT, accelerator.device)
-        watch, loss = TrainingMonitor(advance=advance), Loss.parse("cross-entropy")
-        distil(student, text, schedule, accelerator, watch, loss=loss)
+        monitor, loss = TrainingMonitor(advance=advance), Loss.parse("cross-entropy")
+        distil(student, text, schedule, accelerator, monitor, loss=loss)
     return (len(times) - 1) * blocks * block / (times[-1] - times[0])
 
 
-def _read(student: PreTrainedModel, text_BT: Tensor) -> float:
+def _validation_speed(student: PreTrainedModel, text_BT: Tensor) -> float:
     student.eval()
     validation_loss(student, text_BT)
     began, tokens = time.monotonic(), 0
@@ -123,7 +123,7 @@ def _read(student: PreTrainedModel, text_BT: Tensor) -> float:
 
 
 def _matrix_parameters(shape: PreTrainedModel) -> int:
-    """Parameters that a token is multiplied by; of the embeddings it reads one row."""
+    """Count the parameters that multiply each token: all but untied embeddings, which are looked up."""
     embeddings = shape.get_input_embeddings()
     assert isinstance(embeddings, nn.Module)
     head = shape.get_output_embeddings()
@@ -133,16 +133,16 @@ def _matrix_parameters(shape: PreTrainedModel) -> int:
 
 @torch.no_grad()
 def _product_rate(device: torch.device, dtype: str) -> float:
-    """FLOPs a second of a product of two large matrices."""
+    """Measure the FLOPs per second of a product of two large matrices."""
     one = torch.ones(_SIDE, _SIDE, device=device, dtype=getattr(torch, dtype))
-    _finished(one @ one)
+    _wait_for(one @ one)
     began, times = time.monotonic(), 0
     while times < 2 or time.monotonic() - began < _SECONDS / 40:
-        _finished(one @ one)
+        _wait_for(one @ one)
         times += 1
     return times * 2 * _SIDE**3 / (time.monotonic() - began)
 
 
-def _finished(product: Tensor) -> None:
-    """Wait for a device that answers before it is done."""
+def _wait_for(product: Tensor) -> None:
+    """Wait for a device that returns before it has finished."""
     product[0, 0].item()

@@ -1,8 +1,8 @@
-"""A search problem whose every answer is known: no model and no training, each figure a formula.
+"""A synthetic search problem: every objective is a formula, with no model and no training.
 
-Whether a search finds the best can be told where the best is known. Here the loss of an architecture after
-any number of tokens is a smooth function of its sizes, so that going through a space gives its true Pareto
-front. Two dials make the problem as hard as real ones: noise, and low rungs that mislead.
+To test whether a search finds the best architectures, the best have to be known. Here the loss of an
+architecture after any number of tokens is a smooth function of its sizes, so enumerating a space gives its
+true Pareto front. Two settings make the problem as hard as real ones: noise, and low rungs that mislead.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Reals = NDArray[np.float64]
 Table = NDArray[np.int64]
 _AXES = tuple(Axis)
 
-#: What the teacher's sizes end at, in nats per token, and about how far above that they begin.
+#: Final loss at the teacher's sizes, in nats per token, and about how far above it the loss starts.
 _LOWEST, _GAP = 2.0, 2.0
-#: Nats per token that halving an axis costs in the end. Hidden, neurons, heads and layers stand to each other
-#: as they do in students of the embedded teacher.
+#: Final cost of halving an axis, in nats per token. The ratios of hidden, MLP, heads and layers are those of
+#: students of the embedded teacher.
 _COST: Mapping[Axis, float] = {
     Axis.HIDDEN: 0.35,
     Axis.MLP: 0.1,
@@ -35,43 +35,43 @@ _COST: Mapping[Axis, float] = {
     Axis.SHARED_MLP: 0.03,
     Axis.HEAD_DIM: 0.1,
 }
-#: How much slower than its end tells whoever kept more of an axis learns, at full bias; depth is the slowest.
+#: How strongly keeping more of an axis slows learning down at full bias; layers have the strongest effect.
 _SLOWNESS, _SLOWNESS_OF_LAYERS = 3.0, 4.0
-#: Of the teacher's answer: what no cut saves, and what each part of a layer takes of the rest.
+#: The teacher's latency, the share that no pruning saves, and the shares of a layer's parts in the rest.
 _TEACHER_MS, _FIXED = 100.0, 0.1
 _OF_CALLS, _OF_HIDDEN, _OF_HEADS, _OF_KV_HEADS, _OF_NEURONS = 0.4, 0.2, 0.15, 0.05, 0.2
-#: The teacher's KV cache and its arithmetic on the context, as shares of its weights and theirs.
+#: The teacher's KV cache and attention FLOPs, as shares of its weights and their FLOPs; bytes per weight.
 _CACHE, _CONTEXT, _WEIGHT_BYTES = 0.1, 0.1, 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticProblem:
-    """Objectives of every architecture that lies within a teacher, all minimised.
+    """The objectives of every architecture within a teacher, all minimised.
 
-    With x the share of an axis that is kept, an architecture ends at
+    With x the kept share of an axis, the loss of an architecture converges to
 
         floor = 2 + Σ cost (1/x − 1)
 
-    nats per token and begins above it by
+    nats per token, and starts above it by
 
         gap = log(1 + exp(2 + Σ cost (1/x − 1) (1 − bias · slowness)))
 
     After t tokens its loss is floor + gap · (1 + t / pace)^−½. Without bias the gap grows with the floor, so
-    all rungs and the end agree on the order. With bias whoever keeps more learns the more slowly, and low
-    rungs prefer who ends badly: near half of full bias as much as those of the embedded teacher do.
+    all rungs agree with the final order. With bias, architectures that keep more learn more slowly, and low
+    rungs prefer those that end worse: at a bias near 0.5 as much as with the embedded teacher.
     """
 
     teacher: Architecture
     count: Polynomial
     """Parameters of an architecture."""
     pace_tokens: float
-    """After three times so many tokens half of the gap is closed."""
+    """Half of the gap is closed after three times this many tokens."""
     noise: float = 0.0
     """Standard deviation of a measured loss, in nats per token."""
     bias: float = 0.0
     """How far low rungs mislead, from 0 to 1."""
     seed: int = 0
-    """Of the noise."""
+    """Seed of the noise."""
 
     def __post_init__(self) -> None:
         assert 0 <= self.bias <= 1, f"bias lies between 0 and 1, not at {self.bias}"
@@ -79,29 +79,29 @@ class SyntheticProblem:
         assert self.pace_tokens > 0, f"a pace of {self.pace_tokens} tokens is none"
 
     def floors(self, table: Table) -> Reals:
-        """(n,) what the losses fall to, in nats per token.
+        """Return (n,) the limits of the losses, in nats per token.
 
         Args:
-            table: (n, axes) sizes, the axes in the order of ``Axis``.
+            table: (n, axes) sizes, with the axes in the order of ``Axis``.
         """
         floors: Reals = _LOWEST + self._excess(table).sum(1)
         return floors
 
     def gaps(self, table: Table) -> Reals:
-        """(n,) how far above their floors the losses begin, straight after pruning."""
+        """Return (n,) how far the losses right after pruning lie above their floors."""
         slowness = [_SLOWNESS_OF_LAYERS if axis is Axis.LAYERS else _SLOWNESS for axis in _AXES]
         excess = self._excess(table) @ (1 - self.bias * np.array(slowness))
         gaps: Reals = np.logaddexp(0, _GAP + excess)
         return gaps
 
     def losses(self, table: Table, tokens: float) -> Reals:
-        """(n,) the losses after so many tokens of distillation, free of noise."""
-        left = (1 + tokens / self.pace_tokens) ** -0.5
-        losses: Reals = self.floors(table) + self.gaps(table) * left
+        """Return (n,) the losses after a number of tokens of distillation, without noise."""
+        remaining = (1 + tokens / self.pace_tokens) ** -0.5
+        losses: Reals = self.floors(table) + self.gaps(table) * remaining
         return losses
 
     def costs(self, table: Table) -> dict[str, Reals]:
-        """Name to (n,) of the objectives that no training changes: ms, parameters, bytes, FLOPs per token."""
+        """Return (n,) each objective that training leaves alone: ms, parameters, bytes, FLOPs per token."""
         kept = dict(zip(_AXES, self._shares(table).T, strict=True))
         parameters = self.count.at(dict(zip(_AXES, table.T, strict=True))).astype(np.float64)
         layers, kv, teacher = kept[Axis.LAYERS], kept[Axis.KV_HEADS], self.count.of(self.teacher)
@@ -114,29 +114,29 @@ class SyntheticProblem:
         }
 
     def objectives(self, table: Table, tokens: float, names: tuple[str, ...]) -> Reals:
-        """(n, objectives) after so many tokens, free of noise, in the order of the names."""
+        """Return (n, objectives) after a number of tokens, without noise, in the order of the names."""
         found = {**self.costs(table), "loss": self.losses(table, tokens)}
         return np.stack([found[name] for name in names], axis=1)
 
     def noise_of(self, architecture: Architecture, rung: int) -> float:
-        """What a measurement at a rung adds to the loss: a repeat finds the same again."""
+        """Return the noise on the loss measured at a rung; repeated measurements give the same."""
         sizes = [architecture[axis] for axis in _AXES]
         return float(self.noise * np.random.default_rng((self.seed, rung, *sizes)).standard_normal())
 
     def _shares(self, table: Table) -> Reals:
-        """(n, axes) of the teacher's sizes; 1 for an axis that its class lacks."""
-        whole = np.array([self.teacher[axis] for axis in _AXES])
-        shares: Reals = np.where(whole > 0, table, 1) / np.maximum(whole, 1)
+        """Return (n, axes) the kept shares of the teacher's sizes; 1 for an axis that its class lacks."""
+        sizes = np.array([self.teacher[axis] for axis in _AXES])
+        shares: Reals = np.where(sizes > 0, table, 1) / np.maximum(sizes, 1)
         return shares
 
     def _excess(self, table: Table) -> Reals:
-        """(n, axes) nats per token that each axis costs in the end."""
+        """Return (n, axes) the final cost of each axis in nats per token."""
         excess: Reals = np.array([_COST[axis] for axis in _AXES]) * (1 / self._shares(table) - 1)
         return excess
 
 
 def _layer_time(kept: Mapping[Axis, Reals]) -> Reals:
-    """(n,) of one layer, as a share of the teacher's."""
+    """Return (n,) the latency of one layer, as a share of the teacher's."""
     neurons = kept[Axis.MLP] * kept[Axis.EXPERT_MLP] * kept[Axis.SHARED_MLP]
     return (
         _OF_CALLS
