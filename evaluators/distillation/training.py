@@ -21,6 +21,9 @@ from evaluators.distillation.schedule import SPIKE, DivergenceError, Rollback, h
 from evaluators.distillation.states import StateKind, layers_of
 from space.input_error import InputError
 
+Advance = Callable[[int], None]
+"""Called with the tokens of each step."""
+
 #: Factor on the learning rate after a rollback.
 _ROLLBACK_RATE = 0.5
 
@@ -33,7 +36,7 @@ class TrainingMonitor:
     """Returns the validation loss of the student."""
     times: int = 0
     """Number of validations, equally spaced."""
-    advance: Callable[[int], None] = field(default=lambda tokens: None)
+    advance: Advance = field(default=lambda tokens: None)
     """Called with the tokens of each step; after a rollback with the lost tokens as a negative number."""
 
 
@@ -228,7 +231,3 @@ class Training:
         self.position.seconds = began = self.seconds
         self.saving.save(self.position)
         self.saving.save_seconds = self.seconds - began
-
-
-Advance = Callable[[int], None]
-"""Called with the tokens of each step."""
