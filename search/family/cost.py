@@ -1,7 +1,7 @@
-"""What a family cost, beside separate searches and beside training each of its models from random weights.
+"""The cost of a family, compared to separate searches and to training each model from random weights.
 
-Tokens are measured, operations are arithmetic: six for each weight and token of a training, two for each
-token that a teaching model reads. Ranking and validation are left out on all sides.
+Tokens are measured; FLOPs are computed: 6 per weight and trained token, 2 per weight and token that the
+teaching model reads. Ranking and validation are left out on all sides.
 """
 
 from __future__ import annotations
@@ -23,63 +23,63 @@ from space.counting.counting import matrix_polynomial
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one run of a family came to."""
+    """The result and cost of one run of a family."""
 
     name: str
-    """Of the run."""
+    """Name of the run."""
     teacher: str
-    """That it was cut from."""
+    """The model that the students were cut from."""
     taught_by: str
     model: str
-    """That it chose, within its run directory."""
+    """Path of the chosen model within the run directory."""
     parameters: int
     loss: float
-    """Nats per token."""
+    """Validation loss in nats per token."""
     validation: str
-    """Whose loss that is: the text and the blocks it is cut into."""
+    """Description of the validation text and its block length."""
     matrix_weights: int
-    """Of the model: those that a token is multiplied with."""
+    """The model's weights in matrices that each token is multiplied with."""
     search_tokens: int
-    """Trained on in short distillation, over all candidates."""
+    """Tokens trained on in short distillation, over all candidates."""
     retraining_tokens: int
-    """Trained on in retraining, over all models."""
+    """Tokens trained on in retraining, over all models."""
     read_tokens: int
-    """That a teaching model read for them."""
+    """Tokens that the teaching model read for its targets."""
     students_flops: int
-    """Of training the students."""
+    """FLOPs of training the students."""
     correction_flops: int
-    """Of correcting the teacher."""
+    """FLOPs of correcting the teacher."""
     reading_weights: int
-    """Matrix weights of the model that taught."""
+    """Matrix weights of the teaching model."""
 
     @property
     def flops(self) -> int:
-        """All together."""
+        """FLOPs of the run in total."""
         return self.at(self.reading_weights)
 
     def at(self, reading_weights: int) -> int:
-        """All together, had a model of so many matrix weights taught."""
+        """FLOPs of the run in total, if a teaching model of ``reading_weights`` had been used."""
         return self.students_flops + self.correction_flops + 2 * reading_weights * self.read_tokens
 
 
 def stage_cost(resolved: Resolved, summary: dict[str, Any]) -> StageCost:
-    """The cost of a finished run that chose a model.
+    """Return the cost of a finished run that chose a model.
 
-    Under the schedule wsd a training may go on from a shorter one; what it spared is spread over all of its
-    kind.
+    Under the WSD schedule a training may resume a shorter one; the tokens saved are spread evenly over all
+    trainings of its kind.
 
     Args:
         resolved: the run.
-        summary: its summary.
+        summary: summary of the run.
     """
     variants = variants_of(resolved)
-    settled = variants.get(summary["basis"]["name"], resolved)
+    chosen = variants.get(summary["basis"]["name"], resolved)
     tokens, row, teaching = summary["tokens"], chosen_row(summary), resolved.teaching
     assert row is not None, "a stage without a model ends the family"
-    short = [*_tried(resolved, summary), *_trained(settled.axis_map, summary["trials"])]
-    long = _trained(settled.axis_map, [*summary["promoted"], *summary["baselines"]])
-    students = _training(short, tokens["short_distillation"]) + _training(long, tokens["retraining"])
-    correction = training_flops(_weights(resolved.axis_map), tokens["teacher_correction"])
+    short = [*_trial_trainings(resolved, summary), *_trainings(chosen.axis_map, summary["trials"])]
+    long = _trainings(chosen.axis_map, [*summary["promoted"], *summary["baselines"]])
+    students = _flops_of(short, tokens["short_distillation"]) + _flops_of(long, tokens["retraining"])
+    correction = training_flops(_matrix_weights(resolved.axis_map), tokens["teacher_correction"])
     corpus = summary["corpus"]
     return StageCost(
         name=summary["name"],
@@ -89,55 +89,55 @@ def stage_cost(resolved: Resolved, summary: dict[str, Any]) -> StageCost:
         parameters=row["parameters"],
         loss=row["loss"],
         validation=f"{corpus['validation_tokens']:,} tokens of {corpus['id']} in blocks of {corpus['block']}",
-        matrix_weights=_weights(settled.axis_map, _architecture(row)),
+        matrix_weights=_matrix_weights(chosen.axis_map, _architecture(row)),
         search_tokens=tokens["short_distillation"],
         retraining_tokens=tokens["retraining"],
-        read_tokens=_read(summary),
+        read_tokens=_tokens_read(summary),
         students_flops=students,
         correction_flops=correction,
-        reading_weights=_weights(teaching),
+        reading_weights=_matrix_weights(teaching),
     )
 
 
 @dataclass(frozen=True)
 class FamilyCost:
-    """The cost of all stages."""
+    """The cost of a family, over all of its runs."""
 
     name: str
     original: str
-    """The teacher that the family began with."""
+    """The teacher of the first run."""
     original_weights: int
-    """Its matrix weights."""
+    """Matrix weights of the original teacher."""
     taught_by: str
-    """Original or previous."""
+    """``original`` or ``previous``."""
     stages: tuple[StageCost, ...]
     teacher_tokens: int | None
-    """That the original was trained on, if that is known."""
+    """Tokens that the original teacher was trained on, if known."""
 
     @property
     def flops(self) -> int:
-        """Of the stages, without the original's training."""
+        """FLOPs of all runs, without the training of the original teacher."""
         return sum(stage.flops for stage in self.stages)
 
     def separate(self, stage: StageCost) -> int:
-        """FLOPs of a stage, had it been cut from the original and taught by it, on as many tokens."""
+        """Return the FLOPs of a run if the original were teacher and teaching model, on as many tokens."""
         return stage.at(self.original_weights)
 
     def scratch(self, stage: StageCost) -> int | None:
-        """FLOPs of training a stage's model from random weights on the original's tokens."""
+        """Return the FLOPs of training a run's model from random weights on the original's tokens."""
         tokens = self.teacher_tokens
         return None if tokens is None else training_flops(stage.matrix_weights, tokens)
 
     @property
     def saving(self) -> float | None:
-        """See ``family_saving``; None if the original's tokens are not known."""
+        """The factor of ``family_saving``; None if the original's tokens are unknown."""
         if self.teacher_tokens is None:
             return None
         weights = [self.original_weights, *(stage.matrix_weights for stage in self.stages)]
         return family_saving(weights, self.teacher_tokens, self.flops)
 
     def as_dict(self) -> dict[str, Any]:
-        """As ``family.json`` has it."""
+        """Return the content of ``family.json``."""
         stages = [
             asdict(stage)
             | {
@@ -162,20 +162,20 @@ class FamilyCost:
 
 
 def family_saving(weights: Sequence[float], teacher_tokens: float, flops: float) -> float:
-    """How many times as much it costs to train every model of a family from random weights.
+    """Return the cost of training every model of a family from random weights, relative to the family's cost.
 
-    Either way the original is trained; that is counted on both sides, as in the 1.8 of arXiv 2407.14679.
+    The training of the original counts on both sides, as in the factor 1.8 of arXiv 2407.14679.
 
     Args:
-        weights: in the matrices of every model, the original first.
-        teacher_tokens: that each is trained on.
-        flops: what the family took beyond the original.
+        weights: matrix weights of every model, the original first.
+        teacher_tokens: tokens that each model would be trained on.
+        flops: FLOPs of the family beyond the original's training.
     """
     each = [6 * one * teacher_tokens for one in weights]
     return sum(each) / (each[0] + flops)
 
 
-def _weights(axis_map: AxisMap, architecture: Architecture | None = None) -> int:
+def _matrix_weights(axis_map: AxisMap, architecture: Architecture | None = None) -> int:
     return int(matrix_polynomial(axis_map).of(architecture or axis_map.teacher))
 
 
@@ -184,38 +184,38 @@ def _architecture(row: dict[str, Any]) -> Architecture:
     return Architecture(**{axis.value: sizes[axis] for axis in Axis if axis in sizes})
 
 
-def _trained(axis_map: AxisMap, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
-    """(matrix weights, tokens) of every training among the rows of a summary."""
+def _trainings(axis_map: AxisMap, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
+    """Return (matrix weights, tokens) of every training among rows of a summary."""
     matrices = matrix_polynomial(axis_map)
     return [(int(matrices.of(_architecture(row))), row["tokens"]) for row in rows if row["tokens"]]
 
 
-def _tried(resolved: Resolved, summary: dict[str, Any]) -> list[tuple[int, int]]:
-    """The same of the students that the basis of hidden was tried out on."""
+def _trial_trainings(resolved: Resolved, summary: dict[str, Any]) -> list[tuple[int, int]]:
+    """Return (matrix weights, tokens) of the students of the trial of bases."""
     variants = variants_of(resolved)
-    who = {(one.basis, one.origin): one.architecture for one in basis_candidates(resolved)}
+    tried = {(one.basis, one.origin): one.architecture for one in basis_candidates(resolved)}
     return [
-        (_weights(variants[one["basis"]].axis_map, who[one["basis"], one["origin"]]), one["tokens"])
+        (_matrix_weights(variants[one["basis"]].axis_map, tried[one["basis"], one["origin"]]), one["tokens"])
         for one in summary["basis"]["tried"]
     ]
 
 
-def _training(trained: Sequence[tuple[int, int]], tokens: int) -> int:
-    """FLOPs of trainings that together read so many tokens."""
+def _flops_of(trained: Sequence[tuple[int, int]], tokens: int) -> int:
+    """Return the FLOPs of trainings of (matrix weights, tokens), scaled to ``tokens`` in total."""
     whole = sum(each for _, each in trained)
     flops = sum(training_flops(weights, each) for weights, each in trained)
     return round(flops * tokens / whole) if whole else 0
 
 
-def _read(summary: dict[str, Any]) -> int:
-    """Tokens that the teaching model read: once what lies on the disk, each time what it was asked live."""
+def _tokens_read(summary: dict[str, Any]) -> int:
+    """Count the tokens that the teaching model read: once for cached targets, each time for live ones."""
     tokens, targets = summary["tokens"], summary["distillation"]["targets"]
     live = [kind for kind, about in targets.items() if about["form"] == "live"]
     return int(tokens["targets"] + sum(tokens[kind] for kind in live))
 
 
 def family_table(cost: FamilyCost) -> str:
-    """A line for each run, and below it what the figures are."""
+    """Return a table with a row per run, and notes on its figures."""
     head = ["run", "parameters", "loss", "search", "retraining", "FLOPs", "separately", "random weights"]
     rows = [head]
     for stage in cost.stages:

@@ -1,8 +1,8 @@
-"""A family of models: each budget's run is cut from the model that the run before it chose.
+"""A family of models, one per budget; each run cuts its students from the model that the previous run chose.
 
-To train the largest model alone and to walk down from it by pruning and distillation is the first of the
-practices of arXiv 2407.14679 (section 4.1). Every stage is an ordinary run in a folder of its own below the
-family's, so a family goes on as a run does: by the same command.
+Training only the largest model and deriving the smaller ones by pruning and distillation is the first best
+practice of arXiv 2407.14679 (section 4.1). Each stage is an ordinary run in a folder below the family's,
+so the same command resumes a family as it does a run.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from space.input_error import InputError
 
 
 class FamilyRoot(NamedTuple):
-    """The teacher that a line of cuts began with."""
+    """The teacher at the start of a chain of runs."""
 
     id: str
     revision: str
@@ -55,7 +55,7 @@ class FamilyRoot(NamedTuple):
 
 
 class Parent(NamedTuple):
-    """The model that a stage chose, as the next one is cut from it."""
+    """The model that a stage chose, the teacher of the next one."""
 
     path: str
     config: PretrainedConfig
@@ -69,7 +69,7 @@ class Stage(NamedTuple):
     directory: RunDirectory
     root: FamilyRoot
     assumed: bool
-    """Whether its teacher is not there yet, and a hand-made student stands in for it."""
+    """Whether its teacher does not exist yet, and a hand-made student stands in for it."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class Family:
     name: str
     budgets: tuple[Budget, ...]
     folders: tuple[str, ...]
-    """Of the runs, below the family's."""
+    """Folder names of the runs, below the family's."""
     trainings: tuple[Training, ...]
-    """Teachers that were named, or the one that the largest budget picked."""
+    """The teachers that the user named, or the one picked for the largest budget."""
     first: Resolved
-    """The largest budget's run."""
+    """The run of the largest budget."""
 
     @property
     def path(self) -> Path:
@@ -92,20 +92,20 @@ class Family:
         return self.flags.out / self.name
 
     def stage(self, number: int, parent: Parent | None) -> Stage:
-        """A run, from 0, as it follows from what the one before it chose.
+        """Return a run by its number from 0, given the model that the previous run chose.
 
         Raises:
-            InputError: it cannot be done.
+            InputError: the run is impossible.
         """
         if parent is None:
-            return self._named(number, self.first, None)
-        return self._named(number, resolve_from(self._flags(number), self._teachers(parent)), parent)
+            return self._stage_of(number, self.first, None)
+        return self._stage_of(number, resolve_from(self._flags_of(number), self._teachers_of(parent)), parent)
 
     def parent(self, stage: Stage, summary: dict[str, Any]) -> Parent:
-        """What a finished stage hands on.
+        """Return the model that a finished stage chose.
 
         Raises:
-            InputError: it chose nothing.
+            InputError: the stage chose no model.
         """
         row = chosen_row(summary)
         if row is None:
@@ -118,12 +118,12 @@ class Family:
         return Parent(path, load_config(path, None, self.flags.trust_remote_code), stage.root)
 
     def stages(self) -> Iterator[Stage]:
-        """All runs: those that can be known already, and after them what they will be much like.
+        """Yield all runs; those whose teacher does not exist yet are approximate.
 
-        For a model that is not there yet the most even hand-made student of the run before stands in.
+        The first suitable hand-made student of the previous run stands in for such a teacher.
 
         Raises:
-            InputError: one cannot be done, or its directory belongs to another configuration.
+            InputError: a run is impossible, or its directory belongs to another configuration.
         """
         stage = self.stage(0, None)
         for number in range(len(self.budgets)):
@@ -131,9 +131,9 @@ class Family:
                 stage.directory.refuse_another(stage.resolved.config)
             yield stage
             if number + 1 < len(self.budgets):
-                stage = self._following(number + 1, stage)
+                stage = self._next_stage(number + 1, stage)
 
-    def _following(self, number: int, before: Stage) -> Stage:
+    def _next_stage(self, number: int, before: Stage) -> Stage:
         summary = None if before.assumed else _finished(before.directory)
         if summary is not None:
             return self.stage(number, self.parent(before, summary))
@@ -149,20 +149,20 @@ class Family:
         assert refusal is not None, "a space holds an architecture"
         raise refusal
 
-    def _flags(self, number: int) -> Flags:
-        """Those of a later stage: what follows from the teacher stays that of the first."""
+    def _flags_of(self, number: int) -> Flags:
+        """Return the flags of a later stage; text and dtypes fixed those of the first."""
         first = self.first.config
-        stay: dict[str, Any] = {"data": first.data, "dtype": first.dtype, "budget_dtype": first.budget_dtype}
-        where: dict[str, Any] = {"out": self.path, "study_name": self.folders[number]}
-        return replace(self.flags, budget=str(self.budgets[number].amount), **where, **stay)
+        fixed: dict[str, Any] = {"data": first.data, "dtype": first.dtype, "budget_dtype": first.budget_dtype}
+        location: dict[str, Any] = {"out": self.path, "study_name": self.folders[number]}
+        return replace(self.flags, budget=str(self.budgets[number].amount), **location, **fixed)
 
-    def _teachers(self, parent: Parent) -> list[Training]:
-        """What a later stage may be cut from; a single teacher is always farther than its student."""
+    def _teachers_of(self, parent: Parent) -> list[Training]:
+        """Return the possible teachers of a later stage; a single named one is farther than its student."""
         student = Training((TrainingPhase(parent.path, None),), parent.config)
         return [student, *(self.trainings if len(self.trainings) > 1 else ())]
 
-    def _named(self, number: int, resolved: Resolved, parent: Parent | None) -> Stage:
-        """The stage of a run that is resolved: under its own name, taught by whom the user wants."""
+    def _stage_of(self, number: int, resolved: Resolved, parent: Parent | None) -> Stage:
+        """Return the stage of a resolved run, with its name and its teaching model."""
         config = resolved.config
         directory = RunDirectory(self.path / self.folders[number])
         own: dict[str, Any] = {"name": f"{self.name}/{self.folders[number]}"}
@@ -181,17 +181,17 @@ class Family:
 
 
 def family_of(flags: Flags) -> Family:
-    """Read a family from flags whose budget is several.
+    """Build a family from flags with several budgets.
 
     Raises:
-        InputError: the budgets do not descend, or the first of them cannot be reached.
+        InputError: the budgets do not descend, or the first one is impossible.
     """
-    typed, folders = budgets_named(flags), folders_of(flags)
-    largest = replace(flags, budget=typed[0])
+    budget_texts, folders = budgets_named(flags), folders_of(flags)
+    largest = replace(flags, budget=budget_texts[0])
     trainings = teachers_named(largest)
     name = name_of(flags, nearest_teacher(largest, trainings)[0].phases[-1].id)
     first = resolve_from(replace(largest, out=flags.out / name, study_name=folders[0]), trainings)
-    texts = [BudgetText.parse(text, Measure(flags.budget_of)) for text in typed]
+    texts = [BudgetText.parse(text, Measure(flags.budget_of)) for text in budget_texts]
     budgets = [budget_of(flags, text, first.axis_map)[0] for text in texts]
     for above, below in pairwise(budgets):
         if below.highest >= above.lowest:
@@ -204,7 +204,7 @@ def family_of(flags: Flags) -> Family:
 
 
 def _finished(directory: RunDirectory) -> dict[str, Any] | None:
-    """The summary of a run that has one; None if it cannot be read, and the run will write it again."""
+    """Return the summary of a finished run; None if it cannot be read (the run will write it again)."""
     try:
         return read(directory.summary)
     except InputError:
@@ -212,7 +212,7 @@ def _finished(directory: RunDirectory) -> dict[str, Any] | None:
 
 
 def _stand_ins(stage: Stage) -> Iterator[Parent]:
-    """Hand-made students of a stage in place of the model that it will choose."""
+    """Yield hand-made students of a stage that can stand in for the model that it will choose."""
     resolved = stage.resolved
     axis_map, space = resolved.axis_map, resolved.space
     found = list(baselines(space, axis_map.teacher).values()) or [space.architectures[0]]
@@ -222,17 +222,17 @@ def _stand_ins(stage: Stage) -> Iterator[Parent]:
 
 
 def run_family(flags: Flags, command: str) -> str:
-    """Run the stages of a family, or plan them if that was asked; finished ones are run through, not again.
+    """Run the stages of a family, or plan them under ``--plan``; finished stages are not repeated.
 
     Args:
-        flags: with several budgets.
-        command: the user's, for the summaries.
+        flags: flags with several budgets.
+        command: the user's command line, for the summaries.
 
     Returns:
-        The result, for stdout; in JSON if that was asked for.
+        The result for stdout; JSON under ``--json``.
 
     Raises:
-        InputError: a stage cannot be done; of all that can be known it is told before any work.
+        InputError: a stage is impossible; as far as this can be known, it is raised before any work.
     """
     family = family_of(flags)
     if flags.plan:
@@ -241,8 +241,8 @@ def run_family(flags: Flags, command: str) -> str:
             return as_json_line(
                 [{"run": one.resolved.config.name, **found.as_dict()} for one, found in plans]
             )
-        return "\n\n".join(_planned(stage, found) for stage, found in plans)
-    for _ in family.stages():  # refuses what cannot be
+        return "\n\n".join(_plan_text(stage, found) for stage, found in plans)
+    for _ in family.stages():  # raises if a stage is impossible
         pass
     texts, results, costs = [], [], []
     parent: Parent | None = None
@@ -253,7 +253,7 @@ def run_family(flags: Flags, command: str) -> str:
         results.append(result_as_dict(summary, stage.directory))
         parent = family.parent(stage, summary)
         costs.append(stage_cost(stage.resolved, summary))
-    cost = _together(family, costs)
+    cost = _family_cost(family, costs)
     atomic_write(family.path / "family.json", json.dumps(cost.as_dict() | {"command": command}, indent=1))
     if flags.json:
         return as_json_line({"models": results, "family": cost.as_dict()})
@@ -261,34 +261,34 @@ def run_family(flags: Flags, command: str) -> str:
 
 
 def _run(family: Family, stage: Stage, command: str) -> dict[str, Any]:
-    _let_go()
+    _free_memory()
     console = Console(family.flags.quiet, family.flags.verbose)
     console.say(f"{stage.resolved.config.name}: {opening_line(stage.resolved)}")
     return run(stage.resolved, stage.directory, console, command)
 
 
-def _let_go() -> None:
-    """Give back the models of the run before, which it took out of the collector's sight."""
+def _free_memory() -> None:
+    """Free the models of the previous run, which ``gc.freeze`` hid from the collector."""
     gc.unfreeze()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def _together(family: Family, costs: Sequence[StageCost]) -> FamilyCost:
+def _family_cost(family: Family, costs: Sequence[StageCost]) -> FamilyCost:
     flags, teacher, axis_map = family.flags, family.first.config.teacher, family.first.axis_map
-    said = flags.teacher_tokens
+    given = flags.teacher_tokens
     return FamilyCost(
         name=family.name,
         original=teacher,
         original_weights=int(matrix_polynomial(axis_map).of(axis_map.teacher)),
         taught_by=flags.taught_by,
         stages=tuple(costs),
-        teacher_tokens=parse_count(said, "--teacher-tokens") if said else training_tokens(teacher),
+        teacher_tokens=parse_count(given, "--teacher-tokens") if given else training_tokens(teacher),
     )
 
 
-def _planned(stage: Stage, found: Plan) -> str:
+def _plan_text(stage: Stage, found: Plan) -> str:
     assumed = "counted with the most even hand-made student in its place; another changes sizes and work"
     note = f"\n{stage.resolved.config.teacher} is not there yet: {assumed}" if stage.assumed else ""
     return f"{_heading(stage)}{note}\n{found}"
