@@ -13,6 +13,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+#: Of 20 documents one is for validation and one for calibration; the rest is for distillation.
+_BUCKETS = 20
+_DOCUMENTS_AT_ONCE = 64
+_Item = TypeVar("_Item")
+
 
 def fingerprint(*parts: str | int | Tensor) -> str:
     """SHA-256 in hexadecimal over texts, numbers and tensors, in order."""
@@ -32,10 +37,6 @@ class Split(StrEnum):
     CALIBRATION = "calibration"
     DISTILLATION = "distillation"
     VALIDATION = "validation"
-
-
-#: Of 20 documents one is for validation and one for calibration; the rest is for distillation.
-_BUCKETS = 20
 
 
 def split_of(name: str) -> Split:
@@ -101,11 +102,6 @@ def corpus_fingerprint(blocks: Mapping[Split, Tensor]) -> str:
         digest.update(f"{split} {tuple(tokens.shape)} {tokens.dtype}\n".encode())
         digest.update(tokens.contiguous().numpy().data)
     return digest.hexdigest()
-
-
-_DOCUMENTS_AT_ONCE = 64
-
-_Item = TypeVar("_Item")
 
 
 def with_separator(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -30,7 +30,12 @@ from evaluators.huggingface.hub import HubUnavailableError
 from evaluators.huggingface.library_output import quiet_libraries
 from space.input_error import InputError
 
+__all__ = ["Corpus", "CorpusRequest", "read_corpus"]
+
 logger = logging.getLogger(__name__)
+_LOG_EVERY_DOCUMENTS = 10_000
+#: Part of the cache's key: raise it when the same request would read other blocks than before.
+_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -101,9 +106,6 @@ def _read_kept(path: Path, expected: dict[str, str]) -> Corpus | None:
         reason = f"{type(error).__name__}: {error}"
     logger.warning("the kept text %s cannot be used (%s); reading the text anew", path, reason)
     return None
-
-
-_LOG_EVERY_DOCUMENTS = 10_000
 
 
 @dataclass
@@ -196,12 +198,6 @@ def _progress(filled: Mapping[Split, SplitBuilder]) -> str:
         f"{split}: {min(filling.held // filling.block, filling.blocks)} of {filling.blocks} blocks"
         for split, filling in filled.items()
     )
-
-
-__all__ = ["Corpus", "CorpusRequest", "read_corpus"]
-
-#: Part of the cache's key: raise it when the same request would read other blocks than before.
-_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,74 @@ from space.input_error import InputError
 
 _NAMES = ("text", "content")
 _STRINGS = {"string", "large_string", "string_view"}
+#: Folders of the standard library that are not source text worth learning: installed packages,
+#: byte code, generated tables that repeat each other, and tests, which not every distribution ships.
+_SKIPPED_FOLDERS = frozenset(
+    {
+        *("site-packages", "dist-packages", "__pycache__", "encodings", "pydoc_data"),
+        *("test", "tests", "idle_test", "data"),
+    }
+)
+_SHORTEST_CHARACTERS = 200
+_WINDOW_CHARACTERS = 1 << 25
+#: A document ends at the first blank line after this many characters, so that what belongs
+#: together (a story, a section) is rarely cut.
+_LENGTH = 4096
+#: A text with less than this many such documents is cut shorter, since one in 20 each has to go to
+#: calibration and validation; but not below a paragraph or so.
+_FEWEST = 160
+_SHORTEST_LENGTH = 256
+#: Where no blank line comes, a document ends with the line after so many times its length.
+_PATIENCE = 2
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and a name for it that is the same on every machine."""
+
+    name: str
+    text: str
+
+    @classmethod
+    def unnamed(cls, text: str) -> Document:
+        """A document whose name is its content's SHA-256, so that copies are in one split.
+
+        Halves of surrogate pairs, which JSON can hold and UTF-8 cannot, become question marks.
+        """
+        content = text.encode(errors="replace")
+        return cls(hashlib.sha256(content).hexdigest(), content.decode())
+
+
+def in_hash_order(documents: Iterable[Document], window: int = _WINDOW_CHARACTERS) -> Iterator[Document]:
+    """The documents, shuffled the same way on every machine: sorted by the hashes of their names.
+
+    A text is seldom read to its end, and neighbours are seldom independent (modules of a package,
+    pages of a site), so that its beginning alone would be a skewed sample.
+
+    Args:
+        documents: in any order; endless is fine.
+        window: characters to read before sorting and handing on.
+
+    Yields:
+        Of documents next to each other with the same name, which are copies, only the first.
+    """
+    held: list[Document] = []
+    characters = 0
+    for document in documents:
+        held.append(document)
+        characters += len(document.text)
+        if characters >= window:
+            yield from _hash_sorted(held)
+            held, characters = [], 0
+    yield from _hash_sorted(held)
+
+
+def _hash_sorted(documents: list[Document]) -> Iterator[Document]:
+    last = None
+    for document in sorted(documents, key=lambda document: hashlib.sha256(document.name.encode()).digest()):
+        if document.name != last:
+            yield document
+        last = document.name
 
 
 def texts_of_rows(
@@ -77,67 +145,6 @@ def _text_column(strings: list[str], columns: list[str], id: str) -> str:
     )
 
 
-#: Folders of the standard library that are not source text worth learning: installed packages,
-#: byte code, generated tables that repeat each other, and tests, which not every distribution ships.
-_SKIPPED_FOLDERS = frozenset(
-    {
-        *("site-packages", "dist-packages", "__pycache__", "encodings", "pydoc_data"),
-        *("test", "tests", "idle_test", "data"),
-    }
-)
-_SHORTEST_CHARACTERS = 200
-_WINDOW_CHARACTERS = 1 << 25
-
-
-@dataclass(frozen=True)
-class Document:
-    """A text and a name for it that is the same on every machine."""
-
-    name: str
-    text: str
-
-    @classmethod
-    def unnamed(cls, text: str) -> Document:
-        """A document whose name is its content's SHA-256, so that copies are in one split.
-
-        Halves of surrogate pairs, which JSON can hold and UTF-8 cannot, become question marks.
-        """
-        content = text.encode(errors="replace")
-        return cls(hashlib.sha256(content).hexdigest(), content.decode())
-
-
-def in_hash_order(documents: Iterable[Document], window: int = _WINDOW_CHARACTERS) -> Iterator[Document]:
-    """The documents, shuffled the same way on every machine: sorted by the hashes of their names.
-
-    A text is seldom read to its end, and neighbours are seldom independent (modules of a package,
-    pages of a site), so that its beginning alone would be a skewed sample.
-
-    Args:
-        documents: in any order; endless is fine.
-        window: characters to read before sorting and handing on.
-
-    Yields:
-        Of documents next to each other with the same name, which are copies, only the first.
-    """
-    held: list[Document] = []
-    characters = 0
-    for document in documents:
-        held.append(document)
-        characters += len(document.text)
-        if characters >= window:
-            yield from _hash_sorted(held)
-            held, characters = [], 0
-    yield from _hash_sorted(held)
-
-
-def _hash_sorted(documents: list[Document]) -> Iterator[Document]:
-    last = None
-    for document in sorted(documents, key=lambda document: hashlib.sha256(document.name.encode()).digest()):
-        if document.name != last:
-            yield document
-        last = document.name
-
-
 def standard_library() -> Iterator[Document]:
     """The installed Python's standard library, one document a module, in the order of the names.
 
@@ -154,17 +161,6 @@ def standard_library() -> Iterator[Document]:
             continue
         if len(text) >= _SHORTEST_CHARACTERS:
             yield Document(name.as_posix(), text)
-
-
-#: A document ends at the first blank line after this many characters, so that what belongs
-#: together (a story, a section) is rarely cut.
-_LENGTH = 4096
-#: A text with less than this many such documents is cut shorter, since one in 20 each has to go to
-#: calibration and validation; but not below a paragraph or so.
-_FEWEST = 160
-_SHORTEST_LENGTH = 256
-#: Where no blank line comes, a document ends with the line after so many times its length.
-_PATIENCE = 2
 
 
 def document_length(size: int) -> int:

@@ -18,6 +18,7 @@ from evaluators.huggingface.library_output import quiet_libraries, short_message
 from space.input_error import InputError
 
 logger = logging.getLogger(__name__)
+STANDARD_LIBRARY = "stdlib"
 _NAME = re.compile(r"(?P<id>[^@:]+)(@(?P<revision>[^:]+))?(:(?P<config>.+))?")
 
 
@@ -66,9 +67,6 @@ class HubText:
                 f"of {self.wanted.id} it says: {short_message(error)}",
                 f"Name a part of it as {self.wanted.id}:PART, or another dataset",
             ) from error
-
-
-STANDARD_LIBRARY = "stdlib"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""The hub: names that may mean it, progress of downloads, and what can go wrong, as messages for a user.
+"""The Hugging Face hub: recognise its ids, log downloads, and turn its failures into messages for the user.
 
-Its clients raise what they saw, often several layers deep; what a user needs is which rule was
+The hub's clients raise low-level errors, often several causes deep. A user needs to know which rule was
 broken and how to go on, also without a network.
 """
 
@@ -39,17 +39,19 @@ except ImportError:
 
 from space.input_error import InputError
 
-#: What the hub allows: ``NAME`` or ``OWNER/NAME``.
+logger = logging.getLogger(__name__)
+_SECONDS_BETWEEN_LINES = 10.0
+#: Ids that the hub allows: ``NAME`` or ``OWNER/NAME``.
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def may_be_hub_id(name: str) -> bool:
-    """Whether the hub could have a repository of this name."""
+    """Whether a name has the form of a hub id."""
     return _HUB_ID.fullmatch(name) is not None and "--" not in name and ".." not in name
 
 
 def not_found(name: str) -> str:
-    """That there is no such path, with names like it that do exist: a clause for an ``InputError``."""
+    """Return that a path does not exist, with similar names that do: a clause for an ``InputError``."""
     path = Path(name).expanduser()
     return f"{path} does not exist{_suggestion(path)}"
 
@@ -66,22 +68,18 @@ def _suggestion(path: Path) -> str:
     return f" (did you mean {' or '.join(str(folder / name) for name in near)}?)" if near else ""
 
 
-logger = logging.getLogger(__name__)
-_SECONDS_BETWEEN_LINES = 10.0
-
-
 class LoggedBytes:
-    """In place of a progress bar of the hub's client: says now and then how much has arrived.
+    """Replaces a progress bar of the hub's client: logs every 10 seconds how much has arrived.
 
-    It has what the client uses of a bar. Of the several that the client opens, only the one that
-    counts the bytes on disk speaks.
+    It has the methods of a bar that the client calls. The client opens several bars; only the one that
+    counts the bytes on disk logs.
     """
 
     def __init__(self, *_: object, desc: str = "", total: float | None = None, **__: object) -> None:
         self.total, self.n = total, 0.0
         self.format_dict: dict[str, object] = {}
-        self._speaks = desc.startswith("Reconstructing")
-        self._said = time.monotonic()
+        self._logs = desc.startswith("Reconstructing")
+        self._logged_at = time.monotonic()
 
     def __enter__(self) -> LoggedBytes:
         return self
@@ -92,39 +90,39 @@ class LoggedBytes:
         self.close()
 
     def update(self, n: float | None = 1) -> None:
-        """Count what has arrived."""
+        """Count ``n`` more bytes."""
         self.n += n or 0
-        if self._speaks and time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
-            self._said = time.monotonic()
+        if self._logs and time.monotonic() - self._logged_at > _SECONDS_BETWEEN_LINES:
+            self._logged_at = time.monotonic()
             logger.info("fetched %.0f of %.0f MB", self.n / 1e6, (self.total or self.n) / 1e6)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to release."""
 
     def refresh(self) -> None:
-        """Nothing is drawn."""
+        """Do nothing: there is no bar to draw."""
 
     def set_description(self, desc: str | None = None, refresh: bool | None = True) -> None:
-        """Nothing is drawn."""
+        """Do nothing: there is no bar to draw."""
 
     def set_description_str(self, desc: str | None = None, refresh: bool | None = True) -> None:
-        """Nothing is drawn."""
+        """Do nothing: there is no bar to draw."""
 
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
-        """Nothing is drawn."""
+        """Do nothing: there is no bar to draw."""
 
 
 class HubUnavailableError(InputError):
-    """The hub could not be asked, or broke off: another time it may answer."""
+    """The hub could not be reached, or the connection broke: a later attempt may succeed."""
 
 
 @dataclass(frozen=True)
 class HubRequest:
-    """What was asked of the hub.
+    """A repository that is requested from the hub.
 
     Attributes:
         kind: ``model`` or ``dataset``.
-        id: of the repository.
+        id: the id of the repository.
         revision: branch, tag or commit; None: the default branch.
     """
 
@@ -134,22 +132,22 @@ class HubRequest:
 
     @property
     def flag(self) -> str:
-        """The flag that names it."""
+        """The command line flag with which a user names it."""
         return "--model" if self.kind == "model" else "--data"
 
     @property
     def page(self) -> str:
-        """Its address for a browser."""
+        """Its web address."""
         return f"{constants.ENDPOINT}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
 
     @property
     def rule(self) -> str:
-        """What may be named."""
+        """The rule of error messages: what the flag accepts."""
         return f"{self.flag} takes a path or the id of a {self.kind} on the hub"
 
     @property
     def offline(self) -> str:
-        """How to do without the hub."""
+        """The remedy of error messages: how to get it without the hub."""
         kind = " --repo-type dataset" if self.kind == "dataset" else ""
         command = f"hf download {self.id}{kind} --local-dir DIR"
         return f"where there is a network run `{command}`, bring DIR here and give {self.flag} DIR"
@@ -157,7 +155,7 @@ class HubRequest:
 
 @contextmanager
 def hub_refusals(wanted: HubRequest) -> Iterator[None]:
-    """Within the block the hub's failures become ``InputError``; other errors pass."""
+    """Within the context, failures of the hub become ``InputError``; other errors pass."""
     try:
         yield
     except InputError:
@@ -170,9 +168,9 @@ def hub_refusals(wanted: HubRequest) -> Iterator[None]:
 
 
 def refusal_of(error: BaseException, wanted: HubRequest) -> InputError | None:
-    """The message for a failure of the hub's clients; None if the failure is not the hub's."""
+    """Return the message for a failure of the hub's clients; None if the failure is not the hub's."""
     causes = list(_causes(error))
-    for describe in (_denied, _absent, _unreachable, _answered, _cut, _disk_full):
+    for describe in (_gated, _missing, _unreachable, _http_error, _interrupted, _disk_full):
         for cause in causes:
             if refusal := describe(cause, wanted):
                 return refusal
@@ -185,7 +183,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-def _denied(error: BaseException, wanted: HubRequest) -> InputError | None:
+def _gated(error: BaseException, wanted: HubRequest) -> InputError | None:
     gated = isinstance(error, DatasetNotFoundError) and "gated" in str(error)
     if not gated and not isinstance(error, GatedRepoError):
         return None
@@ -196,7 +194,7 @@ def _denied(error: BaseException, wanted: HubRequest) -> InputError | None:
     )
 
 
-def _absent(error: BaseException, wanted: HubRequest) -> InputError | None:
+def _missing(error: BaseException, wanted: HubRequest) -> InputError | None:
     if isinstance(error, RevisionNotFoundError):
         return InputError(
             "the revision has to be a branch, tag or commit of the repository",
@@ -232,7 +230,7 @@ def _unreachable(error: BaseException, wanted: HubRequest) -> InputError | None:
     return None
 
 
-def _answered(error: BaseException, wanted: HubRequest) -> InputError | None:
+def _http_error(error: BaseException, wanted: HubRequest) -> InputError | None:
     if not isinstance(error, HfHubHTTPError):
         return None
     status = error.response.status_code
@@ -243,7 +241,7 @@ def _answered(error: BaseException, wanted: HubRequest) -> InputError | None:
     return HubUnavailableError(rule, values, f"Try again later; or {wanted.offline}")
 
 
-def _cut(error: BaseException, wanted: HubRequest) -> InputError | None:
+def _interrupted(error: BaseException, wanted: HubRequest) -> InputError | None:
     inconsistent = isinstance(error, OSError) and "Consistency check failed" in str(error)
     lost = (http_client.TransportError, ConnectionError, XetDownloadError, LocalEntryNotFoundError)
     if not inconsistent and not isinstance(error, lost):

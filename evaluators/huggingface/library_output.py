@@ -1,7 +1,7 @@
-"""Other libraries' words: their progress bars and warnings kept back, their errors within our messages.
+"""Silence other libraries, and quote their errors in short.
 
-They write to the terminal past the console's live display. What a user should know this project
-says itself, through ``logging``; what the libraries say of a bad connection is passed on that way.
+Libraries write progress bars and warnings straight to the terminal and would break the live display. This
+project logs what users should know itself; only the libraries' warnings about retries are passed on.
 """
 
 from __future__ import annotations
@@ -15,26 +15,24 @@ from typing import Any
 import datasets.utils as datasets_bars
 from transformers.utils import logging as transformers_bars
 
+logger = logging.getLogger(__name__)
+_LIBRARIES = ("transformers", "datasets", "huggingface_hub")
+#: The modules of the libraries that log retries after a connection broke.
+_RETRYING = ("huggingface_hub.utils._http", "huggingface_hub.file_download", "datasets.utils.file_utils")
 _MOST_CHARACTERS = 300
 
 
-def short_message(said: BaseException | str) -> str:
-    """What an error or warning says, in one line of at most 300 characters, without the full stop."""
-    text = " ".join(str(said).split()).rstrip(".") or type(said).__name__
+def short_message(message: BaseException | str) -> str:
+    """Return the message of an error or warning on one line of at most 300 characters, without full stop."""
+    text = " ".join(str(message).split()).rstrip(".") or type(message).__name__
     return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 3]}..."
-
-
-logger = logging.getLogger(__name__)
-_LIBRARIES = ("transformers", "datasets", "huggingface_hub")
-#: The modules of the libraries that try again when a connection breaks, and say so.
-_RETRYING = ("huggingface_hub.utils._http", "huggingface_hub.file_download", "datasets.utils.file_utils")
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Within the block the libraries print nothing; after it they are as they were.
+    """Within the context the libraries print nothing; afterwards their settings are restored.
 
-    The bars of ``snapshot_download`` are not covered: it is given its own (see ``downloads``).
+    The bars of ``snapshot_download`` are not covered: ``hub.LoggedBytes`` replaces them.
     """
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -51,7 +49,7 @@ def quiet_libraries() -> Iterator[None]:
 @contextmanager
 def _redirected(library: logging.Logger) -> Iterator[None]:
     handlers, propagate, level = library.handlers, library.propagate, library.level
-    library.handlers, library.propagate = [_Retries()], False
+    library.handlers, library.propagate = [_RetryMessages()], False
     library.setLevel(logging.WARNING)
     try:
         yield
@@ -60,8 +58,8 @@ def _redirected(library: logging.Logger) -> Iterator[None]:
         library.setLevel(level)
 
 
-class _Retries(logging.Handler):
-    """Passes on what is said of connections that broke."""
+class _RetryMessages(logging.Handler):
+    """Passes on messages about retries after a connection broke."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name in _RETRYING:

@@ -22,6 +22,7 @@ from space.input_error import InputError
 
 logger = logging.getLogger(__name__)
 _RULE = "a teacher is a directory or a hub id"
+_CAUSAL = "a teacher is a causal language model"
 _CONFIG = ["config.json"]
 _CODE = ["*.py"]
 _WEIGHTS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
@@ -101,9 +102,6 @@ def _fetch(wanted: HubRequest, patterns: list[str]) -> Path:
             tqdm_class=LoggedBytes,
         )
     return Path(directory)
-
-
-_CAUSAL = "a teacher is a causal language model"
 
 
 def load_config(id: str, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:

@@ -22,6 +22,7 @@ from evaluators.teacher.config import find_all, find_config, read_config
 from evaluators.teacher.weights import fingerprint, fits_in_memory, stored_dtype, weight_files
 from space.input_error import InputError
 
+logger = logging.getLogger(__name__)
 #: At least one of these holds the vocabulary, whatever the tokenizer's kind.
 _VOCABULARIES = (
     "tokenizer.json",
@@ -70,9 +71,6 @@ def _loaded(directory: Path, id: str, trust_remote_code: bool) -> PreTrainedToke
         ) from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

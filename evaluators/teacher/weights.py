@@ -18,6 +18,13 @@ from space.input_error import InputError
 #: Of the free memory, for the weights; the rest is for what is computed with them.
 _FOR_WEIGHTS = 0.9
 _MEMORY = Path("/proc/meminfo")
+_WHOLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+#: Of a larger tensor only the first, middle and last bytes are hashed, this many of each.
+_SAMPLE_BYTES = 1 << 16
+#: What a config says of where it was read and by what, not of the model.
+_NOT_THE_MODEL = {"_name_or_path", "transformers_version"}
+_AGAIN = "Get the files again (a git clone without git-lfs leaves only pointers to them)"
 
 
 def weight_bytes(files: Sequence[Path], stored: torch.dtype, dtype: torch.dtype) -> int:
@@ -49,15 +56,6 @@ def fits_in_memory(
     needed = weight_bytes(files, stored, dtype)
     free = [free_bytes(place) for place in (torch.device("cpu"), device)]
     return all(room is None or needed <= _FOR_WEIGHTS * room for room in free)
-
-
-_WHOLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-#: Of a larger tensor only the first, middle and last bytes are hashed, this many of each.
-_SAMPLE_BYTES = 1 << 16
-#: What a config says of where it was read and by what, not of the model.
-_NOT_THE_MODEL = {"_name_or_path", "transformers_version"}
-_AGAIN = "Get the files again (a git clone without git-lfs leaves only pointers to them)"
 
 
 def weight_files(directory: Path, id: str) -> list[Path]:

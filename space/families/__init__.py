@@ -1,1 +1,1 @@
-"""What neither shapes nor behaviour can tell of a model type: a few lines for the few that need them."""
+"""The table of model types that can be pruned, and along which axes (``SUPPORT.md``)."""

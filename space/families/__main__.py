@@ -1,4 +1,4 @@
-"""``python -m space.families [--write] [TYPE ...]``: the table of what can be cut of which type."""
+"""``python -m space.families [--write] [TYPE ...]``: print or write the table of supported model types."""
 
 from __future__ import annotations
 

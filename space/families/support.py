@@ -1,8 +1,7 @@
-"""What can be cut of every type of causal language model that transformers has, found by trying.
+"""Test along which axes each causal language model type of transformers can be pruned, and write the table.
 
-Each type is tried at a tiny size as a teacher of its class would be (``space.verification``), with more
-random students than at run time; the students are then read back by a process that knows nothing of
-this project.
+Each type is verified at a tiny size, as a teacher of its class would be (``space.verification``), but with
+more random students. A new process that imports nothing of this project then reads the students back.
 """
 
 from __future__ import annotations
@@ -37,42 +36,42 @@ from space.verification.reload import captured_warnings, load_errors, random_stu
 from space.verification.verification import Verified, verify
 
 TYPES: tuple[str, ...] = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
-#: Random students for each axis alone, and for all together; those of run time among them.
+#: Random students for each axis alone, and for all together; a run tests the first of the same seeds.
 DRAWS = 8
 _SECONDS = 240
 
 
 @dataclass(frozen=True)
 class SupportRow:
-    """One type's line of the table."""
+    """The row of one model type."""
 
     model_type: str
     cut: tuple[str, ...] = ()
-    """The axes that are cut, each with those that the class moves along: ``hidden (with heads)``."""
+    """The axes that can be pruned, each with the axes coupled to it: ``hidden (with heads)``."""
     refused: dict[str, str] = field(default_factory=dict)
-    """Axes that are not, with the reason."""
+    """The axes that cannot be pruned, with the reason."""
     tied: dict[str, str] = field(default_factory=dict)
-    """Axes that have no size of their own to choose, with the reason."""
+    """The axes whose size cannot be chosen separately, with the reason."""
     reason: str = ""
-    """Why nothing is cut."""
+    """Why no axis can be pruned; empty if some can."""
     late: bool = False
-    """Something failed that a teacher is not refused for at run time."""
+    """Whether something failed for which a run would not refuse the teacher."""
 
     @property
     def verdict(self) -> str:
-        """``all``, ``some`` or ``none`` of the axes that the type has."""
+        """``all``, ``some`` or ``none``: how many of the type's axes can be pruned."""
         return "none" if self.reason else "some" if self.refused else "all"
 
 
 def support_rows(
     types: Sequence[str], processes: int = 2, report: Callable[[SupportRow], None] = lambda row: None
 ) -> list[SupportRow]:
-    """Try types, each for itself, and have their students read back in a new process.
+    """Test model types separately, and read their students back in a new process.
 
     Args:
         types: names of model types.
-        processes: at a time.
-        report: is told each row as it is found.
+        processes: the number of parallel processes.
+        report: called with each row as soon as it is known.
     """
     with tempfile.TemporaryDirectory() as folder:
         found = {row.model_type: row for row in _tried(types, Path(folder), processes, report)}
@@ -80,7 +79,7 @@ def support_rows(
     for name, what in wrong.items():
         if what:
             reason = f"none of its students can be read back by a new process: {what}"
-            found[name] = SupportRow(name, reason=_tidy(reason), late=True)
+            found[name] = SupportRow(name, reason=_one_line(reason), late=True)
     return [found[model_type] for model_type in types]
 
 
@@ -104,24 +103,24 @@ def _one_thread() -> None:
 
 
 def try_type(model_type: str, folder: Path | None = None) -> SupportRow:
-    """Try one type, in this process.
+    """Test one model type in this process.
 
     Args:
-        model_type: of transformers' mapping of causal language models.
-        folder: where to leave a student for ``load_errors``; None to leave none.
+        model_type: a key of transformers' mapping of causal language models.
+        folder: where to save a student for ``load_errors``; None saves none.
     """
     try:
-        with captured_warnings(), _at_most(_SECONDS):
+        with captured_warnings(), _time_limit(_SECONDS):
             return _row(model_type, folder)
     except InputError as error:
         shown = error.values.removeprefix(f"{model_type!r} is not: ").removeprefix(f"in {model_type!r}, ")
-        return SupportRow(model_type, reason=_tidy(shown))
+        return SupportRow(model_type, reason=_one_line(shown))
     except TimeoutError:
         return SupportRow(model_type, reason=f"its trial takes more than {_SECONDS} seconds", late=True)
     except Exception as error:
         what = f"{type(error).__name__}: {refusal_reason(error)}"
         return SupportRow(
-            model_type, reason=_tidy(f"its class does not run at a tiny size ({what})"), late=True
+            model_type, reason=_one_line(f"its class does not run at a tiny size ({what})"), late=True
         )
 
 
@@ -130,25 +129,25 @@ def _row(model_type: str, folder: Path | None) -> SupportRow:
         config = CONFIG_MAPPING[model_type]()
     except BUILD_ERRORS as error:
         return SupportRow(
-            model_type, reason=_tidy(f"its class refuses its own defaults ({refusal_reason(error)})")
+            model_type, reason=_one_line(f"its class refuses its own defaults ({refusal_reason(error)})")
         )
     verified = verify(config)
-    late = _late_failures(verified)
+    late = _failures_of_more_draws(verified)
     verified = replace(verified, small=replace(verified.small, refused={**verified.small.refused, **late}))
     axis_map = verified.small
     refused, tied = _refusals(verified)
     if not axis_map.free:
         reasons = "; ".join(f"{axis}: {why}" for axis, why in (refused | tied).items())
         return SupportRow(model_type, reason=f"none of its axes can be cut ({reasons})", late=bool(late))
-    made = random_student(verified.model, axis_map, seed=DRAWS) if folder else None
-    if made and folder:
-        save_for_check(made[0], axis_map.config, folder / model_type)
+    drawn_student = random_student(verified.model, axis_map, seed=DRAWS) if folder else None
+    if drawn_student and folder:
+        save_for_check(drawn_student[0], axis_map.config, folder / model_type)
     cut = tuple(map(_with_followers(axis_map), axis_map.free))
     return SupportRow(model_type, cut, refused, tied, late=bool(late))
 
 
-def _late_failures(verified: Verified) -> dict[Axis, str]:
-    """What fails at more random students than a teacher is tried with at run time."""
+def _failures_of_more_draws(verified: Verified) -> dict[Axis, str]:
+    """Return the axes that fail only with more random students than a run tests, with the reason."""
 
     def first(axes: Collection[Axis]) -> str | None:
         found = (contract_breach(verified.model, verified.small, axes, seed) for seed in range(DRAWS))
@@ -162,7 +161,7 @@ def _late_failures(verified: Verified) -> dict[Axis, str]:
 
 
 def _refusals(verified: Verified) -> tuple[dict[str, str], dict[str, str]]:
-    """Reasons of refused axes: those that fail, and those that have no size of their own to choose."""
+    """Return the axes that fail, and those whose size cannot be chosen separately, with the reasons."""
     axis_map = verified.small
     followers = {c.of: [d.axis for d in axis_map.couplings if d.of is c.of] for c in axis_map.couplings}
     refused: dict[str, str] = {}
@@ -171,11 +170,13 @@ def _refusals(verified: Verified) -> tuple[dict[str, str], dict[str, str]]:
         one = axis is Axis.KV_HEADS and axis_map.teacher.kv_heads == 1
         instead = axis is Axis.HEADS and verified.tie is HiddenTie.HEAD_DIM and Axis.HIDDEN in axis_map.free
         along = (other for other in followers.get(axis, ()) if other not in axis_map.refused)
-        (tied if one or instead else refused)[" and ".join((axis, *along))] = _tidy(why)
+        (tied if one or instead else refused)[" and ".join((axis, *along))] = _one_line(why)
     return refused, tied
 
 
 def _with_followers(axis_map: AxisMap) -> Callable[[Axis], str]:
+    """Return a function that names an axis together with the axes coupled to it."""
+
     def followers(axis: Axis) -> list[Axis]:
         own = [c.axis for c in axis_map.couplings if c.of is axis and c.axis not in axis_map.refused]
         return [one for of in own for one in (of, *followers(of))]
@@ -187,15 +188,15 @@ def _with_followers(axis_map: AxisMap) -> Callable[[Axis], str]:
     return named
 
 
-def _tidy(reason: str) -> str:
-    """On one line, no longer than a user reads, without the names of exceptions that say nothing."""
+def _one_line(reason: str) -> str:
+    """Return a reason on one line of at most 240 characters, without the names of common exceptions."""
     one_line = " ".join(reason.split())
     return re.sub(r"\b(ValueError|RuntimeError|AssertionError): ", "", one_line)[:240]
 
 
 @contextmanager
-def _at_most(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError if the block takes longer, where the platform and thread can tell."""
+def _time_limit(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError if the block takes longer; works in the main thread of a Unix process only."""
 
     def stop(*_: object) -> None:
         raise TimeoutError
@@ -210,7 +211,7 @@ def _at_most(seconds: int) -> Iterator[None]:
 
 
 def summary(table: Sequence[SupportRow]) -> str:
-    """How many types are cut along all, some and none of their axes, and why the last are not."""
+    """Return a sentence with the numbers of types that pass for all, some and no axes, and why."""
     verdicts = Counter(row.verdict for row in table)
     heads = Counter(re.split(r"[:;,(]", row.reason)[0].strip() for row in table if row.reason)
     classes = [f"{count} because {head}" for head, count in heads.most_common() if count > 1]
@@ -222,7 +223,7 @@ def summary(table: Sequence[SupportRow]) -> str:
 
 
 def markdown(table: Sequence[SupportRow]) -> str:
-    """The rows as a table in Markdown."""
+    """Return the rows as a Markdown table."""
     lines = ["| Type | Cut along | Not cut, and why |", "| --- | --- | --- |"]
     for row in table:
         cut = ", ".join(row.cut) or "–"
@@ -233,11 +234,11 @@ def markdown(table: Sequence[SupportRow]) -> str:
 
 
 def log_progress(row: SupportRow) -> None:
-    """Progress on standard error."""
+    """Print a row's result to standard error."""
     print(f"{row.model_type}: {', '.join(row.cut) or row.reason}", file=sys.stderr, flush=True)
 
 
-_WHAT = "Try types of causal language models and print along which axes each can be cut."
+_DESCRIPTION = "Try types of causal language models and print along which axes each can be cut."
 TABLE = Path(families.__path__[0]) / "SUPPORT.md"
 _HEADING = """# Which teachers can be cut, and along which axes
 
@@ -255,24 +256,24 @@ that the class moves along. A teacher is tried again, with its own flags, before
 
 
 def support_page(table: str, counts: str) -> str:
-    """The file that is checked in."""
+    """Return the content of ``SUPPORT.md``."""
     return _HEADING.format(version=transformers.__version__, summary=counts) + "\n" + table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Try the types that are named, or all; 1 if something fails that a teacher is not refused for."""
-    parser = argparse.ArgumentParser(prog="python -m space.families", description=_WHAT)
+    """Test the given types, or all; return 1 if something fails for which a run refuses no teacher."""
+    parser = argparse.ArgumentParser(prog="python -m space.families", description=_DESCRIPTION)
     parser.add_argument("types", nargs="*", metavar="TYPE", help="model types; all by default")
     parser.add_argument("--write", action="store_true", help=f"write {TABLE.name} of all types")
-    asked = parser.parse_args(arguments)
-    unknown = [name for name in asked.types if name not in TYPES]
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.types if name not in TYPES]
     if unknown:
         parser.error(f"transformers has no causal language model of type {unknown[0]!r}")
-    if asked.write and asked.types:
+    if options.write and options.types:
         parser.error("the table is written of all types; leave the names out, or --write")
-    table = support_rows(asked.types or TYPES, report=log_progress)
+    table = support_rows(options.types or TYPES, report=log_progress)
     print(markdown(table), summary(table), sep="\n")
-    if asked.write:
+    if options.write:
         TABLE.write_text(support_page(markdown(table), summary(table)), encoding="utf-8")
     late = [row.model_type for row in table if row.late]
     if late:

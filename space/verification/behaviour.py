@@ -3,8 +3,8 @@
 ``measure_scales``: the powers of the hidden size by which the class multiplies embeddings and logits.
 ``token_mixing_modules``: the attention output projections. Without a head size field, hidden and heads have
 the same length; but the input of such a projection changes at one token when another token changes.
-``find_residual_stream``: the matrices that read each norm. When each dimension of a norm's output is scaled by
-a factor of its own, the input of its readers is scaled by exactly these factors.
+``find_residual_stream``: the matrices that read each norm. When each dimension of a norm's output is scaled
+by a factor of its own, the input of its readers is scaled by exactly these factors.
 """
 
 from __future__ import annotations
