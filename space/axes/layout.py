@@ -215,10 +215,8 @@ class _LayoutBuilder:
         found = [self.each(axis, self.head(stride) if of_heads else Fixed(stride))]
         repeats, odd = divmod(stride, unit)
         if not odd and 1 < repeats <= 8:
-            repeated = Concatenated(
-                (self.each(axis, self.head(unit) if of_heads else Fixed(unit)),) * repeats
-            )
-            found.insert(0 if axis is not Axis.HEADS else 1, repeated)
+            part = self.each(axis, self.head(unit) if of_heads else Fixed(unit))
+            found.insert(1 if axis is Axis.HEADS else 0, Concatenated((part,) * repeats))
         return tuple(found)
 
     def product(self, axes: list[Axis], length: int) -> tuple[Layout, ...]:
