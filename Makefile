@@ -1,6 +1,7 @@
 # make demo   environment, install, and a whole search on the embedded teacher
 # make test   environment, and every check: lint, types, imports, tests
 # make lint   the checks without the tests
+# make docs   the documentation as a site, in site/
 # make clean  remove the environment and the caches; runs/ stays
 #
 # Variables: PYTHON (3.11 or newer), BUDGET (of the demo), ARGS (more flags for the demo's search).
@@ -13,9 +14,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_TEST := $(VENV)/.installed-test
+INSTALLED_DOCS := $(VENV)/.installed-docs
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -34,8 +36,13 @@ lint: $(INSTALLED_TEST)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Nothing but the installation needs a network. The variable silences a notice of mkdocs-material about its successor.
+docs: $(INSTALLED_DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Open site/index.html; its search needs a server: $(BIN)/python -m http.server --directory site"
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make a second run start at once; a changed pyproject.toml or constraints.txt renews them.
@@ -47,6 +54,11 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 $(INSTALLED_TEST): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV), tools for the tests included"
 	$(PIP_INSTALL) -e '.[test]'
+	@touch $(INSTALLED) $(INSTALLED_DOCS) $@
+
+$(INSTALLED_DOCS): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV), tools for the documentation included"
+	$(PIP_INSTALL) -e '.[docs]'
 	@touch $(INSTALLED) $@
 
 $(BIN)/python:

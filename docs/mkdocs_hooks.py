@@ -1,8 +1,8 @@
 """What mkdocs does beyond its configuration: pages from docstrings, and links that leave ``docs/``.
 
-Pages link to files elsewhere in the repository by plain relative paths, which also work when the tree is read
-without the site. Here each such file becomes a page of the site (or is copied, if it is an image), and so does
-what that page links to in turn.
+Pages link to files elsewhere in the repository by plain relative paths, which also work where the tree is
+read without the site. Here each such file becomes a page of the site, or is copied if it is an image, and so
+does what that page links to in turn.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from tests.small_search import SMALL, write_stories, write_teacher
 PAGE = (DOCS / "architecture.md").read_text(encoding="utf-8")
 MOST_STATIONS = 12
 SVG = "{http://www.w3.org/2000/svg}"
-#: Runs the search and writes down which functions of the packages were called, in the order of their first calls.
+#: Runs the search and writes down which functions were called, in the order of their first calls.
 TRACER = """
 import json, sys
 from pathlib import Path

@@ -12,12 +12,26 @@ import pytest
 
 from tests.docs.pages import DOCS, KINDS, ROOT, Follower, apply, blocks, steps
 
-PAGES = sorted(path.name for path in DOCS.glob("*.md"))
+PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 #: The flags of ``search.run``, as its source has them.
-FLAGS = set(re.findall(r"^    (\w+): ", (ROOT / "search" / "settings" / "flags.py").read_text(), re.MULTILINE)) | {"try"}
+_SOURCE = (ROOT / "search" / "settings" / "flags.py").read_text(encoding="utf-8")
+FLAGS = set(re.findall(r"^    (\w+): ", _SOURCE, re.MULTILINE)) | {"try"}
 
+#: The packages and folders of the project, at the beginning of a name.
+OURS = r"(?:search|space|evaluators|studies|tests)"
 #: Of ``space.families`` and ``search.choose``.
 OF_OTHERS = {"write", "save", "max_latency", "max_memory", "max_parameters"}
+
+
+def is_known(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    path = ROOT / name.replace(".", "/")
+    if path.is_dir() or path.with_suffix(".py").exists():
+        return True
+    module, _, inside = name.rpartition(".")
+    found = ROOT / module.replace(".", "/")
+    file = found / "__init__.py" if found.is_dir() else found.with_suffix(".py")
+    return file.exists() and re.search(rf"\b{inside}\b", file.read_text()) is not None
 
 
 def commands(page: str) -> list[list[str]]:
@@ -42,8 +56,18 @@ class TestPage:
         assert len(fences) == 2 * len(blocks(page)), "a fence that the reader of pages does not see"
 
     def test_its_links_lead_somewhere(self, page: str) -> None:
-        for link in re.findall(r"\]\(([^)#]+)\)", (DOCS / page).read_text()):
-            assert link.startswith("https://") or (DOCS / link).exists(), link
+        folder = (DOCS / page).parent
+        for link in re.findall(r"\]\(([^)#\s]+)", (DOCS / page).read_text()):
+            assert link.startswith("https://") or (folder / link).exists(), link
+
+    def test_files_and_modules_in_its_text_are_there(self, page: str) -> None:
+        text = (DOCS / page).read_text()
+        made = {block.beside for block in blocks(page) if block.kind == "python"}
+        made |= {name.removesuffix(".py").replace("/", ".") for name in made}
+        files = set(re.findall(rf"(?<![\w/]){OURS}/[\w/]*(?:\.\w+)?", text)) - made
+        assert [name for name in files if not (ROOT / name).exists()] == []
+        modules = set(re.findall(rf"(?<![\w./]){OURS}(?:\.\w+)+", text)) - made
+        assert [name for name in modules if not is_known(name)] == []
 
     def test_its_shell_is_bash(self, page: str) -> None:
         for block in blocks(page):
