@@ -1,4 +1,4 @@
-"""Token blocks: documents split by name, tokenised, laid end to end and cut into rows of equal length."""
+"""Token blocks: documents are split by name, tokenised, concatenated and cut into rows of equal length."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Item = TypeVar("_Item")
 
 
 def fingerprint(*parts: str | int | Tensor) -> str:
-    """SHA-256 in hexadecimal over texts, numbers and tensors, in order."""
+    """Return the SHA-256 (hexadecimal) of texts, numbers and tensors, in order."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):
@@ -32,7 +32,7 @@ def fingerprint(*parts: str | int | Tensor) -> str:
 
 
 class Split(StrEnum):
-    """The three uses of text in a search."""
+    """The three uses of text in a run."""
 
     CALIBRATION = "calibration"
     DISTILLATION = "distillation"
@@ -40,10 +40,10 @@ class Split(StrEnum):
 
 
 def split_of(name: str) -> Split:
-    """The split of the document called ``name``: a hash, the same on every machine and for ever.
+    """Return the split of the document called ``name``, by a hash that is the same on every machine.
 
-    The embedded teacher was trained on everything but the validation split, so this function may
-    not change without training it again.
+    The embedded teacher was trained on everything but the validation split, so this function must
+    not change unless that teacher is trained again.
     """
     bucket = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % _BUCKETS
     return {0: Split.VALIDATION, 1: Split.CALIBRATION}.get(bucket, Split.DISTILLATION)
@@ -51,13 +51,13 @@ def split_of(name: str) -> Split:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token blocks for the three uses of text; N differs, T is the same.
+    """The token blocks of the three splits; N differs between them, T is the same.
 
     Attributes:
         id: what the user named, or "the Python standard library".
         calibration: (N, T) int32.
-        distillation: (N, T) int32, in the order in which training reads it: that of the documents,
-            unless it is ``mixed``.
+        distillation: (N, T) int32, in the order in which training reads it: that of the documents, or
+            a shuffled one after ``mixed``.
         validation: (N, T) int32.
         validation_bytes: UTF-8 bytes of the text of the validation blocks, separators not counted.
         fingerprint: SHA-256 over the blocks of the three splits.
@@ -72,12 +72,12 @@ class Corpus:
 
     @property
     def block(self) -> int:
-        """T, tokens a block."""
+        """T, the tokens per block."""
         return self.validation.shape[1]
 
     @property
     def blocks(self) -> dict[Split, Tensor]:
-        """The blocks by the name of their split."""
+        """The blocks of each split."""
         return {
             Split.CALIBRATION: self.calibration,
             Split.DISTILLATION: self.distillation,
@@ -85,9 +85,9 @@ class Corpus:
         }
 
     def mixed(self) -> Corpus:
-        """The same with the distillation blocks in an order that keeps those of a document apart.
+        """Return a corpus with shuffled distillation blocks, so that those of a document lie apart.
 
-        It is the same order everywhere. Batches of neighbours teach less (studies/LOG.md).
+        The order is always the same. Batches of neighbouring blocks teach less (studies/LOG.md).
         """
         places = list(range(len(self.distillation)))
         random.Random(0).shuffle(places)
@@ -95,7 +95,7 @@ class Corpus:
 
 
 def corpus_fingerprint(blocks: Mapping[Split, Tensor]) -> str:
-    """SHA-256, as hexadecimal digits, over the names, shapes and tokens of the splits."""
+    """Return the SHA-256 (hexadecimal) of the names, shapes and tokens of the splits."""
     digest = hashlib.sha256()
     for split in Split:
         tokens = blocks[split]
@@ -105,7 +105,7 @@ def corpus_fingerprint(blocks: Mapping[Split, Tensor]) -> str:
 
 
 def with_separator(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """A document's tokens with its boundary: begun by BOS, or ended by EOS where there is no BOS."""
+    """Return a document's tokens with BOS before them, or EOS after them if there is no BOS."""
     if tokenizer.bos_token_id is not None:
         return [tokenizer.bos_token_id, *tokens]
     if tokenizer.eos_token_id is not None:
@@ -114,10 +114,10 @@ def with_separator(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> lis
 
 
 def tokenize_documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Each text's tokens with its boundary.
+    """Return the tokens of each text with its separator.
 
-    ``verbose=False`` keeps the tokenizer from warning that a document is longer than the model's
-    context: blocks are cut to length afterwards.
+    ``verbose=False`` suppresses the warning that a document is longer than the model's context: it is cut
+    into blocks afterwards.
     """
     encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     return [with_separator(document, tokenizer) for document in encoded]
@@ -126,12 +126,12 @@ def tokenize_documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase)
 def pack(
     texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, length: int, most: int | None = None
 ) -> Tensor:
-    """Pack texts into blocks.
+    """Concatenate the tokens of texts and cut them into blocks.
 
     Args:
         texts: the documents, in order.
         tokenizer: the teacher's.
-        length: T, tokens a block.
+        length: T, the tokens per block.
         most: stop reading after this many blocks; None reads all.
 
     Returns:
@@ -148,7 +148,7 @@ def pack(
 
 
 def batches(items: Iterable[_Item], size: int = _DOCUMENTS_AT_ONCE) -> Iterator[list[_Item]]:
-    """The items in lists of ``size``, the last one shorter."""
+    """Yield the items in lists of ``size``; the last one may be shorter."""
     batch: list[_Item] = []
     for item in items:
         batch.append(item)

@@ -1,7 +1,7 @@
-"""From what the user names to token blocks: found, read, split, packed and kept.
+"""Turn the text that a user names into token blocks, and cache them.
 
-A file is taken only if its blocks match the fingerprint written beside them, so a torn file, or
-one that something else wrote, is as good as none.
+A cached file is used only if its blocks match the fingerprint stored with them, so a damaged or foreign file
+is ignored.
 """
 
 from __future__ import annotations
@@ -34,37 +34,37 @@ __all__ = ["Corpus", "CorpusRequest", "read_corpus"]
 
 logger = logging.getLogger(__name__)
 _LOG_EVERY_DOCUMENTS = 10_000
-#: Part of the cache's key: raise it when the same request would read other blocks than before.
+#: Part of the cache's key: increase it whenever the same request would give other blocks than before.
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class CorpusCache:
-    """The corpora in a folder that one request could use.
+    """The cached corpora for one request; they differ in the version of the text.
 
     Attributes:
-        folder: where they lie.
-        key: SHA-256 over all that decides the blocks but the text itself.
+        folder: the folder of the cache.
+        key: SHA-256 over everything that decides the blocks except the text itself.
     """
 
     folder: Path
     key: str
 
     def load(self, version: str) -> Corpus | None:
-        """The corpus of a version of the text; None if there is none that is whole."""
+        """Return the corpus of a version of the text; None if there is no intact one."""
         path = self._path(version)
-        return _read_kept(path, {"key": self.key, "version": version}) if path.exists() else None
+        return _read_cached(path, {"key": self.key, "version": version}) if path.exists() else None
 
     def newest(self) -> Corpus | None:
-        """The corpus kept last of whatever version of the text; None if there is none that is whole."""
+        """Return the corpus cached last, of any version of the text; None if there is no intact one."""
         paths = self.folder.glob(f"corpus-{self.key[:16]}-*.safetensors")
         for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
-            if corpus := _read_kept(path, {"key": self.key}):
+            if corpus := _read_cached(path, {"key": self.key}):
                 return corpus
         return None
 
     def save(self, corpus: Corpus, version: str) -> None:
-        """Keep a corpus: written under another name first, so that no half of it is ever found."""
+        """Cache a corpus; the file appears under its name only when it is complete."""
         self.folder.mkdir(parents=True, exist_ok=True)
         metadata = {
             "id": corpus.id,
@@ -86,13 +86,13 @@ class CorpusCache:
         return self.folder / f"corpus-{self.key[:16]}-{version[:16]}.safetensors"
 
 
-def _read_kept(path: Path, expected: dict[str, str]) -> Corpus | None:
+def _read_cached(path: Path, expected: dict[str, str]) -> Corpus | None:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             blocks = {split: file.get_tensor(split.value) for split in Split}
-        meant = all(metadata.get(name) == value for name, value in expected.items())
-        if meant and metadata["fingerprint"] == corpus_fingerprint(blocks):
+        matches = all(metadata.get(name) == value for name, value in expected.items())
+        if matches and metadata["fingerprint"] == corpus_fingerprint(blocks):
             return Corpus(
                 id=metadata["id"],
                 calibration=blocks[Split.CALIBRATION],
@@ -110,14 +110,14 @@ def _read_kept(path: Path, expected: dict[str, str]) -> Corpus | None:
 
 @dataclass
 class SplitBuilder:
-    """The documents of one split, as they are read.
+    """Collects the documents of one split.
 
     Attributes:
-        block: T, tokens a block.
-        blocks: how many are wanted at most.
-        tokens: of each document, its separator included.
-        bytes: UTF-8 bytes of each document's text.
-        held: tokens in all.
+        block: T, the tokens per block.
+        blocks: the largest number of blocks to cut.
+        tokens: the tokens of each document, its separator included.
+        bytes: the UTF-8 bytes of each document's text.
+        held: the number of tokens of all documents.
     """
 
     block: int
@@ -128,7 +128,7 @@ class SplitBuilder:
 
     @property
     def full(self) -> bool:
-        """Whether all blocks that are wanted can be cut."""
+        """Whether there are enough tokens for all blocks."""
         return self.held >= self.block * self.blocks
 
     def add(self, tokens: list[int], text: str) -> None:
@@ -138,16 +138,15 @@ class SplitBuilder:
         self.held += len(tokens)
 
     def cut(self) -> Tensor:
-        """(N, T) int32: the documents end to end; what is left after the last full block is dropped."""
+        """Return (N, T) int32: the concatenated documents, without the rest after the last full block."""
         count = min(self.blocks, self.held // self.block)
         flat = np.concatenate([*self.tokens, np.empty(0, dtype=np.int32)])[: count * self.block]
         return torch.from_numpy(flat).view(count, self.block)
 
     def cut_bytes(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        """UTF-8 bytes of the text within the blocks, separators not counted.
+        """Return the UTF-8 bytes of the text within the blocks, separators not counted.
 
-        A document that is cut by the end of the last block counts with what its first tokens
-        decode to.
+        Of a document that the end of the last block cuts, the decoded text of its first tokens counts.
         """
         left = min(self.blocks, self.held // self.block) * self.block
         total = 0
@@ -168,57 +167,57 @@ def _decoded_bytes(tokens: NDArray[np.int32], tokenizer: PreTrainedTokenizerBase
 def build_splits(
     documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, block: int, wanted: Mapping[Split, int]
 ) -> dict[Split, SplitBuilder]:
-    """Read documents until every split is full or the text is at its end.
+    """Read documents until every split is full or the text ends.
 
     Args:
-        documents: in the order in which they are to be used.
+        documents: in the order in which they are used.
         tokenizer: the teacher's.
-        block: T, tokens a block.
-        wanted: blocks of each split, at most.
+        block: T, the tokens per block.
+        wanted: the largest number of blocks of each split.
     """
-    filled = {split: SplitBuilder(block, blocks) for split, blocks in wanted.items()}
+    builders = {split: SplitBuilder(block, blocks) for split, blocks in wanted.items()}
     seen = 0
     for batch in batches(documents):
-        needed = [document for document in batch if not filled[split_of(document.name)].full]
+        needed = [document for document in batch if not builders[split_of(document.name)].full]
         texts = [document.text for document in needed]
         for document, tokens in zip(
             needed, tokenize_documents(texts, tokenizer) if texts else [], strict=True
         ):
-            filled[split_of(document.name)].add(tokens, document.text)
+            builders[split_of(document.name)].add(tokens, document.text)
         seen += len(batch)
         if seen // _LOG_EVERY_DOCUMENTS > (seen - len(batch)) // _LOG_EVERY_DOCUMENTS:
-            logger.info("read %d documents, %s", seen, _progress(filled))
-        if all(filling.full for filling in filled.values()):
+            logger.info("read %d documents, %s", seen, _progress(builders))
+        if all(builder.full for builder in builders.values()):
             break
-    return filled
+    return builders
 
 
-def _progress(filled: Mapping[Split, SplitBuilder]) -> str:
+def _progress(builders: Mapping[Split, SplitBuilder]) -> str:
     return ", ".join(
-        f"{split}: {min(filling.held // filling.block, filling.blocks)} of {filling.blocks} blocks"
-        for split, filling in filled.items()
+        f"{split}: {min(builder.held // builder.block, builder.blocks)} of {builder.blocks} blocks"
+        for split, builder in builders.items()
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusRequest:
-    """How much text is wanted, and from where."""
+    """Which text to read, and how much of it."""
 
     data: str | None
-    """A file (.txt, .jsonl, .parquet), a folder or glob of such, or a hub dataset id (``ID`` or
-    ``ID:CONFIG``); None: the default text of the teacher."""
+    """A file (.txt, .jsonl, .parquet), a folder or glob of such, or a hub dataset (``ID``, ``ID@REVISION``
+    or ``ID:CONFIG``); None: the default text of the teacher."""
     block: int
-    """T, tokens a block."""
+    """T, the tokens per block."""
     calibration_blocks: int
-    """At most; fewer when the text has fewer."""
+    """The largest number of blocks; fewer if the text is shorter."""
     distillation_blocks: int
-    """At most; fewer when the text has fewer."""
+    """The largest number of blocks; fewer if the text is shorter."""
     validation_blocks: int
-    """At most; fewer when the text has fewer."""
+    """The largest number of blocks; fewer if the text is shorter."""
 
     @property
     def wanted(self) -> dict[Split, int]:
-        """Blocks of each split, at most."""
+        """The largest number of blocks of each split."""
         return {
             Split.CALIBRATION: self.calibration_blocks,
             Split.DISTILLATION: self.distillation_blocks,
@@ -229,75 +228,77 @@ class CorpusRequest:
 def read_corpus(
     request: CorpusRequest, tokenizer: PreTrainedTokenizerBase, default: str, cache: Path
 ) -> Corpus:
-    """Read, tokenise, split and pack the text, or take it from the cache.
+    """Read, tokenise, split and pack a text, or load the blocks from the cache.
+
+    If the hub cannot be reached, the corpus cached last is used.
 
     Args:
-        request: what is wanted.
+        request: which text, and how much of it.
         tokenizer: the teacher's.
-        default: the text to read when the request names none: ``stdlib`` or a hub dataset id.
-        cache: folder of the corpora already read.
+        default: the text to read if the request names none: ``stdlib`` or a hub dataset.
+        cache: the folder of cached corpora.
 
     Raises:
-        InputError: the text cannot be found or read, or a split has less than one block of it.
+        InputError: the text cannot be found or read, or a split gets less than one block of it.
     """
     assert request.block > 0
     assert all(blocks > 0 for blocks in request.wanted.values())
     source = find_source(request.data or default)
-    kept = CorpusCache(cache, _key(request, source, tokenizer))
+    cached = CorpusCache(cache, _key(request, source, tokenizer))
     try:
         version = source.version()
     except HubUnavailableError as error:
-        corpus = kept.newest()
+        corpus = cached.newest()
         if corpus is None:
             raise
         logger.warning("reusing the text of %s, read and tokenised before: %s", source.id, error.values)
         return corpus
-    corpus = kept.load(version)
+    corpus = cached.load(version)
     if corpus is not None:
         logger.info("reusing the text of %s, read and tokenised before", source.id)
         return replace(corpus, id=source.id)
     logger.info("reading the text of %s", source.id)
     corpus = _read(request, source, version, tokenizer)
-    kept.save(corpus, version)
+    cached.save(corpus, version)
     return corpus
 
 
 def _read(request: CorpusRequest, source: Source, version: str, tokenizer: PreTrainedTokenizerBase) -> Corpus:
     with quiet_libraries():
-        filled = build_splits(source.documents(version), tokenizer, request.block, request.wanted)
-    _refuse_too_little(filled, source)
-    blocks = {split: filling.cut() for split, filling in filled.items()}
+        builders = build_splits(source.documents(version), tokenizer, request.block, request.wanted)
+    _refuse_too_little(builders, source)
+    blocks = {split: builder.cut() for split, builder in builders.items()}
     return Corpus(
         id=source.id,
         calibration=blocks[Split.CALIBRATION],
         distillation=blocks[Split.DISTILLATION],
         validation=blocks[Split.VALIDATION],
-        validation_bytes=filled[Split.VALIDATION].cut_bytes(tokenizer),
+        validation_bytes=builders[Split.VALIDATION].cut_bytes(tokenizer),
         fingerprint=corpus_fingerprint(blocks),
     )
 
 
 def _key(request: CorpusRequest, source: Source, tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 over all that decides the blocks but the version of the text."""
+    """Return the SHA-256 of everything that decides the blocks except the version of the text."""
     wanted = {split.value: blocks for split, blocks in request.wanted.items()}
     parts = [_VERSION, source.identity, request.block, wanted, tokenizer_fingerprint(tokenizer)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 over what decides a tokenizer's output: its rules, vocabulary and separators."""
+    """Return the SHA-256 of what decides a tokenizer's output: rules, vocabulary and separators."""
     rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else None
     vocabulary = sorted(tokenizer.get_vocab().items())
     parts = [type(tokenizer).__name__, rules, vocabulary, tokenizer.bos_token_id, tokenizer.eos_token_id]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _refuse_too_little(filled: Mapping[Split, SplitBuilder], source: Source) -> None:
-    if all(filling.held >= filling.block for filling in filled.values()):
+def _refuse_too_little(builders: Mapping[Split, SplitBuilder], source: Source) -> None:
+    if all(builder.held >= builder.block for builder in builders.values()):
         return
-    block = next(iter(filled.values())).block
-    tokens = ", ".join(f"{filling.held} tokens for {split}" for split, filling in filled.items())
-    documents = sum(len(filling.tokens) for filling in filled.values())
+    block = next(iter(builders.values())).block
+    tokens = ", ".join(f"{builder.held} tokens for {split}" for split, builder in builders.items())
+    documents = sum(len(builder.tokens) for builder in builders.values())
     raise InputError(
         f"calibration, distillation and validation need at least one block of {block} tokens each",
         f"{source.id} has {tokens}, in {documents} documents, of which about one in 20 each goes to "

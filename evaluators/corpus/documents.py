@@ -1,7 +1,7 @@
-"""Documents: texts with a name that stays the same between runs, from columns, from paragraphs, from Python.
+"""Documents: named texts from dataset rows, from lines of a file, and from the Python standard library.
 
-A document's name decides its split (see ``split``), so the name must not depend on where the
-text happens to lie on this machine.
+A document's name decides its split (``blocks.split_of``), so the name must not depend on where the text is
+stored.
 """
 
 from __future__ import annotations
@@ -18,58 +18,58 @@ from datasets import Features, Value
 
 from space.input_error import InputError
 
-_NAMES = ("text", "content")
-_STRINGS = {"string", "large_string", "string_view"}
-#: Folders of the standard library that are not source text worth learning: installed packages,
-#: byte code, generated tables that repeat each other, and tests, which not every distribution ships.
+_TEXT_COLUMNS = ("text", "content")
+_STRING_TYPES = {"string", "large_string", "string_view"}
+#: Folders of the standard library that are left out: installed packages, byte code, repetitive generated
+#: tables, and tests, which not every distribution ships.
 _SKIPPED_FOLDERS = frozenset(
     {
         *("site-packages", "dist-packages", "__pycache__", "encodings", "pydoc_data"),
         *("test", "tests", "idle_test", "data"),
     }
 )
-_SHORTEST_CHARACTERS = 200
+_SHORTEST_MODULE = 200
 _WINDOW_CHARACTERS = 1 << 25
-#: A document ends at the first blank line after this many characters, so that what belongs
-#: together (a story, a section) is rarely cut.
-_LENGTH = 4096
-#: A text with less than this many such documents is cut shorter, since one in 20 each has to go to
-#: calibration and validation; but not below a paragraph or so.
-_FEWEST = 160
-_SHORTEST_LENGTH = 256
-#: Where no blank line comes, a document ends with the line after so many times its length.
-_PATIENCE = 2
+#: A document ends at the first blank line after this many characters, so that a story or section is
+#: rarely cut.
+_DOCUMENT_CHARACTERS = 4096
+#: A text with fewer such documents is cut into shorter ones, since calibration and validation get one in
+#: 20 each; but none shorter than about a paragraph.
+_FEWEST_DOCUMENTS = 160
+_SHORTEST_DOCUMENT = 256
+#: Without a blank line, a document ends at the first line end after this many times its length.
+_LONGEST_TIMES = 2
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text and a name for it that is the same on every machine."""
+    """A text, and a name for it that is the same on every machine."""
 
     name: str
     text: str
 
     @classmethod
     def unnamed(cls, text: str) -> Document:
-        """A document whose name is its content's SHA-256, so that copies are in one split.
+        """Make a document whose name is its content's SHA-256, so that copies fall into the same split.
 
-        Halves of surrogate pairs, which JSON can hold and UTF-8 cannot, become question marks.
+        Lone surrogates, which JSON allows and UTF-8 does not, become question marks.
         """
         content = text.encode(errors="replace")
         return cls(hashlib.sha256(content).hexdigest(), content.decode())
 
 
 def in_hash_order(documents: Iterable[Document], window: int = _WINDOW_CHARACTERS) -> Iterator[Document]:
-    """The documents, shuffled the same way on every machine: sorted by the hashes of their names.
+    """Shuffle documents in the same way on every machine: sort them by the hashes of their names.
 
-    A text is seldom read to its end, and neighbours are seldom independent (modules of a package,
-    pages of a site), so that its beginning alone would be a skewed sample.
+    A text is rarely read to its end, and neighbouring documents (modules of a package, pages of a site) are
+    rarely independent, so its beginning alone would be a biased sample.
 
     Args:
-        documents: in any order; endless is fine.
-        window: characters to read before sorting and handing on.
+        documents: in any order; the iterable may be endless.
+        window: how many characters to collect before they are sorted and yielded.
 
     Yields:
-        Of documents next to each other with the same name, which are copies, only the first.
+        The documents; of copies (documents with the same name) in a window only the first.
     """
     held: list[Document] = []
     characters = 0
@@ -93,16 +93,16 @@ def _hash_sorted(documents: list[Document]) -> Iterator[Document]:
 def texts_of_rows(
     rows: Iterable[Mapping[str, Any]], id: str, features: Features | None = None
 ) -> Iterator[str]:
-    """The texts of a dataset's rows, in order; rows without text are left out.
+    """Yield the texts of a dataset's rows, in order; rows without text are left out.
 
     Args:
-        rows: the dataset, one mapping from column to value a row.
-        id: what the user calls it.
-        features: the types of its columns, where they are known; else the first row tells.
+        rows: the dataset; each row maps columns to values.
+        id: the user's name for it.
+        features: the types of its columns; if None, they are taken from the first row.
 
     Raises:
-        InputError: no column of strings, several and none is called text or content, or a row with
-            something else in it.
+        InputError: there is no column of strings, there are several and none is called text or content,
+            or a row has something other than a string in it.
     """
     remaining = iter(rows)
     first = next(remaining, None)
@@ -123,17 +123,19 @@ def texts_of_rows(
 
 def _string_columns(first: Mapping[str, Any], features: Features | None) -> list[str]:
     if features is None:
-        # A first row may lack its text; that decides nothing about the column.
+        # The first row may have no text; its column then counts by name.
         return [
             name
             for name, value in first.items()
-            if isinstance(value, str) or (value is None and name in _NAMES)
+            if isinstance(value, str) or (value is None and name in _TEXT_COLUMNS)
         ]
-    return [name for name, kind in features.items() if isinstance(kind, Value) and kind.dtype in _STRINGS]
+    return [
+        name for name, kind in features.items() if isinstance(kind, Value) and kind.dtype in _STRING_TYPES
+    ]
 
 
 def _text_column(strings: list[str], columns: list[str], id: str) -> str:
-    for name in _NAMES:
+    for name in _TEXT_COLUMNS:
         if name in strings:
             return name
     if len(strings) == 1:
@@ -146,7 +148,7 @@ def _text_column(strings: list[str], columns: list[str], id: str) -> str:
 
 
 def standard_library() -> Iterator[Document]:
-    """The installed Python's standard library, one document a module, in the order of the names.
+    """Yield the installed Python's standard library, one document per module, sorted by name.
 
     Tests, modules that are not UTF-8 and modules of fewer than 200 characters are left out.
     """
@@ -159,36 +161,36 @@ def standard_library() -> Iterator[Document]:
             text = path.read_text(encoding="utf-8")
         except (UnicodeDecodeError, OSError):
             continue
-        if len(text) >= _SHORTEST_CHARACTERS:
+        if len(text) >= _SHORTEST_MODULE:
             yield Document(name.as_posix(), text)
 
 
 def document_length(size: int) -> int:
-    """After how many characters a document of a text of so many bytes may end: 256 to 4096."""
-    return min(_LENGTH, max(_SHORTEST_LENGTH, size // _FEWEST))
+    """Return after how many characters (256 to 4096) a document may end, in a text of ``size`` bytes."""
+    return min(_DOCUMENT_CHARACTERS, max(_SHORTEST_DOCUMENT, size // _FEWEST_DOCUMENTS))
 
 
-def documents_of_lines(lines: Iterable[str], length: int = _LENGTH) -> Iterator[str]:
-    """Group consecutive lines into documents; joined, the documents are the text unchanged.
+def documents_of_lines(lines: Iterable[str], length: int = _DOCUMENT_CHARACTERS) -> Iterator[str]:
+    """Group consecutive lines into documents; concatenated, they give the text unchanged.
 
     Args:
         lines: the text's lines, line ends included.
-        length: characters after which a document may end.
+        length: the number of characters after which a document may end.
 
     Yields:
-        Documents of at least ``length`` characters that end after a blank line, or of at least two
-        times that which end after any line; the last one may be shorter. A text of white space has none.
+        Documents of at least ``length`` characters that end after a blank line, or of at least twice
+        that length that end after any line; the last may be shorter. A text of white space gives none.
     """
     document: list[str] = []
-    held, blank, written = 0, False, False
+    held, blank, has_text = 0, False, False
     for line in lines:
-        ends = held >= _PATIENCE * length or (blank and held >= length)
-        if ends and written and not line.isspace():
+        ends = held >= _LONGEST_TIMES * length or (blank and held >= length)
+        if ends and has_text and not line.isspace():
             yield "".join(document)
-            document, held, written = [], 0, False
+            document, held, has_text = [], 0, False
         document.append(line)
         held += len(line)
         blank = line.isspace()
-        written = written or not blank
-    if written:
+        has_text = has_text or not blank
+    if has_text:
         yield "".join(document)

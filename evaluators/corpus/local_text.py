@@ -1,7 +1,7 @@
 """Text from local files: .txt, .jsonl and .parquet, read through ``datasets``.
 
-The loaders of the three kinds are called directly: ``load_dataset("json", ...)`` would tell a
-server on the internet that it was called.
+The loaders of the three kinds are called directly: ``load_dataset("json", ...)`` would send telemetry to
+a server on the internet.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _RULE = "--data takes .txt, .jsonl and .parquet files, a folder or glob of such,
 
 
 def find_files(data: str) -> list[Path]:
-    """The files that ``data`` names, sorted; none when it looks like a hub id instead.
+    """Return the files that ``data`` names, sorted; an empty list if it looks like a hub id.
 
     Raises:
-        InputError: nothing is there, nothing of a known suffix, or nothing but empty files.
+        InputError: there is no such file, its suffix is unknown, or all files are empty.
     """
     path = Path(data).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and _known(file))
+        files = sorted(file for file in path.rglob("*") if file.is_file() and _has_known_suffix(file))
         if not files:
             raise InputError(_RULE, f"there is none in {data}", "Put the text into one, or convert it")
     elif path.exists():
@@ -43,7 +43,7 @@ def find_files(data: str) -> list[Path]:
         )
         if not files:
             raise InputError(_RULE, f"nothing matches {data}", "Check the pattern")
-    elif may_be_hub_id(data.partition(":")[0].partition("@")[0]) and not _known(path):
+    elif may_be_hub_id(data.partition(":")[0].partition("@")[0]) and not _has_known_suffix(path):
         return []
     else:
         raise InputError(_RULE, not_found(data), "Check the path")
@@ -51,13 +51,13 @@ def find_files(data: str) -> list[Path]:
     return files
 
 
-def _known(file: Path) -> bool:
+def _has_known_suffix(file: Path) -> bool:
     return file.suffix.lower() in _READERS
 
 
 def _refuse_unreadable(files: Sequence[Path], data: str) -> None:
     for file in files:
-        if not _known(file):
+        if not _has_known_suffix(file):
             raise InputError(
                 _RULE,
                 f"{file} is {f'a {file.suffix}' if file.suffix else 'without a suffix'}",
@@ -66,19 +66,19 @@ def _refuse_unreadable(files: Sequence[Path], data: str) -> None:
     try:
         empty = all(file.stat().st_size == 0 for file in files)
     except OSError as error:
-        raise _cannot_be_read(error) from error
+        raise _unreadable(error) from error
     if empty:
         raise InputError("the text has to hold something", f"{data} is empty", "Name a file with text")
 
 
-def _cannot_be_read(error: OSError) -> InputError:
+def _unreadable(error: OSError) -> InputError:
     return InputError(
         "the text has to be readable", f"{error.filename}: {error.strerror}", "Check its permissions"
     )
 
 
 def sha256_of_files(files: Sequence[Path]) -> str:
-    """One SHA-256 over the kind and content of all files, in order.
+    """Return one SHA-256 over the suffixes and contents of all files, in order.
 
     Raises:
         InputError: a file cannot be read.
@@ -89,15 +89,15 @@ def sha256_of_files(files: Sequence[Path]) -> str:
             with file.open("rb") as stream:
                 digest.update(file.suffix.lower().encode() + hashlib.file_digest(stream, "sha256").digest())
         except OSError as error:
-            raise _cannot_be_read(error) from error
+            raise _unreadable(error) from error
     return digest.hexdigest()
 
 
 def local_documents(files: Sequence[Path]) -> Iterator[Document]:
-    """The documents of the files, in order; empty files are left out.
+    """Yield the documents of the files, in order; empty files are left out.
 
     Raises:
-        InputError: a file is not what its suffix says, or has no column of text.
+        InputError: a file does not have the format of its suffix, or has no text column.
     """
     sizes = [file.stat().st_size for file in files]
     length = document_length(sum(sizes))
@@ -118,7 +118,7 @@ def _texts(file: Path, length: int) -> Iterator[str]:
             f"{file} is not: {error.reason} ({error.object[error.start : error.start + 1]!r})",
             f"Convert it, from Latin-1 by `iconv -f latin1 -t utf-8 {file}`",
         ) from error
-    except Exception as error:  # whatever is wrong with a file that the user brought
+    except Exception as error:  # anything can be wrong with a user's file
         raise InputError(
             f"a {kind} file has to hold what its suffix says",
             f"{file} does not: {short_message(error)}",

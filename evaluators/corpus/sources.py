@@ -1,4 +1,4 @@
-"""Where a corpus comes from: the standard library, local files, or a dataset of the hub."""
+"""The sources of a corpus: the Python standard library, local files, or a dataset of the hub."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _NAME = re.compile(r"(?P<id>[^@:]+)(@(?P<revision>[^:]+))?(:(?P<config>.+))?")
 
 @dataclass(frozen=True)
 class HubText:
-    """A dataset of the hub as a user names it: ``ID``, ``ID@REVISION``, ``ID:CONFIG`` or all three."""
+    """A dataset of the hub, as a user names it: ``ID``, ``ID@REVISION``, ``ID:CONFIG`` or all three."""
 
     wanted: HubRequest
     config: str | None
 
     @classmethod
     def named(cls, data: str) -> HubText:
-        """Take a name apart; it has to look like a hub id (see ``evaluators.huggingface.hub``)."""
+        """Parse a name; its first part has to look like a hub id (``hub.may_be_hub_id``)."""
         parts = _NAME.fullmatch(data)
         assert parts is not None, data
         return cls(HubRequest("dataset", parts["id"], parts["revision"]), parts["config"])
 
     def commit(self) -> str:
-        """The commit that the name means now.
+        """Ask the hub for the commit that the name refers to now.
 
         Raises:
-            InputError: the hub does not say.
+            InputError: the hub cannot be reached, or has no such dataset.
         """
         logger.info("looking up %s on the hub", self.wanted.id)
         with hub_refusals(self.wanted), quiet_libraries():
@@ -49,10 +49,10 @@ class HubText:
         return commit
 
     def documents(self, commit: str) -> Iterator[Document]:
-        """Stream the documents of the training split as of a commit.
+        """Stream the documents of the training split of a commit, or of the first split if there is none.
 
         Raises:
-            InputError: the hub does not hand them out, or there is no column of text.
+            InputError: the hub does not provide them, or there is no text column.
         """
         try:
             splits = load_dataset(self.wanted.id, self.config, streaming=True, revision=commit)
@@ -61,7 +61,7 @@ class HubText:
                 yield Document.unnamed(text)
         except InputError:
             raise
-        except Exception as error:  # the hub's, or whatever is wrong with a dataset that the user named
+        except Exception as error:  # the hub's, or anything wrong with a user's dataset
             raise refusal_of(error, self.wanted) or InputError(
                 "the dataset has to be one that the datasets library can stream",
                 f"of {self.wanted.id} it says: {short_message(error)}",
@@ -71,15 +71,15 @@ class HubText:
 
 @dataclass(frozen=True)
 class Source:
-    """Text that can be read any number of times.
+    """A text that can be read any number of times.
 
     Attributes:
-        id: what the user calls it.
-        identity: what tells it from other sources whose version may be the same; of local text the
-            version says it all, wherever the files lie.
-        version: finds out what changes whenever the text does: SHA-256 of the content, or the
+        id: the user's name for it.
+        identity: distinguishes it from other sources that may have the same version. All local files share
+            one identity, since their version depends on their content alone.
+        version: returns a value that changes whenever the text does: the SHA-256 of the content, or the
             commit on the hub.
-        documents: reads a version's documents in the order in which they are to be used.
+        documents: reads the documents of a version in the order in which they are used.
     """
 
     id: str
@@ -89,14 +89,14 @@ class Source:
 
 
 def find_source(data: str) -> Source:
-    """The source that a name means; the hub is not asked yet.
+    """Return the source that a name refers to; the hub is not asked yet.
 
     Args:
         data: ``stdlib``; a file, folder or glob; or a hub dataset as ``ID``, ``ID@REVISION`` or
             ``ID:CONFIG``.
 
     Raises:
-        InputError: there is no such file, its suffix is unknown, or the hub can have no such dataset.
+        InputError: there is no such file, its suffix is unknown, or the name cannot be a hub id.
     """
     if data == STANDARD_LIBRARY:
         return _standard_library()
@@ -118,10 +118,10 @@ def find_source(data: str) -> Source:
 
 
 def hub_text(data: str) -> HubText | None:
-    """The data set of the hub that a name means; None if it means something else.
+    """Return the hub dataset that a name refers to; None if it refers to something else.
 
     Raises:
-        InputError: as for ``find_source``.
+        InputError: as in ``find_source``.
     """
     return None if data == STANDARD_LIBRARY or find_files(data) else HubText.named(data)
 

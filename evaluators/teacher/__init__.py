@@ -1,4 +1,4 @@
-"""The model to be compressed: found, checked and loaded."""
+"""The teacher: find, check and load the model to be pruned."""
 
 from evaluators.teacher.config import load_config
 from evaluators.teacher.loading import Teacher, load_teacher

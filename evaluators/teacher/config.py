@@ -1,4 +1,4 @@
-"""A teacher's files and config, and the refusal of what is no causal language model."""
+"""Find a teacher's files, read its config, and refuse models that cannot be a teacher."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _TOKENIZER = [
     "additional_chat_templates/*.jinja",
     "generation_config.json",
 ]
-#: Every folder but that of the chat templates; patterns of the hub's client know no exception.
+#: Every folder except ``additional_chat_templates``; the patterns of the hub's client have no negation.
 _FOLDERS = ["[!a]*/*", "a[!d]*/*"]
 _TERMS = ["README.md", *LICENCE_FILES]
 
 
 def find_config(id: str, revision: str | None, trust_remote_code: bool) -> Path:
-    """The directory with a teacher's config.json; from the hub no more than that is fetched.
+    """Return the directory with a teacher's config.json; from the hub, only this file is downloaded.
 
     Raises:
         InputError: there is no such model, or it has no config.json.
@@ -61,14 +61,14 @@ def find_config(id: str, revision: str | None, trust_remote_code: bool) -> Path:
 
 
 def find_all(id: str, config_directory: Path, revision: str | None, trust_remote_code: bool) -> Path:
-    """The directory with weights, tokenizer and terms of the model whose config lies in ``config_directory``.
+    """Return the directory with weights, tokenizer and licence of the model that ``find_config`` found.
 
     Raises:
-        InputError: the hub does not hand them out.
+        InputError: the hub does not provide them.
     """
     if Path(id).expanduser().is_dir():
         return config_directory
-    # The name of a snapshot's folder is its commit: the weights of the very same one are meant.
+    # The name of a snapshot's folder is its commit; the weights have to be of the same commit.
     commit = config_directory.name
     code = _CODE if trust_remote_code else []
     return _find(id, commit, _CONFIG + _WEIGHTS + _TOKENIZER + _TERMS + code)
@@ -105,7 +105,7 @@ def _fetch(wanted: HubRequest, patterns: list[str]) -> Path:
 
 
 def load_config(id: str, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The config of a teacher; a directory with config.json alone will do.
+    """Return the config of a teacher; a directory that holds config.json alone is enough.
 
     Args:
         id: a directory or a hub id.
@@ -113,30 +113,30 @@ def load_config(id: str, revision: str | None = None, trust_remote_code: bool = 
         trust_remote_code: whether Python code that comes with the model may run.
 
     Raises:
-        InputError: there is no such model, or it is none that can be a teacher.
+        InputError: there is no such model, or it cannot be a teacher.
     """
     return read_config(find_config(id, revision, trust_remote_code), id, trust_remote_code)
 
 
 def read_config(directory: Path, id: str, trust_remote_code: bool) -> PretrainedConfig:
-    """The config in a directory, checked.
+    """Read and check the config in a directory.
 
     Raises:
-        InputError: as for ``load_config``.
+        InputError: as in ``load_config``.
     """
-    described = _described(directory / "config.json", id)
+    described = _read_json(directory / "config.json", id)
     _refuse_remote_code(described, id, trust_remote_code)
     _refuse_quantised(described, id)
     with quiet_libraries():
-        config = _config(directory, id, trust_remote_code)
+        config = _parse_config(directory, id, trust_remote_code)
     _refuse_not_causal(config, described, id, trust_remote_code)
     return config
 
 
-def _config(directory: Path, id: str, trust_remote_code: bool) -> PretrainedConfig:
+def _parse_config(directory: Path, id: str, trust_remote_code: bool) -> PretrainedConfig:
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
-    except Exception as error:  # whatever is wrong with a file that the user brought
+    except Exception as error:  # anything can be wrong with a user's file
         raise InputError(
             "config.json has to be one that transformers reads",
             f"of that of {id} it says: {short_message(error)}",
@@ -145,7 +145,7 @@ def _config(directory: Path, id: str, trust_remote_code: bool) -> PretrainedConf
     return config
 
 
-def _described(path: Path, id: str) -> dict[str, Any]:
+def _read_json(path: Path, id: str) -> dict[str, Any]:
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -201,7 +201,7 @@ def _refuse_not_causal(
 
 def _has_causal_head(config: PretrainedConfig) -> bool:
     kind, architectures = config.model_type, config.architectures or []
-    # Types such as BERT serve as encoders unless the config says otherwise.
+    # Types such as BERT are encoders unless the config says otherwise.
     if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
         return False
     if architectures and set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()).isdisjoint(architectures):

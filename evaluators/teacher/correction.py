@@ -1,6 +1,6 @@
-"""A teacher trained on the text of the distillation, where its own training text is not at hand.
+"""Teacher correction: train the teacher on the distillation text when its own training text is missing.
 
-It lowers the loss of what is distilled from it by more than 6% (arXiv 2408.11796, section 3).
+It lowers the loss of the distilled students by more than 6% (arXiv 2408.11796, section 3).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from evaluators.teacher.weights import fingerprint, free_bytes, weight_files
 from evaluators.teacher.writing import write_directory
 from space.input_error import InputError
 
-#: Of the learning rate of a student of that size (arXiv 2408.11796, section 3).
+#: As a share of the learning rate of a student of that size (arXiv 2408.11796, section 3).
 _SHARE_OF_RATE = 0.2
 #: Weights, gradients and AdamW's two moments, in float32.
 _BYTES_A_PARAMETER = 16
@@ -38,23 +38,23 @@ def correct_teacher(
     watch: TrainingMonitor,
     checkpointing: Checkpointing,
 ) -> DistillationResult:
-    """Train a teacher on text by cross-entropy, in float32 weights, and write it as an ordinary directory.
+    """Train a teacher on text by cross-entropy, with float32 weights, and write it to a directory.
 
-    The teacher in memory is given up: what was written is what is used, see ``read_corrected``. Of several
-    processes the main one writes.
+    Do not use the teacher in memory afterwards; load what was written by ``read_corrected``. Of several
+    processes, the main one writes.
 
     Args:
-        teacher: as it was loaded.
+        teacher: the teacher as it was loaded.
         tokens: (N, T) blocks of the text.
-        schedule: with the rate of ``correction_rate``.
-        accelerator: device and precision.
-        path: of the directory; what was there is replaced once the new one is whole.
+        schedule: the schedule, with the rate of ``correction_rate``.
+        accelerator: the device and precision.
+        path: the directory to write; an existing one is replaced once the new one is complete.
         watch: validation and progress.
-        checkpointing: of the training.
+        checkpointing: the checkpoints of the training.
 
     Raises:
         InputError: the training does not fit into memory.
-        DivergenceError: the loss is no number.
+        DivergenceError: the loss is not finite.
         OSError: the disk is full.
     """
     model = teacher.model
@@ -73,12 +73,12 @@ def correct_teacher(
 
 
 def correction_rate(parameters: int) -> float:
-    """AdamW's highest rate for a teacher of this size: a fifth of what a student would learn with."""
+    """Return AdamW's peak rate for a teacher of this size: a fifth of a student's."""
     return _SHARE_OF_RATE * peak_rate(parameters)
 
 
 def fingerprint_of(path: Path, trust_remote_code: bool) -> str | None:
-    """Of the teacher in a directory that ``correct_teacher`` wrote; None if it is not whole."""
+    """Return the fingerprint of a teacher that ``correct_teacher`` wrote; None if it is incomplete."""
     try:
         config = read_config(path, str(path), trust_remote_code)
         return fingerprint(config, weight_files(path, str(path)))
@@ -87,12 +87,12 @@ def fingerprint_of(path: Path, trust_remote_code: bool) -> str | None:
 
 
 def read_corrected(teacher: Teacher, path: Path, dtype: torch.dtype, trust_remote_code: bool) -> Teacher:
-    """The teacher that ``correct_teacher`` wrote, under the name of the one that it was made from.
+    """Load the teacher that ``correct_teacher`` wrote, under the name of the original one.
 
     Args:
-        teacher: that one; its memory is given back.
-        path: of the directory.
-        dtype: of the loaded weights.
+        teacher: the original teacher; its memory is freed.
+        path: the directory of the corrected one.
+        dtype: the dtype of the loaded weights.
         trust_remote_code: whether Python code that comes with the model may run.
 
     Raises:
@@ -113,7 +113,7 @@ def read_corrected(teacher: Teacher, path: Path, dtype: torch.dtype, trust_remot
 
 
 def _is_too_large(teacher: Teacher) -> bool:
-    """Known before the work, where memory can be measured."""
+    """Whether the training cannot fit into memory; False where free memory cannot be measured."""
     free = free_bytes(teacher.model.device)
     held = sum(p.numel() * p.itemsize for p in teacher.model.parameters())
     return free is not None and _BYTES_A_PARAMETER * teacher.model.num_parameters() - held > free

@@ -1,4 +1,4 @@
-"""The teacher itself: weights, tokenizer and fingerprint, ready to be ranked and distilled from."""
+"""Load the teacher: weights, tokenizer and fingerprint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from evaluators.teacher.weights import fingerprint, fits_in_memory, stored_dtype
 from space.input_error import InputError
 
 logger = logging.getLogger(__name__)
-#: At least one of these holds the vocabulary, whatever the tokenizer's kind.
+#: Files that may hold the vocabulary; every kind of tokenizer has at least one.
 _VOCABULARIES = (
     "tokenizer.json",
     "*.model",
@@ -37,10 +37,10 @@ _VOCABULARIES = (
 def load_tokenizer(
     directory: Path, id: str, config: PretrainedConfig, trust_remote_code: bool
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer that lies beside the weights.
+    """Load the tokenizer that is stored with the weights.
 
     Raises:
-        InputError: there is none, it cannot be read, or it has tokens that the model does not know.
+        InputError: there is none, it cannot be read, or it has more tokens than the model.
     """
     if not any(file for pattern in _VOCABULARIES for file in directory.glob(pattern)):
         raise InputError(
@@ -49,7 +49,7 @@ def load_tokenizer(
             "Put the tokenizer's files beside the weights (`tokenizer.save_pretrained(DIR)`)",
         )
     with quiet_libraries():
-        tokenizer = _loaded(directory, id, trust_remote_code)
+        tokenizer = _read_tokenizer(directory, id, trust_remote_code)
     known = config.get_text_config().vocab_size
     if tokenizer.vocab_size > known:
         raise InputError(
@@ -60,10 +60,10 @@ def load_tokenizer(
     return tokenizer
 
 
-def _loaded(directory: Path, id: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+def _read_tokenizer(directory: Path, id: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
-    except Exception as error:  # whatever is wrong with files that the user brought
+    except Exception as error:  # anything can be wrong with a user's files
         raise InputError(
             "the teacher's tokenizer has to be one that transformers loads",
             f"of that of {id} it says: {short_message(error)}",
@@ -80,11 +80,11 @@ class Teacher:
     Attributes:
         id: the directory or hub id that the user named.
         revision: the branch, tag or commit that the user named.
-        directory: where its files lie: that directory, or the local snapshot of the hub's.
-        model: in evaluation mode and without gradients.
-        tokenizer: the one that came with it.
-        fingerprint: SHA-256 over config and weights, wherever they lie.
-        stored_dtype: of the weights on disk.
+        directory: the directory of its files: the user's, or the local snapshot of the hub's.
+        model: the model in evaluation mode, without gradients.
+        tokenizer: its tokenizer.
+        fingerprint: SHA-256 over config and weights, independent of the directory.
+        stored_dtype: the dtype of the weights on disk.
     """
 
     id: str
@@ -104,17 +104,17 @@ def load_teacher(
     dtype: torch.dtype,
     trust_remote_code: bool = False,
 ) -> Teacher:
-    """Load a teacher from a directory or the hub; every check comes before the weights are read.
+    """Load a teacher from a directory or the hub; files are checked before the weights are loaded.
 
     Args:
         id: a directory or a hub id.
         revision: branch, tag or commit of a hub id.
-        device: where the model goes.
-        dtype: of the loaded weights.
+        device: the device of the model.
+        dtype: the dtype of the loaded weights.
         trust_remote_code: whether Python code that comes with the model may run.
 
     Raises:
-        InputError: there is no such model, or it is none that can be a teacher.
+        InputError: there is no such model, or it cannot be a teacher.
     """
     config_directory = find_config(id, revision, trust_remote_code)
     config = read_config(config_directory, id, trust_remote_code)
@@ -146,11 +146,11 @@ def _load_model(directory: Path, id: str, dtype: torch.dtype, trust_remote_code:
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # not accepted: refused below, with the shapes
+            ignore_mismatched_sizes=True,  # refused below, with the shapes
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _too_large(id, torch.device("cpu")) from error
-    except Exception as error:  # whatever is wrong with files that the user brought
+    except Exception as error:  # anything can be wrong with a user's files
         raise InputError(
             "transformers has to be able to load the teacher",
             f"of {id} it says: {short_message(error)}",
@@ -171,7 +171,7 @@ def _refuse_misfit(report: dict[str, Any], id: str) -> None:
             for name, stored, built in sorted(report["mismatched_keys"])
         ],
     }
-    found = [f"{_some(names)} {what}" for what, names in misfits.items() if names]
+    found = [f"{_first_names(names)} {what}" for what, names in misfits.items() if names]
     if found:
         raise InputError(
             "config and weights of a teacher have to fit each other, or parts of it would be random",
@@ -180,7 +180,7 @@ def _refuse_misfit(report: dict[str, Any], id: str) -> None:
         )
 
 
-def _some(names: Collection[str]) -> str:
+def _first_names(names: Collection[str]) -> str:
     shown = ", ".join(list(names)[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 

@@ -1,7 +1,7 @@
-"""A teacher whose weights stay on disk: parts of it are fetched when they are needed, and dropped after.
+"""A teacher whose weights stay on disk: its parts are loaded when they are needed, and dropped afterwards.
 
-Checkpoints are not always stored as the class holds them (experts one by one, a prefix left out), so the
-weights come in through the very code by which transformers loads whole models, a few names at a time.
+Names and tensors on disk can differ from those of the class (experts stored one by one, a prefix left out).
+So the weights are loaded by the code with which transformers loads whole models, a few names at a time.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from space.input_error import InputError
 
 
 class TeacherOnDisk:
-    """A teacher on the meta device, and the files that its weights can be fetched from.
+    """A teacher on the meta device, and the files from which its weights can be loaded.
 
     Attributes:
-        model: in evaluation mode, its parameters without memory until they are fetched.
-        device: where they are fetched to.
+        model: the model in evaluation mode; its parameters take no memory until they are fetched.
+        device: the device of fetched parameters.
     """
 
     def __init__(
@@ -51,21 +51,21 @@ class TeacherOnDisk:
     ) -> None:
         self.model, self.device = model, device
         self._slices, self._id = slices, id
-        self._how = LoadStateDictConfig(
+        self._load_config = LoadStateDictConfig(
             device_map={"": device},
             dtype=dtype,
             dtype_plan=model._get_dtype_plan(dtype),
             weight_mapping=cast(list[WeightConverter | WeightRenaming], get_model_conversion_mapping(model)),
         )
-        self._places = dict(self._placed())
+        self._model_names = dict(self._match_names())
 
-    def _placed(self) -> Iterator[tuple[str, str]]:
-        """Each stored tensor's name, and the name in the model of what it is part of.
+    def _match_names(self) -> Iterator[tuple[str, str]]:
+        """Yield the name of each stored tensor, and that of the model's tensor which it is part of.
 
         Raises:
-            InputError: one has no place in the model.
+            InputError: a stored tensor has no place in the model.
         """
-        mapping = self._how.weight_mapping or []
+        mapping = self._load_config.weight_mapping or []
         renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
         converters = [one for one in mapping if isinstance(one, WeightConverter)]
         wanted = self.model.state_dict()
@@ -78,14 +78,14 @@ class TeacherOnDisk:
                 raise _misfit(self._id, f"{name} has no place in the model")
 
     def fetch(self, belongs: Callable[[str], bool]) -> None:
-        """Read the parameters and saved buffers whose names belong; tied ones are tied.
+        """Load the parameters and saved buffers whose names ``belongs`` accepts, and tie tied weights.
 
         Raises:
-            InputError: a parameter that belongs is not among the weights, or has another shape.
+            InputError: such a parameter is not among the stored weights, or has another shape.
         """
-        chosen = {name: self._slices[name] for name, place in self._places.items() if belongs(place)}
+        chosen = {name: self._slices[name] for name, place in self._model_names.items() if belongs(place)}
         with quiet_libraries():
-            info, _ = convert_and_load_state_dict_in_model(self.model, chosen, self._how)
+            info, _ = convert_and_load_state_dict_in_model(self.model, chosen, self._load_config)
             self.model.tie_weights()
         self.model.requires_grad_(False)
         for name, stored, built in sorted(info.mismatched_keys):
@@ -96,7 +96,7 @@ class TeacherOnDisk:
 
     @staticmethod
     def drop(module: nn.Module) -> None:
-        """Give back the memory of all parameters of a module."""
+        """Free the memory of all parameters of a module."""
         for part in module.modules():
             for name, parameter in part._parameters.items():
                 if parameter is not None:
@@ -107,16 +107,16 @@ class TeacherOnDisk:
 def teacher_on_disk(
     directory: Path, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False
 ) -> Iterator[TeacherOnDisk]:
-    """Within the context a teacher's files are open; none of its parameters is read yet.
+    """Within the context a teacher's files are open; none of its parameters is loaded yet.
 
     Args:
-        directory: config.json, and weights in one safetensors file or in shards with an index.
-        device: where fetched parts go.
-        dtype: of fetched parts.
+        directory: holds config.json, and weights in one safetensors file or in shards with an index.
+        device: the device of fetched parameters.
+        dtype: the dtype of fetched parameters.
         trust_remote_code: whether Python code that comes with the model may run.
 
     Raises:
-        InputError: there is no teacher, or weights and config do not fit each other.
+        InputError: there is no teacher, or its weights and config do not match.
     """
     id = str(directory)
     config = read_config(directory, id, trust_remote_code)

@@ -1,4 +1,4 @@
-"""A teacher's weight files: all there, whole, in floating point; and whether they fit into memory."""
+"""A teacher's weight files: whether they are complete and fit into memory, their dtype and fingerprint."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from transformers import PretrainedConfig
 
 from space.input_error import InputError
 
-#: Of the free memory, for the weights; the rest is for what is computed with them.
-_FOR_WEIGHTS = 0.9
+#: The share of free memory that weights may take; the rest is for computations.
+_SHARE_FOR_WEIGHTS = 0.9
 _MEMORY = Path("/proc/meminfo")
-_WHOLE = "model.safetensors"
+_SINGLE_FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-#: Of a larger tensor only the first, middle and last bytes are hashed, this many of each.
+#: Of larger tensors, only this many of the first, middle and last bytes are hashed.
 _SAMPLE_BYTES = 1 << 16
-#: What a config says of where it was read and by what, not of the model.
+#: Fields of a config that do not describe the model.
 _NOT_THE_MODEL = {"_name_or_path", "transformers_version"}
 _AGAIN = "Get the files again (a git clone without git-lfs leaves only pointers to them)"
 
 
 def weight_bytes(files: Sequence[Path], stored: torch.dtype, dtype: torch.dtype) -> int:
-    """What a model's weights take in memory.
+    """Return the bytes that a model's weights take in memory.
 
     Args:
         files: its safetensors files.
-        stored: the type of the weights in them.
-        dtype: their type in memory.
+        stored: the dtype of the weights in them.
+        dtype: their dtype in memory.
     """
     return sum(file.stat().st_size for file in files) * dtype.itemsize // stored.itemsize
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free on a device; None where it cannot be told."""
+    """Return the free memory of a device in bytes; None where it cannot be measured."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu" or not _MEMORY.is_file():
@@ -52,19 +52,19 @@ def free_bytes(device: torch.device) -> int | None:
 def fits_in_memory(
     files: Sequence[Path], stored: torch.dtype, dtype: torch.dtype, device: torch.device
 ) -> bool:
-    """Whether a model can be loaded as a whole: to the host, and from there to its device."""
+    """Whether a whole model fits into the host's memory, and then into that of its device."""
     needed = weight_bytes(files, stored, dtype)
     free = [free_bytes(place) for place in (torch.device("cpu"), device)]
-    return all(room is None or needed <= _FOR_WEIGHTS * room for room in free)
+    return all(room is None or needed <= _SHARE_FOR_WEIGHTS * room for room in free)
 
 
 def weight_files(directory: Path, id: str) -> list[Path]:
-    """The safetensors files of a model, all of them readable.
+    """Return the safetensors files of a model after checking that all can be read.
 
     Raises:
         InputError: there are none, one is missing, or one cannot be read.
     """
-    names = [_WHOLE] if (directory / _WHOLE).is_file() else _shards(directory, id)
+    names = [_SINGLE_FILE] if (directory / _SINGLE_FILE).is_file() else _shards(directory, id)
     files = [directory / name for name in names]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
@@ -100,17 +100,17 @@ def _refuse_no_weights(directory: Path, id: str) -> None:
     others = sorted(file.name for kind in kinds for file in directory.glob(kind))
     found = f"only {', '.join(others[:3])}" if others else "none (config.json is enough for --plan alone)"
     raise InputError(
-        f"a teacher's weights lie beside its config in {_WHOLE}, or in shards with an index",
+        f"a teacher's weights lie beside its config in {_SINGLE_FILE}, or in shards with an index",
         f"{id} has {found}",
         "Save the model with `save_pretrained` of transformers, and name that directory",
     )
 
 
 def stored_dtype(files: Sequence[Path], id: str) -> torch.dtype:
-    """The type in which most of the weights are stored.
+    """Return the dtype of most of the stored weights.
 
     Raises:
-        InputError: it is no floating-point type of 16 bits or more.
+        InputError: it is no floating-point dtype of at least 16 bits.
     """
     elements: Counter[torch.dtype] = Counter()
     for _, tensor in tensors_of(files):
@@ -126,27 +126,27 @@ def stored_dtype(files: Sequence[Path], id: str) -> torch.dtype:
 
 
 def fingerprint(config: PretrainedConfig, files: Sequence[Path]) -> str:
-    """SHA-256, as hexadecimal digits, over the config and a sample of every tensor.
+    """Return the SHA-256 (hexadecimal) of the config and a sample of every tensor.
 
-    Names, shapes, types and up to 192 KiB of each tensor count; the directory and how the tensors
-    are spread over files do not.
+    It depends on names, shapes, dtypes and up to 192 KiB of each tensor; not on the directory, nor on how
+    the tensors are distributed over files.
     """
     described = {key: value for key, value in config.to_dict().items() if key not in _NOT_THE_MODEL}
     digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
-    for line in sorted(_line(name, tensor) for name, tensor in tensors_of(files)):
+    for line in sorted(_tensor_line(name, tensor) for name, tensor in tensors_of(files)):
         digest.update(line.encode())
     return digest.hexdigest()
 
 
 def tensors_of(files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors by name; of each only what is used is read from disk."""
+    """Yield the name and content of each tensor; only the bytes used are read from disk."""
     for path in files:
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 (not a dict)
                 yield name, file.get_tensor(name)
 
 
-def _line(name: str, tensor: Tensor) -> str:
+def _tensor_line(name: str, tensor: Tensor) -> str:
     data = tensor.flatten().view(torch.uint8)
     starts = [0]
     if len(data) > 3 * _SAMPLE_BYTES:

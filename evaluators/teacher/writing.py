@@ -1,4 +1,4 @@
-"""A model as an ordinary Hugging Face directory, and the terms under which it may be passed on."""
+"""Write a model as an ordinary Hugging Face directory, and read the licence terms of one."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from evaluators.huggingface.library_output import quiet_libraries, short_message
 
 logger = logging.getLogger(__name__)
 _CARD = "README.md"
-#: Names, in any case, of files that go wherever the model goes.
+#: Patterns, in any case, of files that have to be passed on with the model.
 LICENCE_FILES = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "USE_POLICY*")
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What the card of a model says in its front matter.
+    """The metadata in the front matter of a model card; None for what is not stated.
 
     Attributes:
-        licence: as the hub writes it (``apache-2.0``), or several; None: not stated.
-        licence_name: what a licence is called that the hub has no key for.
-        licence_link: where its text stands, an address or a file beside the model.
-        language: one or several; None: not stated.
-        base_model: what the model was made from; None: not stated.
-        tags: of the model.
+        licence: one or several of the hub's keys (``apache-2.0``).
+        licence_name: the name of a licence for which the hub has no key.
+        licence_link: its text, as a web address or a file next to the model.
+        language: one or several languages.
+        base_model: the model or models from which this one was derived.
+        tags: the tags of the model.
     """
 
     licence: str | list[str] | None = None
@@ -45,35 +45,35 @@ class Terms:
 
 
 def read_terms(directory: Path) -> Terms:
-    """The terms of the model in a directory; a card that cannot be read states nothing."""
+    """Read the terms of the model in a directory; they are empty if its card cannot be read."""
     card = directory / _CARD
     if not card.is_file():
         return Terms()
     try:
         front = metadata_load(card) or {}
-    except Exception as error:  # whatever is wrong with a file that the user brought
+    except Exception as error:  # anything can be wrong with a user's file
         logger.warning("%s states no licence that can be read: %s", card, short_message(error))
         return Terms()
     return Terms(
-        licence=_named(front, "license"),
+        licence=_text_or_list(front, "license"),
         licence_name=_text(front, "license_name"),
         licence_link=_text(front, "license_link"),
-        language=_named(front, "language"),
-        base_model=_named(front, "base_model"),
-        tags=_several(front.get("tags")),
+        language=_text_or_list(front, "language"),
+        base_model=_text_or_list(front, "base_model"),
+        tags=_list(front.get("tags")),
     )
 
 
 def licence_files(directory: Path) -> list[Path]:
-    """Files that state the terms in full, or ask to be passed on."""
+    """Return the files with the full licence, notices or use policy."""
     kinds = tuple(pattern.removesuffix("*") for pattern in LICENCE_FILES)
     return sorted(
         file for file in directory.iterdir() if file.is_file() and file.name.upper().startswith(kinds)
     )
 
 
-def _named(front: Mapping[str, Any], key: str) -> str | list[str] | None:
-    return _text(front, key) or _several(front.get(key))
+def _text_or_list(front: Mapping[str, Any], key: str) -> str | list[str] | None:
+    return _text(front, key) or _list(front.get(key))
 
 
 def _text(front: Mapping[str, Any], key: str) -> str | None:
@@ -81,7 +81,7 @@ def _text(front: Mapping[str, Any], key: str) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _several(value: Any) -> list[str] | None:
+def _list(value: Any) -> list[str] | None:
     return [one for one in value if isinstance(one, str)] or None if isinstance(value, list) else None
 
 
@@ -92,17 +92,17 @@ def write_directory(
     path: Path,
     **saving: Any,
 ) -> None:
-    """Write a directory that transformers loads, in place of one before once it is whole.
+    """Write a directory that transformers loads; an existing one is replaced once the new one is complete.
 
     Args:
-        model: comes out in ``dtype``.
-        tokenizer: goes with it.
-        dtype: of the weights on disk.
-        path: of the directory.
-        saving: further arguments of ``save_pretrained`` of the model, whose defaults are those of the shards.
+        model: the model; it is converted to ``dtype`` in place.
+        tokenizer: its tokenizer.
+        dtype: the dtype of the weights on disk.
+        path: the directory.
+        saving: further arguments of the model's ``save_pretrained``.
 
     Raises:
-        OSError: the disk is full; what was at ``path`` is as it was.
+        OSError: the disk is full; an existing directory at ``path`` is unchanged.
     """
     new = path.with_name(path.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
