@@ -55,9 +55,9 @@ def test_other_errors_are_not_hidden() -> None:
 def test_a_reader_may_leave_early() -> None:
     """As ``head`` does: the rest is written to nobody, and nothing is said of it."""
     program = (
-        "import sys; from search.terminal.command import status_of\n"
+        "import sys; from search.terminal.command import exit_status\n"
         "def work():\n    for _ in range(100_000): print('a line')\n    return 0\n"
-        "sys.exit(status_of(work))"
+        "sys.exit(exit_status(work))"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
