@@ -61,7 +61,7 @@ class RunContext:
     targets: Targets
     retraining_targets: Targets
     accelerator: Accelerator
-    book: LatencyCache
+    latency_cache: LatencyCache
     workload: Workload
     basis_trial: BasisTrial | None = None
     """The trial that chose the basis of hidden; None without one."""
@@ -90,10 +90,12 @@ class RunContext:
     def latency(self, model: PreTrainedModel) -> Latency:
         """Return the latency of a student or of the teacher on this device, measured or from the cache."""
         teacher = self.teacher.model
-        reference = self.book.look_up(self._key(teacher), lambda: measure_latency(teacher, self.workload))
+        reference = self.latency_cache.look_up(
+            self._key(teacher), lambda: measure_latency(teacher, self.workload)
+        )
         if model is teacher:
             return reference
-        return self.book.look_up(
+        return self.latency_cache.look_up(
             self._key(model), lambda: measure_latency_beside(model, teacher, reference, self.workload)
         )
 
