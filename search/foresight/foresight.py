@@ -95,11 +95,11 @@ def foresight(
     Args:
         rungs: of the search, rung 0 first.
         space: counts parameters.
-        retrained: all retrained models; those whose files were not kept are ignored.
+        retrained: all retrained models; those that were not kept, or trained on fewer tokens, are ignored.
         tokens: of retraining.
         teacher: loss of the teacher, in nats per token.
     """
-    outcomes = {r.label: r.loss for r in retrained if r.loss is not None and r.path}
+    outcomes = {r.label: r.loss for r in retrained if r.loss is not None and r.path and not r.short}
     return {
         "rank_correlation": rank_correlations({**_orders(rungs, space), "retraining": outcomes}),
         "forecast": _forecasts(rungs, outcomes, tokens, teacher),

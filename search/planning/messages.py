@@ -50,7 +50,8 @@ def result_text(summary: dict[str, Any], directory: RunDirectory) -> str:
     for row in summary["baselines"]:
         loss = "failed" if row["loss"] is None else f"{row['loss']:.4f}"
         over = ", over the bound" if row["label"] in over_labels(summary) else ""
-        lines.append(f"{row['origin']:<15} {row['label']}  loss {loss}{over}")
+        after = f" after {row['tokens']:,} tokens" if row.get("short") else ""
+        lines.append(f"{row['origin']:<15} {row['label']}  loss {loss}{after}{over}")
     return "\n".join([*lines, f"report   {directory.report}"])
 
 

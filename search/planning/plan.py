@@ -74,8 +74,9 @@ def hours_of(resolved: Resolved, read_tokens: int) -> Hours:
     search = config.trials * (validation + latency)
     search += sum(number * distilled(tokens, RUNG_VALIDATIONS) for tokens, number in rungs)
     # The written model is measured once more.
-    one = distilled(config.retrain_tokens, RETRAINING_VALIDATIONS + 1)
-    return Hours(pace, ranking, search, resolved.retrainings * one)
+    retraining = resolved.retraining_tokens / pace.learnt
+    retraining += sum(resolved.retrainings) * (RETRAINING_VALIDATIONS + 1) * validation
+    return Hours(pace, ranking, search, retraining)
 
 
 def _teacher_beside_student(resolved: Resolved) -> float:
@@ -117,7 +118,7 @@ def plan(resolved: Resolved, directory: RunDirectory) -> Plan:
     """
     targets = TargetsRow(resolved, directory)
     work = _work_rows(resolved, targets)
-    hours = hours_of(resolved, targets.read(_short_tokens(resolved.config), _retraining_tokens(resolved)))
+    hours = hours_of(resolved, targets.read(_short_tokens(resolved.config), resolved.retraining_tokens))
     rows = [
         *_space_rows(resolved),
         *work,
@@ -137,11 +138,6 @@ def _time_in_words(hours: Hours, config: RunConfig) -> str:
         f"about {clock(hours.total)} of one worker: {parts}{others}\n"
         f"a student learns {learnt} on {config.device}, {how}"
     )
-
-
-def _retraining_tokens(resolved: Resolved) -> int:
-    """Tokens of all retrainings."""
-    return resolved.retrainings * resolved.config.retrain_tokens
 
 
 def _short_tokens(config: RunConfig) -> int:
@@ -204,7 +200,7 @@ def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]
     mean_student = int(space.parameters.mean())
     rungs = list(zip(config.rung_tokens, config.rung_candidates, strict=True))
     short = _short_tokens(config)
-    retrained, retraining = resolved.retrainings, _retraining_tokens(resolved)
+    (full, brief), retraining = resolved.retrainings, resolved.retraining_tokens
     corrected = config.teacher_correction
     rows = [("correction", f"{corrected:,} tokens that the teacher is trained on")] if corrected else []
     rows += [("rung 0", f"{config.trials} candidates, loss straight after pruning")]
@@ -217,13 +213,14 @@ def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]
     flops = training_flops(student, short + retraining)
     flops += 2 * matrix_polynomial(teaching).of(teaching.teacher) * read
     flops += training_flops(whole, corrected)
-    models = (retrained - config.retrain_baselines) * mean_student * 4  # random weights are not kept
+    models = (full + brief - config.retrain_baselines) * mean_student * 4  # random weights are not kept
+    others = f"; {brief} for comparison, {config.short_retrain_tokens:,}" if brief else ""
     # A corrected teacher is kept as weights, and while it trains as a checkpoint with AdamW's moments.
     teacher = 16 * resolved.teacher_parameters if corrected else 0
     scored = [("benchmarks", " ".join(config.benchmarks))] if config.benchmarks else []
     return [
         *rows,
-        ("retraining", f"{retrained} models, {config.retrain_tokens:,} tokens each"),
+        ("retraining", f"{full} models, {config.retrain_tokens:,} tokens each{others}"),
         ("tokens", f"{short + retraining:,} trained on"),
         ("targets", targets.words),
         *scored,

@@ -179,7 +179,7 @@ def _steps(summary: dict[str, Any], student: Entry | None) -> list[Step]:
     widest = 1.3 * max(1e-9, farthest_near((entry["loss"] for _, entry in entries), teacher) - teacher)
     return [
         Step(
-            name=_name(entry, entry is student),
+            name=_name(entry, entry is student) + _on_fewer_tokens(entry),
             label=entry["label"],
             kind="chosen" if entry is student else "promoted" if promoted else "baseline",
             loss=entry["loss"],
@@ -197,27 +197,33 @@ def _name(entry: Entry, is_chosen: bool) -> str:
     return f"chosen: {words.origin(entry['origin'])}" if is_chosen else words.origin(entry["origin"])
 
 
+def _on_fewer_tokens(entry: Entry) -> str:
+    return f", after {words.count(entry['tokens'])} tokens" if entry.get("short") else ""
+
+
 def _verdict(summary: dict[str, Any], student: Entry) -> str:
     others = [entry for _, entry in retrained_entries(summary) if entry is not student]
     others = [entry for entry in others if entry["loss"] is not None]
     if student["origin"] in HAND_MADE:
         return _baseline_verdict(student, [one for one in others if one["origin"] == "search"])
-    rivals = [one for one in others if one["origin"] in HAND_MADE]
+    made = [one for one in others if one["origin"] in HAND_MADE]
+    rivals = [one for one in made if not one.get("short")] or made
     if not rivals or student["loss"] is None:
         return "No baseline was retrained, so nothing can be said about what the search has gained."
-    better = [one for one in rivals if one["loss"] <= student["loss"]]
+    better = [one for one in made if one["loss"] <= student["loss"]]
     if better:
+        tokens = "" if any(one.get("short") for one in better) else " on the same tokens"
         named = " and ".join(
             f"{words.origin(one['origin'])} ({words.signed(one['loss'] - student['loss'])})" for one in better
         )
-        return f"It does not beat every baseline: {named} reached a loss as low on the same tokens."
+        return f"It does not beat every baseline: {named} reached a loss as low{tokens}."
     nearest = min(rivals, key=lambda one: float(one["loss"]))
     margin = words.nats(nearest["loss"] - student["loss"])
-    against = "the one baseline" if len(rivals) == 1 else f"all {len(rivals)} baselines"
-    return (
-        f"It beats {against} retrained on the same tokens; "
-        f"the nearest, {words.origin(nearest['origin'])}, is {margin} nats behind."
-    )
+    against = "the one baseline" if len(made) == 1 else f"all {len(made)} baselines"
+    fewer = " and ".join(words.origin(one["origin"]) for one in made if one.get("short"))
+    tokens = f", of which {fewer} had a quarter of the tokens" if fewer else " retrained on the same tokens"
+    second = words.origin(nearest["origin"])
+    return f"It beats {against}{tokens}; the nearest, {second}, is {margin} nats behind."
 
 
 def _baseline_verdict(student: Entry, searched: list[Entry]) -> str:

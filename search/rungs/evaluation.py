@@ -82,6 +82,8 @@ class Retrained:
     failure: str | None = None
     note: str | None = None
     """A harmless departure from the plan: a step back, an early end, earlier weights."""
+    short: bool = False
+    """Whether it is a baseline behind the best one, or random weights, and had a quarter of the tokens."""
     branch_tokens: int = 0
     """Of ``tokens``, those of the shared branch from which this training continued."""
 

@@ -91,7 +91,7 @@ class RunConfig:
     search_hours: float
     """Hours from which ``search_tokens`` was computed, at the measured pace of this device; 0 if unused."""
     retrain_tokens: int
-    """Training tokens of each retraining."""
+    """Training tokens of each retraining in full."""
     promote: int
     """Number of candidates that are retrained."""
     retrain_baselines: bool
@@ -135,6 +135,11 @@ class RunConfig:
     def measures_latency(self) -> bool:
         """Whether the latency of every candidate is measured."""
         return LATENCY in self.objectives or LATENCY in self.upper_bounds
+
+    @property
+    def short_retrain_tokens(self) -> int:
+        """Training tokens of baselines behind the best one, and of the model from random weights."""
+        return max(self.retrain_tokens // 4, self.batch_blocks * self.block)
 
     @property
     def reserve_tokens(self) -> int:

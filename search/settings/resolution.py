@@ -104,10 +104,21 @@ class Resolved:
         return tried_architectures(self.tries, self.costs, self.space, self.limits, self.config.upper_bounds)
 
     @property
-    def retrainings(self) -> int:
-        """Number of models to retrain: promoted candidates, and if asked baselines and random weights."""
-        others = len(baselines(self.space, self.axis_map.teacher)) + 1 if self.config.retrain_baselines else 0
-        return self.config.promote + others
+    def retrainings(self) -> tuple[int, int]:
+        """Numbers of models to retrain in full and short.
+
+        In full: the promoted candidates and, if asked, the best baseline. Short: the other baselines, and the
+        chosen architecture from random weights.
+        """
+        if not self.config.retrain_baselines:
+            return self.config.promote, 0
+        return self.config.promote + 1, len(baselines(self.space, self.axis_map.teacher))
+
+    @property
+    def retraining_tokens(self) -> int:
+        """Training tokens of all retrainings."""
+        full, short = self.retrainings
+        return full * self.config.retrain_tokens + short * self.config.short_retrain_tokens
 
 
 def resolve(flags: Flags) -> Resolved:

@@ -172,12 +172,12 @@ def _forecast(resolved: Resolved, corpus: Corpus) -> TimeForecast:
         "forward": corpus.calibration.numel() + corpus.distillation.numel(),
         "score": config.trials * config.validation_blocks * config.block,
         "distil": sum(tokens * candidates for tokens, candidates in rungs) + config.rung_tokens[0] * tried,
-        "retrain": resolved.retrainings * config.retrain_tokens,
+        "retrain": resolved.retraining_tokens,
     }
     pieces = {
         "score": config.trials,
         "distil": sum(config.rung_candidates) + tried,
-        "retrain": resolved.retrainings,
+        "retrain": sum(resolved.retrainings),
     }
     return TimeForecast(tokens, pieces)
 

@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,6 +47,10 @@ class RetrainingJob:
     origin: str
     number: int
     """The number in the name of the model's folder."""
+    tokens: int
+    """Training tokens."""
+    short: bool = False
+    """Whether these are the fewer tokens of a baseline behind the best one, or of random weights."""
 
     @property
     def key(self) -> str:
@@ -99,7 +103,7 @@ def _checkpointing(context: RunContext, job: RetrainingJob) -> Checkpointing:
     return Checkpointing(
         path=path,
         best=path.with_suffix(".best.safetensors"),
-        key=f"{job.key} {context.config.retrain_tokens}",
+        key=f"{job.key} {job.tokens}",
     )
 
 
@@ -112,9 +116,7 @@ def _retrain(
     if not from_random:
         saving = retraining_branch(context, architecture, saving)
     reused_tokens = tokens_spared(context, saving)
-    outcome = context.train(
-        student, context.config.retrain_tokens, context.retraining_targets, advance, VALIDATIONS, saving
-    )
+    outcome = context.train(student, job.tokens, context.retraining_targets, advance, VALIDATIONS, saving)
     path = None
     if not from_random:
         path = f"models/{job.folder}"
@@ -133,6 +135,7 @@ def _retrain(
         [(tokens, value) for tokens, value in outcome.curve if math.isfinite(value)],
         path,
         note=outcome.note,
+        short=job.short,
         branch_tokens=reused_tokens,
     )
 
@@ -172,19 +175,24 @@ def retrain_all(
     Returns:
         The results of the promoted candidates, lowest loss first, and the other results.
     """
-    chosen = promoted_of(rungs[-1].feasible(), context.config)
+    chosen, config = promoted_of(rungs[-1].feasible(), context.config), context.config
     jobs = [
-        RetrainingJob(record.architecture, record.origin, number)
+        RetrainingJob(record.architecture, record.origin, number, config.retrain_tokens)
         for number, record in enumerate(chosen, start=1)
     ]
-    if context.config.retrain_baselines and (chosen or not rungs[-1].bounds):
-        jobs += _baseline_jobs(context, chosen)
+    if config.retrain_baselines and (chosen or not rungs[-1].bounds):
+        jobs += _baseline_jobs(context, chosen, rungs)
     results = _run_jobs(context, jobs, workers, console)
     promoted, others = results[: len(chosen)], results[len(chosen) :]
-    best = choose(eligible(results, rungs)) if context.config.retrain_baselines else None
+    best = choose(eligible(results, rungs)) if config.retrain_baselines else None
     if best is not None:
         winner = next(r.architecture for r in results if r.label == best.label)
-        others += _run_jobs(context, [RetrainingJob(winner, RANDOM_WEIGHTS, 0)], workers, console)
+        others += _run_jobs(
+            context,
+            [RetrainingJob(winner, RANDOM_WEIGHTS, 0, config.short_retrain_tokens, short=True)],
+            workers,
+            console,
+        )
     return sorted(promoted, key=lambda r: (r.loss is None, r.loss)), others
 
 
@@ -200,13 +208,33 @@ def promoted_of(top: Sequence[FinishedTrial], config: RunConfig) -> list[Finishe
     return [top[place] for place in itertools.islice(turns, config.promote)]
 
 
-def _baseline_jobs(context: RunContext, promoted: Sequence[FinishedTrial]) -> list[RetrainingJob]:
-    """List jobs for the hand-made baselines; a promoted one is not trained again, its result is read."""
+def _baseline_jobs(
+    context: RunContext, promoted: Sequence[FinishedTrial], rungs: Sequence[Rung]
+) -> list[RetrainingJob]:
+    """List jobs for the hand-made baselines; a promoted one is not trained again, its result is read.
+
+    The search has to beat the best baseline, so that one gets as many tokens as the promoted. The others came
+    out behind it at the rungs; a quarter of the tokens shows where they stand.
+    """
     found = baselines(context.space, context.axis_map.teacher)
+    in_full = {record.architecture for record in promoted} | {_best_of(found.values(), rungs)}
+    config = context.config
+    full, reduced = (config.retrain_tokens, False), (config.short_retrain_tokens, True)
     return [
-        RetrainingJob(architecture, origin, len(promoted) + number)
+        RetrainingJob(architecture, origin, len(promoted) + number, *tokens)
         for number, (origin, architecture) in enumerate(found.items(), start=1)
+        for tokens in [full if architecture in in_full else reduced]
     ]
+
+
+def _best_of(architectures: Iterable[Architecture], rungs: Sequence[Rung]) -> Architecture | None:
+    """Return the architecture with the lowest loss at the highest rung that any of them completed."""
+    wanted = set(architectures)
+    for rung in reversed(rungs):
+        found = [record for record in rung.complete() if record.architecture in wanted]
+        if found:
+            return min(found, key=lambda record: record.values(("loss",))).architecture
+    return None
 
 
 def _run_jobs(
@@ -228,12 +256,11 @@ def _run_jobs(
 
 
 def _run_job(context: RunContext, job: RetrainingJob, console: Console) -> Retrained:
-    tokens = context.config.retrain_tokens
     if (result := finished(context, job)) is not None:
-        console.forecast.skip("retrain", tokens, pieces=1)
+        console.forecast.skip("retrain", job.tokens, pieces=1)
         remove_branches(context, job.architecture)
         return result
-    with console.work(f"retraining {job.architecture.label}", "retrain", tokens) as advance:
+    with console.work(f"retraining {job.architecture.label}", "retrain", job.tokens) as advance:
         result = retrain(context, job, advance)
     remove_branches(context, job.architecture)
     outcome = f"loss {result.loss:.4f}" if result.loss is not None else f"failed: {result.failure}"

@@ -209,6 +209,7 @@ class SummaryBuilder:
             "latency_ms": latency,
             "path": result.path,
             "tokens": result.tokens,
+            "short": result.short,
             "seconds": result.seconds,
             "curve": [list(point) for point in result.curve],
             "objectives": objectives | ({"loss": result.loss} if result.loss is not None else {}),

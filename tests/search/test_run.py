@@ -170,6 +170,25 @@ def test_it_ends_with_models_a_report_and_a_summary(undisturbed: Done) -> None:
         assert entry["loss"] < entry["loss_after_pruning"], "distillation helps"
 
 
+def test_the_promoted_and_the_best_baseline_have_all_tokens_and_the_others_a_quarter(
+    undisturbed: Done,
+) -> None:
+    summary = undisturbed[0].summary()
+    trained = {entry["origin"]: entry for entry in summary["baselines"]}
+    promoted = {entry["label"] for entry in summary["promoted"]}
+    losses = {
+        (trial["rung"], -trial["loss"]): trial["origin"]
+        for trial in summary["trials"]
+        if trial["origin"] != "search"
+    }
+    best = losses[max(losses)]
+    for origin, entry in trained.items():
+        contestant = origin == best or (entry["label"] in promoted and origin != "random-weights")
+        assert entry["short"] == (not contestant)
+        whole = summary["promoted"][0]["tokens"]
+        assert entry["tokens"] == (whole if contestant else pytest.approx(whole / 4, rel=0.2))
+
+
 def test_its_models_load_with_transformers_alone(undisturbed: Done) -> None:
     runner, _ = undisturbed
     summary = runner.summary()

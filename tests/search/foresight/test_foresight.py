@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -44,6 +45,7 @@ OUTCOMES = [
     retrained(1, 99.0, "models/02"),
     retrained(2, None, None),
     retrained(0, 5.0, None, RANDOM_WEIGHTS),
+    replace(retrained(3, 7.0, "models/03"), short=True),
 ]
 TOLD = foresight(rungs(), SPACE, OUTCOMES, RETRAINING, TEACHER)
 

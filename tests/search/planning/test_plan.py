@@ -70,9 +70,9 @@ def test_work_is_counted_by_hand(demo_config: Path, tmp_path: Path) -> None:
     assert rows["rung 0"] == "32 candidates, loss straight after pruning"
     assert rows["rung 1"] == "16 candidates, 64,000 tokens each"
     assert rows["held back"] == "256,000 tokens, for more candidates where a rung misleads"
-    assert rows["retraining"] == "6 models, 320,000 tokens each"
+    assert rows["retraining"] == "3 models, 320,000 tokens each; 3 for comparison, 80,000"
     # 16 × 64,000 + 6 × 320,000 trained on
-    assert rows["tokens"] == "2,944,000 trained on"
+    assert rows["tokens"] == "2,224,000 trained on"
     # 320,000 × 128 × 2 bytes, and a kB for each of 2500 blocks
     assert rows["targets"] == "320,000 tokens as hidden states, 84.5 MB"
     # that, 5 models of 4 MB, a checkpoint of 16 MB
@@ -230,7 +230,7 @@ def test_hours_are_counted_by_hand(
     found = hours_of(resolved, 320_000)
     # One pass over 128 blocks of 128 tokens takes a second, and the latency half of one.
     assert found.search == pytest.approx(32 * 1.5 + 16 * (64 + 2))
-    assert found.retraining == pytest.approx(6 * (320 + 7))
+    assert found.retraining == pytest.approx(3 * (320 + 80) + 6 * 7)
     matrices = matrix_polynomial(resolved.axis_map).of(resolved.axis_map.teacher)
     students = [matrix_polynomial(resolved.axis_map).of(one) for one in resolved.space.architectures]
     larger = matrices / (sum(students) / len(students))

@@ -79,6 +79,32 @@ def test_the_verdict_says_so_when_the_search_did_not_win() -> None:
     )
 
 
+def test_baselines_with_fewer_tokens_are_named_and_not_taken_for_the_nearest() -> None:
+    summary = sample_summary()
+    summary["promoted"][0]["loss"] = 1.0
+    for baseline, loss in zip(summary["baselines"], (1.3, 1.2, 1.1, 2.0), strict=True):
+        baseline |= {"loss": loss, "short": baseline["origin"] != "uniform", "tokens": 50_000}
+    decision = decide(summary)
+    assert decision.verdict == (
+        "It beats all 4 baselines, of which MLP and heads only and depth only and random weights "
+        "had a quarter of the tokens; the nearest, uniform shrink, is 0.300 nats behind."
+    )
+    assert [step.name for step in decision.steps if "after 50" in step.name] == [
+        "depth only, after 50.0\u00a0k tokens",
+        "MLP and heads only, after 50.0\u00a0k tokens",
+        "random weights, after 50.0\u00a0k tokens",
+    ]
+
+
+def test_a_baseline_that_is_better_on_fewer_tokens_is_named() -> None:
+    summary = sample_summary()
+    summary["promoted"][0]["loss"] = 1.4
+    summary["baselines"][0] |= {"loss": 1.35, "short": True}
+    assert decide(summary).verdict == (
+        "It does not beat every baseline: uniform shrink (\u22120.050) reached a loss as low."
+    )
+
+
 def test_without_baselines_nothing_is_claimed() -> None:
     assert "nothing can be said" in decide(VARIANTS["losses_missing"]()).verdict
 

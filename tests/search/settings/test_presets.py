@@ -43,7 +43,7 @@ def test_quick_is_one_short_rung_and_one_retraining(demo_config: Path) -> None:
     found = resolved("quick.toml", demo_config)
     assert found.config.budget == 1_000_000
     assert (found.config.trials, found.config.rung_candidates, found.config.rung_tokens) == (8, (4,), (8000,))
-    assert (found.config.retrain_tokens, found.retrainings) == (16_000, 1)
+    assert (found.config.retrain_tokens, found.retrainings) == (16_000, (1, 0))
     assert str(EMBEDDED) not in (STUDIES / "presets" / "quick.toml").read_text()
 
 

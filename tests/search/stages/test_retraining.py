@@ -26,7 +26,7 @@ from tests.evaluators.distillation.conftest import forget
 from tests.evaluators.distillation.training import Recorded, loss_of, schedule
 from tests.evaluators.tiny_models import same_weights, tiny_student
 
-ASSIGNMENT = RetrainingJob(Architecture(64, 128, 4, 2, 5), "search", 1)
+ASSIGNMENT = RetrainingJob(Architecture(64, 128, 4, 2, 5), "search", 1, 12_000)
 
 
 def empty_bench(folder: Path) -> RunContext:
