@@ -210,7 +210,8 @@ def _retrained(run: SavedRun, fields: Entry, trials: Sequence[SavedTrial]) -> En
     top = max(losses, default=0)
     return {
         **{name: fields[name] for name in ("origin", "loss", "bits_per_byte", "tokens", "seconds")},
-        **{name: fields[name] for name in ("curve", "path", "failure", "note", "short")},
+        **{name: fields[name] for name in ("curve", "path", "failure", "note")},
+        "short": fields.get("short", False),
         "label": architecture.label,
         "architecture": _architecture(run, architecture),
         "parameters": next((one.parameters for one in own_trials), None),
