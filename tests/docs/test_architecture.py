@@ -39,7 +39,7 @@ sys.exit(status)
 
 
 class Station(NamedTuple):
-    """A row of the walk."""
+    """One of the walk."""
 
     number: int
     file: str
@@ -49,7 +49,7 @@ class Station(NamedTuple):
 
 STATIONS = [
     Station(int(number), *words)
-    for number, *words in re.findall(r"^\| (\d+) \| `(.+?)` \| `(.+?)` \| (.+?) \|$", PAGE, re.MULTILINE)
+    for number, *words in re.findall(r"^(\d+)\. `(.+?)` · `(.+?)`<br>\n   (.+)$", PAGE, re.MULTILINE)
 ]
 
 
