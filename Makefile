@@ -1,5 +1,6 @@
 # make demo   environment, install, and a whole search on the embedded teacher
 # make test   environment, and every check: lint, types, imports, tests
+# make test-all   the same, slow tests included
 # make lint   the checks without the tests
 # make docs   the documentation as a site, in site/
 # make clean  remove the environment and the caches; runs/ stays
@@ -15,20 +16,24 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_TEST := $(VENV)/.installed-test
 INSTALLED_DOCS := $(VENV)/.installed-docs
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-all lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
-	$(BIN)/python -m search.run --budget $(BUDGET) $(ARGS)
+	$(BIN)/python -m search.run --preset studies/presets/demo.toml --budget $(BUDGET) --study-name demo-$(BUDGET)-short $(ARGS)
 	@echo
 	@echo "To go on from here:"
 	@echo "    source $(BIN)/activate"
 	@echo "    python -m search.run --help"
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(PYTEST)
+
+test-all: lint
+	$(PYTEST) -m "not gpu"
 
 lint: $(INSTALLED_TEST)
 	$(BIN)/ruff check .

@@ -34,7 +34,7 @@ def test_it_says_how_to_use_it(path: Path) -> None:
 
 
 def test_the_presets_are_found() -> None:
-    shipped = {"quick.toml", "llama_3_1_8b_to_4b.toml", "minitron_4b_space.toml"}
+    shipped = {"quick.toml", "demo.toml", "llama_3_1_8b_to_4b.toml", "minitron_4b_space.toml"}
     assert shipped <= {path.name for path in PRESETS}
 
 
