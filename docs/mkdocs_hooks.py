@@ -51,7 +51,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for page in files.documentation_pages()
         if not page.src_uri.startswith("api/")
     }
-    waiting, known = list(texts.items()), set()
+    waiting = list(texts.items())
+    known: set[str] = set()
     while waiting:
         of, text = waiting.pop()
         for target in sorted(set(_targets(of, text)) - known):
