@@ -105,11 +105,7 @@ class Resolved:
 
     @property
     def retrainings(self) -> tuple[int, int]:
-        """Numbers of models to retrain in full and short.
-
-        In full: the promoted candidates and, if asked, the best baseline. Short: the other baselines, and the
-        chosen architecture from random weights.
-        """
+        """Models to retrain in full (promoted, best baseline) and short (other baselines, random weights)."""
         if not self.config.retrain_baselines:
             return self.config.promote, 0
         return self.config.promote + 1, len(baselines(self.space, self.axis_map.teacher))

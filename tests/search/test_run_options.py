@@ -34,6 +34,7 @@ def told(runner: Runner) -> dict[str, Any]:
     return summary
 
 
+@pytest.mark.slow
 def test_killed_in_the_correction_and_at_branches_it_ends_in_the_same_summary(
     tmp_path_factory: pytest.TempPathFactory, real: Path
 ) -> None:

@@ -103,6 +103,7 @@ def test_what_it_cost_agrees_with_the_summaries(calm: Done) -> None:
     assert "--teacher-tokens says them" in out
 
 
+@pytest.mark.slow
 def test_killed_twice_in_its_second_run_it_ends_in_the_same_summaries(
     calm: Done, tmp_path: Path, real: Path, cache: Path
 ) -> None:

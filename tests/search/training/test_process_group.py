@@ -182,6 +182,7 @@ def test_two_processes_end_as_one(alone: Runner, tmp_path: Path, real: Path, cac
     assert (again.returncode, again.stdout) == (0, done.stdout), again.stderr
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_two_go_on_as_one(
     alone: Runner, tmp_path: Path, real: Path, cache: Path
 ) -> None:

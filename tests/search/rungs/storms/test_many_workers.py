@@ -23,9 +23,10 @@ def config(storage: str = "", trials: int = 40, first: int = 16, second: int = 6
     return run_config(sampler="random", storage=storage, trials=trials, rung_candidates=(first, second))
 
 
+@pytest.mark.slow
 def test_eight_workers_on_postgresql_finish_200_trials(quick_disk: Path, database: str) -> None:
     crew = Crew(quick_disk, config(database, 120, 60, 20))
-    finish([crew.start() for _ in range(8)])
+    finish([crew.start() for _ in range(8)], seconds=240)
     records = crew.check()
     assert len(records) == 200
     with crew.rungs() as rungs:
