@@ -132,7 +132,7 @@ def _keep_only(directory: Path, rung: int, kept: set[Architecture]) -> None:
             path.unlink()
 
 
-#: Validations of a short distillation: one at its end, since on a small teacher each takes as long as training.
+#: Validations of a short distillation: at its end alone, since each may take as long as its training.
 VALIDATIONS = 1
 
 

@@ -57,7 +57,7 @@ def test_a_budget_and_a_model_are_enough(demo_config: Path) -> None:
     assert (config.phases, config.teacher_correction) == ((), 0)
     assert (config.storage, config.seed, config.device) == ("", 0, "cpu")
     assert not config.trust_remote_code
-    assert found.retrainings == (scale.promote + 1, 3), "one of three baselines in full; one from random weights"
+    assert found.retrainings == (scale.promote + 1, 3), "one of three baselines, and random weights"
 
 
 def test_the_environment_names_a_storage_unless_a_flag_does(
