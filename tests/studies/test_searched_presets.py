@@ -20,6 +20,7 @@ STUDIES = Path(__file__).resolve().parents[2] / "studies"
 PRESETS = sorted(path for path in STUDIES.rglob("*.toml"))
 #: Configs of the shape of the teachers that presets name, without weights; fixtures.
 TEACHERS = {
+    "demo.toml": "demo_config",
     "quick.toml": "demo_config",
     "llama_3_1_8b_to_4b.toml": "llama_8b",
     "minitron_4b_space.toml": "nemotron_15b",
