@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from evaluators.distillation.losses import Loss
+from search.settings.flags import Flags
 from search.settings.objectives import read_bounds
 from space.counting.budget import BudgetText, Measure
 from space.enumeration.hand_made import parse_architecture
 from space.enumeration.limits import read_limits
 from space.input_error import InputError
-
-if TYPE_CHECKING:
-    from search.settings.flags import Flags
 
 #: Forms of the teacher's targets that store the probabilities of only a few tokens at each position.
 _SPARSE = ("sampled", "top-k")
