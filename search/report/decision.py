@@ -220,8 +220,10 @@ def _verdict(summary: dict[str, Any], student: Entry) -> str:
     nearest = min(rivals, key=lambda one: float(one["loss"]))
     margin = words.nats(nearest["loss"] - student["loss"])
     against = "the one baseline" if len(made) == 1 else f"all {len(made)} baselines"
-    fewer = " and ".join(words.origin(one["origin"]) for one in made if one.get("short"))
-    tokens = f", of which {fewer} had a quarter of the tokens" if fewer else " retrained on the same tokens"
+    fewer = "; ".join(words.origin(one["origin"]) for one in made if one.get("short"))
+    tokens = " retrained on the same tokens"
+    if fewer:
+        tokens = f" (on a quarter of its tokens: {fewer})"
     second = words.origin(nearest["origin"])
     return f"It beats {against}{tokens}; the nearest, {second}, is {margin} nats behind."
 
