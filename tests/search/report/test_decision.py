@@ -86,8 +86,8 @@ def test_baselines_with_fewer_tokens_are_named_and_not_taken_for_the_nearest() -
         baseline |= {"loss": loss, "short": baseline["origin"] != "uniform", "tokens": 50_000}
     decision = decide(summary)
     assert decision.verdict == (
-        "It beats all 4 baselines (on a quarter of its tokens: MLP and heads only; depth only; random weights); "
-        "the nearest, uniform shrink, is 0.300 nats behind."
+        "It beats all 4 baselines (on a quarter of its tokens: MLP and heads only; depth only; random "
+        "weights); the nearest, uniform shrink, is 0.300 nats behind."
     )
     assert [step.name for step in decision.steps if "after 50" in step.name] == [
         "depth only, after 50.0\u00a0k tokens",
