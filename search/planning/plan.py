@@ -15,6 +15,7 @@ from search.settings.costs import pace_of
 from search.settings.objectives import LATENCY, bounds_in_words
 from search.settings.resolution import Resolved
 from search.settings.teachers import teachers_in_words
+from search.stages.importance import ranking_tokens
 from search.stages.preparation import basis_candidates
 from search.stages.retraining import VALIDATIONS as RETRAINING_VALIDATIONS
 from search.stages.targets import asks_teacher, free_bytes, plan_targets, setting_of
@@ -24,9 +25,6 @@ from search.terminal.console import clock
 from space.axes.architecture import Axis
 from space.counting.counting import matrix_polynomial
 from space.enumeration.hand_made import baselines
-
-#: Forward passes over the calibration set for each basis: activations, moments, and half a pass a layer.
-_PASSES = 2.0
 
 
 @dataclass(frozen=True)
@@ -61,9 +59,7 @@ def hours_of(resolved: Resolved, read_tokens: int) -> Hours:
     validation = config.validation_blocks * config.block / pace.read
     latency = pace.latency_seconds if config.measures_latency else 0.0
     tried = basis_candidates(resolved)
-    calibration = config.calibration_blocks * config.block * (2 if tried else 1)
-    passes = _PASSES + resolved.axis_map.teacher.layers / 2
-    ranking = larger * (read_tokens + calibration * passes) / pace.read
+    ranking = larger * (read_tokens + ranking_tokens(resolved)) / pace.read
     ranking += larger * config.teacher_correction / pace.learnt
 
     def distilled(tokens: int, validations: int) -> float:

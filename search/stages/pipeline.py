@@ -21,6 +21,7 @@ from search.settings.costs import tried_architectures
 from search.settings.resolution import Resolved
 from search.stages.benchmarks import run_benchmarks
 from search.stages.correction import Correction, correct_if_asked
+from search.stages.importance import ranking_tokens
 from search.stages.inspection import inspect
 from search.stages.model_card import write_cards
 from search.stages.preparation import basis_candidates, load, prepare
@@ -169,7 +170,7 @@ def _forecast(resolved: Resolved, corpus: Corpus) -> TimeForecast:
     rungs = zip(config.rung_tokens, config.rung_candidates, strict=True)
     tokens = {
         "correct": config.teacher_correction,
-        "forward": corpus.calibration.numel() + corpus.distillation.numel(),
+        "forward": ranking_tokens(resolved) + corpus.distillation.numel(),
         "score": config.trials * config.validation_blocks * config.block,
         "distil": sum(tokens * candidates for tokens, candidates in rungs) + config.rung_tokens[0] * tried,
         "retrain": resolved.retraining_tokens,

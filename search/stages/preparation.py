@@ -26,7 +26,7 @@ from search.settings.config import RunConfig
 from search.settings.costs import within_bounds
 from search.settings.methods import accelerator_of, check_states, weights_dtype
 from search.settings.resolution import Resolved
-from search.stages.importance import load_or_rank, repair_of
+from search.stages.importance import Importance
 from search.stages.run_context import BasisScore, BasisTrial, RunContext
 from search.stages.targets import targets_of, teaching_model
 from search.stages.trial import evaluate_candidate
@@ -159,11 +159,11 @@ def prepare(
         targets = targets_of(resolved, teaching, corpus, directory, accelerator, console)
     run_processes().send_command(TakeTargets(len(corpus.distillation)))
 
+    importance = Importance(resolved, teacher, corpus, directory, console)
+
     def context(variant: Resolved) -> RunContext:
-        tried = [] if variant.config.basis == variant.basis else [directory.ranking_of(variant.basis.value)]
-        moments = directory.moments_of(variant.basis.value)
-        ranking = load_or_rank(variant, teacher, corpus, [directory.ranking, *tried], moments, console)
-        repair = repair_of(variant, teacher, corpus, ranking, moments, console)
+        ranking = importance.rank([variant])[variant.basis]
+        repair = importance.repair_of(variant, ranking)
         weights = saved_tensors(teacher.model, variant.axis_map)
         return RunContext(
             config,
@@ -183,7 +183,7 @@ def prepare(
         )
 
     with workers.exclusive_or_wait("ranking", console.say):
-        return _in_best_basis(resolved, context, directory, console)
+        return _in_best_basis(resolved, importance, context, directory, console)
 
 
 def _space_within_bounds(variant: Resolved, teacher: Teacher, ranking: Ranking) -> SearchSpace:
@@ -194,7 +194,11 @@ def _space_within_bounds(variant: Resolved, teacher: Teacher, ranking: Ranking) 
 
 
 def _in_best_basis(
-    resolved: Resolved, context: Callable[[Resolved], RunContext], directory: RunDirectory, console: Console
+    resolved: Resolved,
+    importance: Importance,
+    context: Callable[[Resolved], RunContext],
+    directory: RunDirectory,
+    console: Console,
 ) -> RunContext:
     """Return the context in the basis that the user named, or in the better one of two by trial."""
     if resolved.turned is None:
@@ -205,6 +209,7 @@ def _in_best_basis(
     console.forecast.skip("distil", trial.tokens * len(trial.tried), pieces=len(trial.tried))
     with console.stage("ranking"):
         names = {candidate.basis for candidate in waiting} or {trial.basis}
+        importance.rank([variants[name] for name in variants if name in names])
         contexts = {name: context(variants[name]) for name in variants if name in names}
     with console.stage("basis"):
         for candidate in waiting:
@@ -217,8 +222,6 @@ def _in_best_basis(
     chosen.ranking.save(directory.ranking)
     for name in variants:
         directory.ranking_of(name).unlink(missing_ok=True)
-        if name != trial.basis:
-            directory.moments_of(name).unlink(missing_ok=True)
     return replace(chosen, basis_trial=trial)
 
 

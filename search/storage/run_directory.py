@@ -36,6 +36,8 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.toml"
         self.ranking = path / "ranking.safetensors"
+        self.layers = path / "layers.safetensors"
+        self.moments = path / "moments.safetensors"
         self.basis = path / "basis.json"
         self.targets = path / "targets"
         self.models = path / "models"
@@ -52,10 +54,6 @@ class RunDirectory:
         self.energy = path / "energy"
         self.branches = path / "branches"
         self.seconds = path / "seconds.json"
-
-    def moments_of(self, basis: str) -> Path:
-        """Return the path of the moments for repairs in a basis."""
-        return self.path / f"moments-{basis}.safetensors"
 
     def ranking_of(self, basis: str) -> Path:
         """Return the path of the ranking in a basis during the trial of bases."""

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 
 from evaluators.importance import rank as rank_module
 from evaluators.importance.activations import ActivationListener
+from evaluators.importance.collected import scores_of
 from evaluators.importance.method import Depth, Method
-from evaluators.importance.rank import rank, ranking_fingerprint, scores_of
+from evaluators.importance.rank import rank, ranking_fingerprint
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap
 from space.cutting.ranking import Ranking
