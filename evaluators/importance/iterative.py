@@ -205,7 +205,7 @@ def rank_in_rounds(
     order: Sequence[RoundPhase] = (RoundPhase.TOGETHER,),
     accelerator: Accelerator | None = None,
     judge: TaskScorer | None = None,
-    layers: LayerScores | None = None,
+    layer_scores: LayerScores | None = None,
 ) -> Ranking:
     """Rank the teacher in ``method.rounds`` rounds of scoring and pruning.
 
@@ -224,7 +224,7 @@ def rank_in_rounds(
         order: the phases of a round; (WIDTH, DEPTH) scores layers after the widths have been cut.
         accelerator: as for ``rank``; every process prunes the same units.
         judge: as for ``rank``; also scores the students of every phase.
-        layers: as for ``rank``, of the first phase.
+        layer_scores: the teacher's, if they are there already.
 
     Raises:
         InputError: activations are not finite, the class computes with an axis in an unknown way or cannot
@@ -232,7 +232,9 @@ def rank_in_rounds(
     """
     single = replace(method, rounds=1)
     _check(method, order)
-    ranking = rank(model, axis_map, calibration, fingerprint, advance, single, accelerator, judge, layers)
+    ranking = rank(
+        model, axis_map, calibration, fingerprint, advance, single, accelerator, judge, layer_scores
+    )
     architectures = architectures_between(axis_map, target, method.rounds)
     steps = [(phase, sizes) for sizes in architectures for phase in order]
     if len(steps) == 1:

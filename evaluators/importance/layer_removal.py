@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from space.axes.axis_map import AxisMap, layer_modules
 class Cost(Protocol):
     """Maps final states (B, T, D) to the sum of their tokens' costs in nats, and the number of summands."""
 
-    heads: ClassVar[int]
+    heads: int
     """How often the head runs over them."""
 
     def __call__(self, states: Tensor) -> tuple[float, int]:

@@ -173,7 +173,7 @@ def rank_all(
     axis_map: AxisMap,
     calibration: Tensor,
     teacher: str,
-    advance: Callable[[int], None] = lambda blocks: None,
+    advance: Callable[[float], None] = lambda blocks: None,
 ) -> dict[Aggregation, Ranking]:
     """Rank by activations with all nine aggregations, and by block influence, in one forward pass.
 

@@ -202,7 +202,7 @@ class Importance:
                 method,
                 _order(variant.config),
                 judge=_judge(method, self.teacher),
-                layers=layers,
+                layer_scores=layers,
             )
 
     @property

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ class Text:
 def texts(large: Path | None) -> dict[str, Text]:
     """The teachers by name; the large one if its directory is given, with the books beside the real data."""
     found = {
-        "embedded": Text(EMBEDDED.teacher, EMBEDDED.data, 128, 256, 256, 128),
-        "stories260K": Text(STORIES.teacher, STORIES.data, 128, 256, 256, 128),
+        "embedded": Text(EMBEDDED.teacher, EMBEDDED.data, 128, 128, 32, 64),
+        "stories260K": Text(STORIES.teacher, STORIES.data, 128, 128, 32, 64),
     }
     if large is not None:
         books = STORIES.teacher.parent / "books.jsonl"
@@ -79,7 +80,7 @@ class Scoring:
         for block in range(number):
             about = self._row("block", precision=precision, block=block)
             with bfloat16_products(self.model) if precision == "bfloat16" else nullcontext():
-                self._add(about, lambda block=block: self._without_each(block))
+                self._add(about, partial(self._without_each, block))
 
     def _without_each(self, block: int) -> list[float]:
         tokens = self.corpus.calibration[block : block + 1]
@@ -90,7 +91,7 @@ class Scoring:
         losses = block_losses(RESULTS.rows(), self.name)
         for choice in sorted(choices_of(losses)):
             about = self._row("student", dropped=list(choice))
-            self._add(about, lambda choice=choice: self._loss_without(choice))
+            self._add(about, partial(self._loss_without, choice))
 
     @torch.no_grad()
     def _loss_without(self, layers: Sequence[int]) -> float:
