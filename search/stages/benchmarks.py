@@ -84,7 +84,7 @@ def _score_model(
 
 @contextmanager
 def written_model(context: RunContext, name: str) -> Iterator[PreTrainedModel]:
-    """Within the context, a model is on the device: the teacher by that name, or a written one by its path."""
+    """Within the context, a model is on the device: the teacher by its name, a written one by its path."""
     if name != TEACHER:
         yield reload(context, context.directory / name)
         return

@@ -83,7 +83,7 @@ class LiveTargets:
         return self.teacher
 
     def on_device(self) -> AbstractContextManager[None]:
-        """See ``Targets``: a live teacher is needed whole in every step, so it stays while a student trains."""
+        """See ``Targets``: every step needs a live teacher whole, so it stays while a student trains."""
         return self.residence.on_device()
 
     @torch.no_grad()
