@@ -16,8 +16,9 @@ from search.settings.objectives import LATENCY, bounds_in_words
 from search.settings.resolution import Resolved
 from search.settings.teachers import teachers_in_words
 from search.stages.importance import ranking_tokens
-from search.stages.preparation import basis_candidates
+from search.stages.preparation import basis_candidates, variants_of
 from search.stages.retraining import VALIDATIONS as RETRAINING_VALIDATIONS
+from search.stages.sorted_weights import sorted_bytes_of
 from search.stages.targets import asks_teacher, free_bytes, plan_targets, setting_of
 from search.stages.trial import VALIDATIONS as RUNG_VALIDATIONS
 from search.storage.run_directory import RunDirectory
@@ -213,6 +214,7 @@ def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]
     others = f"; {brief} for comparison, {config.short_retrain_tokens:,}" if brief else ""
     # A corrected teacher is kept as weights, and while it trains as a checkpoint with AdamW's moments.
     teacher = 16 * resolved.teacher_parameters if corrected else 0
+    sorted_weights = sorted_bytes_of(list(variants_of(resolved).values()))
     scored = [("benchmarks", " ".join(config.benchmarks))] if config.benchmarks else []
     return [
         *rows,
@@ -221,7 +223,7 @@ def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]
         ("targets", targets.words),
         *scored,
         ("arithmetic", f"{flops:.2e} FLOPs (10^{math.log10(flops):.1f})"),
-        ("disk", size_text(targets.size + models + 16 * mean_student + teacher)),
+        ("disk", size_text(targets.size + models + 16 * mean_student + teacher + sorted_weights)),
     ]
 
 

@@ -108,7 +108,8 @@ class Importance:
                 self._found[variant.basis] = saved
         missing = [variant for variant in new if variant.basis not in self._found]
         if missing:
-            self._found |= self._made(missing)
+            with self.teacher.on_device():
+                self._found |= self._made(missing)
         elif new:
             self.console.forecast.skip("forward", ranking_tokens(self.resolved))
         for variant in missing:
@@ -223,7 +224,8 @@ class Importance:
         if (moments := Moments.load(self.directory.moments, self._moments_key)) is not None:
             return moments
         key, tokens = self._moments_key, self.corpus.calibration.numel()
-        with self.console.work("gathering moments for repairs", "forward", tokens) as advance:
+        work = self.console.work("gathering moments for repairs", "forward", tokens)
+        with self.teacher.on_device(), work as advance:
             moments = gather_moments(*self._asked, key, self._blocks(advance), self.method.bfloat16)
         moments.save(self.directory.moments)
         return moments

@@ -59,6 +59,10 @@ class RunDirectory:
         """Return the path of the ranking in a basis during the trial of bases."""
         return self.path / f"ranking-{basis}.safetensors"
 
+    def sorted_of(self, basis: str) -> Path:
+        """Return the path of the teacher's sorted weights in a basis, until the run is complete."""
+        return self.path / f"sorted-{basis}.safetensors"
+
     @contextmanager
     def joined(self, config: RunConfig) -> Iterator[Workers]:
         """Join the workers of the run; the first one creates the directory.
