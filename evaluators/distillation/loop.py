@@ -103,17 +103,18 @@ def distil(
     """
     began = time.monotonic()
     student.eval()
-    compared = None if states is None else _states_loss(states, student, targets)
-    distillation = Distillation(student, targets, loss or Loss(), compared)
-    unsharder = Unsharder(student, accelerator)
-    try:
-        gradient, optimizer = _prepared(distillation, targets, schedule, accelerator)
-        saving, best = _files(checkpointing, gradient, optimizer)
-        training = Training(gradient, optimizer, monitor or TrainingMonitor(), saving, best, began)
-        _run_in_memory(training)
-        unsharder.restore(student)
-    finally:
-        accelerator.free_memory()
+    with targets.on_device():
+        compared = None if states is None else _states_loss(states, student, targets)
+        distillation = Distillation(student, targets, loss or Loss(), compared)
+        unsharder = Unsharder(student, accelerator)
+        try:
+            gradient, optimizer = _prepared(distillation, targets, schedule, accelerator)
+            saving, best = _files(checkpointing, gradient, optimizer)
+            training = Training(gradient, optimizer, monitor or TrainingMonitor(), saving, best, began)
+            _run_in_memory(training)
+            unsharder.restore(student)
+        finally:
+            accelerator.free_memory()
     return _outcome(training)
 
 

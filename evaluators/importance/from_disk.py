@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from evaluators.huggingface.library_output import short_message
 from evaluators.importance.activations import ActivationListener, all_reduced, process_share
 from evaluators.importance.aggregation import Aggregation
+from evaluators.importance.collected import ranking_of
 from evaluators.importance.method import Depth, Method, Width
 from evaluators.importance.moments import reader_weighting
-from evaluators.importance.rank import batches, ranking_of
+from evaluators.importance.rank import batches
 from evaluators.teacher.on_disk import TeacherOnDisk, teacher_on_disk
 from space.axes.axis_map import AxisMap, layer_modules, wildcard_name
 from space.cutting.basis import BasisName

@@ -15,8 +15,10 @@ from search.settings.costs import pace_of
 from search.settings.objectives import LATENCY, bounds_in_words
 from search.settings.resolution import Resolved
 from search.settings.teachers import teachers_in_words
-from search.stages.preparation import basis_candidates
+from search.stages.importance import ranking_tokens
+from search.stages.preparation import basis_candidates, variants_of
 from search.stages.retraining import VALIDATIONS as RETRAINING_VALIDATIONS
+from search.stages.sorted_weights import sorted_bytes_of
 from search.stages.targets import asks_teacher, free_bytes, plan_targets, setting_of
 from search.stages.trial import VALIDATIONS as RUNG_VALIDATIONS
 from search.storage.run_directory import RunDirectory
@@ -24,9 +26,6 @@ from search.terminal.console import clock
 from space.axes.architecture import Axis
 from space.counting.counting import matrix_polynomial
 from space.enumeration.hand_made import baselines
-
-#: Forward passes over the calibration set for each basis: activations, moments, and half a pass a layer.
-_PASSES = 2.0
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,7 @@ def hours_of(resolved: Resolved, read_tokens: int) -> Hours:
     validation = config.validation_blocks * config.block / pace.read
     latency = pace.latency_seconds if config.measures_latency else 0.0
     tried = basis_candidates(resolved)
-    calibration = config.calibration_blocks * config.block * (2 if tried else 1)
-    passes = _PASSES + resolved.axis_map.teacher.layers / 2
-    ranking = larger * (read_tokens + calibration * passes) / pace.read
+    ranking = larger * (read_tokens + ranking_tokens(resolved)) / pace.read
     ranking += larger * config.teacher_correction / pace.learnt
 
     def distilled(tokens: int, validations: int) -> float:
@@ -217,6 +214,7 @@ def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]
     others = f"; {brief} for comparison, {config.short_retrain_tokens:,}" if brief else ""
     # A corrected teacher is kept as weights, and while it trains as a checkpoint with AdamW's moments.
     teacher = 16 * resolved.teacher_parameters if corrected else 0
+    sorted_weights = sorted_bytes_of(list(variants_of(resolved).values()))
     scored = [("benchmarks", " ".join(config.benchmarks))] if config.benchmarks else []
     return [
         *rows,
@@ -225,7 +223,7 @@ def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]
         ("targets", targets.words),
         *scored,
         ("arithmetic", f"{flops:.2e} FLOPs (10^{math.log10(flops):.1f})"),
-        ("disk", size_text(targets.size + models + 16 * mean_student + teacher)),
+        ("disk", size_text(targets.size + models + 16 * mean_student + teacher + sorted_weights)),
     ]
 
 

@@ -50,6 +50,7 @@ def method_of(config: RunConfig) -> Method:
         benchmark=benchmark,
         rounds=config.rounds,
         seed=config.seed,
+        bfloat16=config.dtype == "bfloat16",
     )
 
 

@@ -24,6 +24,7 @@ from search.settings.flag_rules import budgets_named, parse_count
 from search.settings.flags import Flags
 from search.settings.methods import method_of, states_asked
 from search.settings.objectives import bounds_of_config, objectives_of, read_bounds
+from search.settings.placement import Placement
 from search.settings.scale import Scale, default_device, default_dtype, scale_for, search_tokens_of
 from search.settings.teachers import (
     EMBEDDED,
@@ -79,6 +80,8 @@ class Resolved:
     """Teachers that the user named and that are not used."""
     teaching_map: AxisMap | None = None
     """Axis map of the model that supplies the targets, if that is not the teacher."""
+    placement: Placement = Placement()
+    """Where weights lie while the run works."""
 
     @property
     def teaching(self) -> AxisMap:

@@ -97,14 +97,16 @@ def _correct(
     config: RunConfig, teacher: Teacher, corpus: Corpus, directory: RunDirectory, console: Console, key: str
 ) -> tuple[Teacher, Correction]:
     rate = correction_rate(teacher.model.num_parameters())
-    before = validation_loss(teacher.model, corpus.validation)
+    with teacher.on_device():
+        before = validation_loss(teacher.model, corpus.validation)
     with console.work("correcting the teacher", "correct", config.teacher_correction) as advance:
         run_processes().send_command(Correct())
         with run_processes().in_step():
             outcome = train_teacher(config, teacher, corpus, directory, advance)
     run_processes().send_command(TakeCorrected())
     corrected = load_corrected(config, teacher, directory)
-    after = validation_loss(corrected.model, corpus.validation)
+    with corrected.on_device():
+        after = validation_loss(corrected.model, corpus.validation)
     curve = [(seen, loss) for seen, loss in outcome.curve if math.isfinite(loss)]
     correction = Correction(
         key,
@@ -156,7 +158,8 @@ def train_teacher(
     saving = _checkpointing(directory, _key(config, teacher, corpus))
     path = directory.corrected_teacher
     try:
-        return correct_teacher(teacher, corpus.distillation, schedule, accelerator, path, watch, saving)
+        with teacher.on_device():
+            return correct_teacher(teacher, corpus.distillation, schedule, accelerator, path, watch, saving)
     except DivergenceError as error:
         raise InputError(
             "The correction of a teacher has to converge", str(error), "Leave --correct-teacher out"

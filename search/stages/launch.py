@@ -80,7 +80,10 @@ class Follower:
                         self._train(partial(self._distil, command))
 
     def _begin(self, command: Begin) -> None:
-        """Load the teacher of a run; in a family, free the models of the previous run first."""
+        """Load the teacher of a run; in a family, free the models of the previous run first.
+
+        It lies on the host, and comes to the device for what this process does there: training.
+        """
         for models in ("teacher", "teaching", "targets"):
             vars(self).pop(models, None)
         gc.unfreeze()
@@ -89,7 +92,7 @@ class Follower:
         self.corpus = command.corpus
         self.metering.close()
         self.metering.enter_context(energy_meter(self.directory.energy, self.resolved.config.device))
-        self.teacher = teacher_of(self.resolved.config)
+        self.teacher = teacher_of(self.resolved.config, stays=False)
         gc.freeze()
 
     def _take_targets(self, blocks: int) -> None:

@@ -21,12 +21,14 @@ from search.settings.costs import tried_architectures
 from search.settings.resolution import Resolved
 from search.stages.benchmarks import run_benchmarks
 from search.stages.correction import Correction, correct_if_asked
+from search.stages.importance import ranking_tokens
 from search.stages.inspection import inspect
 from search.stages.model_card import write_cards
 from search.stages.preparation import basis_candidates, load, prepare
 from search.stages.provenance import save_provenance
 from search.stages.retraining import retrain_all
 from search.stages.run_context import RunContext
+from search.stages.sorted_weights import check_sorted_weights
 from search.stages.summary_builder import FinalMeasurements, SummaryBuilder, TeacherFigures
 from search.stages.targets import check_targets
 from search.stages.trial import DistillationEvaluator
@@ -86,7 +88,8 @@ def begin(resolved: Resolved, directory: RunDirectory, console: Console) -> tupl
         open_storage(config.storage, directory.path)
     check_targets(resolved, directory)
     gc.freeze()  # libraries are never freed; scanning them costs each candidate half a second
-    teacher, corpus = load(config, console)
+    check_sorted_weights(resolved, directory)
+    teacher, corpus = load(config, console, resolved.placement)
     run_processes().send_command(Begin(resolved, directory.path, corpus))
     return teacher, corpus
 
@@ -150,7 +153,9 @@ def retrain_promoted(run: Run, workers: Workers) -> dict[str, Any]:
         builder = SummaryBuilder(
             context, rungs, run.teacher, promoted, others, final, run.correction, seconds, run.command
         )
-        return _write_results(builder, directory)
+        summary = _write_results(builder, directory)
+        context.sorted_weights.remove()
+        return summary
 
 
 def _write_results(builder: SummaryBuilder, directory: RunDirectory) -> dict[str, Any]:
@@ -169,7 +174,7 @@ def _forecast(resolved: Resolved, corpus: Corpus) -> TimeForecast:
     rungs = zip(config.rung_tokens, config.rung_candidates, strict=True)
     tokens = {
         "correct": config.teacher_correction,
-        "forward": corpus.calibration.numel() + corpus.distillation.numel(),
+        "forward": ranking_tokens(resolved) + corpus.distillation.numel(),
         "score": config.trials * config.validation_blocks * config.block,
         "distil": sum(tokens * candidates for tokens, candidates in rungs) + config.rung_tokens[0] * tried,
         "retrain": resolved.retraining_tokens,
@@ -186,8 +191,10 @@ def _teacher_figures(context: RunContext, directory: RunDirectory) -> TeacherFig
     """Loss and latency of the teacher, measured once per run."""
     if directory.teacher.exists():
         return TeacherFigures(**json.loads(directory.teacher.read_text()))
-    latency = context.latency(context.teacher.model).total_ms if context.config.measures_latency else None
-    figures = TeacherFigures(context.exact_loss(context.teacher.model), latency)
+    with context.teacher.on_device():
+        model = context.teacher.model
+        latency = context.latency(model).total_ms if context.config.measures_latency else None
+        figures = TeacherFigures(context.exact_loss(model), latency)
     atomic_write(directory.teacher, json.dumps(vars(figures)))
     return figures
 

@@ -145,7 +145,7 @@ def _from_random_weights(context: RunContext, architecture: Architecture) -> Pre
     torch.manual_seed(context.config.seed)
     config = student_config(context.axis_map, architecture, kept)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    nn.Module.to(model, context.teacher.model.device)
+    nn.Module.to(model, context.teacher.residence.device)
     return model
 
 
@@ -159,7 +159,7 @@ def reload(context: RunContext, path: Path) -> PreTrainedModel:
     """Load a written model the way that its users will."""
     with quiet_libraries():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=context.teacher.model.dtype)
-    nn.Module.to(model, context.teacher.model.device)
+    nn.Module.to(model, context.teacher.residence.device)
     model.eval()
     return model
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.corpus.corpus import Corpus
@@ -29,6 +28,8 @@ from evaluators.metrics.loss import validation_loss
 from evaluators.teacher import Teacher
 from search.settings.config import RunConfig
 from search.settings.costs import Costs
+from search.settings.placement import Placement
+from search.stages.sorted_weights import SortedWeights
 from search.storage.run_directory import atomic_write
 from search.training.process_group import run_processes
 from search.training.training import Train, Trainer, TrainingJob
@@ -54,7 +55,7 @@ class RunContext:
     space: SearchSpace
     corpus: Corpus
     ranking: Ranking
-    canonical: Mapping[str, Tensor]
+    sorted_weights: SortedWeights
     """The teacher's weights, sorted by importance."""
     repair: Repair
     """Repair of students straight after cutting."""
@@ -63,12 +64,21 @@ class RunContext:
     accelerator: Accelerator
     latency_cache: LatencyCache
     workload: Workload
+    placement: Placement = Placement()
+    """Where weights lie while the run works."""
     basis_trial: BasisTrial | None = None
     """The trial that chose the basis of hidden; None without one."""
 
     def extract(self, architecture: Architecture) -> PreTrainedModel:
         """Cut a student from the teacher; its weights keep the teacher's dtype."""
-        return extract(self.canonical, self.axis_map, self.ranking, architecture, repair=self.repair)
+        return extract(
+            self.sorted_weights.tensors,
+            self.axis_map,
+            self.ranking,
+            architecture,
+            repair=self.repair,
+            device=self.teacher.residence.device,
+        )
 
     def kept_layers(self, architecture: Architecture) -> list[int]:
         """Return the indices of the teacher's layers that a student keeps, ascending."""
@@ -90,14 +100,17 @@ class RunContext:
     def latency(self, model: PreTrainedModel) -> Latency:
         """Return the latency of a student or of the teacher on this device, measured or from the cache."""
         teacher = self.teacher.model
-        reference = self.latency_cache.look_up(
-            self._key(teacher), lambda: measure_latency(teacher, self.workload)
-        )
-        if model is teacher:
-            return reference
-        return self.latency_cache.look_up(
-            self._key(model), lambda: measure_latency_beside(model, teacher, reference, self.workload)
-        )
+
+        def alone() -> Latency:
+            with self.teacher.on_device():
+                return measure_latency(teacher, self.workload)
+
+        def beside() -> Latency:
+            with self.teacher.on_device():
+                return measure_latency_beside(model, teacher, reference, self.workload)
+
+        reference = self.latency_cache.look_up(self._key(teacher), alone)
+        return reference if model is teacher else self.latency_cache.look_up(self._key(model), beside)
 
     @property
     def formulas(self) -> Costs:

@@ -148,12 +148,13 @@ def targets_of(
     config, tokens = resolved.config, corpus.distillation
     if not asks_teacher(config):
         console.forecast.skip("forward", tokens.numel())
-        text = TextTargets(tokens, teacher.model.device)
+        text = TextTargets(tokens, teacher.residence.device)
         return text, text
     places = places_of(resolved)
     setting = setting_of(resolved, tokens.numel(), states_width(teacher.model))
     plan = _load_or_make_plan(config, setting, directory)
-    live = LiveTargets(teacher.model, tokens, places, accelerator.autocast)
+    how = (places, accelerator.autocast, teacher.residence)
+    live = LiveTargets(teacher.model, tokens, *how)
     if not plan.blocks:
         console.say("the teacher's targets are kept nowhere: it runs beside the student; --targets chooses")
         console.forecast.skip("forward", tokens.numel())
@@ -161,7 +162,7 @@ def targets_of(
     form = _form(plan.form, teacher, config)
     key = fingerprint(teacher.fingerprint, str(teacher.model.dtype), config.dtype)
     kept = tokens[: plan.blocks]
-    cached = CachedTargets(teacher.model, kept, form, directory.targets, key, places, accelerator.autocast)
+    cached = CachedTargets(teacher.model, kept, form, directory.targets, key, *how)
     _fill_cache(cached, replace(setting, tokens=kept.numel()), plan.form, console)
     console.forecast.skip("forward", tokens.numel() - kept.numel())
     return cached, cached if cached.blocks == len(tokens) else live
@@ -215,7 +216,7 @@ def teaching_model(config: RunConfig, teacher: Teacher) -> Teacher:
 
     Args:
         config: configuration of the run.
-        teacher: the loaded model that students are cut from.
+        teacher: the loaded model that students are cut from; another one stays on the device if it does.
 
     Raises:
         InputError: the other model cannot be loaded, has another vocabulary, or has an unsupported head.
@@ -228,9 +229,11 @@ def teaching_model(config: RunConfig, teacher: Teacher) -> Teacher:
         device=torch.device(config.device),
         dtype=weights_dtype(config),
         trust_remote_code=config.trust_remote_code,
+        stays=teacher.stays,
     )
     _check_vocabulary(config, teacher, teaching)
-    check_head(teaching.model)
+    with teaching.on_device():
+        check_head(teaching.model)
     check_states(config, teaching.model)
     return teaching
 

@@ -36,6 +36,8 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.toml"
         self.ranking = path / "ranking.safetensors"
+        self.layers = path / "layers.safetensors"
+        self.moments = path / "moments.safetensors"
         self.basis = path / "basis.json"
         self.targets = path / "targets"
         self.models = path / "models"
@@ -53,13 +55,13 @@ class RunDirectory:
         self.branches = path / "branches"
         self.seconds = path / "seconds.json"
 
-    def moments_of(self, basis: str) -> Path:
-        """Return the path of the moments for repairs in a basis."""
-        return self.path / f"moments-{basis}.safetensors"
-
     def ranking_of(self, basis: str) -> Path:
         """Return the path of the ranking in a basis during the trial of bases."""
         return self.path / f"ranking-{basis}.safetensors"
+
+    def sorted_of(self, basis: str) -> Path:
+        """Return the path of the teacher's sorted weights in a basis, until the run is complete."""
+        return self.path / f"sorted-{basis}.safetensors"
 
     @contextmanager
     def joined(self, config: RunConfig) -> Iterator[Workers]:

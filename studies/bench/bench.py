@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,10 @@ class Shuffled:
     def __init__(self, targets: Targets, seed: int) -> None:
         self.targets, self.blocks, self.tokens = targets, targets.blocks, targets.tokens
         self.order = torch.randperm(targets.blocks, generator=torch.Generator().manual_seed(seed))
+
+    def on_device(self) -> AbstractContextManager[None]:
+        """See ``Targets``."""
+        return self.targets.on_device()
 
     def predictions(self, *targets: Tensor) -> Predictions | None:
         """See ``Targets``."""

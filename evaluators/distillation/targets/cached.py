@@ -16,6 +16,7 @@ from evaluators.distillation.targets.batch import Batch, Form, Predictions
 from evaluators.distillation.targets.live import Hidden
 from evaluators.distillation.targets.records import Records
 from evaluators.huggingface.final_states import final_states
+from evaluators.huggingface.residence import Residence
 
 logger = logging.getLogger(__name__)
 _TOKENS_AT_ONCE = 4096
@@ -35,6 +36,7 @@ class CachedTargets:
         fingerprint: identifies the teacher and its precision.
         places: intermediate states to store too, in bfloat16.
         precision: the context in which the teacher runs, such as ``Accelerator.autocast``.
+        residence: brings the teacher to its device; by default it stays where it is.
     """
 
     def __init__(
@@ -46,9 +48,11 @@ class CachedTargets:
         fingerprint: str,
         places: Sequence[StatePlace] = (),
         precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+        residence: Residence | None = None,
     ) -> None:
         self.teacher, self.tokens, self.form = teacher, tokens, form
         self.places, self.precision = tuple(places), precision
+        self.residence = residence or Residence(teacher)
         names = [str(place) for place in self.places]
         self.records = Records(folder, {**form.description, "states": names, "fingerprint": fingerprint})
 
@@ -61,6 +65,10 @@ class CachedTargets:
     def head_of(self) -> PreTrainedModel | None:
         """The model whose head turns final states into logits; None for sparse forms."""
         return self.form.teacher if isinstance(self.form, Hidden) else None
+
+    def on_device(self) -> AbstractContextManager[None]:
+        """See ``Targets``: final states need the teacher's head, sparse forms nothing of it."""
+        return nullcontext() if self.head_of is None else self.residence.head_on_device()
 
     def missing(self) -> list[int]:
         """Return the numbers of the blocks that have no record yet.
@@ -83,12 +91,14 @@ class CachedTargets:
         with self.records.locked():
             missing = self._missing()
             size = max(1, _TOKENS_AT_ONCE // self.tokens.shape[1])
-            for at in range(0, len(missing), size):
-                numbers = missing[at : at + size]
-                self._compute(numbers)
-                advance(len(numbers))
-            if missing:
-                self.records.sync()
+            if not missing:
+                return
+            with self.residence.on_device():
+                for at in range(0, len(missing), size):
+                    numbers = missing[at : at + size]
+                    self._compute(numbers)
+                    advance(len(numbers))
+            self.records.sync()
 
     def batch(self, numbers: Tensor) -> Batch:
         """See ``Targets``.
@@ -96,7 +106,7 @@ class CachedTargets:
         Raises:
             OSError: a record had to be recomputed, and the disk is full.
         """
-        device, records = self.teacher.device, [self._record(number) for number in numbers.tolist()]
+        device, records = self.residence.device, [self._record(number) for number in numbers.tolist()]
         states = {str(p): torch.stack([record[f"{_STATES}{p}"] for record in records]) for p in self.places}
         return Batch(
             self.tokens[numbers].to(device, torch.long),
@@ -131,8 +141,8 @@ class CachedTargets:
     def _compute(self, numbers: list[int]) -> list[Record]:
         """Run the teacher on these blocks in one batch, and write their records."""
         computed: list[Record] = []
-        tokens = self.tokens[numbers].to(self.teacher.device, torch.long)
-        with self.precision(), states_at(self.teacher, self.places) as states:
+        tokens = self.tokens[numbers].to(self.residence.device, torch.long)
+        with self.residence.on_device(), self.precision(), states_at(self.teacher, self.places) as states:
             final = final_states(self.teacher, tokens.clamp(min=0))
             for row, number in enumerate(numbers):
                 record = self.form.record(final[row], number)

@@ -224,8 +224,12 @@ def test_hours_are_counted_by_hand(
     matrices = matrix_polynomial(resolved.axis_map).of(resolved.axis_map.teacher)
     students = [matrix_polynomial(resolved.axis_map).of(one) for one in resolved.space.architectures]
     larger = matrices / (sum(students) / len(students))
-    # the targets, and two passes and half a one for each of 8 layers over 256 blocks
-    assert found.ranking == pytest.approx(larger * (320_000 + 32_768 * 6) / 16_384)
+    # The targets; over 256 blocks a pass for the widths, and one without the head to keep the states at 8
+    # layers, then half of 7 layers behind each of them, and the head 8 times.
+    head = 1024 * 128 / matrices
+    assert resolved.axis_map.config.vocab_size == 1024
+    apart = (1 - head) * (1 + 7 / 2) + 8 * head
+    assert found.ranking == pytest.approx(larger * (320_000 + 32_768 * (1 + apart)) / 16_384)
     told = plan(resolved, RunDirectory(tmp_path)).as_dict()
     assert told["seconds"]["total"] == pytest.approx(found.total, abs=0.1)
     assert json.loads(json.dumps(told)) == told
