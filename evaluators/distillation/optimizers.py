@@ -281,7 +281,7 @@ class _Table(NamedTuple):
     values: Tensor
     """(256,) the values that codes stand for."""
     borders: Tensor
-    """(255,) the middles between them."""
+    """(255,) the least number that is rounded up to the next one, for each but the last."""
 
 
 @cache
@@ -290,7 +290,11 @@ def _tables(device: torch.device) -> tuple[_Table, _Table]:
 
     def table(signed: bool) -> _Table:
         values = torch.tensor(_torchao().table(signed), device=device)
-        return _Table(values, (values[1:] + values[:-1]) / 2)
+        # The middle is a number of float64; torchao rounds up from the first of float32 that is not below it.
+        middles = values[:-1].double() + ((values[1:] - values[:-1]) * 0.5).double()
+        borders = middles.float()
+        above = torch.nextafter(borders, torch.ones_like(borders))
+        return _Table(values, torch.where(borders < middles, above, borders))
 
     return table(True), table(False)
 
