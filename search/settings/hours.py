@@ -77,9 +77,9 @@ def config_within(
             f"--hours {hours.named:g} was given to several that train together",
             "Say how much with --search-tokens and --retrain-tokens",
         )
-    before = _load(saved)
+    before = saved_config(saved)
     if before is not None and before.hours in (hours.each, *([0.0] if hours.named is None else [])):
-        return (_kept(usual, before, given), None) if before.hours else (usual, None)
+        return (with_saved_amounts(usual, before, given), None) if before.hours else (usual, None)
     seconds, budget = hours.each * 3600, TimeBudget(usual, given, work, estimate())
     if hours.named is None and budget.seconds(usual) < _FAR_LESS * seconds:
         return usual, None
@@ -93,15 +93,24 @@ def config_within(
     return replace(found or budget.smallest(), hours=hours.each), budget.pace
 
 
-def _kept(usual: RunConfig, before: RunConfig, given: frozenset[str]) -> RunConfig:
-    """Return the configuration with the amounts of a run that goes on, but for what the user names now."""
+def with_saved_amounts(usual: RunConfig, before: RunConfig, given: frozenset[str]) -> RunConfig:
+    """Return the configuration with the amounts of a run that goes on, but for what the user names.
+
+    Args:
+        usual: the configuration with other amounts.
+        before: that of the run.
+        given: the amounts that the user named.
+    """
     amounts = {name: getattr(before, name) for name in (*AMOUNTS, "hours") if name not in given}
+    if "promote" in given:
+        amounts["promote"] = min(usual.promote, before.rung_candidates[-1])
     if usual.basis != AUTO:
         amounts["basis"] = usual.basis
     return replace(usual, **amounts)
 
 
-def _load(path: Path) -> RunConfig | None:
+def saved_config(path: Path) -> RunConfig | None:
+    """Load a configuration; return None if it is missing or was written by another version."""
     try:
         return RunConfig.load(path)
     except (OSError, ValueError):
@@ -110,7 +119,7 @@ def _load(path: Path) -> RunConfig | None:
 
 def _too_few(budget: TimeBudget, hours: HoursAsked) -> InputError:
     smallest = budget.smallest()
-    fewest = math.ceil(1.05 * budget.seconds(smallest) * hours.sharing / 36) / 100
+    fewest = math.ceil(1.1 * budget.seconds(smallest) * hours.sharing / 36) / 100
     distilled = f"{smallest.rung_candidates[0]} candidates of {smallest.rung_tokens[0]:,} tokens each"
     retrained = f"retrains {smallest.promote} for {smallest.retrain_tokens:,}"
     each = f", which {hours.sharing} runs share" if hours.sharing > 1 else ""

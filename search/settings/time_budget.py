@@ -171,9 +171,8 @@ class TimeBudget:
         tokens = min(block * blocks, first // _STEPS)
         if tokens == block * blocks:
             return block, blocks
-        side = math.sqrt(max(1, tokens) * block / blocks)
-        shorter = 2 ** int(math.log2(max(1.0, side)))
-        shorter = max(min(_SHORTEST, block), min(block, shorter))
+        halvings = round(math.log2(block * blocks / max(1, tokens)) / 2)
+        shorter = max(min(_SHORTEST, block), block >> halvings)
         return shorter, max(1, tokens // shorter)
 
     def _with_samples(self, config: RunConfig) -> RunConfig:

@@ -18,6 +18,7 @@ from search.rungs.rung import Rung
 from search.runs.summary import check, write
 from search.settings.config import RunConfig
 from search.settings.costs import tried_architectures
+from search.settings.hours import saved_config, with_saved_amounts
 from search.settings.resolution import Resolved
 from search.stages.benchmarks import run_benchmarks
 from search.stages.correction import Correction, correct_if_asked
@@ -59,11 +60,35 @@ class Run:
 def run(resolved: Resolved, directory: RunDirectory, console: Console, command: str) -> dict[str, Any]:
     """Execute all stages of a run, and return its summary."""
     with console.running():
-        teacher, corpus = begin(resolved, directory, console)
+        resolved, teacher, corpus = begin_or_join(resolved, directory, console)
         with at_work(resolved.config, directory) as workers:
             ranked = rank_teacher(resolved, directory, console, command, teacher, corpus, workers)
             search_rungs(ranked, workers)
             return retrain_promoted(ranked, workers)
+
+
+def begin_or_join(
+    resolved: Resolved, directory: RunDirectory, console: Console
+) -> tuple[Resolved, Teacher, Corpus]:
+    """Begin a run as ``begin`` does, with the amounts of a worker that began it at the same time.
+
+    Amounts that follow from hours differ between workers, since each measures the pace for itself.
+    """
+    teacher, corpus = begin(resolved, directory, console)
+    begun = _as_begun(resolved, directory)
+    if begun.config != resolved.config:
+        teacher, corpus = begin(begun, directory, console)
+    return begun, teacher, corpus
+
+
+def _as_begun(resolved: Resolved, directory: RunDirectory) -> Resolved:
+    if not resolved.config.hours:
+        return resolved
+    directory.claim(resolved.config)
+    before = saved_config(directory.config)
+    if before is None or before.hours != resolved.config.hours:
+        return resolved
+    return resolved.with_amounts(with_saved_amounts(resolved.config, before, resolved.given))
 
 
 @contextmanager
