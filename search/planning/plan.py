@@ -9,19 +9,18 @@ from typing import Any
 from evaluators.distillation.optimizers import OptimizerName
 from evaluators.distillation.targets.choice import form_in_words, size_text
 from evaluators.metrics.pace import Pace, training_flops
+from search.planning.messages import hours_line
 from search.rungs.evaluation import BY_HAND
 from search.settings.bracket_plan import tokens_spent
 from search.settings.config import RunConfig
 from search.settings.costs import pace_of
 from search.settings.objectives import LATENCY, bounds_in_words
 from search.settings.resolution import Resolved
+from search.settings.run_time import RunTime, foretell
 from search.settings.teachers import teachers_in_words
-from search.stages.importance import ranking_tokens
-from search.stages.preparation import basis_candidates, variants_of
-from search.stages.retraining import VALIDATIONS as RETRAINING_VALIDATIONS
+from search.stages.preparation import variants_of
 from search.stages.sorted_weights import sorted_bytes_of
 from search.stages.targets import asks_teacher, free_bytes, plan_targets, setting_of
-from search.stages.trial import VALIDATIONS as RUNG_VALIDATIONS
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import clock
 from space.axes.architecture import Axis
@@ -29,32 +28,10 @@ from space.counting.counting import matrix_polynomial
 from space.enumeration.hand_made import baselines
 
 
-@dataclass(frozen=True)
-class Hours:
-    """Estimated seconds of a run with one worker, by stage."""
-
-    pace: Pace
-    ranking: float
-    """The teacher's correction and targets, the ranking, and the trial of bases."""
-    search: float
-    """Without the reserve for more candidates."""
-    retraining: float
-
-    @property
-    def total(self) -> float:
-        """Seconds of all stages, without benchmarks, whose time is not known in advance."""
-        return self.ranking + self.search + self.retraining
-
-
-def hours_of(resolved: Resolved, read_tokens: int) -> Hours:
-    """Time a student on this device, and multiply.
-
-    Args:
-        resolved: the run.
-        read_tokens: tokens that the teacher reads for its targets.
-    """
+def pace_for(resolved: Resolved) -> Pace:
+    """Return the pace that the amounts of a run follow from, or else measure it."""
     config = resolved.config
-    pace = pace_of(
+    return resolved.pace or pace_of(
         resolved.axis_map,
         resolved.space,
         config.device,
@@ -63,32 +40,6 @@ def hours_of(resolved: Resolved, read_tokens: int) -> Hours:
         config.block,
         OptimizerName(config.optimizer),
     )
-    larger = _teacher_beside_student(resolved)
-    validation = config.validation_blocks * config.block / pace.read
-    latency = pace.latency_seconds if config.measures_latency else 0.0
-    tried = basis_candidates(resolved)
-    ranking = larger * (read_tokens + ranking_tokens(resolved)) / pace.read
-    ranking += larger * config.teacher_correction / pace.learnt
-
-    def distilled(tokens: int, validations: int) -> float:
-        return tokens / pace.learnt + validations * validation
-
-    ranking += len(tried) * (distilled(config.rung_tokens[0], RUNG_VALIDATIONS) + latency)
-    rungs = zip(config.rung_tokens, config.rung_candidates, strict=True)
-    search = config.trials * (validation + latency)
-    search += sum(number * distilled(tokens, RUNG_VALIDATIONS) for tokens, number in rungs)
-    # The written model is measured once more.
-    retraining = resolved.retraining_tokens / pace.learnt
-    retraining += sum(resolved.retrainings) * (RETRAINING_VALIDATIONS + 1) * validation
-    return Hours(pace, ranking, search, retraining)
-
-
-def _teacher_beside_student(resolved: Resolved) -> float:
-    """Return the ratio of arithmetic per token: the teacher's to the mean student's."""
-    axis_map, space = resolved.axis_map, resolved.space
-    matrices = matrix_polynomial(axis_map)
-    students = matrices.at({axis: space.column(axis) for axis in Axis})
-    return float(matrices.of(axis_map.teacher) / students.mean())
 
 
 @dataclass(frozen=True)
@@ -97,7 +48,8 @@ class Plan:
 
     rows: list[tuple[str, str]]
     """Pairs of name and text."""
-    hours: Hours
+    time: RunTime
+    pace: Pace
 
     def __str__(self) -> str:
         """For people: aligned names and texts, one row per line, not wrapped."""
@@ -107,10 +59,10 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """For programs; seconds are for one worker on this device."""
-        stages = ("ranking", "search", "retraining", "total")
+        stages = ("ranking", "search", "reserve", "retraining", "total")
         return {
             "plan": dict(self.rows),
-            "seconds": {stage: round(getattr(self.hours, stage), 1) for stage in stages},
+            "seconds": {stage: round(getattr(self.time, stage), 1) for stage in stages},
         }
 
 
@@ -122,25 +74,30 @@ def plan(resolved: Resolved, directory: RunDirectory) -> Plan:
     """
     targets = TargetsRow(resolved, directory)
     work = _work_rows(resolved, targets)
-    hours = hours_of(resolved, targets.read(_short_tokens(resolved.config), resolved.retraining_tokens))
+    pace, read = pace_for(resolved), targets.read(_short_tokens(resolved.config), resolved.retraining_tokens)
+    time = foretell(resolved.config, resolved.work, pace, read)
     rows = [
         *_space_rows(resolved),
         *work,
-        ("time", _time_in_words(hours, resolved.config)),
+        ("time", _time_in_words(time, pace, resolved)),
         ("run directory", str(directory.path)),
     ]
-    return Plan(rows, hours)
+    return Plan(rows, time, pace)
 
 
-def _time_in_words(hours: Hours, config: RunConfig) -> str:
-    stages = {"ranking": hours.ranking, "search": hours.search, "retraining": hours.retraining}
+def _time_in_words(time: RunTime, pace: Pace, resolved: Resolved) -> str:
+    config = resolved.config
+    stages = {"ranking": time.ranking, "search": time.search, "retraining": time.retraining}
+    if config.reserve_tokens:
+        stages["held back"] = time.reserve
     parts = ", ".join(f"{clock(seconds)} {stage}" for stage, seconds in stages.items())
     others = "; benchmarks on top" if config.benchmarks else ""
-    how = "timed just now" if hours.pace.timed else "by its arithmetic and the rate of a matrix product"
-    learnt = f"{hours.pace.learnt:,.{0 if hours.pace.learnt >= 10 else 2}f} tokens a second"
+    how = "timed just now" if pace.timed else "by its arithmetic and the rate of a matrix product"
+    learnt = f"{pace.learnt:,.{0 if pace.learnt >= 10 else 2}f} tokens a second"
+    limited = f"\n{hours_line(resolved)}" if config.hours else ""
     return (
-        f"about {clock(hours.total)} of one worker: {parts}{others}\n"
-        f"a student learns {learnt} on {config.device}, {how}"
+        f"about {clock(time.total)} of one worker: {parts}{others}\n"
+        f"a student learns {learnt} on {config.device}, {how}{limited}"
     )
 
 

@@ -15,17 +15,18 @@ from transformers import PreTrainedModel
 
 from evaluators.corpus.blocks import fingerprint
 from evaluators.corpus.corpus import Corpus
-from evaluators.importance.iterative import RoundPhase, rank_in_rounds
-from evaluators.importance.layer_cost import forward_passes, scored_apart
-from evaluators.importance.layer_scores import LayerScores, TaskScorer, layers_fingerprint, sample_blocks
+from evaluators.importance.iterative import rank_in_rounds
+from evaluators.importance.layer_cost import scored_apart
+from evaluators.importance.layer_scores import LayerScores, TaskScorer, layers_fingerprint
 from evaluators.importance.method import Method
 from evaluators.importance.moments import MomentsListener, gather_moments
 from evaluators.importance.rank import needs_forward_pass, rank_in_bases, ranking_fingerprint, score_layers
 from evaluators.metrics.benchmarks import task_scorer
 from evaluators.teacher import Teacher
 from search.settings.config import RunConfig
-from search.settings.methods import method_of
-from search.settings.resolution import Resolved
+from search.settings.methods import in_rounds, method_of, phases_of
+from search.settings.resolved import Resolved
+from search.settings.run_time import layer_tokens, width_tokens
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import Console
 from space.axes.architecture import Architecture, Axis
@@ -46,37 +47,6 @@ def smallest_architecture(space: SearchSpace, axis_map: AxisMap) -> Architecture
         groups = sizes.get(Axis.KV_HEADS, axis_map.teacher.kv_heads)
         sizes[Axis.HEADS] = groups * -(-sizes[Axis.HEADS] // groups)
     return axis_map.complete(sizes)
-
-
-def ranking_tokens(resolved: Resolved) -> int:
-    """Return the tokens of all forward passes that rank the teacher, each through its layers and head."""
-    bases = 1 if resolved.turned is None else 2
-    return _pass_tokens(resolved, bases) + _layer_tokens(resolved)
-
-
-def _pass_tokens(resolved: Resolved, bases: int) -> int:
-    """Tokens of the passes that score widths; if in rounds, also of those that score the students' layers."""
-    config = resolved.config
-    calibration = config.calibration_blocks * config.block
-    if not _in_rounds(config):
-        return calibration
-    phases = config.rounds * len(_order(config))
-    return bases * (phases * calibration + (phases - 1) * _layer_tokens(resolved))
-
-
-def _layer_tokens(resolved: Resolved) -> int:
-    """Tokens of the passes that score the teacher's layers, counted as passes through the whole teacher."""
-    config = resolved.config
-    sample = sample_blocks(config.calibration_blocks, config.block) * config.block
-    return round(sample * forward_passes(resolved.axis_map, method_of(config)))
-
-
-def _order(config: RunConfig) -> tuple[RoundPhase, ...]:
-    return tuple(RoundPhase(name) for name in config.rounds_order.split("-"))
-
-
-def _in_rounds(config: RunConfig) -> bool:
-    return (config.rounds, _order(config)) != (1, (RoundPhase.TOGETHER,))
 
 
 class Importance:
@@ -111,7 +81,7 @@ class Importance:
             with self.teacher.on_device():
                 self._found |= self._made(missing)
         elif new:
-            self.console.forecast.skip("forward", ranking_tokens(self.resolved))
+            self.console.forecast.skip("forward", self.resolved.ranking_tokens)
         for variant in missing:
             self._found[variant.basis].save(self._places(variant)[-1])
         return {variant.basis: self._found[variant.basis] for variant in variants}
@@ -146,21 +116,21 @@ class Importance:
     def _key(self, variant: Resolved) -> str:
         method = replace(self.method, basis=variant.basis)
         key = ranking_fingerprint(self.teacher.fingerprint, self.corpus.calibration, method)
-        if _in_rounds(variant.config):
+        if in_rounds(variant.config):
             target = smallest_architecture(variant.space, variant.axis_map)
             key = fingerprint(key, target.label, variant.config.rounds_order)
         return key
 
     def _made(self, variants: Sequence[Resolved]) -> dict[BasisName, Ranking]:
         layers = self._layers() if scored_apart(self.method) else None
-        if _in_rounds(self.resolved.config):
+        if in_rounds(self.resolved.config):
             return {variant.basis: self._ranked_in_rounds(variant, layers) for variant in variants}
         return self._ranked(variants, layers)
 
     def _layers(self) -> LayerScores:
         """Load or make the scores of the layers, which are those of every basis."""
         key = layers_fingerprint(self.teacher.fingerprint, self.corpus.calibration, self.method)
-        tokens = _layer_tokens(self.resolved)
+        tokens = layer_tokens(self.resolved.config, self.resolved.work.layer_passes)
         if (layers := LayerScores.load(self.directory.layers, key)) is not None:
             self.console.forecast.skip("forward", tokens)
             return layers
@@ -176,7 +146,7 @@ class Importance:
         rotated = any(basis is not BasisName.COORDINATE for basis in keys)
         beside = _needs_moments(self.resolved.config) and needs_forward_pass(self.method, rotated=rotated)
         listener = MomentsListener(self.teacher.model, self.axis_map) if beside else None
-        tokens = _pass_tokens(self.resolved, len(variants))
+        tokens = width_tokens(self.resolved.config, self.resolved.work.layer_passes, len(variants))
         with self.console.work("ranking every axis", "forward", tokens) as advance:
             rankings = rank_in_bases(
                 *self._asked,
@@ -192,7 +162,9 @@ class Importance:
 
     def _ranked_in_rounds(self, variant: Resolved, layers: LayerScores | None) -> Ranking:
         method = replace(self.method, basis=variant.basis)
-        with self.console.work("ranking every axis", "forward", _pass_tokens(variant, 1)) as advance:
+        with self.console.work(
+            "ranking every axis", "forward", width_tokens(variant.config, variant.work.layer_passes, 1)
+        ) as advance:
             return rank_in_rounds(
                 self.teacher.model,
                 variant.axis_map,
@@ -201,7 +173,7 @@ class Importance:
                 smallest_architecture(variant.space, variant.axis_map),
                 self._blocks(advance),
                 method,
-                _order(variant.config),
+                phases_of(variant.config),
                 judge=_judge(method, self.teacher),
                 layer_scores=layers,
             )

@@ -18,10 +18,10 @@ from search.rungs.rung import Rung
 from search.runs.summary import check, write
 from search.settings.config import RunConfig
 from search.settings.costs import tried_architectures
+from search.settings.hours import saved_config, with_saved_amounts
 from search.settings.resolution import Resolved
 from search.stages.benchmarks import run_benchmarks
 from search.stages.correction import Correction, correct_if_asked
-from search.stages.importance import ranking_tokens
 from search.stages.inspection import inspect
 from search.stages.model_card import write_cards
 from search.stages.preparation import basis_candidates, load, prepare
@@ -61,11 +61,35 @@ class Run:
 def run(resolved: Resolved, directory: RunDirectory, console: Console, command: str) -> dict[str, Any]:
     """Execute all stages of a run, and return its summary."""
     with console.running():
-        teacher, corpus = begin(resolved, directory, console)
+        resolved, teacher, corpus = begin_or_join(resolved, directory, console)
         with at_work(resolved.config, directory) as workers:
             ranked = rank_teacher(resolved, directory, console, command, teacher, corpus, workers)
             search_rungs(ranked, workers)
             return retrain_promoted(ranked, workers)
+
+
+def begin_or_join(
+    resolved: Resolved, directory: RunDirectory, console: Console
+) -> tuple[Resolved, Teacher, Corpus]:
+    """Begin a run as ``begin`` does, with the amounts of a worker that began it at the same time.
+
+    Amounts that follow from hours differ between workers, since each measures the pace for itself.
+    """
+    teacher, corpus = begin(resolved, directory, console)
+    begun = _as_begun(resolved, directory)
+    if begun.config != resolved.config:
+        teacher, corpus = begin(begun, directory, console)
+    return begun, teacher, corpus
+
+
+def _as_begun(resolved: Resolved, directory: RunDirectory) -> Resolved:
+    if not resolved.config.hours:
+        return resolved
+    directory.claim(resolved.config)
+    before = saved_config(directory.config)
+    if before is None or before.hours != resolved.config.hours:
+        return resolved
+    return resolved.with_amounts(with_saved_amounts(resolved.config, before, resolved.given))
 
 
 @contextmanager
@@ -174,7 +198,7 @@ def _forecast(resolved: Resolved, corpus: Corpus) -> TimeForecast:
     rungs = zip(config.rung_tokens, config.rung_candidates, strict=True)
     tokens = {
         "correct": config.teacher_correction,
-        "forward": ranking_tokens(resolved) + corpus.distillation.numel(),
+        "forward": resolved.ranking_tokens + corpus.distillation.numel(),
         "score": config.trials * config.validation_blocks * config.block,
         "distil": sum(tokens * candidates for tokens, candidates in rungs) + config.rung_tokens[0] * tried,
         "retrain": resolved.retraining_tokens,

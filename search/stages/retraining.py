@@ -26,6 +26,7 @@ from search.rungs.evaluation import RANDOM_WEIGHTS, SEARCH, FinishedTrial, Retra
 from search.rungs.rung import Rung
 from search.runs.choice import choose, eligible
 from search.settings.config import RunConfig
+from search.settings.run_time import RETRAINING_VALIDATIONS
 from search.stages.run_context import RunContext
 from search.stages.trial import remove_branches, retraining_branch, tokens_spared
 from search.storage.run_directory import atomic_write
@@ -34,9 +35,6 @@ from search.terminal.console import Console, clock
 from space.axes.architecture import Architecture
 from space.cutting.extraction import student_config
 from space.enumeration.hand_made import baselines
-
-#: Validations during a retraining, at equal distances.
-VALIDATIONS = 6
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,9 @@ def _retrain(
     if not from_random:
         saving = retraining_branch(context, architecture, saving)
     reused_tokens = tokens_spared(context, saving)
-    outcome = context.train(student, job.tokens, context.retraining_targets, advance, VALIDATIONS, saving)
+    outcome = context.train(
+        student, job.tokens, context.retraining_targets, advance, RETRAINING_VALIDATIONS, saving
+    )
     path = None
     if not from_random:
         path = f"models/{job.folder}"

@@ -72,19 +72,9 @@ class RunDirectory:
                 and another is running.
         """
         self.refuse_another(config)
+        self.claim(config)
+        self.refuse_another(config)
         workers = Workers(self.path)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with workers.turn("config"):
-                self.refuse_another(config)
-                if not self.config.exists():
-                    atomic_write(self.config, config.to_toml())
-        except OSError as error:
-            raise InputError(
-                "The folder of the runs has to be writable",
-                f"{self.path}: {error.strerror}",
-                "Name another with --out",
-            ) from None
         with workers.present():
             if config.storage.startswith("sqlite") and workers.others():
                 raise InputError(
@@ -93,6 +83,24 @@ class RunDirectory:
                     "Wait for it, or leave --storage out: the default serves several on one host",
                 )
             yield workers
+
+    def claim(self, config: RunConfig) -> None:
+        """Create the directory with this configuration, unless a worker has begun the run.
+
+        Raises:
+            InputError: the directory cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with Workers(self.path).turn("config"):
+                if not self.config.exists():
+                    atomic_write(self.config, config.to_toml())
+        except OSError as error:
+            raise InputError(
+                "The folder of the runs has to be writable",
+                f"{self.path}: {error.strerror}",
+                "Name another with --out",
+            ) from None
 
     def refuse_another(self, config: RunConfig) -> None:
         """Check that the directory is new or belongs to this configuration.

@@ -192,7 +192,7 @@ def test_hours_are_made_tokens_once_for_each_run(
     demo_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that was begun keeps what its hours came to, however fast the device is by then."""
-    paces = iter(range(100, 1000, 100))
+    paces = iter(range(1000, 10_000, 1000))
     monkeypatch.setattr(
         "search.settings.resolution.pace_of", lambda *_: Pace(next(paces), 1.0, 0.0, timed=True)
     )

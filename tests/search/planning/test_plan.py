@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from evaluators.metrics.pace import Pace
-from search.planning.plan import TargetsRow, hours_of, plan
+from search.planning.plan import TargetsRow, plan
 from search.settings.flags import Flags
 from search.settings.resolution import resolve
+from search.settings.run_time import foretell
 from search.storage.run_directory import RunDirectory
 from space.counting.budget import Budget, BudgetText
 from space.counting.counting import matrix_polynomial
@@ -205,7 +206,8 @@ def test_the_correction_of_a_teacher_is_counted(demo_config: Path, tmp_path: Pat
 def test_hours_are_counted_by_hand(
     demo_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.planning.plan.pace_of", lambda *_: Pace(1000.0, 16_384.0, 0.5, timed=True))
+    pace = Pace(1000.0, 16_384.0, 0.5, timed=True)
+    monkeypatch.setattr("search.planning.plan.pace_of", lambda *_: pace)
     flags = Flags(
         budget="1M",
         model=(str(demo_config),),
@@ -217,9 +219,10 @@ def test_hours_are_counted_by_hand(
         promote=2,
     )
     resolved = resolve(flags)
-    found = hours_of(resolved, 320_000)
+    found = foretell(resolved.config, resolved.work, pace, 320_000)
     # One pass over 128 blocks of 128 tokens takes a second, and the latency half of one.
     assert found.search == pytest.approx(32 * 1.5 + 16 * (64 + 1))
+    assert found.reserve == pytest.approx(16 * 64 / 4)
     assert found.retraining == pytest.approx(3 * (320 + 80) + 6 * 7)
     matrices = matrix_polynomial(resolved.axis_map).of(resolved.axis_map.teacher)
     students = [matrix_polynomial(resolved.axis_map).of(one) for one in resolved.space.architectures]
@@ -235,7 +238,7 @@ def test_hours_are_counted_by_hand(
     assert json.loads(json.dumps(told)) == told
 
 
-def test_both_bases_are_ranked_and_tried(demo_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.planning.plan.pace_of", lambda *_: Pace(1000.0, 1e9, 0.0, timed=True))
+def test_both_bases_are_ranked_and_tried(demo_config: Path) -> None:
     resolved = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
-    assert hours_of(resolved, 0).ranking == pytest.approx(6 * 12.288, rel=0.01)
+    found = foretell(resolved.config, resolved.work, Pace(1000.0, 1e9, 0.0, timed=True), 0)
+    assert found.ranking == pytest.approx(6 * 12.288, rel=0.01)

@@ -19,7 +19,7 @@ from evaluators.importance.moments import gather_moments
 from evaluators.importance.rank import rank
 from evaluators.teacher import Teacher
 from search.settings.resolution import Resolved
-from search.stages.importance import Importance, ranking_tokens
+from search.stages.importance import Importance
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import Console
 from space.axes.architecture import Axis
@@ -149,7 +149,7 @@ def test_two_bases_take_the_passes_of_one(teacher: Teacher, corpus: Corpus, tmp_
     found = stage.rank(variants)
     again = [stage.repair_of(run, found[run.basis]).moments for run in variants]
     assert len(seen) == passes
-    assert quiet.planned == ranking_tokens(variants[0])
+    assert quiet.planned == variants[0].ranking_tokens
     assert quiet.advanced == pytest.approx(quiet.planned, abs=10)
     for run, (ranking, moments), repaired in zip(variants, wanted, again, strict=True):
         for axis, scores in ranking.scores.items():
@@ -181,7 +181,7 @@ def test_layers_are_scored_once_even_if_the_run_was_cut_short(
     seen, quiet = forwards(teacher), Quiet()
     importance(variants[0], teacher, corpus, tmp_path, quiet).rank(variants)
     assert len(seen) == 1, "only the pass for the widths"
-    assert quiet.planned + quiet.skipped == ranking_tokens(variants[0])
+    assert quiet.planned + quiet.skipped == variants[0].ranking_tokens
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
