@@ -17,7 +17,7 @@ from search.settings.time_budget import TimeBudget
 from tests.search.synthetic import run_config
 
 #: Of the teacher of 135 million parameters at 60%.
-WORK = Work(layers=30, larger=1.66, architectures=44, hand_made=3, tried=6)
+WORK = Work(layer_passes=15.5, larger=1.66, architectures=44, hand_made=3, tried=6)
 PACE = Pace(100.0, 300.0, 1.5, timed=True)
 
 
