@@ -200,11 +200,11 @@ class _Streams:
             for batch, tokens in enumerate(self.parts):
                 before = self._read(stream, batch) if number else None
                 passed = self.turn.run(tokens, before)
-                self.stored[stream].write(batch, len(tokens), passed.output)
-                if stream == self.WHOLE:
+                if stream == self.WHOLE:  # before its states are written over, of which these may be a view
                     output, given = passed.output, passed.given
                     without: Any = given if isinstance(output, Tensor) else (given, *output[1:])
                     self.stored[number].write(batch, len(tokens), without)
+                self.stored[stream].write(batch, len(tokens), passed.output)
 
     def cost(self, batch: int, tokens: Tensor, depth: Depth) -> Cost:
         """Return what is to be averaged over the tokens of a batch."""
