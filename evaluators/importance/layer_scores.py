@@ -81,6 +81,8 @@ class LayerScores:
 
 
 #: Tokens on which layers are scored by passes of their own, in whole blocks spread over the calibration set.
+#: studies/ranking_samples: orders of small teachers are settled by 8,192; that of 30 layers comes nearer with
+#: the root of the tokens, from τ 0.79 at 256.
 LAYER_TOKENS = 32_768
 
 
