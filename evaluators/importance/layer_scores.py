@@ -81,6 +81,8 @@ class LayerScores:
 
 
 #: Tokens on which layers are scored by passes of their own, in whole blocks spread over the calibration set.
+#: studies/ranking_samples: orders of small teachers are settled by 8,192; that of 30 layers comes nearer with
+#: the root of the tokens, from τ 0.79 at 256.
 LAYER_TOKENS = 32_768
 
 
@@ -166,7 +168,7 @@ def _one_by_one(setting: DepthSetting, depth: Depth, removed: Collection[int]) -
     else:
         scores = without_each(setting, _COSTS[depth], removed)
     left = [layer for layer in range(setting.layers) if layer not in removed]
-    _check_finite(scores[left], depth)
+    check_finite(scores[left], depth)
     return scores
 
 
@@ -181,7 +183,7 @@ def block_scores(blocks: Tensor, depth: Depth) -> LayerScores:
         InputError: some are not finite.
     """
     for length, row in enumerate(blocks, start=1):
-        _check_finite(row[: len(blocks) + 1 - length], depth)
+        check_finite(row[: len(blocks) + 1 - length], depth)
     layers, blocks = blocks[0].float(), blocks.float()
     blocks[-1] = torch.inf  # never remove all layers
     return LayerScores(layers.clone(), blocks)
@@ -215,11 +217,16 @@ def _by_benchmark(setting: DepthSetting, judge: TaskScorer) -> Tensor:
             lost.append(baseline - judge(model))
         setting.advance(blocks)
     scores = torch.tensor(lost)
-    _check_finite(scores, Depth.BENCHMARK)
+    check_finite(scores, Depth.BENCHMARK)
     return scores
 
 
-def _check_finite(scores: Tensor, depth: Depth) -> None:
+def check_finite(scores: Tensor, depth: Depth) -> None:
+    """Check the scores of layers.
+
+    Raises:
+        InputError: one is not finite.
+    """
     if not bool(torch.isfinite(scores).all()):
         raise InputError(
             "What a teacher is worth without a layer has to be finite on the calibration set",

@@ -18,6 +18,7 @@ from search.stages.retraining import reload
 from search.stages.run_context import RunContext
 from search.storage.run_directory import RunDirectory, atomic_write
 from search.terminal.console import Console
+from space.input_error import InputError
 
 TEACHER = "teacher"
 
@@ -88,6 +89,12 @@ def written_model(context: RunContext, name: str) -> Iterator[PreTrainedModel]:
     if name != TEACHER:
         yield reload(context, context.directory / name)
         return
+    if context.placement.layer_by_layer:
+        raise InputError(
+            "A model has to fit into memory to write text or to be scored by tasks",
+            "the teacher is read layer by layer",
+            "Look at the students alone",
+        )
     with context.teacher.on_device():
         yield context.teacher.model
 

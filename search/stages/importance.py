@@ -7,6 +7,7 @@ forward pass over the calibration set gives the rankings in all bases and the mo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 
 from evaluators.corpus.blocks import fingerprint
 from evaluators.corpus.corpus import Corpus
+from evaluators.importance.from_disk import rank_in_bases_from_disk, score_layers_from_disk
 from evaluators.importance.iterative import rank_in_rounds
 from evaluators.importance.layer_cost import scored_apart
 from evaluators.importance.layer_scores import LayerScores, TaskScorer, layers_fingerprint
@@ -23,10 +25,12 @@ from evaluators.importance.moments import MomentsListener, gather_moments
 from evaluators.importance.rank import needs_forward_pass, rank_in_bases, ranking_fingerprint, score_layers
 from evaluators.metrics.benchmarks import task_scorer
 from evaluators.teacher import Teacher
+from evaluators.teacher.layer_by_layer import TeacherFiles
 from search.settings.config import RunConfig
 from search.settings.methods import in_rounds, method_of, phases_of
 from search.settings.resolved import Resolved
 from search.settings.run_time import layer_tokens, width_tokens
+from search.stages.layer_by_layer import teacher_files
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import Console
 from space.axes.architecture import Architecture, Axis
@@ -64,6 +68,10 @@ class Importance:
         self.method = method_of(resolved.config)
         #: The map with the stream, if the run tries a rotated basis: what it hears serves all bases.
         self.axis_map = (resolved.turned or resolved).axis_map
+        #: Set if the teacher is read layer by layer.
+        self._files: TeacherFiles | None = None
+        if resolved.placement.layer_by_layer:
+            self._files = teacher_files(teacher, self.axis_map, resolved.config.trust_remote_code)
         self._found: dict[BasisName, Ranking] = {}
 
     def rank(self, variants: Sequence[Resolved]) -> dict[BasisName, Ranking]:
@@ -78,7 +86,7 @@ class Importance:
                 self._found[variant.basis] = saved
         missing = [variant for variant in new if variant.basis not in self._found]
         if missing:
-            with self.teacher.on_device():
+            with self.teacher.on_device() if self._files is None else nullcontext():
                 self._found |= self._made(missing)
         elif new:
             self.console.forecast.skip("forward", self.resolved.ranking_tokens)
@@ -123,6 +131,8 @@ class Importance:
 
     def _made(self, variants: Sequence[Resolved]) -> dict[BasisName, Ranking]:
         layers = self._layers() if scored_apart(self.method) else None
+        if self._files is not None:
+            return self._ranked_from_disk(self._files, variants, layers)
         if in_rounds(self.resolved.config):
             return {variant.basis: self._ranked_in_rounds(variant, layers) for variant in variants}
         return self._ranked(variants, layers)
@@ -136,7 +146,11 @@ class Importance:
             return layers
         judge = _judge(self.method, self.teacher)
         with self.console.work("ranking the layers", "forward", tokens) as advance:
-            layers = score_layers(*self._asked, self.method, self._blocks(advance), judge=judge)
+            told = self._blocks(advance)
+            if self._files is None:
+                layers = score_layers(*self._asked, self.method, told, judge=judge)
+            else:
+                layers = score_layers_from_disk(self._files, self.corpus.calibration, self.method, told)
         layers.save(self.directory.layers, key)
         return layers
 
@@ -159,6 +173,19 @@ class Importance:
         if listener is not None:
             listener.moments(self._moments_key).save(self.directory.moments)
         return rankings
+
+    def _ranked_from_disk(
+        self, files: TeacherFiles, variants: Sequence[Resolved], layers: LayerScores | None
+    ) -> dict[BasisName, Ranking]:
+        keys, calibration = (
+            {variant.basis: self._key(variant) for variant in variants},
+            self.corpus.calibration,
+        )
+        tokens = width_tokens(self.resolved.config, self.resolved.work.layer_passes, len(variants))
+        with self.console.work("ranking every axis from the disk", "forward", tokens) as advance:
+            return rank_in_bases_from_disk(
+                files, calibration, keys, self._blocks(advance), self.method, layers=layers
+            )
 
     def _ranked_in_rounds(self, variant: Resolved, layers: LayerScores | None) -> Ranking:
         method = replace(self.method, basis=variant.basis)

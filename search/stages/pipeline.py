@@ -23,6 +23,7 @@ from search.settings.resolution import Resolved
 from search.stages.benchmarks import run_benchmarks
 from search.stages.correction import Correction, correct_if_asked
 from search.stages.inspection import inspect
+from search.stages.layer_by_layer import check_layer_by_layer
 from search.stages.model_card import write_cards
 from search.stages.preparation import basis_candidates, load, prepare
 from search.stages.provenance import save_provenance
@@ -108,6 +109,7 @@ def begin(resolved: Resolved, directory: RunDirectory, console: Console) -> tupl
     config = resolved.config
     run_processes().check_device(config.device)
     directory.refuse_another(config)
+    check_layer_by_layer(resolved)
     if config.storage:  # fail now if it cannot be reached, before any work
         open_storage(config.storage, directory.path)
     check_targets(resolved, directory)
@@ -215,10 +217,13 @@ def _teacher_figures(context: RunContext, directory: RunDirectory) -> TeacherFig
     """Loss and latency of the teacher, measured once per run."""
     if directory.teacher.exists():
         return TeacherFigures(**json.loads(directory.teacher.read_text()))
-    with context.teacher.on_device():
-        model = context.teacher.model
-        latency = context.latency(model).total_ms if context.config.measures_latency else None
-        figures = TeacherFigures(context.exact_loss(model), latency)
+    if context.placement.layer_by_layer:
+        figures = TeacherFigures(context.loss_from_disk(), None)
+    else:
+        with context.teacher.on_device():
+            model = context.teacher.model
+            latency = context.latency(model).total_ms if context.config.measures_latency else None
+            figures = TeacherFigures(context.exact_loss(model), latency)
     atomic_write(directory.teacher, json.dumps(vars(figures)))
     return figures
 

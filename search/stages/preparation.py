@@ -11,6 +11,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -160,7 +161,7 @@ def prepare(
             targets do not fit on the disk, or the model named to teach cannot.
     """
     config = resolved.config
-    with teacher.on_device():
+    with nullcontext() if resolved.placement.layer_by_layer else teacher.on_device():
         check_head(teacher.model)
     accelerator = accelerator_of(config)
     workers = workers or Workers()
@@ -175,7 +176,14 @@ def prepare(
         ranking = importance.rank([variant])[variant.basis]
         repair = importance.repair_of(variant, ranking)
         stay, path = resolved.placement.sorted_stay, directory.sorted_of(variant.basis.value)
-        weights = SortedWeights(path, teacher, variant.axis_map, ranking, stay=stay)
+        weights = SortedWeights(
+            path,
+            teacher,
+            variant.axis_map,
+            ranking,
+            stay=stay,
+            from_disk=resolved.placement.layer_by_layer,
+        )
         if not directory.summary.exists():  # a complete run cuts no more students
             weights.write()
         return RunContext(

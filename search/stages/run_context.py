@@ -24,11 +24,12 @@ from evaluators.metrics.latency import (
     measure_latency,
     measure_latency_beside,
 )
-from evaluators.metrics.loss import validation_loss
+from evaluators.metrics.loss import validation_loss, validation_loss_from_disk
 from evaluators.teacher import Teacher
 from search.settings.config import RunConfig
 from search.settings.costs import Costs
 from search.settings.placement import Placement
+from search.stages.layer_by_layer import teacher_files
 from search.stages.sorted_weights import SortedWeights
 from search.storage.run_directory import atomic_write
 from search.training.process_group import run_processes
@@ -96,6 +97,11 @@ class RunContext:
     def exact_loss(self, model: PreTrainedModel) -> float:
         """Return the validation loss in the precision of the weights, which the results state."""
         return validation_loss(model, self.corpus.validation)
+
+    def loss_from_disk(self) -> float:
+        """Return the teacher's ``exact_loss``, with one of its layers in memory at a time."""
+        files = teacher_files(self.teacher, self.axis_map, self.config.trust_remote_code)
+        return validation_loss_from_disk(files, self.corpus.validation)
 
     def latency(self, model: PreTrainedModel) -> Latency:
         """Return the latency of a student or of the teacher on this device, measured or from the cache."""

@@ -6,15 +6,18 @@ one host share the pages. The file can be made again from teacher and ranking, s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from evaluators.corpus.blocks import fingerprint
 from evaluators.distillation.targets.choice import size_text
 from evaluators.teacher import Teacher
+from evaluators.teacher.on_disk import WeightsOnDisk, teacher_on_disk
 from search.settings.methods import weights_dtype
 from search.settings.resolution import Resolved
 from search.stages.targets import free_bytes
@@ -35,13 +38,21 @@ class SortedWeights:
         axis_map: the teacher's, in this basis.
         ranking: the teacher's, in this basis.
         stay: whether they lie on the teacher's device; else students are cut from the mapped file.
+        from_disk: whether the teacher's own files are read layer by layer to make them.
     """
 
     def __init__(
-        self, path: Path, teacher: Teacher, axis_map: AxisMap, ranking: Ranking, *, stay: bool = True
+        self,
+        path: Path,
+        teacher: Teacher,
+        axis_map: AxisMap,
+        ranking: Ranking,
+        *,
+        stay: bool = True,
+        from_disk: bool = False,
     ) -> None:
         self.path, self.teacher, self.axis_map, self.ranking = path, teacher, axis_map, ranking
-        self.stay = stay
+        self.stay, self.from_disk = stay, from_disk
 
     @cached_property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -65,12 +76,22 @@ class SortedWeights:
         """
         if (mapped := map_sorted(self.path, self._fingerprint)) is not None:
             return mapped
-        with self.teacher.on_device():
-            weights = saved_tensors(self.teacher.model, self.axis_map)
+        with self._weights() as weights:
             write_sorted(self.path, weights, self.axis_map, self.ranking, self._fingerprint)
         mapped = map_sorted(self.path, self._fingerprint)
         assert mapped is not None, "the file was written just now"
         return mapped
+
+    @contextmanager
+    def _weights(self) -> Iterator[Mapping[str, Tensor]]:
+        """Within the context, the teacher's weights by name: on its device, or read from the disk in turn."""
+        if self.from_disk:
+            directory, dtype = self.teacher.directory, self.teacher.model.dtype
+            with teacher_on_disk(directory, torch.device("cpu"), dtype) as files:
+                yield WeightsOnDisk(files, self.axis_map)
+        else:
+            with self.teacher.on_device():
+                yield saved_tensors(self.teacher.model, self.axis_map)
 
     def remove(self) -> None:
         """Remove the file; weights that this process has mapped stay valid."""

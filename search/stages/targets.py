@@ -25,9 +25,11 @@ from evaluators.distillation.targets.live import Hidden, LiveTargets, TextTarget
 from evaluators.distillation.targets.sparse import Sampled, TopK
 from evaluators.huggingface.final_states import check_head, states_width, vocabulary_size
 from evaluators.teacher import Teacher, load_teacher
+from evaluators.teacher.layer_by_layer import TeacherFiles
 from search.settings.config import RunConfig
 from search.settings.methods import check_states, loss_of, weights_dtype
 from search.settings.resolution import Resolved
+from search.stages.layer_by_layer import final_states_of, teacher_files
 from search.storage.run_directory import RunDirectory, atomic_write
 from search.terminal.console import Console
 from space.axes.architecture import Axis
@@ -163,7 +165,10 @@ def targets_of(
     key = fingerprint(teacher.fingerprint, str(teacher.model.dtype), config.dtype)
     kept = tokens[: plan.blocks]
     cached = CachedTargets(teacher.model, kept, form, directory.targets, key, *how)
-    _fill_cache(cached, replace(setting, tokens=kept.numel()), plan.form, console)
+    files = None
+    if resolved.placement.layer_by_layer:
+        files = teacher_files(teacher, resolved.teaching, config.trust_remote_code)
+    _fill_cache(cached, replace(setting, tokens=kept.numel()), plan.form, console, files)
     console.forecast.skip("forward", tokens.numel() - kept.numel())
     return cached, cached if cached.blocks == len(tokens) else live
 
@@ -194,8 +199,14 @@ def _load_plan(directory: RunDirectory) -> TargetsPlan | None:
         return None
 
 
-def _fill_cache(cached: CachedTargets, setting: TargetsSetting, form: FormName, console: Console) -> None:
-    """Announce and compute the missing targets."""
+def _fill_cache(
+    cached: CachedTargets,
+    setting: TargetsSetting,
+    form: FormName,
+    console: Console,
+    files: TeacherFiles | None,
+) -> None:
+    """Announce and compute the missing targets, from the teacher's ``files`` if it is read layer by layer."""
     block, tokens, folder = cached.tokens.shape[1], cached.tokens.numel(), cached.records.folder
     missing = len(cached.missing()) * block
     console.forecast.skip("forward", tokens - missing)
@@ -208,7 +219,14 @@ def _fill_cache(cached: CachedTargets, setting: TargetsSetting, form: FormName, 
         f"{size_text(setting.bytes_of(form))} of {size_text(free_bytes(folder))} free; --targets chooses"
     )
     with console.work("caching the teacher's targets", "forward", missing) as advance:
-        cached.fill(lambda blocks: advance(blocks * block))
+
+        def told(blocks: int) -> None:
+            advance(blocks * block)
+
+        if files is None:
+            cached.fill(told)
+        else:
+            cached.fill_by(final_states_of(files, cached.precision), told)
 
 
 def teaching_model(config: RunConfig, teacher: Teacher) -> Teacher:

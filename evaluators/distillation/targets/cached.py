@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from evaluators.huggingface.residence import Residence
 
 logger = logging.getLogger(__name__)
 _TOKENS_AT_ONCE = 4096
+#: Tokens whose states between two layers lie on the disk at once: a teacher is read once for so many.
+_TOKENS_ON_DISK = 2**20
 _STATES = "states of "
 
 Record = Mapping[str, Tensor]
@@ -100,6 +102,34 @@ class CachedTargets:
                     advance(len(numbers))
             self.records.sync()
 
+    @torch.no_grad()
+    def fill_by(
+        self,
+        final: Callable[[Sequence[Tensor]], Iterator[Tensor]],
+        advance: Callable[[int], None] = lambda blocks: None,
+    ) -> None:
+        """Compute the missing records from final states that the teacher itself does not make here.
+
+        Args:
+            final: yields for each (B, T) batch its final states (B, T, D), such as ``LayersInTurn.final``.
+            advance: called with the number of blocks after each batch.
+
+        Raises:
+            OSError: as for ``fill``.
+        """
+        assert not self.places, "intermediate states need the whole teacher"
+        with self.records.locked():
+            missing = torch.tensor(self._missing(), dtype=torch.long)
+            for some in missing.split(max(1, _TOKENS_ON_DISK // self.tokens.shape[1])):
+                numbers = some.split(max(1, _TOKENS_AT_ONCE // self.tokens.shape[1]))
+                batches = [self.tokens[part].long().clamp(min=0) for part in numbers]
+                for part, states in zip(numbers, final(batches), strict=True):
+                    with self.precision():
+                        self._write(part.tolist(), states, {})
+                    advance(len(part))
+            if len(missing):
+                self.records.sync()
+
     def batch(self, numbers: Tensor) -> Batch:
         """See ``Targets``.
 
@@ -140,14 +170,18 @@ class CachedTargets:
     @torch.no_grad()
     def _compute(self, numbers: list[int]) -> list[Record]:
         """Run the teacher on these blocks in one batch, and write their records."""
-        computed: list[Record] = []
         tokens = self.tokens[numbers].to(self.residence.device, torch.long)
         with self.residence.on_device(), self.precision(), states_at(self.teacher, self.places) as states:
             final = final_states(self.teacher, tokens.clamp(min=0))
-            for row, number in enumerate(numbers):
-                record = self.form.record(final[row], number)
-                for name, state in states.items():
-                    record[f"{_STATES}{name}"] = state[row].to(torch.bfloat16).cpu()
-                self.records.write(number, self.tokens[number], record)
-                computed.append(record)
+            return self._write(numbers, final, states)
+
+    def _write(self, numbers: list[int], final: Tensor, states: Mapping[str, Tensor]) -> list[Record]:
+        """Write the records of blocks from their (n, T, D) final states and the intermediate ones."""
+        computed: list[Record] = []
+        for row, number in enumerate(numbers):
+            record = self.form.record(final[row], number)
+            for name, state in states.items():
+                record[f"{_STATES}{name}"] = state[row].to(torch.bfloat16).cpu()
+            self.records.write(number, self.tokens[number], record)
+            computed.append(record)
         return computed
