@@ -215,7 +215,6 @@ def _config(
     pace = partial(pace_of, axis_map, space, device, dtype, scale.batch_blocks, block, optimizer)
     search_tokens = search_tokens_of(flags, scale, rungs, len(space), flags.out / name, lambda: pace().learnt)
     bracket = plan_bracket(search_tokens, rungs, len(space), flags.trials, bool(flags.rung_tokens))
-    blocks = math.ceil(max(*rungs, retrain) / block)
     return RunConfig(
         name=name,
         teacher=teacher,
@@ -235,7 +234,7 @@ def _config(
         block=block,
         calibration_blocks=scale.calibration_blocks,
         validation_blocks=scale.validation_blocks,
-        distillation_blocks=blocks,
+        distillation_blocks=math.ceil(max(*rungs, retrain) / block),
         objectives=objectives_of(flags.objectives, bounds),
         bounds=bounds_of_config(bounds),
         sampler=flags.sampler,
@@ -252,7 +251,7 @@ def _config(
         **_execution_fields(flags),
         device=device,
         dtype=dtype,
-        optimizer=optimizer.value,
+        optimizer=optimizer,
     )
 
 

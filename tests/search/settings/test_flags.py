@@ -54,7 +54,18 @@ def test_every_flag_is_read() -> None:
             *("--trials", "9", "--rung-tokens", "64k", "256k", "--retrain-tokens", "1.5M", "--promote", "3"),
             *("--objectives", "loss", "--sampler", "gp", "--storage", "s.journal", "--study-name", "n"),
             *("--max", "latency=20ms", "memory=8GB", "--try", "hidden=3072,mlp=9216", "layers=28"),
-            *("--out", "o", "--seed", "5", "--device", "cpu", "--dtype", "float32"),
+            *(
+                "--out",
+                "o",
+                "--seed",
+                "5",
+                "--device",
+                "cpu",
+                "--dtype",
+                "float32",
+                "--optimizer",
+                "adamw-8bit",
+            ),
             *("--retrain-baselines", "False", "--trust-remote-code", "--plan", "--verbose"),
         ]
     )
@@ -80,6 +91,7 @@ def test_every_flag_is_read() -> None:
         states=("late", "embedding"),
         targets="live",
         schedule="wsd",
+        optimizer="adamw-8bit",
         benchmarks=("quiz", "own.yaml"),
         data="d.txt",
         trials=9,
@@ -269,6 +281,7 @@ temperature = 2
 states = ["late"]
 targets = "hidden"
 schedule = "wsd"
+optimizer = "adamw-8bit"
 benchmarks = "quiz"
 data = "d"
 search-tokens = 100000
