@@ -248,10 +248,7 @@ def _config(
         retrain_baselines=parameters < 100e6 if flags.retrain_baselines is None else flags.retrain_baselines,
         batch_blocks=scale.batch_blocks,
         **_distillation_fields(flags),
-        **_execution_fields(flags),
-        device=device,
-        dtype=dtype,
-        optimizer=optimizer,
+        **_execution_fields(flags, device, dtype, optimizer),
     )
 
 
@@ -268,9 +265,12 @@ def _importance_fields(flags: Flags, axis_map: AxisMap) -> dict[str, Any]:
     }
 
 
-def _execution_fields(flags: Flags) -> dict[str, Any]:
-    """Return the fields about storage, seed and custom code."""
+def _execution_fields(flags: Flags, device: str, dtype: str, optimizer: str) -> dict[str, Any]:
+    """Return the fields about device, precision, storage, seed and custom code."""
     return {
+        "device": device,
+        "dtype": dtype,
+        "optimizer": optimizer,
         "storage": flags.storage or os.environ.get("OPTUNA_STORAGE", ""),
         "seed": flags.seed,
         "trust_remote_code": flags.trust_remote_code,

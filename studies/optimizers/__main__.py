@@ -1,10 +1,10 @@
 """The loss that AdamW in 8 bits costs.
 
-``python -m studies.optimizers`` trains width-pruned students by AdamW and by AdamW in 8 bits, for as many tokens
-as a rung and as a retraining have, on three orders of the text. It appends each result to ``results.jsonl``
-beside this file as it comes, goes on where it stopped, and writes ``RESULTS.md`` (``--table`` alone writes it
-without training). ``--teachers`` names whose students are trained, by default those of the two small teachers.
-SmolLM2-135M-Instruct takes hours; ``$SLIMSEARCH_SMOLLM2`` is its directory.
+``python -m studies.optimizers`` trains width-pruned students by AdamW and by AdamW in 8 bits, for as many
+tokens as a rung and as a retraining have, on three orders of the text. It appends each result to
+``results.jsonl`` beside this file as it comes, goes on where it stopped, and writes ``RESULTS.md``;
+``--table`` alone writes it without training. ``--teachers`` names whose students are trained, by default
+those of the two small teachers. SmolLM2-135M-Instruct takes hours; ``$SLIMSEARCH_SMOLLM2`` is its directory.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def tables() -> str:
     rows = RESULTS.rows()
     parts = [
         "# AdamW in 8 bits: what was measured\n",
-        "Validation loss in nats per token of width-pruned students, mean and standard deviation over three",
-        "orders of the text: forward KL, cosine schedule with the rule's rate, arithmetic in bfloat16, losses",
-        f"measured in float32. Steps have {STEP_TOKENS} tokens. The difference to AdamW is taken seed by seed.",
-        "Bytes are those of weights, gradients and states. Seconds were measured beside other work. Written by",
-        "`python -m studies.optimizers --table` from `results.jsonl`.\n",
+        "Validation loss in nats per token of width-pruned students, mean and standard deviation over",
+        "three orders of the text: forward KL, cosine schedule with the rule's rate, arithmetic in bfloat16,",
+        f"losses measured in float32. Steps have {STEP_TOKENS} tokens. The difference to AdamW is taken seed",
+        "by seed. Bytes are those of weights, gradients and states. Seconds were measured beside other work.",
+        "Written by `python -m studies.optimizers --table` from `results.jsonl`.\n",
     ]
     for teacher in TEACHERS:
         found = [row for row in rows if row["teacher"] == teacher]
