@@ -29,8 +29,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from evaluators.huggingface.library_output import quiet_libraries
-
 _BETAS = (0.9, 0.95)
 _EPSILON = 1e-8
 #: Of matrices alone.
@@ -270,10 +268,10 @@ class _Torchao(NamedTuple):
 
 @cache
 def _torchao() -> _Torchao:
-    """Import torchao, which takes seconds; so it is left to who trains by it."""
-    with quiet_libraries():
-        from torchao.optim.adam import single_param_adam
-        from torchao.optim.quant_utils import create_dynamic_map, dequant_with_qmap, scale_tensor
+    """Import torchao; who trains by AdamW need not have it."""
+    from torchao.optim.adam import single_param_adam
+    from torchao.optim.quant_utils import create_dynamic_map, dequant_with_qmap, scale_tensor
+
     return _Torchao(single_param_adam, dequant_with_qmap, scale_tensor, create_dynamic_map)
 
 

@@ -190,7 +190,6 @@ def _config(
     dtype = flags.dtype or precision_for(optimizer) or default_dtype(device, parameters)
     search_tokens = search_tokens_of(flags, scale, rungs, len(space))
     bracket = plan_bracket(search_tokens, rungs, len(space), flags.trials, bool(flags.rung_tokens))
-    blocks = math.ceil(max(*rungs, retrain) / block)
     return RunConfig(
         name=name_of(flags, teacher),
         teacher=teacher,
@@ -210,7 +209,7 @@ def _config(
         block=block,
         calibration_blocks=scale.calibration_blocks,
         validation_blocks=scale.validation_blocks,
-        distillation_blocks=blocks,
+        distillation_blocks=math.ceil(max(*rungs, retrain) / block),
         objectives=objectives_of(flags.objectives, bounds),
         bounds=bounds_of_config(bounds),
         sampler=flags.sampler,
@@ -224,10 +223,7 @@ def _config(
         retrain_baselines=parameters < 100e6 if flags.retrain_baselines is None else flags.retrain_baselines,
         batch_blocks=scale.batch_blocks,
         **_distillation_fields(flags),
-        **_execution_fields(flags),
-        device=device,
-        dtype=dtype,
-        optimizer=optimizer.value,
+        **_execution_fields(flags, device, dtype, optimizer),
     )
 
 
@@ -244,9 +240,12 @@ def _importance_fields(flags: Flags, axis_map: AxisMap) -> dict[str, Any]:
     }
 
 
-def _execution_fields(flags: Flags) -> dict[str, Any]:
-    """Return the fields about storage, seed and custom code."""
+def _execution_fields(flags: Flags, device: str, dtype: str, optimizer: str) -> dict[str, Any]:
+    """Return the fields about device, precision, storage, seed and custom code."""
     return {
+        "device": device,
+        "dtype": dtype,
+        "optimizer": optimizer,
         "storage": flags.storage or os.environ.get("OPTUNA_STORAGE", ""),
         "seed": flags.seed,
         "trust_remote_code": flags.trust_remote_code,

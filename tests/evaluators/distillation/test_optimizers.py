@@ -21,7 +21,6 @@ from evaluators.distillation.optimizers import (
     training_bytes,
     workspace_bytes,
 )
-from evaluators.huggingface.library_output import quiet_libraries
 from tests.evaluators.tiny_models import tiny_student
 
 EIGHT = OptimizerName.ADAMW_8BIT
@@ -54,8 +53,8 @@ def take_steps(
 @pytest.mark.parametrize("size", [256, 1024, 2**18], ids=lambda size: f"slices of {size}")
 def test_its_steps_are_those_of_torchao_bit_by_bit(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizers, "_SLICE_CPU", size)
-    with quiet_libraries():
-        from torchao.optim import AdamW8bit as Theirs
+    from torchao.optim import AdamW8bit as Theirs
+
     ours, theirs = (nn.Parameter(random(*MATRIX).bfloat16()) for _ in range(2))
     mine = AdamW8bit([{"params": [ours], "weight_decay": 0.01}], 0.1)
     other = Theirs([theirs], lr=0.1, betas=(0.9, 0.95), weight_decay=0.01, bf16_stochastic_round=True)
