@@ -5,7 +5,7 @@ number whose time fits is found by bisection. With fewer tokens
 
 1. retraining shrinks alone, down to the tokens of the search; then both shrink alike;
 2. calibration and validation shrink, to a fixed share of the time of training;
-3. candidates shrink, but with the fourth root of the tokens, so rung 1 shrinks faster;
+3. candidates become fewer, but with the fourth root of the tokens, so rung 1 shrinks faster;
 4. promoted candidates become fewer, until each retraining has tokens enough for a second rung below it;
 5. the baselines are no longer retrained, if even one promoted candidate would have fewer;
 6. the trial of bases is left out, if it would take longer than an eighth of the training.
@@ -123,8 +123,12 @@ class TimeBudget:
         """Training tokens of the smallest search."""
         if "rung_tokens" in self.given:
             return 2.0 * tokens_for(self._fewest_candidates, self.usual.rung_tokens)
-        first = min(_FEWEST_TOKENS, self.usual.rung_tokens[0])
-        return 2.0 * tokens_for(self._fewest_candidates, (first,))
+        return 2.0 * tokens_for(self._fewest_candidates, (self._fewest_tokens,))
+
+    @property
+    def _fewest_tokens(self) -> int:
+        """Tokens of a candidate at rung 1 in the smallest search."""
+        return min(_FEWEST_TOKENS, self.usual.rung_tokens[0])
 
     @property
     def _fewest_candidates(self) -> int:
@@ -140,9 +144,12 @@ class TimeBudget:
     def _first_rung_tokens(self, search: int) -> int:
         """Return the tokens of a candidate at rung 1, by the number of candidates."""
         usual = self.usual.rung_candidates[0] * (search / self.usual.search_tokens) ** 0.25
-        candidates = min(self.work.architectures, max(self._fewest_candidates, usual))
-        rungs = 2 if candidates >= _TWO_RUNGS else 1
-        return max(1, int(search * (1 - RESERVE) / (rungs * candidates)))
+        planned = search * (1 - RESERVE)
+        candidates = min(self.work.architectures, usual, planned / (2 * self._fewest_tokens))
+        if candidates >= _TWO_RUNGS:
+            return int(planned / (2 * candidates))
+        candidates = min(self.work.architectures, usual, planned / self._fewest_tokens)
+        return max(1, int(planned / max(self._fewest_candidates, candidates)))
 
     def _retraining(self, tokens: float, first: int) -> dict[str, int]:
         """Return the fields of retraining.

@@ -80,7 +80,12 @@ def database(postgresql: PostgreSQL) -> str:
 
 @pytest.fixture(autouse=True)
 def no_device_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plan times a student for ten seconds; what it makes of them is tested with known paces."""
+    """A plan times a student for ten seconds; what it makes of them is tested with known paces.
+
+    No default amounts are too many for a night, on whatever device the tests run.
+    """
+    fast = Pace(1e9, 1e10, 1e-6, timed=False)
+    monkeypatch.setattr("search.settings.resolution.pace_estimate", lambda *_: fast)
     monkeypatch.setattr("search.planning.plan.pace_of", lambda *_: Pace(5000.0, 40_000.0, 0.5, timed=True))
 
 

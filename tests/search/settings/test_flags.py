@@ -292,6 +292,7 @@ seed = 5
 device = "cpu"
 dtype = "bfloat16"
 retrain-baselines = true
+hours = 2
 trust-remote-code = true
 plan = true
 json = true
@@ -305,7 +306,7 @@ quiet = false
     assert (flags.out, flags.retrain_baselines, flags.dtype) == (Path("o"), True, "bfloat16")
     assert (flags.max, flags.try_) == (("memory=8GB", "latency=20ms"), ("hidden=3072",))
     named = {line.split(" = ")[0].replace("-", "_") for line in text.split("\n") if line}
-    assert named == {field.name.rstrip("_") for field in fields(Flags)} - {"preset", "hours"}
+    assert named == {field.name.rstrip("_") for field in fields(Flags)} - {"preset"}
 
 
 @pytest.mark.parametrize(

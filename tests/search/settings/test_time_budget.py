@@ -86,6 +86,7 @@ def test_it_stays_a_search(scale: Scale, learnt: float, hours: float) -> None:
     if config is None:
         return
     assert config.rung_candidates[0] >= 8
+    assert config.rung_tokens[0] >= 8192
     assert 1 <= config.promote <= most.promote
     assert config.retrain_tokens >= 4 * config.rung_tokens[-1]
     assert config.trials >= config.rung_candidates[0]
