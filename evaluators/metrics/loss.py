@@ -50,7 +50,8 @@ def validation_loss_from_disk(files: TeacherFiles, blocks: Tensor) -> float:
 
 
 def _batches(blocks: Tensor) -> tuple[Tensor, ...]:
-    return blocks.split(max(1, _TOKENS_AT_ONCE // blocks.shape[1]))
+    parts: tuple[Tensor, ...] = blocks.split(max(1, _TOKENS_AT_ONCE // blocks.shape[1]))
+    return parts
 
 
 def _summed_loss(model: PreTrainedModel, final: Tensor, tokens: Tensor) -> float:

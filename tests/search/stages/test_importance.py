@@ -18,6 +18,7 @@ from evaluators.corpus.corpus import Corpus
 from evaluators.importance.moments import gather_moments
 from evaluators.importance.rank import rank
 from evaluators.teacher import Teacher
+from search.settings.placement import Placement
 from search.settings.resolution import Resolved
 from search.stages.importance import Importance
 from search.storage.run_directory import RunDirectory
@@ -95,7 +96,7 @@ def variant(of: BasisName = BasisName.COORDINATE, turned: Any = None, **config: 
     config = {"calibration_blocks": 6, "block": 10, "depth_by": "perplexity", "basis": of.value, **config}
     space = enumerate_space(axis_map, Budget(12_000, 0.3, value_bytes=4))
     parts = {"config": run_config(**config), "axis_map": axis_map, "space": space, "basis": of}
-    return cast(Resolved, SimpleNamespace(**parts, turned=turned))
+    return cast(Resolved, SimpleNamespace(**parts, turned=turned, placement=Placement()))
 
 
 def both(**config: Any) -> list[Resolved]:

@@ -71,10 +71,8 @@ def test_a_run_finds_the_same_from_the_disk(folder: Path, monkeypatch: pytest.Mo
     assert found[1].method == ranking.method
     for axis, scores in ranking.scores.items():
         torch.testing.assert_close(found[1].scores[axis], scores, rtol=1e-4, atol=1e-6)
-    assert len(found[2]) == len(targets)
-    one, other = (
-        {trial["label"]: trial["loss"] for trial in run["rungs"][0]["trials"]} for run in (summary, found[0])
-    )
+    assert found[2] == targets
+    one, other = ({t["label"]: t["loss"] for t in run["trials"]} for run in (summary, found[0]))
     assert one.keys() == other.keys()
     for label, loss in one.items():
         assert other[label] == pytest.approx(loss, rel=1e-3)
