@@ -157,11 +157,20 @@ def activation_checkpointing(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Within the context, store only the inputs of the decoder's blocks, and recompute activations.
 
     The switch of transformers acts only in training mode, which would turn dropout on. The blocks draw no
-    random numbers, so the random state is not preserved.
+    random numbers, so the random state is not preserved. Autocast does not keep the weights that it converts:
+    each block is called once, and the copies of all would lie there until the last has run.
     """
 
     def checkpointed(forward: Callable[..., object]) -> Callable[..., object]:
-        return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
+        def without_cache(*arguments: object, **keywords: object) -> object:
+            kept = torch.is_autocast_cache_enabled()
+            torch.set_autocast_cache_enabled(False)
+            try:
+                return forward(*arguments, **keywords)
+            finally:
+                torch.set_autocast_cache_enabled(kept)
+
+        return partial(checkpoint, without_cache, use_reentrant=False, preserve_rng_state=False)
 
     with replaced_forward(blocks, checkpointed):
         yield

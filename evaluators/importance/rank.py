@@ -82,7 +82,7 @@ def rank(
     check_depth(method, judge, calibration)
     check_width(method, calibration)
     rotated = method.basis is not BasisName.COORDINATE
-    listener = ActivationListener(model, axis_map, _aggregations(method), covariance=rotated)
+    listener = ActivationListener(model, axis_map, aggregations(method), covariance=rotated)
     cosines = BoundaryCosines(model, axis_map)
     own_batches = batches(process_share(calibration, accelerator))
     cosine_hooks = cosines.on() if method.depth is Depth.BLOCK_INFLUENCE else nullcontext()
@@ -125,7 +125,7 @@ def rank_all(
     return rankings
 
 
-def _aggregations(method: Method) -> tuple[Aggregation, ...]:
+def aggregations(method: Method) -> tuple[Aggregation, ...]:
     """Return the aggregations of activations that the method needs."""
     return (Aggregation(method.batch, method.sequence),) if method.width is Width.ACTIVATIONS else ()
 
@@ -133,7 +133,7 @@ def _aggregations(method: Method) -> tuple[Aggregation, ...]:
 def needs_forward_pass(method: Method) -> bool:
     """Whether the ranking needs activations; scores by weights, gradients or chance alone do not."""
     layers = method.depth in (Depth.INFLUENCE, Depth.BLOCK_INFLUENCE)
-    return bool(_aggregations(method)) or layers or method.basis is not BasisName.COORDINATE
+    return bool(aggregations(method)) or layers or method.basis is not BasisName.COORDINATE
 
 
 def _run(listener: ActivationListener, batches: Sequence[Tensor], advance: Callable[[int], None]) -> None:
