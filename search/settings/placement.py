@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Placement:
-    """What stays on the device between stages, and how a student trains there; decided by the ledger of memory.
+    """What stays on the device between stages, and how students train; decided by the ledger of memory.
 
     The defaults are those of a device on which everything fits.
     """
@@ -19,7 +19,7 @@ class Placement:
     """Whether the sorted weights that students are cut from stay on the device; else they are read from a
     memory-mapped file on the host."""
     layer_by_layer: bool = False
-    """Whether the teacher is larger than device or host, so that its layers are read from the disk in turn."""
+    """Whether the teacher is larger than device or host, so its layers are read from the disk in turn."""
     recompute: bool = False
     """Whether training recomputes activations in the backward pass from the first step on."""
     micro_batch: int | None = None
