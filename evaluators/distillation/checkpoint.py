@@ -66,7 +66,7 @@ def save_checkpoint(
         key: identifies the training.
         position: its progress.
         model: the module whose parameters are trained, the student's included.
-        optimizer: its AdamW.
+        optimizer: its optimiser.
         extra: other tensors that change from step to step.
         write: whether this process writes; with sharded parameters, all processes have to call this.
 

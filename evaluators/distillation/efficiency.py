@@ -12,6 +12,7 @@ both are run on a block first, and eager attention is used only if the results a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -63,6 +64,8 @@ def _eager_attention(student: PreTrainedModel) -> Iterator[None]:
 @torch.no_grad()
 def _eager_agrees(student: PreTrainedModel, block: int) -> bool:
     """Return whether eager attention gives the same final states as the student's own, in full precision."""
+    if student.dtype is not torch.float32:
+        student = copy.deepcopy(student).float()
     tokens = (torch.arange(block, device=student.device) * 7 % vocabulary_size(student))[None]
 
     def states() -> Tensor:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import find_executable_batch_size
-from torch import nn
 from transformers import PreTrainedModel
 
 from evaluators.distillation.checkpoint import Curve
@@ -26,6 +25,7 @@ from evaluators.distillation.efficiency import (
 )
 from evaluators.distillation.losses import Loss
 from evaluators.distillation.module import Distillation
+from evaluators.distillation.optimizers import OptimizerName, convert_weights, make_optimizer
 from evaluators.distillation.processes import Gradient, Unsharder, blocks_per_process
 from evaluators.distillation.saving import BestWeights, Checkpointing, TrainingFiles
 from evaluators.distillation.schedule import DivergenceError, Rollback, Schedule
@@ -75,6 +75,7 @@ def distil(
     *,
     loss: Loss | None = None,
     states: States | None = None,
+    optimizer: OptimizerName = OptimizerName.ADAMW,
 ) -> DistillationResult:
     """Train a student on the teacher's targets, in place.
 
@@ -86,7 +87,7 @@ def distil(
     checkpoint, once, at half the learning rate; see ``schedule.is_spike``.
 
     Args:
-        student: has float32 weights, the same in all processes; left in evaluation mode.
+        student: the same in all processes; left in evaluation mode, with weights in the optimiser's dtype.
         targets: source of the batches, cached or live.
         schedule: steps and learning rates.
         accelerator: devices, processes and precision.
@@ -94,6 +95,7 @@ def distil(
         checkpointing: where to resume from and save to; the caller removes the files.
         loss: loss on the logits; forward KL by default.
         states: intermediate states to compare too; the targets have to hold them.
+        optimizer: AdamW, or AdamW in 8 bits, which needs the precision bf16 and cannot be sharded.
 
     Raises:
         DivergenceError: the training diverged, with checkpoints for the second time; the student is as before
@@ -103,13 +105,14 @@ def distil(
     """
     began = time.monotonic()
     student.eval()
+    convert_weights(student, optimizer)
     compared = None if states is None else _states_loss(states, student, targets)
     distillation = Distillation(student, targets, loss or Loss(), compared)
     unsharder = Unsharder(student, accelerator)
     try:
-        gradient, optimizer = _prepared(distillation, targets, schedule, accelerator)
-        saving, best = _files(checkpointing, gradient, optimizer)
-        training = Training(gradient, optimizer, monitor or TrainingMonitor(), saving, best, began)
+        gradient, prepared = _prepared(distillation, targets, schedule, accelerator, optimizer)
+        saving, best = _files(checkpointing, gradient, prepared)
+        training = Training(gradient, prepared, monitor or TrainingMonitor(), saving, best, began)
         _run_in_memory(training)
         unsharder.restore(student)
     finally:
@@ -118,15 +121,19 @@ def distil(
 
 
 def _prepared(
-    distillation: Distillation, targets: Targets, schedule: Schedule, accelerator: Accelerator
+    distillation: Distillation,
+    targets: Targets,
+    schedule: Schedule,
+    accelerator: Accelerator,
+    name: OptimizerName,
 ) -> tuple[Gradient, torch.optim.Optimizer]:
     """Build the optimiser, and let Accelerate distribute both over the processes."""
     # Accelerate reads the classes of the parts to shard from the module that it prepares.
     parts = getattr(distillation.student, "_no_split_modules", None)
     distillation._no_split_modules = parts  # type: ignore[assignment]
-    optimizer = torch.optim.AdamW(_groups(distillation), lr=schedule.peak_rate, betas=(0.9, 0.95), fused=True)
+    optimizer = make_optimizer(distillation, name, schedule.peak_rate)
     module, prepared = accelerator.prepare(distillation, optimizer)
-    return Gradient(distillation, module, targets, schedule, accelerator), prepared
+    return Gradient(distillation, module, targets, schedule, accelerator, name), prepared
 
 
 def _files(
@@ -181,12 +188,4 @@ def _states_loss(states: States, student: PreTrainedModel, targets: Targets) -> 
     """Build the maps from the student's width to the teacher's, which is read off its states."""
     teacher_states = targets.batch(torch.arange(1)).states[str(states.pairs[0].teacher)]
     width = student.config.get_text_config(decoder=True).hidden_size
-    return StatesLoss(states, width, teacher_states.shape[-1]).to(student.device)
-
-
-def _groups(student: nn.Module) -> list[dict[str, object]]:
-    """Split the parameters: weight decay applies to matrices, not to norms and biases."""
-    matrices = [p for p in student.parameters() if p.ndim >= 2]
-    vectors = [p for p in student.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    return StatesLoss(states, width, teacher_states.shape[-1]).to(student.device, student.dtype)

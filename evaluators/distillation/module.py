@@ -98,9 +98,10 @@ def _gradients(value: Tensor, of: Sequence[Tensor]) -> tuple[Tensor | None, ...]
 
 
 def _sum(old: Tensor | None, new: Tensor | None) -> Tensor | None:
-    if old is None or new is None:
-        return new if old is None else old
-    return old.add_(new)
+    """Add a slice's gradient; in float32, as many small terms would be lost in a sum of bfloat16."""
+    if new is None:
+        return old
+    return new.float() if old is None else old.add_(new)
 
 
 #: β of Liger's generalised Jensen-Shannon divergence for each term.

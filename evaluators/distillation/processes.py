@@ -24,6 +24,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PretrainedConfig, PreTrainedModel
 
 from evaluators.distillation.module import Distillation
+from evaluators.distillation.optimizers import OptimizerName, state_bytes
 from evaluators.distillation.schedule import Schedule
 from evaluators.distillation.targets.batch import Count, Targets
 from space.cutting.extraction import model_from_weights
@@ -172,6 +173,7 @@ class Gradient:
     targets: Targets
     schedule: Schedule
     accelerator: Accelerator
+    optimizer: OptimizerName = OptimizerName.ADAMW
 
     def compute(self, step: int, micro: int, *, backward: bool = True) -> Tensor:
         """Return (2,) the loss of a step and its L_states, summed over all processes.
@@ -218,7 +220,8 @@ class Gradient:
             return
         ran_out = False
         try:
-            self._try(step, micro, room=0 if optimizer.state else 2)
+            room = 0 if optimizer.state else state_bytes(self.module.parameters(), self.optimizer)
+            self._try(step, micro, room)
         except Exception as error:
             if not should_reduce_batch_size(error):
                 raise
@@ -229,8 +232,8 @@ class Gradient:
             raise torch.OutOfMemoryError(f"one process is out of memory. The micro-batch was {micro} blocks")
 
     def _try(self, step: int, micro: int, room: int) -> None:
-        """Run two micro-batches of a step, with ``room`` times the memory of the weights reserved."""
-        reserved = [torch.zeros_like(one) for _ in range(room) for one in self.module.parameters()]
+        """Run two micro-batches of a step, with ``room`` bytes reserved."""
+        reserved = torch.zeros(room, dtype=torch.uint8, device=self.accelerator.device)
         batches = local_micro_batches(self._numbers(step), micro, self.accelerator)[:2]
         for place, (numbers, _) in enumerate(batches, start=1):
             # FSDP would add sharded gradients that were not exchanged to those of the next step.

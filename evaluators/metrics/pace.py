@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from evaluators.distillation.loop import TrainingMonitor, distil
 from evaluators.distillation.losses import Loss
+from evaluators.distillation.optimizers import OptimizerName, training_bytes
 from evaluators.distillation.schedule import Schedule, peak_rate
 from evaluators.distillation.targets.live import TextTargets
 from evaluators.metrics.latency import Workload, measure_latency
@@ -27,8 +28,6 @@ def training_flops(matrix_weights: int, tokens: int) -> int:
 
 #: Training is timed for this many seconds or steps, whichever ends first, and for at least three steps.
 _SECONDS, _STEPS, _FEWEST = 10.0, 64, 3
-#: Weight, gradient and the two moments of AdamW, in float32.
-_BYTES_PER_PARAMETER = 16
 #: Assumed speed of training and validation, as a share of the FLOPs per second of a matrix product.
 _REACHED = 0.5
 _SIDE = 1024
@@ -54,7 +53,13 @@ class _EnoughError(Exception):
 
 
 def student_pace(
-    config: PretrainedConfig, device: torch.device, dtype: str, blocks: int, block: int, workload: Workload
+    config: PretrainedConfig,
+    device: torch.device,
+    dtype: str,
+    blocks: int,
+    block: int,
+    workload: Workload,
+    optimizer: OptimizerName = OptimizerName.ADAMW,
 ) -> Pace:
     """Measure or estimate the speed of a student; takes about ten seconds.
 
@@ -68,12 +73,14 @@ def student_pace(
         blocks: blocks per optimiser step.
         block: T, tokens per block.
         workload: what a measurement of latency times.
+        optimizer: what the student is trained by.
     """
     with torch.device("meta"):
         shape = AutoModelForCausalLM.from_config(config)
     rate, flops = _REACHED * _product_rate(device, dtype), 2 * _matrix_parameters(shape)
     free, seconds = free_bytes(device), _FEWEST * blocks * block * 3 * flops / rate
-    if seconds > _SECONDS or (free is not None and _BYTES_PER_PARAMETER * shape.num_parameters() > free):
+    needed = training_bytes((one.shape for one in shape.parameters()), optimizer).total
+    if seconds > _SECONDS or (free is not None and needed > free):
         tokens = (workload.repeats + 1) * (workload.prompt + workload.timed_answer)
         return Pace(rate / (3 * flops), rate / flops, 2 * tokens * flops / rate, timed=False)
     student: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -82,7 +89,7 @@ def student_pace(
     text_BT = torch.randint(vocabulary, (blocks, block))
     precision = "bf16" if dtype == "bfloat16" else "no"
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
-    training_speed = _training_speed(student, text_BT, accelerator)
+    training_speed = _training_speed(student, text_BT, accelerator, optimizer)
     with accelerator.autocast():
         validation_speed = _validation_speed(student, text_BT)
     began = time.monotonic()
@@ -90,7 +97,9 @@ def student_pace(
     return Pace(training_speed, validation_speed, 2 * (time.monotonic() - began), timed=True)
 
 
-def _training_speed(student: PreTrainedModel, text_BT: Tensor, accelerator: Accelerator) -> float:
+def _training_speed(
+    student: PreTrainedModel, text_BT: Tensor, accelerator: Accelerator, optimizer: OptimizerName
+) -> float:
     blocks, block = text_BT.shape
     schedule = Schedule(
         tokens=_STEPS * blocks * block,
@@ -108,7 +117,7 @@ def _training_speed(student: PreTrainedModel, text_BT: Tensor, accelerator: Acce
     with suppress(_EnoughError):
         text = TextTargets(text_BT, accelerator.device)
         monitor, loss = TrainingMonitor(advance=advance), Loss.parse("cross-entropy")
-        distil(student, text, schedule, accelerator, monitor, loss=loss)
+        distil(student, text, schedule, accelerator, monitor, loss=loss, optimizer=optimizer)
     return (len(times) - 1) * blocks * block / (times[-1] - times[0])
 
 

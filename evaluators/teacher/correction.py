@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from evaluators.distillation.loop import Checkpointing, DistillationResult, TrainingMonitor, distil
 from evaluators.distillation.losses import Loss, Term
+from evaluators.distillation.optimizers import OptimizerName, training_bytes
 from evaluators.distillation.processes import in_any_process
 from evaluators.distillation.schedule import Schedule, peak_rate
 from evaluators.distillation.targets.live import TextTargets
@@ -25,8 +26,6 @@ from space.input_error import InputError
 
 #: As a share of the learning rate of a student of that size (arXiv 2408.11796, section 3).
 _SHARE_OF_RATE = 0.2
-#: Weights, gradients and AdamW's two moments, in float32.
-_BYTES_A_PARAMETER = 16
 
 
 def correct_teacher(
@@ -37,8 +36,9 @@ def correct_teacher(
     path: Path,
     watch: TrainingMonitor,
     checkpointing: Checkpointing,
+    optimizer: OptimizerName = OptimizerName.ADAMW,
 ) -> DistillationResult:
-    """Train a teacher on text by cross-entropy, with float32 weights, and write it to a directory.
+    """Train a teacher on text by cross-entropy, and write it to a directory.
 
     Do not use the teacher in memory afterwards; load what was written by ``read_corrected``. Of several
     processes, the main one writes.
@@ -51,6 +51,7 @@ def correct_teacher(
         path: the directory to write; an existing one is replaced once the new one is complete.
         watch: validation and progress.
         checkpointing: the checkpoints of the training.
+        optimizer: the optimiser, see ``distil``.
 
     Raises:
         InputError: the training does not fit into memory.
@@ -58,15 +59,18 @@ def correct_teacher(
         OSError: the disk is full.
     """
     model = teacher.model
-    if in_any_process(_is_too_large(teacher), accelerator):
-        raise _too_large(teacher)
-    model.float().requires_grad_(True)
+    needed = training_bytes((one.shape for one in model.parameters()), optimizer).total
+    if in_any_process(_is_too_large(teacher, needed), accelerator):
+        raise _too_large(teacher, needed)
+    model.requires_grad_(True)
     text = TextTargets(tokens, model.device)
     loss = Loss({Term.CROSS_ENTROPY: 1.0})
     try:
-        outcome = distil(model, text, schedule, accelerator, watch, checkpointing, loss=loss)
+        outcome = distil(
+            model, text, schedule, accelerator, watch, checkpointing, loss=loss, optimizer=optimizer
+        )
     except torch.OutOfMemoryError:
-        raise _too_large(teacher) from None
+        raise _too_large(teacher, needed) from None
     if accelerator.is_main_process:
         write_directory(teacher.model, teacher.tokenizer, teacher.stored_dtype, path)
     return outcome
@@ -112,15 +116,14 @@ def read_corrected(teacher: Teacher, path: Path, dtype: torch.dtype, trust_remot
     )
 
 
-def _is_too_large(teacher: Teacher) -> bool:
-    """Whether the training cannot fit into memory; False where free memory cannot be measured."""
+def _is_too_large(teacher: Teacher, needed: int) -> bool:
+    """Whether the training's bytes cannot fit into memory; False where free memory cannot be measured."""
     free = free_bytes(teacher.model.device)
     held = sum(p.numel() * p.itemsize for p in teacher.model.parameters())
-    return free is not None and _BYTES_A_PARAMETER * teacher.model.num_parameters() - held > free
+    return free is not None and needed - held > free
 
 
-def _too_large(teacher: Teacher) -> InputError:
-    needed = _BYTES_A_PARAMETER * teacher.model.num_parameters()
+def _too_large(teacher: Teacher, needed: int) -> InputError:
     return InputError(
         "To correct a teacher, its weights, their gradients and two moments have to fit into memory",
         f"those of {teacher.id} take {needed / 1e9:.1f} GB, and {teacher.model.device} has less",

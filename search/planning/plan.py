@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from evaluators.distillation.optimizers import OptimizerName
 from evaluators.distillation.targets.choice import form_in_words, size_text
 from evaluators.metrics.pace import Pace, training_flops
 from search.rungs.evaluation import BY_HAND
@@ -55,7 +56,13 @@ def hours_of(resolved: Resolved, read_tokens: int) -> Hours:
     """
     config = resolved.config
     pace = pace_of(
-        resolved.axis_map, resolved.space, config.device, config.dtype, config.batch_blocks, config.block
+        resolved.axis_map,
+        resolved.space,
+        config.device,
+        config.dtype,
+        config.batch_blocks,
+        config.block,
+        OptimizerName(config.optimizer),
     )
     larger = _teacher_beside_student(resolved)
     validation = config.validation_blocks * config.block / pace.read

@@ -118,6 +118,8 @@ class RunConfig:
     """PyTorch device on which models run."""
     dtype: str
     """Precision of training: float32 or bfloat16."""
+    optimizer: str
+    """Optimiser of training: adamw or adamw-8bit."""
     trust_remote_code: bool
     """Whether custom code that comes with the model may run."""
 

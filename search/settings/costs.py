@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from evaluators.distillation.optimizers import OptimizerName
 from evaluators.metrics.latency import Workload
 from evaluators.metrics.pace import Pace, student_pace
 from search.settings.objectives import (
@@ -191,12 +192,19 @@ def tried_architectures(
 
 
 def pace_of(
-    axis_map: AxisMap, space: SearchSpace, device: str, dtype: str, batch_blocks: int, block: int
+    axis_map: AxisMap,
+    space: SearchSpace,
+    device: str,
+    dtype: str,
+    batch_blocks: int,
+    block: int,
+    optimizer: OptimizerName = OptimizerName.ADAMW,
 ) -> Pace:
     """Measure the training speed of a typical student on this device; takes about ten seconds."""
     middle = typical_architecture(space)
     config = student_config(axis_map, middle, range(middle.layers))
-    return student_pace(config, torch.device(device), dtype, batch_blocks, block, workload_of(device))
+    workload = workload_of(device)
+    return student_pace(config, torch.device(device), dtype, batch_blocks, block, workload, optimizer)
 
 
 def typical_architecture(space: SearchSpace) -> Architecture:

@@ -132,6 +132,9 @@ class Flags:
     tokens, or not at all. Default: by vocabulary and free disk."""
     schedule: Literal["cosine", "wsd"] = "cosine"
     """Learning rate: a cosine, or warm-up, stable, decay, where each rung goes on from the one below."""
+    optimizer: Literal["auto", "adamw", "adamw-8bit"] = "auto"
+    """What training takes its steps by: AdamW, at 16 bytes of memory a parameter, or AdamW with weights in
+    bfloat16 and moments in 8 bits, at 6. Default: the first."""
     taught_by: Literal["original", "previous"] = "original"
     """Whose targets a family's later models learn: the teacher's that it began with, or those of the model
     that they are cut from."""

@@ -24,6 +24,7 @@ from search.settings.flag_rules import budgets_named, parse_count
 from search.settings.flags import Flags
 from search.settings.methods import method_of, states_asked
 from search.settings.objectives import bounds_of_config, objectives_of, read_bounds
+from search.settings.optimizer import optimizer_for, precision_for
 from search.settings.scale import Scale, default_device, default_dtype, scale_for, search_tokens_of
 from search.settings.teachers import (
     EMBEDDED,
@@ -208,9 +209,10 @@ def _config(
     rungs = tuple(parse_count(t, "--rung-tokens") for t in flags.rung_tokens)
     rungs = rungs or rungs_up_to(scale.first_rung_tokens, retrain)
     block = _block(scale, config, max(rungs))
-    dtype = flags.dtype or default_dtype(device, parameters)
+    optimizer = optimizer_for(flags, device)
+    dtype = flags.dtype or precision_for(optimizer) or default_dtype(device, parameters)
     name = name_of(flags, teacher)
-    pace = partial(pace_of, axis_map, space, device, dtype, scale.batch_blocks, block)
+    pace = partial(pace_of, axis_map, space, device, dtype, scale.batch_blocks, block, optimizer)
     search_tokens = search_tokens_of(flags, scale, rungs, len(space), flags.out / name, lambda: pace().learnt)
     bracket = plan_bracket(search_tokens, rungs, len(space), flags.trials, bool(flags.rung_tokens))
     blocks = math.ceil(max(*rungs, retrain) / block)
@@ -250,6 +252,7 @@ def _config(
         **_execution_fields(flags),
         device=device,
         dtype=dtype,
+        optimizer=optimizer.value,
     )
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from evaluators.corpus.blocks import fingerprint
 from evaluators.corpus.corpus import Corpus
 from evaluators.distillation.loop import Checkpointing, DistillationResult, DivergenceError, TrainingMonitor
+from evaluators.distillation.optimizers import OptimizerName
 from evaluators.distillation.schedule import Schedule
 from evaluators.metrics.loss import validation_loss
 from evaluators.teacher import Teacher
@@ -156,7 +157,10 @@ def train_teacher(
     saving = _checkpointing(directory, _key(config, teacher, corpus))
     path = directory.corrected_teacher
     try:
-        return correct_teacher(teacher, corpus.distillation, schedule, accelerator, path, watch, saving)
+        optimizer = OptimizerName(config.optimizer)
+        return correct_teacher(
+            teacher, corpus.distillation, schedule, accelerator, path, watch, saving, optimizer
+        )
     except DivergenceError as error:
         raise InputError(
             "The correction of a teacher has to converge", str(error), "Leave --correct-teacher out"
@@ -180,5 +184,5 @@ def _written_fingerprint(config: RunConfig, directory: RunDirectory) -> str | No
 
 def _key(config: RunConfig, teacher: Teacher, corpus: Corpus) -> str:
     """Return a fingerprint of everything that determines the corrected weights."""
-    settings = (config.teacher_correction, config.batch_blocks, config.dtype, config.device)
+    settings = (config.teacher_correction, config.batch_blocks, config.dtype, config.device, config.optimizer)
     return fingerprint("correction", teacher.fingerprint, corpus.distillation, *settings)

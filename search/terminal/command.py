@@ -41,6 +41,16 @@ def is_multi_process() -> bool:
     return "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def is_sharded() -> bool:
+    """Whether Accelerate was told to shard weights over the processes."""
+    return is_set("ACCELERATE_USE_FSDP")
+
+
+def is_set(variable: str) -> bool:
+    """Whether an environment variable says yes."""
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
+
+
 T = TypeVar("T")
 
 

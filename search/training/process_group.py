@@ -23,7 +23,7 @@ from accelerate import PartialState
 from torch.distributed import ProcessGroup
 
 from evaluators.huggingface.library_output import short_message
-from search.terminal.command import LostProcessError, is_multi_process
+from search.terminal.command import LostProcessError, is_multi_process, is_set, is_sharded
 from space.input_error import InputError
 
 #: Exceptions that fail a candidate; any other ends the run.
@@ -131,7 +131,7 @@ class RunProcesses:
                 f"there are {here} processes and {there} GPUs",
                 f"Start {there}",
             )
-        if _is_true("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION") != "2":
+        if is_sharded() and os.environ.get("FSDP_VERSION") != "2":
             raise InputError(
                 "Weights are sharded by FSDP2",
                 "accelerate is set to the first version of FSDP",
@@ -175,10 +175,6 @@ def run_processes() -> RunProcesses:
         return RunProcesses()
     # Otherwise transformers loads the teacher's weights only in the first process of a host.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
-    cpu = _is_true("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    cpu = is_set("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
     PartialState(cpu=cpu, timeout=_TRAINING_TIMEOUT)
     return RunProcesses(torch.distributed.new_group(backend="gloo", timeout=_NO_TIMEOUT))
-
-
-def _is_true(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() in ("1", "true", "yes")

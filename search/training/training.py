@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from evaluators.corpus.corpus import Corpus
 from evaluators.distillation.loop import Checkpointing, DistillationResult, TrainingMonitor, distil
+from evaluators.distillation.optimizers import OptimizerName
 from evaluators.distillation.processes import StudentDescription
 from evaluators.distillation.schedule import Schedule, ScheduleShape, peak_rate
 from evaluators.distillation.targets.batch import Targets
@@ -59,7 +60,7 @@ class Trainer:
         schedule = self._schedule(job.tokens, peak_rate(student.num_parameters()))
         monitor = TrainingMonitor(validate=self.loss, times=job.validations, advance=advance)
         return distil(
-            student.float(),
+            student,
             targets,
             schedule,
             self.accelerator,
@@ -67,6 +68,7 @@ class Trainer:
             job.checkpointing,
             loss=loss_of(self.config),
             states=states_of(self.config, student, self.teaching),
+            optimizer=OptimizerName(self.config.optimizer),
         )
 
     def _schedule(self, tokens: int, rate: float) -> Schedule:

@@ -79,6 +79,7 @@ _CONFIG = RunConfig(
     seed=0,
     device="cpu",
     dtype="float32",
+    optimizer="adamw",
     trust_remote_code=False,
 )
 
