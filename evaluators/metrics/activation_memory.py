@@ -62,9 +62,7 @@ class Depths:
         """
         found = [count(self.base)]
         for axis_map, others in self.more:
-            found += [
-                [(more - less) * others for more, less in zip(count(axis_map), found[0], strict=True)]
-            ]
+            found += [[(more - less) * others for more, less in zip(count(axis_map), found[0], strict=True)]]
         return [sum(column) for column in zip(*found, strict=True)]
 
 

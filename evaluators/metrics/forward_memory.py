@@ -45,23 +45,31 @@ class ForwardWork:
     autocast: bool = False
     """Whether products run in bfloat16 while weights stay as they are."""
 
-    def peak(self, run: Callable[[PreTrainedModel, AxisMap, Tensor], object]) -> int:
-        """Count the most bytes of a run on one batch, with what it leaves behind.
+    def counted(self, run: Callable[[PreTrainedModel, AxisMap, Tensor], object]) -> list[int]:
+        """Count the most bytes of a run on one batch, and those of what it returns.
 
         Args:
-            run: runs a model with the sizes of the map on (B, T) tokens; what it returns is kept to the end.
+            run: runs a model with the sizes of the map on (B, T) tokens.
         """
         blocks = max(1, _TOKENS_AT_ONCE // self.block)
 
         def count(axis_map: AxisMap) -> list[int]:
             model = valueless_model(axis_map.config, self.weights)
-            with torch.no_grad(), counted(model) as live, torch.autocast("cpu", enabled=self.autocast):
-                kept = run(model, axis_map, valueless(blocks, self.block, dtype=torch.long))
-                peak = live.peak
+            tokens = valueless(blocks, self.block, dtype=torch.long)
+            autocast = torch.autocast("cpu", torch.bfloat16, enabled=self.autocast)
+            with torch.no_grad(), counted(model) as live:
+                with autocast:
+                    kept = run(model, axis_map, tokens)
+                torch.clear_autocast_cache()
+                found = [live.peak, live.now]
             del kept
-            return [peak]
+            return found
 
-        return Depths.of(self.axis_map, self.architecture).whole(count)[0]
+        return Depths.of(self.axis_map, self.architecture).whole(count)
+
+    def peak(self, run: Callable[[PreTrainedModel, AxisMap, Tensor], object]) -> int:
+        """Count the most bytes of a run on one batch."""
+        return self.counted(run)[0]
 
 
 def scoring_bytes(work: ForwardWork) -> int:
@@ -101,26 +109,35 @@ def ranking_bytes(work: ForwardWork, method: Method) -> int:
     return max(listened, work.peak(remove) if by_loss else 0)
 
 
-def moments_bytes(work: ForwardWork) -> int:
-    """Count the pass of the moments, with the sums that it leaves in float64."""
+def moments_bytes(work: ForwardWork) -> tuple[int, int]:
+    """Count the pass of the moments: its height, and the sums in float64 that it leaves.
+
+    Two batches are read, because sums are added into new tensors.
+    """
 
     def run(model: PreTrainedModel, axis_map: AxisMap, tokens: Tensor) -> object:
         listener = MomentsListener(model, axis_map)
         with listener.on():
-            final_states(model, tokens)
+            for _ in range(2):
+                final_states(model, tokens)
         return listener
 
-    return work.peak(run)
+    peak, kept = work.counted(run)
+    return peak, kept
 
 
-def targets_bytes(work: ForwardWork) -> int:
-    """Count the pass of the targets, with the answers of one block: final states, or a slice's distribution."""
+def targets_bytes(work: ForwardWork, *, sampled: bool = False) -> int:
+    """Count the pass of the targets, with the final states of a batch, or the distribution of a slice."""
 
     def run(model: PreTrainedModel, _: AxisMap, tokens: Tensor) -> None:
         states = final_states(model, tokens)
-        probabilities = logits_of(model, _few(model, states)[0, : token_slice(vocabulary_size(model))])
-        probabilities = probabilities.float().softmax(-1)
-        probabilities.double().cumsum(-1)
+        if sampled:
+            some = _few(model, states)[0, : token_slice(vocabulary_size(model))]
+            probabilities = logits_of(model, some).float().softmax(-1)
+            torch.special.entr(probabilities).sum(-1)
+            probabilities.double().cumsum(-1)
+        else:
+            states.to(torch.bfloat16)
 
     return work.peak(run)
 

@@ -21,7 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-
 #: A storage has fewer bytes than two to this power.
 _LONGEST_STORAGE = 48
 
@@ -104,7 +103,7 @@ def _run(operation: Any, arguments: Any, keywords: dict[str, Any]) -> Any:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Within the context, adds up the bytes of all storages that operations make and that are still in use."""
+    """Within the context, adds up the bytes of storages that operations made and that are still in use."""
 
     def __init__(self, models: Sequence[nn.Module] = ()) -> None:
         """Count from here on; parameters and buffers of ``models`` are left out."""
@@ -121,7 +120,9 @@ class LiveBytes(TorchDispatchMode):
         """Let the peak begin with what is in use now."""
         self.peak = self.now
 
-    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, arguments: Any = (), keywords: Any = None
+    ) -> Any:
         """Run an operation, and count what it made."""
         found = _run(operation, arguments, keywords or {})
         for one in _tensors(found):

@@ -15,10 +15,10 @@ from search.settings.config import RunConfig
 from search.settings.costs import pace_of
 from search.settings.objectives import LATENCY, bounds_in_words
 from search.settings.resolution import Resolved
+from search.settings.targets_plan import asks_teacher, free_bytes, plan_targets, setting_of
 from search.settings.teachers import teachers_in_words
 from search.stages.preparation import basis_candidates
 from search.stages.retraining import VALIDATIONS as RETRAINING_VALIDATIONS
-from search.stages.targets import asks_teacher, free_bytes, plan_targets, setting_of
 from search.stages.trial import VALIDATIONS as RUNG_VALIDATIONS
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import clock

@@ -14,17 +14,22 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
+from evaluators.distillation.optimizers import OptimizerName
 from evaluators.huggingface.library_output import short_message
 from evaluators.metrics.benchmarks import tasks_of
+from evaluators.metrics.capacity import capacity_of
 from evaluators.teacher.weights import stored_dtype, weight_files
 from search.settings.bracket_plan import plan_bracket, rungs_up_to
 from search.settings.config import RunConfig
 from search.settings.costs import Costs, pace_of, tried_architectures, within_bounds, workload_of
-from search.settings.flag_rules import budgets_named, parse_count
+from search.settings.flag_rules import budgets_named, parse_count, parse_memory
 from search.settings.flags import Flags
+from search.settings.ledger import choose, memory_of
 from search.settings.methods import method_of, states_asked
 from search.settings.objectives import bounds_of_config, objectives_of, read_bounds
-from search.settings.optimizer import optimizer_for, precision_for
+from search.settings.optimizer import AUTO as OPEN
+from search.settings.optimizer import eight_bits_refused, optimizer_for, precision_for
+from search.settings.placement import Placement
 from search.settings.scale import Scale, default_device, default_dtype, scale_for, search_tokens_of
 from search.settings.teachers import (
     EMBEDDED,
@@ -80,6 +85,10 @@ class Resolved:
     """Teachers that the user named and that are not used."""
     teaching_map: AxisMap | None = None
     """Axis map of the model that supplies the targets, if that is not the teacher."""
+    placement: Placement = Placement()
+    """Where weights lie and how students train in the memory that there is."""
+    device_memory: int | None = None
+    """Bytes of the device that the run may take, if the user said so."""
 
     @property
     def teaching(self) -> AxisMap:
@@ -136,7 +145,7 @@ def teachers_named(flags: Flags) -> list[Training]:
     measure = Measure(flags.budget_of)
     text = BudgetText.parse(flags.budget, measure)
     objectives_of(flags.objectives, read_bounds(flags.max))
-    _device(flags.device)
+    _device(flags)
     tasks_of(flags.benchmarks)
     phases = training_phases(flags.model or (_default_teacher(text, measure),), flags.revision)
     return trainings_of(phases, flags.trust_remote_code)
@@ -156,7 +165,7 @@ def resolve_from(flags: Flags, trainings: Sequence[Training]) -> Resolved:
     budget, _ = budget_of(flags, text, axis_map)
     limits = read_limits(flags.keep, flags.sizes)
     whole = enumerate_space(axis_map, budget, limits)
-    device = _device(flags.device)
+    device = _device(flags)
     costs = Costs(axis_map, workload_of(device), _stored_bytes(training.phases[-1].id, training.config))
     space = within_bounds(whole, costs, read_bounds(flags.max))
     run = _config(flags, training, axis_map, space, budget, device)
@@ -166,7 +175,28 @@ def resolve_from(flags: Flags, trainings: Sequence[Training]) -> Resolved:
     resolved.by_hand()
     turned = _in_rotated_basis(resolved) if flags.basis == AUTO else None
     run = replace(run, basis=AUTO if turned else basis.value)
-    return replace(resolved, config=run, turned=replace(turned, config=run) if turned else None)
+    resolved = replace(resolved, config=run, turned=replace(turned, config=run) if turned else None)
+    return _placed(resolved, flags)
+
+
+def _placed(resolved: Resolved, flags: Flags) -> Resolved:
+    """Return the run with the placement, and the optimiser if it is open, that the memory allows.
+
+    Raises:
+        InputError: the run does not fit.
+    """
+    told = parse_memory(flags.device_memory) if flags.device_memory else None
+    memory = memory_of(resolved, flags.out)
+    given = OptimizerName(resolved.config.optimizer)
+    open_ones = flags.optimizer == OPEN and eight_bits_refused(flags, resolved.config.device) is None
+    optimizers = [given, OptimizerName.ADAMW_8BIT] if open_ones else [given]
+    capacity = capacity_of(torch.device(resolved.config.device), told)
+    placement, optimizer = choose(memory, capacity, optimizers, by_layers=True)
+    if optimizer is not given:
+        dtype = precision_for(optimizer) or resolved.config.dtype
+        resolved = resolved.with_config(optimizer=optimizer.value, dtype=dtype)
+    turned = replace(resolved.turned, placement=placement, device_memory=told) if resolved.turned else None
+    return replace(resolved, placement=placement, device_memory=told, turned=turned)
 
 
 def nearest_teacher(
@@ -388,7 +418,11 @@ def folders_of(flags: Flags) -> list[str]:
     return [text.strip().replace("%", "pct") for text in budgets_named(flags)]
 
 
-def _device(name: str | None) -> str:
+def _device(flags: Flags) -> str:
+    """Return the device of the run; a plan for a card of a named size takes one that need not be here."""
+    name = flags.device
+    if flags.plan and flags.device_memory and (name or "cuda").startswith("cuda"):
+        return name or "cuda"
     if name is None:
         return default_device()
     remedy = "Leave --device out, or name one of cpu, cuda, cuda:1, mps"
