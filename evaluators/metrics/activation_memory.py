@@ -60,10 +60,17 @@ class Depths:
         Args:
             count: returns some counts of a model with the sizes of the map, each linear in its layers.
         """
-        found = [count(self.base)]
+        return self.whole_and_layer(count)[0]
+
+    def whole_and_layer(self, count: Callable[[AxisMap], Sequence[int]]) -> tuple[list[int], list[int]]:
+        """Extrapolate counts to all layers, and return the most that one layer adds to each."""
+        base = list(count(self.base))
+        whole, layer = list(base), [0] * len(base)
         for axis_map, others in self.more:
-            found += [[(more - less) * others for more, less in zip(count(axis_map), found[0], strict=True)]]
-        return [sum(column) for column in zip(*found, strict=True)]
+            added = [more - less for more, less in zip(count(axis_map), base, strict=True)]
+            whole = [sum_ + others * one for sum_, one in zip(whole, added, strict=True)]
+            layer = [max(pair) for pair in zip(layer, added, strict=True)]
+        return whole, layer if self.more else base
 
 
 @dataclass(frozen=True)
@@ -140,16 +147,15 @@ def training_activations(
         found = [_step(axis_map.config, blocks, work, head, teacher) for blocks in (1, 2)]
         return [*found[0], *found[1]]
 
-    forward, backward, forward_2, backward_2 = depths.whole(count)
-    base = count(depths.base)
-    layers = [
-        [more - less for more, less in zip(count(one), base, strict=True)] for one, _ in depths.more
-    ] or [base]
-    _, _, layer, layer_2 = max((one[0], one[2], one[0], one[2]) for one in layers)
+    whole, layer = depths.whole_and_layer(count)
+    forward, backward, forward_2, backward_2 = whole
     text = axis_map.config.get_text_config(decoder=True)
     tied = text.vocab_size * architecture.hidden * work.weights.itemsize if text.tie_word_embeddings else 0
     return TrainingActivations(
-        (forward, backward), (forward_2 - forward, backward_2 - backward), (layer, layer_2 - layer), tied
+        (forward, backward),
+        (forward_2 - forward, backward_2 - backward),
+        (layer[0], layer[2] - layer[0]),
+        tied,
     )
 
 

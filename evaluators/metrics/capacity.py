@@ -38,8 +38,8 @@ def capacity_of(device: torch.device, told: int | None = None) -> Capacity:
     host = host_bytes()
     if device.type != "cuda":
         return Capacity(None, host if told is None else min(told, host or told), shared=True)
-    if told is not None:
-        return Capacity(told, host, shared=False, told=True)
+    if told is not None:  # where the card is not here, its host is not either
+        return Capacity(told, host if torch.cuda.is_available() else None, shared=False, told=True)
     return Capacity(int(torch.cuda.mem_get_info(device)[1]), host, shared=False)
 
 

@@ -44,6 +44,8 @@ class ForwardWork:
     weights: torch.dtype
     autocast: bool = False
     """Whether products run in bfloat16 while weights stay as they are."""
+    blocks: int | None = None
+    """B, blocks of a batch; by default those of the passes over a whole text."""
 
     def counted(self, run: Callable[[PreTrainedModel, AxisMap, Tensor], object]) -> list[int]:
         """Count the most bytes of a run on one batch, and those of what it returns.
@@ -51,7 +53,7 @@ class ForwardWork:
         Args:
             run: runs a model with the sizes of the map on (B, T) tokens.
         """
-        blocks = max(1, _TOKENS_AT_ONCE // self.block)
+        blocks = self.blocks or max(1, _TOKENS_AT_ONCE // self.block)
 
         def count(axis_map: AxisMap) -> list[int]:
             model = valueless_model(axis_map.config, self.weights)

@@ -13,8 +13,11 @@ from search.rungs.evaluation import BY_HAND
 from search.settings.bracket_plan import tokens_spent
 from search.settings.config import RunConfig
 from search.settings.costs import pace_of
+from search.settings.ledger import Ledger, run_ledger
+from search.settings.memory_table import memory_lines, memory_rows
 from search.settings.objectives import LATENCY, bounds_in_words
 from search.settings.resolution import Resolved
+from search.settings.scale import device_is_here
 from search.settings.targets_plan import asks_teacher, free_bytes, plan_targets, setting_of
 from search.settings.teachers import teachers_in_words
 from search.stages.preparation import basis_candidates
@@ -28,6 +31,7 @@ from space.enumeration.hand_made import baselines
 
 #: Forward passes over the calibration set for each basis: activations, moments, and half a pass a layer.
 _PASSES = 2.0
+_NO_TIME = "not known: the card that this is planned for is not here to be timed"
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,9 @@ class Plan:
 
     rows: list[tuple[str, str]]
     """Pairs of name and text."""
-    hours: Hours
+    hours: Hours | None
+    """None if the plan is for a card that is not here."""
+    memory: Ledger
 
     def __str__(self) -> str:
         """For people: aligned names and texts, one row per line, not wrapped."""
@@ -110,10 +116,11 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """For programs; seconds are for one worker on this device."""
-        stages = ("ranking", "search", "retraining", "total")
+        stages, hours = ("ranking", "search", "retraining", "total"), self.hours
         return {
             "plan": dict(self.rows),
-            "seconds": {stage: round(getattr(self.hours, stage), 1) for stage in stages},
+            "seconds": hours and {stage: round(getattr(hours, stage), 1) for stage in stages},
+            "memory": memory_rows(self.memory),
         }
 
 
@@ -125,14 +132,17 @@ def plan(resolved: Resolved, directory: RunDirectory) -> Plan:
     """
     targets = TargetsRow(resolved, directory)
     work = _work_rows(resolved, targets)
-    hours = hours_of(resolved, targets.read(_short_tokens(resolved.config), resolved.retraining_tokens))
+    read = targets.read(_short_tokens(resolved.config), resolved.retraining_tokens)
+    hours = hours_of(resolved, read) if device_is_here(resolved.config.device) else None
+    memory = run_ledger(resolved, directory.path)
     rows = [
         *_space_rows(resolved),
         *work,
-        ("time", _time_in_words(hours, resolved.config)),
+        ("memory", "\n".join(memory_lines(memory))),
+        ("time", _NO_TIME if hours is None else _time_in_words(hours, resolved.config)),
         ("run directory", str(directory.path)),
     ]
-    return Plan(rows, hours)
+    return Plan(rows, hours, memory)
 
 
 def _time_in_words(hours: Hours, config: RunConfig) -> str:

@@ -118,6 +118,15 @@ def run_ledger(resolved: Resolved, folder: Path) -> Ledger:
     return ledger_of(memory_of(resolved, folder), capacity, resolved.placement, optimizer)
 
 
+def cap_device_memory(resolved: Resolved) -> None:
+    """Let this process take no more of a GPU than ``--device-memory`` says."""
+    device = torch.device(resolved.config.device)
+    if resolved.device_memory is None or device.type != "cuda":
+        return
+    share = resolved.device_memory / torch.cuda.mem_get_info(device)[1]
+    torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
+
+
 def _in_order(
     memory: StageMemory, capacity: Capacity, optimizers: Sequence[OptimizerName], by_layers: bool
 ) -> Iterator[tuple[Placement, OptimizerName]]:

@@ -32,7 +32,8 @@ class Counts:
 
     def forward(self, kind: str, work: ForwardWork, count: Callable[[ForwardWork], T], estimate: T) -> T:
         """Return the count of a forward pass, or else the estimate."""
-        key = (kind, _key(work.axis_map), work.architecture, work.block, work.weights, work.autocast)
+        sizes = (work.architecture, work.block, work.blocks, work.weights, work.autocast)
+        key = (kind, _key(work.axis_map), sizes)
         return self._kept(key, work.axis_map, lambda: count(work), lambda: estimate)
 
     def step(

@@ -29,7 +29,7 @@ from search.settings.methods import method_of, states_asked
 from search.settings.objectives import bounds_of_config, objectives_of, read_bounds
 from search.settings.optimizer import AUTO as OPEN
 from search.settings.optimizer import eight_bits_refused, optimizer_for, precision_for
-from search.settings.placement import Placement
+from search.settings.placement import STAYS, Placement
 from search.settings.scale import Scale, default_device, default_dtype, scale_for, search_tokens_of
 from search.settings.teachers import (
     EMBEDDED,
@@ -85,7 +85,7 @@ class Resolved:
     """Teachers that the user named and that are not used."""
     teaching_map: AxisMap | None = None
     """Axis map of the model that supplies the targets, if that is not the teacher."""
-    placement: Placement = Placement()
+    placement: Placement = STAYS
     """Where weights lie and how students train in the memory that there is."""
     device_memory: int | None = None
     """Bytes of the device that the run may take, if the user said so."""
@@ -243,7 +243,9 @@ def _config(
     dtype = flags.dtype or precision_for(optimizer) or default_dtype(device, parameters)
     name = name_of(flags, teacher)
     pace = partial(pace_of, axis_map, space, device, dtype, scale.batch_blocks, block, optimizer)
-    search_tokens = search_tokens_of(flags, scale, rungs, len(space), flags.out / name, lambda: pace().learnt)
+    search_tokens = search_tokens_of(
+        flags, scale, rungs, len(space), flags.out / name, lambda: pace().learnt, device
+    )
     bracket = plan_bracket(search_tokens, rungs, len(space), flags.trials, bool(flags.rung_tokens))
     blocks = math.ceil(max(*rungs, retrain) / block)
     return RunConfig(

@@ -62,6 +62,11 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def device_is_here(device: str) -> bool:
+    """Return whether a device is one of this machine's; a plan may be for a CUDA card that is not."""
+    return not device.startswith("cuda") or torch.cuda.is_available()
+
+
 def default_dtype(device: str, teacher_parameters: int) -> str:
     """Return bfloat16 where it is faster: on GPUs, and from a million parameters on CPUs that support it."""
     if device.startswith("cuda"):
@@ -77,6 +82,7 @@ def search_tokens_of(
     architectures: int,
     directory: Path,
     pace: Callable[[], float],
+    device: str,
 ) -> int:
     """Return the training tokens of all short distillations together.
 
@@ -90,6 +96,7 @@ def search_tokens_of(
         architectures: how many architectures the search space has.
         directory: the run directory; if its configuration has the same hours, its tokens are kept.
         pace: measures the training speed of a student on this device, in tokens per second.
+        device: of the run.
 
     Raises:
         InputError: ``--search-hours`` was given to several processes that train each student together.
@@ -97,6 +104,12 @@ def search_tokens_of(
     if flags.search_tokens is not None:
         return parse_count(flags.search_tokens, "--search-tokens")
     if flags.search_hours is not None:
+        if not device_is_here(device):
+            raise InputError(
+                "Hours are counted by the pace of a device",
+                f"--search-hours {flags.search_hours} was given for a card that is not here",
+                "Say how many tokens with --search-tokens",
+            )
         if is_multi_process():
             raise InputError(
                 "The pace of a device is measured by one process",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from transformers import PretrainedConfig
 
 from evaluators.distillation.efficiency import LONGEST_EAGER_BLOCK, first_micro_batch
 from evaluators.distillation.losses import Loss, Term
@@ -131,7 +132,7 @@ class StageMemory:
         """Of the teacher in memory, and of students before they are trained."""
         return weights_dtype(self.resolved.config)
 
-    @property
+    @cached_property
     def _map(self) -> AxisMap:
         return (self.resolved.turned or self.resolved).axis_map
 
@@ -149,7 +150,7 @@ class StageMemory:
     def _needs_moments(self) -> bool:
         return bool({"least-squares", "norm-scale"} & set(self.resolved.config.repair))
 
-    @property
+    @cached_property
     def _moment_bytes(self) -> int:
         return moment_bytes(self._map) if self._needs_moments else 0
 
@@ -168,6 +169,35 @@ class StageMemory:
         _, axis_map, architecture = max(found, key=lambda one: one[0])
         return axis_map, architecture
 
+    @cached_property
+    def _teacher_bytes(self) -> int:
+        return weight_bytes(self._map, self._weights)
+
+    @cached_property
+    def _teaching_bytes(self) -> int:
+        return weight_bytes(self.resolved.teaching, self._weights)
+
+    @cached_property
+    def _student_bytes(self) -> int:
+        """Of the largest student as it is cut."""
+        return weight_bytes(self._largest[0], self._weights, self._largest[1])
+
+    @cached_property
+    def _trained(self) -> dict[OptimizerName, TrainingBytes]:
+        """What training the largest student takes without activations."""
+        return {name: self._share(student_bytes(*self._largest, name)) for name in OptimizerName}
+
+    @cached_property
+    def _trained_teacher(self) -> dict[OptimizerName, TrainingBytes]:
+        shapes = [one.shape for one in build(self.resolved.axis_map.config).parameters()]
+        return {name: self._share(training_bytes(shapes, name)) for name in OptimizerName}
+
+    @cached_property
+    def _teaching_head(self) -> PretrainedConfig:
+        """Config of the model that provides the targets, with few layers."""
+        teaching = self.resolved.teaching
+        return Depths.of(teaching, teaching.teacher).base.config
+
     def _forward(self, *, student: bool = False, autocast: bool = False) -> ForwardWork:
         axis_map, architecture = self._largest if student else (self._map, self._map.teacher)
         block = self.resolved.config.block
@@ -179,7 +209,7 @@ class StageMemory:
             return {}
         if placement.layer_by_layer:
             return {"a layer of the teacher": one_layer_bytes(self._map, self._weights)} if needed else {}
-        return {"teacher": weight_bytes(self._map, self._weights)}
+        return {"teacher": self._teacher_bytes}
 
     def _teaching(self, placement: Placement, *, live: bool) -> Parts:
         """The model that provides the targets, beside students: all of it, or its head."""
@@ -187,7 +217,7 @@ class StageMemory:
         other = self.resolved.teaching_map is not None and asks_teacher(self.resolved.config)
         found = dict(self._teacher(placement, needed=live and not other))
         if live and other:
-            found["teaching model"] = weight_bytes(teaching, self._weights)
+            found["teaching model"] = self._teaching_bytes
         elif self.targets.form is FormName.HIDDEN and (other or not found):
             found["teacher's head"] = head_bytes(teaching, self._weights)
         return found
@@ -196,7 +226,7 @@ class StageMemory:
         untied = head_bytes(self._map, self._weights) if self._basis is not BasisName.COORDINATE else 0
         if not placement.sorted_stay:
             return {}
-        return {"sorted weights": weight_bytes(self._map, self._weights) + untied}
+        return {"sorted weights": self._teacher_bytes + untied}
 
     def _ranking(self, placement: Placement) -> StageNeeds:
         method = replace(method_of(self.resolved.config), basis=self._basis)
@@ -234,7 +264,7 @@ class StageMemory:
         batch = self._answering(work, sampled=sampled)
         found = dict(self._teacher(placement))
         if self.resolved.teaching_map is not None:
-            found["teaching model"] = weight_bytes(teaching, self._weights)
+            found["teaching model"] = self._teaching_bytes
         return StageNeeds("targets", {**found, "activations": batch})
 
     def _latency(self, placement: Placement) -> StageNeeds:
@@ -246,7 +276,7 @@ class StageMemory:
         device = {
             **self._teacher(placement),
             **self._sorted(placement),
-            "student": weight_bytes(self._largest[0], self._weights, self._largest[1]),
+            "student": self._student_bytes,
             "activations and cache": cached,
         }
         return StageNeeds("latency", device, self._sorted_moments)
@@ -258,7 +288,7 @@ class StageMemory:
         device = {
             **self._teacher(placement, needed=False),
             **self._sorted(placement),
-            "student": weight_bytes(self._largest[0], self._weights, self._largest[1]),
+            "student": self._student_bytes,
             "activations": max(validation, refit if self._shared else 0),
         }
         host = dict(self._sorted_moments)
@@ -275,7 +305,7 @@ class StageMemory:
         retraining = stage == "retraining"
         live = self.live(retraining)
         axis_map, architecture = self._largest
-        own = self._share(student_bytes(axis_map, architecture, optimizer))
+        own = self._trained[optimizer]
         micro = self.micro_batch(placement)
         activations = self._step(placement, optimizer, live).peak(
             micro,
@@ -288,8 +318,7 @@ class StageMemory:
         teaching = self.resolved.teaching.teacher.hidden
         activations += len(places_of(self.resolved)) * tokens * (2 * teaching + 12 * architecture.hidden)
         if live:
-            work = replace(self._forward(), block=tokens, autocast=self._autocast)
-            activations = max(activations, own.gradients + self._answering(work))
+            activations = max(activations, own.gradients + self._answering_live(micro))
         activations = max(activations, own.gradients + self._validation(optimizer.weights))
         device = {
             **self._teaching(placement, live=live),
@@ -301,7 +330,7 @@ class StageMemory:
         }
         host = dict(self._sorted_moments)
         if not self._shared and not placement.teacher_stays and not placement.layer_by_layer:
-            host["teacher"] = weight_bytes(self._map, self._weights)
+            host["teacher"] = self._teacher_bytes
         if not self._shared and (retraining or config.schedule == "wsd"):
             host["checkpoint"] = own.weights + own.states
         return StageNeeds(stage, device, host)
@@ -349,12 +378,11 @@ class StageMemory:
         )
 
     def _step(self, placement: Placement, optimizer: OptimizerName, live: bool) -> TrainingActivations:
-        config, teaching = self.resolved.config, self.resolved.teaching
+        config = self.resolved.config
         dense = asks_teacher(config) and (live or self.targets.form is FormName.HIDDEN)
         head = None
         if dense:
-            shallow = Depths.of(teaching, teaching.teacher).base.config
-            head = Head(shallow, self._weights, torch.float32 if live else torch.bfloat16)
+            head = Head(self._teaching_head, self._weights, torch.float32 if live else torch.bfloat16)
         loss = loss_of(config) if dense or not asks_teacher(config) else Loss({Term.CROSS_ENTROPY: 1.0})
         return COUNTS.step(*self._largest, self._work(placement, optimizer, loss), head)
 
@@ -365,6 +393,13 @@ class StageMemory:
     def _answering(self, work: ForwardWork, *, sampled: bool = False) -> int:
         kind = "sampled" if sampled else "hidden"
         return COUNTS.forward(kind, work, lambda work: targets_bytes(work, sampled=sampled), self._by_rows)
+
+    def _answering_live(self, micro: int) -> int:
+        """The teacher's forward pass on a micro-batch: the line through those on one block and on two."""
+        work = replace(self._forward(autocast=True), axis_map=self.resolved.teaching)
+        work = replace(work, architecture=self.resolved.teaching.teacher)
+        one, two = (self._answering(replace(work, blocks=blocks)) for blocks in (1, 2))
+        return one + (micro - 1) * (two - one)
 
     @cached_property
     def _by_rows(self) -> int:

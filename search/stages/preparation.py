@@ -180,6 +180,7 @@ def prepare(
             accelerator,
             LatencyCache(cache_directory() / "latencies.jsonl"),
             variant.costs.workload,
+            resolved.placement,
         )
 
     with workers.exclusive_or_wait("ranking", console.say):

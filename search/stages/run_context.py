@@ -29,6 +29,7 @@ from evaluators.metrics.loss import validation_loss
 from evaluators.teacher import Teacher
 from search.settings.config import RunConfig
 from search.settings.costs import Costs
+from search.settings.placement import STAYS, Placement
 from search.storage.run_directory import atomic_write
 from search.training.process_group import run_processes
 from search.training.training import Train, Trainer, TrainingJob
@@ -63,6 +64,8 @@ class RunContext:
     accelerator: Accelerator
     latency_cache: LatencyCache
     workload: Workload
+    placement: Placement = STAYS
+    """Where weights lie and how students train."""
     basis_trial: BasisTrial | None = None
     """The trial that chose the basis of hidden; None without one."""
 
@@ -77,7 +80,9 @@ class RunContext:
     @property
     def trainer(self) -> Trainer:
         """The trainer of students, the same in all processes of the run."""
-        return Trainer(self.config, self.taught_by.model, self.corpus.validation, self.accelerator)
+        return Trainer(
+            self.config, self.taught_by.model, self.corpus.validation, self.accelerator, self.placement
+        )
 
     def loss(self, model: PreTrainedModel) -> float:
         """Return the validation loss in the precision of training, which the rungs compare."""
