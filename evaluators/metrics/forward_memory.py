@@ -29,9 +29,6 @@ from space.axes.architecture import Architecture
 from space.axes.axis_map import AxisMap
 from space.cutting.basis import BasisName
 
-#: Tokens of one forward pass in ranking, moments, targets and validation.
-_TOKENS_AT_ONCE = 4096
-
 
 @dataclass(frozen=True)
 class ForwardWork:
@@ -44,8 +41,8 @@ class ForwardWork:
     weights: torch.dtype
     autocast: bool = False
     """Whether products run in bfloat16 while weights stay as they are."""
-    blocks: int | None = None
-    """B, blocks of a batch; by default those of the passes over a whole text."""
+    blocks: int = 1
+    """B, blocks of a batch."""
 
     def counted(self, run: Callable[[PreTrainedModel, AxisMap, Tensor], object]) -> list[int]:
         """Count the most bytes of a run on one batch, and those of what it returns.
@@ -53,11 +50,10 @@ class ForwardWork:
         Args:
             run: runs a model with the sizes of the map on (B, T) tokens.
         """
-        blocks = self.blocks or max(1, _TOKENS_AT_ONCE // self.block)
 
         def count(axis_map: AxisMap) -> list[int]:
             model = valueless_model(axis_map.config, self.weights)
-            tokens = valueless(blocks, self.block, dtype=torch.long)
+            tokens = valueless(self.blocks, self.block, dtype=torch.long)
             autocast = torch.autocast("cpu", torch.bfloat16, enabled=self.autocast)
             with torch.no_grad(), counted(model) as live:
                 with autocast:
@@ -153,4 +149,4 @@ def generating_bytes(work: ForwardWork, workload: Workload) -> int:
         token = output.logits[:, -1:].argmax(-1)
         model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
 
-    return replace(work, block=workload.batch * workload.prompt).peak(run)
+    return replace(work, block=workload.batch * workload.prompt, blocks=1).peak(run)

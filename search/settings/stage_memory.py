@@ -98,11 +98,11 @@ class StageMemory:
         """Whether a rough closed form, on the safe side, shows that everything stays below some bytes."""
         config, optimizer = self.resolved.config, OptimizerName.ADAMW
         tokens = self.micro_batch(Placement()) * config.block
-        rows = int(rows_polynomial(self._largest[0]).of(self._largest[1]))
-        scores = tokens * self._largest[1].layers * max(1, self._largest[1].heads) * config.block
+        rows = int(rows_polynomial(self.largest[0]).of(self.largest[1]))
+        scores = tokens * self.largest[1].layers * max(1, self.largest[1].heads) * config.block
         taught = 16 if config.teacher_correction else 3
         whole = taught * weight_bytes(self._map, torch.float32) + 2 * PROCESS + 4 * self._moment_bytes
-        whole += 2 * student_bytes(*self._largest, optimizer).total + 4 * BYTES_A_ROW * rows * tokens
+        whole += 2 * student_bytes(*self.largest, optimizer).total + 4 * BYTES_A_ROW * rows * tokens
         return whole + 8 * scores * self._eager + 8 * TOKENS_AT_ONCE * rows <= bytes
 
     def micro_batch(self, placement: Placement) -> int:
@@ -110,7 +110,7 @@ class StageMemory:
         local = blocks_per_process(self.resolved.config.batch_blocks, self.processes)
         if placement.micro_batch is not None:
             return min(local, placement.micro_batch)
-        student = self._largest[1]
+        student = self.largest[1]
         return first_micro_batch(
             local, self.resolved.config.block, student.hidden * student.layers, self._device
         )
@@ -155,7 +155,7 @@ class StageMemory:
         return moment_bytes(self._map) if self._needs_moments else 0
 
     @cached_property
-    def _largest(self) -> tuple[AxisMap, Architecture]:
+    def largest(self) -> tuple[AxisMap, Architecture]:
         """The student, of any basis, that takes the most memory by the closed forms."""
         variants = [self.resolved, *([self.resolved.turned] if self.resolved.turned else [])]
         tokens = self.resolved.config.block
@@ -180,12 +180,12 @@ class StageMemory:
     @cached_property
     def _student_bytes(self) -> int:
         """Of the largest student as it is cut."""
-        return weight_bytes(self._largest[0], self._weights, self._largest[1])
+        return weight_bytes(self.largest[0], self._weights, self.largest[1])
 
     @cached_property
     def _trained(self) -> dict[OptimizerName, TrainingBytes]:
         """What training the largest student takes without activations."""
-        return {name: self._share(student_bytes(*self._largest, name)) for name in OptimizerName}
+        return {name: self._share(student_bytes(*self.largest, name)) for name in OptimizerName}
 
     @cached_property
     def _trained_teacher(self) -> dict[OptimizerName, TrainingBytes]:
@@ -198,10 +198,13 @@ class StageMemory:
         teaching = self.resolved.teaching
         return Depths.of(teaching, teaching.teacher).base.config
 
-    def _forward(self, *, student: bool = False, autocast: bool = False) -> ForwardWork:
-        axis_map, architecture = self._largest if student else (self._map, self._map.teacher)
+    def _forward(self, blocks: int, *, student: bool = False, autocast: bool = False) -> ForwardWork:
+        """A pass on a batch of a text of so many blocks."""
+        axis_map, architecture = self.largest if student else (self._map, self._map.teacher)
         block = self.resolved.config.block
-        return ForwardWork(axis_map, architecture, block, self._weights, autocast and self._autocast)
+        together = min(blocks, max(1, TOKENS_AT_ONCE // block))
+        half = autocast and self._autocast
+        return ForwardWork(axis_map, architecture, block, self._weights, half, together)
 
     def _teacher(self, placement: Placement, *, needed: bool = True) -> Parts:
         """The teacher where a stage needs it, or where it stays."""
@@ -229,10 +232,11 @@ class StageMemory:
         return {"sorted weights": self._teacher_bytes + untied}
 
     def _ranking(self, placement: Placement) -> StageNeeds:
-        method = replace(method_of(self.resolved.config), basis=self._basis)
+        config = self.resolved.config
+        method = replace(method_of(config), basis=self._basis)
         batch = COUNTS.forward(
             f"ranking {method.words}",
-            self._forward(),
+            self._forward(config.calibration_blocks),
             lambda work: ranking_bytes(work, method),
             self._by_rows,
         )
@@ -248,7 +252,9 @@ class StageMemory:
     def _moments(self, placement: Placement) -> StageNeeds:
         """The sums on the device; their means on the host, and there once more when they are sorted."""
         closed_form = (self._by_rows + self._moment_bytes, self._moment_bytes)
-        peak, kept = COUNTS.forward("moments", self._forward(), moments_bytes, closed_form)
+        peak, kept = COUNTS.forward(
+            "moments", self._forward(self.resolved.config.calibration_blocks), moments_bytes, closed_form
+        )
         device = {**self._teacher(placement), "moments": kept, "activations": max(0, peak - kept)}
         if self._shared:  # the means are made when the batch is gone
             device["activations"] = max(0, peak - 2 * kept)
@@ -257,9 +263,8 @@ class StageMemory:
 
     def _targets(self, placement: Placement) -> StageNeeds:
         teaching = self.resolved.teaching
-        work = ForwardWork(
-            teaching, teaching.teacher, self.resolved.config.block, self._weights, self._autocast
-        )
+        work = self._forward(self.resolved.config.distillation_blocks, autocast=True)
+        work = replace(work, axis_map=teaching, architecture=teaching.teacher)
         sampled = self.targets.form is FormName.SAMPLED
         batch = self._answering(work, sampled=sampled)
         found = dict(self._teacher(placement))
@@ -271,7 +276,7 @@ class StageMemory:
         workload = workload_of(self.resolved.config.device)
         cached = max(
             COUNTS.forward("latency", work, lambda work: generating_bytes(work, workload), self._by_rows)
-            for work in (self._forward(), self._forward(student=True))
+            for work in (self._forward(1), self._forward(1, student=True))
         )
         device = {
             **self._teacher(placement),
@@ -304,7 +309,7 @@ class StageMemory:
         config = self.resolved.config
         retraining = stage == "retraining"
         live = self.live(retraining)
-        axis_map, architecture = self._largest
+        axis_map, architecture = self.largest
         own = self._trained[optimizer]
         micro = self.micro_batch(placement)
         activations = self._step(placement, optimizer, live).peak(
@@ -384,10 +389,11 @@ class StageMemory:
         if dense:
             head = Head(self._teaching_head, self._weights, torch.float32 if live else torch.bfloat16)
         loss = loss_of(config) if dense or not asks_teacher(config) else Loss({Term.CROSS_ENTROPY: 1.0})
-        return COUNTS.step(*self._largest, self._work(placement, optimizer, loss), head)
+        return COUNTS.step(*self.largest, self._work(placement, optimizer, loss), head)
 
     def _validation(self, weights: torch.dtype) -> int:
-        work = replace(self._forward(student=True, autocast=True), weights=weights)
+        blocks = self.resolved.config.validation_blocks
+        work = replace(self._forward(blocks, student=True, autocast=True), weights=weights)
         return COUNTS.forward("scoring", work, scoring_bytes, self._by_rows)
 
     def _answering(self, work: ForwardWork, *, sampled: bool = False) -> int:
@@ -396,7 +402,7 @@ class StageMemory:
 
     def _answering_live(self, micro: int) -> int:
         """The teacher's forward pass on a micro-batch: the line through those on one block and on two."""
-        work = replace(self._forward(autocast=True), axis_map=self.resolved.teaching)
+        work = replace(self._forward(1, autocast=True), axis_map=self.resolved.teaching)
         work = replace(work, architecture=self.resolved.teaching.teacher)
         one, two = (self._answering(replace(work, blocks=blocks)) for blocks in (1, 2))
         return one + (micro - 1) * (two - one)

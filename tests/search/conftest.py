@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 
 import optuna
 import pytest
+import torch
 from transformers import AutoConfig, LlamaConfig, PretrainedConfig, Qwen3Config
 
+from evaluators.metrics.capacity import Capacity, capacity_of
 from evaluators.metrics.pace import Pace
 from space.axes.axis_map import AxisMap
 from space.cutting.basis import BasisName
@@ -102,6 +104,17 @@ def each_teacher_vouched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_device_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan times a student for ten seconds; what it makes of them is tested with known paces."""
     monkeypatch.setattr("search.planning.plan.pace_of", lambda *_: Pace(5000.0, 40_000.0, 0.5, timed=True))
+
+
+@pytest.fixture(autouse=True)
+def room_for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are resolved for a host of any size, unless the memory is named."""
+    real = capacity_of
+
+    def found(device: torch.device, told: int | None = None) -> Capacity:
+        return Capacity(None, 2**50, shared=True) if told is None else real(device, told)
+
+    monkeypatch.setattr("search.settings.resolution.capacity_of", found)
 
 
 def _config_alone(config: PretrainedConfig, factory: pytest.TempPathFactory, name: str) -> Path:
