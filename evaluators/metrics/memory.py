@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from evaluators.distillation.optimizers import OptimizerName, TrainingBytes, training_bytes
+from evaluators.importance.moments import stream_norms
 from space.axes.architecture import Architecture
 from space.axes.axis_map import AxisMap, MappedTensor, build
 from space.axes.polynomial import Polynomial, entry_count, sum_of_tensors
@@ -86,6 +87,11 @@ def one_layer_bytes(axis_map: AxisMap, dtype: torch.dtype) -> int:
 
 def _entries(tensor: MappedTensor) -> int:
     return math.prod(dimension.length for dimension in tensor.dimensions)
+
+
+def stream_bytes(axis_map: AxisMap) -> int:
+    """Return the bytes of the stream's moments, 8 D² for each norm; without a basis they are not sorted."""
+    return 8 * axis_map.teacher.hidden**2 * len(stream_norms(axis_map))
 
 
 def refit_bytes(axis_map: AxisMap) -> int:

@@ -45,6 +45,7 @@ from evaluators.metrics.memory import (
     one_layer_bytes,
     refit_bytes,
     rows_polynomial,
+    stream_bytes,
     student_bytes,
     weight_bytes,
 )
@@ -101,8 +102,9 @@ class StageMemory:
         rows = int(rows_polynomial(self.largest[0]).of(self.largest[1]))
         scores = tokens * self.largest[1].layers * max(1, self.largest[1].heads) * config.block
         taught = 16 if config.teacher_correction else 3
-        whole = taught * weight_bytes(self._map, torch.float32) + 2 * PROCESS + 4 * self._moment_bytes
-        whole += 2 * student_bytes(*self.largest, optimizer).total + 4 * BYTES_A_ROW * rows * tokens
+        whole = taught * weight_bytes(self._map, torch.float32) + 2 * PROCESS
+        whole += 4 * moment_bytes(self._map) if self._needs_moments else 0
+        whole += 2 * self._trained[optimizer].total + 4 * BYTES_A_ROW * rows * tokens
         return whole + 8 * scores * self._eager + 8 * TOKENS_AT_ONCE * rows <= bytes
 
     def micro_batch(self, placement: Placement) -> int:
@@ -151,8 +153,17 @@ class StageMemory:
         return bool({"least-squares", "norm-scale"} & set(self.resolved.config.repair))
 
     @cached_property
+    def _gathered(self) -> tuple[int, int]:
+        """The height of the pass that gathers moments, and the sums that it leaves; 0 without moments."""
+        if not self._needs_moments:
+            return 0, 0
+        bound = moment_bytes(self._map)
+        work = self._forward(self.resolved.config.calibration_blocks)
+        return COUNTS.forward("moments", work, moments_bytes, (self._by_rows + bound, bound))
+
+    @property
     def _moment_bytes(self) -> int:
-        return moment_bytes(self._map) if self._needs_moments else 0
+        return self._gathered[1]
 
     @cached_property
     def largest(self) -> tuple[AxisMap, Architecture]:
@@ -243,7 +254,7 @@ class StageMemory:
         sums = {"moments": self._moment_bytes} if self._moment_bytes else {}
         passes = {**sums, "activations": batch}
         copies = {"activations": _SORTING * largest_tensor(self._map) * 4}
-        sorting = {**sums, **self._sorted(placement), **copies}
+        sorting = {**self._sorted_moments, **self._sorted(placement), **copies}
         teacher = self._teacher(placement)
         loaded = 0 if self._shared else sum(teacher.values())
         host = {"teacher as it is loaded": loaded} if loaded else {}
@@ -251,10 +262,7 @@ class StageMemory:
 
     def _moments(self, placement: Placement) -> StageNeeds:
         """The sums on the device; their means on the host, and there once more when they are sorted."""
-        closed_form = (self._by_rows + self._moment_bytes, self._moment_bytes)
-        peak, kept = COUNTS.forward(
-            "moments", self._forward(self.resolved.config.calibration_blocks), moments_bytes, closed_form
-        )
+        peak, kept = self._gathered
         device = {**self._teacher(placement), "moments": kept, "activations": max(0, peak - kept)}
         if self._shared:  # the means are made when the batch is gone
             device["activations"] = max(0, peak - 2 * kept)
@@ -303,7 +311,10 @@ class StageMemory:
 
     @property
     def _sorted_moments(self) -> Parts:
-        return {"moments": self._moment_bytes} if self._moment_bytes else {}
+        if not self._moment_bytes:
+            return {}
+        dropped = stream_bytes(self._map) if self._basis is BasisName.COORDINATE else 0
+        return {"moments": self._moment_bytes - dropped}
 
     def _distillation(self, stage: str, placement: Placement, optimizer: OptimizerName) -> StageNeeds:
         config = self.resolved.config

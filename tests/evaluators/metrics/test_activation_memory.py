@@ -18,9 +18,9 @@ from evaluators.metrics.activation_memory import (
 )
 from evaluators.metrics.forward_memory import ForwardWork, moments_bytes, scoring_bytes
 from evaluators.metrics.live_bytes import valueless_model
+from evaluators.metrics.memory import stream_bytes
 from space.axes.axis_map import AxisMap
 from space.cutting.extraction import student_map
-from space.cutting.moments import moment_bytes
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.tiny_models import tiny_model
 
@@ -72,7 +72,10 @@ def test_a_student_is_counted_at_its_own_sizes(tiny: AxisMap) -> None:
 
 def test_moments_leave_their_sums(tiny: AxisMap) -> None:
     peak, kept = moments_bytes(ForwardWork(tiny, tiny.teacher, 16, torch.float32, blocks=2))
-    assert peak > kept >= moment_bytes(tiny)
+    sizes = tiny.teacher
+    read = 8 * (sizes.mlp**2 + (sizes.heads * tiny.head_dim) ** 2) * sizes.layers
+    assert kept == read + stream_bytes(tiny)
+    assert peak > kept
 
 
 def test_a_validation_takes_a_slice_of_logits(tiny: AxisMap) -> None:
