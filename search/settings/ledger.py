@@ -83,6 +83,8 @@ def choose(
     ):
         return Placement(), optimizers[0]
     for placement, optimizer in _in_order(memory, capacity, optimizers, by_layers):
+        if there is not None and memory.least(placement, optimizer) > (1 - MARGIN) * there:
+            continue  # without counting activations
         found = ledger_of(memory, capacity, placement, optimizer)
         if found.fits:
             return placement, optimizer

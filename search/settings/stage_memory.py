@@ -62,9 +62,6 @@ from space.cutting.moments import moment_bytes
 if TYPE_CHECKING:
     from search.settings.resolution import Resolved
 
-#: Tensors of a size that sorting holds at once: turned, sorted along two dimensions, and copied.
-_SORTING = 4
-
 
 @dataclass(frozen=True)
 class StageMemory:
@@ -106,6 +103,11 @@ class StageMemory:
         whole += 4 * moment_bytes(self._map) if self._needs_moments else 0
         whole += 2 * self._trained[optimizer].total + 4 * BYTES_A_ROW * rows * tokens
         return whole + 8 * scores * self._eager + 8 * TOKENS_AT_ONCE * rows <= bytes
+
+    def least(self, placement: Placement, optimizer: OptimizerName) -> int:
+        """Return what retraining takes at the least: all but its activations."""
+        parts = self._teaching(placement, live=self.live(retraining=True))
+        return sum({**parts, **self._sorted(placement)}.values()) + self._trained[optimizer].total
 
     def micro_batch(self, placement: Placement) -> int:
         """Return the blocks of the first micro-batch: the placement's, or the default of the device."""
@@ -253,12 +255,18 @@ class StageMemory:
         )
         sums = {"moments": self._moment_bytes} if self._moment_bytes else {}
         passes = {**sums, "activations": batch}
-        copies = {"activations": _SORTING * largest_tensor(self._map) * 4}
+        copies = {"activations": self._sorting_bytes}
         sorting = {**self._sorted_moments, **self._sorted(placement), **copies}
         teacher = self._teacher(placement)
         loaded = 0 if self._shared else sum(teacher.values())
         host = {"teacher as it is loaded": loaded} if loaded else {}
         return StageNeeds("ranking", {**teacher, **_larger(passes, sorting)}, host)
+
+    @property
+    def _sorting_bytes(self) -> int:
+        """What sorting the largest tensor takes: it is sorted and copied, and in a basis turned before."""
+        turned = 2 * 4 if self._basis is not BasisName.COORDINATE else 0
+        return largest_tensor(self._map) * (2 * self._weights.itemsize + turned)
 
     def _moments(self, placement: Placement) -> StageNeeds:
         """The sums on the device; their means on the host, and there once more when they are sorted."""

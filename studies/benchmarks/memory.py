@@ -121,13 +121,15 @@ def memory_suite(work: MemoryWork) -> list[Figure]:
 
 
 def resolved_run(shape: MemoryShape, folder: Path) -> Resolved:
-    """Resolve a run of 60% of a teacher of which there is a config alone, with every stage."""
+    """Resolve a run of 60% of a teacher of which there is a config alone, with every stage.
+
+    Its precision is what a run takes on this device.
+    """
     shape.teacher.save_pretrained(folder / "teacher")
     flags = Flags(
         budget="60%",
         model=(str(folder / "teacher"),),
         device=str(device()),
-        dtype="bfloat16",
         basis="coordinate",
         repair=("least-squares",),
         correct_teacher="1M",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -41,12 +42,14 @@ def test_weights_are_left_out_and_what_autograd_saves_is_not() -> None:
         assert live.now - tokens.nbytes in (16 * 8 * 4, 16 * 8 * 4 - tokens.nbytes)
 
 
-def test_counts_are_those_of_tensors_with_values() -> None:
+@pytest.mark.parametrize("half", [False, True])
+def test_counts_are_those_of_tensors_with_values(half: bool) -> None:
     model = tiny_model()
 
     def run(model: nn.Module, tokens: Tensor) -> tuple[int, int]:
         with counted(model) as live:
-            states = final_states(model, tokens)  # type: ignore[arg-type]
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                states = final_states(model, tokens)  # type: ignore[arg-type]
             kept = live.now
             states.sum().backward()
             return kept, live.peak

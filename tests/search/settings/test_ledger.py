@@ -26,6 +26,9 @@ class Known:
     def certainly_below(self, bytes: int) -> bool:
         return False
 
+    def least(self, placement: Placement, optimizer: OptimizerName) -> int:
+        return 0
+
     def micro_batch(self, placement: Placement) -> int:
         return placement.micro_batch or 4
 
