@@ -26,7 +26,8 @@ from transformers import PreTrainedModel
 
 from evaluators.huggingface.final_states import final_states, replaced_forward, vocabulary_size
 
-_LONGEST_BLOCK = 256
+#: Tokens of the longest block that trains with eager attention on a CPU.
+LONGEST_EAGER_BLOCK = 256
 #: Largest difference that passes as rounding, as a share of the largest final state.
 _ROUNDING = 1e-4
 
@@ -42,7 +43,7 @@ def training_attention(student: PreTrainedModel, block: int, accelerator: Accele
     """
     implementation = student.config._attn_implementation
     # A sharded student cannot run outside its FSDP module; sharding on a CPU is for tests only.
-    short = block <= _LONGEST_BLOCK and implementation == "sdpa" and not accelerator.is_fsdp2
+    short = block <= LONGEST_EAGER_BLOCK and implementation == "sdpa" and not accelerator.is_fsdp2
     fitting = short and accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16"
     if not fitting or not _eager_agrees(student, block):
         yield
@@ -160,11 +161,20 @@ def activation_checkpointing(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Within the context, store only the inputs of the decoder's blocks, and recompute activations.
 
     The switch of transformers acts only in training mode, which would turn dropout on. The blocks draw no
-    random numbers, so the random state is not preserved.
+    random numbers, so the random state is not preserved. Autocast does not keep the weights that it converts:
+    each block is called once, and the copies of all would lie there until the last has run.
     """
 
     def checkpointed(forward: Callable[..., object]) -> Callable[..., object]:
-        return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
+        def without_cache(*arguments: object, **keywords: object) -> object:
+            kept = torch.is_autocast_cache_enabled()
+            torch.set_autocast_cache_enabled(False)
+            try:
+                return forward(*arguments, **keywords)
+            finally:
+                torch.set_autocast_cache_enabled(kept)
+
+        return partial(checkpoint, without_cache, use_reentrant=False, preserve_rng_state=False)
 
     with replaced_forward(blocks, checkpointed):
         yield

@@ -76,6 +76,8 @@ def distil(
     loss: Loss | None = None,
     states: States | None = None,
     optimizer: OptimizerName = OptimizerName.ADAMW,
+    micro_batch: int | None = None,
+    recompute: bool = False,
 ) -> DistillationResult:
     """Train a student on the teacher's targets, in place.
 
@@ -96,6 +98,8 @@ def distil(
         loss: loss on the logits; forward KL by default.
         states: intermediate states to compare too; the targets have to hold them.
         optimizer: AdamW, or AdamW in 8 bits, which needs the precision bf16 and cannot be sharded.
+        micro_batch: blocks of the first micro-batch; by default those of ``first_micro_batch``.
+        recompute: whether activation checkpointing is on from the first step.
 
     Raises:
         DivergenceError: the training diverged, with checkpoints for the second time; the student is as before
@@ -114,7 +118,7 @@ def distil(
             gradient, prepared = _prepared(distillation, targets, schedule, accelerator, optimizer)
             saving, best = _files(checkpointing, gradient, prepared)
             training = Training(gradient, prepared, monitor or TrainingMonitor(), saving, best, began)
-            _run_in_memory(training)
+            _run_in_memory(training, micro_batch, recompute)
             unsharder.restore(student)
         finally:
             accelerator.free_memory()
@@ -162,13 +166,15 @@ def _outcome(training: Training) -> DistillationResult:
     )
 
 
-def _run_in_memory(training: Training) -> None:
-    """Run a training with the largest micro-batches that fit."""
+def _run_in_memory(training: Training, micro_batch: int | None, recompute: bool) -> None:
+    """Run a training with the largest micro-batches that fit, the given one or smaller."""
     schedule, accelerator = training.schedule, training.accelerator
     local_blocks = blocks_per_process(schedule.blocks, accelerator.num_processes)
     sizes = training.student.config.get_text_config(decoder=True)
     states = sizes.hidden_size * sizes.num_hidden_layers
     blocks = first_micro_batch(local_blocks, schedule.block, states, accelerator.device)
+    if micro_batch is not None:
+        blocks = min(local_blocks, micro_batch)
     with ExitStack() as stack:
         if training.compiles:
             stack.callback(reset_compiled)
@@ -181,7 +187,8 @@ def _run_in_memory(training: Training) -> None:
             stack.enter_context(activation_checkpointing(layers))
             return True
 
-        next_smaller = smaller_micro_batches(blocks, save_memory).__next__
+        saves = recompute and save_memory()
+        next_smaller = smaller_micro_batches(blocks, (lambda: False) if saves else save_memory).__next__
         find_executable_batch_size(training.run, blocks, next_smaller)()
 
 

@@ -221,13 +221,14 @@ class Distillation(nn.Module):
         places = [] if self.states is None else self.states.states.of_student
         with states_at(self.student, places) as student_states:
             final = final_states(self.student, batch.tokens.clamp(min=0))
-        loss = self._on_logits(final, batch, count)
+        loss = self.on_logits(final, batch, count)
         if self.states is None:
             return loss, loss.new_zeros(())
         states_loss = self.states(student_states, batch.states, batch.mask) / count.positions
         return loss + self.alpha * states_loss, states_loss.detach()
 
-    def _on_logits(self, final: Tensor, batch: Batch, count: Count) -> Tensor:
+    def on_logits(self, final: Tensor, batch: Batch, count: Count) -> Tensor:
+        """Return the share of the loss on the logits, of the student's final states (B, T, D)."""
         if self.fused is not None:
             flat = (part.flatten(0, 1) for part in (final, batch.targets[0], batch.mask))
             return self.fused(*flat) / count.positions

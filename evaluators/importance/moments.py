@@ -128,7 +128,7 @@ class MomentsListener:
         self.seconds: dict[tuple[str, int], dict[int, MomentSum]] = {}
         self.norms = rms_norms(model, axis_map)
         self.energies = {name: MomentSum() for name in self.norms}
-        self.stream = {name: MomentSum() for name in _stream_norms(axis_map)}
+        self.stream = {name: MomentSum() for name in stream_norms(axis_map)}
         self._tensors = {tensor.name: tensor for tensor in axis_map.tensors}
 
     @contextmanager
@@ -215,7 +215,7 @@ class MomentsListener:
         return torch.stack([sums[e].mean if e in sums else nothing for e in range(experts)])
 
 
-def _stream_norms(axis_map: AxisMap) -> list[str]:
+def stream_norms(axis_map: AxisMap) -> list[str]:
     """Return the weights of the norms of a stream that can be rotated; none if they subtract the mean."""
     if axis_map.stream is None or axis_map.stream.centred:
         return []

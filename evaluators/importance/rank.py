@@ -150,7 +150,7 @@ def rank_in_bases(
     assert method.rounds == 1, "rounds of scoring and pruning are those of rank_in_rounds"
     check_width(method, calibration)
     rotated = any(basis is not BasisName.COORDINATE for basis in fingerprints)
-    listener = ActivationListener(model, axis_map, _aggregations(method), covariance=rotated)
+    listener = ActivationListener(model, axis_map, aggregations(method), covariance=rotated)
     cosines = BoundaryCosines(model, axis_map)
     own_batches = batches(process_share(calibration, accelerator))
     cosine_hooks = cosines.on() if method.depth is Depth.BLOCK_INFLUENCE else nullcontext()
@@ -198,7 +198,7 @@ def rank_all(
     return rankings
 
 
-def _aggregations(method: Method) -> tuple[Aggregation, ...]:
+def aggregations(method: Method) -> tuple[Aggregation, ...]:
     """Return the aggregations of activations that the method needs."""
     return (Aggregation(method.batch, method.sequence),) if method.width is Width.ACTIVATIONS else ()
 
@@ -211,7 +211,7 @@ def needs_forward_pass(method: Method, *, rotated: bool) -> bool:
         rotated: whether a basis other than coordinates is wanted.
     """
     layers = method.depth in (Depth.INFLUENCE, Depth.BLOCK_INFLUENCE)
-    return bool(_aggregations(method)) or layers or rotated
+    return bool(aggregations(method)) or layers or rotated
 
 
 def _run(listener: ActivationListener, batches: Sequence[Tensor], advance: Callable[[float], None]) -> None:

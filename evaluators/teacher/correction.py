@@ -37,6 +37,9 @@ def correct_teacher(
     watch: TrainingMonitor,
     checkpointing: Checkpointing,
     optimizer: OptimizerName = OptimizerName.ADAMW,
+    *,
+    micro_batch: int | None = None,
+    recompute: bool = False,
 ) -> DistillationResult:
     """Train a teacher on text by cross-entropy, and write it to a directory.
 
@@ -52,6 +55,8 @@ def correct_teacher(
         watch: validation and progress.
         checkpointing: the checkpoints of the training.
         optimizer: the optimiser, see ``distil``.
+        micro_batch: blocks of the first micro-batch, see ``distil``.
+        recompute: whether activations are recomputed, see ``distil``.
 
     Raises:
         InputError: the training does not fit into memory.
@@ -67,7 +72,16 @@ def correct_teacher(
     loss = Loss({Term.CROSS_ENTROPY: 1.0})
     try:
         outcome = distil(
-            model, text, schedule, accelerator, watch, checkpointing, loss=loss, optimizer=optimizer
+            model,
+            text,
+            schedule,
+            accelerator,
+            watch,
+            checkpointing,
+            loss=loss,
+            optimizer=optimizer,
+            micro_batch=micro_batch,
+            recompute=recompute,
         )
     except torch.OutOfMemoryError:
         raise _too_large(teacher, needed) from None

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from search.runs.summary import over_labels, unmet
-from search.settings.resolution import Resolved
+from search.settings.resolved import Resolved
 from search.settings.scale import scale_for
 from search.settings.teachers import teachers_in_words
 from search.storage.run_directory import RunDirectory

@@ -14,18 +14,23 @@ from search.rungs.evaluation import BY_HAND
 from search.settings.bracket_plan import tokens_spent
 from search.settings.config import RunConfig
 from search.settings.costs import pace_of
+from search.settings.ledger import Ledger, run_ledger
+from search.settings.memory_table import memory_lines, memory_rows
 from search.settings.objectives import LATENCY, bounds_in_words
-from search.settings.resolution import Resolved
+from search.settings.resolved import Resolved
 from search.settings.run_time import RunTime, foretell
+from search.settings.scale import device_is_here
+from search.settings.targets_plan import asks_teacher, free_bytes, plan_targets, setting_of
 from search.settings.teachers import teachers_in_words
 from search.stages.preparation import variants_of
 from search.stages.sorted_weights import sorted_bytes_of
-from search.stages.targets import asks_teacher, free_bytes, plan_targets, setting_of
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import clock
 from space.axes.architecture import Axis
 from space.counting.counting import matrix_polynomial
 from space.enumeration.hand_made import baselines
+
+_NO_TIME = "not known: the card that this is planned for is not here to be timed"
 
 
 def pace_for(resolved: Resolved) -> Pace:
@@ -48,8 +53,9 @@ class Plan:
 
     rows: list[tuple[str, str]]
     """Pairs of name and text."""
-    time: RunTime
-    pace: Pace
+    time: RunTime | None
+    """None if the plan is for a card that is not here."""
+    memory: Ledger
 
     def __str__(self) -> str:
         """For people: aligned names and texts, one row per line, not wrapped."""
@@ -59,10 +65,11 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """For programs; seconds are for one worker on this device."""
-        stages = ("ranking", "search", "reserve", "retraining", "total")
+        stages, time = ("ranking", "search", "reserve", "retraining", "total"), self.time
         return {
             "plan": dict(self.rows),
-            "seconds": {stage: round(getattr(self.time, stage), 1) for stage in stages},
+            "seconds": time and {stage: round(getattr(time, stage), 1) for stage in stages},
+            "memory": memory_rows(self.memory),
         }
 
 
@@ -74,15 +81,21 @@ def plan(resolved: Resolved, directory: RunDirectory) -> Plan:
     """
     targets = TargetsRow(resolved, directory)
     work = _work_rows(resolved, targets)
-    pace, read = pace_for(resolved), targets.read(_short_tokens(resolved.config), resolved.retraining_tokens)
-    time = foretell(resolved.config, resolved.work, pace, read)
+    time, words = None, _NO_TIME
+    if device_is_here(resolved.config.device):
+        read = targets.read(_short_tokens(resolved.config), resolved.retraining_tokens)
+        pace = pace_for(resolved)
+        time = foretell(resolved.config, resolved.work, pace, read)
+        words = _time_in_words(time, pace, resolved)
+    memory = run_ledger(resolved, directory.path)
     rows = [
         *_space_rows(resolved),
         *work,
-        ("time", _time_in_words(time, pace, resolved)),
+        ("memory", "\n".join(memory_lines(memory))),
+        ("time", words),
         ("run directory", str(directory.path)),
     ]
-    return Plan(rows, time, pace)
+    return Plan(rows, time, memory)
 
 
 def _time_in_words(time: RunTime, pace: Pace, resolved: Resolved) -> str:

@@ -66,6 +66,8 @@ def check_flags(flags: Flags) -> None:
         parse_count(flags.correct_teacher, "--correct-teacher")
     if flags.teacher_tokens is not None:
         parse_count(flags.teacher_tokens, "--teacher-tokens")
+    if flags.device_memory is not None:
+        parse_memory(flags.device_memory)
     check_distillation(flags)
     if flags.verbose and flags.quiet:
         raise InputError("-v and -q exclude each other", "both were given", "Leave one out")
@@ -129,4 +131,19 @@ def parse_count(text: str, flag: str) -> int:
         amount = BudgetText(0, relative=True)
     if amount.relative or amount.amount < 1:
         raise InputError(f"{flag} takes numbers of tokens", f"{text!r} is none", "Write 64k, 1.5M or 2B")
+    return round(amount.amount)
+
+
+def parse_memory(text: str) -> int:
+    """Parse ``--device-memory``: a number of bytes such as 80GB.
+
+    Raises:
+        InputError: the text is not a size.
+    """
+    try:
+        amount = BudgetText.parse(text, Measure.WEIGHTS)
+    except InputError:
+        amount = BudgetText(0, relative=True)
+    if amount.relative:
+        raise InputError("--device-memory takes a size", f"{text!r} is none", "Write 80GB or 24GiB")
     return round(amount.amount)

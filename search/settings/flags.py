@@ -78,6 +78,9 @@ class Flags:
     """Say more."""
     device: Annotated[str | None, _arg("NAME")] = None
     """cpu, cuda, cuda:1, mps. Default: the best there is."""
+    device_memory: Annotated[str | None, _arg("SIZE")] = None
+    """The most of the device's memory that the run may take (80GB). With --plan, the device may be a CUDA
+    card of that size that is not here."""
     dtype: Annotated[Literal["float32", "bfloat16"] | None, _arg("{float32,bfloat16}")] = None
     """Precision of the arithmetic of training. Default: by device and size."""
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0

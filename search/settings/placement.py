@@ -24,3 +24,7 @@ class Placement:
     """Whether training recomputes activations in the backward pass from the first step on."""
     micro_batch: int | None = None
     """Blocks of the first micro-batch; None for the default of the device."""
+
+
+#: Everything stays on the device, and students train as the device does by default.
+STAYS = Placement()

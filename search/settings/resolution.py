@@ -17,26 +17,30 @@ from transformers import PretrainedConfig
 from evaluators.distillation.optimizers import OptimizerName
 from evaluators.huggingface.library_output import short_message
 from evaluators.metrics.benchmarks import tasks_of
+from evaluators.metrics.capacity import capacity_of
 from evaluators.metrics.pace import Pace
 from evaluators.teacher.weights import stored_dtype, weight_files
 from search.settings.bracket_plan import plan_bracket, rungs_up_to
 from search.settings.config import RunConfig
-from search.settings.costs import (
-    Costs,
-    pace_estimate,
-    pace_of,
-    within_bounds,
-    workload_of,
-)
-from search.settings.flag_rules import budgets_named, parse_count
+from search.settings.costs import Costs, pace_estimate, pace_of, within_bounds, workload_of
+from search.settings.flag_rules import budgets_named, parse_count, parse_memory
 from search.settings.flags import Flags
 from search.settings.hours import HoursAsked, amounts_given, config_within
+from search.settings.ledger import choose, memory_of
 from search.settings.methods import method_of, states_asked
 from search.settings.objectives import bounds_of_config, objectives_of, read_bounds
-from search.settings.optimizer import optimizer_for, precision_for
-from search.settings.resolved import Resolved as Resolved
+from search.settings.optimizer import AUTO as OPEN
+from search.settings.optimizer import eight_bits_refused, optimizer_for, precision_for
+from search.settings.resolved import Resolved
 from search.settings.run_time import AUTO
-from search.settings.scale import Scale, default_device, default_dtype, scale_for, search_tokens_of
+from search.settings.scale import (
+    Scale,
+    default_device,
+    default_dtype,
+    device_is_here,
+    scale_for,
+    search_tokens_of,
+)
 from search.settings.teachers import (
     EMBEDDED,
     AvailableTeacher,
@@ -84,7 +88,7 @@ def teachers_named(flags: Flags) -> list[Training]:
     measure = Measure(flags.budget_of)
     text = BudgetText.parse(flags.budget, measure)
     objectives_of(flags.objectives, read_bounds(flags.max))
-    _device(flags.device)
+    _device(flags)
     tasks_of(flags.benchmarks)
     phases = training_phases(flags.model or (_default_teacher(text, measure),), flags.revision)
     return trainings_of(phases, flags.trust_remote_code)
@@ -109,7 +113,7 @@ def resolve_from(flags: Flags, trainings: Sequence[Training], sharing: int = 1) 
     budget, _ = budget_of(flags, text, axis_map)
     limits = read_limits(flags.keep, flags.sizes)
     whole = enumerate_space(axis_map, budget, limits)
-    device = _device(flags.device)
+    device = _device(flags)
     costs = Costs(axis_map, workload_of(device), _stored_bytes(training.phases[-1].id, training.config))
     space = within_bounds(whole, costs, read_bounds(flags.max))
     run = _config(flags, training, axis_map, space, budget, device)
@@ -123,7 +127,9 @@ def resolve_from(flags: Flags, trainings: Sequence[Training], sharing: int = 1) 
     turned = _in_rotated_basis(resolved) if flags.basis == AUTO else None
     run = replace(run, basis=AUTO if turned else basis.value)
     resolved = replace(resolved, config=run, turned=replace(turned, config=run) if turned else None)
-    return _within_hours(resolved, flags, sharing)
+    placed = _placed(resolved, flags, open_ones=flags.optimizer == OPEN)
+    found = _within_hours(placed, flags, sharing)
+    return placed if found is placed else _placed(found, flags, open_ones=False)
 
 
 def _within_hours(resolved: Resolved, flags: Flags, sharing: int) -> Resolved:
@@ -134,6 +140,14 @@ def _within_hours(resolved: Resolved, flags: Flags, sharing: int) -> Resolved:
     """
     axis_map, space, config = resolved.axis_map, resolved.space, resolved.config
     device = config.device
+    if not device_is_here(device):
+        if flags.hours is None:
+            return resolved
+        raise InputError(
+            "Hours are counted by the pace of a device",
+            f"--hours {flags.hours:g} was given for a card that is not here",
+            "Say how much with --search-tokens and --retrain-tokens",
+        )
 
     def measure(one: RunConfig) -> Pace:
         optimizer = OptimizerName(one.optimizer)
@@ -144,6 +158,26 @@ def _within_hours(resolved: Resolved, flags: Flags, sharing: int) -> Resolved:
     hours = HoursAsked(flags.hours, sharing)
     found, pace = config_within(hours, config, resolved.given, resolved.work, estimate, measure, saved)
     return resolved if found is config else replace(resolved.with_amounts(found), pace=pace)
+
+
+def _placed(resolved: Resolved, flags: Flags, *, open_ones: bool) -> Resolved:
+    """Return the run with the placement, and the optimiser if it is open, that the memory allows.
+
+    Raises:
+        InputError: the run does not fit.
+    """
+    told = parse_memory(flags.device_memory) if flags.device_memory else None
+    memory = memory_of(resolved, flags.out)
+    given = OptimizerName(resolved.config.optimizer)
+    open_ones = open_ones and eight_bits_refused(flags, resolved.config.device) is None
+    optimizers = [given, OptimizerName.ADAMW_8BIT] if open_ones else [given]
+    capacity = capacity_of(torch.device(resolved.config.device), told)
+    placement, optimizer = choose(memory, capacity, optimizers, by_layers=True)
+    if optimizer is not given:
+        dtype = precision_for(optimizer) or resolved.config.dtype
+        resolved = resolved.with_config(optimizer=optimizer.value, dtype=dtype)
+    turned = replace(resolved.turned, placement=placement, device_memory=told) if resolved.turned else None
+    return replace(resolved, placement=placement, device_memory=told, turned=turned)
 
 
 def nearest_teacher(
@@ -362,7 +396,11 @@ def folders_of(flags: Flags) -> list[str]:
     return [text.strip().replace("%", "pct") for text in budgets_named(flags)]
 
 
-def _device(name: str | None) -> str:
+def _device(flags: Flags) -> str:
+    """Return the device of the run; a plan for a card of a named size takes one that need not be here."""
+    name = flags.device
+    if flags.plan and flags.device_memory and (name or "cuda").startswith("cuda"):
+        return name or "cuda"
     if name is None:
         return default_device()
     remedy = "Leave --device out, or name one of cpu, cuda, cuda:1, mps"

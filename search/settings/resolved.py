@@ -10,7 +10,7 @@ from evaluators.metrics.pace import Pace
 from search.settings.config import RunConfig
 from search.settings.costs import Costs, mean_matrices, tried_architectures
 from search.settings.methods import method_of
-from search.settings.placement import Placement
+from search.settings.placement import STAYS, Placement
 from search.settings.run_time import AUTO, Work, ranking_tokens, retraining_tokens, retrainings
 from search.settings.teachers import AvailableTeacher
 from search.settings.time_budget import AMOUNTS
@@ -44,8 +44,10 @@ class Resolved:
     """Teachers that the user named and that are not used."""
     teaching_map: AxisMap | None = None
     """Axis map of the model that supplies the targets, if that is not the teacher."""
-    placement: Placement = Placement()
-    """Where weights lie while the run works."""
+    placement: Placement = STAYS
+    """Where weights lie and how students train in the memory that there is."""
+    device_memory: int | None = None
+    """Bytes of the device that the run may take, if the user said so."""
     pace: Pace | None = None
     """The pace that the amounts follow from, if they follow from hours."""
     given: frozenset[str] = frozenset()

@@ -58,6 +58,11 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def device_is_here(device: str) -> bool:
+    """Return whether a device is one of this machine's; a plan may be for a CUDA card that is not."""
+    return not device.startswith("cuda") or torch.cuda.is_available()
+
+
 def default_dtype(device: str, teacher_parameters: int) -> str:
     """Return bfloat16 where it is faster: on GPUs, and from a million parameters on CPUs that support it."""
     if device.startswith("cuda"):

@@ -20,6 +20,7 @@ from evaluators.teacher import Teacher
 from evaluators.teacher.correction import correct_teacher, correction_rate, fingerprint_of, read_corrected
 from search.settings.config import RunConfig
 from search.settings.methods import accelerator_of, weights_dtype
+from search.settings.placement import STAYS, Placement
 from search.storage.run_directory import RunDirectory, atomic_write
 from search.terminal.console import Console
 from search.training.process_group import run_processes
@@ -69,7 +70,12 @@ class Correction:
 
 
 def correct_if_asked(
-    config: RunConfig, teacher: Teacher, corpus: Corpus, directory: RunDirectory, console: Console
+    config: RunConfig,
+    teacher: Teacher,
+    corpus: Corpus,
+    directory: RunDirectory,
+    console: Console,
+    placement: Placement = STAYS,
 ) -> tuple[Teacher, Correction | None]:
     """Return the teacher of the run: as loaded, or trained on the distillation set if configured.
 
@@ -91,11 +97,17 @@ def correct_if_asked(
             console.say(f"reusing the corrected teacher in {directory.corrected_teacher}")
             run_processes().send_command(TakeCorrected())
             return load_corrected(config, teacher, directory), found
-        return _correct(config, teacher, corpus, directory, console, key)
+        return _correct(config, teacher, corpus, directory, console, key, placement)
 
 
 def _correct(
-    config: RunConfig, teacher: Teacher, corpus: Corpus, directory: RunDirectory, console: Console, key: str
+    config: RunConfig,
+    teacher: Teacher,
+    corpus: Corpus,
+    directory: RunDirectory,
+    console: Console,
+    key: str,
+    placement: Placement,
 ) -> tuple[Teacher, Correction]:
     rate = correction_rate(teacher.model.num_parameters())
     with teacher.on_device():
@@ -103,7 +115,7 @@ def _correct(
     with console.work("correcting the teacher", "correct", config.teacher_correction) as advance:
         run_processes().send_command(Correct())
         with run_processes().in_step():
-            outcome = train_teacher(config, teacher, corpus, directory, advance)
+            outcome = train_teacher(config, teacher, corpus, directory, advance, placement)
     run_processes().send_command(TakeCorrected())
     corrected = load_corrected(config, teacher, directory)
     with corrected.on_device():
@@ -132,6 +144,7 @@ def train_teacher(
     corpus: Corpus,
     directory: RunDirectory,
     advance: Callable[[int], None],
+    placement: Placement = STAYS,
 ) -> DistillationResult:
     """Train a teacher on the distillation set, in all processes of a run; the main one writes it.
 
@@ -141,6 +154,7 @@ def train_teacher(
         corpus: the full corpus.
         directory: run directory.
         advance: called with the tokens of each step.
+        placement: of the run; its micro-batch and recomputation are those of the training.
 
     Raises:
         InputError: the training does not fit into memory, or its loss diverges.
@@ -160,9 +174,19 @@ def train_teacher(
     path = directory.corrected_teacher
     try:
         optimizer = OptimizerName(config.optimizer)
+        optimizer = OptimizerName(config.optimizer)
         with teacher.on_device():
             return correct_teacher(
-                teacher, corpus.distillation, schedule, accelerator, path, watch, saving, optimizer
+                teacher,
+                corpus.distillation,
+                schedule,
+                accelerator,
+                path,
+                watch,
+                saving,
+                optimizer,
+                micro_batch=placement.micro_batch,
+                recompute=placement.recompute,
             )
     except DivergenceError as error:
         raise InputError(

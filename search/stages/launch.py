@@ -27,8 +27,9 @@ from evaluators.distillation.processes import receive_student
 from evaluators.distillation.targets.batch import Targets
 from evaluators.metrics.energy import energy_meter
 from evaluators.teacher import Teacher
+from search.settings.ledger import cap_device_memory
 from search.settings.methods import accelerator_of
-from search.settings.resolution import Resolved
+from search.settings.resolved import Resolved
 from search.stages.correction import load_corrected, train_teacher
 from search.stages.preparation import teacher_of
 from search.stages.targets import targets_of, teaching_model
@@ -90,6 +91,7 @@ class Follower:
         gc.collect()
         self.resolved, self.directory = command.resolved, RunDirectory(command.directory)
         self.corpus = command.corpus
+        cap_device_memory(self.resolved)
         self.metering.close()
         self.metering.enter_context(energy_meter(self.directory.energy, self.resolved.config.device))
         self.teacher = teacher_of(self.resolved.config, stays=False)
@@ -112,12 +114,14 @@ class Follower:
             torch.cuda.empty_cache()
 
     def _correct(self) -> None:
-        train_teacher(self.resolved.config, self.teacher, self.corpus, self.directory, lambda tokens: None)
+        config, placement = self.resolved.config, self.resolved.placement
+        train_teacher(config, self.teacher, self.corpus, self.directory, lambda tokens: None, placement)
 
     def _distil(self, command: Train) -> None:
         config = self.resolved.config
         accelerator = accelerator_of(config)
-        trainer = Trainer(config, self.teaching.model, self.corpus.validation, accelerator)
+        placement = self.resolved.placement
+        trainer = Trainer(config, self.teaching.model, self.corpus.validation, accelerator, placement)
         student = receive_student(command.student, accelerator.device)
         trainer.train(student, self.targets[command.retraining], command.job, lambda tokens: None)
 

@@ -11,7 +11,7 @@ from evaluators.importance.from_disk import check_method_from_disk
 from evaluators.teacher import Teacher
 from evaluators.teacher.layer_by_layer import TeacherFiles
 from search.settings.methods import method_of
-from search.settings.resolution import Resolved
+from search.settings.resolved import Resolved
 from space.axes.axis_map import AxisMap
 from space.input_error import InputError
 

@@ -19,7 +19,9 @@ from search.runs.summary import check, write
 from search.settings.config import RunConfig
 from search.settings.costs import tried_architectures
 from search.settings.hours import saved_config, with_saved_amounts
-from search.settings.resolution import Resolved
+from search.settings.ledger import cap_device_memory, run_ledger
+from search.settings.memory_table import memory_lines
+from search.settings.resolved import Resolved
 from search.stages.benchmarks import run_benchmarks
 from search.stages.correction import Correction, correct_if_asked
 from search.stages.inspection import inspect
@@ -113,6 +115,9 @@ def begin(resolved: Resolved, directory: RunDirectory, console: Console) -> tupl
     if config.storage:  # fail now if it cannot be reached, before any work
         open_storage(config.storage, directory.path)
     check_targets(resolved, directory)
+    cap_device_memory(resolved)
+    for line in memory_lines(run_ledger(resolved, directory.path)):
+        console.say(line)
     gc.freeze()  # libraries are never freed; scanning them costs each candidate half a second
     check_sorted_weights(resolved, directory)
     teacher, corpus = load(config, console, resolved.placement)
@@ -135,7 +140,9 @@ def rank_teacher(
     corpus = replace(corpus, distillation=corpus.distillation[: config.distillation_blocks])
     console.forecast = _forecast(resolved, corpus)
     with workers.exclusive_or_wait("teacher", console.say):
-        teacher, correction = correct_if_asked(config, teacher, full_corpus, directory, console)
+        teacher, correction = correct_if_asked(
+            config, teacher, full_corpus, directory, console, resolved.placement
+        )
     context = prepare(resolved, teacher, corpus, directory, console, workers)
     with workers.exclusive_or_wait("figures", console.say):
         figures = _teacher_figures(context, directory)

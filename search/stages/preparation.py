@@ -28,7 +28,7 @@ from search.settings.config import RunConfig
 from search.settings.costs import within_bounds
 from search.settings.methods import accelerator_of, check_states, weights_dtype
 from search.settings.placement import Placement
-from search.settings.resolution import Resolved
+from search.settings.resolved import Resolved
 from search.stages.importance import Importance
 from search.stages.run_context import BasisScore, BasisTrial, RunContext
 from search.stages.sorted_weights import SortedWeights

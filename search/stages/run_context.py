@@ -28,7 +28,7 @@ from evaluators.metrics.loss import validation_loss, validation_loss_from_disk
 from evaluators.teacher import Teacher
 from search.settings.config import RunConfig
 from search.settings.costs import Costs
-from search.settings.placement import Placement
+from search.settings.placement import STAYS, Placement
 from search.stages.layer_by_layer import teacher_files
 from search.stages.sorted_weights import SortedWeights
 from search.storage.run_directory import atomic_write
@@ -65,8 +65,8 @@ class RunContext:
     accelerator: Accelerator
     latency_cache: LatencyCache
     workload: Workload
-    placement: Placement = Placement()
-    """Where weights lie while the run works."""
+    placement: Placement = STAYS
+    """Where weights lie and how students train."""
     basis_trial: BasisTrial | None = None
     """The trial that chose the basis of hidden; None without one."""
 
@@ -88,7 +88,9 @@ class RunContext:
     @property
     def trainer(self) -> Trainer:
         """The trainer of students, the same in all processes of the run."""
-        return Trainer(self.config, self.taught_by.model, self.corpus.validation, self.accelerator)
+        return Trainer(
+            self.config, self.taught_by.model, self.corpus.validation, self.accelerator, self.placement
+        )
 
     def loss(self, model: PreTrainedModel) -> float:
         """Return the validation loss in the precision of training, which the rungs compare."""

@@ -19,7 +19,7 @@ from evaluators.distillation.targets.choice import size_text
 from evaluators.teacher import Teacher
 from evaluators.teacher.on_disk import WeightsOnDisk, teacher_on_disk
 from search.settings.methods import weights_dtype
-from search.settings.resolution import Resolved
+from search.settings.resolved import Resolved
 from search.stages.targets import free_bytes
 from search.storage.run_directory import RunDirectory
 from space.axes.axis_map import AxisMap

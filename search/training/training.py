@@ -20,7 +20,8 @@ from evaluators.distillation.training import Advance
 from evaluators.metrics.loss import validation_loss
 from search.settings.config import RunConfig
 from search.settings.methods import loss_of, states_of
-from search.settings.resolution import Resolved
+from search.settings.placement import STAYS, Placement
+from search.settings.resolved import Resolved
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Trainer:
     validation: Tensor
     """(N, T) validation blocks."""
     accelerator: Accelerator
+    placement: Placement = STAYS
+    """Of the run; its micro-batch and recomputation are where every training begins."""
 
     def loss(self, model: PreTrainedModel) -> float:
         """Return the validation loss in the precision of training, which the rungs compare."""
@@ -69,6 +72,8 @@ class Trainer:
             loss=loss_of(self.config),
             states=states_of(self.config, student, self.teaching),
             optimizer=OptimizerName(self.config.optimizer),
+            micro_batch=self.placement.micro_batch,
+            recompute=self.placement.recompute,
         )
 
     def _schedule(self, tokens: int, rate: float) -> Schedule:

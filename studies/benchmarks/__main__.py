@@ -15,6 +15,7 @@ from space.input_error import InputError
 from studies.benchmarks.distil import DistilWork, distil_suite
 from studies.benchmarks.figure import Figure, table
 from studies.benchmarks.kept import keep
+from studies.benchmarks.memory import MemoryWork, memory_suite
 from studies.benchmarks.rank import RankWork, rank_suite
 from studies.benchmarks.search import SearchWork, search_suite
 from studies.benchmarks.space import SpaceWork, space_suite
@@ -25,6 +26,7 @@ SUITES: dict[str, Callable[[], list[Figure]]] = {
     "rank": lambda: rank_suite(RankWork()),
     "distil": lambda: distil_suite(DistilWork()),
     "search": lambda: search_suite(SearchWork()),
+    "memory": lambda: memory_suite(MemoryWork()),
 }
 
 
@@ -32,7 +34,7 @@ SUITES: dict[str, Callable[[], list[Figure]]] = {
 class Choice:
     """Measure ours beside a reference in the same run. Exit status 1 if a bound does not hold."""
 
-    suite: tyro.conf.Positional[Literal["space", "rank", "distil", "search", "all"]] = "all"
+    suite: tyro.conf.Positional[Literal["space", "rank", "distil", "search", "memory", "all"]] = "all"
     """Which to run."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON list."""

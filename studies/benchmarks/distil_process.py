@@ -49,16 +49,21 @@ class Peak:
 
     def __init__(self) -> None:
         """Begin here."""
+        self.begin_again()
+        if torch.cuda.is_available():
+            self._before = torch.cuda.memory_allocated()
+        else:
+            self._before = _kibibytes("/proc/self/status", "VmRSS") * 1024
+
+    def begin_again(self) -> None:
+        """Forget the height so far; what there was before stays what it was."""
         gc.collect()
-        self._before = 0
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-            self._before = torch.cuda.memory_allocated()
             return
         # Where the mark cannot be put down to what there is now, the figure is too high, never too low.
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-        self._before = _kibibytes("/proc/self/status", "VmRSS") * 1024
 
     def bytes(self) -> int:
         """Until now."""

@@ -22,17 +22,22 @@ class Figure:
     """How many times better ours is."""
     bound: float
     """The least ratio that is good enough."""
+    most: float | None = None
+    """The greatest ratio that is good enough, where more is not better."""
     missing: str = ""
     """Why there is no reference, which is then no number; the figure holds nonetheless."""
 
     @property
     def holds(self) -> bool:
         """Whether it is good enough."""
-        return bool(self.missing) or self.ratio >= self.bound
+        within = self.most is None or self.ratio <= self.most
+        return bool(self.missing) or (self.ratio >= self.bound and within)
 
     def row(self) -> dict[str, Any]:
         """For JSON."""
         row = asdict(self) | {"holds": self.holds}
+        if self.most is None:
+            del row["most"]
         if self.missing:
             return row | {"reference": None, "ratio": None}
         del row["missing"]
@@ -64,7 +69,7 @@ def table(figures: Sequence[Figure]) -> str:
     """For people: a row a figure, columns aligned."""
     head = ("name", "ours", "reference", "ratio", "bound", "holds")
     rows = [
-        (f.name, f"{f.ours:.4g}", *_beside(f), f"≥ {f.bound:.3g}", "-" if f.missing else _yes(f.holds))
+        (f.name, f"{f.ours:.4g}", *_beside(f), _bounds(f), "-" if f.missing else _yes(f.holds))
         for f in figures
     ]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
@@ -78,6 +83,11 @@ def table(figures: Sequence[Figure]) -> str:
 def _beside(figure: Figure) -> tuple[str, str]:
     """Reference and ratio, or what there is instead."""
     return (figure.missing, "-") if figure.missing else (f"{figure.reference:.4g}", f"{figure.ratio:.2f}")
+
+
+def _bounds(figure: Figure) -> str:
+    most = "" if figure.most is None else f" ≤ {figure.most:.3g}"
+    return f"≥ {figure.bound:.3g}{most}"
 
 
 def _yes(holds: bool) -> str:

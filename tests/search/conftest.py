@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 import optuna
 import pytest
+import torch
 from transformers import LlamaConfig, PretrainedConfig, Qwen3Config
 
+from evaluators.metrics.capacity import Capacity, capacity_of
 from evaluators.metrics.pace import Pace
 from studies.demo.train import CONFIG
 from tests.search.storage.postgresql import PostgreSQL, running_postgresql
@@ -87,6 +89,17 @@ def no_device_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = Pace(1e9, 1e10, 1e-6, timed=False)
     monkeypatch.setattr("search.settings.resolution.pace_estimate", lambda *_: fast)
     monkeypatch.setattr("search.planning.plan.pace_of", lambda *_: Pace(5000.0, 40_000.0, 0.5, timed=True))
+
+
+@pytest.fixture(autouse=True)
+def room_for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are resolved for a host of any size, unless the memory is named."""
+    real = capacity_of
+
+    def found(device: torch.device, told: int | None = None) -> Capacity:
+        return Capacity(None, 2**50, shared=True) if told is None else real(device, told)
+
+    monkeypatch.setattr("search.settings.resolution.capacity_of", found)
 
 
 def _config_alone(config: PretrainedConfig, factory: pytest.TempPathFactory, name: str) -> Path:

@@ -19,7 +19,7 @@ from evaluators.importance.moments import gather_moments
 from evaluators.importance.rank import rank
 from evaluators.teacher import Teacher
 from search.settings.placement import Placement
-from search.settings.resolution import Resolved
+from search.settings.resolved import Resolved
 from search.stages.importance import Importance
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import Console

@@ -13,7 +13,8 @@ import torch
 from evaluators.huggingface.residence import Residence
 from search.settings.command_line import read_flags
 from search.settings.placement import Placement
-from search.settings.resolution import Resolved, resolve
+from search.settings.resolution import resolve
+from search.settings.resolved import Resolved
 from search.stages import pipeline
 from search.stages.layer_by_layer import check_layer_by_layer
 from search.storage.run_directory import RunDirectory

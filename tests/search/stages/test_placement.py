@@ -22,7 +22,8 @@ from evaluators.huggingface.final_states import head_parameters
 from evaluators.teacher import Teacher
 from search.settings.command_line import read_flags
 from search.settings.placement import Placement
-from search.settings.resolution import Resolved, resolve
+from search.settings.resolution import resolve
+from search.settings.resolved import Resolved
 from search.stages import pipeline, preparation, sorted_weights
 from search.stages.sorted_weights import SortedWeights, check_sorted_weights, sorted_bytes_of
 from search.storage.run_directory import RunDirectory

@@ -23,8 +23,10 @@ from evaluators.distillation.targets.sparse import Sampled, TopK
 from evaluators.huggingface.residence import Residence
 from evaluators.teacher import Teacher
 from search.settings.flags import Flags
-from search.settings.resolution import Resolved, resolve
-from search.stages.targets import TargetsPlan, check_targets, free_bytes, plan_targets, setting_of, targets_of
+from search.settings.resolution import resolve
+from search.settings.resolved import Resolved
+from search.settings.targets_plan import TargetsPlan, free_bytes, plan_targets, setting_of
+from search.stages.targets import check_targets, targets_of
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import Console
 from space.input_error import InputError

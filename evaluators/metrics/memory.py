@@ -1,0 +1,120 @@
+"""The bytes of weights, gradients, optimiser states, moments and their kin, in closed form.
+
+What a class's own code holds while it runs is counted in ``activation_memory`` and ``forward_memory``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from evaluators.distillation.optimizers import OptimizerName, TrainingBytes, training_bytes
+from evaluators.importance.moments import stream_norms
+from space.axes.architecture import Architecture
+from space.axes.axis_map import AxisMap, MappedTensor, build
+from space.axes.polynomial import Polynomial, entry_count, sum_of_tensors
+from space.counting.counting import parameter_polynomial
+from space.cutting.extraction import student_config
+from space.cutting.moments import reading_dimensions
+
+#: Resident bytes of a process on the CPU after its imports, as ``studies.benchmarks memory`` measures them.
+PROCESS = 700_000_000
+#: An allowance for what a process takes of a GPU beside tensors: the CUDA context and the libraries'
+#: workspaces. Nobody measured it on the card at hand.
+CUDA_WORKSPACE = 1_000_000_000
+
+Parts = Mapping[str, int]
+"""Bytes by what they are for."""
+
+
+@dataclass(frozen=True)
+class StageNeeds:
+    """What one stage of a run holds at its height."""
+
+    stage: str
+    device: Parts = field(default_factory=dict)
+    host: Parts = field(default_factory=dict)
+
+    @property
+    def device_bytes(self) -> int:
+        """Of the device."""
+        return sum(self.device.values())
+
+    @property
+    def host_bytes(self) -> int:
+        """Of the host."""
+        return sum(self.host.values())
+
+    def on_one(self) -> StageNeeds:
+        """Return the same where device and host are one: everything counts for the host."""
+        return StageNeeds(self.stage, {}, {**self.device, **self.host})
+
+
+def student_bytes(axis_map: AxisMap, architecture: Architecture, optimizer: OptimizerName) -> TrainingBytes:
+    """Return what training a student of an architecture takes for weights, gradients and states."""
+    config = student_config(axis_map, architecture, range(architecture.layers))
+    return training_bytes((one.shape for one in build(config).parameters()), optimizer)
+
+
+def weight_bytes(axis_map: AxisMap, dtype: torch.dtype, architecture: Architecture | None = None) -> int:
+    """Return the bytes of the weights of a model, by default of the map's own; tied ones count once."""
+    return parameter_polynomial(axis_map).of(architecture or axis_map.teacher) * dtype.itemsize
+
+
+def largest_tensor(axis_map: AxisMap) -> int:
+    """Return the number of entries of a teacher's largest tensor."""
+    return max(_entries(tensor) for tensor in axis_map.tensors)
+
+
+def head_bytes(axis_map: AxisMap, dtype: torch.dtype) -> int:
+    """Return the bytes of the head alone, vocabulary times hidden."""
+    vocabulary: int = axis_map.config.get_text_config(decoder=True).vocab_size
+    return vocabulary * axis_map.teacher.hidden * dtype.itemsize
+
+
+def one_layer_bytes(axis_map: AxisMap, dtype: torch.dtype) -> int:
+    """Return the bytes of a teacher of which one layer is loaded at a time: the largest, and all around."""
+    layers: Counter[int | None] = Counter()
+    for tensor in axis_map.tensors:
+        layers[tensor.layer] += _entries(tensor)
+    outside = layers.pop(None, 0)
+    return (outside + max(layers.values(), default=0)) * dtype.itemsize
+
+
+def _entries(tensor: MappedTensor) -> int:
+    return math.prod(dimension.length for dimension in tensor.dimensions)
+
+
+def stream_bytes(axis_map: AxisMap) -> int:
+    """Return the bytes of the stream's moments, 8 D² for each norm; without a basis they are not sorted."""
+    return 8 * axis_map.teacher.hidden**2 * len(stream_norms(axis_map))
+
+
+def refit_bytes(axis_map: AxisMap) -> int:
+    """Return the most bytes of a least-squares repair of one matrix, in float64 on the host.
+
+    With k of n inputs kept: the blocks kept × kept and dropped × kept of the moment, the ridge, the shifted
+    block, its factors, the right-hand side and the solution; at most 4 n² values for any k.
+    """
+    lengths = [
+        tensor.dimensions[dim].length for tensor in axis_map.tensors for dim in reading_dimensions(tensor)
+    ]
+    return 8 * 4 * max(lengths, default=0) ** 2
+
+
+def rows_polynomial(axis_map: AxisMap) -> Polynomial:
+    """Return the inputs and outputs of all matrices inside the layers, for a token.
+
+    In mixed precision two bytes for each are near what a training step saves for its backward pass. It
+    compares students, and stands in where a class cannot run without values.
+    """
+    matrices = [t for t in axis_map.tensors if t.layer is not None and len(t.dimensions) == 2]
+    return sum_of_tensors(
+        axis_map,
+        matrices,
+        lambda tensor, _: Polynomial.sum(entry_count(one, axis_map) for one in tensor.dimensions),
+    )
