@@ -208,7 +208,7 @@ def test_states_that_do_not_fit_on_the_disk_are_refused(
     with pytest.raises(InputError) as error:
         from_disk(*llama, scratch=tmp_path)
     assert str(error.value) == (
-        "The states between two layers have to fit on the disk to rank a teacher layer by layer; "
+        "The states between two layers have to fit on the disk to run a teacher layer by layer; "
         f"0.0 GB are needed and 0.0 GB are free in {tmp_path}. "
         "Make space there, name another folder with TMPDIR, or take fewer calibration blocks."
     )
