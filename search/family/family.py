@@ -33,7 +33,6 @@ from search.runs.summary import read
 from search.settings.flag_rules import budgets_named, parse_count
 from search.settings.flags import Flags
 from search.settings.resolution import (
-    Resolved,
     budget_of,
     folders_of,
     name_of,
@@ -41,6 +40,7 @@ from search.settings.resolution import (
     resolve_from,
     teachers_named,
 )
+from search.settings.resolved import Resolved
 from search.settings.teachers import Training, TrainingPhase, training_tokens
 from search.stages.pipeline import run
 from search.storage.run_directory import RunDirectory, atomic_write

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from evaluators.metrics.pace import Pace
 from search.settings.bracket_plan import ETA, RESERVE, plan_bracket, rungs_up_to, tokens_for
@@ -95,7 +96,7 @@ class TimeBudget:
         search = self._search_tokens(tokens)
         rungs = self.usual.rung_tokens if "rung_tokens" in self.given else ()
         first = rungs[0] if rungs else self._first_rung_tokens(search)
-        retraining = self._retraining(max(tokens - search, tokens / 2), first)
+        retraining: dict[str, Any] = self._retraining(max(tokens - search, tokens / 2), first)
         every = bool(rungs)
         rungs = rungs or rungs_up_to(first, retraining["retrain_tokens"])
         trials = self.usual.trials if "trials" in self.given else None
@@ -191,12 +192,14 @@ class TimeBudget:
             ("calibration_blocks", ranking_seconds, _RANKING),
         ):
             most = getattr(usual, field) * usual.block
-            whole = replace(config, **{field: most // config.block})
+            blocks: dict[str, Any] = {field: most // config.block}
+            whole = replace(config, **blocks)
             if field == "calibration_blocks" and self._trial_is_too_long(whole, training):
                 config, whole = (replace(one, basis=BasisName.COORDINATE.value) for one in (config, whole))
             tokens = most * min(1.0, share * training / max(seconds_of(whole, work, pace), 1e-9))
             tokens = max(min(most, _FEWEST_SAMPLES), tokens)
-            config = replace(config, **{field: max(1, int(tokens) // config.block)})
+            blocks = {field: max(1, int(tokens) // config.block)}
+            config = replace(config, **blocks)
         return config
 
     def _trial_is_too_long(self, config: RunConfig, training: float) -> bool:

@@ -20,7 +20,7 @@ from evaluators.teacher import Teacher
 from evaluators.teacher.on_disk import WeightsOnDisk, teacher_on_disk
 from search.settings.methods import weights_dtype
 from search.settings.resolved import Resolved
-from search.stages.targets import free_bytes
+from search.settings.targets_plan import free_bytes
 from search.storage.run_directory import RunDirectory
 from space.axes.axis_map import AxisMap
 from space.cutting.extraction import saved_tensors

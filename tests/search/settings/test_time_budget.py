@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ WORK = Work(layer_passes=15.5, larger=1.66, architectures=44, hand_made=3, tried
 PACE = Pace(100.0, 300.0, 1.5, timed=True)
 
 
-def usual(scale: Scale = SCALES[2], **fields: object) -> RunConfig:
+def usual(scale: Scale = SCALES[2], **fields: Any) -> RunConfig:
     """A configuration with the default amounts of a scale."""
     rungs = rungs_up_to(scale.first_rung_tokens, scale.retrain_tokens)
     bracket = plan_bracket(scale.search_tokens, rungs, WORK.architectures)

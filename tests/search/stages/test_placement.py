@@ -101,9 +101,9 @@ def test_a_run_finds_the_same_wherever_its_weights_lie(folder: Path, monkeypatch
     monkeypatch.setattr(residence, "transfer", device.transfer)
     load, train, score = preparation.teacher_of, loop._run_in_memory, preparation.score_in_basis
 
-    def trains(training: Training) -> None:
+    def trains(training: Training, *memory: Any) -> None:
         device.trains(training)
-        train(training)
+        train(training, *memory)
 
     alive: list[weakref.ref[SortedWeights]] = []
     scored: list[str] = []
@@ -171,11 +171,11 @@ def test_a_gpu_holds_the_student_alone_while_it_learns(
     flags += ["--budget", "60%", "--model", str(folder / "teacher"), "--data", str(folder / "stories.txt")]
     run, train, held = replace(resolve(read_flags(flags)), placement=ON_THE_HOST), loop._run_in_memory, []
 
-    def trains(training: Training) -> None:
+    def trains(training: Training, *memory: Any) -> None:
         gc.collect()
         student = sum(one.nbytes for one in training.student.parameters())
         held.append(torch.cuda.memory_allocated() / student)
-        train(training)
+        train(training, *memory)
 
     monkeypatch.setattr(loop, "_run_in_memory", trains)
     searched(run, RunDirectory(tmp_path / "run"))
