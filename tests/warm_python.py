@@ -176,7 +176,7 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         with suppress(AttributeError, TypeError):
             status = 128 + signal.SIGINT if sys.exc_info()[0] is KeyboardInterrupt else 1
     finally:
