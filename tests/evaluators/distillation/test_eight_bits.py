@@ -71,7 +71,7 @@ def test_a_longer_training_from_a_branch_is_the_longer_one_undisturbed(
     options: dict[str, Any] = {"stem": "one student", "optimizer": EIGHT}
     train(short, half, plan(10), path=tmp_path / "short.safetensors", branch=branch, **options)
     told: list[int] = []
-    files = {"path": tmp_path / "long.safetensors", "start": branch}
+    files: dict[str, Any] = {"path": tmp_path / "long.safetensors", "start": branch}
     train(long, half, plan(16), advance=told.append, **files, **options)
     train(undisturbed, half, plan(16), optimizer=EIGHT)
     assert told[0] == 8 * 4 * BLOCK
@@ -87,7 +87,7 @@ def test_the_best_weights_come_back(half: Accelerator, tmp_path: Path) -> None:
         return next(losses)
 
     student = tiny_student(**SIZES)
-    files = {"path": tmp_path / "a.safetensors", "best": tmp_path / "best.safetensors"}
+    files: dict[str, Any] = {"path": tmp_path / "a.safetensors", "best": tmp_path / "best.safetensors"}
     outcome = train(student, half, plan(STEPS), validate=validate, optimizer=EIGHT, **files)
     assert outcome.best_tokens == 4 * 4 * BLOCK
     assert torch.equal(student.get_parameter("lm_head.weight"), kept[1])
