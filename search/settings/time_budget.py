@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from evaluators.metrics.pace import Pace
 from search.settings.bracket_plan import ETA, RESERVE, plan_bracket, rungs_up_to, tokens_for
@@ -151,7 +152,7 @@ class TimeBudget:
         candidates = min(self.work.architectures, usual, planned / self._fewest_tokens)
         return max(1, int(planned / max(self._fewest_candidates, candidates)))
 
-    def _retraining(self, tokens: float, first: int) -> dict[str, int]:
+    def _retraining(self, tokens: float, first: int) -> dict[str, Any]:
         """Return the fields of retraining.
 
         Args:
@@ -191,12 +192,14 @@ class TimeBudget:
             ("calibration_blocks", ranking_seconds, _RANKING),
         ):
             most = getattr(usual, field) * usual.block
-            whole = replace(config, **{field: most // config.block})
+            blocks: dict[str, Any] = {field: most // config.block}
+            whole = replace(config, **blocks)
             if field == "calibration_blocks" and self._trial_is_too_long(whole, training):
                 config, whole = (replace(one, basis=BasisName.COORDINATE.value) for one in (config, whole))
             tokens = most * min(1.0, share * training / max(seconds_of(whole, work, pace), 1e-9))
             tokens = max(min(most, _FEWEST_SAMPLES), tokens)
-            config = replace(config, **{field: max(1, int(tokens) // config.block)})
+            blocks = {field: max(1, int(tokens) // config.block)}
+            config = replace(config, **blocks)
         return config
 
     def _trial_is_too_long(self, config: RunConfig, training: float) -> bool:
