@@ -152,7 +152,7 @@ class TimeBudget:
         candidates = min(self.work.architectures, usual, planned / self._fewest_tokens)
         return max(1, int(planned / max(self._fewest_candidates, candidates)))
 
-    def _retraining(self, tokens: float, first: int) -> dict[str, int]:
+    def _retraining(self, tokens: float, first: int) -> dict[str, Any]:
         """Return the fields of retraining.
 
         Args:
