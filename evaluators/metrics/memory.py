@@ -70,6 +70,26 @@ def largest_tensor(axis_map: AxisMap) -> int:
     return max(_entries(tensor) for tensor in axis_map.tensors)
 
 
+def sorting_bytes(axis_map: AxisMap, dtype: torch.dtype, *, stays: bool, turned: bool) -> int:
+    """Return the most bytes of sorting a teacher's weights, tensor by tensor in the map's order.
+
+    A tensor is selected along a dimension and copied, so it is there twice while it is made; in another
+    basis it is turned before, in float32 with a result in float32.
+
+    Args:
+        axis_map: the teacher's.
+        dtype: of its weights.
+        stays: whether the sorted tensors stay in memory; else each is written away.
+        turned: whether they get another basis.
+    """
+    done = peak = 0
+    for tensor in axis_map.tensors:
+        size = _entries(tensor)
+        peak = max(peak, done + size * (2 * dtype.itemsize + 8 * turned))
+        done += size * dtype.itemsize * stays
+    return max(peak, done)
+
+
 def head_bytes(axis_map: AxisMap, dtype: torch.dtype) -> int:
     """Return the bytes of the head alone, vocabulary times hidden."""
     vocabulary: int = axis_map.config.get_text_config(decoder=True).vocab_size

@@ -45,6 +45,7 @@ from evaluators.metrics.memory import (
     one_layer_bytes,
     refit_bytes,
     rows_polynomial,
+    sorting_bytes,
     stream_bytes,
     student_bytes,
     weight_bytes,
@@ -255,18 +256,15 @@ class StageMemory:
         )
         sums = {"moments": self._moment_bytes} if self._moment_bytes else {}
         passes = {**sums, "activations": batch}
-        copies = {"activations": self._sorting_bytes}
-        sorting = {**self._sorted_moments, **self._sorted(placement), **copies}
+        turned = self._basis is not BasisName.COORDINATE
+        kept = self._sorted(placement)
+        height = sorting_bytes(self._map, self._weights, stays=placement.sorted_stay, turned=turned)
+        copies = {"copies": max(0, height - sum(kept.values()))}
+        sorting = {**self._sorted_moments, **kept, **copies}
         teacher = self._teacher(placement)
         loaded = 0 if self._shared else sum(teacher.values())
         host = {"teacher as it is loaded": loaded} if loaded else {}
         return StageNeeds("ranking", {**teacher, **_larger(passes, sorting)}, host)
-
-    @property
-    def _sorting_bytes(self) -> int:
-        """What sorting the largest tensor takes: it is sorted and copied, and in a basis turned before."""
-        turned = 2 * 4 if self._basis is not BasisName.COORDINATE else 0
-        return largest_tensor(self._map) * (2 * self._weights.itemsize + turned)
 
     def _moments(self, placement: Placement) -> StageNeeds:
         """The sums on the device; their means on the host, and there once more when they are sorted."""
