@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evaluators.corpus.corpus import Corpus
+from evaluators.distillation.optimizers import OptimizerName
 from evaluators.metrics.energy import energy_meter, energy_spent
 from evaluators.teacher import Teacher
 from search.report import RankingView, write_report
@@ -21,6 +22,7 @@ from search.settings.costs import tried_architectures
 from search.settings.hours import saved_config, with_saved_amounts
 from search.settings.ledger import cap_device_memory, run_ledger
 from search.settings.memory_table import memory_lines
+from search.settings.optimizer import check_installed
 from search.settings.resolved import Resolved
 from search.stages.benchmarks import run_benchmarks
 from search.stages.correction import Correction, correct_if_asked
@@ -115,6 +117,7 @@ def begin(resolved: Resolved, directory: RunDirectory, console: Console) -> tupl
     if config.storage:  # fail now if it cannot be reached, before any work
         open_storage(config.storage, directory.path)
     check_targets(resolved, directory)
+    check_installed(OptimizerName(resolved.config.optimizer))
     cap_device_memory(resolved)
     for line in memory_lines(run_ledger(resolved, directory.path)):
         console.say(line)

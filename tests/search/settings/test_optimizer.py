@@ -8,7 +8,7 @@ import pytest
 
 from evaluators.distillation.optimizers import OptimizerName
 from search.settings.flags import Flags
-from search.settings.optimizer import eight_bits_refused, optimizer_for, precision_for
+from search.settings.optimizer import check_installed, eight_bits_refused, optimizer_for, precision_for
 from search.settings.resolution import resolve
 from space.input_error import InputError
 from tests.search.settings.test_resolution import flags
@@ -44,3 +44,13 @@ def test_eight_bits_are_refused_where_they_cannot_train(monkeypatch: pytest.Monk
     with pytest.raises(InputError, match=r"FSDP.* Leave --optimizer out"):
         optimizer_for(EIGHT, "cuda")
     assert optimizer_for(Flags(), "cuda") is OptimizerName.ADAMW
+
+
+def test_without_its_library_it_is_refused_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check_installed(OptimizerName.ADAMW_8BIT)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    check_installed(OptimizerName.ADAMW)
+    with pytest.raises(InputError, match=r"needs torchao.*pip install 'slimsearch\[gpu\]'"):
+        check_installed(OptimizerName.ADAMW_8BIT)
