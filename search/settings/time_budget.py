@@ -15,6 +15,7 @@ Block and batch shrink alike, until rung 1 has some tens of steps. What the user
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -191,16 +192,23 @@ class TimeBudget:
             ("validation_blocks", validation_seconds, _VALIDATION),
             ("calibration_blocks", ranking_seconds, _RANKING),
         ):
-            most = getattr(usual, field) * usual.block
-            blocks: dict[str, Any] = {field: most // config.block}
-            whole = replace(config, **blocks)
-            if field == "calibration_blocks" and self._trial_is_too_long(whole, training):
-                config, whole = (replace(one, basis=BasisName.COORDINATE.value) for one in (config, whole))
-            tokens = most * min(1.0, share * training / max(seconds_of(whole, work, pace), 1e-9))
-            tokens = max(min(most, _FEWEST_SAMPLES), tokens)
-            blocks = {field: max(1, int(tokens) // config.block)}
-            config = replace(config, **blocks)
+            if field == "calibration_blocks" and self._trial_is_too_long(config, training):
+                config = replace(config, basis=BasisName.COORDINATE.value)
+            tokens = getattr(usual, field) * usual.block
+            fewest = max(1, min(tokens, _FEWEST_SAMPLES) // config.block)
+            counts = range(fewest, max(fewest, tokens // config.block) + 1)
+
+            def seconds(blocks: int) -> float:
+                return seconds_of(_with_blocks(config, field, blocks), work, pace)  # noqa: B023
+
+            fitting = bisect.bisect_right(counts, share * training, key=seconds)
+            config = _with_blocks(config, field, counts[max(0, fitting - 1)])
         return config
 
     def _trial_is_too_long(self, config: RunConfig, training: float) -> bool:
         return trial_seconds(config, self.work, self.pace) > _TRIAL * training
+
+
+def _with_blocks(config: RunConfig, field: str, blocks: int) -> RunConfig:
+    amounts: dict[str, Any] = {field: blocks}
+    return replace(config, **amounts)

@@ -22,7 +22,7 @@ MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for package in PACKAGES
     for path in sorted((ROOT / package).rglob("*.py"))
-    if path.stat().st_size
+    if path.stat().st_size and path != ROOT / package / "__init__.py"
 ]
 _LOADING = {("link", "href"), ("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src")}
 

@@ -293,6 +293,7 @@ device = "cpu"
 dtype = "bfloat16"
 retrain-baselines = true
 hours = 2
+device-memory = "80GB"
 trust-remote-code = true
 plan = true
 json = true

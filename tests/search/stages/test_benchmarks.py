@@ -15,6 +15,7 @@ import torch
 
 from evaluators.metrics.benchmarks import Score, Task
 from search.rungs.evaluation import Retrained
+from search.settings.placement import Placement
 from search.stages import benchmarks
 from search.stages.benchmarks import Result, run_benchmarks
 from search.stages.run_context import RunContext
@@ -56,7 +57,9 @@ def run(
         on_device=nullcontext,
     )
     config = run_config(benchmarks=tuple(SCORES))
-    context = cast(RunContext, SimpleNamespace(config=config, teacher=teacher, directory=folder))
+    context = cast(
+        RunContext, SimpleNamespace(config=config, teacher=teacher, directory=folder, placement=Placement())
+    )
     monkeypatch.setattr(benchmarks, "tasks_of", lambda names: [Task(name) for name in names])
     monkeypatch.setattr(benchmarks, "benchmark", harness)
     monkeypatch.setattr(

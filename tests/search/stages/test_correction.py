@@ -122,7 +122,7 @@ def test_stopped_it_goes_on_and_ends_in_the_same_weights(
 def test_one_that_diverges_is_refused_with_its_reason(
     tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def diverges(*_: Any) -> None:
+    def diverges(*_: Any, **__: Any) -> None:
         raise DivergenceError("the loss is nan at step 3")
 
     monkeypatch.setattr("search.stages.correction.correct_teacher", diverges)

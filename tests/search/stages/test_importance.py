@@ -17,8 +17,9 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from evaluators.corpus.corpus import Corpus
 from evaluators.importance.moments import gather_moments
 from evaluators.importance.rank import rank
+from evaluators.metrics.latency import Workload
 from evaluators.teacher import Teacher
-from search.settings.placement import Placement
+from search.settings.costs import Costs
 from search.settings.resolved import Resolved
 from search.stages.importance import Importance
 from search.storage.run_directory import RunDirectory
@@ -95,8 +96,10 @@ def variant(of: BasisName = BasisName.COORDINATE, turned: Any = None, **config: 
     axis_map = axis_map_in(of)
     config = {"calibration_blocks": 6, "block": 10, "depth_by": "perplexity", "basis": of.value, **config}
     space = enumerate_space(axis_map, Budget(12_000, 0.3, value_bytes=4))
-    parts = {"config": run_config(**config), "axis_map": axis_map, "space": space, "basis": of}
-    return cast(Resolved, SimpleNamespace(**parts, turned=turned, placement=Placement()))
+    parts: dict[str, Any] = {"axis_map": axis_map, "space": space, "basis": of, "whole": space}
+    parts["teacher_parameters"] = 0
+    costs = Costs(axis_map, Workload(), 4)
+    return Resolved(run_config(**config), **parts, costs=costs, turned=turned)
 
 
 def both(**config: Any) -> list[Resolved]:
@@ -198,7 +201,7 @@ def test_what_was_made_is_not_made_again(
     path = RunDirectory(tmp_path).ranking
     assert quiet.said == [f"reusing the ranking in {path}: same teacher, text and method"]
     other = replace(run.config, rounds_order="width-depth")
-    another = cast(Resolved, SimpleNamespace(**{**vars(run), "config": other}))
+    another = replace(run, config=other)
     seen = forwards(teacher)
     found = importance(another, teacher, corpus, tmp_path, quiet).rank([another])[run.basis]
     assert seen, "another order of rounds is another ranking"

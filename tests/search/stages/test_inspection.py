@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from evaluators.corpus.corpus import Corpus
 from search.rungs.evaluation import Retrained
+from search.settings.placement import Placement
 from search.stages import benchmarks, inspection
 from search.stages.inspection import Breakdown, Inspection, LatencyBreakdown, TextSample, inspect
 from search.stages.run_context import RunContext
@@ -54,6 +55,7 @@ class Looker:
             directory=self.folder,
             corpus=Corpus("text", tokens[:0], tokens[:0], tokens, 1, text),
             axis_map=SimpleNamespace(teacher=Architecture(64, 128, 4, 2, 5)),
+            placement=Placement(),
             kept_layers=lambda architecture: [0, 2],
         )
         models = [Retrained(Architecture(64, 96, 4, 2, 2), "search", 2, 1, 1, 1, [], path) for path in MODELS]
