@@ -166,15 +166,18 @@ def activation_checkpointing(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """
 
     def checkpointed(forward: Callable[..., object]) -> Callable[..., object]:
+        @partial(torch.compiler.disable, recursive=False)  # what it calls is compiled all the same
         def without_cache(*arguments: object, **keywords: object) -> object:
             kept = torch.is_autocast_cache_enabled()
             torch.set_autocast_cache_enabled(False)
             try:
-                return forward(*arguments, **keywords)
+                return checkpoint(
+                    forward, *arguments, use_reentrant=False, preserve_rng_state=False, **keywords
+                )
             finally:
                 torch.set_autocast_cache_enabled(kept)
 
-        return partial(checkpoint, without_cache, use_reentrant=False, preserve_rng_state=False)
+        return without_cache
 
     with replaced_forward(blocks, checkpointed):
         yield
