@@ -1,0 +1,1 @@
+from space import library_logging as library_logging

@@ -21,7 +21,7 @@ from search.frames import models as models_of
 from search.frames import trials as trials_of
 from search.settings.flags import Flags
 from search.settings.resolution import resolve
-from search.stages.pipeline import Run, at_work, begin, rank_teacher, retrain_promoted, search_rungs
+from search.stages.pipeline import Run, at_work, begin_or_join, rank_teacher, retrain_promoted, search_rungs
 from search.storage.run_directory import RunDirectory
 from search.terminal.command import is_multi_process, redact_password
 from search.terminal.console import Console
@@ -50,7 +50,7 @@ def rank(flags: Flags) -> Run:
     directory = RunDirectory(flags.out / resolved.config.name)
     console = Console(flags.quiet, flags.verbose)
     with console.running():
-        teacher, corpus = begin(resolved, directory, console)
+        resolved, teacher, corpus = begin_or_join(resolved, directory, console)
         with at_work(resolved.config, directory) as workers:
             return rank_teacher(resolved, directory, console, _as_call(flags), teacher, corpus, workers)
 

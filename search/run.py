@@ -47,7 +47,7 @@ def _main(arguments: list[str]) -> int:
 
         print(run_family(flags, command))
         return 0
-    from search.planning.messages import as_json_line, opening_line, result_as_dict, result_text
+    from search.planning.messages import as_json_line, hours_line, opening_line, result_as_dict, result_text
     from search.planning.plan import plan
     from search.settings.resolution import resolve
     from search.storage.run_directory import RunDirectory
@@ -63,6 +63,8 @@ def _main(arguments: list[str]) -> int:
     from search.stages.pipeline import run
 
     console.say(opening_line(resolved))
+    if resolved.config.hours:
+        console.say(hours_line(resolved))
     summary = run(resolved, directory, console, command)
     print(as_json_line(result_as_dict(summary, directory)) if flags.json else result_text(summary, directory))
     return 0

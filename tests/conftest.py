@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,11 +22,29 @@ from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from space.verification import verification
+from tests import verified_once
+
 SEPARATOR = "<|endoftext|>"
 
 # A machine with other work on it takes its time now and then.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Share what ``verify`` finds between the processes of the session; the first one makes the folder."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.mkdtemp(prefix="slimsearch-verified-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        os.environ[verified_once.FOLDER] = folder
+    verified_once.install(Path(os.environ[verified_once.FOLDER]))
+
+
+@pytest.fixture
+def nothing_verified_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that change what verifying does."""
+    monkeypatch.setattr(verification, "verify", verified_once.verify_anew)
 
 
 @pytest.fixture(scope="session")

@@ -110,17 +110,18 @@ def distil(
     began = time.monotonic()
     student.eval()
     convert_weights(student, optimizer)
-    compared = None if states is None else _states_loss(states, student, targets)
-    distillation = Distillation(student, targets, loss or Loss(), compared)
-    unsharder = Unsharder(student, accelerator)
-    try:
-        gradient, prepared = _prepared(distillation, targets, schedule, accelerator, optimizer)
-        saving, best = _files(checkpointing, gradient, prepared)
-        training = Training(gradient, prepared, monitor or TrainingMonitor(), saving, best, began)
-        _run_in_memory(training, micro_batch, recompute)
-        unsharder.restore(student)
-    finally:
-        accelerator.free_memory()
+    with targets.on_device():
+        compared = None if states is None else _states_loss(states, student, targets)
+        distillation = Distillation(student, targets, loss or Loss(), compared)
+        unsharder = Unsharder(student, accelerator)
+        try:
+            gradient, prepared = _prepared(distillation, targets, schedule, accelerator, optimizer)
+            saving, best = _files(checkpointing, gradient, prepared)
+            training = Training(gradient, prepared, monitor or TrainingMonitor(), saving, best, began)
+            _run_in_memory(training, micro_batch, recompute)
+            unsharder.restore(student)
+        finally:
+            accelerator.free_memory()
     return _outcome(training)
 
 

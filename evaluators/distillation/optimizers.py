@@ -29,8 +29,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from evaluators.huggingface.library_output import quiet_libraries
-
 _BETAS = (0.9, 0.95)
 _EPSILON = 1e-8
 #: Of matrices alone.
@@ -270,10 +268,10 @@ class _Torchao(NamedTuple):
 
 @cache
 def _torchao() -> _Torchao:
-    """Import torchao, which takes seconds; so it is left to who trains by it."""
-    with quiet_libraries():
-        from torchao.optim.adam import single_param_adam
-        from torchao.optim.quant_utils import create_dynamic_map, dequant_with_qmap, scale_tensor
+    """Import torchao; who trains by AdamW need not have it."""
+    from torchao.optim.adam import single_param_adam
+    from torchao.optim.quant_utils import create_dynamic_map, dequant_with_qmap, scale_tensor
+
     return _Torchao(single_param_adam, dequant_with_qmap, scale_tensor, create_dynamic_map)
 
 
@@ -281,7 +279,7 @@ class _Table(NamedTuple):
     values: Tensor
     """(256,) the values that codes stand for."""
     borders: Tensor
-    """(255,) the middles between them."""
+    """(255,) the least number that is rounded up to the next one, for each but the last."""
 
 
 @cache
@@ -290,7 +288,11 @@ def _tables(device: torch.device) -> tuple[_Table, _Table]:
 
     def table(signed: bool) -> _Table:
         values = torch.tensor(_torchao().table(signed), device=device)
-        return _Table(values, (values[1:] + values[:-1]) / 2)
+        # The middle is a number of float64; torchao rounds up from the first of float32 that is not below it.
+        middles = values[:-1].double() + ((values[1:] - values[:-1]) * 0.5).double()
+        borders = middles.float()
+        above = torch.nextafter(borders, torch.ones_like(borders))
+        return _Table(values, torch.where(borders < middles, above, borders))
 
     return table(True), table(False)
 

@@ -16,7 +16,7 @@ import datasets.utils as datasets_bars
 from transformers.utils import logging as transformers_bars
 
 logger = logging.getLogger(__name__)
-_LIBRARIES = ("transformers", "datasets", "huggingface_hub", "torchao", "torch.utils._pytree")
+_LIBRARIES = ("transformers", "datasets", "huggingface_hub")
 #: The modules of the libraries that log retries after a connection broke.
 _RETRYING = ("huggingface_hub.utils._http", "huggingface_hub.file_download", "datasets.utils.file_utils")
 _MOST_CHARACTERS = 300

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from evaluators.importance.method import Aggregate
+from evaluators.importance.precision import full_precision
 
 
 class Aggregation(NamedTuple):
@@ -263,7 +264,8 @@ class BlockInfluence:
         lengths = [
             torch.linalg.vector_norm(states, dim=-1, dtype=torch.float32) for states in (before, after)
         ]
-        dots = torch.linalg.vecdot(before.float(), after.float())
+        with full_precision(before):
+            dots = torch.linalg.vecdot(before.float(), after.float())
         cosine = dots / (lengths[0] * lengths[1]).clamp_min(_MIN_NORM)
         total = cosine.double().sum()
         self.cosines = total if self.cosines is None else self.cosines + total

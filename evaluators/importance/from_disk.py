@@ -1,49 +1,44 @@
-"""Rank a teacher that is larger than memory: load each layer once, for all calibration blocks.
+"""Rank a teacher that is larger than memory: each layer is loaded once, for all calibration blocks.
 
-The model class's own decoder runs once for every layer and batch, but only one of its layers computes. The
-layers before it return the output of the layer below, stored in the run before; the layers after it
-return its output unchanged. The decoder's own code does everything around the layers (masks, positions, other
-embeddings), so this module needs to know nothing about it.
-
-Memory holds the parameters of one layer, those outside the layers, and one batch's activations. The states
-between two layers lie in a memory-mapped file, which the system can write out to disk.
+Without layer n the states before it go on at the layer behind it. So while the layers are loaded in turn, one
+stream of states begins at each of them, and all go on together: L streams and the teacher's own lie on the
+disk, and every layer is loaded once for all of them.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
-from evaluators.huggingface.library_output import short_message
 from evaluators.importance.activations import ActivationListener, all_reduced, process_share
 from evaluators.importance.aggregation import Aggregation
+from evaluators.importance.collected import ranking_of
+from evaluators.importance.layer_removal import Cost, NextTokenLoss, TeacherDivergence
+from evaluators.importance.layer_scores import LayerScores, check_depth, check_finite, layer_sample
 from evaluators.importance.method import Depth, Method, Width
 from evaluators.importance.moments import reader_weighting
-from evaluators.importance.rank import batches, ranking_of
-from evaluators.teacher.on_disk import TeacherOnDisk, teacher_on_disk
-from space.axes.axis_map import AxisMap, layer_modules, wildcard_name
+from evaluators.importance.precision import products
+from evaluators.importance.rank import batches
+from evaluators.teacher.layer_by_layer import LayersInTurn, StoredStates, TeacherFiles
+from space.axes.axis_map import AxisMap, wildcard_name
 from space.cutting.basis import BasisName
 from space.cutting.ranking import Ranking
 from space.input_error import InputError
 
 
-@torch.no_grad()
 def rank_from_disk(
     directory: Path,
     axis_map: AxisMap,
     calibration: Tensor,
     fingerprint: str,
-    advance: Callable[[int], None] = lambda blocks: None,
+    advance: Callable[[float], None] = lambda blocks: None,
     method: Method | None = None,
     *,
     device: torch.device,
@@ -53,8 +48,6 @@ def rank_from_disk(
     accelerator: Accelerator | None = None,
 ) -> Ranking:
     """Return the ranking that ``rank`` gives, with only one layer of the teacher in memory at a time.
-
-    Every weight is loaded once; some bases load the matrices that read the residual stream a second time.
 
     Args:
         directory: the teacher's.
@@ -70,193 +63,201 @@ def rank_from_disk(
         accelerator: as for ``rank``.
 
     Raises:
+        InputError: as for ``rank_in_bases_from_disk``.
+    """
+    method = method or Method()
+    if method.depth is not Depth.INFLUENCE:
+        raise _unsuitable(method)
+    files = TeacherFiles(directory, axis_map, device, dtype, scratch, trust_remote_code)
+    keys = {method.basis: fingerprint}
+    found = rank_in_bases_from_disk(files, calibration, keys, advance, method, accelerator)
+    return found[method.basis]
+
+
+@torch.no_grad()
+def rank_in_bases_from_disk(
+    files: TeacherFiles,
+    calibration: Tensor,
+    fingerprints: Mapping[BasisName, str],
+    advance: Callable[[float], None] = lambda blocks: None,
+    method: Method | None = None,
+    accelerator: Accelerator | None = None,
+    layers: LayerScores | None = None,
+) -> dict[BasisName, Ranking]:
+    """Return the rankings that ``rank_in_bases`` gives, with one layer of the teacher in memory at a time.
+
+    Every weight is loaded once; some bases load the matrices that read the residual stream a second time.
+
+    Args:
+        files: the teacher's.
+        calibration: (N, T) token ids; each block is one sample of the batch.
+        fingerprints: from ``ranking_fingerprint``, by basis.
+        advance: called with the number of blocks after each batch, in equal parts for each layer.
+        method: has to score widths by activations, once; its basis does not count.
+        accelerator: as for ``rank``.
+        layers: scores of the layers; None for block influence.
+
+    Raises:
         InputError: the method needs the whole teacher, its layers share more than the residual stream, or the
             states do not fit on the disk; and as for ``rank``.
     """
     method = method or Method()
-    _refuse_method(method)
-    _refuse_stacks(axis_map)
-    with (
-        teacher_on_disk(directory, device, dtype, trust_remote_code) as teacher,
-        TemporaryDirectory(dir=scratch) as folder,
-    ):
-        listener = ActivationListener(teacher.model, axis_map, [Aggregation(method.batch, method.sequence)])
-        blocks = process_share(calibration, accelerator)
-        _collect_statistics(teacher, listener, batches(blocks), _States(Path(folder), len(blocks)), advance)
+    check_method_from_disk(method)
+    axis_map = files.axis_map
+    with files.opened() as turn:
+        listener = ActivationListener(turn.model, axis_map, [Aggregation(method.batch, method.sequence)])
+        with products(turn.model, method.bfloat16):
+            _collect_statistics(turn, listener, process_share(calibration, accelerator), advance)
         listener = all_reduced(listener, accelerator)
-        return ranking_of(listener, fingerprint, method, partial(_weighting, teacher, axis_map, method.basis))
+        rankings = {}
+        for basis, key in fingerprints.items():
+            one = replace(method, basis=basis)
+            rankings[basis] = ranking_of(listener, key, one, partial(_weighting, turn, axis_map, basis))
+    return {basis: layers.given_to(of) if layers else of for basis, of in rankings.items()}
 
 
 def _collect_statistics(
-    teacher: TeacherOnDisk,
-    listener: ActivationListener,
-    batches: Sequence[Tensor],
-    states: _States,
-    advance: Callable[[int], None],
+    turn: LayersInTurn, listener: ActivationListener, blocks: Tensor, advance: Callable[[float], None]
 ) -> None:
-    """Pass all batches through one layer after the other, then through the modules after the last."""
-    layers = layer_modules(teacher.model, listener.axis_map)
-    prefixes = [f"{listener.axis_map.stacks[0]}{number}" for number in range(len(layers))]
-    teacher.fetch(lambda name: not any(_within(prefix, name) for prefix in prefixes))
-    with _one_layer_computes(layers) as active:
-        for number, layer in enumerate(layers):
-            within = partial(_within, prefixes[number])
-            teacher.fetch(within)
-            active.number_computing = number
-            with listener.on(within):
-                for batch, tokens in enumerate(batches):
-                    active.output = states.read(batch, teacher.device) if number else None
-                    _run_decoder(listener, tokens.to(teacher.device, torch.long))
-                    states.write(batch, len(tokens), active.output)
-            teacher.drop(layer)
-        active.number_computing = None
-        with listener.on(lambda name: not any(_within(prefix, name) for prefix in prefixes)):
-            for batch, tokens in enumerate(batches):
-                active.output = states.read(batch, teacher.device)
-                _run_decoder(listener, tokens.to(teacher.device, torch.long))
-                advance(len(tokens))
+    """Pass all blocks through one layer after the other, then through the modules after the last."""
+    states, device = turn.states("states", len(blocks)), turn.teacher.device
+    parts = 1 / (len(turn.layers) + 1)
+    for number in turn.in_turn():
+        with listener.on(turn.within(number)):
+            for batch, tokens in enumerate(batches(blocks)):
+                before = states.read(batch, device) if number else None
+                states.write(batch, len(tokens), turn.run(tokens, before, listener.read).output)
+                advance(len(tokens) * parts)
+    with listener.on(turn.outside):
+        for batch, tokens in enumerate(batches(blocks)):
+            turn.run(tokens, states.read(batch, device), listener.read)
+            advance(len(tokens) * parts)
 
 
-def _run_decoder(listener: ActivationListener, tokens: Tensor) -> None:
-    """Run the decoder. A class whose layers depend on the side effects of others may raise anything."""
-    try:
-        listener.read(tokens)
-    except (InputError, torch.OutOfMemoryError):
-        raise
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise _not_layer_by_layer(
-            f"run one by one, layers of this class fail ({short_message(error)})"
-        ) from error
+@torch.no_grad()
+def score_layers_from_disk(
+    files: TeacherFiles,
+    calibration: Tensor,
+    method: Method,
+    advance: Callable[[float], None] = lambda blocks: None,
+) -> LayerScores:
+    """Return the scores that ``score_layers`` gives, with one layer of the teacher in memory at a time.
+
+    Args:
+        files: the teacher's.
+        calibration: (N, T) token ids, of which a sample is read.
+        method: scores layers by perplexity or divergence, not greedily.
+        advance: called with blocks × forward passes; see ``forward_passes``.
+
+    Raises:
+        InputError: the method needs the whole teacher, its layers share more than the residual stream, the
+            states do not fit on the disk, or a score is not finite.
+    """
+    check_method_from_disk(method)
+    check_depth(method, None, calibration)
+    blocks = layer_sample(calibration)
+    with files.opened() as turn, products(turn.model, method.bfloat16):
+        total, count = _costs_without_each(turn, batches(blocks), method.depth, advance)
+    scores = total / count
+    check_finite(scores, method.depth)
+    return LayerScores(scores.float())
 
 
-def _within(prefix: str, name: str) -> bool:
-    return name == prefix or name.startswith(f"{prefix}.")
+def _costs_without_each(
+    turn: LayersInTurn, parts: Sequence[Tensor], depth: Depth, advance: Callable[[float], None]
+) -> tuple[Tensor, int]:
+    """Return the summed costs without each layer, (L,) float64, and the number of summands."""
+    streams = _Streams(turn, parts)
+    for number in turn.in_turn():
+        streams.pass_layer(number)
+        advance(sum(map(len, parts)) * (number + 1) / len(turn.layers))
+    total, count = torch.zeros(len(turn.layers), dtype=torch.float64), 0
+    for batch, tokens in enumerate(parts):
+        cost = streams.cost(batch, tokens, depth)
+        for layer in range(len(turn.layers)):
+            found, number = cost(streams.final(layer, batch, tokens))
+            total[layer] += found
+        count += number
+    return total, count
 
 
-@dataclass
-class _ActiveLayer:
-    """Which layer computes, and what all other layers return."""
+class _Streams:
+    """The teacher's states and those without each layer that has been passed, for all batches."""
 
-    number_computing: int | None = None
-    output: Any = None
+    WHOLE = -1
 
+    def __init__(self, turn: LayersInTurn, parts: Sequence[Tensor]) -> None:
+        self.turn, self.parts = turn, parts
+        blocks = sum(map(len, parts))
+        numbers = range(self.WHOLE, len(turn.layers))
+        self.stored: dict[int, StoredStates] = {
+            number: turn.states(f"without {number}", blocks) for number in numbers
+        }
 
-@contextmanager
-def _one_layer_computes(layers: Sequence[nn.Module]) -> Iterator[_ActiveLayer]:
-    """Within the context, only one layer of a decoder computes."""
-    active = _ActiveLayer()
+    def pass_layer(self, number: int) -> None:
+        """Let all streams pass the layer that is loaded; begin the one that goes on without it."""
+        for stream in range(self.WHOLE, number):
+            for batch, tokens in enumerate(self.parts):
+                before = self._read(stream, batch) if number else None
+                passed = self.turn.run(tokens, before)
+                if stream == self.WHOLE:  # before its states are written over, of which these may be a view
+                    output, given = passed.output, passed.given
+                    without: Any = given if isinstance(output, Tensor) else (given, *output[1:])
+                    self.stored[number].write(batch, len(tokens), without)
+                self.stored[stream].write(batch, len(tokens), passed.output)
 
-    def forward(number: int, own: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-        if number == active.number_computing:
-            _refuse_sharing((*arguments, *keywords.values()))
-            active.output = own(*arguments, **keywords)
-        return active.output
+    def cost(self, batch: int, tokens: Tensor, depth: Depth) -> Cost:
+        """Return what is to be averaged over the tokens of a batch."""
+        model = self.turn.model
+        if depth is Depth.DIVERGENCE:
+            return TeacherDivergence(model, self.final(self.WHOLE, batch, tokens))
+        return NextTokenLoss(model, tokens.to(self.turn.teacher.device, torch.long))
 
-    try:
-        for number, layer in enumerate(layers):
-            vars(layer)["forward"] = partial(forward, number, layer.forward)
-        yield active
-    finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)
+    def final(self, stream: int, batch: int, tokens: Tensor) -> Tensor:
+        """Return the final states (B, T, D) of a stream that has passed all layers."""
+        final: Tensor = self.turn.run(tokens, self._read(stream, batch)).final
+        return final
 
-
-class _States:
-    """The output of one layer for every block, batch after batch in a memory-mapped file."""
-
-    def __init__(self, folder: Path, blocks: int) -> None:
-        self._folder, self._blocks = folder, blocks
-        self._all: Tensor | None = None
-        self._slots: dict[int, tuple[int, torch.Size]] = {}
-        self._other_outputs: tuple[Tensor | None, ...] | None = None
-
-    def write(self, batch: int, blocks: int, output: Any) -> None:
-        """Store the output for a batch of ``blocks`` blocks; batches first arrive in their order."""
-        states = output if isinstance(output, Tensor) else output[0]
-        self._other_outputs = None if isinstance(output, Tensor) else tuple(map(_on_meta, output[1:]))
-        if self._all is None:
-            self._all = self._map_file(states.numel() // blocks * self._blocks, states.dtype)
-        start = self._slots[batch][0] if batch in self._slots else self._end()
-        self._slots[batch] = start, states.shape
-        self._all[start : start + states.numel()].copy_(states.flatten())
-
-    def _end(self) -> int:
-        return max((start + shape.numel() for start, shape in self._slots.values()), default=0)
-
-    def read(self, batch: int, device: torch.device) -> Any:
-        """Return the stored output of a batch; tensors other than the states are on the meta device."""
-        assert self._all is not None, "nothing was written"
-        start, shape = self._slots[batch]
-        states = self._all[start : start + shape.numel()].view(shape).to(device)
-        return states if self._other_outputs is None else (states, *self._other_outputs)
-
-    def _map_file(self, size: int, dtype: torch.dtype) -> Tensor:
-        needed, free = size * dtype.itemsize, shutil.disk_usage(self._folder).free
-        if needed > 0.95 * free:
-            raise InputError(
-                "The states between two layers have to fit on the disk to rank a teacher layer by layer",
-                f"{needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free in {self._folder.parent}",
-                "Make space there, name another folder with TMPDIR, or take fewer calibration blocks",
-            )
-        return torch.from_file(str(self._folder / "states"), shared=True, size=size, dtype=dtype)
+    def _read(self, stream: int, batch: int) -> Any:
+        return self.stored[stream].read(batch, self.turn.teacher.device)
 
 
-def _weighting(teacher: TeacherOnDisk, axis_map: AxisMap, basis: BasisName, covariance: Tensor) -> Tensor:
+def _weighting(layers: LayersInTurn, axis_map: AxisMap, basis: BasisName, covariance: Tensor) -> Tensor:
     """Return ``reader_weighting`` of the whole teacher, (D, D), with one layer in memory at a time."""
-    total = torch.zeros_like(covariance)
+    total, model = torch.zeros_like(covariance), layers.model
     if basis is BasisName.PRINCIPAL:  # which does not use it
         return total
     stream = axis_map.stream
     assert stream is not None, "only a stream that can be turned has a basis"
     outer = tuple(tensor for tensor in axis_map.tensors if tensor.layer is None)
     norms = tuple(tensor for tensor in outer if wildcard_name(tensor.name) in stream.readers)
-    total += reader_weighting(teacher.model, replace(axis_map, tensors=outer), stream, covariance)
-    for number, layer in enumerate(layer_modules(teacher.model, axis_map)):
-        teacher.fetch(partial(_within, f"{axis_map.stacks[0]}{number}"))
+    total += reader_weighting(model, replace(axis_map, tensors=outer), stream, covariance)
+    for number in layers.in_turn():
         inner = tuple(tensor for tensor in axis_map.tensors if tensor.layer == number)
-        total += reader_weighting(
-            teacher.model, replace(axis_map, tensors=(*inner, *norms)), stream, covariance
-        )
-        teacher.drop(layer)
+        total += reader_weighting(model, replace(axis_map, tensors=(*inner, *norms)), stream, covariance)
     return total
 
 
-def _refuse_method(method: Method) -> None:
-    if (method.width, method.depth, method.greedy, method.rounds) != (
-        Width.ACTIVATIONS,
-        Depth.INFLUENCE,
-        False,
-        1,
+def check_method_from_disk(method: Method) -> None:
+    """Check that a teacher can be ranked layer by layer by this method.
+
+    Raises:
+        InputError: it needs the whole teacher at once.
+    """
+    depths = (Depth.INFLUENCE, Depth.PERPLEXITY, Depth.DIVERGENCE)
+    if (
+        method.width is not Width.ACTIVATIONS
+        or method.depth not in depths
+        or method.greedy
+        or method.rounds > 1
     ):
-        raise InputError(
-            "A teacher that does not fit into memory is ranked by activations and block influence, once",
-            f"the method asked for is: {method.words}",
-            "Take the default method, or a device on which the whole teacher fits",
-        )
+        raise _unsuitable(method)
 
 
-def _refuse_stacks(axis_map: AxisMap) -> None:
-    if len(axis_map.stacks) > 1:
-        raise _not_layer_by_layer(f"layers lie in {len(axis_map.stacks)} lists")
-
-
-def _refuse_sharing(given: Sequence[Any]) -> None:
-    """Refuse layers that share a mutable object, or that pass one another more than the stream."""
-    parts = [part for value in given for part in (value if isinstance(value, tuple) else (value,))]
-    if any(isinstance(part, dict | list) for part in parts):
-        raise _not_layer_by_layer("layers share a dictionary or a list")
-    if any(isinstance(part, Tensor) and part.is_meta for part in parts):
-        raise _not_layer_by_layer("layers give one another more than the stream")
-
-
-def _on_meta(value: Any) -> Tensor | None:
-    """Return a meta tensor for an output other than the states; few decoders use those outputs."""
-    return value.to("meta") if isinstance(value, Tensor) else None
-
-
-def _not_layer_by_layer(what: str) -> InputError:
+def _unsuitable(method: Method) -> InputError:
     return InputError(
-        "A teacher that does not fit into memory is ranked layer by layer, from the stream alone",
-        what,
-        "Take a device on which the whole teacher fits, or another teacher",
+        "A teacher that does not fit into memory is ranked once, by activations, and its layers by "
+        "influence, perplexity or divergence",
+        f"the method asked for is: {method.words}",
+        "Take the default method, or a device on which the whole teacher fits",
     )

@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.importance.layer_scores import TaskScorer
+from evaluators.importance.layer_scores import LayerScores, TaskScorer
 from evaluators.importance.method import Depth, Method
 from evaluators.importance.rank import rank
 from space.axes.architecture import Architecture, Axis
@@ -200,11 +200,12 @@ def rank_in_rounds(
     calibration: Tensor,
     fingerprint: str,
     target: Architecture,
-    advance: Callable[[int], None] = lambda blocks: None,
+    advance: Callable[[float], None] = lambda blocks: None,
     method: Method = _DEFAULT,
     order: Sequence[RoundPhase] = (RoundPhase.TOGETHER,),
     accelerator: Accelerator | None = None,
     judge: TaskScorer | None = None,
+    layer_scores: LayerScores | None = None,
 ) -> Ranking:
     """Rank the teacher in ``method.rounds`` rounds of scoring and pruning.
 
@@ -218,11 +219,12 @@ def rank_in_rounds(
         calibration: (N, T) token ids; each block is one sample of the batch.
         fingerprint: of everything that the ranking depends on, target and order included.
         target: the sizes after the last round: the smallest that students may have.
-        advance: called with the number of blocks after each batch; N blocks per phase.
+        advance: as for ``rank``; N blocks per phase, and the passes that score its layers.
         method: how each round scores, and how many there are.
         order: the phases of a round; (WIDTH, DEPTH) scores layers after the widths have been cut.
         accelerator: as for ``rank``; every process prunes the same units.
         judge: as for ``rank``; also scores the students of every phase.
+        layer_scores: the teacher's, if they are there already.
 
     Raises:
         InputError: activations are not finite, the class computes with an axis in an unknown way or cannot
@@ -230,7 +232,9 @@ def rank_in_rounds(
     """
     single = replace(method, rounds=1)
     _check(method, order)
-    ranking = rank(model, axis_map, calibration, fingerprint, advance, single, accelerator, judge)
+    ranking = rank(
+        model, axis_map, calibration, fingerprint, advance, single, accelerator, judge, layer_scores
+    )
     architectures = architectures_between(axis_map, target, method.rounds)
     steps = [(phase, sizes) for sizes in architectures for phase in order]
     if len(steps) == 1:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from evaluators.huggingface.final_states import final_states
+from evaluators.importance.layer_cost import head_share
 from space.axes.axis_map import AxisMap, layer_modules
 
 Forward = Callable[..., Any]
@@ -160,6 +162,12 @@ class PartialPasses:
             isinstance(output, Tensor) and output.shape[:2] == self.tokens.shape for output in outputs
         )
 
+    def layers_from(self, stop: int) -> int:
+        """Return the number of layers that compute in a pass which goes on behind layer ``stop - 1``."""
+        if not self.reuse:
+            return len(self.layers)
+        return sum(layer not in self.removed for layer in range(stop, len(self.layers)))
+
     def without(self, start: int, stop: int) -> Tensor:
         """Return (B, T, D) final states with layers ``start`` to ``stop - 1`` removed as well."""
         if self.reuse:
@@ -199,17 +207,29 @@ class DepthSetting:
     """Whether passes may start at an inner layer; see ``depends_on_states_alone``."""
     accelerator: Accelerator | None = None
     """Of the processes that share the calibration set; None if there is only one process."""
+    advance: Callable[[float], None] = lambda blocks: None
+    """Called with blocks × forward passes after each pass or part of one."""
 
     @property
     def layers(self) -> int:
         """The teacher's number of layers, L."""
         return self.axis_map.teacher.layers
 
+    @cached_property
+    def _head(self) -> float:
+        return head_share(self.axis_map)
+
     def passes(self, removed: Collection[int] = ()) -> Iterator[PartialPasses]:
         """Yield for each batch a full pass, without the layers in ``removed``."""
         for batch in self.batches:
             tokens = batch.to(self.model.device, torch.long)
-            yield PartialPasses(self.model, self.axis_map, tokens, removed, reuse=self.reuse)
+            passes = PartialPasses(self.model, self.axis_map, tokens, removed, reuse=self.reuse)
+            self.spent(len(batch), self.layers)
+            yield passes
+
+    def spent(self, blocks: int, layers: int, heads: int = 0) -> None:
+        """Report that so many layers, and so often the head, ran over some blocks."""
+        self.advance(blocks * ((1 - self._head) * layers / self.layers + self._head * heads))
 
     def mean(self, total: Tensor, count: int) -> Tensor:
         """Return the sum of all processes' totals over the sum of their counts, the same in each process.

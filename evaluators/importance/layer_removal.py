@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,24 @@ from transformers import PreTrainedModel
 
 from evaluators.huggingface.final_states import logits_of, token_slice, vocabulary_size
 from evaluators.importance.layer_passes import Boundaries, DepthSetting, PartialPasses, recording_boundaries
+from evaluators.importance.precision import full_precision
 from space.axes.axis_map import AxisMap, layer_modules
 
-#: Maps final states (B, T, D) to the sum of their tokens' costs in nats, and the number of summands.
-Cost = Callable[[Tensor], tuple[float, int]]
+
+class Cost(Protocol):
+    """Maps final states (B, T, D) to the sum of their tokens' costs in nats, and the number of summands."""
+
+    heads: int
+    """How often the head runs over them."""
+
+    def __call__(self, states: Tensor) -> tuple[float, int]:
+        """Return the sum, and the number."""
 
 
 class NextTokenLoss:
     """Cross-entropy of the next token, in nats."""
+
+    heads = 1
 
     def __init__(self, model: PreTrainedModel, tokens: Tensor) -> None:
         assert tokens.shape[1] > 1, "a block of one token has none to predict"
@@ -52,6 +62,8 @@ class NextTokenLoss:
 
 class TeacherDivergence:
     """KL(p‖q) = Σ p (log p − log q) in nats, with p the full teacher's distribution and q the given one."""
+
+    heads = 2
 
     def __init__(self, model: PreTrainedModel, whole: Tensor) -> None:
         self.model, self.whole = model, whole.flatten(0, 1)
@@ -108,7 +120,8 @@ class BoundaryCosines:
             units /= torch.linalg.vector_norm(units, dim=-1, keepdim=True).clamp_min(_MIN_NORM)
             # A matrix product could round equal layers differently, depending on their position.
             for number, one in enumerate(units):
-                cosines = torch.linalg.vecdot(one, units[number:])
+                with full_precision(units):
+                    cosines = torch.linalg.vecdot(one, units[number:])
                 self.total[number, number:] += cosines.sum(-1, dtype=torch.float64).cpu()
         self.tokens += len(rows[0])
 
@@ -164,6 +177,7 @@ def without_each(setting: DepthSetting, costs: Costs, removed: Collection[int] =
             if layer not in passes.removed:
                 found, number = cost(passes.without(layer, layer + 1))
                 total[layer] += found
+                setting.spent(len(passes.tokens), passes.layers_from(layer + 1), cost.heads)
         count += number
     return setting.mean(total, count)
 
@@ -184,6 +198,7 @@ def without_blocks(setting: DepthSetting, costs: Costs) -> Tensor:
             for start, states in enumerate(_states_without_blocks(passes, stop)):
                 found, number = cost(states)
                 total[stop - start - 1, start] += found
+                setting.spent(len(passes.tokens), passes.layers_from(stop), cost.heads)
         count += number
     beyond = torch.arange(setting.layers)[:, None] + torch.arange(setting.layers) >= setting.layers
     return setting.mean(total, count).masked_fill(beyond, torch.inf)
@@ -239,7 +254,8 @@ def influence_without(setting: DepthSetting, removed: Collection[int]) -> Tensor
     for passes in setting.passes(removed):
         for layer, (before, after) in enumerate(pairwise(passes.boundaries.states)):
             ends = before.float(), after.to(before.device).float()
-            cosines = nn.functional.cosine_similarity(*ends, dim=-1)
+            with full_precision(before):
+                cosines = nn.functional.cosine_similarity(*ends, dim=-1)
             total[layer] += float(cosines.sum(dtype=torch.float64))
             number = cosines.numel()
         count += number

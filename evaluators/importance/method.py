@@ -69,6 +69,8 @@ class Method:
     """The benchmark's name, for ``Depth.BENCHMARK``."""
     seed: int = 0
     """Of random scores."""
+    bfloat16: bool = False
+    """Forward passes multiply matrices in bfloat16; scores are summed in float32 or float64 nonetheless."""
 
     @property
     def words(self) -> str:
@@ -83,13 +85,19 @@ class Method:
             width = "taylor, the mean over blocks of (Σ gradient × weight)² of each unit"
         elif self.width is Width.MAGNITUDE:
             width = "magnitude, the L2 norm of each unit's weights"
-        layers = f"{self.depth} of {self.benchmark}" if self.benchmark else f"{self.depth}"
-        if self.depth is Depth.RANDOM:
-            layers = f"random numbers of seed {self.seed}"
-        layers = f"{layers}, greedily" if self.greedy else layers
-        parts = [width, f"layers by {layers}"]
+        parts = [width, f"layers by {self.depth_words}"]
         if self.rounds > 1:
             parts.append(f"{self.rounds} rounds")
         if self.basis is not BasisName.COORDINATE:
             parts.append(f"hidden along the {self.basis} basis, with the norm gain")
+        if self.bfloat16:
+            parts.append("products in bfloat16")
         return "; ".join(parts)
+
+    @property
+    def depth_words(self) -> str:
+        """How layers are scored, in words that differ wherever the scores do."""
+        if self.depth is Depth.RANDOM:
+            return f"random numbers of seed {self.seed}"
+        layers = f"{self.depth} of {self.benchmark}" if self.benchmark else f"{self.depth}"
+        return f"{layers}, greedily" if self.greedy else layers

@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from evaluators.huggingface.final_states import final_states
+from evaluators.importance.precision import full_precision, products
 from space.axes.architecture import Axis
 from space.axes.axis_map import BUILD_ERRORS, AxisMap, MappedTensor, ResidualStream, wildcard_name
 from space.cutting import moments
@@ -31,7 +32,7 @@ class Covariance:
     def add(self, states: Tensor) -> None:
         """Add (..., D) states at the input of a norm."""
         rows = rms_normalized(states)
-        product = (rows.T @ rows).double()
+        product = second_moment(rows).double()
         self.total = product if self.total is None else self.total + product
         self.tokens += len(rows)
 
@@ -40,6 +41,12 @@ class Covariance:
         """The mean over all tokens and norms, (D, D) float64 on the CPU."""
         assert self.total is not None, "nothing was listened to"
         return self.total.cpu() / self.tokens
+
+
+def second_moment(rows: Tensor) -> Tensor:
+    """Return Σxxᵀ over (n, D) rows in their dtype, within autocast too."""
+    with full_precision(rows):
+        return rows.T @ rows
 
 
 def rms_normalized(states: Tensor) -> Tensor:
@@ -156,7 +163,7 @@ class MomentsListener:
     def _stream_hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def take(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
             rows = rms_normalized(arguments[0])
-            self.stream[name].add(rows.T @ rows, len(rows))
+            self.stream[name].add(second_moment(rows), len(rows))
 
         return take
 
@@ -167,7 +174,7 @@ class MomentsListener:
         by_expert = read.values if read.experts else read.values[None]
         for expert, values in enumerate(by_expert, read.first_expert):
             rows = values.detach().reshape(-1, values.shape[-1]).float()
-            found.setdefault(expert, MomentSum()).add(rows.T @ rows, len(rows))
+            found.setdefault(expert, MomentSum()).add(second_moment(rows), len(rows))
 
     def moments(self, fingerprint: str) -> Moments:
         """Return the collected moments.
@@ -221,7 +228,8 @@ def gather_moments(
     axis_map: AxisMap,
     calibration: Tensor,
     fingerprint: str,
-    advance: Callable[[int], None] = lambda blocks: None,
+    advance: Callable[[float], None] = lambda blocks: None,
+    bfloat16: bool = False,
 ) -> Moments:
     """Collect moments in one forward pass over the calibration set.
 
@@ -231,12 +239,13 @@ def gather_moments(
         calibration: (N, T) token ids.
         fingerprint: of teacher and calibration set.
         advance: called with the number of blocks after each batch.
+        bfloat16: whether the pass multiplies matrices in bfloat16.
 
     Raises:
         InputError: activations are not finite.
     """
     listener = MomentsListener(model, axis_map)
-    with listener.on():
+    with listener.on(), products(model, bfloat16):
         for batch in calibration.split(max(1, _TOKENS_AT_ONCE // calibration.shape[1])):
             final_states(model, batch.to(model.device, torch.long))
             advance(len(batch))

@@ -12,27 +12,28 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.corpus.blocks import fingerprint
-from evaluators.importance.activations import (
-    WORDS,
-    ActivationListener,
-    all_reduced,
-    missing_activations,
-    process_share,
-)
+from evaluators.importance.activations import ActivationListener, all_reduced, process_share
 from evaluators.importance.aggregation import ALL, Aggregation
+from evaluators.importance.collected import ranking_of
+from evaluators.importance.layer_cost import scored_apart
 from evaluators.importance.layer_passes import DepthSetting
 from evaluators.importance.layer_removal import BoundaryCosines
-from evaluators.importance.layer_scores import TaskScorer, check_depth, with_layer_scores
+from evaluators.importance.layer_scores import (
+    LayerScores,
+    TaskScorer,
+    check_depth,
+    layer_sample,
+    layer_scores,
+    layers_fingerprint,
+    scores_by_cosines,
+)
 from evaluators.importance.method import Depth, Method, Width
-from evaluators.importance.moments import reader_weighting
+from evaluators.importance.precision import products
 from evaluators.importance.taylor import check_width, taylor_scores
-from evaluators.importance.unit_scores import Scores, layers_with, magnitudes, random_scores, score_rows
-from space.axes.architecture import Axis
+from evaluators.importance.unit_scores import Scores, magnitudes, random_scores
 from space.axes.axis_map import AxisMap
-from space.counting.counting import expert_groups
-from space.cutting.basis import Basis, BasisName, basis_of
+from space.cutting.basis import BasisName
 from space.cutting.ranking import Ranking
-from space.input_error import InputError
 
 _DEFAULT = Method()
 _TOKENS_AT_ONCE = 4096
@@ -40,7 +41,7 @@ _TOKENS_AT_ONCE = 4096
 
 def ranking_fingerprint(teacher: str, calibration: Tensor, method: Method = _DEFAULT) -> str:
     """Return a hash of all that a ranking depends on: teacher fingerprint, calibration blocks, method."""
-    return fingerprint(teacher, calibration, method.words)
+    return fingerprint(teacher, calibration, method.words, layers_fingerprint(teacher, calibration, method))
 
 
 def batches(calibration: Tensor) -> tuple[Tensor, ...]:
@@ -54,11 +55,11 @@ def rank(
     axis_map: AxisMap,
     calibration: Tensor,
     fingerprint: str,
-    advance: Callable[[int], None] = lambda blocks: None,
+    advance: Callable[[float], None] = lambda blocks: None,
     method: Method = _DEFAULT,
     accelerator: Accelerator | None = None,
     judge: TaskScorer | None = None,
-    pass_context: AbstractContextManager[None] | None = None,
+    layers: LayerScores | None = None,
 ) -> Ranking:
     """Rank the units of every axis, by default in one forward-only pass.
 
@@ -67,11 +68,79 @@ def rank(
         axis_map: the teacher's.
         calibration: (N, T) token ids; each block is one sample of the batch.
         fingerprint: from ``ranking_fingerprint``.
-        advance: called with the number of this process's blocks after each batch.
+        advance: called with this process's blocks × forward passes after each batch, or part of its passes.
         method: how to score; bases other than coordinates need ``axis_map.stream``.
         accelerator: of the processes that share the blocks, each of which holds the whole teacher; all return
             the same ranking. None if there is only one process.
         judge: the benchmark, for ``Depth.BENCHMARK``.
+        layers: scores of the layers by passes of their own, if they are there already.
+
+    Raises:
+        InputError: as for ``rank_in_bases``.
+    """
+    check_depth(method, judge, calibration)
+    if layers is None and scored_apart(method):
+        layers = score_layers(model, axis_map, calibration, method, advance, accelerator, judge)
+    keys = {method.basis: fingerprint}
+    found = rank_in_bases(model, axis_map, calibration, keys, advance, method, accelerator, layers)
+    return found[method.basis]
+
+
+@torch.no_grad()
+def score_layers(
+    model: PreTrainedModel,
+    axis_map: AxisMap,
+    calibration: Tensor,
+    method: Method,
+    advance: Callable[[float], None] = lambda blocks: None,
+    accelerator: Accelerator | None = None,
+    judge: TaskScorer | None = None,
+) -> LayerScores:
+    """Score layers by passes of their own over a sample of the calibration set; the same in every basis.
+
+    Args:
+        model: the teacher, in evaluation mode.
+        axis_map: the teacher's.
+        calibration: (N, T) token ids.
+        method: one whose layers the ranking's pass does not score.
+        advance: called with blocks × forward passes; see ``forward_passes``.
+        accelerator: as for ``rank``.
+        judge: the benchmark, for ``Depth.BENCHMARK``.
+
+    Raises:
+        InputError: the method cannot score these layers, or a score is not finite.
+    """
+    check_depth(method, judge, calibration)
+    own_batches = batches(process_share(layer_sample(calibration), accelerator))
+    setting = DepthSetting(model, axis_map, own_batches, accelerator=accelerator, advance=advance)
+    return layer_scores(setting, method, judge)
+
+
+@torch.no_grad()
+def rank_in_bases(
+    model: PreTrainedModel,
+    axis_map: AxisMap,
+    calibration: Tensor,
+    fingerprints: Mapping[BasisName, str],
+    advance: Callable[[float], None] = lambda blocks: None,
+    method: Method = _DEFAULT,
+    accelerator: Accelerator | None = None,
+    layers: LayerScores | None = None,
+    pass_context: AbstractContextManager[None] | None = None,
+) -> dict[BasisName, Ranking]:
+    """Rank the units of every axis in several bases of hidden from the same pass over the calibration set.
+
+    Only hidden is ranked differently: the teacher computes the same function in all of them.
+
+    Args:
+        model: the teacher, in evaluation mode.
+        axis_map: the teacher's; with ``stream`` if a basis is not coordinates.
+        calibration: (N, T) token ids; each block is one sample of the batch.
+        fingerprints: from ``ranking_fingerprint``, by basis.
+        advance: called with the number of this process's blocks after each batch.
+        method: how to score; its basis does not count.
+        accelerator: as for ``rank``.
+        layers: scores of the layers; None for block influence, which the same pass gives.
         pass_context: entered around the forward pass, for further hooks that collect from the same pass.
 
     Raises:
@@ -79,19 +148,23 @@ def rank(
             in an unknown way, or the method cannot score these layers or units.
     """
     assert method.rounds == 1, "rounds of scoring and pruning are those of rank_in_rounds"
-    check_depth(method, judge, calibration)
     check_width(method, calibration)
-    rotated = method.basis is not BasisName.COORDINATE
+    rotated = any(basis is not BasisName.COORDINATE for basis in fingerprints)
     listener = ActivationListener(model, axis_map, aggregations(method), covariance=rotated)
     cosines = BoundaryCosines(model, axis_map)
     own_batches = batches(process_share(calibration, accelerator))
     cosine_hooks = cosines.on() if method.depth is Depth.BLOCK_INFLUENCE else nullcontext()
-    with listener.on(), cosine_hooks, pass_context or nullcontext():
-        _run(listener, own_batches if needs_forward_pass(method) else (), advance)
+    with listener.on(), cosine_hooks, pass_context or nullcontext(), products(model, method.bfloat16):
+        _run(listener, own_batches if needs_forward_pass(method, rotated=rotated) else (), advance)
     widths = _other_width_scores(model, axis_map, own_batches, method, accelerator)
-    ranking = ranking_of(all_reduced(listener, accelerator), fingerprint, method, widths=widths)
-    setting = DepthSetting(model, axis_map, own_batches, accelerator=accelerator)
-    return with_layer_scores(ranking, setting, method, cosines, judge)
+    listener = all_reduced(listener, accelerator)
+    if method.depth is Depth.BLOCK_INFLUENCE:
+        layers = scores_by_cosines(DepthSetting(model, axis_map, (), accelerator=accelerator), cosines)
+    rankings = {
+        basis: ranking_of(listener, key, replace(method, basis=basis), widths=widths)
+        for basis, key in fingerprints.items()
+    }
+    return {basis: layers.given_to(of) if layers else of for basis, of in rankings.items()}
 
 
 @torch.no_grad()
@@ -100,7 +173,7 @@ def rank_all(
     axis_map: AxisMap,
     calibration: Tensor,
     teacher: str,
-    advance: Callable[[int], None] = lambda blocks: None,
+    advance: Callable[[float], None] = lambda blocks: None,
 ) -> dict[Aggregation, Ranking]:
     """Rank by activations with all nine aggregations, and by block influence, in one forward pass.
 
@@ -130,13 +203,18 @@ def aggregations(method: Method) -> tuple[Aggregation, ...]:
     return (Aggregation(method.batch, method.sequence),) if method.width is Width.ACTIVATIONS else ()
 
 
-def needs_forward_pass(method: Method) -> bool:
-    """Whether the ranking needs activations; scores by weights, gradients or chance alone do not."""
+def needs_forward_pass(method: Method, *, rotated: bool) -> bool:
+    """Whether the ranking needs activations; scores by weights, gradients or chance alone do not.
+
+    Args:
+        method: how to score.
+        rotated: whether a basis other than coordinates is wanted.
+    """
     layers = method.depth in (Depth.INFLUENCE, Depth.BLOCK_INFLUENCE)
-    return bool(aggregations(method)) or layers or method.basis is not BasisName.COORDINATE
+    return bool(aggregations(method)) or layers or rotated
 
 
-def _run(listener: ActivationListener, batches: Sequence[Tensor], advance: Callable[[int], None]) -> None:
+def _run(listener: ActivationListener, batches: Sequence[Tensor], advance: Callable[[float], None]) -> None:
     """Run the model of the listener, which is on, over (B, T) batches."""
     for batch in batches:
         listener.read(batch.to(listener.model.device, torch.long))
@@ -160,122 +238,3 @@ def _other_width_scores(
             return magnitudes(model, axis_map)
         case Width.RANDOM:
             return random_scores(axis_map, method.seed)
-
-
-def ranking_of(
-    listener: ActivationListener,
-    fingerprint: str,
-    method: Method,
-    weighting: Callable[[Tensor], Tensor] | None = None,
-    widths: Mapping[Axis, Tensor] | None = None,
-) -> Ranking:
-    """Make a ranking of the collected statistics.
-
-    Args:
-        listener: that has collected from the whole calibration set.
-        fingerprint: from ``ranking_fingerprint``.
-        method: as for ``rank``.
-        weighting: computes ``reader_weighting`` from the covariance (D, D); by default from the weights of
-            the listener's model, which then have to be in memory.
-        widths: scores of all axes but LAYERS, in place of the listener's.
-
-    Raises:
-        InputError: as for ``rank``.
-    """
-    axis_map = listener.axis_map
-    if widths is None:
-        widths = widths_of(listener, Aggregation(method.batch, method.sequence))
-    scores = {**widths, **layers_of(listener)}
-    return Ranking(
-        scores={axis: _finite(of, axis, method.width) for axis, of in scores.items()},
-        kv_heads=axis_map.teacher.kv_heads,
-        method=method.words,
-        fingerprint=fingerprint,
-        expert_groups=expert_groups(axis_map),
-        basis=_basis(listener, method.basis, weighting),
-    )
-
-
-def _basis(
-    listener: ActivationListener, name: BasisName, weighting: Callable[[Tensor], Tensor] | None
-) -> Basis | None:
-    if name is BasisName.COORDINATE:
-        return None
-    model, axis_map, covariance = listener.model, listener.axis_map, listener.covariance.mean
-    assert axis_map.stream is not None, "only a stream that can be turned has a basis"
-    if not bool(torch.isfinite(covariance).all()):
-        raise _not_finite("the residual stream")
-    stream = axis_map.stream
-    read = weighting(covariance) if weighting else reader_weighting(model, axis_map, stream, covariance)
-    return basis_of(name, covariance, read, stream.centred)
-
-
-def scores_of(listener: ActivationListener, aggregation: Aggregation | None = None) -> dict[Axis, Tensor]:
-    """Return the listener's scores of all axes in float64, by default by its first aggregation."""
-    return {**widths_of(listener, aggregation or listener.aggregations[0]), **layers_of(listener)}
-
-
-def layers_of(listener: ActivationListener) -> dict[Axis, Tensor]:
-    """Return (L,) block influences by LAYERS; empty if none were collected."""
-    influences = listener.influences
-    if any(influence.cosines is None for influence in influences):
-        return {}
-    return {Axis.LAYERS: torch.tensor([influence.value for influence in influences])}
-
-
-def widths_of(listener: ActivationListener, aggregation: Aggregation) -> dict[Axis, Tensor]:
-    """Return the listener's scores of all axes but LAYERS, in float64.
-
-    Routed experts and entries of heads are scored by the L2 norm over their tokens whatever the aggregation.
-    """
-    axis_map = listener.axis_map
-    scores = _hidden_scores(listener, aggregation)
-    for axis in (Axis.MLP, Axis.SHARED_MLP, Axis.HEADS):
-        grids = {layer: grid.score(aggregation) for (of, layer), grid in listener.grids.items() if of is axis}
-        scores |= _scores_by_layer(axis_map, axis, grids)
-    entries = {layer: squares.norm for (_, layer), squares in listener.squares.items()}
-    whole = {layer: squares.whole for layer, squares in listener.experts.items()}
-    neurons = {layer: squares.neurons for layer, squares in listener.experts.items()}
-    scores |= _scores_by_layer(axis_map, Axis.HEAD_DIM, entries)
-    scores |= _scores_by_layer(axis_map, Axis.EXPERTS, whole)
-    scores |= _scores_by_layer(axis_map, Axis.EXPERT_MLP, neurons)
-    return scores
-
-
-def _hidden_scores(listener: ActivationListener, aggregation: Aggregation) -> dict[Axis, Tensor]:
-    """Return (D,) scores of hidden, summed over all norms; empty if no tensor has that axis."""
-    if not any(tensor.has(Axis.HIDDEN) for tensor in listener.axis_map.tensors):
-        return {}
-    scores = [grid.score(aggregation) for grid in listener.norms.values() if grid.has_data]
-    if not scores:
-        raise missing_activations(listener.axis_map, "the norms of the residual stream")
-    return {Axis.HIDDEN: torch.stack(scores).sum(0)}
-
-
-def _scores_by_layer(axis_map: AxisMap, axis: Axis, scores: Mapping[int, Tensor]) -> dict[Axis, Tensor]:
-    """Return (L, ...) scores of an axis, 0 for layers that lack it; empty if all do."""
-    if missing := sorted(layers_with(axis_map, axis) - scores.keys()):
-        raise missing_activations(axis_map, f"{WORDS[axis]} of layer {missing[0]}")
-    return score_rows(axis_map, axis, scores)
-
-
-def _finite(scores: Tensor, axis: Axis, width: Width) -> Tensor:
-    """Return the scores as float32, or raise an InputError if any is not finite."""
-    if not bool(torch.isfinite(scores.float()).all()):
-        raise _not_finite(f"the scores of {WORDS[axis]}", Width.ACTIVATIONS if axis is Axis.LAYERS else width)
-    return scores.float()
-
-
-_FINITE_RULES = {
-    Width.TAYLOR: "gradients have to be finite on the calibration set",
-    Width.MAGNITUDE: "weights have to be finite",
-}
-
-
-def _not_finite(what: str, width: Width = Width.ACTIVATIONS) -> InputError:
-    rule = _FINITE_RULES.get(width, "activations have to be finite on the calibration set")
-    return InputError(
-        f"The teacher's {rule}",
-        f"{what} are not" if what.startswith("the scores") else f"{what} is not",
-        "Try --dtype float32, or another teacher",
-    )

@@ -11,7 +11,7 @@ alike. Compiled blocks and fused losses save less than is counted here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -197,7 +197,7 @@ def _step(
         del final
         torch.clear_autocast_cache()
         live.reset()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return forward, live.peak - gradients
 
 
@@ -207,13 +207,16 @@ def _targets(head: Head | None, teacher: PreTrainedModel | None, tokens: int) ->
     return (valueless(1, tokens, states_width(teacher), dtype=head.states),)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Predictions:
     """Targets that only turn final states into logits."""
 
     head_of: PreTrainedModel | None
     blocks: int = 0
     tokens: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def on_device(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def batch(self, numbers: Tensor) -> Batch:
         raise NotImplementedError

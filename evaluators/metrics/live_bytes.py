@@ -33,7 +33,7 @@ class Valueless(torch.Tensor):
     @staticmethod
     def __new__(cls, content: Tensor) -> Valueless:
         """Wrap a tensor of the meta device."""
-        made: Valueless = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: Valueless = torch.Tensor._make_wrapper_subclass(
             cls,
             content.size(),
             strides=content.stride(),
@@ -44,10 +44,12 @@ class Valueless(torch.Tensor):
         made.content = content
         return made
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(cls, operation: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, operation: Any, types: Any, arguments: Any = (), keywords: Any = None
+    ) -> Any:
         """Run the shape function of an operation outside of any ``LiveBytes``."""
         return _run(operation, arguments, keywords or {})
 
@@ -107,7 +109,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self, models: Sequence[nn.Module] = ()) -> None:
         """Count from here on; parameters and buffers of ``models`` are left out."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         held = [one for model in models for one in (*model.parameters(), *model.buffers())]
         self._others = {_content(one).untyped_storage()._cdata for one in held}
         self.now = 0

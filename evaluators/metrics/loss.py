@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from evaluators.huggingface.final_states import final_states, logits_of, token_slice, vocabulary_size
+from evaluators.teacher.layer_by_layer import TeacherFiles
 
 #: Tokens of one forward pass.
 _TOKENS_AT_ONCE = 4096
@@ -23,17 +24,45 @@ def validation_loss(model: PreTrainedModel, blocks: Tensor) -> float:
         blocks: (N, T) token ids; the first token of a block is not predicted.
     """
     assert not model.training, "losses are measured in evaluation mode"
-    total = torch.zeros((), dtype=torch.float64)
-    rows = max(1, _TOKENS_AT_ONCE // blocks.shape[1])
-    size = token_slice(vocabulary_size(model))
-    for batch in blocks.split(rows):
+    total = 0.0
+    for batch in _batches(blocks):
         tokens = batch.to(device=model.device, dtype=torch.long)
-        states = final_states(model, tokens)[:, :-1].flatten(0, 1)
-        nexts = tokens[:, 1:].flatten()
-        for some, targets in zip(states.split(size), nexts.split(size), strict=True):
-            logits = logits_of(model, some).float()
-            total += nn.functional.cross_entropy(logits, targets, reduction="sum").cpu()
-    return float(total) / (blocks.shape[0] * (blocks.shape[1] - 1))
+        total += _summed_loss(model, final_states(model, tokens), tokens)
+    return total / (blocks.shape[0] * (blocks.shape[1] - 1))
+
+
+@torch.no_grad()
+def validation_loss_from_disk(files: TeacherFiles, blocks: Tensor) -> float:
+    """Return ``validation_loss`` of a teacher of which one layer at a time is in memory.
+
+    Args:
+        files: the teacher's.
+        blocks: (N, T) token ids.
+
+    Raises:
+        InputError: the layers share more than the residual stream, or the states do not fit on the disk.
+    """
+    parts, total = _batches(blocks), 0.0
+    with files.opened() as layers:
+        for batch, states in zip(parts, layers.final(parts), strict=True):
+            total += _summed_loss(layers.model, states, batch.to(states.device, torch.long))
+    return total / (blocks.shape[0] * (blocks.shape[1] - 1))
+
+
+def _batches(blocks: Tensor) -> tuple[Tensor, ...]:
+    parts: tuple[Tensor, ...] = blocks.split(max(1, _TOKENS_AT_ONCE // blocks.shape[1]))
+    return parts
+
+
+def _summed_loss(model: PreTrainedModel, final: Tensor, tokens: Tensor) -> float:
+    """Return the sum of the losses of (B, T) tokens, from their (B, T, D) final states."""
+    total = torch.zeros((), dtype=torch.float64)
+    size = token_slice(vocabulary_size(model))
+    states, nexts = final[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
+    for some, targets in zip(states.split(size), nexts.split(size), strict=True):
+        logits = logits_of(model, some).float()
+        total += nn.functional.cross_entropy(logits, targets, reduction="sum").cpu()
+    return float(total)
 
 
 def bits_per_byte(loss: float, tokens: int, text_bytes: int) -> float:

@@ -116,10 +116,15 @@ def read_corrected(teacher: Teacher, path: Path, dtype: torch.dtype, trust_remot
     Raises:
         InputError: it cannot be loaded.
     """
-    device = teacher.model.device
+    device = teacher.residence.device
     nn.Module.to(teacher.model, "meta")
     found = load_teacher(
-        str(path), revision=None, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        str(path),
+        revision=None,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        stays=teacher.stays,
     )
     return replace(
         found,

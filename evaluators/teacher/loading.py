@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from transformers import (
 )
 
 from evaluators.huggingface.library_output import quiet_libraries, short_message
+from evaluators.huggingface.residence import Residence
 from evaluators.teacher.config import find_all, find_config, read_config
 from evaluators.teacher.weights import fingerprint, fits_in_memory, stored_dtype, weight_files
 from space.input_error import InputError
@@ -85,6 +88,8 @@ class Teacher:
         tokenizer: its tokenizer.
         fingerprint: SHA-256 over config and weights, independent of the directory.
         stored_dtype: the dtype of the weights on disk.
+        device: where the model computes; None for where it lies.
+        stays: whether it lies there for good; else on the host, see ``Residence``.
     """
 
     id: str
@@ -94,6 +99,17 @@ class Teacher:
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
     stored_dtype: torch.dtype
+    device: torch.device | None = None
+    stays: bool = True
+
+    @cached_property
+    def residence(self) -> Residence:
+        """Brings the model to its device, for those who run it."""
+        return Residence(self.model, self.device, stays=self.stays)
+
+    def on_device(self) -> AbstractContextManager[None]:
+        """Within the context, the model is on its device."""
+        return self.residence.on_device()
 
 
 def load_teacher(
@@ -103,8 +119,11 @@ def load_teacher(
     device: torch.device,
     dtype: torch.dtype,
     trust_remote_code: bool = False,
+    stays: bool = True,
 ) -> Teacher:
     """Load a teacher from a directory or the hub; files are checked before the weights are loaded.
+
+    On the host, transformers maps weights into memory that are stored in ``dtype``: processes share them.
 
     Args:
         id: a directory or a hub id.
@@ -112,6 +131,7 @@ def load_teacher(
         device: the device of the model.
         dtype: the dtype of the loaded weights.
         trust_remote_code: whether Python code that comes with the model may run.
+        stays: whether the model lies on the device for good, or comes there when it is needed.
 
     Raises:
         InputError: there is no such model, or it cannot be a teacher.
@@ -131,10 +151,12 @@ def load_teacher(
         id=id,
         revision=revision,
         directory=directory,
-        model=_on_device(model, id, device),
+        model=_for_inference(model, id, device if stays else torch.device("cpu")),
         tokenizer=tokenizer,
         fingerprint=fingerprint(config, files),
         stored_dtype=stored,
+        device=device,
+        stays=stays,
     )
 
 
@@ -185,7 +207,7 @@ def _first_names(names: Collection[str]) -> str:
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
-def _on_device(model: PreTrainedModel, id: str, device: torch.device) -> PreTrainedModel:
+def _for_inference(model: PreTrainedModel, id: str, device: torch.device) -> PreTrainedModel:
     try:
         torch.nn.Module.to(model, device)
     except torch.OutOfMemoryError as error:

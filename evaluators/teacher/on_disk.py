@@ -7,7 +7,7 @@ So the weights are loaded by the code with which transformers loads whole models
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from accelerate import init_empty_weights
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
@@ -30,6 +30,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 from evaluators.huggingface.library_output import quiet_libraries
 from evaluators.teacher.config import read_config
 from evaluators.teacher.weights import weight_files
+from space.axes.axis_map import AxisMap, layer_modules
 from space.input_error import InputError
 
 
@@ -133,6 +134,39 @@ def teacher_on_disk(
         opened = [stack.enter_context(safe_open(file, "pt")) for file in files]
         slices = {name: file.get_slice(name) for file in opened for name in file.keys()}  # noqa: SIM118
         yield TeacherOnDisk(model, slices, device, dtype, id)
+
+
+class WeightsOnDisk(Mapping[str, Tensor]):
+    """The tensors of a teacher's map by name, read when they are asked for; at most one layer is in memory.
+
+    Args:
+        teacher: whose files are open; nothing has been fetched yet, or only what lies outside the layers.
+        axis_map: the teacher's.
+    """
+
+    def __init__(self, teacher: TeacherOnDisk, axis_map: AxisMap) -> None:
+        self.teacher = teacher
+        self._layers = list(layer_modules(teacher.model, axis_map))
+        self._layer_of = {tensor.name: tensor.layer for tensor in axis_map.tensors}
+        self._stack, self._here = axis_map.stacks[0], -1
+        teacher.fetch(lambda name: not name.startswith(self._stack))
+
+    def __getitem__(self, name: str) -> Tensor:
+        layer = self._layer_of[name]
+        if layer is not None and layer != self._here:
+            if self._here >= 0:
+                self.teacher.drop(self._layers[self._here])
+            self.teacher.fetch(lambda one: one.startswith(f"{self._stack}{layer}."))
+            self._here = layer
+        model = self.teacher.model
+        tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+        return tensors[name].detach()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layer_of)
+
+    def __len__(self) -> int:
+        return len(self._layer_of)
 
 
 def _misfit(id: str, what: str) -> InputError:

@@ -12,7 +12,7 @@ from typing import Any
 
 from evaluators.metrics.pace import training_flops
 from search.planning.messages import chosen_row
-from search.settings.resolution import Resolved
+from search.settings.resolved import Resolved
 from search.stages.preparation import basis_candidates, variants_of
 from search.terminal.format import text_table
 from space.axes.architecture import Architecture, Axis

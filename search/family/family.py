@@ -20,13 +20,19 @@ from transformers import PretrainedConfig
 
 from evaluators.teacher import load_config
 from search.family.cost import FamilyCost, StageCost, family_table, stage_cost
-from search.planning.messages import as_json_line, chosen_row, opening_line, result_as_dict, result_text
+from search.planning.messages import (
+    as_json_line,
+    chosen_row,
+    hours_line,
+    opening_line,
+    result_as_dict,
+    result_text,
+)
 from search.planning.plan import Plan, plan
 from search.runs.summary import read
 from search.settings.flag_rules import budgets_named, parse_count
 from search.settings.flags import Flags
 from search.settings.resolution import (
-    Resolved,
     budget_of,
     folders_of,
     name_of,
@@ -34,6 +40,7 @@ from search.settings.resolution import (
     resolve_from,
     teachers_named,
 )
+from search.settings.resolved import Resolved
 from search.settings.teachers import Training, TrainingPhase, training_tokens
 from search.stages.pipeline import run
 from search.storage.run_directory import RunDirectory, atomic_write
@@ -99,7 +106,8 @@ class Family:
         """
         if parent is None:
             return self._stage_of(number, self.first, None)
-        return self._stage_of(number, resolve_from(self._flags_of(number), self._teachers_of(parent)), parent)
+        flags, teachers = self._flags_of(number), self._teachers_of(parent)
+        return self._stage_of(number, resolve_from(flags, teachers, len(self.budgets)), parent)
 
     def parent(self, stage: Stage, summary: dict[str, Any]) -> Parent:
         """Return the model that a finished stage chose.
@@ -190,7 +198,8 @@ def family_of(flags: Flags) -> Family:
     largest = replace(flags, budget=budget_texts[0])
     trainings = teachers_named(largest)
     name = name_of(flags, nearest_teacher(largest, trainings)[0].phases[-1].id)
-    first = resolve_from(replace(largest, out=flags.out / name, study_name=folders[0]), trainings)
+    located = replace(largest, out=flags.out / name, study_name=folders[0])
+    first = resolve_from(located, trainings, len(budget_texts))
     texts = [BudgetText.parse(text, Measure(flags.budget_of)) for text in budget_texts]
     budgets = [budget_of(flags, text, first.axis_map)[0] for text in texts]
     for above, below in pairwise(budgets):
@@ -264,6 +273,8 @@ def _run(family: Family, stage: Stage, command: str) -> dict[str, Any]:
     _free_memory()
     console = Console(family.flags.quiet, family.flags.verbose)
     console.say(f"{stage.resolved.config.name}: {opening_line(stage.resolved)}")
+    if stage.resolved.config.hours:
+        console.say(hours_line(stage.resolved))
     return run(stage.resolved, stage.directory, console, command)
 
 

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from search.runs.summary import over_labels, unmet
-from search.settings.resolution import Resolved
+from search.settings.resolved import Resolved
+from search.settings.scale import scale_for
 from search.settings.teachers import teachers_in_words
 from search.storage.run_directory import RunDirectory
 
@@ -24,6 +25,17 @@ def opening_line(resolved: Resolved) -> str:
     return (
         f"{config.teacher}: {resolved.teacher_parameters:,} parameters{why}; "
         f"{len(space)} architectures near {space.budget}{taught} (--model and --budget choose others)"
+    )
+
+
+def hours_line(resolved: Resolved) -> str:
+    """Return one line about amounts that follow from hours, beside those of the teacher's size."""
+    config, scale = resolved.config, scale_for(resolved.teacher_parameters)
+    usual = scale.search_tokens + scale.promote * scale.retrain_tokens
+    trained = config.search_tokens + resolved.retraining_tokens
+    return (
+        f"planned for {config.hours:g} hours on this device: {trained:,} tokens of training, where a teacher "
+        f"of this size usually takes {usual:,} (--hours changes it)"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from evaluators.distillation.optimizers import OptimizerName
 from evaluators.distillation.targets.choice import form_in_words, size_text
 from evaluators.metrics.pace import Pace, training_flops
+from search.planning.messages import hours_line
 from search.rungs.evaluation import BY_HAND
 from search.settings.bracket_plan import tokens_spent
 from search.settings.config import RunConfig
@@ -16,50 +17,26 @@ from search.settings.costs import pace_of
 from search.settings.ledger import Ledger, run_ledger
 from search.settings.memory_table import memory_lines, memory_rows
 from search.settings.objectives import LATENCY, bounds_in_words
-from search.settings.resolution import Resolved
+from search.settings.resolved import Resolved
+from search.settings.run_time import RunTime, foretell
 from search.settings.scale import device_is_here
 from search.settings.targets_plan import asks_teacher, free_bytes, plan_targets, setting_of
 from search.settings.teachers import teachers_in_words
-from search.stages.preparation import basis_candidates
-from search.stages.retraining import VALIDATIONS as RETRAINING_VALIDATIONS
-from search.stages.trial import VALIDATIONS as RUNG_VALIDATIONS
+from search.stages.preparation import variants_of
+from search.stages.sorted_weights import sorted_bytes_of
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import clock
 from space.axes.architecture import Axis
 from space.counting.counting import matrix_polynomial
 from space.enumeration.hand_made import baselines
 
-#: Forward passes over the calibration set for each basis: activations, moments, and half a pass a layer.
-_PASSES = 2.0
 _NO_TIME = "not known: the card that this is planned for is not here to be timed"
 
 
-@dataclass(frozen=True)
-class Hours:
-    """Estimated seconds of a run with one worker, by stage."""
-
-    pace: Pace
-    ranking: float
-    """The teacher's correction and targets, the ranking, and the trial of bases."""
-    search: float
-    """Without the reserve for more candidates."""
-    retraining: float
-
-    @property
-    def total(self) -> float:
-        """Seconds of all stages, without benchmarks, whose time is not known in advance."""
-        return self.ranking + self.search + self.retraining
-
-
-def hours_of(resolved: Resolved, read_tokens: int) -> Hours:
-    """Time a student on this device, and multiply.
-
-    Args:
-        resolved: the run.
-        read_tokens: tokens that the teacher reads for its targets.
-    """
+def pace_for(resolved: Resolved) -> Pace:
+    """Return the pace that the amounts of a run follow from, or else measure it."""
     config = resolved.config
-    pace = pace_of(
+    return resolved.pace or pace_of(
         resolved.axis_map,
         resolved.space,
         config.device,
@@ -68,34 +45,6 @@ def hours_of(resolved: Resolved, read_tokens: int) -> Hours:
         config.block,
         OptimizerName(config.optimizer),
     )
-    larger = _teacher_beside_student(resolved)
-    validation = config.validation_blocks * config.block / pace.read
-    latency = pace.latency_seconds if config.measures_latency else 0.0
-    tried = basis_candidates(resolved)
-    calibration = config.calibration_blocks * config.block * (2 if tried else 1)
-    passes = _PASSES + resolved.axis_map.teacher.layers / 2
-    ranking = larger * (read_tokens + calibration * passes) / pace.read
-    ranking += larger * config.teacher_correction / pace.learnt
-
-    def distilled(tokens: int, validations: int) -> float:
-        return tokens / pace.learnt + validations * validation
-
-    ranking += len(tried) * (distilled(config.rung_tokens[0], RUNG_VALIDATIONS) + latency)
-    rungs = zip(config.rung_tokens, config.rung_candidates, strict=True)
-    search = config.trials * (validation + latency)
-    search += sum(number * distilled(tokens, RUNG_VALIDATIONS) for tokens, number in rungs)
-    # The written model is measured once more.
-    retraining = resolved.retraining_tokens / pace.learnt
-    retraining += sum(resolved.retrainings) * (RETRAINING_VALIDATIONS + 1) * validation
-    return Hours(pace, ranking, search, retraining)
-
-
-def _teacher_beside_student(resolved: Resolved) -> float:
-    """Return the ratio of arithmetic per token: the teacher's to the mean student's."""
-    axis_map, space = resolved.axis_map, resolved.space
-    matrices = matrix_polynomial(axis_map)
-    students = matrices.at({axis: space.column(axis) for axis in Axis})
-    return float(matrices.of(axis_map.teacher) / students.mean())
 
 
 @dataclass(frozen=True)
@@ -104,7 +53,7 @@ class Plan:
 
     rows: list[tuple[str, str]]
     """Pairs of name and text."""
-    hours: Hours | None
+    time: RunTime | None
     """None if the plan is for a card that is not here."""
     memory: Ledger
 
@@ -116,10 +65,10 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """For programs; seconds are for one worker on this device."""
-        stages, hours = ("ranking", "search", "retraining", "total"), self.hours
+        stages, time = ("ranking", "search", "reserve", "retraining", "total"), self.time
         return {
             "plan": dict(self.rows),
-            "seconds": hours and {stage: round(getattr(hours, stage), 1) for stage in stages},
+            "seconds": time and {stage: round(getattr(time, stage), 1) for stage in stages},
             "memory": memory_rows(self.memory),
         }
 
@@ -132,28 +81,36 @@ def plan(resolved: Resolved, directory: RunDirectory) -> Plan:
     """
     targets = TargetsRow(resolved, directory)
     work = _work_rows(resolved, targets)
-    read = targets.read(_short_tokens(resolved.config), resolved.retraining_tokens)
-    hours = hours_of(resolved, read) if device_is_here(resolved.config.device) else None
+    time, words = None, _NO_TIME
+    if device_is_here(resolved.config.device):
+        read = targets.read(_short_tokens(resolved.config), resolved.retraining_tokens)
+        pace = pace_for(resolved)
+        time = foretell(resolved.config, resolved.work, pace, read)
+        words = _time_in_words(time, pace, resolved)
     memory = run_ledger(resolved, directory.path)
     rows = [
         *_space_rows(resolved),
         *work,
         ("memory", "\n".join(memory_lines(memory))),
-        ("time", _NO_TIME if hours is None else _time_in_words(hours, resolved.config)),
+        ("time", words),
         ("run directory", str(directory.path)),
     ]
-    return Plan(rows, hours, memory)
+    return Plan(rows, time, memory)
 
 
-def _time_in_words(hours: Hours, config: RunConfig) -> str:
-    stages = {"ranking": hours.ranking, "search": hours.search, "retraining": hours.retraining}
+def _time_in_words(time: RunTime, pace: Pace, resolved: Resolved) -> str:
+    config = resolved.config
+    stages = {"ranking": time.ranking, "search": time.search, "retraining": time.retraining}
+    if config.reserve_tokens:
+        stages["held back"] = time.reserve
     parts = ", ".join(f"{clock(seconds)} {stage}" for stage, seconds in stages.items())
     others = "; benchmarks on top" if config.benchmarks else ""
-    how = "timed just now" if hours.pace.timed else "by its arithmetic and the rate of a matrix product"
-    learnt = f"{hours.pace.learnt:,.{0 if hours.pace.learnt >= 10 else 2}f} tokens a second"
+    how = "timed just now" if pace.timed else "by its arithmetic and the rate of a matrix product"
+    learnt = f"{pace.learnt:,.{0 if pace.learnt >= 10 else 2}f} tokens a second"
+    limited = f"\n{hours_line(resolved)}" if config.hours else ""
     return (
-        f"about {clock(hours.total)} of one worker: {parts}{others}\n"
-        f"a student learns {learnt} on {config.device}, {how}"
+        f"about {clock(time.total)} of one worker: {parts}{others}\n"
+        f"a student learns {learnt} on {config.device}, {how}{limited}"
     )
 
 
@@ -234,6 +191,7 @@ def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]
     others = f"; {brief} for comparison, {config.short_retrain_tokens:,}" if brief else ""
     # A corrected teacher is kept as weights, and while it trains as a checkpoint with AdamW's moments.
     teacher = 16 * resolved.teacher_parameters if corrected else 0
+    sorted_weights = sorted_bytes_of(list(variants_of(resolved).values()))
     scored = [("benchmarks", " ".join(config.benchmarks))] if config.benchmarks else []
     return [
         *rows,
@@ -242,7 +200,7 @@ def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]
         ("targets", targets.words),
         *scored,
         ("arithmetic", f"{flops:.2e} FLOPs (10^{math.log10(flops):.1f})"),
-        ("disk", size_text(targets.size + models + 16 * mean_student + teacher)),
+        ("disk", size_text(targets.size + models + 16 * mean_student + teacher + sorted_weights)),
     ]
 
 

@@ -103,6 +103,8 @@ def distillation_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     else:
         rows += [("targets at the rungs", _targets_words(short)), ("in retraining", _targets_words(long))]
     rows.append(("learning rate", _SCHEDULES[distillation["schedule"]]))
+    if distillation["optimizer"] == "adamw-8bit":
+        rows.append(("optimiser", "AdamW, weights in bfloat16 and moments in 8 bits"))
     return rows + teacher_rows(summary["teacher"])
 
 

@@ -16,7 +16,7 @@ from space.input_error import InputError
 #: Tokens of a rung over those of the rung below; the least ratio of retraining to the last rung.
 ETA = 4
 #: Share of the search tokens that is held in reserve.
-_RESERVE = 0.2
+RESERVE = 0.2
 #: The fewest candidates that a search needs at the first rung and at the last.
 FEWEST_FIRST, _FEWEST_LAST = 4, 3
 #: Architectures scored straight after pruning for each that is distilled; a score takes one validation pass.
@@ -63,7 +63,7 @@ def rungs_up_to(first: int, retraining: int) -> tuple[int, ...]:
 def tokens_for(first_candidates: int, rung_tokens: Sequence[int]) -> int:
     """Return the search tokens for this many candidates at the first rung and at least one at the last."""
     most = max(first_candidates * rung_tokens[0], rung_tokens[-1])
-    return math.ceil(most * len(rung_tokens) / (1 - _RESERVE))
+    return math.ceil(most * len(rung_tokens) / (1 - RESERVE))
 
 
 def plan_bracket(
@@ -93,7 +93,7 @@ def plan_bracket(
         fewest_last = 1
     for rungs in range(len(rung_tokens), len(rung_tokens) - 1 if every_rung else 0, -1):
         tokens = tuple(rung_tokens[:rungs])
-        candidates = _divide(search_tokens * (1 - _RESERVE), tokens, most)
+        candidates = _divide(search_tokens * (1 - RESERVE), tokens, most)
         if candidates[0] >= fewest_first and candidates[-1] >= fewest_last:
             scored = trials or SCORED * candidates[0]
             reserve = search_tokens - tokens_spent(tokens, candidates)

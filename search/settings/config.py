@@ -88,8 +88,8 @@ class RunConfig:
     """Candidates at rung 1, 2, …"""
     search_tokens: int
     """Maximum training tokens of all short distillations together."""
-    search_hours: float
-    """Hours from which ``search_tokens`` was computed, at the measured pace of this device; 0 if unused."""
+    hours: float
+    """Hours of the whole run that the amounts follow from, at the pace of the device; 0 if unused."""
     retrain_tokens: int
     """Training tokens of each retraining in full."""
     promote: int

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from evaluators.distillation.optimizers import OptimizerName
 from evaluators.metrics.latency import Workload
-from evaluators.metrics.pace import Pace, student_pace
+from evaluators.metrics.pace import Pace, estimated_pace, student_pace
 from search.settings.objectives import (
     Bounds,
     amount_as_typed,
@@ -22,7 +22,7 @@ from search.settings.objectives import (
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
 from space.axes.polynomial import Polynomial, attention_windows
-from space.counting.counting import cache_polynomial, decode_flops, parameter_polynomial
+from space.counting.counting import cache_polynomial, decode_flops, matrix_polynomial, parameter_polynomial
 from space.cutting.extraction import student_config
 from space.enumeration.hand_made import completions, parse_architecture
 from space.enumeration.limits import Limits
@@ -191,6 +191,19 @@ def tried_architectures(
     return list(found)
 
 
+def mean_matrices(axis_map: AxisMap, space: SearchSpace) -> tuple[int, float]:
+    """Return the weights that multiply each token: of the teacher, and of the mean student."""
+    matrices = matrix_polynomial(axis_map)
+    students = matrices.at({axis: space.column(axis) for axis in Axis})
+    return int(matrices.of(axis_map.teacher)), float(students.mean())
+
+
+def pace_estimate(axis_map: AxisMap, space: SearchSpace, device: str, dtype: str) -> Pace:
+    """Estimate the speed of a mean student on this device by its arithmetic."""
+    _, mean = mean_matrices(axis_map, space)
+    return estimated_pace(round(mean), torch.device(device), dtype, workload_of(device))
+
+
 def pace_of(
     axis_map: AxisMap,
     space: SearchSpace,
@@ -200,7 +213,7 @@ def pace_of(
     block: int,
     optimizer: OptimizerName = OptimizerName.ADAMW,
 ) -> Pace:
-    """Measure the training speed of a typical student on this device; takes about ten seconds."""
+    """Measure the speed of a typical student on this device; takes some ten seconds, up to two minutes."""
     middle = typical_architecture(space)
     config = student_config(axis_map, middle, range(middle.layers))
     workload = workload_of(device)

@@ -74,25 +74,15 @@ def check_flags(flags: Flags) -> None:
 
 
 def check_search_budget(flags: Flags) -> None:
-    """Check ``--search-tokens`` and ``--search-hours``, which exclude each other.
+    """Check ``--search-tokens`` and ``--hours``.
 
     Raises:
-        InputError: a value is not allowed, or both were given.
+        InputError: a value is not allowed.
     """
     if flags.search_tokens is not None:
         parse_count(flags.search_tokens, "--search-tokens")
-    if flags.search_hours is None:
-        return
-    if not 0 < flags.search_hours < math.inf:
-        raise InputError(
-            "--search-hours has to be a positive number", f"{flags.search_hours} was given", "Try 0.5"
-        )
-    if flags.search_tokens is not None:
-        raise InputError(
-            "A search is limited by tokens or by hours",
-            f"--search-tokens {flags.search_tokens} and --search-hours {flags.search_hours} were given",
-            "Leave one out",
-        )
+    if flags.hours is not None and not 0 < flags.hours < math.inf:
+        raise InputError("--hours has to be a positive number", f"{flags.hours} was given", "Try --hours 0.5")
 
 
 def budgets_named(flags: Flags) -> list[str]:

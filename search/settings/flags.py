@@ -32,15 +32,16 @@ class Flags:
     library for the embedded teacher, HuggingFaceFW/fineweb-edu for others."""
     plan: bool = False
     """Say what the run would do, and how long it would take, as ten seconds on this device tell."""
+    hours: Annotated[float | None, _arg("HOURS")] = None
+    """Hours of the whole run on this device, whose pace is measured: tokens, candidates and samples follow.
+    Default: what suits the teacher's size, but at most 8."""
     search_tokens: Annotated[str | None, _arg("TOKENS")] = None
     """Tokens of all short distillations together (100M): rungs and candidates follow. Default: by the
-    teacher's size."""
-    search_hours: Annotated[float | None, _arg("HOURS")] = None
-    """The same as hours on this device, whose pace is measured; retraining comes on top."""
+    teacher's size and the hours."""
     retrain_tokens: Annotated[str | None, _arg("TOKENS")] = None
-    """Tokens of retraining for each promoted model. Default: by the teacher's size."""
+    """Tokens of retraining for each promoted model. Default: by the teacher's size and the hours."""
     promote: Annotated[int | None, _arg("N")] = None
-    """How many candidates are retrained at the end. Default: by the teacher's size."""
+    """How many candidates are retrained at the end. Default: by the teacher's size and the hours."""
     objectives: Annotated[str | None, _arg("NAME,NAME")] = None
     """What to make small: loss, latency, parameters, memory, flops. Default: loss,latency, without what --max
     bounds."""
@@ -93,8 +94,8 @@ class Flags:
     trials: Annotated[int | None, _arg("N")] = None
     """Architectures to score straight after pruning. Default: twice those that are distilled."""
     rung_tokens: Annotated[tuple[str, ...], _arg("TOKENS ...")] = ()
-    """Tokens of short distillation, one number a rung (64k 256k). Default: by the teacher's size, each rung
-    four times the one before."""
+    """Tokens of short distillation, one number a rung (64k 256k). Default: by the teacher's size and the
+    hours, each rung four times the one before."""
     retrain_baselines: Annotated[bool | None, _arg("{True,False}")] = None
     """Retrain the hand-made baselines and random weights too. Default: if the teacher is small."""
     benchmarks: Annotated[tuple[str, ...], _arg("NAME ...")] = ()
@@ -103,7 +104,7 @@ class Flags:
     basis: Literal["auto", "coordinate", "principal", "weighted"] = "auto"
     """Which directions of hidden students keep: the best coordinates, or those of the largest variance, plain
     or weighted by how much they are read; these two untie the head. Default: the first or the last
-    of the three, as a short distillation of students tells."""
+    of the three, as a short distillation of students tells, if the hours allow."""
     width_by: Literal["activations", "taylor", "magnitude", "random"] = "activations"
     """What hidden, neurons, heads and experts are scored by."""
     aggregation: Annotated[str, tyro.conf.arg(metavar="BATCH,SEQUENCE")] = "l2,l2"

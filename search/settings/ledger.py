@@ -27,7 +27,7 @@ from search.terminal.command import is_multi_process, is_sharded
 from space.input_error import InputError
 
 if TYPE_CHECKING:
-    from search.settings.resolution import Resolved
+    from search.settings.resolved import Resolved
 
 #: Share of the memory that stays free: what an allocator cannot use, and what the counts do not see.
 MARGIN = 0.05

@@ -14,6 +14,7 @@ from evaluators.distillation.states import States, states_at, states_named
 from evaluators.distillation.targets.batch import FormName, Targets
 from evaluators.distillation.targets.cached import CachedTargets
 from evaluators.distillation.targets.live import TextTargets
+from evaluators.importance.iterative import RoundPhase
 from evaluators.importance.method import Aggregate, Depth, Method, Width
 from evaluators.metrics.benchmarks import check_task
 from search.settings.config import RunConfig
@@ -50,7 +51,18 @@ def method_of(config: RunConfig) -> Method:
         benchmark=benchmark,
         rounds=config.rounds,
         seed=config.seed,
+        bfloat16=config.dtype == "bfloat16",
     )
+
+
+def phases_of(config: RunConfig) -> tuple[RoundPhase, ...]:
+    """Return what a round of scoring and pruning does, in order."""
+    return tuple(RoundPhase(name) for name in config.rounds_order.split("-"))
+
+
+def in_rounds(config: RunConfig) -> bool:
+    """Whether the teacher is ranked in rounds of scoring and pruning, instead of once."""
+    return (config.rounds, phases_of(config)) != (1, (RoundPhase.TOGETHER,))
 
 
 def _parse_aggregation(text: str) -> tuple[Aggregate, Aggregate]:

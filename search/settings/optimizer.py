@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 
 from evaluators.distillation.optimizers import OptimizerName
@@ -50,3 +52,17 @@ def eight_bits_refused(flags: Flags, device: str) -> InputError | None:
             f"{remedy}: sharded, AdamW's states take little on each GPU; or launch without FSDP",
         )
     return None
+
+
+def check_installed(optimizer: OptimizerName) -> None:
+    """Check that the library of an optimiser is there; a plan does without it.
+
+    Raises:
+        InputError: it is not.
+    """
+    if optimizer is OptimizerName.ADAMW_8BIT and importlib.util.find_spec("torchao") is None:
+        raise InputError(
+            "AdamW in 8 bits needs torchao",
+            "it is not installed here",
+            "Give pip install 'slimsearch[gpu]', or take --optimizer adamw if the memory suffices",
+        )

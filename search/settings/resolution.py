@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,29 @@ from evaluators.distillation.optimizers import OptimizerName
 from evaluators.huggingface.library_output import short_message
 from evaluators.metrics.benchmarks import tasks_of
 from evaluators.metrics.capacity import capacity_of
+from evaluators.metrics.pace import Pace
 from evaluators.teacher.weights import stored_dtype, weight_files
 from search.settings.bracket_plan import plan_bracket, rungs_up_to
 from search.settings.config import RunConfig
-from search.settings.costs import Costs, pace_of, tried_architectures, within_bounds, workload_of
+from search.settings.costs import Costs, pace_estimate, pace_of, within_bounds, workload_of
 from search.settings.flag_rules import budgets_named, parse_count, parse_memory
 from search.settings.flags import Flags
+from search.settings.hours import HoursAsked, amounts_given, config_within
 from search.settings.ledger import choose, memory_of
 from search.settings.methods import method_of, states_asked
 from search.settings.objectives import bounds_of_config, objectives_of, read_bounds
 from search.settings.optimizer import AUTO as OPEN
 from search.settings.optimizer import eight_bits_refused, optimizer_for, precision_for
-from search.settings.placement import STAYS, Placement
-from search.settings.scale import Scale, default_device, default_dtype, scale_for, search_tokens_of
+from search.settings.resolved import Resolved
+from search.settings.run_time import AUTO
+from search.settings.scale import (
+    Scale,
+    default_device,
+    default_dtype,
+    device_is_here,
+    scale_for,
+    search_tokens_of,
+)
 from search.settings.teachers import (
     EMBEDDED,
     AvailableTeacher,
@@ -42,89 +52,22 @@ from search.settings.teachers import (
     training_phases,
     trainings_of,
 )
-from space.axes.architecture import Architecture, Axis
+from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap
 from space.counting.budget import Budget, BudgetText, Measure
 from space.counting.counting import budget_polynomial, parameter_polynomial
 from space.cutting.basis import BasisName
 from space.cutting.moments import moment_bytes
 from space.enumeration.enumeration import enumerate_space
-from space.enumeration.hand_made import baselines
-from space.enumeration.limits import Limits, read_limits
+from space.enumeration.limits import read_limits
 from space.enumeration.search_space import SearchSpace
 from space.input_error import InputError
 from space.verification.verification import verified_axis_map
 
-#: Value of ``--basis`` by which a trial decides between two bases.
-AUTO = "auto"
 #: The rotated basis that is tried against coordinates: the better one in studies/bases.
 _ROTATED = BasisName.WEIGHTED
 #: Least-squares repair is the default if the moments that it needs take at most this many bytes.
 _MOMENT_BYTES = 2e9
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """The configuration of a run and its search space."""
-
-    config: RunConfig
-    axis_map: AxisMap
-    space: SearchSpace
-    teacher_parameters: int
-    basis: BasisName
-    """Basis of the hidden axis in ``axis_map`` and ``space``."""
-    whole: SearchSpace
-    """All architectures within the budget, before the bounds are applied."""
-    costs: Costs
-    """Computes the costs that are known before the teacher is loaded."""
-    tries: tuple[str, ...] = ()
-    """Values of ``--try``."""
-    turned: Resolved | None = None
-    """The same run in the rotated basis, if a trial decides between the two bases."""
-    passed_over: tuple[AvailableTeacher, ...] = ()
-    """Teachers that the user named and that are not used."""
-    teaching_map: AxisMap | None = None
-    """Axis map of the model that supplies the targets, if that is not the teacher."""
-    placement: Placement = STAYS
-    """Where weights lie and how students train in the memory that there is."""
-    device_memory: int | None = None
-    """Bytes of the device that the run may take, if the user said so."""
-
-    @property
-    def teaching(self) -> AxisMap:
-        """Axis map of the model that supplies the targets."""
-        return self.teaching_map or self.axis_map
-
-    def with_config(self, teaching_map: AxisMap | None = None, **fields: Any) -> Resolved:
-        """Replace fields of the configuration, and the model that supplies the targets, in every basis."""
-        turned = self.turned.with_config(teaching_map, **fields) if self.turned else None
-        return replace(self, config=replace(self.config, **fields), teaching_map=teaching_map, turned=turned)
-
-    @property
-    def limits(self) -> Limits:
-        """The user's limits on the sizes (``--keep``, ``--sizes``)."""
-        return read_limits(self.config.keep, self.config.sizes)
-
-    def by_hand(self) -> list[Architecture]:
-        """Return the architectures of ``--try``, chosen by what is known before the teacher is loaded.
-
-        Raises:
-            InputError: one lies outside the budget or the bounds.
-        """
-        return tried_architectures(self.tries, self.costs, self.space, self.limits, self.config.upper_bounds)
-
-    @property
-    def retrainings(self) -> tuple[int, int]:
-        """Models to retrain in full (promoted, best baseline) and short (other baselines, random weights)."""
-        if not self.config.retrain_baselines:
-            return self.config.promote, 0
-        return self.config.promote + 1, len(baselines(self.space, self.axis_map.teacher))
-
-    @property
-    def retraining_tokens(self) -> int:
-        """Training tokens of all retrainings."""
-        full, short = self.retrainings
-        return full * self.config.retrain_tokens + short * self.config.short_retrain_tokens
 
 
 def resolve(flags: Flags) -> Resolved:
@@ -151,8 +94,13 @@ def teachers_named(flags: Flags) -> list[Training]:
     return trainings_of(phases, flags.trust_remote_code)
 
 
-def resolve_from(flags: Flags, trainings: Sequence[Training]) -> Resolved:
+def resolve_from(flags: Flags, trainings: Sequence[Training], sharing: int = 1) -> Resolved:
     """Resolve the flags as ``resolve`` does, but with the nearest of the given teachers.
+
+    Args:
+        flags: the user's flags.
+        trainings: the teachers.
+        sharing: number of runs that share the hours.
 
     Raises:
         InputError: the run cannot be done.
@@ -171,15 +119,48 @@ def resolve_from(flags: Flags, trainings: Sequence[Training]) -> Resolved:
     run = _config(flags, training, axis_map, space, budget, device)
     run = replace(run, passed_over=tuple(str(one.phase) for one in others))
     method_of(run)
-    resolved = Resolved(run, axis_map, space, parameters, basis, whole, costs, flags.try_, passed_over=others)
+    given = amounts_given(flags)
+    resolved = Resolved(
+        run, axis_map, space, parameters, basis, whole, costs, flags.try_, passed_over=others, given=given
+    )
     resolved.by_hand()
     turned = _in_rotated_basis(resolved) if flags.basis == AUTO else None
     run = replace(run, basis=AUTO if turned else basis.value)
     resolved = replace(resolved, config=run, turned=replace(turned, config=run) if turned else None)
-    return _placed(resolved, flags)
+    placed = _placed(resolved, flags, open_ones=flags.optimizer == OPEN)
+    found = _within_hours(placed, flags, sharing)
+    return placed if found is placed else _placed(found, flags, open_ones=False)
 
 
-def _placed(resolved: Resolved, flags: Flags) -> Resolved:
+def _within_hours(resolved: Resolved, flags: Flags, sharing: int) -> Resolved:
+    """Fit the amounts that the user left open into the hours, or into a night.
+
+    Raises:
+        InputError: the hours are too few, or several processes train each student together.
+    """
+    axis_map, space, config = resolved.axis_map, resolved.space, resolved.config
+    device = config.device
+    if not device_is_here(device):
+        if flags.hours is None:
+            return resolved
+        raise InputError(
+            "Hours are counted by the pace of a device",
+            f"--hours {flags.hours:g} was given for a card that is not here",
+            "Say how much with --search-tokens and --retrain-tokens",
+        )
+
+    def measure(one: RunConfig) -> Pace:
+        optimizer = OptimizerName(one.optimizer)
+        return pace_of(axis_map, space, device, one.dtype, one.batch_blocks, one.block, optimizer)
+
+    estimate = partial(pace_estimate, axis_map, space, device, config.dtype)
+    saved = flags.out / config.name / "config.toml"
+    hours = HoursAsked(flags.hours, sharing)
+    found, pace = config_within(hours, config, resolved.given, resolved.work, estimate, measure, saved)
+    return resolved if found is config else replace(resolved.with_amounts(found), pace=pace)
+
+
+def _placed(resolved: Resolved, flags: Flags, *, open_ones: bool) -> Resolved:
     """Return the run with the placement, and the optimiser if it is open, that the memory allows.
 
     Raises:
@@ -188,7 +169,7 @@ def _placed(resolved: Resolved, flags: Flags) -> Resolved:
     told = parse_memory(flags.device_memory) if flags.device_memory else None
     memory = memory_of(resolved, flags.out)
     given = OptimizerName(resolved.config.optimizer)
-    open_ones = flags.optimizer == OPEN and eight_bits_refused(flags, resolved.config.device) is None
+    open_ones = open_ones and eight_bits_refused(flags, resolved.config.device) is None
     optimizers = [given, OptimizerName.ADAMW_8BIT] if open_ones else [given]
     capacity = capacity_of(torch.device(resolved.config.device), told)
     placement, optimizer = choose(memory, capacity, optimizers, by_layers=True)
@@ -241,15 +222,10 @@ def _config(
     block = _block(scale, config, max(rungs))
     optimizer = optimizer_for(flags, device)
     dtype = flags.dtype or precision_for(optimizer) or default_dtype(device, parameters)
-    name = name_of(flags, teacher)
-    pace = partial(pace_of, axis_map, space, device, dtype, scale.batch_blocks, block, optimizer)
-    search_tokens = search_tokens_of(
-        flags, scale, rungs, len(space), flags.out / name, lambda: pace().learnt, device
-    )
+    search_tokens = search_tokens_of(flags, scale, rungs, len(space))
     bracket = plan_bracket(search_tokens, rungs, len(space), flags.trials, bool(flags.rung_tokens))
-    blocks = math.ceil(max(*rungs, retrain) / block)
     return RunConfig(
-        name=name,
+        name=name_of(flags, teacher),
         teacher=teacher,
         revision=revision or "",
         phases=tuple(map(str, training.phases)) if len(training.phases) > 1 else (),
@@ -267,7 +243,7 @@ def _config(
         block=block,
         calibration_blocks=scale.calibration_blocks,
         validation_blocks=scale.validation_blocks,
-        distillation_blocks=blocks,
+        distillation_blocks=math.ceil(max(*rungs, retrain) / block),
         objectives=objectives_of(flags.objectives, bounds),
         bounds=bounds_of_config(bounds),
         sampler=flags.sampler,
@@ -275,16 +251,13 @@ def _config(
         rung_tokens=bracket.rung_tokens,
         rung_candidates=bracket.rung_candidates,
         search_tokens=search_tokens,
-        search_hours=flags.search_hours or 0.0,
+        hours=0.0,
         retrain_tokens=retrain,
         promote=min(flags.promote or scale.promote, bracket.rung_candidates[-1]),
         retrain_baselines=parameters < 100e6 if flags.retrain_baselines is None else flags.retrain_baselines,
         batch_blocks=scale.batch_blocks,
         **_distillation_fields(flags),
-        **_execution_fields(flags),
-        device=device,
-        dtype=dtype,
-        optimizer=optimizer.value,
+        **_execution_fields(flags, device, dtype, optimizer),
     )
 
 
@@ -301,9 +274,12 @@ def _importance_fields(flags: Flags, axis_map: AxisMap) -> dict[str, Any]:
     }
 
 
-def _execution_fields(flags: Flags) -> dict[str, Any]:
-    """Return the fields about storage, seed and custom code."""
+def _execution_fields(flags: Flags, device: str, dtype: str, optimizer: str) -> dict[str, Any]:
+    """Return the fields about device, precision, storage, seed and custom code."""
     return {
+        "device": device,
+        "dtype": dtype,
+        "optimizer": optimizer,
         "storage": flags.storage or os.environ.get("OPTUNA_STORAGE", ""),
         "seed": flags.seed,
         "trust_remote_code": flags.trust_remote_code,

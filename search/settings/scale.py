@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from search.settings.bracket_plan import FEWEST_FIRST, SCORED, plan_bracket, rungs_up_to, tokens_for
-from search.settings.config import RunConfig
 from search.settings.flag_rules import parse_count
 from search.settings.flags import Flags
-from search.terminal.command import is_multi_process
-from space.input_error import InputError
 
 
 @dataclass(frozen=True)
@@ -75,15 +71,7 @@ def default_dtype(device: str, teacher_parameters: int) -> str:
     return "bfloat16" if fast_cpu and teacher_parameters >= 1_000_000 else "float32"
 
 
-def search_tokens_of(
-    flags: Flags,
-    scale: Scale,
-    rung_tokens: Sequence[int],
-    architectures: int,
-    directory: Path,
-    pace: Callable[[], float],
-    device: str,
-) -> int:
+def search_tokens_of(flags: Flags, scale: Scale, rung_tokens: Sequence[int], architectures: int) -> int:
     """Return the training tokens of all short distillations together.
 
     If the user chose rungs or trials, the tokens are those that these rungs need with the default number of
@@ -94,32 +82,9 @@ def search_tokens_of(
         scale: the defaults for the teacher.
         rung_tokens: training tokens of each candidate at rung 1, 2, …
         architectures: how many architectures the search space has.
-        directory: the run directory; if its configuration has the same hours, its tokens are kept.
-        pace: measures the training speed of a student on this device, in tokens per second.
-        device: of the run.
-
-    Raises:
-        InputError: ``--search-hours`` was given to several processes that train each student together.
     """
     if flags.search_tokens is not None:
         return parse_count(flags.search_tokens, "--search-tokens")
-    if flags.search_hours is not None:
-        if not device_is_here(device):
-            raise InputError(
-                "Hours are counted by the pace of a device",
-                f"--search-hours {flags.search_hours} was given for a card that is not here",
-                "Say how many tokens with --search-tokens",
-            )
-        if is_multi_process():
-            raise InputError(
-                "The pace of a device is measured by one process",
-                f"--search-hours {flags.search_hours} was given to several that train together",
-                "Say how many with --search-tokens",
-            )
-        saved = _saved_config(directory)
-        if saved is not None and saved.search_hours == flags.search_hours:
-            return saved.search_tokens
-        return round(flags.search_hours * 3600 * pace())
     usual = rungs_up_to(scale.first_rung_tokens, scale.retrain_tokens)
     first = plan_bracket(scale.search_tokens, usual, architectures).rung_candidates[0]
     if not flags.rung_tokens and not flags.trials:
@@ -130,10 +95,3 @@ def search_tokens_of(
     # Rungs that the plan drops get no tokens.
     plan = plan_bracket(tokens, rung_tokens, architectures, flags.trials, bool(flags.rung_tokens))
     return tokens_for(first, plan.rung_tokens)
-
-
-def _saved_config(directory: Path) -> RunConfig | None:
-    try:
-        return RunConfig.load(directory / "config.toml")
-    except (OSError, ValueError):
-        return None

@@ -61,7 +61,7 @@ from space.cutting.basis import BasisName
 from space.cutting.moments import moment_bytes
 
 if TYPE_CHECKING:
-    from search.settings.resolution import Resolved
+    from search.settings.resolved import Resolved
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from space.counting.counting import matrix_polynomial
 from space.input_error import InputError
 
 if TYPE_CHECKING:
-    from search.settings.resolution import Resolved
+    from search.settings.resolved import Resolved
 
 
 @dataclass(frozen=True)

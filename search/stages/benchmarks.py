@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from search.stages.retraining import reload
 from search.stages.run_context import RunContext
 from search.storage.run_directory import RunDirectory, atomic_write
 from search.terminal.console import Console
+from space.input_error import InputError
 
 TEACHER = "teacher"
 
@@ -72,13 +74,29 @@ def _score_model(
     """Score one model on tasks; it is loaded only if there are any."""
     if not tasks:
         return
-    model = context.teacher.model if name == TEACHER else reload(context, context.directory / name)
-    for task in tasks:
-        with console.work(f"{task.name} on {name}", "benchmark", 1) as advance:
-            result = _result(context, model, task)
-            advance(1)
-        console.say(f"{task.name} on {name}: {result}")
-        yield task, result
+    with written_model(context, name) as model:
+        for task in tasks:
+            with console.work(f"{task.name} on {name}", "benchmark", 1) as advance:
+                result = _result(context, model, task)
+                advance(1)
+            console.say(f"{task.name} on {name}: {result}")
+            yield task, result
+
+
+@contextmanager
+def written_model(context: RunContext, name: str) -> Iterator[PreTrainedModel]:
+    """Within the context, a model is on the device: the teacher by its name, a written one by its path."""
+    if name != TEACHER:
+        yield reload(context, context.directory / name)
+        return
+    if context.placement.layer_by_layer:
+        raise InputError(
+            "A model has to fit into memory to write text or to be scored by tasks",
+            "the teacher is read layer by layer",
+            "Look at the students alone",
+        )
+    with context.teacher.on_device():
+        yield context.teacher.model
 
 
 def _result(context: RunContext, model: PreTrainedModel, task: Task) -> Result:

@@ -110,14 +110,16 @@ def _correct(
     placement: Placement,
 ) -> tuple[Teacher, Correction]:
     rate = correction_rate(teacher.model.num_parameters())
-    before = validation_loss(teacher.model, corpus.validation)
+    with teacher.on_device():
+        before = validation_loss(teacher.model, corpus.validation)
     with console.work("correcting the teacher", "correct", config.teacher_correction) as advance:
         run_processes().send_command(Correct())
         with run_processes().in_step():
             outcome = train_teacher(config, teacher, corpus, directory, advance, placement)
     run_processes().send_command(TakeCorrected())
     corrected = load_corrected(config, teacher, directory)
-    after = validation_loss(corrected.model, corpus.validation)
+    with corrected.on_device():
+        after = validation_loss(corrected.model, corpus.validation)
     curve = [(seen, loss) for seen, loss in outcome.curve if math.isfinite(loss)]
     correction = Correction(
         key,
@@ -172,18 +174,20 @@ def train_teacher(
     path = directory.corrected_teacher
     try:
         optimizer = OptimizerName(config.optimizer)
-        return correct_teacher(
-            teacher,
-            corpus.distillation,
-            schedule,
-            accelerator,
-            path,
-            watch,
-            saving,
-            optimizer,
-            micro_batch=placement.micro_batch,
-            recompute=placement.recompute,
-        )
+        optimizer = OptimizerName(config.optimizer)
+        with teacher.on_device():
+            return correct_teacher(
+                teacher,
+                corpus.distillation,
+                schedule,
+                accelerator,
+                path,
+                watch,
+                saving,
+                optimizer,
+                micro_batch=placement.micro_batch,
+                recompute=placement.recompute,
+            )
     except DivergenceError as error:
         raise InputError(
             "The correction of a teacher has to converge", str(error), "Leave --correct-teacher out"

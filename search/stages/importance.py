@@ -1,25 +1,41 @@
-"""Importance in a run: from its settings to the ranking, and to the repairs of students after cutting."""
+"""Importance in a run: from its settings to the rankings, and to the repairs of students after cutting.
+
+The teacher computes the same function in every basis of hidden. So its layers are scored once, and one
+forward pass over the calibration set gives the rankings in all bases and the moments that repairs need.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from torch import Tensor
+from transformers import PreTrainedModel
+
 from evaluators.corpus.blocks import fingerprint
 from evaluators.corpus.corpus import Corpus
-from evaluators.importance.iterative import RoundPhase, rank_in_rounds
-from evaluators.importance.layer_scores import TaskScorer
+from evaluators.importance.from_disk import rank_in_bases_from_disk, score_layers_from_disk
+from evaluators.importance.iterative import rank_in_rounds
+from evaluators.importance.layer_cost import scored_apart
+from evaluators.importance.layer_scores import LayerScores, TaskScorer, layers_fingerprint
 from evaluators.importance.method import Method
 from evaluators.importance.moments import MomentsListener, gather_moments
-from evaluators.importance.rank import needs_forward_pass, rank, ranking_fingerprint
+from evaluators.importance.rank import needs_forward_pass, rank_in_bases, ranking_fingerprint, score_layers
 from evaluators.metrics.benchmarks import task_scorer
 from evaluators.teacher import Teacher
+from evaluators.teacher.layer_by_layer import TeacherFiles
 from search.settings.config import RunConfig
-from search.settings.methods import method_of
-from search.settings.resolution import Resolved
+from search.settings.methods import in_rounds, method_of, phases_of
+from search.settings.resolved import Resolved
+from search.settings.run_time import layer_tokens, width_tokens
+from search.stages.layer_by_layer import teacher_files
+from search.storage.run_directory import RunDirectory
 from search.terminal.console import Console
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
+from space.cutting.basis import BasisName
 from space.cutting.moments import Moments
 from space.cutting.ranking import Ranking
 from space.cutting.repair import Repair, producing_tensors
@@ -37,100 +53,186 @@ def smallest_architecture(space: SearchSpace, axis_map: AxisMap) -> Architecture
     return axis_map.complete(sizes)
 
 
-def load_or_rank(
-    variant: Resolved,
-    teacher: Teacher,
-    corpus: Corpus,
-    places: list[Path],
-    moments: Path,
-    console: Console,
-) -> Ranking:
-    """Load a teacher's ranking, or compute and save it.
+class Importance:
+    """Ranks the teacher of a run, and keeps what it finds in the run directory.
 
-    Args:
-        variant: the run in one basis of hidden.
-        teacher: teacher of the run.
-        corpus: corpus with the calibration set.
-        places: files to look in; a new ranking is saved to the last.
-        moments: file for the moments that repairs need, if the same forward pass can gather them.
-        console: for progress.
+    Its methods raise an InputError if the method of the run cannot score this teacher, or if activations or
+    scores are not finite.
     """
-    config, axis_map = variant.config, variant.axis_map
-    method = replace(method_of(config), basis=variant.basis)
-    order = tuple(RoundPhase(name) for name in config.rounds_order.split("-"))
-    in_rounds = (method.rounds, order) != (1, (RoundPhase.TOGETHER,))
-    target = smallest_architecture(variant.space, axis_map)
-    key = ranking_fingerprint(teacher.fingerprint, corpus.calibration, method)
-    if in_rounds:
-        key = fingerprint(key, target.label, config.rounds_order)
-    tokens = corpus.calibration.numel()
-    for place in places:
-        if (ranking := Ranking.load(place, key)) is not None:
-            console.say(f"reusing the ranking in {place}: same teacher, text and method")
-            console.forecast.skip("forward", tokens)
-            return ranking
-    judge = _judge(method, teacher)
-    passes = method.rounds * len(order)
-    separate = in_rounds or not needs_forward_pass(method)
-    listener = None if separate or not _needs_moments(config) else MomentsListener(teacher.model, axis_map)
-    with console.work("ranking every axis", "forward", passes * tokens) as advance:
 
-        def report(blocks: int) -> None:
-            advance(blocks * corpus.block)
+    def __init__(
+        self, resolved: Resolved, teacher: Teacher, corpus: Corpus, directory: RunDirectory, console: Console
+    ) -> None:
+        self.resolved, self.teacher, self.corpus = resolved, teacher, corpus
+        self.directory, self.console = directory, console
+        self.method = method_of(resolved.config)
+        #: The map with the stream, if the run tries a rotated basis: what it hears serves all bases.
+        self.axis_map = (resolved.turned or resolved).axis_map
+        #: Set if the teacher is read layer by layer.
+        self._files: TeacherFiles | None = None
+        if resolved.placement.layer_by_layer:
+            self._files = teacher_files(teacher, self.axis_map, resolved.config.trust_remote_code)
+        self._found: dict[BasisName, Ranking] = {}
 
-        common = (teacher.model, axis_map, corpus.calibration, key)
-        if in_rounds:
-            ranking = rank_in_rounds(*common, target, report, method, order, judge=judge)
-        else:
-            beside = listener.on() if listener else None
-            ranking = rank(*common, report, method, judge=judge, pass_context=beside)
-    if listener is not None:
-        listener.moments(_moments_key(teacher, corpus)).save(moments)
-    ranking.save(places[-1])
-    return ranking
+    def rank(self, variants: Sequence[Resolved]) -> dict[BasisName, Ranking]:
+        """Return the teacher's ranking in each basis, and save what was not there yet.
+
+        Args:
+            variants: the run in the wanted bases.
+        """
+        new = [variant for variant in variants if variant.basis not in self._found]
+        for variant in new:
+            if (saved := self._saved(variant)) is not None:
+                self._found[variant.basis] = saved
+        missing = [variant for variant in new if variant.basis not in self._found]
+        if missing:
+            with self.teacher.on_device() if self._files is None else nullcontext():
+                self._found |= self._made(missing)
+        elif new:
+            self.console.forecast.skip("forward", self.resolved.ranking_tokens)
+        for variant in missing:
+            self._found[variant.basis].save(self._places(variant)[-1])
+        return {variant.basis: self._found[variant.basis] for variant in variants}
+
+    def repair_of(self, variant: Resolved, ranking: Ranking) -> Repair:
+        """Return the repairs that the run applies to a student after cutting.
+
+        Args:
+            variant: the run in one basis of hidden.
+            ranking: ranking that students are cut by.
+        """
+        wanted, axis_map = variant.config.repair, variant.axis_map
+        heads = producing_tensors(axis_map) if HEAD_RESIDUAL in wanted else {}
+        if not _needs_moments(variant.config):
+            return Repair(heads)
+        moments = self._moments().sorted_by(axis_map, ranking)
+        return Repair(heads, LEAST_SQUARES in wanted, NORM_SCALE in wanted, moments)
+
+    def _places(self, variant: Resolved) -> list[Path]:
+        """Return the files of a ranking: a new one is saved to the last."""
+        if variant.config.basis == variant.basis:
+            return [self.directory.ranking]
+        return [self.directory.ranking, self.directory.ranking_of(variant.basis.value)]
+
+    def _saved(self, variant: Resolved) -> Ranking | None:
+        for place in self._places(variant):
+            if (ranking := Ranking.load(place, self._key(variant))) is not None:
+                self.console.say(f"reusing the ranking in {place}: same teacher, text and method")
+                return ranking
+        return None
+
+    def _key(self, variant: Resolved) -> str:
+        method = replace(self.method, basis=variant.basis)
+        key = ranking_fingerprint(self.teacher.fingerprint, self.corpus.calibration, method)
+        if in_rounds(variant.config):
+            target = smallest_architecture(variant.space, variant.axis_map)
+            key = fingerprint(key, target.label, variant.config.rounds_order)
+        return key
+
+    def _made(self, variants: Sequence[Resolved]) -> dict[BasisName, Ranking]:
+        layers = self._layers() if scored_apart(self.method) else None
+        if self._files is not None:
+            return self._ranked_from_disk(self._files, variants, layers)
+        if in_rounds(self.resolved.config):
+            return {variant.basis: self._ranked_in_rounds(variant, layers) for variant in variants}
+        return self._ranked(variants, layers)
+
+    def _layers(self) -> LayerScores:
+        """Load or make the scores of the layers, which are those of every basis."""
+        key = layers_fingerprint(self.teacher.fingerprint, self.corpus.calibration, self.method)
+        tokens = layer_tokens(self.resolved.config, self.resolved.work.layer_passes)
+        if (layers := LayerScores.load(self.directory.layers, key)) is not None:
+            self.console.forecast.skip("forward", tokens)
+            return layers
+        judge = _judge(self.method, self.teacher)
+        with self.console.work("ranking the layers", "forward", tokens) as advance:
+            told = self._blocks(advance)
+            if self._files is None:
+                layers = score_layers(*self._asked, self.method, told, judge=judge)
+            else:
+                layers = score_layers_from_disk(self._files, self.corpus.calibration, self.method, told)
+        layers.save(self.directory.layers, key)
+        return layers
+
+    def _ranked(self, variants: Sequence[Resolved], layers: LayerScores | None) -> dict[BasisName, Ranking]:
+        """Rank in all these bases, and gather the moments, in one pass."""
+        keys = {variant.basis: self._key(variant) for variant in variants}
+        rotated = any(basis is not BasisName.COORDINATE for basis in keys)
+        beside = _needs_moments(self.resolved.config) and needs_forward_pass(self.method, rotated=rotated)
+        listener = MomentsListener(self.teacher.model, self.axis_map) if beside else None
+        tokens = width_tokens(self.resolved.config, self.resolved.work.layer_passes, len(variants))
+        with self.console.work("ranking every axis", "forward", tokens) as advance:
+            rankings = rank_in_bases(
+                *self._asked,
+                keys,
+                self._blocks(advance),
+                self.method,
+                layers=layers,
+                pass_context=listener.on() if listener else None,
+            )
+        if listener is not None:
+            listener.moments(self._moments_key).save(self.directory.moments)
+        return rankings
+
+    def _ranked_from_disk(
+        self, files: TeacherFiles, variants: Sequence[Resolved], layers: LayerScores | None
+    ) -> dict[BasisName, Ranking]:
+        keys, calibration = (
+            {variant.basis: self._key(variant) for variant in variants},
+            self.corpus.calibration,
+        )
+        tokens = width_tokens(self.resolved.config, self.resolved.work.layer_passes, len(variants))
+        with self.console.work("ranking every axis from the disk", "forward", tokens) as advance:
+            return rank_in_bases_from_disk(
+                files, calibration, keys, self._blocks(advance), self.method, layers=layers
+            )
+
+    def _ranked_in_rounds(self, variant: Resolved, layers: LayerScores | None) -> Ranking:
+        method = replace(self.method, basis=variant.basis)
+        with self.console.work(
+            "ranking every axis", "forward", width_tokens(variant.config, variant.work.layer_passes, 1)
+        ) as advance:
+            return rank_in_rounds(
+                self.teacher.model,
+                variant.axis_map,
+                self.corpus.calibration,
+                self._key(variant),
+                smallest_architecture(variant.space, variant.axis_map),
+                self._blocks(advance),
+                method,
+                phases_of(variant.config),
+                judge=_judge(method, self.teacher),
+                layer_scores=layers,
+            )
+
+    @property
+    def _asked(self) -> tuple[PreTrainedModel, AxisMap, Tensor]:
+        return self.teacher.model, self.axis_map, self.corpus.calibration
+
+    def _blocks(self, advance: Callable[[int], None]) -> Callable[[float], None]:
+        """Return a function that tells of blocks in tokens."""
+        return lambda blocks: advance(round(blocks * self.corpus.block))
+
+    @property
+    def _moments_key(self) -> str:
+        precision = "bfloat16" if self.method.bfloat16 else "float32"
+        return fingerprint(self.teacher.fingerprint, self.corpus.calibration, precision)
+
+    def _moments(self) -> Moments:
+        """Load or make the moments, in the teacher's own coordinates: those of every basis."""
+        if (moments := Moments.load(self.directory.moments, self._moments_key)) is not None:
+            return moments
+        key, tokens = self._moments_key, self.corpus.calibration.numel()
+        work = self.console.work("gathering moments for repairs", "forward", tokens)
+        with self.teacher.on_device(), work as advance:
+            moments = gather_moments(*self._asked, key, self._blocks(advance), self.method.bfloat16)
+        moments.save(self.directory.moments)
+        return moments
 
 
 def _judge(method: Method, teacher: Teacher) -> TaskScorer | None:
     return task_scorer(method.benchmark, teacher.tokenizer) if method.benchmark else None
 
 
-def repair_of(
-    variant: Resolved, teacher: Teacher, corpus: Corpus, ranking: Ranking, path: Path, console: Console
-) -> Repair:
-    """Return the repairs that the run applies to a student after cutting.
-
-    Args:
-        variant: the run in one basis of hidden.
-        teacher: teacher of the run.
-        corpus: corpus with the calibration set.
-        ranking: ranking that students are cut by.
-        path: file of the moments, if any are needed.
-        console: for progress.
-    """
-    wanted, axis_map = variant.config.repair, variant.axis_map
-    heads = producing_tensors(axis_map) if HEAD_RESIDUAL in wanted else {}
-    if not _needs_moments(variant.config):
-        return Repair(heads)
-    moments = _moments(teacher, axis_map, corpus, path, console).sorted_by(axis_map, ranking)
-    return Repair(heads, LEAST_SQUARES in wanted, NORM_SCALE in wanted, moments)
-
-
 def _needs_moments(config: RunConfig) -> bool:
     return bool({LEAST_SQUARES, NORM_SCALE} & set(config.repair))
-
-
-def _moments_key(teacher: Teacher, corpus: Corpus) -> str:
-    return fingerprint(teacher.fingerprint, corpus.calibration)
-
-
-def _moments(teacher: Teacher, axis_map: AxisMap, corpus: Corpus, path: Path, console: Console) -> Moments:
-    key = _moments_key(teacher, corpus)
-    if (moments := Moments.load(path, key)) is not None:
-        return moments
-    tokens = corpus.calibration.numel()
-    with console.work("gathering moments for repairs", "forward", tokens) as advance:
-        moments = gather_moments(
-            teacher.model, axis_map, corpus.calibration, key, lambda blocks: advance(blocks * corpus.block)
-        )
-    moments.save(path)
-    return moments

@@ -21,8 +21,7 @@ from evaluators.corpus.corpus import Corpus
 from evaluators.huggingface.library_output import quiet_libraries, short_message
 from evaluators.metrics.latency import Shares, latency_shares
 from search.rungs.evaluation import Retrained
-from search.stages.benchmarks import TEACHER
-from search.stages.retraining import reload
+from search.stages.benchmarks import TEACHER, written_model
 from search.stages.run_context import RunContext
 from search.storage.run_directory import RunDirectory, atomic_write
 from search.terminal.console import Console
@@ -246,8 +245,8 @@ def inspect(
     found = {model: kept[model] for model in layers if model in kept}
     for name in (model for model in layers if model not in found):
         try:
-            model = context.teacher.model if name == TEACHER else reload(context, context.directory / name)
-            found[name] = _inspect_model(context, model, prompts, layers[name])
+            with written_model(context, name) as model:
+                found[name] = _inspect_model(context, model, prompts, layers[name])
         except Exception as error:  # third-party model code may raise anything; the models are written
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise

@@ -29,7 +29,7 @@ from evaluators.metrics.energy import energy_meter
 from evaluators.teacher import Teacher
 from search.settings.ledger import cap_device_memory
 from search.settings.methods import accelerator_of
-from search.settings.resolution import Resolved
+from search.settings.resolved import Resolved
 from search.stages.correction import load_corrected, train_teacher
 from search.stages.preparation import teacher_of
 from search.stages.targets import targets_of, teaching_model
@@ -81,7 +81,10 @@ class Follower:
                         self._train(partial(self._distil, command))
 
     def _begin(self, command: Begin) -> None:
-        """Load the teacher of a run; in a family, free the models of the previous run first."""
+        """Load the teacher of a run; in a family, free the models of the previous run first.
+
+        It lies on the host, and comes to the device for what this process does there: training.
+        """
         for models in ("teacher", "teaching", "targets"):
             vars(self).pop(models, None)
         gc.unfreeze()
@@ -91,7 +94,7 @@ class Follower:
         cap_device_memory(self.resolved)
         self.metering.close()
         self.metering.enter_context(energy_meter(self.directory.energy, self.resolved.config.device))
-        self.teacher = teacher_of(self.resolved.config)
+        self.teacher = teacher_of(self.resolved.config, stays=False)
         gc.freeze()
 
     def _take_targets(self, blocks: int) -> None:

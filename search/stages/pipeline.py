@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evaluators.corpus.corpus import Corpus
+from evaluators.distillation.optimizers import OptimizerName
 from evaluators.metrics.energy import energy_meter, energy_spent
 from evaluators.teacher import Teacher
 from search.report import RankingView, write_report
@@ -18,17 +19,21 @@ from search.rungs.rung import Rung
 from search.runs.summary import check, write
 from search.settings.config import RunConfig
 from search.settings.costs import tried_architectures
+from search.settings.hours import saved_config, with_saved_amounts
 from search.settings.ledger import cap_device_memory, run_ledger
 from search.settings.memory_table import memory_lines
-from search.settings.resolution import Resolved
+from search.settings.optimizer import check_installed
+from search.settings.resolved import Resolved
 from search.stages.benchmarks import run_benchmarks
 from search.stages.correction import Correction, correct_if_asked
 from search.stages.inspection import inspect
+from search.stages.layer_by_layer import check_layer_by_layer
 from search.stages.model_card import write_cards
 from search.stages.preparation import basis_candidates, load, prepare
 from search.stages.provenance import save_provenance
 from search.stages.retraining import retrain_all
 from search.stages.run_context import RunContext
+from search.stages.sorted_weights import check_sorted_weights
 from search.stages.summary_builder import FinalMeasurements, SummaryBuilder, TeacherFigures
 from search.stages.targets import check_targets
 from search.stages.trial import DistillationEvaluator
@@ -61,11 +66,35 @@ class Run:
 def run(resolved: Resolved, directory: RunDirectory, console: Console, command: str) -> dict[str, Any]:
     """Execute all stages of a run, and return its summary."""
     with console.running():
-        teacher, corpus = begin(resolved, directory, console)
+        resolved, teacher, corpus = begin_or_join(resolved, directory, console)
         with at_work(resolved.config, directory) as workers:
             ranked = rank_teacher(resolved, directory, console, command, teacher, corpus, workers)
             search_rungs(ranked, workers)
             return retrain_promoted(ranked, workers)
+
+
+def begin_or_join(
+    resolved: Resolved, directory: RunDirectory, console: Console
+) -> tuple[Resolved, Teacher, Corpus]:
+    """Begin a run as ``begin`` does, with the amounts of a worker that began it at the same time.
+
+    Amounts that follow from hours differ between workers, since each measures the pace for itself.
+    """
+    teacher, corpus = begin(resolved, directory, console)
+    begun = _as_begun(resolved, directory)
+    if begun.config != resolved.config:
+        teacher, corpus = begin(begun, directory, console)
+    return begun, teacher, corpus
+
+
+def _as_begun(resolved: Resolved, directory: RunDirectory) -> Resolved:
+    if not resolved.config.hours:
+        return resolved
+    directory.claim(resolved.config)
+    before = saved_config(directory.config)
+    if before is None or before.hours != resolved.config.hours:
+        return resolved
+    return resolved.with_amounts(with_saved_amounts(resolved.config, before, resolved.given))
 
 
 @contextmanager
@@ -84,14 +113,17 @@ def begin(resolved: Resolved, directory: RunDirectory, console: Console) -> tupl
     config = resolved.config
     run_processes().check_device(config.device)
     directory.refuse_another(config)
+    check_layer_by_layer(resolved)
     if config.storage:  # fail now if it cannot be reached, before any work
         open_storage(config.storage, directory.path)
     check_targets(resolved, directory)
+    check_installed(OptimizerName(resolved.config.optimizer))
     cap_device_memory(resolved)
     for line in memory_lines(run_ledger(resolved, directory.path)):
         console.say(line)
     gc.freeze()  # libraries are never freed; scanning them costs each candidate half a second
-    teacher, corpus = load(config, console)
+    check_sorted_weights(resolved, directory)
+    teacher, corpus = load(config, console, resolved.placement)
     run_processes().send_command(Begin(resolved, directory.path, corpus))
     return teacher, corpus
 
@@ -157,7 +189,9 @@ def retrain_promoted(run: Run, workers: Workers) -> dict[str, Any]:
         builder = SummaryBuilder(
             context, rungs, run.teacher, promoted, others, final, run.correction, seconds, run.command
         )
-        return _write_results(builder, directory)
+        summary = _write_results(builder, directory)
+        context.sorted_weights.remove()
+        return summary
 
 
 def _write_results(builder: SummaryBuilder, directory: RunDirectory) -> dict[str, Any]:
@@ -176,7 +210,7 @@ def _forecast(resolved: Resolved, corpus: Corpus) -> TimeForecast:
     rungs = zip(config.rung_tokens, config.rung_candidates, strict=True)
     tokens = {
         "correct": config.teacher_correction,
-        "forward": corpus.calibration.numel() + corpus.distillation.numel(),
+        "forward": resolved.ranking_tokens + corpus.distillation.numel(),
         "score": config.trials * config.validation_blocks * config.block,
         "distil": sum(tokens * candidates for tokens, candidates in rungs) + config.rung_tokens[0] * tried,
         "retrain": resolved.retraining_tokens,
@@ -193,8 +227,13 @@ def _teacher_figures(context: RunContext, directory: RunDirectory) -> TeacherFig
     """Loss and latency of the teacher, measured once per run."""
     if directory.teacher.exists():
         return TeacherFigures(**json.loads(directory.teacher.read_text()))
-    latency = context.latency(context.teacher.model).total_ms if context.config.measures_latency else None
-    figures = TeacherFigures(context.exact_loss(context.teacher.model), latency)
+    if context.placement.layer_by_layer:
+        figures = TeacherFigures(context.loss_from_disk(), None)
+    else:
+        with context.teacher.on_device():
+            model = context.teacher.model
+            latency = context.latency(model).total_ms if context.config.measures_latency else None
+            figures = TeacherFigures(context.exact_loss(model), latency)
     atomic_write(directory.teacher, json.dumps(vars(figures)))
     return figures
 

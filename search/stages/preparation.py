@@ -7,9 +7,11 @@ hand-made students of the same budget in both bases, and the loss decides.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,9 +27,11 @@ from search.rungs.evaluation import CandidateError
 from search.settings.config import RunConfig
 from search.settings.costs import within_bounds
 from search.settings.methods import accelerator_of, check_states, weights_dtype
-from search.settings.resolution import Resolved
-from search.stages.importance import load_or_rank, repair_of
+from search.settings.placement import Placement
+from search.settings.resolved import Resolved
+from search.stages.importance import Importance
 from search.stages.run_context import BasisScore, BasisTrial, RunContext
+from search.stages.sorted_weights import SortedWeights
 from search.stages.targets import targets_of, teaching_model
 from search.stages.trial import evaluate_candidate
 from search.storage.run_directory import RunDirectory
@@ -36,8 +40,9 @@ from search.terminal.console import Console
 from search.training.process_group import run_processes
 from search.training.training import TakeTargets
 from space.axes.architecture import Architecture
-from space.cutting.extraction import layers_kept, saved_tensors, sort_by_importance
+from space.cutting.extraction import layers_kept
 from space.cutting.ranking import Ranking
+from space.cutting.sorted_file import remove_sorted
 from space.enumeration.hand_made import baselines
 from space.enumeration.search_space import SearchSpace
 
@@ -104,7 +109,7 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slimsearch"
 
 
-def load(config: RunConfig, console: Console) -> tuple[Teacher, Corpus]:
+def load(config: RunConfig, console: Console, placement: Placement = Placement()) -> tuple[Teacher, Corpus]:
     """Load the teacher and read the text; nothing is written to the run directory yet.
 
     The distillation set is extended to what the correction of the teacher reads, if that is more.
@@ -113,14 +118,18 @@ def load(config: RunConfig, console: Console) -> tuple[Teacher, Corpus]:
         InputError: the teacher or the text cannot be used.
     """
     with console.stage("teacher"):
-        teacher = teacher_of(config)
+        teacher = teacher_of(config, stays=placement.teacher_stays)
         check_states(config, teacher.model)
     with console.stage("text"):
         return teacher, _read(config, teacher)
 
 
-def teacher_of(config: RunConfig) -> Teacher:
+def teacher_of(config: RunConfig, *, stays: bool) -> Teacher:
     """Load the teacher of a run, uncorrected.
+
+    Args:
+        config: configuration of the run.
+        stays: whether it lies on the device for good.
 
     Raises:
         InputError: the teacher cannot be used.
@@ -131,6 +140,7 @@ def teacher_of(config: RunConfig) -> Teacher:
         device=torch.device(config.device),
         dtype=weights_dtype(config),
         trust_remote_code=config.trust_remote_code,
+        stays=stays,
     )
 
 
@@ -151,7 +161,8 @@ def prepare(
             targets do not fit on the disk, or the model named to teach cannot.
     """
     config = resolved.config
-    check_head(teacher.model)
+    with nullcontext() if resolved.placement.layer_by_layer else teacher.on_device():
+        check_head(teacher.model)
     accelerator = accelerator_of(config)
     workers = workers or Workers()
     with workers.exclusive_or_wait("targets", console.say), console.stage("targets"):
@@ -159,12 +170,22 @@ def prepare(
         targets = targets_of(resolved, teaching, corpus, directory, accelerator, console)
     run_processes().send_command(TakeTargets(len(corpus.distillation)))
 
+    importance = Importance(resolved, teacher, corpus, directory, console)
+
     def context(variant: Resolved) -> RunContext:
-        tried = [] if variant.config.basis == variant.basis else [directory.ranking_of(variant.basis.value)]
-        moments = directory.moments_of(variant.basis.value)
-        ranking = load_or_rank(variant, teacher, corpus, [directory.ranking, *tried], moments, console)
-        repair = repair_of(variant, teacher, corpus, ranking, moments, console)
-        weights = saved_tensors(teacher.model, variant.axis_map)
+        ranking = importance.rank([variant])[variant.basis]
+        repair = importance.repair_of(variant, ranking)
+        stay, path = resolved.placement.sorted_stay, directory.sorted_of(variant.basis.value)
+        weights = SortedWeights(
+            path,
+            teacher,
+            variant.axis_map,
+            ranking,
+            stay=stay,
+            from_disk=resolved.placement.layer_by_layer,
+        )
+        if not directory.summary.exists():  # a complete run cuts no more students
+            weights.write()
         return RunContext(
             config,
             directory.path,
@@ -174,7 +195,7 @@ def prepare(
             _space_within_bounds(variant, teacher, ranking),
             corpus,
             ranking,
-            sort_by_importance(weights, variant.axis_map, ranking),
+            weights,
             repair,
             *targets,
             accelerator,
@@ -184,7 +205,7 @@ def prepare(
         )
 
     with workers.exclusive_or_wait("ranking", console.say):
-        return _in_best_basis(resolved, context, directory, console)
+        return _in_best_basis(resolved, importance, context, directory, console)
 
 
 def _space_within_bounds(variant: Resolved, teacher: Teacher, ranking: Ranking) -> SearchSpace:
@@ -195,32 +216,59 @@ def _space_within_bounds(variant: Resolved, teacher: Teacher, ranking: Ranking) 
 
 
 def _in_best_basis(
-    resolved: Resolved, context: Callable[[Resolved], RunContext], directory: RunDirectory, console: Console
+    resolved: Resolved,
+    importance: Importance,
+    context: Callable[[Resolved], RunContext],
+    directory: RunDirectory,
+    console: Console,
 ) -> RunContext:
-    """Return the context in the basis that the user named, or in the better one of two by trial."""
+    """Return the context in the basis that the user named, or in the better one of two by trial.
+
+    Of the sorted weights, one basis is in memory at a time.
+
+    Args:
+        resolved: the run.
+        importance: ranks in all bases that are tried, at once.
+        context: makes the context in a basis.
+        directory: run directory.
+        console: for progress.
+    """
     if resolved.turned is None:
         with console.stage("ranking"):
             return context(resolved)
     trial = BasisTrial.load(directory.basis, resolved.config.rung_tokens[0])
     variants, waiting = variants_of(resolved), basis_candidates(resolved)[len(trial.tried) :]
     console.forecast.skip("distil", trial.tokens * len(trial.tried), pieces=len(trial.tried))
+    current: RunContext | None = None
+    here = ""
     with console.stage("ranking"):
-        names = {candidate.basis for candidate in waiting} or {trial.basis}
-        contexts = {name: context(variants[name]) for name in variants if name in names}
-    with console.stage("basis"):
-        for candidate in waiting:
-            text = f"trying the {candidate.basis} basis: {candidate.architecture.label}"
-            with console.work(text, "distil", trial.tokens) as advance:
-                trial = trial.plus(score_in_basis(candidate, contexts[candidate.basis], advance))
-            trial.save(directory.basis)
+        importance.rank([variants[name] for name in dict.fromkeys(one.basis for one in waiting)])
+    for name, candidates in itertools.groupby(waiting, key=lambda candidate: candidate.basis):
+        current = None
+        with console.stage("ranking"):
+            current, here = context(variants[name]), name
+        with console.stage("basis"):
+            for candidate in candidates:
+                trial = _tried(candidate, trial, current, console)
+                trial.save(directory.basis)
     console.say(trial.reason)
-    chosen = contexts.get(trial.basis) or context(variants[trial.basis])
-    chosen.ranking.save(directory.ranking)
+    if current is None or here != trial.basis:
+        current = None
+        with console.stage("ranking"):
+            current = context(variants[trial.basis])
+    current.ranking.save(directory.ranking)
     for name in variants:
         directory.ranking_of(name).unlink(missing_ok=True)
         if name != trial.basis:
-            directory.moments_of(name).unlink(missing_ok=True)
-    return replace(chosen, basis_trial=trial)
+            remove_sorted(directory.sorted_of(name))
+    return replace(current, basis_trial=trial)
+
+
+def _tried(candidate: BasisCandidate, trial: BasisTrial, context: RunContext, console: Console) -> BasisTrial:
+    """Return the trial with the result of one more student."""
+    text = f"trying the {candidate.basis} basis: {candidate.architecture.label}"
+    with console.work(text, "distil", trial.tokens) as advance:
+        return trial.plus(score_in_basis(candidate, context, advance))
 
 
 def _read(config: RunConfig, teacher: Teacher) -> Corpus:

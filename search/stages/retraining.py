@@ -26,6 +26,7 @@ from search.rungs.evaluation import RANDOM_WEIGHTS, SEARCH, FinishedTrial, Retra
 from search.rungs.rung import Rung
 from search.runs.choice import choose, eligible
 from search.settings.config import RunConfig
+from search.settings.run_time import RETRAINING_VALIDATIONS
 from search.stages.run_context import RunContext
 from search.stages.trial import remove_branches, retraining_branch, tokens_spared
 from search.storage.run_directory import atomic_write
@@ -34,9 +35,6 @@ from search.terminal.console import Console, clock
 from space.axes.architecture import Architecture
 from space.cutting.extraction import student_config
 from space.enumeration.hand_made import baselines
-
-#: Validations during a retraining, at equal distances.
-VALIDATIONS = 6
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,9 @@ def _retrain(
     if not from_random:
         saving = retraining_branch(context, architecture, saving)
     reused_tokens = tokens_spared(context, saving)
-    outcome = context.train(student, job.tokens, context.retraining_targets, advance, VALIDATIONS, saving)
+    outcome = context.train(
+        student, job.tokens, context.retraining_targets, advance, RETRAINING_VALIDATIONS, saving
+    )
     path = None
     if not from_random:
         path = f"models/{job.folder}"
@@ -145,7 +145,7 @@ def _from_random_weights(context: RunContext, architecture: Architecture) -> Pre
     torch.manual_seed(context.config.seed)
     config = student_config(context.axis_map, architecture, kept)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    nn.Module.to(model, context.teacher.model.device)
+    nn.Module.to(model, context.teacher.residence.device)
     return model
 
 
@@ -159,7 +159,7 @@ def reload(context: RunContext, path: Path) -> PreTrainedModel:
     """Load a written model the way that its users will."""
     with quiet_libraries():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=context.teacher.model.dtype)
-    nn.Module.to(model, context.teacher.model.device)
+    nn.Module.to(model, context.teacher.residence.device)
     model.eval()
     return model
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.corpus.corpus import Corpus
@@ -25,11 +24,13 @@ from evaluators.metrics.latency import (
     measure_latency,
     measure_latency_beside,
 )
-from evaluators.metrics.loss import validation_loss
+from evaluators.metrics.loss import validation_loss, validation_loss_from_disk
 from evaluators.teacher import Teacher
 from search.settings.config import RunConfig
 from search.settings.costs import Costs
 from search.settings.placement import STAYS, Placement
+from search.stages.layer_by_layer import teacher_files
+from search.stages.sorted_weights import SortedWeights
 from search.storage.run_directory import atomic_write
 from search.training.process_group import run_processes
 from search.training.training import Train, Trainer, TrainingJob
@@ -55,7 +56,7 @@ class RunContext:
     space: SearchSpace
     corpus: Corpus
     ranking: Ranking
-    canonical: Mapping[str, Tensor]
+    sorted_weights: SortedWeights
     """The teacher's weights, sorted by importance."""
     repair: Repair
     """Repair of students straight after cutting."""
@@ -71,7 +72,14 @@ class RunContext:
 
     def extract(self, architecture: Architecture) -> PreTrainedModel:
         """Cut a student from the teacher; its weights keep the teacher's dtype."""
-        return extract(self.canonical, self.axis_map, self.ranking, architecture, repair=self.repair)
+        return extract(
+            self.sorted_weights.tensors,
+            self.axis_map,
+            self.ranking,
+            architecture,
+            repair=self.repair,
+            device=self.teacher.residence.device,
+        )
 
     def kept_layers(self, architecture: Architecture) -> list[int]:
         """Return the indices of the teacher's layers that a student keeps, ascending."""
@@ -92,17 +100,25 @@ class RunContext:
         """Return the validation loss in the precision of the weights, which the results state."""
         return validation_loss(model, self.corpus.validation)
 
+    def loss_from_disk(self) -> float:
+        """Return the teacher's ``exact_loss``, with one of its layers in memory at a time."""
+        files = teacher_files(self.teacher, self.axis_map, self.config.trust_remote_code)
+        return validation_loss_from_disk(files, self.corpus.validation)
+
     def latency(self, model: PreTrainedModel) -> Latency:
         """Return the latency of a student or of the teacher on this device, measured or from the cache."""
         teacher = self.teacher.model
-        reference = self.latency_cache.look_up(
-            self._key(teacher), lambda: measure_latency(teacher, self.workload)
-        )
-        if model is teacher:
-            return reference
-        return self.latency_cache.look_up(
-            self._key(model), lambda: measure_latency_beside(model, teacher, reference, self.workload)
-        )
+
+        def alone() -> Latency:
+            with self.teacher.on_device():
+                return measure_latency(teacher, self.workload)
+
+        def beside() -> Latency:
+            with self.teacher.on_device():
+                return measure_latency_beside(model, teacher, reference, self.workload)
+
+        reference = self.latency_cache.look_up(self._key(teacher), alone)
+        return reference if model is teacher else self.latency_cache.look_up(self._key(model), beside)
 
     @property
     def formulas(self) -> Costs:

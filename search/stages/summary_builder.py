@@ -242,6 +242,7 @@ class SummaryBuilder:
             "loss": str(loss_of(config)),
             "states": list(config.states),
             "schedule": config.schedule,
+            "optimizer": config.optimizer,
             "targets": self._targets(),
         }
 

@@ -21,9 +21,10 @@ from evaluators.distillation.targets.live import Hidden, LiveTargets, TextTarget
 from evaluators.distillation.targets.sparse import Sampled, TopK
 from evaluators.huggingface.final_states import check_head, states_width, vocabulary_size
 from evaluators.teacher import Teacher, load_teacher
+from evaluators.teacher.layer_by_layer import TeacherFiles
 from search.settings.config import RunConfig
 from search.settings.methods import check_states, loss_of, weights_dtype
-from search.settings.resolution import Resolved
+from search.settings.resolved import Resolved
 from search.settings.targets_plan import (
     TargetsPlan,
     asks_teacher,
@@ -32,6 +33,7 @@ from search.settings.targets_plan import (
     plan_targets,
     setting_of,
 )
+from search.stages.layer_by_layer import final_states_of, teacher_files
 from search.storage.run_directory import RunDirectory, atomic_write
 from search.terminal.console import Console
 from space.input_error import InputError
@@ -74,12 +76,13 @@ def targets_of(
     config, tokens = resolved.config, corpus.distillation
     if not asks_teacher(config):
         console.forecast.skip("forward", tokens.numel())
-        text = TextTargets(tokens, teacher.model.device)
+        text = TextTargets(tokens, teacher.residence.device)
         return text, text
     places = places_of(resolved)
     setting = setting_of(resolved, tokens.numel(), states_width(teacher.model))
     plan = _load_or_make_plan(config, setting, directory)
-    live = LiveTargets(teacher.model, tokens, places, accelerator.autocast)
+    how = (places, accelerator.autocast, teacher.residence)
+    live = LiveTargets(teacher.model, tokens, *how)
     if not plan.blocks:
         console.say("the teacher's targets are kept nowhere: it runs beside the student; --targets chooses")
         console.forecast.skip("forward", tokens.numel())
@@ -87,8 +90,11 @@ def targets_of(
     form = _form(plan.form, teacher, config)
     key = fingerprint(teacher.fingerprint, str(teacher.model.dtype), config.dtype)
     kept = tokens[: plan.blocks]
-    cached = CachedTargets(teacher.model, kept, form, directory.targets, key, places, accelerator.autocast)
-    _fill_cache(cached, replace(setting, tokens=kept.numel()), plan.form, console)
+    cached = CachedTargets(teacher.model, kept, form, directory.targets, key, *how)
+    files = None
+    if resolved.placement.layer_by_layer:
+        files = teacher_files(teacher, resolved.teaching, config.trust_remote_code)
+    _fill_cache(cached, replace(setting, tokens=kept.numel()), plan.form, console, files)
     console.forecast.skip("forward", tokens.numel() - kept.numel())
     return cached, cached if cached.blocks == len(tokens) else live
 
@@ -119,8 +125,14 @@ def _load_plan(directory: RunDirectory) -> TargetsPlan | None:
         return None
 
 
-def _fill_cache(cached: CachedTargets, setting: TargetsSetting, form: FormName, console: Console) -> None:
-    """Announce and compute the missing targets."""
+def _fill_cache(
+    cached: CachedTargets,
+    setting: TargetsSetting,
+    form: FormName,
+    console: Console,
+    files: TeacherFiles | None,
+) -> None:
+    """Announce and compute the missing targets, from the teacher's ``files`` if it is read layer by layer."""
     block, tokens, folder = cached.tokens.shape[1], cached.tokens.numel(), cached.records.folder
     missing = len(cached.missing()) * block
     console.forecast.skip("forward", tokens - missing)
@@ -133,7 +145,14 @@ def _fill_cache(cached: CachedTargets, setting: TargetsSetting, form: FormName, 
         f"{size_text(setting.bytes_of(form))} of {size_text(free_bytes(folder))} free; --targets chooses"
     )
     with console.work("caching the teacher's targets", "forward", missing) as advance:
-        cached.fill(lambda blocks: advance(blocks * block))
+
+        def told(blocks: int) -> None:
+            advance(blocks * block)
+
+        if files is None:
+            cached.fill(told)
+        else:
+            cached.fill_by(final_states_of(files, cached.precision), told)
 
 
 def teaching_model(config: RunConfig, teacher: Teacher) -> Teacher:
@@ -141,7 +160,7 @@ def teaching_model(config: RunConfig, teacher: Teacher) -> Teacher:
 
     Args:
         config: configuration of the run.
-        teacher: the loaded model that students are cut from.
+        teacher: the loaded model that students are cut from; another one stays on the device if it does.
 
     Raises:
         InputError: the other model cannot be loaded, has another vocabulary, or has an unsupported head.
@@ -154,9 +173,11 @@ def teaching_model(config: RunConfig, teacher: Teacher) -> Teacher:
         device=torch.device(config.device),
         dtype=weights_dtype(config),
         trust_remote_code=config.trust_remote_code,
+        stays=teacher.stays,
     )
     _check_vocabulary(config, teacher, teaching)
-    check_head(teaching.model)
+    with teaching.on_device():
+        check_head(teaching.model)
     check_states(config, teaching.model)
     return teaching
 

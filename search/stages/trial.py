@@ -27,6 +27,7 @@ from search.rungs.evaluation import SEARCH, CandidateError, Evaluation, Finished
 from search.rungs.rung import Rung
 from search.settings.config import RunConfig
 from search.settings.objectives import Bounds, excess_over
+from search.settings.run_time import RUNG_VALIDATIONS
 from search.stages.run_context import RunContext
 from space.axes.architecture import Architecture
 
@@ -132,10 +133,6 @@ def _keep_only(directory: Path, rung: int, kept: set[Architecture]) -> None:
             path.unlink()
 
 
-#: Validations of a short distillation: at its end alone, since each may take as long as its training.
-VALIDATIONS = 1
-
-
 @dataclass(frozen=True)
 class DistillationEvaluator:
     """Evaluates candidates by cutting and distilling students, in the context of a run."""
@@ -197,7 +194,9 @@ def _evaluate(
     if reused_tokens := tokens_spared(context, files):
         details["branch_tokens"] = float(reused_tokens)
     try:
-        outcome = context.train(student, tokens, context.targets, advance, VALIDATIONS, checkpointing=files)
+        outcome = context.train(
+            student, tokens, context.targets, advance, RUNG_VALIDATIONS, checkpointing=files
+        )
     except (RuntimeError, ValueError, MemoryError):
         _remove(files)  # the candidate failed; after an interruption they would be resumed
         raise

@@ -36,6 +36,8 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.toml"
         self.ranking = path / "ranking.safetensors"
+        self.layers = path / "layers.safetensors"
+        self.moments = path / "moments.safetensors"
         self.basis = path / "basis.json"
         self.targets = path / "targets"
         self.models = path / "models"
@@ -53,13 +55,13 @@ class RunDirectory:
         self.branches = path / "branches"
         self.seconds = path / "seconds.json"
 
-    def moments_of(self, basis: str) -> Path:
-        """Return the path of the moments for repairs in a basis."""
-        return self.path / f"moments-{basis}.safetensors"
-
     def ranking_of(self, basis: str) -> Path:
         """Return the path of the ranking in a basis during the trial of bases."""
         return self.path / f"ranking-{basis}.safetensors"
+
+    def sorted_of(self, basis: str) -> Path:
+        """Return the path of the teacher's sorted weights in a basis, until the run is complete."""
+        return self.path / f"sorted-{basis}.safetensors"
 
     @contextmanager
     def joined(self, config: RunConfig) -> Iterator[Workers]:
@@ -70,19 +72,9 @@ class RunDirectory:
                 and another is running.
         """
         self.refuse_another(config)
+        self.claim(config)
+        self.refuse_another(config)
         workers = Workers(self.path)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with workers.turn("config"):
-                self.refuse_another(config)
-                if not self.config.exists():
-                    atomic_write(self.config, config.to_toml())
-        except OSError as error:
-            raise InputError(
-                "The folder of the runs has to be writable",
-                f"{self.path}: {error.strerror}",
-                "Name another with --out",
-            ) from None
         with workers.present():
             if config.storage.startswith("sqlite") and workers.others():
                 raise InputError(
@@ -91,6 +83,24 @@ class RunDirectory:
                     "Wait for it, or leave --storage out: the default serves several on one host",
                 )
             yield workers
+
+    def claim(self, config: RunConfig) -> None:
+        """Create the directory with this configuration, unless a worker has begun the run.
+
+        Raises:
+            InputError: the directory cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with Workers(self.path).turn("config"):
+                if not self.config.exists():
+                    atomic_write(self.config, config.to_toml())
+        except OSError as error:
+            raise InputError(
+                "The folder of the runs has to be writable",
+                f"{self.path}: {error.strerror}",
+                "Name another with --out",
+            ) from None
 
     def refuse_another(self, config: RunConfig) -> None:
         """Check that the directory is new or belongs to this configuration.

@@ -21,7 +21,7 @@ from evaluators.metrics.loss import validation_loss
 from search.settings.config import RunConfig
 from search.settings.methods import loss_of, states_of
 from search.settings.placement import STAYS, Placement
-from search.settings.resolution import Resolved
+from search.settings.resolved import Resolved
 
 
 @dataclass(frozen=True)

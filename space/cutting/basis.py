@@ -17,6 +17,7 @@ Over the first k coordinates, the norm sees a₁ … aₖ₋₁ exactly; it subt
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 
 from space.axes.architecture import Axis
-from space.axes.axis_map import AxisMap, ResidualStream, wildcard_name
+from space.axes.axis_map import AxisMap, MappedTensor, ResidualStream, wildcard_name
 from space.input_error import InputError
 
 Weights = Mapping[str, Tensor]
@@ -44,21 +45,51 @@ def fold_norms(weights: Weights, axis_map: AxisMap, stream: ResidualStream) -> d
     Raises:
         InputError: a norm has a bias in a dimension where its weight is close to 0.
     """
-    found = dict(weights)
-    for norm in axis_map.tensors:
-        readers = stream.readers.get(wildcard_name(norm.name))
-        if readers is None:
-            continue
-        gain = weights[norm.name] + stream.offset
-        for tensor in axis_map.tensors:
-            if wildcard_name(tensor.name) in readers and norm.layer in (None, tensor.layer):
+    folding = NormFolding(weights, axis_map, stream)
+    return dict(weights) | {tensor.name: folding.folded(tensor) for tensor in axis_map.tensors}
+
+
+class NormFolding:
+    """Folds norms into their readers, one tensor at a time.
+
+    Args:
+        weights: by name; not modified.
+        axis_map: of the model.
+        stream: the residual stream of its class.
+    """
+
+    def __init__(self, weights: Weights, axis_map: AxisMap, stream: ResidualStream) -> None:
+        self.weights, self.offset = weights, stream.offset
+        self._norms: set[str] = set()
+        self._norm_of_bias: dict[str, str] = {}
+        self._read_by: dict[str, list[MappedTensor]] = defaultdict(list)
+        for norm in axis_map.tensors:
+            readers = stream.readers.get(wildcard_name(norm.name))
+            if readers is not None:
+                self._norms.add(norm.name)
+                self._norm_of_bias[f"{norm.module}.bias"] = norm.name
+                for reader in readers:
+                    self._read_by[reader].append(norm)
+
+    def folded(self, tensor: MappedTensor) -> Tensor:
+        """Return a tensor of the model with folded norms: a new one, or the given one where nothing changes.
+
+        Raises:
+            InputError: it is the bias of a norm whose weight is close to 0 in one of its dimensions.
+        """
+        name, values = tensor.name, self.weights[tensor.name]
+        if name in self._norms:
+            return torch.full_like(values, 1 - self.offset)
+        if name in self._norm_of_bias:
+            return _bias_before_gain(values, self._gain(self._norm_of_bias[name]), name)
+        for norm in self._read_by.get(wildcard_name(name), ()):
+            if norm.layer in (None, tensor.layer):
                 dim = hidden_dimension(tensor.axes)
-                found[tensor.name] = (found[tensor.name].movedim(dim, -1) * gain).movedim(-1, dim)
-        found[norm.name] = torch.full_like(weights[norm.name], 1 - stream.offset)
-        bias = f"{norm.module}.bias"
-        if bias in weights:
-            found[bias] = _bias_before_gain(weights[bias], gain, bias)
-    return found
+                values = (values.movedim(dim, -1) * self._gain(norm.name)).movedim(-1, dim)
+        return values
+
+    def _gain(self, norm: str) -> Tensor:
+        return self.weights[norm] + self.offset
 
 
 def _bias_before_gain(bias: Tensor, gain: Tensor, name: str) -> Tensor:
@@ -84,14 +115,19 @@ def rotate_stream(
         stream: the residual stream of its class.
         rotation: (D, D) orthogonal, with the new directions in columns.
     """
-    found = dict(weights)
-    for tensor in axis_map.tensors:
-        if tensor.has(Axis.HIDDEN) and wildcard_name(tensor.name) not in stream.readers:
-            values, dim = weights[tensor.name], hidden_dimension(tensor.axes)
-            matrix = rotation.to(values.device, torch.promote_types(values.dtype, torch.float32))
-            along = (values.movedim(dim, -1).to(matrix.dtype) @ matrix).to(values.dtype)
-            found[tensor.name] = along.movedim(-1, dim).contiguous()
-    return found
+    return dict(weights) | {
+        tensor.name: rotated(weights[tensor.name], tensor, stream, rotation) for tensor in axis_map.tensors
+    }
+
+
+def rotated(values: Tensor, tensor: MappedTensor, stream: ResidualStream, rotation: Tensor) -> Tensor:
+    """Return one tensor of ``rotate_stream``: a new one, or ``values`` where it is the same in any basis."""
+    if not tensor.has(Axis.HIDDEN) or wildcard_name(tensor.name) in stream.readers:
+        return values
+    dim = hidden_dimension(tensor.axes)
+    matrix = rotation.to(values.device, torch.promote_types(values.dtype, torch.float32))
+    along = (values.movedim(dim, -1).to(matrix.dtype) @ matrix).to(values.dtype)
+    return along.movedim(-1, dim).contiguous()
 
 
 def hidden_dimension(axes: tuple[frozenset[Axis], ...]) -> int:

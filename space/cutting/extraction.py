@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,7 +17,7 @@ from space.axes.axis_map import AxisMap, MappedTensor, compensate_scales, studen
 from space.axes.config_fields import with_sizes
 from space.axes.layers import check_layer_signatures, layer_signatures, module_scalars, per_layer_fields
 from space.axes.layout import Concatenated, Fixed, Layout, PerUnit, kept_units, positions, prefix
-from space.cutting.basis import fold_norms, rotate_stream
+from space.cutting.basis import NormFolding, rotated
 from space.cutting.ranking import Ranking, kept_layers
 from space.cutting.repair import Repair
 from space.input_error import InputError
@@ -43,16 +43,27 @@ def sort_by_importance(weights: Weights, axis_map: AxisMap, ranking: Ranking) ->
     Returns:
         New tensors by name; the order of layers is unchanged.
     """
-    sortable = axis_map.sortable
-    if ranking.basis is not None:
-        assert axis_map.stream is not None, "only a stream that can be turned has a basis"
-        weights = fold_norms(weights, axis_map, axis_map.stream)
-        weights = rotate_stream(weights, axis_map, axis_map.stream, ranking.basis.rotation)
+    return {tensor.name: values for tensor, values in sorted_tensors(weights, axis_map, ranking)}
+
+
+def sorted_tensors(
+    weights: Weights, axis_map: AxisMap, ranking: Ranking
+) -> Iterator[tuple[MappedTensor, Tensor]]:
+    """Yield the tensors of ``sort_by_importance`` one by one; each has the shape and dtype of the teacher's.
+
+    Only one tensor is made at a time, so a caller that writes them away needs no room for a second teacher.
+    """
+    stream, basis, sortable = axis_map.stream, ranking.basis, axis_map.sortable
+    folding = None
+    if basis is not None:
+        assert stream is not None, "only a stream that can be turned has a basis"
+        folding = NormFolding(weights, axis_map, stream)
         sortable -= {Axis.HIDDEN}
-    return {
-        tensor.name: _sorted(weights[tensor.name].detach(), tensor, sortable, ranking)
-        for tensor in axis_map.tensors
-    }
+    for tensor in axis_map.tensors:
+        values = weights[tensor.name].detach()
+        if basis is not None and folding is not None and stream is not None:
+            values = rotated(folding.folded(tensor).detach(), tensor, stream, basis.rotation).to(values.dtype)
+        yield tensor, _sorted(values, tensor, sortable, ranking)
 
 
 def _sorted(values: Tensor, tensor: MappedTensor, sortable: Collection[Axis], ranking: Ranking) -> Tensor:
@@ -111,6 +122,7 @@ def extract(
     architecture: Architecture,
     kept: Sequence[int] | None = None,
     repair: Repair = _NOTHING,
+    device: torch.device | None = None,
 ) -> PreTrainedModel:
     """Build a student: the prefix of every axis, and the most important layers.
 
@@ -121,9 +133,10 @@ def extract(
         architecture: the student's sizes.
         kept: the teacher's layers to keep, ascending; by default the most important ones.
         repair: how to repair the weights for what is cut; nothing by default.
+        device: where the student is cut and lies; by default where ``canonical`` lies.
 
     Returns:
-        A model with its own memory, in evaluation mode, on the device of ``canonical``.
+        A model with its own memory, in evaluation mode.
 
     Raises:
         InputError: the class cannot express a model of just these layers, or needs other tensors.
@@ -134,7 +147,9 @@ def extract(
     for tensor in axis_map.tensors:
         name = student_name(tensor, axis_map, kept)
         if name is not None:
-            values = repair.repaired(canonical[tensor.name], tensor, axis_map, architecture)
+            # Whole tensors move: repairs need them, and an accelerator slices faster than its host.
+            values = canonical[tensor.name].to(device)
+            values = repair.repaired(values, tensor, axis_map, architecture)
             weights[name] = slice_tensor(values, tensor, axis_map, architecture, kept)
     if not repair.sets_gains:
         _set_norm_gains(weights, axis_map, ranking, architecture)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 from evaluators.corpus.corpus import CorpusRequest, read_corpus
 from evaluators.distillation.loop import distil
 from evaluators.distillation.losses import Loss
+from evaluators.distillation.optimizers import OptimizerName
 from evaluators.distillation.schedule import Schedule, peak_rate
 from evaluators.distillation.states import States
 from evaluators.distillation.targets.batch import Batch, Predictions, Targets
@@ -73,6 +75,7 @@ class Bench:
         targets: Targets | None = None,
         loss: Loss | None = None,
         states: States | None = None,
+        optimizer: OptimizerName = OptimizerName.ADAMW,
     ) -> dict[str, Any]:
         """Distil a student in place; losses before and after, parameters and seconds.
 
@@ -84,6 +87,7 @@ class Bench:
             targets: what is learnt from; by default the teacher's final states.
             loss: on the logits; forward KL by default.
             states: which intermediate ones are compared besides.
+            optimizer: what takes the steps.
         """
         before, began = self.loss(student), time.monotonic()
         if steps:
@@ -94,7 +98,8 @@ class Bench:
                 peak_rate=rate or peak_rate(student.num_parameters()),
             )
             order = Shuffled(targets or self.targets, seed)
-            distil(student, order, schedule, self.accelerator, loss=loss, states=states)
+            distil(student, order, schedule, self.accelerator, loss=loss, states=states, optimizer=optimizer)
+            student.float()
         return {
             "parameters": student.num_parameters(),
             "before": before,
@@ -109,6 +114,10 @@ class Shuffled:
     def __init__(self, targets: Targets, seed: int) -> None:
         self.targets, self.blocks, self.tokens = targets, targets.blocks, targets.tokens
         self.order = torch.randperm(targets.blocks, generator=torch.Generator().manual_seed(seed))
+
+    def on_device(self) -> AbstractContextManager[None]:
+        """See ``Targets``."""
+        return self.targets.on_device()
 
     def predictions(self, *targets: Tensor) -> Predictions | None:
         """See ``Targets``."""

@@ -62,4 +62,14 @@ EMBEDDED = Setting(
         "heads": {Axis.HIDDEN: 80, Axis.MLP: 240, Axis.HEADS: 4, Axis.KV_HEADS: 4},
     },
 )
+#: Made by ``make_smollm2.py`` beside the text; too large for the studies that train hundreds of students.
+SMOLLM2 = Setting(
+    "SmolLM2-135M-Instruct",
+    Path(os.environ.get("SLIMSEARCH_SMOLLM2", _REAL / "smollm2")),
+    str(_REAL / "books.jsonl"),
+    512,
+    {Axis.HIDDEN: 448, Axis.MLP: 1152},
+    22,
+    "bf16",
+)
 SETTINGS = {setting.name: setting for setting in (STORIES, EMBEDDED)}

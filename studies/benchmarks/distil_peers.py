@@ -88,7 +88,7 @@ def beside(
     if theirs is None:
         nothing = float("nan")
         return [
-            Figure(name, found, nothing, nothing, bound, "not installed")
+            Figure(name, found, nothing, nothing, bound, missing="not installed")
             for name, found, bound in zip(names, ours, bounds, strict=True)
         ]
     return [

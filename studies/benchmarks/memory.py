@@ -21,7 +21,8 @@ from evaluators.distillation.optimizers import OptimizerName
 from evaluators.distillation.targets.batch import FormName
 from search.settings.flags import Flags
 from search.settings.placement import STAYS
-from search.settings.resolution import Resolved, resolve
+from search.settings.resolution import resolve
+from search.settings.resolved import Resolved
 from search.settings.stage_memory import StageMemory
 from search.settings.targets_plan import TargetsPlan
 from studies.benchmarks.distil_models import device

@@ -20,14 +20,15 @@ from evaluators.distillation.targets.cached import CachedTargets
 from evaluators.distillation.targets.live import Hidden, TextTargets
 from evaluators.importance.method import Depth, Method, Width
 from evaluators.importance.moments import MomentsListener, gather_moments
-from evaluators.importance.rank import rank
+from evaluators.importance.rank import rank, rank_in_bases
 from evaluators.metrics.latency import time_once
 from evaluators.metrics.loss import validation_loss
 from search.settings.costs import workload_of
 from search.settings.methods import accelerator_of, method_of, weights_dtype
-from search.settings.resolution import Resolved
+from search.settings.resolved import Resolved
 from space.axes.architecture import Architecture
 from space.axes.axis_map import AxisMap
+from space.cutting.basis import BasisName
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance, student_map
 from space.cutting.moments import Moments
 from space.cutting.ranking import Ranking
@@ -119,9 +120,11 @@ class Stages:
         listener = MomentsListener(self._teacher, self.axis_map)
         method = method_of(self.resolved.config)
         begins()
-        ranking = rank(
-            self._teacher, self.axis_map, self._text, "", method=method, pass_context=listener.on()
+        keys = {BasisName.COORDINATE: ""}
+        rankings = rank_in_bases(
+            self._teacher, self.axis_map, self._text, keys, method=method, pass_context=listener.on()
         )
+        ranking = rankings[BasisName.COORDINATE]
         assert sort_by_importance(saved_tensors(self._teacher, self.axis_map), self.axis_map, ranking)
 
     def _moments(self, begins: Callable[[], None]) -> None:

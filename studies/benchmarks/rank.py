@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +17,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from evaluators.huggingface.final_states import final_states
 from evaluators.importance.layer_passes import DepthSetting, depends_on_states_alone
 from evaluators.importance.layer_removal import by_loss, without_each
-from evaluators.importance.rank import batches, rank
+from evaluators.importance.layer_scores import LAYER_TOKENS
+from evaluators.importance.method import Depth, Method
+from evaluators.importance.moments import MomentsListener
+from evaluators.importance.rank import batches, rank, rank_in_bases, score_layers
 from evaluators.metrics.loss import validation_loss
+from search.settings.scale import default_device, default_dtype, scale_for
 from space.axes.axis_map import AxisMap
+from space.cutting.basis import BasisName
 from space.verification.verification import verified_axis_map
 from studies.benchmarks.figure import Figure, in_turns
 from studies.benchmarks.space import LLAMA_8B
@@ -34,6 +41,9 @@ TWELVE_LAYERS = LlamaConfig(
 )
 #: Least ratio of a bare forward pass to the ranking pass, and of naive to reused passes with L layers.
 _RANKING = 1.3
+#: How many times as fast a run ranks as one that ranks anew in each basis on all tokens.
+_WHOLE = 2.5
+_BASES = (BasisName.COORDINATE, BasisName.WEIGHTED)
 
 
 @dataclass(frozen=True)
@@ -52,12 +62,24 @@ class RankWork:
     """Whether a teacher of the shape of Llama 8B is measured, too: it needs a GPU of 40 GB."""
     large_blocks: int = 1024
     """Blocks that the large one is ranked on."""
+    real: Path | None = field(default_factory=lambda: real_teacher())
+    """The directory of a trained teacher whose whole ranking is measured; None for one of random weights."""
+    part: int = 64
+    """The whole ranking is measured on one in so many of the tokens of the teacher's scale."""
+    real_part: int = 1024
+    """The same for the trained one: half an hour of one core at most."""
+
+
+def real_teacher() -> Path | None:
+    """Return the directory that ``SLIMSEARCH_TEACHER`` names, of a Llama, if it does."""
+    named = os.environ.get("SLIMSEARCH_TEACHER")
+    return Path(named) if named else None
 
 
 def rank_suite(work: RankWork) -> list[Figure]:
     """Every figure of the suite."""
     bench = Bench(work.teacher, work.blocks, work.block)
-    figures = [bench.ranking(work.repeats), bench.removal(work.repeats)]
+    figures = [bench.ranking(work.repeats), bench.removal(work.repeats), whole_ranking(work)]
     if work.large:
         whole = Bench(LLAMA_8B, work.large_blocks, work.block)
         figures.append(whole.ranking(repeats=1))
@@ -120,6 +142,77 @@ class Bench:
                 torch.cuda.synchronize()
 
         return waited
+
+
+def whole_ranking(work: RankWork) -> Figure:
+    """All that a run ranks a teacher by, beside ranking it anew in each basis, in float32 on all tokens.
+
+    Both sides get one in so many of the calibration tokens of the teacher's scale, and so does the sample of
+    the layers: a run takes about so many times as much.
+    """
+    part = work.part if work.real is None else work.real_part
+    device = default_device()
+    model = random_model(work.teacher, "cpu") if work.real is None else _loaded(work.real)
+    scale = scale_for(model.num_parameters())
+    sample = max(2, LAYER_TOKENS // part)
+    block = min(scale.block, model.config.max_position_embeddings, sample)
+    blocks = max(1, scale.calibration_blocks * scale.block // part // block)
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randint(model.config.vocab_size, (blocks, block), generator=generator)
+    half = default_dtype(device, model.num_parameters()) == "bfloat16"
+    model.to(device)  # type: ignore[arg-type]
+    whole = WholeRanking(model, text, max(1, sample // block), half)
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    began = clock()
+    whole.once()
+    ours = clock() - began
+    whole.for_each_basis()
+    before = clock() - began - ours
+    name = f"{whole.words}, 1/{part} of a run: ranked in two bases, s, beside each for itself, in float32"
+    return Figure(name, ours, before, before / ours, _WHOLE)
+
+
+class WholeRanking:
+    """The ranking of a run that tries two bases of hidden, with layers by perplexity and moments."""
+
+    def __init__(self, model: PreTrainedModel, text: Tensor, sample: int, bfloat16: bool) -> None:
+        self.model, self.text, self.bfloat16 = model, text, bfloat16
+        self.axis_map = verified_axis_map(model.config, BasisName.WEIGHTED)
+        self.sample = text[:sample]
+        self.words = f"{model.num_parameters() / 1e6:.0f}M parameters, {text.numel()} tokens"
+
+    def once(self) -> None:
+        """As a run does it: layers on the sample, then one pass for both bases and the moments."""
+        method = Method(depth=Depth.PERPLEXITY, bfloat16=self.bfloat16)
+        layers = score_layers(self.model, self.axis_map, self.sample, method)
+        listener, keys = MomentsListener(self.model, self.axis_map), dict.fromkeys(_BASES, "")
+        rank_in_bases(
+            self.model,
+            self.axis_map,
+            self.text,
+            keys,
+            method=method,
+            layers=layers,
+            pass_context=listener.on(),
+        )
+        listener.moments("")
+
+    @torch.no_grad()
+    def for_each_basis(self) -> None:
+        """The reference: in each basis the moments, all axes, and the layers on all of the text."""
+        reuse = depends_on_states_alone(self.model, self.axis_map, self.text)
+        setting = DepthSetting(self.model, self.axis_map, batches(self.text), reuse)
+        for basis in _BASES:
+            listener = MomentsListener(self.model, self.axis_map)
+            rank_in_bases(self.model, self.axis_map, self.text, {basis: ""}, pass_context=listener.on())
+            without_each(setting, by_loss)
+            listener.moments("")
+
+
+def _loaded(directory: Path) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model.eval()
+    return model
 
 
 def random_model(config: LlamaConfig, device: str) -> PreTrainedModel:

@@ -19,7 +19,8 @@ from search.rungs.evaluation import Evaluation
 from search.rungs.loop import Evaluator, Search, SearchTask, open_rungs
 from search.rungs.rung import Rung
 from search.settings.command_line import read_flags
-from search.settings.resolution import Resolved, resolve
+from search.settings.resolution import resolve
+from search.settings.resolved import Resolved
 from search.stages.preparation import load, prepare
 from search.stages.trial import DistillationEvaluator
 from search.storage.run_directory import RunDirectory

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 from transformers import LlamaConfig
 
 from space.axes.architecture import Architecture, Axis
@@ -14,6 +19,7 @@ from space.counting.budget import Budget
 from space.counting.counting import parameter_polynomial
 from space.cutting.extraction import extract, student_config
 from space.cutting.ranking import Ranking
+from space.cutting.sorted_file import map_sorted
 from space.enumeration.enumeration import enumerate_space
 from space.verification.verification import verified_axis_map
 from studies.benchmarks.figure import Figure, in_turns
@@ -90,12 +96,9 @@ def _enumeration(axis_map: AxisMap, work: SpaceWork) -> Figure:
 
 
 def _extraction(work: SpaceWork) -> Figure:
-    """Beside ``torch.clone`` of the student's own tensors: the same bytes in as many pieces."""
+    """From a mapped file, beside ``torch.clone`` of the student's own tensors: the same bytes and pieces."""
     axis_map = verified_axis_map(work.cut)
-    canonical = {
-        tensor.name: torch.rand([dimension.length for dimension in tensor.dimensions])
-        for tensor in axis_map.tensors
-    }
+    canonical = _mapped(axis_map)
     ranking = Ranking({Axis.LAYERS: torch.zeros(axis_map.teacher.layers)}, axis_map.teacher.kv_heads, "", "")
     narrow = _narrower(axis_map.teacher)
     student = [p.detach() for p in extract(canonical, axis_map, ranking, narrow).parameters()]
@@ -107,6 +110,20 @@ def _extraction(work: SpaceWork) -> Figure:
     )
     name = f"{gigabytes:.3g} GB of student cut, GB/s, beside torch.clone"
     return Figure(name, gigabytes / ours, gigabytes / reference, reference / ours, 0.5)
+
+
+def _mapped(axis_map: AxisMap) -> Mapping[str, Tensor]:
+    """Random weights of a teacher in a file, as a run has those that it cuts from."""
+    weights = {
+        tensor.name: torch.rand([dimension.length for dimension in tensor.dimensions])
+        for tensor in axis_map.tensors
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "sorted.safetensors"
+        save_file(weights, path, metadata={"fingerprint": "random"})
+        mapped = map_sorted(path, "random")
+    assert mapped is not None, "it was written just now"
+    return mapped
 
 
 def _narrower(teacher: Architecture) -> Architecture:

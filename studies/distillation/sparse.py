@@ -5,6 +5,8 @@ So one cache serves every number of draws; what is learnt from is what a cache o
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,10 @@ class Few:
         """Take ``draws`` next tokens from the teacher's distribution, or else the ``largest`` few."""
         self.targets, self.blocks, self.tokens = targets, targets.blocks, targets.tokens
         self.draws, self.largest = draws, largest
+
+    def on_device(self) -> AbstractContextManager[None]:
+        """See ``Targets``."""
+        return self.targets.on_device()
 
     def batch(self, numbers: Tensor) -> Batch:
         """See ``Targets``; a block is always drawn alike."""

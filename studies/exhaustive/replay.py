@@ -13,7 +13,7 @@ from search.rungs.loop import Search, SearchTask, rungs_in
 from search.rungs.rung import Rung
 from search.settings.bracket_plan import plan_bracket, tokens_spent
 from search.settings.config import RunConfig
-from search.settings.resolution import Resolved
+from search.settings.resolved import Resolved
 from search.stages.retraining import promoted_of
 from search.terminal.console import Console
 from space.enumeration.hand_made import baselines

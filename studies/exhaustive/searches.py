@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from search.settings.resolution import Resolved
+from search.settings.resolved import Resolved
 from studies.bench.results import Results
 from studies.exhaustive.replay import Way, replay
 from studies.exhaustive.table import Table

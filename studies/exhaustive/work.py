@@ -13,7 +13,8 @@ import torch
 
 from evaluators.distillation.targets.batch import Targets
 from search.settings.command_line import read_flags
-from search.settings.resolution import Resolved, resolve
+from search.settings.resolution import resolve
+from search.settings.resolved import Resolved
 from search.stages.preparation import load, prepare
 from search.stages.run_context import RunContext
 from search.storage.run_directory import RunDirectory

@@ -9,7 +9,8 @@ from functools import cache
 from search.settings.bracket_plan import plan_bracket, tokens_for
 from search.settings.command_line import read_flags
 from search.settings.config import RunConfig
-from search.settings.resolution import Resolved, resolve
+from search.settings.resolution import resolve
+from search.settings.resolved import Resolved
 
 SEEDS = tuple(range(16))
 SAMPLERS = ("tpe", "gp", "nsga2", "qmc", "random")

@@ -27,9 +27,9 @@ from space.verification.contract import (
 )
 from space.verification.masked import masked_teacher
 from tests.contracts.draws import Cut, cuts, ranking_of, seeds
-from tests.contracts.tiny import CASES, logits_of, verified
+from tests.contracts.tiny import CASES, each, logits_of, verified
 
-every_case = pytest.mark.parametrize("case", CASES)
+every_case = pytest.mark.parametrize("case", each(*CASES))
 
 
 def few(examples: int) -> settings:
@@ -157,7 +157,7 @@ class TestTheComparisonCanFail:
         with masked_teacher(model, axis_map, wrong, half, other) as oracle:
             assert distance(student, logits_of(oracle)) > 0.01
 
-    @pytest.mark.parametrize("case", ["phi3", "gpt_neox", "bloom", "mixtral", "gpt_oss", "llama4_text"])
+    @pytest.mark.parametrize("case", each("phi3", "gpt_neox", "bloom", "mixtral", "gpt_oss", "llama4_text"))
     def test_another_layout_gives_other_logits(self, case: str) -> None:
         """Of the layouts that fit the shapes, only the one that was found keeps the contract."""
         found = verified(case)
@@ -192,7 +192,7 @@ class TestTheComparisonCanFail:
         assert any(trials)
 
 
-@pytest.mark.parametrize("case", ["llama4_text", "gpt_oss", "deepseek_v3", "nemotron_h", "gpt2"])
+@pytest.mark.parametrize("case", each("llama4_text", "gpt_oss", "deepseek_v3", "nemotron_h", "gpt2"))
 def test_every_tensor_is_seen_in_the_logits(case: str) -> None:
     """A trial says something of a tensor only where the tiny teacher's logits depend on it."""
     model, axis_map = verified(case).model, verified(case).small

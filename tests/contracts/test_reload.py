@@ -27,14 +27,14 @@ from space.verification.reload import (
     reload_error,
     save_for_check,
 )
-from space.verification.verification import verify
-from tests.contracts.tiny import CASES, TINY, verified
+from tests.contracts.tiny import CASES, TINY, each, verified
+from tests.verified_once import verify_anew
 
 NEW = ("gpt2", "gpt_oss", "deepseek_v3", "nemotron_h", "mistral-tied-bfloat16-config", "qwen2-mixed-layers")
 SPOILT = ("missing", "unexpected", "mismatched", "other-weights", "other-class", "no-weights", "warns")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", each(*CASES))
 def test_a_student_is_read_back_here(case: str) -> None:
     assert reload_error(verified(case).model, verified(case).small, seed=11) is None
 
@@ -187,7 +187,7 @@ class TestWhatIsRefused:
     def test_a_teacher_is_refused_with_the_reason(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(reload, "distance", lambda *_: 1.0)
         with pytest.raises(InputError) as refusal:
-            verify(TINY["llama"]["plain"])
+            verify_anew(TINY["llama"]["plain"])
         why = "none of its students can be saved and read back: it computes other logits, even uncut"
         assert refusal.value.values == f"'llama' is not: {why}"
 

@@ -7,7 +7,7 @@ import transformers
 
 from space.families.support import TABLE, TYPES, markdown, support_rows
 
-SAMPLE = ("llama", "gpt2", "falcon", "bert")
+SAMPLE = ("gpt2", "bert")
 #: Decoders that have to pass for every axis that they have.
 NAMED = (
     *("llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3"),

@@ -30,6 +30,7 @@ from space.verification.contract import (
     random_ranking,
 )
 from space.verification.verification import Verified, verified_axis_map, verify
+from tests.contracts.tiny import each
 
 TURNABLE = ("llama", "qwen3", "gemma", "mixtral", "phi3", "gpt_oss")
 #: Their norms subtract the mean.
@@ -55,7 +56,7 @@ def turn(model_type: str, seed: int) -> tuple[Verified, Ranking]:
     return found, Ranking(ranking.scores, ranking.kv_heads, "", "", ranking.expert_groups, basis)
 
 
-@pytest.mark.parametrize("model_type", [*TURNABLE, *CENTRED])
+@pytest.mark.parametrize("model_type", each(*TURNABLE, *CENTRED))
 def test_the_whole_teacher_keeps_its_logits(model_type: str) -> None:
     found, ranking = turn(model_type, 1)
     tokens = contract_tokens(found.model.config.vocab_size)
@@ -68,7 +69,7 @@ def test_the_whole_teacher_keeps_its_logits(model_type: str) -> None:
     assert distance(logits_of(whole, tokens), logits_of(found.model, tokens)) < TOLERANCE
 
 
-@pytest.mark.parametrize("model_type", FIXED)
+@pytest.mark.parametrize("model_type", each(*FIXED))
 def test_a_stream_that_cannot_be_turned_is_told(model_type: str) -> None:
     found = apart(model_type)
     tokens = contract_tokens(found.model.config.vocab_size)
@@ -77,7 +78,7 @@ def test_a_stream_that_cannot_be_turned_is_told(model_type: str) -> None:
         verified_axis_map(CONFIG_MAPPING[model_type](), BasisName.WEIGHTED)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "mixtral"])
+@pytest.mark.parametrize("model_type", each("llama", "mixtral"))
 def test_a_student_is_a_prefix_of_the_turned_teacher_with_the_gain(model_type: str) -> None:
     """Cut by coordinates from a teacher turned by hand, with its norms set, it is the same."""
     found, ranking = turn(model_type, 2)

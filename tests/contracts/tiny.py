@@ -10,7 +10,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
+from _pytest.mark.structures import ParameterSet
 from transformers import (
     CONFIG_MAPPING,
     LlamaConfig,
@@ -26,7 +28,7 @@ from space.verification.contract import random_teacher
 from space.verification.reload import captured_warnings
 from space.verification.verification import Verified, verify
 
-__all__ = ["CASES", "SAMPLE", "TINY", "logits_of", "random_teacher", "tokens", "verified"]
+__all__ = ["CASES", "SAMPLE", "TINY", "each", "logits_of", "random_teacher", "tokens", "verified"]
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 48,
@@ -124,6 +126,19 @@ CASES: dict[str, PretrainedConfig] = {
     for name, config in configs.items()
     if (case := f"{family}-{name}") in _FLAGS
 } | {model_type: CONFIG_MAPPING[model_type]() for model_type in SAMPLE}
+
+
+#: Tried by ``make test-all`` alone: what they have, one of the others has too, but for state-space layers,
+#: whose trials take half a minute.
+REPEATED = {
+    *("qwen2-mixed-layers", "cohere2", "phi", "granite", "mixtral", "granitemoe"),
+    *("llama4_text", "opt", "falcon", "nemotron_h", "falcon_h1"),
+}
+
+
+def each(*cases: str) -> list[ParameterSet]:
+    """The cases as parameters of a test, ``REPEATED`` ones marked as slow."""
+    return [pytest.param(case, marks=[pytest.mark.slow] * (case in REPEATED)) for case in cases]
 
 
 @cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from tests.docs.pages import DOCS, ROOT, Follower
 from tests.small_search import SMALL, write_stories, write_teacher
+from tests.warm_python import warm_run
 
 PAGE = (DOCS / "architecture.md").read_text(encoding="utf-8")
 MOST_STATIONS = 12
@@ -84,7 +84,7 @@ def called(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
     command = [sys.executable, "-c", TRACER, str(ROOT), "called.json"]
     command += ["--budget", "60%", "--model", "teacher", "--data", "stories.txt", *SMALL.split()]
     environment = Follower(folder).environment
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    done = warm_run(command, cwd=folder, env=environment, timeout=280)
     assert done.returncode == 0, done.stderr
     assert list(folder.glob("runs/*/report.html"))
     return [(file, function) for file, function in json.loads((folder / "called.json").read_text())]

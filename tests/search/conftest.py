@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
 import pytest
 import torch
-from transformers import AutoConfig, LlamaConfig, PretrainedConfig, Qwen3Config
+from transformers import LlamaConfig, PretrainedConfig, Qwen3Config
 
 from evaluators.metrics.capacity import Capacity, capacity_of
 from evaluators.metrics.pace import Pace
-from space.axes.axis_map import AxisMap
-from space.cutting.basis import BasisName
-from space.verification.verification import verified_axis_map
 from studies.demo.train import CONFIG
 from tests.search.storage.postgresql import PostgreSQL, running_postgresql
 from tests.space.maps import NEMOTRON_15B
+from tests.warm_python import warm_run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -85,24 +80,14 @@ def database(postgresql: PostgreSQL) -> str:
     return postgresql.new_database()
 
 
-@cache
-def _map_of(text: str, basis: BasisName) -> AxisMap:
-    fields = json.loads(text)
-    return verified_axis_map(AutoConfig.for_model(fields.pop("model_type"), **fields), basis)
-
-
-@pytest.fixture(autouse=True)
-def each_teacher_vouched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To try the contract takes seconds, and here it is the same few teachers over and over."""
-    monkeypatch.setattr(
-        "search.settings.resolution.verified_axis_map",
-        lambda config, basis=BasisName.COORDINATE: _map_of(config.to_json_string(use_diff=False), basis),
-    )
-
-
 @pytest.fixture(autouse=True)
 def no_device_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plan times a student for ten seconds; what it makes of them is tested with known paces."""
+    """A plan times a student for ten seconds; what it makes of them is tested with known paces.
+
+    No default amounts are too many for a night, on whatever device the tests run.
+    """
+    fast = Pace(1e9, 1e10, 1e-6, timed=False)
+    monkeypatch.setattr("search.settings.resolution.pace_estimate", lambda *_: fast)
     monkeypatch.setattr("search.planning.plan.pace_of", lambda *_: Pace(5000.0, 40_000.0, 0.5, timed=True))
 
 
@@ -183,8 +168,6 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, real: Path) -> Path:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "runs" / "small" / "summary.json").exists():
-            done = subprocess.run(
-                command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
-            )
+            done = warm_run(command, cwd=folder, env=os.environ | environment, timeout=280)
             assert done.returncode == 0, done.stderr
     return folder / "runs" / "small"

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, pipeline
 
 from tests.small_search import CHAT, SMALL, TURN, write_stories, write_teacher
+from tests.warm_python import warm_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +39,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "SLIMSEARCH_CACHE": str(folder / "cache"),
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=250)
+    done = warm_run(command, cwd=folder, env=environment, timeout=250)
     assert done.returncode == 0, done.stderr
     summary = json.loads((folder / "runs" / "it" / "summary.json").read_text())
     [chosen] = summary["promoted"]

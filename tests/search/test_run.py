@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from evaluators.metrics.loss import validation_loss
 from search.runs.summary import check
+from tests.warm_python import WarmPopen
 
 NAME = "stories260K-60pct"
 #: Runs a second process with transformers and torch alone: no code of this project on its path.
@@ -50,11 +51,6 @@ print(json.dumps(found))
 """
 
 
-def _heed_interrupts() -> None:
-    """A shell's background jobs ignore Ctrl-C, and so would what the tests start there."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class Runner:
     """Runs the search in a folder of its own."""
 
@@ -76,14 +72,9 @@ class Runner:
 
     def start(self) -> subprocess.Popen[str]:
         """Begin, and do not wait."""
-        return subprocess.Popen(
-            self.command,
-            cwd=self.folder,
-            env=self.environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            preexec_fn=_heed_interrupts,
+        pipe = subprocess.PIPE
+        return WarmPopen(
+            self.command, cwd=self.folder, env=self.environment, text=True, stdout=pipe, stderr=pipe
         )
 
     def finish(self) -> subprocess.CompletedProcess[str]:

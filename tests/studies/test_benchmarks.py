@@ -84,13 +84,17 @@ def test_the_suite_of_the_ranking() -> None:
         num_attention_heads=2,
         num_key_value_heads=1,
     )
-    ranking, removal = rank_suite(RankWork(teacher=toy, blocks=2, block=8, repeats=1, large=False))
-    for figure in (ranking, removal):
+    work = RankWork(teacher=toy, blocks=2, block=8, repeats=1, large=False, real=None, part=256)
+    ranking, removal, whole = rank_suite(work)
+    for figure in (ranking, removal, whole):
         assert min(figure.ours, figure.reference, figure.ratio) > 0
         assert figure.ratio == pytest.approx(figure.reference / figure.ours)
+    for figure in (ranking, removal):
         assert figure.name.startswith("3 layers × 16, 16 tokens: ")
     assert ranking.bound == pytest.approx(1 / 1.3)
     assert removal.bound == pytest.approx(1 / (0.5 + 2 / 3))
+    assert whole.name.startswith("0M parameters, 128 tokens, 1/256 of a run: ranked in two bases")
+    assert whole.bound == 2.5
 
 
 @torch.no_grad()

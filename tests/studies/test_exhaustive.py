@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from search.settings.resolution import Resolved
+from search.settings.resolved import Resolved
 from space.enumeration.hand_made import baselines
 from studies.exhaustive.replay import Way, config_of, replay
 from studies.exhaustive.searches import REPLAYS, asked

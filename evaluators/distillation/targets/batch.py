@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -97,6 +98,9 @@ class Targets(Protocol):
     @property
     def blocks(self) -> int:
         """N, the number of blocks."""
+
+    def on_device(self) -> AbstractContextManager[None]:
+        """Within the context, which is that of a training, what is needed of the teacher is on the device."""
 
     def batch(self, numbers: Tensor) -> Batch:
         """Return the blocks with these numbers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -16,9 +16,12 @@ from evaluators.distillation.targets.batch import Batch, Form, Predictions
 from evaluators.distillation.targets.live import Hidden
 from evaluators.distillation.targets.records import Records
 from evaluators.huggingface.final_states import final_states
+from evaluators.huggingface.residence import Residence
 
 logger = logging.getLogger(__name__)
 _TOKENS_AT_ONCE = 4096
+#: Tokens whose states between two layers lie on the disk at once: a teacher is read once for so many.
+_TOKENS_ON_DISK = 2**20
 _STATES = "states of "
 
 Record = Mapping[str, Tensor]
@@ -35,6 +38,7 @@ class CachedTargets:
         fingerprint: identifies the teacher and its precision.
         places: intermediate states to store too, in bfloat16.
         precision: the context in which the teacher runs, such as ``Accelerator.autocast``.
+        residence: brings the teacher to its device; by default it stays where it is.
     """
 
     def __init__(
@@ -46,9 +50,11 @@ class CachedTargets:
         fingerprint: str,
         places: Sequence[StatePlace] = (),
         precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+        residence: Residence | None = None,
     ) -> None:
         self.teacher, self.tokens, self.form = teacher, tokens, form
         self.places, self.precision = tuple(places), precision
+        self.residence = residence or Residence(teacher)
         names = [str(place) for place in self.places]
         self.records = Records(folder, {**form.description, "states": names, "fingerprint": fingerprint})
 
@@ -61,6 +67,10 @@ class CachedTargets:
     def head_of(self) -> PreTrainedModel | None:
         """The model whose head turns final states into logits; None for sparse forms."""
         return self.form.teacher if isinstance(self.form, Hidden) else None
+
+    def on_device(self) -> AbstractContextManager[None]:
+        """See ``Targets``: final states need the teacher's head, sparse forms nothing of it."""
+        return nullcontext() if self.head_of is None else self.residence.head_on_device()
 
     def missing(self) -> list[int]:
         """Return the numbers of the blocks that have no record yet.
@@ -83,11 +93,41 @@ class CachedTargets:
         with self.records.locked():
             missing = self._missing()
             size = max(1, _TOKENS_AT_ONCE // self.tokens.shape[1])
-            for at in range(0, len(missing), size):
-                numbers = missing[at : at + size]
-                self._compute(numbers)
-                advance(len(numbers))
-            if missing:
+            if not missing:
+                return
+            with self.residence.on_device():
+                for at in range(0, len(missing), size):
+                    numbers = missing[at : at + size]
+                    self._compute(numbers)
+                    advance(len(numbers))
+            self.records.sync()
+
+    @torch.no_grad()
+    def fill_by(
+        self,
+        final: Callable[[Sequence[Tensor]], Iterator[Tensor]],
+        advance: Callable[[int], None] = lambda blocks: None,
+    ) -> None:
+        """Compute the missing records from final states that the teacher itself does not make here.
+
+        Args:
+            final: yields for each (B, T) batch its final states (B, T, D), such as ``LayersInTurn.final``.
+            advance: called with the number of blocks after each batch.
+
+        Raises:
+            OSError: as for ``fill``.
+        """
+        assert not self.places, "intermediate states need the whole teacher"
+        with self.records.locked():
+            missing = torch.tensor(self._missing(), dtype=torch.long)
+            for some in missing.split(max(1, _TOKENS_ON_DISK // self.tokens.shape[1])):
+                numbers = some.split(max(1, _TOKENS_AT_ONCE // self.tokens.shape[1]))
+                batches = [self.tokens[part].long().clamp(min=0) for part in numbers]
+                for part, states in zip(numbers, final(batches), strict=True):
+                    with self.precision():
+                        self._write(part.tolist(), states, {})
+                    advance(len(part))
+            if len(missing):
                 self.records.sync()
 
     def batch(self, numbers: Tensor) -> Batch:
@@ -96,7 +136,7 @@ class CachedTargets:
         Raises:
             OSError: a record had to be recomputed, and the disk is full.
         """
-        device, records = self.teacher.device, [self._record(number) for number in numbers.tolist()]
+        device, records = self.residence.device, [self._record(number) for number in numbers.tolist()]
         states = {str(p): torch.stack([record[f"{_STATES}{p}"] for record in records]) for p in self.places}
         return Batch(
             self.tokens[numbers].to(device, torch.long),
@@ -130,14 +170,18 @@ class CachedTargets:
     @torch.no_grad()
     def _compute(self, numbers: list[int]) -> list[Record]:
         """Run the teacher on these blocks in one batch, and write their records."""
-        computed: list[Record] = []
-        tokens = self.tokens[numbers].to(self.teacher.device, torch.long)
-        with self.precision(), states_at(self.teacher, self.places) as states:
+        tokens = self.tokens[numbers].to(self.residence.device, torch.long)
+        with self.residence.on_device(), self.precision(), states_at(self.teacher, self.places) as states:
             final = final_states(self.teacher, tokens.clamp(min=0))
-            for row, number in enumerate(numbers):
-                record = self.form.record(final[row], number)
-                for name, state in states.items():
-                    record[f"{_STATES}{name}"] = state[row].to(torch.bfloat16).cpu()
-                self.records.write(number, self.tokens[number], record)
-                computed.append(record)
+            return self._write(numbers, final, states)
+
+    def _write(self, numbers: list[int], final: Tensor, states: Mapping[str, Tensor]) -> list[Record]:
+        """Write the records of blocks from their (n, T, D) final states and the intermediate ones."""
+        computed: list[Record] = []
+        for row, number in enumerate(numbers):
+            record = self.form.record(final[row], number)
+            for name, state in states.items():
+                record[f"{_STATES}{name}"] = state[row].to(torch.bfloat16).cpu()
+            self.records.write(number, self.tokens[number], record)
+            computed.append(record)
         return computed

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from evaluators.distillation.states import StatePlace, states_at
 from evaluators.distillation.targets.batch import Batch, Dense, FormName
 from evaluators.huggingface.final_states import final_states, head_dtype, logits_of
+from evaluators.huggingface.residence import Residence
 
 
 class Hidden:
@@ -57,6 +58,7 @@ class LiveTargets:
         tokens: Tensor,
         places: Sequence[StatePlace] = (),
         precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+        residence: Residence | None = None,
     ) -> None:
         """Keep the teacher and the tokens; the forward passes come with the batches.
 
@@ -65,9 +67,10 @@ class LiveTargets:
             tokens: (N, T) token ids.
             places: intermediate states to return with each batch.
             precision: the context in which the teacher runs, such as ``Accelerator.autocast``.
+            residence: brings the teacher to its device; by default it stays where it is.
         """
         self.teacher, self.tokens, self.places = teacher, tokens, tuple(places)
-        self.precision = precision
+        self.precision, self.residence = precision, residence or Residence(teacher)
 
     @property
     def blocks(self) -> int:
@@ -79,11 +82,15 @@ class LiveTargets:
         """The model whose head turns final states into logits."""
         return self.teacher
 
+    def on_device(self) -> AbstractContextManager[None]:
+        """See ``Targets``: every step needs a live teacher whole, so it stays while a student trains."""
+        return self.residence.on_device()
+
     @torch.no_grad()
     def batch(self, numbers: Tensor) -> Batch:
         """See ``Targets``."""
-        tokens = self.tokens[numbers].to(self.teacher.device, torch.long)
-        with self.precision(), states_at(self.teacher, self.places) as states:
+        tokens = self.tokens[numbers].to(self.residence.device, torch.long)
+        with self.on_device(), self.precision(), states_at(self.teacher, self.places) as states:
             final = final_states(self.teacher, tokens.clamp(min=0))
         return Batch(tokens, (final,), dict(states))
 
@@ -103,6 +110,10 @@ class TextTargets:
     def blocks(self) -> int:
         """See ``Targets``."""
         return len(self.tokens)
+
+    def on_device(self) -> AbstractContextManager[None]:
+        """See ``Targets``."""
+        return nullcontext()
 
     def batch(self, numbers: Tensor) -> Batch:
         """See ``Targets``."""

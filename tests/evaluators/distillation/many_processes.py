@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from evaluators.distillation.checkpoint import read_metadata
 from evaluators.distillation.loop import DistillationResult
+from evaluators.distillation.optimizers import OptimizerName
 from evaluators.distillation.schedule import Schedule
 from evaluators.distillation.targets.batch import Batch
 from tests.evaluators.distillation import whole_training
@@ -52,6 +53,7 @@ def main(folder: Path, kind: str) -> None:
     if kind == "replicated":
         _run_out(folder, make)
         _count_exchanges(folder, make)
+        _train_in_eight_bits(folder)
 
 
 def _plain() -> Accelerator:
@@ -167,6 +169,16 @@ def _count_exchanges(folder: Path, make: Callable[[], Accelerator]) -> None:
     accelerator.prepare = prepare_and_count
     train(tiny_student(), accelerator, plan(STEPS, 6), most=1, times=0)
     (folder / "exchanges.json").write_text(json.dumps(next(calls)))
+
+
+def _train_in_eight_bits(folder: Path) -> None:
+    """Processes that differ in their random state; each writes what it came to."""
+    forget()
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    student = tiny_student(hidden_size=64, intermediate_size=65)
+    train(student, accelerator, plan(STEPS, 5), most=1, optimizer=OptimizerName.ADAMW_8BIT)
+    save_file(weights(student), folder / f"eight bits {accelerator.process_index}.safetensors")
+    accelerator.wait_for_everyone()
 
 
 if __name__ == "__main__":

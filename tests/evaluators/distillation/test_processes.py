@@ -93,3 +93,13 @@ def test_gradients_are_exchanged_once_a_step(folder: Path) -> None:
 @pytest.mark.parametrize(("blocks", "processes", "each"), [(4, 2, 2), (5, 2, 3), (1, 2, 1), (8, 1, 8)])
 def test_blocks_of_a_process(blocks: int, processes: int, each: int) -> None:
     assert blocks_per_process(blocks, processes) == each
+
+
+def test_copies_in_eight_bits_stay_equal_bit_by_bit(folder: Path) -> None:
+    one, other = (load_file(folder / f"eight bits {number}.safetensors") for number in (0, 1))
+    start = weights(tiny_student(hidden_size=64, intermediate_size=65))
+    assert one.keys() == other.keys() == start.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name])
+        assert value.dtype == torch.bfloat16
+        assert not torch.equal(value.float(), start[name])

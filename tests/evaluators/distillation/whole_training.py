@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.distillation.loop import Checkpointing, DistillationResult, TrainingMonitor, distil
+from evaluators.distillation.optimizers import OptimizerName
 from evaluators.distillation.schedule import Schedule, ScheduleShape
 from evaluators.distillation.states import StateKind, StatePair, StatePlace, States
 from evaluators.distillation.targets.batch import Batch
@@ -77,14 +78,18 @@ def train(
     states: bool = False,
     times: int = 4,
     advance: Callable[[int], None] = lambda tokens: None,
+    validate: Callable[[PreTrainedModel], float] = loss_of,
+    optimizer: OptimizerName = OptimizerName.ADAMW,
     **files: Any,
 ) -> DistillationResult:
     """Distil; files are the fields of Checkpointing, without which nothing is saved."""
-    watch = TrainingMonitor(validate=loss_of, times=times, advance=advance)
+    watch = TrainingMonitor(validate=validate, times=times, advance=advance)
     saving = Checkpointing(**{"key": "a training", "seconds": 0, **files}) if files else None
     targets = Small(most, states)
     compared = STATES if states else None
-    return distil(student, targets, schedule, accelerator, watch, saving, states=compared)
+    return distil(
+        student, targets, schedule, accelerator, watch, saving, states=compared, optimizer=optimizer
+    )
 
 
 def train_to_be_killed(folder: Path, precision: str, steps: int, begins: Any) -> None:

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 
 from evaluators.importance.activations import ActivationListener
 from evaluators.importance.aggregation import ALL, L2_OF_MEANS, ActivationGrid, Aggregation, Variance
+from evaluators.importance.collected import scores_of
 from evaluators.importance.method import Method
-from evaluators.importance.rank import rank, rank_all, ranking_fingerprint, scores_of
+from evaluators.importance.rank import rank, rank_all, ranking_fingerprint
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap
 from space.input_error import InputError

@@ -15,7 +15,8 @@ from numpy.testing import assert_allclose
 from transformers import PreTrainedModel
 
 from evaluators.importance.activations import ActivationListener, norms
-from evaluators.importance.rank import rank, scores_of
+from evaluators.importance.collected import scores_of
+from evaluators.importance.rank import rank
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap
 from space.axes.layout import Concatenated, Fixed, PerUnit

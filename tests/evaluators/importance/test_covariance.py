@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 from evaluators.importance.activations import ActivationListener
 from evaluators.importance.method import Method
 from evaluators.importance.moments import Covariance, reader_weighting
-from evaluators.importance.rank import rank, ranking_fingerprint
+from evaluators.importance.rank import rank, rank_in_bases, ranking_fingerprint
 from space.axes.axis_map import AxisMap
 from space.cutting.basis import BasisName
 from space.input_error import InputError
@@ -36,6 +36,30 @@ CALIBRATION = torch.randint(0, 48, (6, 10), generator=torch.Generator().manual_s
 @cache
 def turnable() -> AxisMap:
     return verified_axis_map(CONFIG, BasisName.WEIGHTED)
+
+
+def test_one_pass_serves_every_basis() -> None:
+    model, seen = random_teacher(CONFIG), list[int]()
+    model.model.register_forward_pre_hook(lambda *_: seen.append(1))
+    found = rank_in_bases(model, turnable(), CALIBRATION, {basis: basis.value for basis in BasisName})
+    assert len(seen) == 1, "60 tokens are one batch"
+    for basis, ranking in found.items():
+        alone = rank(model, turnable(), CALIBRATION, basis.value, method=Method(basis=basis))
+        assert (ranking.method, ranking.fingerprint) == (alone.method, basis.value)
+        for axis, scores in alone.scores.items():
+            torch.testing.assert_close(ranking.scores[axis], scores, rtol=0, atol=0)
+        if alone.basis is not None:
+            assert ranking.basis is not None
+            torch.testing.assert_close(ranking.basis.rotation, alone.basis.rotation, rtol=0, atol=0)
+
+
+def test_moments_are_not_rounded_where_products_are() -> None:
+    states = torch.randn(4, 7, 5, generator=torch.Generator().manual_seed(0))
+    plain, inside = Covariance(), Covariance()
+    plain.add(states)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside.add(states)
+    assert torch.equal(plain.mean, inside.mean)
 
 
 @settings(max_examples=30, deadline=None)

@@ -13,13 +13,21 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import studies.demo
-from evaluators.importance.from_disk import rank_from_disk
+from evaluators.importance.from_disk import (
+    rank_from_disk,
+    rank_in_bases_from_disk,
+    score_layers_from_disk,
+)
 from evaluators.importance.method import Depth, Method, Width
-from evaluators.importance.rank import rank
-from evaluators.teacher.on_disk import TeacherOnDisk
+from evaluators.importance.rank import rank, rank_in_bases, score_layers
+from evaluators.metrics.loss import validation_loss, validation_loss_from_disk
+from evaluators.teacher.layer_by_layer import TeacherFiles
+from evaluators.teacher.on_disk import TeacherOnDisk, WeightsOnDisk, teacher_on_disk
 from space.axes.axis_map import AxisMap, layer_modules
 from space.cutting.basis import BasisName
+from space.cutting.extraction import saved_tensors, sort_by_importance
 from space.cutting.ranking import Ranking
+from space.cutting.sorted_file import map_sorted, write_sorted
 from space.input_error import InputError
 from space.verification.verification import verified_axis_map
 from tests.contracts.tiny import verified
@@ -67,10 +75,11 @@ def test_scores_are_those_of_the_teacher_in_memory(
     model = tiny_model(model_type, **changes)
     directory = saved(model, tmp_path)
     assert len(list(directory.glob("*.safetensors"))) > 1, "the checkpoint is not in shards"
-    passed: list[int] = []
+    passed: list[float] = []
     found = from_disk(directory, map_of(model.config), advance=passed.append)
     assert_same(found, rank(model, map_of(model.config), CALIBRATION, "a key"))
-    assert passed == [3, 3, 1]
+    assert sum(passed) == pytest.approx(7)
+    assert len(passed) == 3 * (model.config.num_hidden_layers + 1), "a part for each layer and batch"
 
 
 @pytest.fixture
@@ -185,7 +194,8 @@ def test_methods_that_need_the_whole_teacher_are_refused(method: Method, llama: 
     with pytest.raises(InputError) as error:
         from_disk(*llama, method)
     assert str(error.value) == (
-        "A teacher that does not fit into memory is ranked by activations and block influence, once; "
+        "A teacher that does not fit into memory is ranked once, by activations, and its layers by "
+        "influence, perplexity or divergence; "
         f"the method asked for is: {method.words}. "
         "Take the default method, or a device on which the whole teacher fits."
     )
@@ -198,7 +208,7 @@ def test_states_that_do_not_fit_on_the_disk_are_refused(
     with pytest.raises(InputError) as error:
         from_disk(*llama, scratch=tmp_path)
     assert str(error.value) == (
-        "The states between two layers have to fit on the disk to rank a teacher layer by layer; "
+        "The states between two layers have to fit on the disk to run a teacher layer by layer; "
         f"0.0 GB are needed and 0.0 GB are free in {tmp_path}. "
         "Make space there, name another folder with TMPDIR, or take fewer calibration blocks."
     )
@@ -256,3 +266,58 @@ def test_the_embedded_teacher_is_ranked_alike() -> None:
 
 def test_stories_are_ranked_alike(real: Path) -> None:
     assert_same_from_disk(real / "stories260K")
+
+
+@pytest.mark.parametrize("depth", [Depth.PERPLEXITY, Depth.DIVERGENCE])
+@pytest.mark.parametrize("case", ["llama", "gpt2", "windows"])
+def test_layers_score_as_those_of_a_teacher_in_memory(
+    case: str, depth: Depth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluators.importance.rank._TOKENS_AT_ONCE", 30)  # three batches
+    model_type, sizes = CASES[case]
+    model = tiny_model(model_type, num_hidden_layers=4, **sizes)
+    axis_map, method, told = map_of(model.config), Method(depth=depth), list[float]()
+    files = TeacherFiles(saved(model, tmp_path), axis_map, CPU, torch.float32)
+    found = score_layers_from_disk(files, CALIBRATION, method, told.append)
+    wanted = score_layers(model, axis_map, CALIBRATION, method)
+    torch.testing.assert_close(found.layers, wanted.layers, rtol=1e-5, atol=1e-6)
+    assert len(told) == 4
+
+
+def test_all_bases_come_from_one_reading(tmp_path: Path) -> None:
+    model = tiny_model("llama", tie_word_embeddings=True)
+    axis_map = verified_axis_map(model.config, BasisName.WEIGHTED)
+    files = TeacherFiles(saved(model, tmp_path), axis_map, CPU, torch.float32)
+    keys, told = {BasisName.COORDINATE: "one", BasisName.WEIGHTED: "other"}, list[float]()
+    scores = score_layers(model, axis_map, CALIBRATION, Method(depth=Depth.PERPLEXITY))
+    method = Method(depth=Depth.PERPLEXITY)
+    found = rank_in_bases_from_disk(files, CALIBRATION, keys, told.append, method, layers=scores)
+    wanted = rank_in_bases(model, axis_map, CALIBRATION, keys, method=method, layers=scores)
+    assert sum(told) == pytest.approx(len(CALIBRATION))
+    for basis, ranking in wanted.items():
+        assert_same(found[basis], ranking)
+        assert (found[basis].basis is None) == (ranking.basis is None)
+
+
+def test_losses_are_those_of_the_teacher_in_memory(tmp_path: Path) -> None:
+    model = tiny_model("llama", num_hidden_layers=3)
+    files = TeacherFiles(saved(model, tmp_path), map_of(model.config), CPU, torch.float32)
+    found = validation_loss_from_disk(files, CALIBRATION)
+    assert found == pytest.approx(validation_loss(model, CALIBRATION), rel=1e-6)
+
+
+@pytest.mark.parametrize("basis", [BasisName.COORDINATE, BasisName.WEIGHTED])
+def test_sorted_weights_are_written_from_the_files(basis: BasisName, tmp_path: Path) -> None:
+    model = tiny_model("llama", tie_word_embeddings=True)
+    axis_map = verified_axis_map(model.config, basis)
+    ranking = rank(model, axis_map, CALIBRATION, "a key", method=Method(basis=basis))
+    with teacher_on_disk(saved(model, tmp_path), CPU, torch.float32) as files:
+        write_sorted(tmp_path / "sorted", WeightsOnDisk(files, axis_map), axis_map, ranking, "a key")
+        layers = layer_modules(files.model, axis_map)
+        assert sum(any(not one.is_meta for one in layer.parameters()) for layer in layers) == 1
+    found = map_sorted(tmp_path / "sorted", "a key")
+    assert found is not None
+    wanted = sort_by_importance(saved_tensors(model, axis_map), axis_map, ranking)
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
+        assert torch.equal(found[name], values), name

@@ -173,7 +173,7 @@ def test_depth_after_width_is_scored_on_narrow_layers() -> None:
 
 
 def test_every_phase_is_told_of() -> None:
-    told: list[int] = []
+    told: list[float] = []
     model = tiny_model()
     axis_map = map_of(model.config)
     rank_in_rounds(

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 
 from evaluators.importance import rank as rank_module
 from evaluators.importance.activations import ActivationListener
+from evaluators.importance.collected import scores_of
 from evaluators.importance.method import Depth, Method
-from evaluators.importance.rank import rank, ranking_fingerprint, scores_of
+from evaluators.importance.rank import rank, ranking_fingerprint
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap
 from space.cutting.ranking import Ranking
@@ -126,7 +127,7 @@ def same(one: Scores, other: Scores) -> None:
 @pytest.mark.parametrize("tokens_at_once", [1, 20, 4096])
 def test_blocks_are_read_in_batches_that_fit(monkeypatch: pytest.MonkeyPatch, tokens_at_once: int) -> None:
     monkeypatch.setattr(rank_module, "_TOKENS_AT_ONCE", tokens_at_once)
-    model, told = tiny_model(), list[int]()
+    model, told = tiny_model(), list[float]()
     ranking = rank(model, map_of(model.config), CALIBRATION, "a fingerprint", told.append)
     assert sum(told) == len(CALIBRATION)
     assert max(told) == {1: 1, 20: 2, 4096: 6}[tokens_at_once]

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from evaluators.distillation.loop import Checkpointing, DistillationResult, TrainingMonitor
+from evaluators.distillation.optimizers import OptimizerName, training_bytes
 from evaluators.distillation.schedule import Schedule, peak_rate
 from evaluators.metrics.loss import validation_loss
 from evaluators.teacher import Teacher, load_teacher
@@ -29,12 +30,17 @@ def teacher_in(folder: Path, dtype: torch.dtype = torch.float32) -> Teacher:
 
 
 def run(
-    teacher: Teacher, folder: Path, advance: Any = lambda tokens: None, seconds: float = 1e9
+    teacher: Teacher,
+    folder: Path,
+    advance: Any = lambda tokens: None,
+    seconds: float = 1e9,
+    optimizer: OptimizerName = OptimizerName.ADAMW,
 ) -> DistillationResult:
     files = Checkpointing(path=folder / "correction.safetensors", key="key", seconds=seconds)
     watch = TrainingMonitor(advance=advance)
     accelerator = Accelerator(cpu=True, mixed_precision="no")
-    return correct_teacher(teacher, TOKENS, SCHEDULE, accelerator, folder / "teacher", watch, files)
+    path = folder / "teacher"
+    return correct_teacher(teacher, TOKENS, SCHEDULE, accelerator, path, watch, files, optimizer)
 
 
 def loss_of(teacher: Teacher) -> float:
@@ -127,3 +133,22 @@ def test_a_teacher_that_does_not_fit_is_refused_before_any_work(
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr("evaluators.teacher.correction.free_bytes", lambda device: 12 * parameters)
     run(teacher, tmp_path)
+
+
+def test_in_eight_bits_it_needs_less_and_is_written_as_it_was_stored(
+    tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher, before = teacher_in(tiny_teacher), stored(tiny_teacher)
+    loss, eight = loss_of(teacher), OptimizerName.ADAMW_8BIT
+    parameters = list(teacher.model.parameters())
+    free = training_bytes((p.shape for p in parameters), eight).total - sum(p.nbytes for p in parameters)
+    monkeypatch.setattr("evaluators.teacher.correction.free_bytes", lambda device: free)
+    with pytest.raises(InputError, match="and cpu has less"):
+        run(teacher_in(tiny_teacher), tmp_path)
+    run(teacher, tmp_path, optimizer=eight)
+    written = stored(tmp_path / "teacher")
+    assert {name: one.dtype for name, one in written.items()} == {
+        name: one.dtype for name, one in before.items()
+    }
+    found = read_corrected(teacher, tmp_path / "teacher", torch.float32, trust_remote_code=False)
+    assert loss_of(found) < loss - 0.05

@@ -31,6 +31,7 @@ from search.runs.summary import read
 from tests.search.saved import save_run
 from tests.search.storage.test_servers import Proxy
 from tests.search.synthetic import Evaluator, demo_space, make_search
+from tests.warm_python import WarmPopen
 
 ROOT = Path(__file__).parents[3]
 
@@ -248,14 +249,8 @@ def serving(app: App) -> Iterator[str]:
 def served(run: SavedRun) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command in a process of its own, and the address that it prints."""
     command = [sys.executable, "-m", "search.dashboard.__main__", str(run.path)]
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as process:
+    pipe = subprocess.PIPE
+    with WarmPopen(command, cwd=ROOT, text=True, stdout=pipe, stderr=pipe) as process:
         try:
             assert process.stdout is not None
             yield process, process.stdout.readline().strip()

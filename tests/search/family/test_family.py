@@ -188,21 +188,23 @@ def test_a_directory_of_another_configuration_is_refused_at_once(demo_config: Pa
         list(family(tmp_path, demo_config, seed=1).stages())
 
 
-def test_hours_are_made_tokens_once_for_each_run(
+def test_hours_are_shared_and_made_tokens_once_for_each_run(
     demo_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that was begun keeps what its hours came to, however fast the device is by then."""
-    paces = iter(range(100, 1000, 100))
+    paces = iter(range(1000, 50_000, 1000))
     monkeypatch.setattr(
-        "search.settings.resolution.pace_of", lambda *_: Pace(next(paces), 1.0, 0.0, timed=True)
+        "search.settings.resolution.pace_of", lambda *_: Pace(next(paces), 10_000.0, 0.0, timed=True)
     )
-    asked = {"search_hours": 1.0, "rung_tokens": ("8k",)}
+    asked = {"hours": 3.0, "rung_tokens": ("8k",)}
     first = family(tmp_path, demo_config, **asked).stage(0, None)
-    assert first.resolved.config.search_tokens == 360_000
-    with first.directory.joined(first.resolved.config):
+    config = first.resolved.config
+    assert config.hours == 1.0
+    with first.directory.joined(config):
         pass
-    again = list(family(tmp_path, demo_config, **asked).stages())
-    assert [stage.resolved.config.search_tokens for stage in again] == [360_000, 720_000, 1_080_000]
+    again = [stage.resolved.config for stage in family(tmp_path, demo_config, **asked).stages()]
+    assert again[0] == config
+    assert config.search_tokens < again[1].search_tokens < again[2].search_tokens
 
 
 def test_finished_runs_are_planned_on_from(

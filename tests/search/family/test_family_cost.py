@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from search.family.cost import FamilyCost, StageCost, family_saving, family_table, stage_cost
 from search.settings.flags import Flags
-from search.settings.resolution import Resolved, resolve
+from search.settings.resolution import resolve
+from search.settings.resolved import Resolved
 from search.stages.preparation import basis_candidates
 from space.axes.architecture import Architecture
 from space.enumeration.hand_made import baselines

@@ -123,6 +123,7 @@ def _run() -> dict[str, Any]:
             "loss": "forward-kl",
             "states": [],
             "schedule": "cosine",
+            "optimizer": "adamw",
             "targets": {"short_distillation": TARGETS, "retraining": TARGETS},
         },
         "bounds": [],

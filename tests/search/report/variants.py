@@ -143,6 +143,7 @@ def everything_asked() -> Summary:
         "loss": "0.5*forward-kl+0.5*cross-entropy at temperature 2",
         "states": ["late", "embedding"],
         "schedule": "wsd",
+        "optimizer": "adamw-8bit",
         "targets": {
             "short_distillation": {"form": "sampled", "tokens": 98_304, "bytes": 14_745_600},
             "retraining": {"form": "live", "tokens": 1_966_080, "bytes": 0},

@@ -41,23 +41,24 @@ def test_short_flags() -> None:
     assert read_flags(["--budget", "1M", "-v"]).verbose
 
 
+EVERY_FLAG = [
+    *("--budget", "60%", "--budget-of", "kv-cache", "--budget-dtype", "float16"),
+    *("--keep", "heads", "kv_heads", "--sizes", "hidden=64..96", "mlp=3x,4x", "--basis", "weighted"),
+    *("--width-by", "taylor", "--aggregation", "var,l2", "--depth-by", "perplexity", "--rounds", "2"),
+    *("--rounds-order", "depth-width", "--repair", "least-squares", "norm-scale"),
+    *("--tolerance", "0.05", "--model", "m", "--revision", "r", "s", "--data", "d.txt"),
+    *("--correct-teacher", "2M", "--loss", "reverse-kl", "--temperature", "2", "--states", "late"),
+    *("embedding", "--targets", "live", "--schedule", "wsd", "--benchmarks", "quiz", "own.yaml"),
+    *("--trials", "9", "--rung-tokens", "64k", "256k", "--retrain-tokens", "1.5M", "--promote", "3"),
+    *("--objectives", "loss", "--sampler", "gp", "--storage", "s.journal", "--study-name", "n"),
+    *("--max", "latency=20ms", "memory=8GB", "--try", "hidden=3072,mlp=9216", "layers=28"),
+    *("--seed", "5", "--device", "cpu", "--dtype", "float32", "--optimizer", "adamw-8bit"),
+    *("--out", "o", "--retrain-baselines", "False", "--trust-remote-code", "--plan", "--verbose"),
+]
+
+
 def test_every_flag_is_read() -> None:
-    flags = read_flags(
-        [
-            *("--budget", "60%", "--budget-of", "kv-cache", "--budget-dtype", "float16"),
-            *("--keep", "heads", "kv_heads", "--sizes", "hidden=64..96", "mlp=3x,4x", "--basis", "weighted"),
-            *("--width-by", "taylor", "--aggregation", "var,l2", "--depth-by", "perplexity", "--rounds", "2"),
-            *("--rounds-order", "depth-width", "--repair", "least-squares", "norm-scale"),
-            *("--tolerance", "0.05", "--model", "m", "--revision", "r", "s", "--data", "d.txt"),
-            *("--correct-teacher", "2M", "--loss", "reverse-kl", "--temperature", "2", "--states", "late"),
-            *("embedding", "--targets", "live", "--schedule", "wsd", "--benchmarks", "quiz", "own.yaml"),
-            *("--trials", "9", "--rung-tokens", "64k", "256k", "--retrain-tokens", "1.5M", "--promote", "3"),
-            *("--objectives", "loss", "--sampler", "gp", "--storage", "s.journal", "--study-name", "n"),
-            *("--max", "latency=20ms", "memory=8GB", "--try", "hidden=3072,mlp=9216", "layers=28"),
-            *("--out", "o", "--seed", "5", "--device", "cpu", "--dtype", "float32"),
-            *("--retrain-baselines", "False", "--trust-remote-code", "--plan", "--verbose"),
-        ]
-    )
+    flags = read_flags(EVERY_FLAG)
     assert flags == Flags(
         budget="60%",
         budget_of="kv-cache",
@@ -80,6 +81,7 @@ def test_every_flag_is_read() -> None:
         states=("late", "embedding"),
         targets="live",
         schedule="wsd",
+        optimizer="adamw-8bit",
         benchmarks=("quiz", "own.yaml"),
         data="d.txt",
         trials=9,
@@ -269,6 +271,7 @@ temperature = 2
 states = ["late"]
 targets = "hidden"
 schedule = "wsd"
+optimizer = "adamw-8bit"
 benchmarks = "quiz"
 data = "d"
 search-tokens = 100000
@@ -289,6 +292,7 @@ seed = 5
 device = "cpu"
 dtype = "bfloat16"
 retrain-baselines = true
+hours = 2
 trust-remote-code = true
 plan = true
 json = true
@@ -302,7 +306,7 @@ quiet = false
     assert (flags.out, flags.retrain_baselines, flags.dtype) == (Path("o"), True, "bfloat16")
     assert (flags.max, flags.try_) == (("memory=8GB", "latency=20ms"), ("hidden=3072",))
     named = {line.split(" = ")[0].replace("-", "_") for line in text.split("\n") if line}
-    assert named == {field.name.rstrip("_") for field in fields(Flags)} - {"preset", "search_hours"}
+    assert named == {field.name.rstrip("_") for field in fields(Flags)} - {"preset"}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from transformers import PretrainedConfig
 from search.planning.messages import opening_line
 from search.planning.plan import plan
 from search.settings.flags import Flags
-from search.settings.resolution import Resolved, resolve
+from search.settings.resolution import resolve
+from search.settings.resolved import Resolved
 from search.settings.teachers import AvailableTeacher, Training, TrainingPhase, smallest_above
 from search.storage.run_directory import RunDirectory
 from space.counting.budget import Budget

@@ -10,7 +10,8 @@ import pytest
 from search.settings.command_line import load_preset, read_flags
 from search.settings.config import RunConfig
 from search.settings.flag_rules import check_flags
-from search.settings.resolution import Resolved, resolve
+from search.settings.resolution import resolve
+from search.settings.resolved import Resolved
 from search.settings.teachers import EMBEDDED
 from space.axes.architecture import Architecture
 

@@ -47,7 +47,7 @@ def test_a_budget_and_a_model_are_enough(demo_config: Path) -> None:
     assert config.validation_blocks == scale.validation_blocks
     assert config.distillation_blocks == scale.retrain_tokens // scale.block
     assert (config.objectives, config.sampler) == (("loss", "latency"), "nsga2")
-    assert (config.search_tokens, config.search_hours) == (scale.search_tokens, 0.0)
+    assert (config.search_tokens, config.hours) == (scale.search_tokens, 0.0)
     assert (config.rung_tokens, config.retrain_tokens) == ((12_288, 49_152), scale.retrain_tokens)
     assert (config.trials, config.rung_candidates) == (64, (32, 8))
     assert config.promote == scale.promote

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from search.planning.plan import plan
 from search.settings.flags import Flags
-from search.settings.resolution import Resolved, resolve
+from search.settings.resolution import resolve
+from search.settings.resolved import Resolved
 from search.storage.run_directory import RunDirectory
 from space.axes.architecture import Axis
 from space.input_error import InputError

@@ -13,7 +13,8 @@ from transformers import LlamaConfig, Olmo2Config, PretrainedConfig
 
 from evaluators.distillation.loop import DistillationResult, DivergenceError
 from search.settings.flags import Flags
-from search.settings.resolution import Resolved, resolve
+from search.settings.resolution import resolve
+from search.settings.resolved import Resolved
 from search.stages.preparation import basis_candidates, score_in_basis, variants_of
 from search.stages.run_context import BasisScore, BasisTrial, RunContext
 from space.cutting.basis import BasisName

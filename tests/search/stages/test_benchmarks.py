@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -48,7 +49,12 @@ def run(
     folder: Path, harness: Harness, monkeypatch: pytest.MonkeyPatch, fingerprint: str = "a teacher"
 ) -> benchmarks.Results:
     """With the teacher, two models, one of them in two lists, and random weights that were not kept."""
-    teacher = SimpleNamespace(model=SimpleNamespace(name="teacher"), tokenizer=None, fingerprint=fingerprint)
+    teacher = SimpleNamespace(
+        model=SimpleNamespace(name="teacher"),
+        tokenizer=None,
+        fingerprint=fingerprint,
+        on_device=nullcontext,
+    )
     config = run_config(benchmarks=tuple(SCORES))
     context = cast(RunContext, SimpleNamespace(config=config, teacher=teacher, directory=folder))
     monkeypatch.setattr(benchmarks, "tasks_of", lambda names: [Task(name) for name in names])

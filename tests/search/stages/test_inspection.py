@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from evaluators.corpus.corpus import Corpus
 from search.rungs.evaluation import Retrained
-from search.stages import inspection
+from search.stages import benchmarks, inspection
 from search.stages.inspection import Breakdown, Inspection, LatencyBreakdown, TextSample, inspect
 from search.stages.run_context import RunContext
 from search.storage.run_directory import RunDirectory
@@ -46,6 +47,7 @@ class Looker:
             model=SimpleNamespace(name="teacher", config=config),
             tokenizer=self.tokenizer,
             fingerprint=fingerprint,
+            on_device=nullcontext,
         )
         context = SimpleNamespace(
             teacher=teacher,
@@ -57,7 +59,7 @@ class Looker:
         models = [Retrained(Architecture(64, 96, 4, 2, 2), "search", 2, 1, 1, 1, [], path) for path in MODELS]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                inspection, "reload", lambda _, at: SimpleNamespace(name=str(at.relative_to(self.folder)))
+                benchmarks, "reload", lambda _, at: SimpleNamespace(name=str(at.relative_to(self.folder)))
             )
             patch.setattr(inspection, "sample_texts", self._write)
             patch.setattr(inspection, "breakdown_of", self._take_apart)

@@ -20,9 +20,11 @@ from evaluators.distillation.targets.cached import CachedTargets
 from evaluators.distillation.targets.choice import TargetsSetting, size_text
 from evaluators.distillation.targets.live import Hidden, LiveTargets, TextTargets
 from evaluators.distillation.targets.sparse import Sampled, TopK
+from evaluators.huggingface.residence import Residence
 from evaluators.teacher import Teacher
 from search.settings.flags import Flags
-from search.settings.resolution import Resolved, resolve
+from search.settings.resolution import resolve
+from search.settings.resolved import Resolved
 from search.settings.targets_plan import TargetsPlan, free_bytes, plan_targets, setting_of
 from search.stages.targets import check_targets, targets_of
 from search.storage.run_directory import RunDirectory
@@ -111,9 +113,10 @@ class Run:
         self.monkeypatch.setattr("search.stages.targets.free_bytes", lambda path: free)
         console.forecast.planned.update(forward=2048)
         check_targets(resolved, self.directory)
+        teacher = {"model": self.model, "residence": Residence(self.model), "fingerprint": "a teacher"}
         found = targets_of(
             resolved,
-            cast(Teacher, SimpleNamespace(model=self.model, fingerprint="a teacher")),
+            cast(Teacher, SimpleNamespace(**teacher)),
             cast(Corpus, SimpleNamespace(distillation=self.tokens)),
             self.directory,
             cast(Accelerator, SimpleNamespace(autocast=nullcontext)),

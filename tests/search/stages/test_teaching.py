@@ -18,7 +18,7 @@ from evaluators.distillation.targets.cached import CachedTargets
 from evaluators.huggingface.final_states import final_states
 from evaluators.teacher import Teacher, load_teacher
 from search.settings.config import RunConfig
-from search.settings.resolution import Resolved
+from search.settings.resolved import Resolved
 from search.settings.targets_plan import places_of, setting_of
 from search.stages.targets import targets_of, teaching_model
 from search.storage.run_directory import RunDirectory

@@ -13,6 +13,7 @@ from search.settings.config import RunConfig
 from search.storage.run_directory import RunDirectory
 from space.input_error import InputError
 from tests.search.synthetic import run_config
+from tests.warm_python import WarmPopen
 
 #: Holds the directory until its input ends.
 HOLDER = """
@@ -73,9 +74,7 @@ def test_another_process_joins_unless_its_storage_serves_one(storage: str, tmp_p
     path, config = tmp_path / "name", tmp_path / "config.toml"
     config.write_text(run_config(storage=storage).to_toml())
     command = [sys.executable, "-c", HOLDER, str(path), str(config)]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
+    with WarmPopen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         if storage:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from search.storage.workers import Workers
+from tests.warm_python import WarmPopen
 
 ROOT = Path(__file__).resolve().parents[3]
 #: Is a worker until its input ends, or it is killed.
@@ -26,7 +27,7 @@ with workers.present(), workers.turn("matter"):
 
 
 def start(folder: Path) -> tuple[subprocess.Popen[str], dict[str, str]]:
-    process = subprocess.Popen(
+    process = WarmPopen(
         [sys.executable, "-c", OTHER, str(folder)],
         cwd=ROOT,
         stdin=subprocess.PIPE,

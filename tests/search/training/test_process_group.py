@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from search.training.process_group import run_processes
 from space.axes.architecture import Architecture
 from tests.search.synthetic import Evaluator, demo_space, make_search, open_rungs_in, records_of, run_config
 from tests.search.test_run import Runner, without_times
+from tests.warm_python import WarmPopen
 
 #: Latencies aside, which are measured, all that trains.
 OPTIONS = (
@@ -44,21 +46,70 @@ class Pair(Runner):
         self.go(wrong)
 
     def go(self, wrong: str) -> None:
-        """What is wrong the next time; see ``many_ranks``."""
+        """What is wrong the next time, see ``many_ranks``; a launcher starts both."""
         script = ["-m", "tests.search.training.many_ranks", wrong] if wrong else ["-m", "search.run"]
         self.command = [sys.executable, *TWO, *script, *self.flags]
 
+    def start(self) -> subprocess.Popen[str]:
+        """Begin the launcher, which starts the processes."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            self.command,
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            stdout=pipe,
+            stderr=pipe,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+        )
+
+
+class WarmPair(Pair):
+    """Two processes as the launcher would start them, without it: each has its number in the environment."""
+
+    def __init__(self, folder: Path, real: Path, cache: Path, *, wrong: str = "") -> None:
+        super().__init__(folder, real, cache, wrong=wrong)
+        self.command = [sys.executable, *self.command[1 + len(TWO) :]]
+
+    def begin(self) -> list[WarmPopen]:
+        """Begin, and do not wait; the main process is the first."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        pipe, common = (
+            subprocess.PIPE,
+            {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        )
+        return [
+            WarmPopen(
+                self.command,
+                cwd=self.folder,
+                env=self.environment | common | {"RANK": number, "LOCAL_RANK": number},
+                text=True,
+                stdout=pipe,
+                stderr=pipe,
+            )
+            for number in "01"
+        ]
+
+    def finish(self) -> subprocess.CompletedProcess[str]:
+        """Run both to the end; they may say something of their own."""
+        both = self.begin()
+        said = [one.communicate(timeout=280) for one in both]
+        out, err = ("".join(parts) for parts in zip(*said, strict=True))
+        return subprocess.CompletedProcess(self.command, max(abs(one.returncode) for one in both), out, err)
+
     def kill_when(self, reached: Callable[[Path], bool]) -> None:
-        """SIGKILL for the launcher and the processes that it started, each of them a session of its own."""
-        process = self.start()
-        deadline = time.monotonic() + 200
+        """SIGKILL for both."""
+        both, deadline = self.begin(), time.monotonic() + 200
         while not reached(self.directory):
-            assert process.poll() is None, process.communicate()[1]
+            assert all(one.poll() is None for one in both), [one.communicate()[1] for one in both]
             assert time.monotonic() < deadline, "the stage was never reached"
             time.sleep(0.02)
-        for one in (process.pid, *started_by(process)):
-            os.kill(one, signal.SIGKILL)
-        process.communicate(timeout=20)
+        for one in both:
+            one.kill()
+        for one in both:
+            one.communicate(timeout=20)
 
 
 def started_by(launcher: subprocess.Popen[str]) -> list[int]:
@@ -169,7 +220,7 @@ def test_a_candidate_in_which_the_processes_lose_each_other_is_given_up_in_the_e
 
 
 def test_two_processes_end_as_one(alone: Runner, tmp_path: Path, real: Path, cache: Path) -> None:
-    pair = Pair(tmp_path, real, cache)
+    pair = WarmPair(tmp_path, real, cache)
     done = pair.finish()
     assert done.returncode == 0, done.stderr
     assert_same(told(alone), told(pair))
@@ -186,7 +237,7 @@ def test_two_processes_end_as_one(alone: Runner, tmp_path: Path, real: Path, cac
 def test_killed_in_the_middle_two_go_on_as_one(
     alone: Runner, tmp_path: Path, real: Path, cache: Path
 ) -> None:
-    pair = Pair(tmp_path, real, cache)
+    pair = WarmPair(tmp_path, real, cache)
     pair.kill_when(lambda run: (run / "correction.safetensors").exists())
     pair.kill_when(lambda run: any((run / "branches").glob("*-rung1.safetensors")))
     assert (done := pair.finish()).returncode == 0, done.stderr
@@ -195,7 +246,7 @@ def test_killed_in_the_middle_two_go_on_as_one(
 
 @pytest.mark.slow
 def test_weights_may_be_sharded(alone: Runner, tmp_path: Path, real: Path, cache: Path) -> None:
-    pair = Pair(tmp_path, real, cache, wrong="sharded")
+    pair = WarmPair(tmp_path, real, cache, wrong="sharded")
     assert (done := pair.finish()).returncode == 0, done.stderr
     assert_same(told(alone), told(pair))
     assert files(pair) == files(alone)

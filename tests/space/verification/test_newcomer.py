@@ -20,7 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from space.axes.architecture import Axis
-from space.verification.verification import verify
+from tests.verified_once import verify_anew
 
 
 class OddConfig(PretrainedConfig):
@@ -160,14 +160,14 @@ def registered() -> Iterator[None]:
 
 @pytest.mark.usefixtures("registered")
 def test_a_class_that_nobody_named_is_cut_along_every_axis() -> None:
-    found = verify(OddConfig())
+    found = verify_anew(OddConfig())
     assert found.small.refused == {}
     assert found.small.free == (Axis.HIDDEN, Axis.MLP, Axis.HEADS, Axis.KV_HEADS, Axis.LAYERS, Axis.HEAD_DIM)
 
 
 @pytest.mark.usefixtures("registered")
 def test_what_shapes_do_not_show_was_found_by_trying() -> None:
-    found = verify(OddConfig())
+    found = verify_anew(OddConfig())
     layouts = {tensor.name: str(tensor.dimensions[0]) for tensor in found.small.tensors}
     assert layouts["trunk.floors.0.wide.weight"] == "mlp×2"
     group = "kv_heads×head_dim"

@@ -12,8 +12,9 @@ from space.input_error import InputError
 from space.verification import verification as vouching
 from space.verification.reload import captured_warnings
 from space.verification.verification import verified_axis_map, verify
-from tests.contracts.tiny import CASES, SAMPLE, verified
+from tests.contracts.tiny import CASES, SAMPLE, each, verified
 from tests.space.models import LLAMA_8B, SMALL
+from tests.verified_once import verify_anew
 
 
 def quietly(config: PretrainedConfig) -> vouching.Verified:
@@ -35,12 +36,14 @@ class TestTheMapOfATeacher:
         q = "kv_heads×heads×64"
         assert [str(d) for d in fused.dimensions] == ["hidden", f"({q} + {q} + {q})"]
 
+    @pytest.mark.usefixtures("nothing_verified_before")
     def test_random_numbers_go_on_as_before(self) -> None:
         state, python = torch.get_rng_state(), random.getstate()
         verified_axis_map(SMALL)
         assert torch.equal(torch.get_rng_state(), state)
         assert random.getstate() == python
 
+    @pytest.mark.usefixtures("nothing_verified_before")
     def test_the_same_each_time(self) -> None:
         one, other = verified_axis_map(SMALL), verified_axis_map(SMALL)
         assert (one.tensors, one.scales, one.refused) == (other.tensors, other.scales, other.refused)
@@ -71,6 +74,7 @@ def _breached(monkeypatch: pytest.MonkeyPatch, when: Callable[[set[Axis], int], 
     monkeypatch.setattr(vouching, "contract_breach", breach)
 
 
+@pytest.mark.usefixtures("nothing_verified_before")
 class TestRefusals:
     def test_no_decoder(self) -> None:
         with pytest.raises(InputError) as refusal:
@@ -104,10 +108,10 @@ class TestRefusals:
 
         monkeypatch.setattr(vouching, "random_teacher", fails)
         with pytest.raises(InputError, match=r"a small copy of it does not run \(list index out of range\)"):
-            verify(LlamaConfig())
+            verify_anew(LlamaConfig())
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in SAMPLE])
+@pytest.mark.parametrize("case", each(*(case for case in CASES if case not in SAMPLE)))
 def test_flags_of_a_teacher_are_those_of_its_copy(case: str) -> None:
     config, small = CASES[case], verified(case).small.config
     assert small.tie_word_embeddings == config.tie_word_embeddings
