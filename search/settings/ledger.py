@@ -21,6 +21,7 @@ from evaluators.distillation.targets.choice import size_text
 from evaluators.metrics.capacity import Capacity, capacity_of
 from evaluators.metrics.memory import StageNeeds
 from search.settings.placement import Placement
+from search.settings.run_sizes import RunSizes
 from search.settings.stage_memory import StageMemory
 from search.settings.targets_plan import TargetsPlan, free_bytes, plan_targets, setting_of
 from search.terminal.command import is_multi_process, is_sharded
@@ -110,7 +111,7 @@ def memory_of(resolved: Resolved, folder: Path) -> StageMemory:
     except InputError:
         targets = TargetsPlan(FormName.HIDDEN, config.distillation_blocks)
     processes = int(os.environ["WORLD_SIZE"]) if is_multi_process() else 1
-    return StageMemory(resolved, targets, processes, is_sharded())
+    return StageMemory(RunSizes(resolved, targets, processes, is_sharded()))
 
 
 def run_ledger(resolved: Resolved, folder: Path) -> Ledger:
@@ -133,7 +134,7 @@ def _in_order(
     memory: StageMemory, capacity: Capacity, optimizers: Sequence[OptimizerName], by_layers: bool
 ) -> Iterator[tuple[Placement, OptimizerName]]:
     """Yield placements, the preferred first."""
-    first = memory.micro_batch(Placement())
+    first = memory.sizes.micro_batch(Placement())
     for layered in (False, True) if by_layers else (False,):
         for optimizer in optimizers:
             for recompute in (False, True):

@@ -23,6 +23,7 @@ from search.settings.flags import Flags
 from search.settings.placement import STAYS
 from search.settings.resolution import resolve
 from search.settings.resolved import Resolved
+from search.settings.run_sizes import RunSizes
 from search.settings.stage_memory import StageMemory
 from search.settings.targets_plan import TargetsPlan
 from studies.benchmarks.distil_models import device
@@ -107,13 +108,14 @@ def memory_suite(work: MemoryWork) -> list[Figure]:
     for shape in work.shapes:
         with TemporaryDirectory() as folder:
             resolved = resolved_run(shape, Path(folder))
-            memory = StageMemory(resolved, TargetsPlan(FormName.HIDDEN, resolved.config.distillation_blocks))
+            kept = TargetsPlan(FormName.HIDDEN, resolved.config.distillation_blocks)
+            memory = StageMemory(RunSizes(resolved, kept))
             for needs in memory.of(STAYS, OptimizerName.ADAMW):
                 if work.stages and needs.stage not in work.stages:
                     continue
                 parts = needs.host if device().type == "cpu" else needs.device
                 foretold = sum(size for name, size in parts.items() if name not in _BEFORE)
-                architecture = memory.largest[1]
+                architecture = memory.sizes.largest[1]
                 with _returning_allocator():
                     peak = in_process(measured_peak, resolved, architecture, needs.stage, Path(folder))
                 name = f"{shape.name}: {needs.stage}, foretold MB beside measured"

@@ -29,6 +29,10 @@ class Known:
     def least(self, placement: Placement, optimizer: OptimizerName) -> int:
         return 0
 
+    @property
+    def sizes(self) -> Known:
+        return self
+
     def micro_batch(self, placement: Placement) -> int:
         return placement.micro_batch or 4
 
