@@ -34,13 +34,12 @@ from search.settings.flag_rules import budgets_named, parse_count
 from search.settings.flags import Flags
 from search.settings.resolution import (
     budget_of,
-    folders_of,
-    name_of,
     nearest_teacher,
     resolve_from,
     teachers_named,
 )
 from search.settings.resolved import Resolved
+from search.settings.run_name import folders_of, name_of
 from search.settings.teachers import Training, TrainingPhase, training_tokens
 from search.stages.pipeline import run
 from search.storage.run_directory import RunDirectory, atomic_write

@@ -23,7 +23,7 @@ from evaluators.teacher.weights import stored_dtype, weight_files
 from search.settings.bracket_plan import plan_bracket, rungs_up_to
 from search.settings.config import RunConfig
 from search.settings.costs import Costs, pace_estimate, pace_of, within_bounds, workload_of
-from search.settings.flag_rules import budgets_named, parse_count, parse_memory
+from search.settings.flag_rules import parse_count, parse_memory
 from search.settings.flags import Flags
 from search.settings.hours import HoursAsked, amounts_given, config_within
 from search.settings.ledger import choose, memory_of
@@ -32,6 +32,7 @@ from search.settings.objectives import bounds_of_config, objectives_of, read_bou
 from search.settings.optimizer import AUTO as OPEN
 from search.settings.optimizer import eight_bits_refused, optimizer_for, precision_for
 from search.settings.resolved import Resolved
+from search.settings.run_name import name_of
 from search.settings.run_time import AUTO
 from search.settings.scale import (
     Scale,
@@ -46,7 +47,6 @@ from search.settings.teachers import (
     AvailableTeacher,
     Training,
     default_text,
-    short_name,
     smallest_above,
     teacher_for,
     training_phases,
@@ -372,28 +372,6 @@ def _block(scale: Scale, config: PretrainedConfig, tokens: int) -> int:
     """Tokens per block: the default, limited by the teacher's positions and the tokens of a rung."""
     longest = getattr(config, "max_position_embeddings", None) or scale.block
     return max(2, min(scale.block, longest, tokens))
-
-
-def name_of(flags: Flags, teacher: str) -> str:
-    """Return the name of a run or a family: the user's, or else made of the teacher's name and the budgets.
-
-    Raises:
-        InputError: the name cannot be the name of a folder.
-    """
-    measure = [] if flags.budget_of == "total" else [flags.budget_of]
-    name = flags.study_name or "-".join([short_name(teacher), *folders_of(flags), *measure])
-    if Path(name).name != name or name in ("", ".", ".."):
-        raise InputError(
-            "The name of a run has to be the name of one folder",
-            f"{name!r} is none",
-            "Try --study-name first-try",
-        )
-    return name
-
-
-def folders_of(flags: Flags) -> list[str]:
-    """Return the budgets as names of folders."""
-    return [text.strip().replace("%", "pct") for text in budgets_named(flags)]
 
 
 def _device(flags: Flags) -> str:
