@@ -165,9 +165,9 @@ def activation_checkpointing(blocks: Sequence[nn.Module]) -> Iterator[None]:
     each block is called once, and the copies of all would lie there until the last has run.
     """
 
-    def checkpointed(forward: Callable[..., object]) -> Callable[..., object]:
+    def checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
         @partial(torch.compiler.disable, recursive=False)  # what it calls is compiled all the same
-        def without_cache(*arguments: object, **keywords: object) -> object:
+        def without_cache(*arguments: Any, **keywords: Any) -> Any:
             kept = torch.is_autocast_cache_enabled()
             torch.set_autocast_cache_enabled(False)
             try:
@@ -177,7 +177,7 @@ def activation_checkpointing(blocks: Sequence[nn.Module]) -> Iterator[None]:
             finally:
                 torch.set_autocast_cache_enabled(kept)
 
-        return without_cache
+        return without_cache  # type: ignore[no-any-return]
 
     with replaced_forward(blocks, checkpointed):
         yield

@@ -175,17 +175,7 @@ def prepare(
     def context(variant: Resolved) -> RunContext:
         ranking = importance.rank([variant])[variant.basis]
         repair = importance.repair_of(variant, ranking)
-        stay, path = resolved.placement.sorted_stay, directory.sorted_of(variant.basis.value)
-        weights = SortedWeights(
-            path,
-            teacher,
-            variant.axis_map,
-            ranking,
-            stay=stay,
-            from_disk=resolved.placement.layer_by_layer,
-        )
-        if not directory.summary.exists():  # a complete run cuts no more students
-            weights.write()
+        weights = _sorted_weights(variant, resolved.placement, teacher, ranking, directory)
         return RunContext(
             config,
             directory.path,
@@ -206,6 +196,23 @@ def prepare(
 
     with workers.exclusive_or_wait("ranking", console.say):
         return _in_best_basis(resolved, importance, context, directory, console)
+
+
+def _sorted_weights(
+    variant: Resolved, placement: Placement, teacher: Teacher, ranking: Ranking, directory: RunDirectory
+) -> SortedWeights:
+    """Return the sorted weights of a basis, written unless the run is complete: it cuts no more students."""
+    weights = SortedWeights(
+        directory.sorted_of(variant.basis.value),
+        teacher,
+        variant.axis_map,
+        ranking,
+        stay=placement.sorted_stay,
+        from_disk=placement.layer_by_layer,
+    )
+    if not directory.summary.exists():
+        weights.write()
+    return weights
 
 
 def _space_within_bounds(variant: Resolved, teacher: Teacher, ranking: Ranking) -> SearchSpace:
