@@ -44,7 +44,9 @@ def test_two_processes_rank_as_one(name: str, by_many: Path) -> None:
         assert other is not None
         assert other.scores.keys() == one.scores.keys()
         for axis, scores in one.scores.items():
-            torch.testing.assert_close(other.scores[axis], scores, rtol=1e-6, atol=1e-9, msg=axis)
+            # Activations are rounded as their place in memory has it: on AVX2 by up to 1e-5 in a variance.
+            rounding = 1e-5 * float(scores.abs().max())
+            torch.testing.assert_close(other.scores[axis], scores, rtol=1e-5, atol=rounding, msg=axis)
         assert (other.blocks is None) == (one.blocks is None)
         if one.blocks is not None and other.blocks is not None:
             torch.testing.assert_close(other.blocks, one.blocks, rtol=1e-6, atol=1e-6)

@@ -72,8 +72,8 @@ def test_smaller_steps_are_timed_where_whole_ones_take_too_long() -> None:
 
 
 def test_the_pace_of_smaller_steps_is_that_of_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evaluators.metrics.pace._step_seconds", lambda student, text, _: text.numel() + 2.0)
-    monkeypatch.setattr("evaluators.metrics.pace._update_seconds", lambda student: 2.0)
+    monkeypatch.setattr("evaluators.metrics.pace._step_seconds", lambda student, text, *_: text.numel() + 2.0)
+    monkeypatch.setattr("evaluators.metrics.pace._update_seconds", lambda *_: 2.0)
     monkeypatch.setattr("evaluators.metrics.pace._timed_step", lambda *_: (1, 16))
     assert pace(llama()).learnt == pytest.approx(2 * 32 / (2 * 32 + 2))
 
