@@ -65,7 +65,7 @@ def test_a_suite_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str]
         main(["nothing"])
     assert caught.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
-    assert set(SUITES) == {"space", "rank", "distil", "search"}
+    assert set(SUITES) == {"space", "rank", "distil", "search", "memory"}
 
 
 def test_both_are_timed_in_turns_after_a_round_that_does_not_count() -> None:

@@ -14,7 +14,7 @@ from search.settings.resolution import resolve
 from search.terminal.console import Console
 from space.counting.counting import parameter_polynomial
 from studies.samplers.evaluator import evaluator_of, true_objectives
-from tests.search.conftest import demo_config, llama_8b, nemotron_15b
+from tests.search.conftest import demo_config, llama_8b, nemotron_15b, room_for_everything
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"
 PRESETS = sorted(path for path in STUDIES.rglob("*.toml"))
@@ -25,7 +25,7 @@ TEACHERS = {
     "llama_3_1_8b_to_4b.toml": "llama_8b",
     "minitron_4b_space.toml": "nemotron_15b",
 }
-__all__ = ["demo_config", "llama_8b", "nemotron_15b"]
+__all__ = ["demo_config", "llama_8b", "nemotron_15b", "room_for_everything"]
 
 
 def test_every_preset_has_a_teacher_here() -> None:
