@@ -75,8 +75,8 @@ def test_work_is_counted_by_hand(demo_config: Path, tmp_path: Path) -> None:
     assert rows["tokens"] == "2,224,000 trained on"
     # 320,000 × 128 × 2 bytes, and a kB for each of 2500 blocks
     assert rows["targets"] == "320,000 tokens as hidden states, 84.5 MB"
-    # that, 5 models of 4 MB, a checkpoint of 16 MB
-    assert rows["disk"] == "120 MB"
+    # that, 5 models of 4 MB, a checkpoint of 16 MB, the teacher of 7.3 MB sorted in two bases
+    assert rows["disk"] == "135 MB"
     assert rows["run directory"] == str(tmp_path / "name")
 
 
@@ -178,13 +178,13 @@ def test_every_size_of_every_axis_is_named(demo_config: Path, tmp_path: Path) ->
 
 def test_the_whole_command_answers_trains_nothing_and_writes_nothing(qwen3_8b: Path, tmp_path: Path) -> None:
     out = tmp_path / "runs"
-    command = [sys.executable, "-m", "search.run", "--budget", "4B", "--plan"]
+    command = [sys.executable, "-m", "search.run", "--budget", "1B", "--plan"]
     done = warm_run([*command, "--model", str(qwen3_8b), "--out", str(out)], cwd=ROOT, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "8,190,735,360 parameters" in done.stdout
     assert re.search(r"^time +about [\d.]+ h of one worker: ", done.stdout, re.MULTILINE)
-    assert "by its arithmetic and the rate of a matrix product" in done.stdout, "no 4B model learns on this"
-    assert str(out / "Qwen3-8B-4B") in done.stdout
+    assert "by its arithmetic and the rate of a matrix product" in done.stdout, "no 1B model learns on this"
+    assert str(out / "Qwen3-8B-1B") in done.stdout
     assert done.stderr == ""
     assert list(tmp_path.iterdir()) == []
 
