@@ -61,6 +61,9 @@ class Corpus:
         validation: (N, T) int32.
         validation_bytes: UTF-8 bytes of the text of the validation blocks, separators not counted.
         fingerprint: SHA-256 over the blocks of the three splits.
+        distillation_learnt: (N, T) bool, True at each token whose next one is to be learnt; None: all are. At the
+            end of a block it is the first token of what follows in the text.
+        validation_learnt: the same of the validation blocks, on whose losses these tokens alone count.
     """
 
     id: str
@@ -69,6 +72,8 @@ class Corpus:
     validation: Tensor
     validation_bytes: int
     fingerprint: str
+    distillation_learnt: Tensor | None = None
+    validation_learnt: Tensor | None = None
 
     @property
     def block(self) -> int:
@@ -91,7 +96,12 @@ class Corpus:
         """
         places = list(range(len(self.distillation)))
         random.Random(0).shuffle(places)
-        return replace(self, distillation=self.distillation[places])
+        learnt = self.distillation_learnt
+        return replace(
+            self,
+            distillation=self.distillation[places],
+            distillation_learnt=None if learnt is None else learnt[places],
+        )
 
 
 def corpus_fingerprint(blocks: Mapping[Split, Tensor]) -> str:
