@@ -115,9 +115,9 @@ def _corpus(data: str, tokenizer: str, cache: str, block: int = 16) -> dict[str,
     from evaluators.corpus.corpus import CorpusRequest, read_corpus
 
     request = CorpusRequest(
-        data=None, block=block, calibration_blocks=4, distillation_blocks=20, validation_blocks=4
+        data=data, block=block, calibration_blocks=4, distillation_blocks=20, validation_blocks=4
     )
-    corpus = read_corpus(request, AutoTokenizer.from_pretrained(tokenizer), data, Path(cache))
+    corpus = read_corpus(request, AutoTokenizer.from_pretrained(tokenizer), Path(cache))
     sizes = {split.value: len(tokens) for split, tokens in corpus.blocks.items()}
     return {"id": corpus.id, "fingerprint": corpus.fingerprint, "blocks": sizes}
 

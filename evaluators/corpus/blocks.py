@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from evaluators.corpus.layout import Layout, usual_layout
 
 #: Of 20 documents one is for validation and one for calibration; the rest is for distillation.
 _BUCKETS = 20
@@ -50,6 +52,21 @@ def split_of(name: str) -> Split:
 
 
 @dataclass(frozen=True)
+class CorpusSource:
+    """One text of a mixture."""
+
+    id: str
+    """What the user named."""
+    share: float
+    """Its share of the tokens."""
+    distillation_blocks: int
+    """Blocks of the distillation set that are its; some more than once if ``times`` is above 1."""
+    validation_blocks: int
+    times: float
+    """How often its text is read in the distillation set."""
+
+
+@dataclass(frozen=True)
 class Corpus:
     """The token blocks of the three splits; N differs between them, T is the same.
 
@@ -64,6 +81,8 @@ class Corpus:
         distillation_learnt: (N, T) bool, True at each token whose next one is to be learnt; None: all are. At
             the end of a block it is the first token that follows in the text.
         validation_learnt: the same of the validation blocks, on whose losses these tokens alone count.
+        layout: what separates documents and begins blocks.
+        sources: of a mixture, where its blocks come from, in the order of the validation blocks.
     """
 
     id: str
@@ -74,6 +93,8 @@ class Corpus:
     fingerprint: str
     distillation_learnt: Tensor | None = None
     validation_learnt: Tensor | None = None
+    layout: Layout = field(default_factory=Layout)
+    sources: tuple[CorpusSource, ...] = ()
 
     @property
     def block(self) -> int:
@@ -104,33 +125,18 @@ class Corpus:
         )
 
 
-def corpus_fingerprint(blocks: Mapping[Split, Tensor]) -> str:
-    """Return the SHA-256 (hexadecimal) of the names, shapes and tokens of the splits."""
-    digest = hashlib.sha256()
-    for split in Split:
-        tokens = blocks[split]
-        digest.update(f"{split} {tuple(tokens.shape)} {tokens.dtype}\n".encode())
-        digest.update(tokens.contiguous().numpy().data)
-    return digest.hexdigest()
+def corpus_fingerprint(blocks: Mapping[Split, Tensor], learnt: Mapping[str, Tensor] | None = None) -> str:
+    """Return the SHA-256 (hexadecimal) of the names, shapes and contents of the splits.
 
-
-def with_separator(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return a document's tokens with BOS before them, or EOS after them if there is no BOS."""
-    if tokenizer.bos_token_id is not None:
-        return [tokenizer.bos_token_id, *tokens]
-    if tokenizer.eos_token_id is not None:
-        return [*tokens, tokenizer.eos_token_id]
-    return tokens
-
-
-def tokenize_documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Return the tokens of each text with its separator.
-
-    ``verbose=False`` suppresses the warning that a document is longer than the model's context: it is cut
-    into blocks afterwards.
+    Args:
+        blocks: the tokens of each split.
+        learnt: which of them are learnt, by the names of the fields of ``Corpus``; if all are, empty.
     """
-    encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    return [with_separator(document, tokenizer) for document in encoded]
+    digest = hashlib.sha256()
+    for name, tensor in [*((split, blocks[split]) for split in Split), *sorted((learnt or {}).items())]:
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def pack(
@@ -148,9 +154,11 @@ def pack(
         (N, T) int32. The tokens after the last full block are dropped.
     """
     tokens: list[int] = []
+    layout = usual_layout(tokenizer)
     for batch in batches(texts):
-        for document in tokenize_documents(batch, tokenizer):
-            tokens.extend(document)
+        # verbose=False suppresses the warning that a document is longer than the model's context.
+        for document in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
+            tokens.extend(layout.separated(document))
         if most is not None and len(tokens) >= most * length:
             break
     blocks = len(tokens) // length if most is None else min(most, len(tokens) // length)

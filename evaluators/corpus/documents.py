@@ -1,4 +1,4 @@
-"""Documents: named texts from dataset rows, from lines of a file, and from the Python standard library.
+"""Documents: named texts and conversations, from rows, lines of a file, and Python's standard library.
 
 A document's name decides its split (``blocks.split_of``), so the name must not depend on where the text is
 stored.
@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from datasets import Features, Value
-
+from evaluators.corpus.conversations import Conversation, Row, conversation_format, pair_format
 from space.input_error import InputError
 
 _TEXT_COLUMNS = ("text", "content")
-_STRING_TYPES = {"string", "large_string", "string_view"}
 #: Folders of the standard library that are left out: installed packages, byte code, repetitive generated
 #: tables, and tests, which not every distribution ships.
 _SKIPPED_FOLDERS = frozenset(
@@ -43,19 +40,27 @@ _LONGEST_TIMES = 2
 
 @dataclass(frozen=True)
 class Document:
-    """A text, and a name for it that is the same on every machine."""
+    """A text or a conversation, and a name for it that is the same on every machine."""
 
     name: str
     text: str
+    """Empty if it is a conversation, which the teacher's chat template makes text of."""
+    conversation: Conversation | None = None
 
     @classmethod
-    def unnamed(cls, text: str) -> Document:
+    def unnamed(cls, content: str | Conversation) -> Document:
         """Make a document whose name is its content's SHA-256, so that copies fall into the same split.
 
         Lone surrogates, which JSON allows and UTF-8 does not, become question marks.
         """
-        content = text.encode(errors="replace")
-        return cls(hashlib.sha256(content).hexdigest(), content.decode())
+        encoded = str(content).encode(errors="replace")
+        name = hashlib.sha256(encoded).hexdigest()
+        return cls(name, encoded.decode()) if isinstance(content, str) else cls(name, "", content)
+
+    @property
+    def characters(self) -> int:
+        """About how long it is."""
+        return len(self.text) if self.conversation is None else len(str(self.conversation))
 
 
 def in_hash_order(documents: Iterable[Document], window: int = _WINDOW_CHARACTERS) -> Iterator[Document]:
@@ -75,7 +80,7 @@ def in_hash_order(documents: Iterable[Document], window: int = _WINDOW_CHARACTER
     characters = 0
     for document in documents:
         held.append(document)
-        characters += len(document.text)
+        characters += document.characters
         if characters >= window:
             yield from _hash_sorted(held)
             held, characters = [], 0
@@ -90,59 +95,54 @@ def _hash_sorted(documents: list[Document]) -> Iterator[Document]:
         last = document.name
 
 
-def texts_of_rows(
-    rows: Iterable[Mapping[str, Any]], id: str, features: Features | None = None
-) -> Iterator[str]:
-    """Yield the texts of a dataset's rows, in order; rows without text are left out.
+def contents_of_rows(rows: Iterable[Row], id: str) -> Iterator[str | Conversation]:
+    """Yield the texts or conversations of a data set's rows, in order; rows without any are left out.
+
+    What rows hold is told by the columns of the first one, in this order: a whole conversation, a text, a
+    question with its answer.
 
     Args:
-        rows: the dataset; each row maps columns to values.
+        rows: the data set; each row maps columns to values.
         id: the user's name for it.
-        features: the types of its columns; if None, they are taken from the first row.
 
     Raises:
-        InputError: there is no column of strings, there are several and none is called text or content,
-            or a row has something other than a string in it.
+        InputError: no columns that are known hold text or conversations, or a row holds something else.
     """
     remaining = iter(rows)
     first = next(remaining, None)
     if first is None:
         return
-    column = _text_column(_string_columns(first, features), list(first), id)
+    column = next((name for name in _TEXT_COLUMNS if _may_be_text(first, name)), None)
+    form = conversation_format(first) or (pair_format(first) if column is None else None)
+    if form is None and column is None:
+        raise _unknown(list(first), id)
     for number, row in enumerate(chain([first], remaining), start=1):
-        text = row.get(column)
-        if text is not None and not isinstance(text, str):
-            raise InputError(
-                f"every row of {id} has to have a string in the column {column}",
-                f"row {number} has {text!r:.60}",
-                "Mend that row, or leave it out",
-            )
-        if text and not text.isspace():
-            yield text
+        content = _text(row, column or "", number, id) if form is None else form.conversation(row, number, id)
+        if content is not None:
+            yield content
 
 
-def _string_columns(first: Mapping[str, Any], features: Features | None) -> list[str]:
-    if features is None:
-        # The first row may have no text; its column then counts by name.
-        return [
-            name
-            for name, value in first.items()
-            if isinstance(value, str) or (value is None and name in _TEXT_COLUMNS)
-        ]
-    return [
-        name for name, kind in features.items() if isinstance(kind, Value) and kind.dtype in _STRING_TYPES
-    ]
+def _may_be_text(first: Row, name: str) -> bool:
+    # The first row may have no text; its column then counts by name.
+    return name in first and (first[name] is None or isinstance(first[name], str))
 
 
-def _text_column(strings: list[str], columns: list[str], id: str) -> str:
-    for name in _TEXT_COLUMNS:
-        if name in strings:
-            return name
-    if len(strings) == 1:
-        return strings[0]
-    raise InputError(
-        "the text has to be in a column of strings called text or content, or in the only such column",
-        f"{id} has the columns {', '.join(columns)}, and of strings {', '.join(strings) or 'none'}",
+def _text(row: Row, column: str, number: int, id: str) -> str | None:
+    text = row.get(column)
+    if text is not None and not isinstance(text, str):
+        raise InputError(
+            f"every row of {id} has to have a string in the column {column}",
+            f"row {number} has {text!r:.60}",
+            "Mend that row, or leave it out",
+        )
+    return text if text and not text.isspace() else None
+
+
+def _unknown(columns: list[str], id: str) -> InputError:
+    return InputError(
+        "a row has to have a text (text or content), a conversation (messages or conversations), or both "
+        "sides of one (prompt and completion or chosen, instruction and output, question and answer)",
+        f"{id} has the columns {', '.join(columns)}",
         "Rename the column that holds the text to text",
     )
 

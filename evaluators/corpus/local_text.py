@@ -16,7 +16,8 @@ from typing import Any
 import pyarrow.parquet
 from datasets import IterableDataset
 
-from evaluators.corpus.documents import Document, document_length, documents_of_lines, texts_of_rows
+from evaluators.corpus.conversations import Conversation
+from evaluators.corpus.documents import Document, contents_of_rows, document_length, documents_of_lines
 from evaluators.huggingface.hub import may_be_hub_id, not_found
 from evaluators.huggingface.library_output import short_message
 from space.input_error import InputError
@@ -106,7 +107,7 @@ def local_documents(files: Sequence[Path]) -> Iterator[Document]:
             yield from map(Document.unnamed, _texts(file, length))
 
 
-def _texts(file: Path, length: int) -> Iterator[str]:
+def _texts(file: Path, length: int) -> Iterator[str | Conversation]:
     kind = file.suffix.lower()
     try:
         yield from _READERS[kind](file, length)
@@ -131,8 +132,8 @@ def _plain_texts(file: Path, length: int) -> Iterator[str]:
     return documents_of_lines((row["text"] for row in rows), length)
 
 
-def _json_texts(file: Path, _: int) -> Iterator[str]:
-    return texts_of_rows(_json_rows(file), str(file))
+def _json_texts(file: Path, _: int) -> Iterator[str | Conversation]:
+    return contents_of_rows(_json_rows(file), str(file))
 
 
 def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -149,14 +150,14 @@ def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _parquet_texts(file: Path, _: int) -> Iterator[str]:
+def _parquet_texts(file: Path, _: int) -> Iterator[str | Conversation]:
     if pyarrow.parquet.read_metadata(file).num_rows == 0:
         return iter(())
     rows = IterableDataset.from_parquet(str(file))
-    return texts_of_rows(rows, str(file), rows.features)
+    return contents_of_rows(rows, str(file))
 
 
-_READERS: dict[str, Callable[[Path, int], Iterator[str]]] = {
+_READERS: dict[str, Callable[[Path, int], Iterator[str | Conversation]]] = {
     ".txt": _plain_texts,
     ".jsonl": _json_texts,
     ".parquet": _parquet_texts,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datasets import load_dataset
 from huggingface_hub import HfApi
 
-from evaluators.corpus.documents import Document, in_hash_order, standard_library, texts_of_rows
+from evaluators.corpus.documents import Document, contents_of_rows, in_hash_order, standard_library
 from evaluators.corpus.local_text import find_files, local_documents, sha256_of_files
 from evaluators.huggingface.hub import HubRequest, hub_refusals, refusal_of
 from evaluators.huggingface.library_output import quiet_libraries, short_message
@@ -57,8 +57,8 @@ class HubText:
         try:
             splits = load_dataset(self.wanted.id, self.config, streaming=True, revision=commit)
             split = splits["train"] if "train" in splits else next(iter(splits.values()))
-            for text in texts_of_rows(split, self.wanted.id, split.features):
-                yield Document.unnamed(text)
+            for content in contents_of_rows(split, self.wanted.id):
+                yield Document.unnamed(content)
         except InputError:
             raise
         except Exception as error:  # the hub's, or anything wrong with a user's dataset

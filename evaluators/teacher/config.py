@@ -39,6 +39,7 @@ _TOKENIZER = [
     "additional_chat_templates/*.jinja",
     "generation_config.json",
 ]
+_TEMPLATES = ["tokenizer_config.json", "chat_template*"]
 #: Every folder except ``additional_chat_templates``; the patterns of the hub's client have no negation.
 _FOLDERS = ["[!a]*/*", "a[!d]*/*"]
 _TERMS = ["README.md", *LICENCE_FILES]
@@ -58,6 +59,22 @@ def find_config(id: str, revision: str | None, trust_remote_code: bool) -> Path:
         remedy = "Name a directory that `save_pretrained` wrote, or a hub id"
         raise InputError(rule, f"{id} has no config.json", remedy)
     return directory
+
+
+def has_chat_template(id: str, revision: str | None = None) -> bool:
+    """Return whether a teacher comes with a chat template; from the hub, only what tells it is downloaded.
+
+    Raises:
+        InputError: there is no such model, or the hub cannot be reached.
+    """
+    directory = _find(id, revision, [*_CONFIG, *_TEMPLATES])
+    if any(file.is_file() for file in directory.glob("chat_template*")):
+        return True
+    try:
+        settings = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and bool(settings.get("chat_template"))
 
 
 def find_all(id: str, config_directory: Path, revision: str | None, trust_remote_code: bool) -> Path:

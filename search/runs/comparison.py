@@ -178,7 +178,8 @@ def _validation(run: SavedRun) -> Hashable:
     if not teacher["bits_per_byte"]:
         return str(corpus["fingerprint"])
     bytes_a_token = teacher["loss"] / teacher["bits_per_byte"] / math.log(2)
-    return corpus["id"], corpus["block"], corpus["validation_tokens"], f"{bytes_a_token:.9g}"
+    read = (corpus["id"], corpus["learn"], corpus["layout"], corpus["block"], corpus["validation_tokens"])
+    return *read, f"{bytes_a_token:.9g}"
 
 
 def _timing(run: SavedRun) -> Hashable:

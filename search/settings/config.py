@@ -64,8 +64,10 @@ class RunConfig:
     """Whether a round prunes widths and layers ``together``, or in turn: ``width-depth``, ``depth-width``."""
     repair: tuple[str, ...]
     """Repairs of students straight after pruning: least-squares, norm-scale, head-residual."""
-    data: str
-    """The text to distil on: a file, a hub id, or ``stdlib``."""
+    data: tuple[str, ...]
+    """The texts to distil on: files, hub ids or ``stdlib``, of several each with its share (``A=0.7``)."""
+    learn: str
+    """What of conversations is learnt: all tokens, or the assistant's answers."""
     block: int
     """Tokens per block."""
     calibration_blocks: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from evaluators.corpus.mixture import parse_data
 from evaluators.distillation.losses import Loss
 from search.settings.flags import Flags
 from search.settings.objectives import read_bounds
@@ -44,10 +45,11 @@ def check_flags(flags: Flags) -> None:
             f"{flags.tolerance} was given",
             "Try --tolerance 0.02",
         )
-    for name in ("trials", "promote", "rounds"):
+    for name in ("trials", "promote", "rounds", "calibration_samples"):
         value = getattr(flags, name)
         if value is not None and value < 1:
-            raise InputError(f"--{name} has to be at least 1", f"{value} was given", f"Leave --{name} out")
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{flag} has to be at least 1", f"{value} was given", f"Leave {flag} out")
     if not 0 <= flags.seed < 2**32:
         raise InputError(
             "--seed has to be a whole number from 0 to 4294967295", f"{flags.seed} was given", "Try --seed 0"
@@ -66,6 +68,7 @@ def check_flags(flags: Flags) -> None:
         parse_count(flags.correct_teacher, "--correct-teacher")
     if flags.teacher_tokens is not None:
         parse_count(flags.teacher_tokens, "--teacher-tokens")
+    check_text(flags)
     if flags.device_memory is not None:
         parse_memory(flags.device_memory)
     check_distillation(flags)
@@ -83,6 +86,28 @@ def check_search_budget(flags: Flags) -> None:
         parse_count(flags.search_tokens, "--search-tokens")
     if flags.hours is not None and not 0 < flags.hours < math.inf:
         raise InputError("--hours has to be a positive number", f"{flags.hours} was given", "Try --hours 0.5")
+
+
+def check_text(flags: Flags) -> None:
+    """Check the texts and their shares, and the lengths of blocks and batches.
+
+    Raises:
+        InputError: for the first rule that is broken.
+    """
+    if flags.data:
+        parse_data(flags.data)
+    block = parse_count(flags.block, "--block") if flags.block else None
+    batch = parse_count(flags.batch_tokens, "--batch-tokens") if flags.batch_tokens else None
+    if block is not None and block < 2:
+        raise InputError(
+            "A block holds at least two tokens", f"--block {flags.block} was given", "Try --block 512"
+        )
+    if batch is not None and block is not None and batch < block:
+        raise InputError(
+            "A step of training takes at least one block",
+            f"--batch-tokens {flags.batch_tokens} and --block {flags.block} were given",
+            f"Give at least --batch-tokens {block}",
+        )
 
 
 def budgets_named(flags: Flags) -> list[str]:

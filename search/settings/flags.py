@@ -27,9 +27,21 @@ class Flags:
     model: Annotated[tuple[str, ...], _arg("DIR_OR_HUB_ID ...")] = ()
     """The teacher; of several sizes the nearest above the budget, of several checkpoints of one training, in
     its order, the last. Default: the smallest known one of at least 1.25 times the budget."""
-    data: Annotated[str | None, _arg("FILE_OR_HUB_ID")] = None
-    """Text to distil on: .txt, .jsonl, .parquet, or a data set of the hub. Default: Python's standard
-    library for the embedded teacher, HuggingFaceFW/fineweb-edu for others."""
+    data: Annotated[tuple[str, ...], _arg("TEXT[=SHARE] ...")] = ()
+    """Texts and conversations to distil on: files, folders, or data sets of the hub; of several each has its
+    share of the tokens, as in books.jsonl=0.3 chats.jsonl=0.7. Default: Python's standard library for the
+    embedded teacher; for others HuggingFaceFW/fineweb-edu, with conversations of HuggingFaceTB/smoltalk if
+    the teacher has a chat template."""
+    learn: Literal["all", "answers"] = "all"
+    """What of conversations is learnt: every token, or what the assistant writes alone."""
+    block: Annotated[str | None, _arg("TOKENS")] = None
+    """Length of the sequences that are read and trained on (4k). Default: by the teacher's size and the
+    hours."""
+    batch_tokens: Annotated[str | None, _arg("TOKENS")] = None
+    """Tokens of a step of training. Default: by the teacher's size and the hours."""
+    calibration_samples: Annotated[int | None, _arg("N")] = None
+    """Sequences that importance is measured on. Default: by the teacher's size and the hours, at most
+    1024."""
     plan: bool = False
     """Say what the run would do, and how long it would take, as ten seconds on this device tell."""
     hours: Annotated[float | None, _arg("HOURS")] = None

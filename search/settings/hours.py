@@ -21,6 +21,12 @@ NIGHT = 8.0
 _FAR_LESS = 1 / 4
 #: Flags by which the user fixes amounts.
 _GIVEN = ("search_tokens", "rung_tokens", "trials", "retrain_tokens", "promote", "retrain_baselines")
+#: The amounts that follow from a flag of another name.
+_FOLLOWING = {
+    "block": ("block", "batch_blocks"),
+    "batch_tokens": ("block", "batch_blocks"),
+    "calibration_samples": ("calibration_blocks",),
+}
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,10 @@ class HoursAsked:
 
 
 def amounts_given(flags: Flags) -> frozenset[str]:
-    """Return the names of the flags by which the user fixed amounts of training."""
-    return frozenset(name for name in _GIVEN if getattr(flags, name) not in (None, ()))
+    """Return the amounts that the user fixed, by their names in the configuration."""
+    named = {name for name in _GIVEN if getattr(flags, name) not in (None, ())}
+    following = [amounts for flag, amounts in _FOLLOWING.items() if getattr(flags, flag) is not None]
+    return frozenset(named.union(*following))
 
 
 def config_within(

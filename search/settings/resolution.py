@@ -46,7 +46,7 @@ from search.settings.teachers import (
     EMBEDDED,
     AvailableTeacher,
     Training,
-    default_text,
+    default_texts,
     smallest_above,
     teacher_for,
     training_phases,
@@ -219,7 +219,7 @@ def _config(
     retrain = _tokens(flags.retrain_tokens, "--retrain-tokens", scale.retrain_tokens)
     rungs = tuple(parse_count(t, "--rung-tokens") for t in flags.rung_tokens)
     rungs = rungs or rungs_up_to(scale.first_rung_tokens, retrain)
-    block = _block(scale, config, max(rungs))
+    block, batch_blocks = _step(flags, scale, config, max(rungs))
     optimizer = optimizer_for(flags, device)
     dtype = flags.dtype or precision_for(optimizer) or default_dtype(device, parameters)
     search_tokens = search_tokens_of(flags, scale, rungs, len(space))
@@ -239,9 +239,10 @@ def _config(
         keep=flags.keep,
         sizes=flags.sizes,
         **_importance_fields(flags, axis_map),
-        data=flags.data or default_text(teacher),
+        data=flags.data or default_texts(teacher, revision or None),
+        learn=flags.learn,
         block=block,
-        calibration_blocks=scale.calibration_blocks,
+        calibration_blocks=flags.calibration_samples or scale.calibration_blocks,
         validation_blocks=scale.validation_blocks,
         distillation_blocks=math.ceil(max(*rungs, retrain) / block),
         objectives=objectives_of(flags.objectives, bounds),
@@ -255,7 +256,7 @@ def _config(
         retrain_tokens=retrain,
         promote=min(flags.promote or scale.promote, bracket.rung_candidates[-1]),
         retrain_baselines=parameters < 100e6 if flags.retrain_baselines is None else flags.retrain_baselines,
-        batch_blocks=scale.batch_blocks,
+        batch_blocks=batch_blocks,
         **_distillation_fields(flags),
         **_execution_fields(flags, device, dtype, optimizer),
     )
@@ -368,10 +369,35 @@ def _budget_dtype(flags: Flags, config: PretrainedConfig) -> str:
     return flags.budget_dtype or str(config.dtype or torch.float32).removeprefix("torch.")
 
 
-def _block(scale: Scale, config: PretrainedConfig, tokens: int) -> int:
-    """Tokens per block: the default, limited by the teacher's positions and the tokens of a rung."""
-    longest = getattr(config, "max_position_embeddings", None) or scale.block
-    return max(2, min(scale.block, longest, tokens))
+def _step(flags: Flags, scale: Scale, config: PretrainedConfig, tokens: int) -> tuple[int, int]:
+    """Return the tokens of a block and the blocks of a step, as named or by default.
+
+    The default block is limited by the teacher's positions and the tokens of a rung; if only the block is
+    named, a step has the default's tokens.
+
+    Raises:
+        InputError: the named block is longer than the teacher's positions, or than a named step.
+    """
+    longest = getattr(config, "max_position_embeddings", None)
+    block = max(2, min(scale.block, longest or scale.block, tokens))
+    batch_tokens = scale.batch_blocks * (scale.block if flags.block else block)
+    if flags.block:
+        block = parse_count(flags.block, "--block")
+        if longest is not None and block > longest:
+            raise InputError(
+                "A block is at most as long as the teacher's positions",
+                f"--block {flags.block} was given, and it has {longest:,}",
+                f"Give at most --block {longest}",
+            )
+    if flags.batch_tokens:
+        batch_tokens = parse_count(flags.batch_tokens, "--batch-tokens")
+        if batch_tokens < block:
+            raise InputError(
+                "A step of training takes at least one block",
+                f"--batch-tokens {flags.batch_tokens} was given, and a block has {block:,} tokens",
+                f"Give at least --batch-tokens {block}, or a shorter --block",
+            )
+    return block, max(1, batch_tokens // block)
 
 
 def _device(flags: Flags) -> str:

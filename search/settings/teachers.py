@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from transformers import PretrainedConfig
 
-from evaluators.teacher import load_config
+from evaluators.teacher import has_chat_template, load_config
 from space.axes.axis_map import build
 from space.counting.budget import Budget, BudgetText, Measure, format_amount
 from space.input_error import InputError
@@ -23,6 +23,9 @@ from space.input_error import InputError
 EMBEDDED = Path(__file__).parents[2] / "studies" / "demo" / "teacher"
 EMBEDDED_PARAMETERS = 1_837_184
 STANDARD_LIBRARY, OPEN_CORPUS = "stdlib", "HuggingFaceFW/fineweb-edu"
+#: For a teacher of conversations: text of the kind that it was pre-trained on, and conversations, in the
+#: shares by which NVIDIA distils its own such models (30 to 70).
+OPEN_MIXTURE = (f"{OPEN_CORPUS}=0.3", "HuggingFaceTB/smoltalk:all=0.7")
 #: A known teacher is chosen only if it has at least this many times the parameters of the budget.
 _MARGIN = 1.25
 
@@ -84,9 +87,15 @@ def training_tokens(teacher: str) -> int | None:
     return known.get(LADDER[0].id if _is_embedded(teacher) else teacher)
 
 
-def default_text(teacher: str) -> str:
-    """Return the text that is used for distillation when the user names none."""
-    return STANDARD_LIBRARY if _is_embedded(teacher) else OPEN_CORPUS
+def default_texts(teacher: str, revision: str | None = None) -> tuple[str, ...]:
+    """Return the texts that are used for distillation when the user names none.
+
+    Raises:
+        InputError: the hub does not tell whether the teacher has a chat template.
+    """
+    if _is_embedded(teacher):
+        return (STANDARD_LIBRARY,)
+    return OPEN_MIXTURE if has_chat_template(teacher, revision) else (OPEN_CORPUS,)
 
 
 def short_name(teacher: str) -> str:

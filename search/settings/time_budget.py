@@ -178,7 +178,7 @@ class TimeBudget:
         """Return block and blocks per step: rung 1 has some tens of steps, or those of the default."""
         block, blocks = self.usual.block, self.usual.batch_blocks
         tokens = min(block * blocks, first // _STEPS)
-        if tokens == block * blocks:
+        if tokens == block * blocks or "block" in self.given:
             return block, blocks
         halvings = round(math.log2(block * blocks / max(1, tokens)) / 2)
         shorter = max(min(_SHORTEST, block), block >> halvings)
@@ -194,6 +194,8 @@ class TimeBudget:
         ):
             if field == "calibration_blocks" and self._trial_is_too_long(config, training):
                 config = replace(config, basis=BasisName.COORDINATE.value)
+            if field in self.given:
+                continue
             tokens = getattr(usual, field) * usual.block
             fewest = max(1, min(tokens, _FEWEST_SAMPLES) // config.block)
             counts = range(fewest, max(fewest, tokens // config.block) + 1)

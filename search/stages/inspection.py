@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators.corpus.corpus import Corpus
+from evaluators.corpus.blocks import Corpus
+from evaluators.corpus.mixture import losses_by_source
 from evaluators.huggingface.library_output import quiet_libraries, short_message
 from evaluators.metrics.latency import Shares, latency_shares
+from evaluators.metrics.loss import validation_loss
 from search.rungs.evaluation import Retrained
 from search.stages.benchmarks import TEACHER, written_model
 from search.stages.run_context import RunContext
@@ -63,7 +67,7 @@ def prompts_of(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_tokens: i
     stream = corpus.validation.flatten()
     most = min(corpus.block, max_tokens or corpus.block, _PROMPT_TOKENS + _NEW_TOKENS)
     length = max(1, min(_PROMPT_TOKENS, int(_SHARE * most)))
-    chosen = _spread(_document_starts(stream, tokenizer, length), _PROMPTS)
+    chosen = _spread(_document_starts(corpus, length), _PROMPTS)
     blocks = [start for start in range(0, len(stream), corpus.block) if start not in chosen]
     chosen += _spread(blocks, _PROMPTS - len(chosen))
     rows = [_to_a_word(stream[start : start + length].tolist(), tokenizer) for start in chosen]
@@ -96,14 +100,17 @@ def sample_texts(
     return found
 
 
-def _document_starts(stream: Tensor, tokenizer: PreTrainedTokenizerBase, length: int) -> list[int]:
-    """Find the starts of documents that have at least ``length`` tokens in the stream."""
-    begins = tokenizer.bos_token_id is not None
-    separator = tokenizer.bos_token_id if begins else tokenizer.eos_token_id
-    if separator is None:
+def _document_starts(corpus: Corpus, length: int) -> list[int]:
+    """Find the starts of documents that have at least ``length`` tokens in the stream of validation blocks."""
+    layout, stream = corpus.layout, corpus.validation.flatten()
+    if layout.before is not None:
+        starts = (stream == layout.before).nonzero().flatten().tolist()
+        if layout.beginning == layout.before:  # what begins a block begins no document
+            starts = [start for start in starts if start % corpus.block]
+    elif layout.after is not None:
+        starts = [0, *(place + 1 for place in (stream == layout.after).nonzero().flatten().tolist())]
+    else:
         return []
-    places = (stream == separator).nonzero().flatten().tolist()
-    starts = places if begins else [0, *(place + 1 for place in places)]
     ends = [*starts[1:], len(stream)]
     return [start for start, end in zip(starts, ends, strict=True) if end - start >= length]
 
@@ -216,8 +223,8 @@ class Inspection:
 
     prompts: tuple[str, ...]
     models: dict[str, dict[str, Any]]
-    """By model (``teacher``, or the path of a retrained model): ``continuations`` and ``breakdown``, in the
-    form of the summary."""
+    """By model (``teacher``, or the path of a retrained model): ``continuations``, ``breakdown``
+    and, of a mixture, ``source_losses``, in the form of the summary."""
 
     def of(self, model: str | None) -> dict[str, Any]:
         """Return the results of a model; empty ones for a model that was not kept."""
@@ -260,7 +267,11 @@ def _inspect_model(
 ) -> dict[str, Any]:
     written: list[TextSample] = sample_texts(model, context.teacher.tokenizer, prompts)
     breakdown: Breakdown = breakdown_of(context, model, layers)
-    return {"continuations": [asdict(one) for one in written], "breakdown": asdict(breakdown)}
+    found = {"continuations": [asdict(one) for one in written], "breakdown": asdict(breakdown)}
+    if context.corpus.sources:
+        losses = losses_by_source(context.corpus, partial(validation_loss, model))
+        found["source_losses"] = [value if math.isfinite(value) else None for value in losses]
+    return found
 
 
 def _read(directory: RunDirectory, context: RunContext) -> dict[str, dict[str, Any]]:

@@ -88,10 +88,14 @@ def corrected_card(summary: dict[str, Any], provenance: Provenance) -> str:
 def _front_matter(
     summary: dict[str, Any], entry: Entry, name: str, provenance: Provenance, tags: list[str]
 ) -> str:
-    terms, dataset = provenance.terms, provenance.dataset
+    terms = provenance.terms
+    # Of a mixture the losses are no data set's.
+    dataset = (
+        provenance.datasets[0] if len(provenance.datasets) == 1 and not summary["corpus"]["sources"] else None
+    )
     data = ModelCardData(
         base_model=provenance.base_model,
-        datasets=[dataset.id] if dataset else None,
+        datasets=[one.id for one in provenance.datasets] or None,
         language=terms.language,
         license=terms.licence,  # type: ignore[arg-type]  # the hub takes several as well
         license_name=terms.licence_name,
@@ -100,7 +104,7 @@ def _front_matter(
         pipeline_tag="text-generation",
         tags=[TAG, *tags],
         model_name=name,
-        eval_results=_results(summary, entry, provenance.dataset),
+        eval_results=_results(summary, entry, dataset),
     )
     return f"---\n{data.to_yaml()}\n---"
 
@@ -172,12 +176,26 @@ def _numbers(summary: dict[str, Any], student: Entry) -> str:
         ("latency, ms", words.milliseconds(student["latency_ms"]), words.milliseconds(teacher["latency_ms"])),
         ("loss straight after pruning", words.nats(student["loss_after_pruning"]), ""),
         ("loss after short distillation", words.nats(student["loss_after_short_distillation"]), ""),
+        *_source_rows(summary, student),
         *_benchmark_rows(student, teacher),
     ]
     measured = [row for row in rows if row[1] != words.DASH]
     device, corpus = _code(summary["device"]), _code(summary["corpus"]["id"])
     where = f"Measured on {device}, on the validation split of {corpus}.{_latency_words(summary)}"
     return _table(("", "this model", "teacher"), measured) + f"\n\n{where}"
+
+
+def _source_rows(summary: dict[str, Any], student: Entry) -> list[tuple[str, str, str]]:
+    """Return the losses on each text of a mixture."""
+    sources, teacher = summary["corpus"]["sources"], summary["teacher"].get("source_losses", [])
+    return [
+        (
+            f"loss on {_code(source['id'])}, {source['share']:.0%} of the tokens",
+            words.nats(mine),
+            words.nats(its),
+        )
+        for source, mine, its in zip(sources, student.get("source_losses", []), teacher, strict=False)
+    ]
 
 
 def _benchmark_rows(student: Entry, teacher: Entry) -> list[tuple[str, str, str]]:

@@ -8,7 +8,6 @@ hand-made students of the same budget in both bases, and the loss decides.
 from __future__ import annotations
 
 import itertools
-import math
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -19,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 
-from evaluators.corpus.corpus import Corpus, CorpusRequest, read_corpus
+from evaluators.corpus.blocks import Corpus
 from evaluators.huggingface.final_states import check_head
 from evaluators.metrics.latency import LatencyCache
 from evaluators.teacher import Teacher, load_teacher
@@ -33,6 +32,7 @@ from search.stages.importance import Importance
 from search.stages.run_context import BasisScore, BasisTrial, RunContext
 from search.stages.sorted_weights import SortedWeights
 from search.stages.targets import targets_of, teaching_model
+from search.stages.text import read_text
 from search.stages.trial import evaluate_candidate
 from search.storage.run_directory import RunDirectory
 from search.storage.workers import Workers
@@ -121,7 +121,7 @@ def load(config: RunConfig, console: Console, placement: Placement = Placement()
         teacher = teacher_of(config, stays=placement.teacher_stays)
         check_states(config, teacher.model)
     with console.stage("text"):
-        return teacher, _read(config, teacher)
+        return teacher, read_text(config, teacher, placement)
 
 
 def teacher_of(config: RunConfig, *, stays: bool) -> Teacher:
@@ -276,15 +276,3 @@ def _tried(candidate: BasisCandidate, trial: BasisTrial, context: RunContext, co
     text = f"trying the {candidate.basis} basis: {candidate.architecture.label}"
     with console.work(text, "distil", trial.tokens) as advance:
         return trial.plus(score_in_basis(candidate, context, advance))
-
-
-def _read(config: RunConfig, teacher: Teacher) -> Corpus:
-    correction_blocks = math.ceil(config.teacher_correction / config.block)
-    request = CorpusRequest(
-        data=config.data,
-        block=config.block,
-        calibration_blocks=config.calibration_blocks,
-        distillation_blocks=max(config.distillation_blocks, correction_blocks),
-        validation_blocks=config.validation_blocks,
-    )
-    return read_corpus(request, teacher.tokenizer, config.data, cache_directory() / "text").mixed()

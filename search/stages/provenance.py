@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from evaluators.corpus.mixture import parse_data
 from evaluators.corpus.sources import hub_text
 from evaluators.teacher import Teacher
 from evaluators.teacher.writing import Terms, licence_files, read_terms
@@ -33,22 +35,22 @@ class Provenance:
     Attributes:
         base_model: the teacher's id on the hub; if a run wrote the teacher, the id of the first teacher.
         terms: licence, language and tags of the teacher.
-        dataset: the text, if it is a data set on the hub.
+        datasets: the texts that are data sets on the hub.
         files: names of the licence files.
     """
 
     base_model: str | None = None
     terms: Terms = field(default_factory=Terms)
-    dataset: Dataset | None = None
+    datasets: tuple[Dataset, ...] = ()
     files: tuple[str, ...] = ()
 
 
-def save_provenance(teacher: Teacher, data: str, run: Path) -> None:
+def save_provenance(teacher: Teacher, data: Sequence[str], run: Path) -> None:
     """Save the provenance of a run's models, with copies of the teacher's licence files.
 
     Args:
         teacher: teacher of the run.
-        data: the text, as the user named it.
+        data: the texts, as the user named them.
         run: run directory.
 
     Raises:
@@ -58,12 +60,12 @@ def save_provenance(teacher: Teacher, data: str, run: Path) -> None:
     folder.mkdir(exist_ok=True)
     for file in licences:
         shutil.copyfile(file, folder / file.name)
-    text = hub_text(data)
+    texts = [text for one in parse_data(data) if (text := hub_text(one.data)) is not None]
     terms = read_terms(teacher.directory)
     found = Provenance(
         base_model=_base_model(teacher, terms),
         terms=terms,
-        dataset=Dataset(text.wanted.id, text.wanted.revision, text.config) if text else None,
+        datasets=tuple(Dataset(text.wanted.id, text.wanted.revision, text.config) for text in texts),
         files=tuple(file.name for file in licences),
     )
     atomic_write(folder / _FILE, json.dumps(asdict(found), indent=1))
@@ -78,7 +80,7 @@ def read_provenance(run: Path) -> Provenance:
     return Provenance(
         base_model=found["base_model"],
         terms=Terms(**found["terms"]),
-        dataset=Dataset(**found["dataset"]) if found["dataset"] else None,
+        datasets=tuple(Dataset(**one) for one in found["datasets"]),
         files=tuple(found["files"]),
     )
 

@@ -96,6 +96,9 @@ class SummaryBuilder:
                 "distillation_tokens": corpus.distillation.numel(),
                 "validation_tokens": corpus.validation.numel(),
                 "fingerprint": corpus.fingerprint,
+                "learn": config.learn,
+                "layout": corpus.layout.words(self.context.teacher.tokenizer),
+                "sources": self._sources(),
             },
             "trials": [self._trial(record) for record in records],
             "pareto": self._pareto(),
@@ -109,6 +112,19 @@ class SummaryBuilder:
             "energy": asdict(self.final.energy) if self.final.energy else None,
             "versions": versions(),
         }
+
+    def _sources(self) -> list[dict[str, Any]]:
+        corpus = self.context.corpus
+        return [
+            {
+                "id": source.id,
+                "share": source.share,
+                "distillation_tokens": source.distillation_blocks * corpus.block,
+                "validation_tokens": source.validation_blocks * corpus.block,
+                "times": source.times,
+            }
+            for source in corpus.sources
+        ]
 
     def _budget(self) -> dict[str, Any]:
         budget = self.context.space.budget

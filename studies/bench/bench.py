@@ -50,7 +50,7 @@ class Bench:
             distillation_blocks=steps * self.step_blocks,
             validation_blocks=_VALIDATION_TOKENS // setting.block,
         )
-        self.corpus = read_corpus(request, self.teacher.tokenizer, setting.data, folder / "text")
+        self.corpus = read_corpus(request, self.teacher.tokenizer, folder / "text")
         self.accelerator = Accelerator(cpu=True, mixed_precision=setting.precision)
         self.targets = CachedTargets(
             self.teacher.model,

@@ -71,7 +71,7 @@ class Scoring:
             validation_blocks=text.validation,
         )
         self.model = teacher.model
-        self.corpus: Corpus = read_corpus(request, teacher.tokenizer, text.data, folder)
+        self.corpus: Corpus = read_corpus(request, teacher.tokenizer, folder)
         self.axis_map = verified_axis_map(teacher.model.config)
         self.reuse = depends_on_states_alone(self.model, self.axis_map, self.corpus.calibration)
 

@@ -143,6 +143,9 @@ def _run() -> dict[str, Any]:
             "distillation_tokens": 1_966_080,
             "validation_tokens": 98_304,
             "fingerprint": "5f1c2a9e7d30",
+            "learn": "all",
+            "layout": "<|endoftext|> before each document",
+            "sources": [],
         },
     }
 
