@@ -84,6 +84,17 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, as the script beside the other real models makes it; for slow tests."""
+    folder = Path(os.environ.get("SLIMSEARCH_SMOLLM2", "nowhere"))
+    if not folder.is_dir():
+        pytest.skip(
+            "SLIMSEARCH_SMOLLM2 names no folder; `make_smollm2.py DIR` beside the real models makes one"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_teacher(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: PreTrainedTokenizerFast) -> Path:
     """Directory of an untrained Llama of two layers with ``byte_tokenizer``; do not write to it."""
     torch.manual_seed(0)

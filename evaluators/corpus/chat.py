@@ -151,7 +151,7 @@ class ChatWriter:
         assert isinstance(marked, Mapping)
         spans: list[Span] = []
         for learnt, (start, end) in zip(marked["assistant_masks"], marked["offset_mapping"], strict=True):
-            if learnt and spans and spans[-1].end == start:
+            if learnt and spans and start <= spans[-1].end:  # tokens may share a character
                 spans[-1] = Span(spans[-1].start, end)
             elif learnt:
                 spans.append(Span(start, end))

@@ -101,7 +101,7 @@ def sample_texts(
 
 
 def _document_starts(corpus: Corpus, length: int) -> list[int]:
-    """Find the starts of documents that have at least ``length`` tokens in the stream of validation blocks."""
+    """Find where documents of at least ``length`` tokens start in the stream of validation blocks."""
     layout, stream = corpus.layout, corpus.validation.flatten()
     if layout.before is not None:
         starts = (stream == layout.before).nonzero().flatten().tolist()

@@ -29,16 +29,14 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def request(data: Path | str | None, **changes: int) -> CorpusRequest:
+def request(data: Path | str, **changes: int) -> CorpusRequest:
     sizes = {"block": 32, "calibration_blocks": 8, "distillation_blocks": 40, "validation_blocks": 8}
-    return CorpusRequest(data=None if data is None else str(data), **{**sizes, **changes})
+    return CorpusRequest(data=str(data), **{**sizes, **changes})
 
 
-def refused(
-    request: CorpusRequest, tokenizer: PreTrainedTokenizerBase, cache: Path, default: str = "stdlib"
-) -> str:
+def refused(request: CorpusRequest, tokenizer: PreTrainedTokenizerBase, cache: Path) -> str:
     with pytest.raises(InputError) as refusal:
-        read_corpus(request, tokenizer, default, cache)
+        read_corpus(request, tokenizer, cache)
     return str(refusal.value)
 
 
@@ -62,7 +60,7 @@ def documents_in(blocks: torch.Tensor, separator: int) -> set[tuple[int, ...]]:
 def test_every_split_has_its_blocks(
     text: Path, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    corpus = read_corpus(request(text), byte_tokenizer, "stdlib", tmp_path / "cache")
+    corpus = read_corpus(request(text), byte_tokenizer, tmp_path / "cache")
     assert corpus.id == str(text)
     assert corpus.block == 32
     assert {split.value: tuple(tokens.shape) for split, tokens in corpus.blocks.items()} == {
@@ -77,7 +75,7 @@ def test_splits_share_no_document(
     text: Path, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     everything = request(text, calibration_blocks=10**6, distillation_blocks=10**6, validation_blocks=10**6)
-    corpus = read_corpus(everything, byte_tokenizer, "stdlib", tmp_path / "cache")
+    corpus = read_corpus(everything, byte_tokenizer, tmp_path / "cache")
     splits = [documents_in(corpus.blocks[split], 0) for split in Split]
     assert all(splits)
     assert not splits[0] & splits[1]
@@ -94,15 +92,15 @@ def test_copies_of_a_document_change_nothing(
     folder.mkdir()
     for name in ("a.txt", "b.txt"):
         (folder / name).write_bytes(text.read_bytes())
-    once = read_corpus(request(text), byte_tokenizer, "stdlib", tmp_path / "cache")
-    twice = read_corpus(request(folder), byte_tokenizer, "stdlib", tmp_path / "cache")
+    once = read_corpus(request(text), byte_tokenizer, tmp_path / "cache")
+    twice = read_corpus(request(folder), byte_tokenizer, tmp_path / "cache")
     assert same(once, twice)
 
 
 def test_validation_bytes_are_those_of_the_validation_text(
     text: Path, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    corpus = read_corpus(request(text), byte_tokenizer, "stdlib", tmp_path / "cache")
+    corpus = read_corpus(request(text), byte_tokenizer, tmp_path / "cache")
     separators = int((corpus.validation == 0).sum())
     assert corpus.validation.numel() - separators - 1 <= corpus.validation_bytes
     assert corpus.validation_bytes <= corpus.validation.numel() - separators
@@ -112,22 +110,19 @@ def test_fingerprints_tell_texts_and_blocks_apart(
     text: Path, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     cache = tmp_path / "cache"
-    first = read_corpus(request(text), byte_tokenizer, "stdlib", cache)
+    first = read_corpus(request(text), byte_tokenizer, cache)
     assert len(first.fingerprint) == 64
     for changed in ({"block": 16, "calibration_blocks": 16}, {"validation_blocks": 7}):
-        assert (
-            read_corpus(request(text, **changed), byte_tokenizer, "stdlib", cache).fingerprint
-            != first.fingerprint
-        )
+        assert read_corpus(request(text, **changed), byte_tokenizer, cache).fingerprint != first.fingerprint
     text.write_text(text.read_text(encoding="utf-8").replace("teacher", "Teacher"), encoding="utf-8")
-    assert not same(read_corpus(request(text), byte_tokenizer, "stdlib", cache), first)
+    assert not same(read_corpus(request(text), byte_tokenizer, cache), first)
 
 
 def test_fewer_blocks_are_the_first_of_more(
     text: Path, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    few = read_corpus(request(text), byte_tokenizer, "stdlib", tmp_path)
-    many = read_corpus(request(text, distillation_blocks=400), byte_tokenizer, "stdlib", tmp_path)
+    few = read_corpus(request(text), byte_tokenizer, tmp_path)
+    many = read_corpus(request(text, distillation_blocks=400), byte_tokenizer, tmp_path)
     assert torch.equal(many.distillation[:40], few.distillation)
 
 
@@ -135,7 +130,7 @@ class TestTheStandardLibrary:
     def test_validation_is_text_that_the_embedded_teacher_never_saw(
         self, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
     ) -> None:
-        corpus = read_corpus(request(None, validation_blocks=3000), byte_tokenizer, "stdlib", tmp_path)
+        corpus = read_corpus(request("stdlib", validation_blocks=3000), byte_tokenizer, tmp_path)
         assert corpus.id == "the Python standard library"
         names = modules_in(corpus.validation, byte_tokenizer)
         assert names
@@ -144,7 +139,7 @@ class TestTheStandardLibrary:
     def test_distillation_is_not_one_corner_of_it(
         self, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
     ) -> None:
-        corpus = read_corpus(request(None, distillation_blocks=30_000), byte_tokenizer, "stdlib", tmp_path)
+        corpus = read_corpus(request("stdlib", distillation_blocks=30_000), byte_tokenizer, tmp_path)
         names = modules_in(corpus.distillation, byte_tokenizer)
         assert {split_of(name) for name in names} == {Split.DISTILLATION}
         assert len({name[0] for name in names}) > 5
@@ -165,10 +160,10 @@ class TestTheCache:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         caplog.set_level(logging.INFO, "evaluators")
-        first = read_corpus(request(text), byte_tokenizer, "stdlib", tmp_path / "cache")
+        first = read_corpus(request(text), byte_tokenizer, tmp_path / "cache")
         assert REUSING not in caplog.text
         moved = text.rename(tmp_path / "moved.txt")
-        second = read_corpus(request(moved), byte_tokenizer, "stdlib", tmp_path / "cache")
+        second = read_corpus(request(moved), byte_tokenizer, tmp_path / "cache")
         assert f"{REUSING} {moved}" in caplog.text
         assert same(first, second)
         assert (second.id, second.validation_bytes) == (str(moved), first.validation_bytes)
@@ -182,7 +177,7 @@ class TestTheCache:
         byte_tokenizer: PreTrainedTokenizerFast,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        read_corpus(request(text), byte_tokenizer, "stdlib", tmp_path / "cache")
+        read_corpus(request(text), byte_tokenizer, tmp_path / "cache")
         caplog.set_level(logging.INFO, "evaluators")
         tokenizer, sizes = byte_tokenizer, {}
         if change == "text":
@@ -193,7 +188,7 @@ class TestTheCache:
             )
         else:
             sizes = {"block": 16}
-        read_corpus(request(text, **sizes), tokenizer, "stdlib", tmp_path / "cache")
+        read_corpus(request(text, **sizes), tokenizer, tmp_path / "cache")
         assert REUSING not in caplog.text
 
     @pytest.mark.parametrize("damage", ["torn", "foreign", "flipped", "empty", "another's"])
@@ -206,10 +201,10 @@ class TestTheCache:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         cache = tmp_path / "cache"
-        first = read_corpus(request(text), byte_tokenizer, "stdlib", cache)
+        first = read_corpus(request(text), byte_tokenizer, cache)
         (kept,) = cache.iterdir()
         whole = kept.read_bytes()
-        read_corpus(request(text, block=16), byte_tokenizer, "stdlib", tmp_path / "others")
+        read_corpus(request(text, block=16), byte_tokenizer, tmp_path / "others")
         (other,) = (tmp_path / "others").iterdir()
         damaged = {
             "torn": whole[: len(whole) // 2],
@@ -220,10 +215,10 @@ class TestTheCache:
         }
         kept.write_bytes(damaged[damage])
         caplog.set_level(logging.INFO, "evaluators")
-        assert same(read_corpus(request(text), byte_tokenizer, "stdlib", cache), first)
+        assert same(read_corpus(request(text), byte_tokenizer, cache), first)
         assert f"the kept text {kept} cannot be used" in caplog.text
         caplog.clear()
-        read_corpus(request(text), byte_tokenizer, "stdlib", cache)
+        read_corpus(request(text), byte_tokenizer, cache)
         assert REUSING in caplog.text
 
     def test_a_run_that_dies_while_writing_leaves_nothing_half_done(
@@ -238,7 +233,7 @@ class TestTheCache:
 
         monkeypatch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            read_corpus(request(text), byte_tokenizer, "stdlib", tmp_path / "cache")
+            read_corpus(request(text), byte_tokenizer, tmp_path / "cache")
         assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -260,7 +255,7 @@ def test_too_little_text_says_how_much_there_is(
 def test_a_hundred_kilobytes_are_enough(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> None:
     path = tmp_path / "small.txt"
     path.write_text("".join(f"Line {number} of a text without blank lines.\n" for number in range(2500)))
-    corpus = read_corpus(request(path), byte_tokenizer, "stdlib", tmp_path / "cache")
+    corpus = read_corpus(request(path), byte_tokenizer, tmp_path / "cache")
     assert min(len(tokens) for tokens in corpus.blocks.values()) == 8
 
 
@@ -271,14 +266,6 @@ def test_white_space_alone_is_too_little(tmp_path: Path, byte_tokenizer: PreTrai
     )
 
 
-def test_the_default_is_read_only_if_nothing_is_named(
-    text: Path, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
-) -> None:
-    named = read_corpus(request(text), byte_tokenizer, "no/such-dataset", tmp_path)
-    default = read_corpus(request(None), byte_tokenizer, str(text), tmp_path)
-    assert same(named, default)
-
-
 def test_the_libraries_say_nothing(
     text: Path,
     tmp_path: Path,
@@ -286,7 +273,7 @@ def test_the_libraries_say_nothing(
     said_by_libraries: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    read_corpus(request(text), byte_tokenizer, "stdlib", tmp_path / "cache")
+    read_corpus(request(text), byte_tokenizer, tmp_path / "cache")
     (tmp_path / "a.parquet").write_text("no table, but long enough to look at")
     refused(request(tmp_path / "a.parquet"), byte_tokenizer, tmp_path / "cache")
     printed = capfd.readouterr()
@@ -302,7 +289,7 @@ def test_real_stories_fill_every_split(real: Path, tmp_path: Path) -> None:
         distillation_blocks=10**6,
         validation_blocks=32,
     )
-    corpus = read_corpus(wanted, tokenizer, "stdlib", tmp_path)
+    corpus = read_corpus(wanted, tokenizer, tmp_path)
     assert len(corpus.calibration) == len(corpus.validation) == 32
     assert len(corpus.distillation) > 1000
     assert 1.7 < corpus.validation_bytes / corpus.validation.numel() < 2.3
@@ -311,7 +298,7 @@ def test_real_stories_fill_every_split(real: Path, tmp_path: Path) -> None:
 def test_mixed_blocks_are_the_same_ones_and_neighbours_are_apart(
     text: Path, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    corpus = read_corpus(request(text), byte_tokenizer, "stdlib", tmp_path)
+    corpus = read_corpus(request(text), byte_tokenizer, tmp_path)
     mixed = corpus.mixed()
     assert sorted(mixed.distillation.tolist()) == sorted(corpus.distillation.tolist())
     assert torch.equal(mixed.distillation, corpus.mixed().distillation)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from evaluators.corpus.blocks import Split, pack, split_of
-from evaluators.corpus.corpus import build_splits
 from evaluators.corpus.documents import Document
+from evaluators.corpus.layout import Layout
+from evaluators.corpus.splits import DocumentTokenizer, build_splits
 
 texts = st.lists(st.text(st.characters(codec="utf-8"), max_size=40), max_size=150)
 
@@ -26,7 +27,7 @@ def test_each_split_packs_its_own_documents_in_order(
     byte_tokenizer: PreTrainedTokenizerFast, texts: list[str], block: int, blocks: int
 ) -> None:
     documents = [Document.unnamed(text) for text in texts]
-    filled = build_splits(documents, byte_tokenizer, block, wanted(blocks))
+    filled = build_splits(documents, DocumentTokenizer(byte_tokenizer), block, wanted(blocks))
     for split in Split:
         own = [document.text for document in documents if split_of(document.name) is split]
         assert torch.equal(filled[split].cut(), pack(own, byte_tokenizer, block, blocks))
@@ -36,9 +37,9 @@ def test_each_split_packs_its_own_documents_in_order(
 def test_bytes_are_those_of_the_text_within_the_blocks(
     byte_tokenizer: PreTrainedTokenizerFast, texts: list[str], block: int, blocks: int
 ) -> None:
-    filling = build_splits(map(Document.unnamed, texts), byte_tokenizer, block, wanted(blocks))[
-        Split.DISTILLATION
-    ]
+    filling = build_splits(
+        map(Document.unnamed, texts), DocumentTokenizer(byte_tokenizer), block, wanted(blocks)
+    )[Split.DISTILLATION]
     tokens = [token for token in filling.cut().flatten().tolist() if token != byte_tokenizer.bos_token_id]
     bytes_of_characters_cut_short = len(tokens) - len(whole_characters(tokens, byte_tokenizer).encode())
     assert filling.cut_bytes(byte_tokenizer) == len(tokens) - bytes_of_characters_cut_short
@@ -62,7 +63,7 @@ def test_reading_stops_when_every_split_is_full(byte_tokenizer: PreTrainedTokeni
         for read in count(1):
             yield Document.unnamed(f"document {read}")
 
-    filled = build_splits(endless(), byte_tokenizer, 16, wanted(3))
+    filled = build_splits(endless(), DocumentTokenizer(byte_tokenizer), 16, wanted(3))
     assert {len(filling.cut()) for filling in filled.values()} == {3}
     assert read < 1000
 
@@ -71,7 +72,8 @@ def test_bytes_agree_with_a_tokenizer_that_adds_a_space_before_words(real: Path)
     tokenizer = stories_tokenizer(real)
     text = "Once upon a time there was a cat.\nIt ran away, and came back — hungry!\n"
     documents = [Document(f"document {number}", f"{number} {text}") for number in range(400)]
-    filling = build_splits(documents, tokenizer, 32, wanted(20))[Split.VALIDATION]
+    tokenize = DocumentTokenizer(tokenizer, Layout(before=tokenizer.bos_token_id))
+    filling = build_splits(documents, tokenize, 32, wanted(20))[Split.VALIDATION]
     rows = filling.cut().flatten().tolist()
     pieces: list[list[int]] = []
     for token in rows:
