@@ -2,7 +2,7 @@
 
     from search.api import Flags, extract, rank, retrain, search
 
-    run = rank(Flags(budget="60%", model=("path/to/model",), data="text.txt"))
+    run = rank(Flags(budget="60%", model=("path/to/model",), data=("text.txt",)))
     trials = search(run)
     models = retrain(run)
     student = extract(run, hidden=96, layers=6)

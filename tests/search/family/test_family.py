@@ -89,7 +89,7 @@ def test_a_stand_in_is_the_most_even_student_of_the_run_before(demo_config: Path
 
 
 def test_what_follows_from_the_teacher_stays_the_originals(demo_config: Path, tmp_path: Path) -> None:
-    others = {"correct_teacher": "1M", "data": None, "dtype": "bfloat16"}
+    others = {"correct_teacher": "1M", "data": (), "dtype": "bfloat16"}
     first, *later = (stage.resolved.config for stage in family(tmp_path, demo_config, **others).stages())
     for config in later:
         assert (config.data, config.dtype) == (first.data, first.dtype)

@@ -83,7 +83,7 @@ def test_every_flag_is_read() -> None:
         schedule="wsd",
         optimizer="adamw-8bit",
         benchmarks=("quiz", "own.yaml"),
-        data="d.txt",
+        data=("d.txt",),
         trials=9,
         rung_tokens=("64k", "256k"),
         retrain_tokens="1.5M",

@@ -41,7 +41,7 @@ def test_a_budget_and_a_model_are_enough(demo_config: Path) -> None:
     assert found.space.budget == Budget(1_000_000, 0.02, value_bytes=4)
     expected = enumerate_space(found.axis_map, Budget(1_000_000, 0.02))
     assert list(found.space.architectures) == list(expected.architectures)
-    assert config.data == "HuggingFaceFW/fineweb-edu"
+    assert config.data == ("HuggingFaceFW/fineweb-edu",)
     assert (config.block, config.batch_blocks) == (scale.block, scale.batch_blocks)
     assert config.calibration_blocks == scale.calibration_blocks
     assert config.validation_blocks == scale.validation_blocks
@@ -74,7 +74,7 @@ def test_flags_win_over_the_scale(demo_config: Path) -> None:
             demo_config,
             budget="60%",
             tolerance=0.05,
-            data="text.txt",
+            data=("text.txt",),
             trials=6,
             rung_tokens=("4k", "8k", "20k"),
             retrain_tokens="1M",
@@ -98,7 +98,7 @@ def test_flags_win_over_the_scale(demo_config: Path) -> None:
     assert (config.teacher_correction, config.loss, config.temperature) == (2_000_000, "reverse-kl", 2.0)
     assert (config.states, config.targets, config.schedule) == (("late",), "live", "wsd")
     assert (config.name, config.budget, config.tolerance) == ("mine", 1_102_310, 0.05)
-    assert (config.data, config.storage, config.seed) == ("text.txt", "x.journal", 4)
+    assert (config.data, config.storage, config.seed) == (("text.txt",), "x.journal", 4)
     assert (config.trials, config.rung_tokens, config.rung_candidates) == (6, (4000, 8000, 20_000), (5, 2, 1))
     assert (config.retrain_tokens, config.distillation_blocks) == (1_000_000, 7813)
     assert config.promote == 1, "no more than the last rung holds"
@@ -145,7 +145,7 @@ def test_the_embedded_teacher_is_the_default_and_stays_with_the_working_director
     monkeypatch.setattr("search.settings.teachers.LADDER", (known,))
     monkeypatch.chdir(embedded.parent)
     config = resolve(Flags(budget="55%")).config
-    assert (config.name, config.teacher, config.data) == ("demo-55pct", embedded.name, "stdlib")
+    assert (config.name, config.teacher, config.data) == ("demo-55pct", embedded.name, ("stdlib",))
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from search.settings.teachers import (
     EMBEDDED,
     LADDER,
     OPEN_CORPUS,
+    OPEN_MIXTURE,
     STANDARD_LIBRARY,
     KnownTeacher,
-    default_text,
+    default_texts,
     short_name,
     teacher_for,
 )
@@ -133,8 +134,14 @@ def test_the_embedded_teacher_reads_the_standard_library(
     embedded.mkdir(parents=True)
     monkeypatch.setattr("search.settings.teachers.EMBEDDED", embedded)
     monkeypatch.chdir(tmp_path)
-    assert default_text(str(embedded)) == default_text("demo/teacher") == STANDARD_LIBRARY
-    assert default_text("Qwen/Qwen3-8B") == default_text("demo") == OPEN_CORPUS
+    assert default_texts(str(embedded)) == default_texts("demo/teacher") == (STANDARD_LIBRARY,)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    assert default_texts(str(tmp_path)) == (OPEN_CORPUS,)
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    assert default_texts(str(tmp_path)) == OPEN_MIXTURE
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    assert default_texts(str(tmp_path)) == OPEN_MIXTURE
 
 
 def test_runs_are_named_after_the_last_part() -> None:

@@ -33,7 +33,7 @@ def run_of(teacher: Teacher, folder: Path, data: str = "org/text@v2:part") -> tu
     for entry in (*summary["promoted"], *summary["baselines"]):
         if entry["path"]:
             (folder / entry["path"]).mkdir(parents=True)
-    save_provenance(teacher, data, folder)
+    save_provenance(teacher, [data], folder)
     return folder, summary
 
 
@@ -93,7 +93,7 @@ def test_the_text_is_a_data_set_only_where_it_was_one(
         (tmp_path / "org").mkdir()
         (tmp_path / where).write_text("a text\n")
     run, _ = run_of(teacher_in(tmp_path / "teacher"), tmp_path / "run", data)
-    assert read_provenance(run).dataset == wanted
+    assert read_provenance(run).datasets == ((wanted,) if wanted else ())
 
 
 class TestBaseModel:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from evaluators.corpus.corpus import Corpus
+from evaluators.corpus.blocks import Corpus
+from evaluators.corpus.layout import Layout
 from search.stages.inspection import Prompts, TextSample, prompts_of, sample_texts
 from tests.contracts.tiny import verified
 
@@ -17,7 +18,7 @@ BLOCK = 64
 
 def corpus_of(text: list[int]) -> Corpus:
     blocks = torch.tensor(text[: len(text) // BLOCK * BLOCK], dtype=torch.int32).view(-1, BLOCK)
-    return Corpus("text", blocks[:0], blocks[:0], blocks, 1, "fingerprint")
+    return Corpus("text", blocks[:0], blocks[:0], blocks, 1, "fingerprint", layout=Layout(before=0))
 
 
 def encoded(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> list[int]:

@@ -71,7 +71,7 @@ def test_several_licences_stay_several() -> None:
 
 
 def test_a_data_set_of_the_hub_is_named_where_the_hub_looks() -> None:
-    data = data_of(card_of(Provenance(dataset=Dataset("org/text", "v2", "part"))))
+    data = data_of(card_of(Provenance(datasets=(Dataset("org/text", "v2", "part"),))))
     assert data.datasets == ["org/text"]
     for result in data.eval_results or []:
         told = (result.dataset_type, result.dataset_revision, result.dataset_config)
