@@ -61,8 +61,8 @@ class Corpus:
         validation: (N, T) int32.
         validation_bytes: UTF-8 bytes of the text of the validation blocks, separators not counted.
         fingerprint: SHA-256 over the blocks of the three splits.
-        distillation_learnt: (N, T) bool, True at each token whose next one is to be learnt; None: all are. At the
-            end of a block it is the first token of what follows in the text.
+        distillation_learnt: (N, T) bool, True at each token whose next one is to be learnt; None: all are. At
+            the end of a block it is the first token of what follows in the text.
         validation_learnt: the same of the validation blocks, on whose losses these tokens alone count.
     """
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.distillation.states import StatePlace, states_at
-from evaluators.distillation.targets.batch import Batch, Form, Predictions
+from evaluators.distillation.targets.batch import Batch, Form, Predictions, rows
 from evaluators.distillation.targets.live import Hidden
 from evaluators.distillation.targets.records import Records
 from evaluators.huggingface.final_states import final_states
@@ -39,6 +39,7 @@ class CachedTargets:
         places: intermediate states to store too, in bfloat16.
         precision: the context in which the teacher runs, such as ``Accelerator.autocast``.
         residence: brings the teacher to its device; by default it stays where it is.
+        learnt: (N, T) bool, True at each token whose next one is to be learnt; None: all are.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class CachedTargets:
         places: Sequence[StatePlace] = (),
         precision: Callable[[], AbstractContextManager[object]] = nullcontext,
         residence: Residence | None = None,
+        learnt: Tensor | None = None,
     ) -> None:
-        self.teacher, self.tokens, self.form = teacher, tokens, form
+        self.teacher, self.tokens, self.learnt, self.form = teacher, tokens, learnt, form
         self.places, self.precision = tuple(places), precision
         self.residence = residence or Residence(teacher)
         names = [str(place) for place in self.places]
@@ -142,6 +144,7 @@ class CachedTargets:
             self.tokens[numbers].to(device, torch.long),
             tuple(part.to(device) for part in self.form.collate(records)),
             {name: state.to(device) for name, state in states.items()},
+            rows(self.learnt, numbers, device),
         )
 
     def predictions(self, *targets: Tensor) -> Predictions:
