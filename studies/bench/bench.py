@@ -58,12 +58,13 @@ class Bench:
             Hidden(self.teacher.model),
             folder / f"targets-{setting.name}",
             self.teacher.fingerprint,
+            learnt=self.corpus.distillation_learnt,
         )
         self.targets.fill()
 
     def loss(self, model: PreTrainedModel) -> float:
         """Validation loss in float32, nats per token."""
-        return validation_loss(model, self.corpus.validation)
+        return validation_loss(model, self.corpus.validation, self.corpus.validation_learnt)
 
     def distilled(
         self,
