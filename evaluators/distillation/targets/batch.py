@@ -154,12 +154,12 @@ class Form(Protocol):
         """Return the tensors to store for a block, on the host.
 
         Args:
-            final: (T, D) the teacher's final states.
+            final: (n, D) the teacher's final states at the tokens whose next one is to be learnt.
             number: number of the block.
         """
 
     def collate(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
-        """Collate the records of B blocks into the (B, T, …) tensors of ``Batch.targets``."""
+        """Collate the records of blocks, end to end, into tensors (n, …): the learnt of ``Batch.targets``."""
 
     def predictions(self, *targets: Tensor) -> Predictions:
         """Return the teacher's predictions for n tokens, from slices (n, …) of ``Batch.targets``."""

@@ -35,8 +35,8 @@ class Hidden:
         return {"final": final.to(torch.bfloat16).cpu()}
 
     def collate(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
-        """Return the final states, (B, T, D) bfloat16."""
-        return (torch.stack([record["final"] for record in records]),)
+        """Return the final states, (n, D) bfloat16."""
+        return (torch.cat([record["final"] for record in records]),)
 
     def predictions(self, *targets: Tensor) -> Dense:
         """See ``Form``."""
