@@ -110,6 +110,15 @@ class Corpus:
             Split.VALIDATION: self.validation,
         }
 
+    def shortened(self, blocks: int) -> Corpus:
+        """Return a corpus with at most that many distillation blocks, the first."""
+        learnt = self.distillation_learnt
+        return replace(
+            self,
+            distillation=self.distillation[:blocks],
+            distillation_learnt=None if learnt is None else learnt[:blocks],
+        )
+
     def mixed(self) -> Corpus:
         """Return a corpus with shuffled distillation blocks, so that those of a document lie apart.
 

@@ -174,7 +174,8 @@ def fused_sum(
     )
 
     def of(states: Tensor, final: Tensor, mask: Tensor) -> Tensor:
-        labels = torch.where(mask, 0, PADDING)
+        # Liger divides by the tokens that count. Where none does, all do, and are multiplied by 0.
+        labels = torch.where(mask | ~mask.any(), 0, PADDING)
         mean: Tensor = divergence(
             states, _weight(student), final.to(head_dtype(teacher)), _weight(teacher).detach(), labels
         )
@@ -213,7 +214,7 @@ class Distillation(nn.Module):
 
         Args:
             batch: some blocks of the step.
-            count: token counts of the whole step.
+            count: token counts of the whole step; without any the loss is 0, and so is its gradient.
 
         Returns:
             Two scalars: the loss with a gradient, and L_states without one, 0 if no states are compared.
@@ -224,21 +225,25 @@ class Distillation(nn.Module):
         loss = self.on_logits(final, batch, count)
         if self.states is None:
             return loss, loss.new_zeros(())
-        states_loss = self.states(student_states, batch.states, batch.mask) / count.positions
+        states_loss = self.states(student_states, batch.states, batch.mask) / max(1, count.positions)
         return loss + self.alpha * states_loss, states_loss.detach()
 
     def on_logits(self, final: Tensor, batch: Batch, count: Count) -> Tensor:
         """Return the share of the loss on the logits, of the student's final states (B, T, D)."""
         if self.fused is not None:
             flat = (part.flatten(0, 1) for part in (final, batch.targets[0], batch.mask))
-            return self.fused(*flat) / count.positions
+            return self.fused(*flat) / max(1, count.positions)
 
         def of_slice(states: Tensor, mask: Tensor, next_tokens: Tensor, *targets: Tensor) -> Tensor:
             logits = logits_of(self.student, states)
             distilled, predicted = self.loss.of(logits, self.predictions(*targets), next_tokens)
-            return (distilled * mask).sum() / count.positions + predicted.sum() / max(1, count.predicted)
+            of_teacher, of_text = (distilled * mask).sum(), predicted.sum()
+            return of_teacher / max(1, count.positions) + of_text / max(1, count.predicted)
 
-        others = [part.flatten(0, 1) for part in (batch.mask, batch.next_tokens, *batch.targets)]
-        head = head_parameters(self.student)
+        parts = (final, batch.mask, batch.next_tokens, *batch.targets)
+        states, *others = (part.flatten(0, 1) for part in parts)
+        if batch.learnt is not None:  # both heads are spared what is not learnt
+            learnt = batch.mask.flatten()
+            states, *others = (part[learnt] for part in (states, *others))
         size = token_slice(vocabulary_size(self.student))
-        return chunked_loss(of_slice, final.flatten(0, 1), others, head, size)
+        return chunked_loss(of_slice, states, others, head_parameters(self.student), size)

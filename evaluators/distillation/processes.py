@@ -26,7 +26,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from evaluators.distillation.module import Distillation
 from evaluators.distillation.optimizers import OptimizerName, state_bytes
 from evaluators.distillation.schedule import Schedule
-from evaluators.distillation.targets.batch import Count, Targets
+from evaluators.distillation.targets.batch import Count, Targets, rows
 from space.cutting.extraction import model_from_weights
 
 
@@ -186,7 +186,7 @@ class Gradient:
             backward: whether to compute gradients.
         """
         numbers = self._numbers(step)
-        count = Count.of(self.targets.tokens[numbers])
+        count = self._count(numbers)
         totals = torch.zeros(2, device=self.accelerator.device)
         batches = local_micro_batches(numbers, micro, self.accelerator)
         for place, (some, counts) in enumerate(batches, start=1):
@@ -198,6 +198,9 @@ class Gradient:
     def _numbers(self, step: int) -> Tensor:
         first = step * self.schedule.blocks
         return torch.arange(first, first + self.schedule.blocks) % self.targets.blocks
+
+    def _count(self, numbers: Tensor) -> Count:
+        return Count.of(self.targets.tokens[numbers], rows(self.targets.learnt, numbers))
 
     def _micro_batch(self, numbers: Tensor, count: Count, weight: float, backward: bool) -> Tensor:
         with torch.set_grad_enabled(backward):
@@ -241,6 +244,6 @@ class Gradient:
             with nullcontext() if exchanged else self.accelerator.no_sync(self.module):
                 # Bypass DDP, which exchanges buffers in its forward pass.
                 batch = self.targets.batch(numbers)
-                loss, _ = self.distillation(batch, Count.of(self.targets.tokens[numbers]))
+                loss, _ = self.distillation(batch, self._count(numbers))
                 self.accelerator.backward(loss)
         del reserved

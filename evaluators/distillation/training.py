@@ -171,8 +171,9 @@ class Training:
         if divergence is None:
             self.optimizer.step()
             self._update_alpha(totals)
-            position.first = loss if position.first is None else position.first
-            position.recent.append(loss)
+            if loss:  # it is 0 where a step has nothing to learn, which says nothing of the next ones
+                position.first = loss if position.first is None else position.first
+                position.recent.append(loss)
         return divergence
 
     def _divergence(self, loss: float, norm: float) -> tuple[str, float] | None:
@@ -186,12 +187,13 @@ class Training:
         return None
 
     def _update_alpha(self, totals: Tensor) -> None:
-        """Set α so that states and logits weigh the same in the next step."""
+        """Set α so that states and logits weigh the same in the next step; keep it if nothing was learnt."""
         if self.distillation.states is None:
             return
         loss, states_loss = totals
         alpha = self.distillation.alpha
-        alpha.copy_((loss - alpha * states_loss) / states_loss.clamp(min=1e-12))
+        balanced = (loss - alpha * states_loss) / states_loss.clamp(min=1e-12)
+        alpha.copy_(torch.where(states_loss > 0, balanced, alpha))
 
     def _roll_back(self, what: str, value: float) -> None:
         """Continue from the last checkpoint at half the rate; fail the second time.

@@ -16,37 +16,52 @@ _TOKENS_AT_ONCE = 4096
 
 
 @torch.no_grad()
-def validation_loss(model: PreTrainedModel, blocks: Tensor) -> float:
+def validation_loss(model: PreTrainedModel, blocks: Tensor, learnt: Tensor | None = None) -> float:
     """Return the mean cross-entropy of the next token, in nats per token; NaN if the model returns NaN.
 
     Args:
         model: in evaluation mode.
         blocks: (N, T) token ids; the first token of a block is not predicted.
+        learnt: (N, T) bool, True at each token whose next one counts, somewhere at least; None: all count.
     """
     assert not model.training, "losses are measured in evaluation mode"
     total = 0.0
-    for batch in _batches(blocks):
+    for batch, counted in zip(_batches(blocks), _batches(_counted(blocks, learnt)), strict=True):
         tokens = batch.to(device=model.device, dtype=torch.long)
-        total += _summed_loss(model, final_states(model, tokens), tokens)
-    return total / (blocks.shape[0] * (blocks.shape[1] - 1))
+        total += _summed_loss(model, final_states(model, tokens), tokens, counted)
+    return total / predicted_tokens(blocks, learnt)
 
 
 @torch.no_grad()
-def validation_loss_from_disk(files: TeacherFiles, blocks: Tensor) -> float:
+def validation_loss_from_disk(files: TeacherFiles, blocks: Tensor, learnt: Tensor | None = None) -> float:
     """Return ``validation_loss`` of a teacher of which one layer at a time is in memory.
 
     Args:
         files: the teacher's.
         blocks: (N, T) token ids.
+        learnt: (N, T) bool, see ``validation_loss``.
 
     Raises:
         InputError: the layers share more than the residual stream, or the states do not fit on the disk.
     """
     parts, total = _batches(blocks), 0.0
     with files.opened() as layers:
-        for batch, states in zip(parts, layers.final(parts), strict=True):
-            total += _summed_loss(layers.model, states, batch.to(states.device, torch.long))
-    return total / (blocks.shape[0] * (blocks.shape[1] - 1))
+        every = zip(parts, layers.final(parts), _batches(_counted(blocks, learnt)), strict=True)
+        for batch, states, counted in every:
+            total += _summed_loss(layers.model, states, batch.to(states.device, torch.long), counted)
+    return total / predicted_tokens(blocks, learnt)
+
+
+def predicted_tokens(blocks: Tensor, learnt: Tensor | None = None) -> int:
+    """Return the number of tokens that a validation loss is the mean of."""
+    return int(_counted(blocks, learnt)[:, :-1].sum())
+
+
+def _counted(blocks: Tensor, learnt: Tensor | None) -> Tensor:
+    if learnt is None:
+        return torch.ones_like(blocks, dtype=torch.bool)
+    assert learnt[:, :-1].any(), "a mean over no token"
+    return learnt
 
 
 def _batches(blocks: Tensor) -> tuple[Tensor, ...]:
@@ -54,11 +69,11 @@ def _batches(blocks: Tensor) -> tuple[Tensor, ...]:
     return parts
 
 
-def _summed_loss(model: PreTrainedModel, final: Tensor, tokens: Tensor) -> float:
-    """Return the sum of the losses of (B, T) tokens, from their (B, T, D) final states."""
+def _summed_loss(model: PreTrainedModel, final: Tensor, tokens: Tensor, counted: Tensor) -> float:
+    """Return the sum of the losses of (B, T) tokens that count, from their (B, T, D) final states."""
     total = torch.zeros((), dtype=torch.float64)
-    size = token_slice(vocabulary_size(model))
-    states, nexts = final[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
+    size, chosen = token_slice(vocabulary_size(model)), counted[:, :-1].to(tokens.device)
+    states, nexts = final[:, :-1][chosen], tokens[:, 1:][chosen]
     for some, targets in zip(states.split(size), nexts.split(size), strict=True):
         logits = logits_of(model, some).float()
         total += nn.functional.cross_entropy(logits, targets, reduction="sum").cpu()

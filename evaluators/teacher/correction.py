@@ -38,6 +38,7 @@ def correct_teacher(
     checkpointing: Checkpointing,
     optimizer: OptimizerName = OptimizerName.ADAMW,
     *,
+    learnt: Tensor | None = None,
     micro_batch: int | None = None,
     recompute: bool = False,
 ) -> DistillationResult:
@@ -55,6 +56,7 @@ def correct_teacher(
         watch: validation and progress.
         checkpointing: the checkpoints of the training.
         optimizer: the optimiser, see ``distil``.
+        learnt: (N, T) bool, True at each token whose next one is to be learnt; None: all are.
         micro_batch: blocks of the first micro-batch, see ``distil``.
         recompute: whether activations are recomputed, see ``distil``.
 
@@ -68,7 +70,7 @@ def correct_teacher(
     if in_any_process(_is_too_large(teacher, needed), accelerator):
         raise _too_large(teacher, needed)
     model.requires_grad_(True)
-    text = TextTargets(tokens, model.device)
+    text = TextTargets(tokens, model.device, learnt)
     loss = Loss({Term.CROSS_ENTROPY: 1.0})
     try:
         outcome = distil(

@@ -111,7 +111,7 @@ def _correct(
 ) -> tuple[Teacher, Correction]:
     rate = correction_rate(teacher.model.num_parameters())
     with teacher.on_device():
-        before = validation_loss(teacher.model, corpus.validation)
+        before = validation_loss(teacher.model, corpus.validation, corpus.validation_learnt)
     with console.work("correcting the teacher", "correct", config.teacher_correction) as advance:
         run_processes().send_command(Correct())
         with run_processes().in_step():
@@ -119,7 +119,7 @@ def _correct(
     run_processes().send_command(TakeCorrected())
     corrected = load_corrected(config, teacher, directory)
     with corrected.on_device():
-        after = validation_loss(corrected.model, corpus.validation)
+        after = validation_loss(corrected.model, corpus.validation, corpus.validation_learnt)
     curve = [(seen, loss) for seen, loss in outcome.curve if math.isfinite(loss)]
     correction = Correction(
         key,
@@ -164,7 +164,7 @@ def train_teacher(
 
     def validate(model: PreTrainedModel) -> float:
         with accelerator.autocast():
-            return validation_loss(model, corpus.validation)
+            return validation_loss(model, corpus.validation, corpus.validation_learnt)
 
     schedule = Schedule(
         tokens=config.teacher_correction, blocks=config.batch_blocks, block=corpus.block, peak_rate=rate
@@ -185,6 +185,7 @@ def train_teacher(
                 watch,
                 saving,
                 optimizer,
+                learnt=corpus.distillation_learnt,
                 micro_batch=placement.micro_batch,
                 recompute=placement.recompute,
             )
@@ -212,4 +213,5 @@ def _written_fingerprint(config: RunConfig, directory: RunDirectory) -> str | No
 def _key(config: RunConfig, teacher: Teacher, corpus: Corpus) -> str:
     """Return a fingerprint of everything that determines the corrected weights."""
     settings = (config.teacher_correction, config.batch_blocks, config.dtype, config.device, config.optimizer)
-    return fingerprint("correction", teacher.fingerprint, corpus.distillation, *settings)
+    learnt = [] if corpus.distillation_learnt is None else [corpus.distillation_learnt]
+    return fingerprint("correction", teacher.fingerprint, corpus.distillation, *learnt, *settings)

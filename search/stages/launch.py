@@ -15,7 +15,6 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import NoReturn
@@ -99,8 +98,7 @@ class Follower:
 
     def _take_targets(self, blocks: int) -> None:
         """Open the targets in the run directory; the main process has made them all."""
-        corpus = replace(self.corpus, distillation=self.corpus.distillation[:blocks])
-        config = self.resolved.config
+        corpus, config = self.corpus.shortened(blocks), self.resolved.config
         self.teaching = teaching_model(config, self.teacher)
         self.targets = targets_of(
             self.resolved, self.teaching, corpus, self.directory, accelerator_of(config), self.console
@@ -120,8 +118,15 @@ class Follower:
     def _distil(self, command: Train) -> None:
         config = self.resolved.config
         accelerator = accelerator_of(config)
-        placement = self.resolved.placement
-        trainer = Trainer(config, self.teaching.model, self.corpus.validation, accelerator, placement)
+        placement, corpus = self.resolved.placement, self.corpus
+        trainer = Trainer(
+            config,
+            self.teaching.model,
+            corpus.validation,
+            accelerator,
+            placement,
+            corpus.validation_learnt,
+        )
         student = receive_student(command.student, accelerator.device)
         trainer.train(student, self.targets[command.retraining], command.job, lambda tokens: None)
 

@@ -6,7 +6,7 @@ import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from evaluators.corpus.corpus import Corpus
@@ -140,7 +140,7 @@ def rank_teacher(
     """Run the first stage: correct the teacher if configured, cache its targets, rank and measure it."""
     full_corpus, config = corpus, resolved.config
     save_provenance(teacher, config.data, directory.path)
-    corpus = replace(corpus, distillation=corpus.distillation[: config.distillation_blocks])
+    corpus = corpus.shortened(config.distillation_blocks)
     console.forecast = _forecast(resolved, corpus)
     with workers.exclusive_or_wait("teacher", console.say):
         teacher, correction = correct_if_asked(

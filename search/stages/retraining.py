@@ -19,7 +19,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from evaluators.distillation.loop import Checkpointing, DivergenceError
 from evaluators.huggingface.library_output import quiet_libraries
-from evaluators.metrics.loss import bits_per_byte
 from evaluators.teacher.writing import write_directory
 from search.rungs.bracket import by_pareto_rank
 from search.rungs.evaluation import RANDOM_WEIGHTS, SEARCH, FinishedTrial, Retrained
@@ -123,13 +122,11 @@ def _retrain(
         write_model(context, student, context.directory / path)
         student = reload(context, context.directory / path)
     loss = context.exact_loss(student)
-    validation = context.corpus.validation
-    predicted = validation.shape[0] * (validation.shape[1] - 1)
     return Retrained(
         architecture,
         job.origin,
         loss,
-        bits_per_byte(loss, predicted, context.corpus.validation_bytes),
+        context.bits_per_byte(loss),
         outcome.tokens,
         outcome.seconds,
         [(tokens, value) for tokens, value in outcome.curve if math.isfinite(value)],

@@ -24,7 +24,12 @@ from evaluators.metrics.latency import (
     measure_latency,
     measure_latency_beside,
 )
-from evaluators.metrics.loss import validation_loss, validation_loss_from_disk
+from evaluators.metrics.loss import (
+    bits_per_byte,
+    predicted_tokens,
+    validation_loss,
+    validation_loss_from_disk,
+)
 from evaluators.teacher import Teacher
 from search.settings.config import RunConfig
 from search.settings.costs import Costs
@@ -89,7 +94,12 @@ class RunContext:
     def trainer(self) -> Trainer:
         """The trainer of students, the same in all processes of the run."""
         return Trainer(
-            self.config, self.taught_by.model, self.corpus.validation, self.accelerator, self.placement
+            self.config,
+            self.taught_by.model,
+            self.corpus.validation,
+            self.accelerator,
+            self.placement,
+            self.corpus.validation_learnt,
         )
 
     def loss(self, model: PreTrainedModel) -> float:
@@ -98,12 +108,18 @@ class RunContext:
 
     def exact_loss(self, model: PreTrainedModel) -> float:
         """Return the validation loss in the precision of the weights, which the results state."""
-        return validation_loss(model, self.corpus.validation)
+        return validation_loss(model, self.corpus.validation, self.corpus.validation_learnt)
 
     def loss_from_disk(self) -> float:
         """Return the teacher's ``exact_loss``, with one of its layers in memory at a time."""
         files = teacher_files(self.teacher, self.axis_map, self.config.trust_remote_code)
-        return validation_loss_from_disk(files, self.corpus.validation)
+        return validation_loss_from_disk(files, self.corpus.validation, self.corpus.validation_learnt)
+
+    def bits_per_byte(self, loss: float) -> float | None:
+        """Convert a validation loss; None if some tokens alone count, as their bytes are not known."""
+        if self.corpus.validation_learnt is not None:
+            return None
+        return bits_per_byte(loss, predicted_tokens(self.corpus.validation), self.corpus.validation_bytes)
 
     def latency(self, model: PreTrainedModel) -> Latency:
         """Return the latency of a student or of the teacher on this device, measured or from the cache."""

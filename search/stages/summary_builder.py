@@ -14,7 +14,7 @@ import torch
 
 from evaluators.metrics.energy import Energy
 from evaluators.metrics.latency import device_name
-from evaluators.metrics.loss import bits_per_byte, perplexity
+from evaluators.metrics.loss import perplexity
 from search.foresight.foresight import foresight
 from search.rungs.bracket import pareto_front
 from search.rungs.evaluation import RANDOM_WEIGHTS, Evaluation, FinishedTrial, Retrained
@@ -151,9 +151,8 @@ class SummaryBuilder:
 
     def _teacher(self) -> dict[str, Any]:
         context = self.context
-        sizes, validation = context.axis_map.teacher, context.corpus.validation
+        sizes = context.axis_map.teacher
         costs = context.costs(sizes, context.axis_map.given)
-        predicted = validation.shape[0] * (validation.shape[1] - 1)
         return {
             "id": context.teacher.id,
             "revision": context.teacher.revision,
@@ -165,7 +164,7 @@ class SummaryBuilder:
             "parameters": int(costs["parameters"]),
             "loss": self.teacher.loss,
             "perplexity": _perplexity(self.teacher.loss),
-            "bits_per_byte": bits_per_byte(self.teacher.loss, predicted, context.corpus.validation_bytes),
+            "bits_per_byte": context.bits_per_byte(self.teacher.loss),
             "latency_ms": self.teacher.latency_ms,
             "memory_bytes": int(costs["memory"]),
             "benchmarks": self._benchmarks(TEACHER),

@@ -73,29 +73,32 @@ def targets_of(
         InputError: see ``plan_targets``.
         OSError: the disk is full; the targets made so far are kept.
     """
-    config, tokens = resolved.config, corpus.distillation
+    config, tokens, learnt = resolved.config, corpus.distillation, corpus.distillation_learnt
     if not asks_teacher(config):
         console.forecast.skip("forward", tokens.numel())
-        text = TextTargets(tokens, teacher.residence.device)
+        text = TextTargets(tokens, teacher.residence.device, learnt)
         return text, text
     places = places_of(resolved)
     setting = setting_of(resolved, tokens.numel(), states_width(teacher.model))
     plan = _load_or_make_plan(config, setting, directory)
     how = (places, accelerator.autocast, teacher.residence)
-    live = LiveTargets(teacher.model, tokens, *how)
+    live = LiveTargets(teacher.model, tokens, *how, learnt)
     if not plan.blocks:
         console.say("the teacher's targets are kept nowhere: it runs beside the student; --targets chooses")
         console.forecast.skip("forward", tokens.numel())
         return live, live
     form = _form(plan.form, teacher, config)
     key = fingerprint(teacher.fingerprint, str(teacher.model.dtype), config.dtype)
-    kept = tokens[: plan.blocks]
-    cached = CachedTargets(teacher.model, kept, form, directory.targets, key, *how)
+    kept = corpus.shortened(plan.blocks)
+    cached = CachedTargets(
+        teacher.model, kept.distillation, form, directory.targets, key, *how, kept.distillation_learnt
+    )
     files = None
     if resolved.placement.layer_by_layer:
         files = teacher_files(teacher, resolved.teaching, config.trust_remote_code)
-    _fill_cache(cached, replace(setting, tokens=kept.numel()), plan.form, console, files)
-    console.forecast.skip("forward", tokens.numel() - kept.numel())
+    held = cached.tokens.numel()
+    _fill_cache(cached, replace(setting, tokens=held), plan.form, console, files)
+    console.forecast.skip("forward", tokens.numel() - held)
     return cached, cached if cached.blocks == len(tokens) else live
 
 

@@ -46,11 +46,13 @@ class Trainer:
     accelerator: Accelerator
     placement: Placement = STAYS
     """Of the run; its micro-batch and recomputation are where every training begins."""
+    validation_learnt: Tensor | None = None
+    """(N, T) bool, True where a validation token's next one counts; None: all count."""
 
     def loss(self, model: PreTrainedModel) -> float:
         """Return the validation loss in the precision of training, which the rungs compare."""
         with self.accelerator.autocast():
-            return validation_loss(model, self.validation)
+            return validation_loss(model, self.validation, self.validation_learnt)
 
     def train(
         self, student: PreTrainedModel, targets: Targets, job: TrainingJob, advance: Advance

@@ -18,7 +18,7 @@ from evaluators.distillation.losses import Loss
 from evaluators.distillation.optimizers import OptimizerName
 from evaluators.distillation.schedule import Schedule, peak_rate
 from evaluators.distillation.states import States
-from evaluators.distillation.targets.batch import Batch, Predictions, Targets
+from evaluators.distillation.targets.batch import Batch, Predictions, Targets, rows
 from evaluators.distillation.targets.cached import CachedTargets
 from evaluators.distillation.targets.live import Hidden
 from evaluators.metrics.loss import validation_loss
@@ -58,12 +58,13 @@ class Bench:
             Hidden(self.teacher.model),
             folder / f"targets-{setting.name}",
             self.teacher.fingerprint,
+            learnt=self.corpus.distillation_learnt,
         )
         self.targets.fill()
 
     def loss(self, model: PreTrainedModel) -> float:
         """Validation loss in float32, nats per token."""
-        return validation_loss(model, self.corpus.validation)
+        return validation_loss(model, self.corpus.validation, self.corpus.validation_learnt)
 
     def distilled(
         self,
@@ -112,8 +113,9 @@ class Shuffled:
     """The same blocks in the order of a seed."""
 
     def __init__(self, targets: Targets, seed: int) -> None:
-        self.targets, self.blocks, self.tokens = targets, targets.blocks, targets.tokens
+        self.targets, self.blocks = targets, targets.blocks
         self.order = torch.randperm(targets.blocks, generator=torch.Generator().manual_seed(seed))
+        self.tokens, self.learnt = targets.tokens[self.order], rows(targets.learnt, self.order)
 
     def on_device(self) -> AbstractContextManager[None]:
         """See ``Targets``."""

@@ -23,7 +23,8 @@ class Few:
 
     def __init__(self, targets: Targets, *, draws: int = 0, largest: int = 0) -> None:
         """Take ``draws`` next tokens from the teacher's distribution, or else the ``largest`` few."""
-        self.targets, self.blocks, self.tokens = targets, targets.blocks, targets.tokens
+        self.targets, self.blocks = targets, targets.blocks
+        self.tokens, self.learnt = targets.tokens, targets.learnt
         self.draws, self.largest = draws, largest
 
     def on_device(self) -> AbstractContextManager[None]:
@@ -36,7 +37,8 @@ class Few:
         few = [
             self._few(states, int(number)) for states, number in zip(batch.targets[0], numbers, strict=True)
         ]
-        return Batch(batch.tokens, tuple(torch.stack(parts) for parts in zip(*few, strict=True)))
+        parts = tuple(torch.stack(parts) for parts in zip(*few, strict=True))
+        return Batch(batch.tokens, parts, learnt=batch.learnt)
 
     def predictions(self, *targets: Tensor) -> Sparse:
         """See ``Targets``."""

@@ -168,7 +168,8 @@ class Students:
     def _targets(self, variant: Variant, states: States | None) -> tuple[Targets | None, Row]:
         cached = self.bench.targets
         if states is not None:
-            return LiveTargets(self.bench.teacher.model, cached.tokens, states.of_teacher), {}
+            model = self.bench.teacher.model
+            return LiveTargets(model, cached.tokens, states.of_teacher, learnt=cached.learnt), {}
         if variant.draws:
             size = drawn_bytes(cached, variant.draws)
             return Few(cached, draws=variant.draws), {"bytes": round(size, 1)}

@@ -96,7 +96,7 @@ class Scoring:
     @torch.no_grad()
     def _loss_without(self, layers: Sequence[int]) -> float:
         with skipping_layers(layer_modules(self.model, self.axis_map), layers):
-            return validation_loss(self.model, self.corpus.validation)
+            return validation_loss(self.model, self.corpus.validation, self.corpus.validation_learnt)
 
     def _row(self, kind: str, **fields: Any) -> Row:
         return {"kind": kind, "teacher": self.name, **fields}

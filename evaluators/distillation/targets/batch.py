@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -52,41 +53,55 @@ class Batch:
         tokens: (B, T) int64; ``PADDING`` after the end of a shorter block.
         targets: tensors (B, T, …) in the layout of the targets' form; empty without a teacher.
         states: the teacher's intermediate states (B, T, D), keyed by ``str(StatePlace)``.
+        learnt: (B, T) bool, True at each token whose next one is to be learnt; None: all are.
     """
 
     tokens: Tensor
     targets: tuple[Tensor, ...] = ()
     states: Mapping[str, Tensor] = field(default_factory=dict)
+    learnt: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:
-        """(B, T) bool: True where there is a token, and so a distribution over the next one."""
-        return self.tokens >= 0
+        """(B, T) bool: True where there is a token, and so a distribution over the next one, to be learnt."""
+        present = self.tokens >= 0
+        return present if self.learnt is None else present & self.learnt
 
     @property
     def next_tokens(self) -> Tensor:
-        """(B, T) int64: the token after each, ``PADDING`` where there is none.
+        """(B, T) int64: the token after each, ``PADDING`` where there is none or it is not learnt.
 
         A block holds documents end to end. So the separator is predicted at the end of each document, and the
         first token of the next from the separator, as in the teacher's training and in validation.
         """
         next_tokens = self.tokens.roll(-1, dims=1)
         next_tokens[:, -1] = PADDING
-        return next_tokens
+        return next_tokens if self.learnt is None else next_tokens.masked_fill(~self.learnt, PADDING)
 
 
 class Count(NamedTuple):
-    """Numbers of tokens over which the loss terms are averaged."""
+    """Numbers of tokens over which the loss terms are averaged; 0 where a step has nothing to learn."""
 
     positions: int
-    """Tokens at which the teacher predicts."""
+    """Tokens at which the student learns what the teacher predicts."""
     predicted: int
-    """Tokens whose next token is known."""
+    """Tokens whose next token is known and learnt."""
 
     @classmethod
-    def of(cls, tokens: Tensor) -> Count:
-        """Count (B, T) token ids: each is a position, but the last of a block has no next token."""
-        return cls(int((tokens >= 0).sum()), int((tokens[:, 1:] >= 0).sum()))
+    def of(cls, tokens: Tensor, learnt: Tensor | None = None) -> Count:
+        """Count (B, T) token ids: each is a position, but the last of a block has no next token.
+
+        Args:
+            tokens: ``PADDING`` after the end of a shorter block.
+            learnt: (B, T) bool, False at what does not count; None: all counts.
+        """
+        batch = Batch(tokens, learnt=learnt)
+        return cls(int(batch.mask.sum()), int((batch.next_tokens >= 0).sum()))
+
+
+def rows(learnt: Tensor | None, numbers: Tensor, device: torch.device | None = None) -> Tensor | None:
+    """Return the rows of (N, T) ``learnt`` with these numbers, on the device; None if all is learnt."""
+    return None if learnt is None else learnt[numbers].to(device)
 
 
 class Targets(Protocol):
@@ -94,6 +109,8 @@ class Targets(Protocol):
 
     tokens: Tensor
     """(N, T) token ids of all blocks, on the host."""
+    learnt: Tensor | None
+    """(N, T) bool on the host, True at each token whose next one is to be learnt; None: all are."""
 
     @property
     def blocks(self) -> int:
@@ -137,12 +154,12 @@ class Form(Protocol):
         """Return the tensors to store for a block, on the host.
 
         Args:
-            final: (T, D) the teacher's final states.
+            final: (n, D) the teacher's final states at the tokens whose next one is to be learnt.
             number: number of the block.
         """
 
     def collate(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
-        """Collate the records of B blocks into the (B, T, …) tensors of ``Batch.targets``."""
+        """Collate the records of blocks, end to end, into tensors (n, …): the learnt of ``Batch.targets``."""
 
     def predictions(self, *targets: Tensor) -> Predictions:
         """Return the teacher's predictions for n tokens, from slices (n, …) of ``Batch.targets``."""

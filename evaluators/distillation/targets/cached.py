@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.distillation.states import StatePlace, states_at
-from evaluators.distillation.targets.batch import Batch, Form, Predictions
+from evaluators.distillation.targets.batch import PADDING, Batch, Form, Predictions, rows
 from evaluators.distillation.targets.live import Hidden
 from evaluators.distillation.targets.records import Records
 from evaluators.huggingface.final_states import final_states
@@ -23,6 +23,8 @@ _TOKENS_AT_ONCE = 4096
 #: Tokens whose states between two layers lie on the disk at once: a teacher is read once for so many.
 _TOKENS_ON_DISK = 2**20
 _STATES = "states of "
+#: Less a token, or less padding, it is a number below both, and another one for each.
+_BELOW = 2 * PADDING - 1
 
 Record = Mapping[str, Tensor]
 
@@ -39,6 +41,8 @@ class CachedTargets:
         places: intermediate states to store too, in bfloat16.
         precision: the context in which the teacher runs, such as ``Accelerator.autocast``.
         residence: brings the teacher to its device; by default it stays where it is.
+        learnt: (N, T) bool, True at each token whose next one is to be learnt, of which alone something is
+            stored; None: all are. Records made with another mask are made again.
     """
 
     def __init__(
@@ -51,8 +55,9 @@ class CachedTargets:
         places: Sequence[StatePlace] = (),
         precision: Callable[[], AbstractContextManager[object]] = nullcontext,
         residence: Residence | None = None,
+        learnt: Tensor | None = None,
     ) -> None:
-        self.teacher, self.tokens, self.form = teacher, tokens, form
+        self.teacher, self.tokens, self.learnt, self.form = teacher, tokens, learnt, form
         self.places, self.precision = tuple(places), precision
         self.residence = residence or Residence(teacher)
         names = [str(place) for place in self.places]
@@ -137,27 +142,42 @@ class CachedTargets:
             OSError: a record had to be recomputed, and the disk is full.
         """
         device, records = self.residence.device, [self._record(number) for number in numbers.tolist()]
-        states = {str(p): torch.stack([record[f"{_STATES}{p}"] for record in records]) for p in self.places}
+        states = {str(p): torch.cat([record[f"{_STATES}{p}"] for record in records]) for p in self.places}
         return Batch(
             self.tokens[numbers].to(device, torch.long),
-            tuple(part.to(device) for part in self.form.collate(records)),
-            {name: state.to(device) for name, state in states.items()},
+            tuple(self._at_places(part, numbers).to(device) for part in self.form.collate(records)),
+            {name: self._at_places(state, numbers).to(device) for name, state in states.items()},
+            rows(self.learnt, numbers, device),
         )
 
     def predictions(self, *targets: Tensor) -> Predictions:
         """See ``Targets``."""
         return self.form.predictions(*targets)
 
+    def _at_places(self, stored: Tensor, numbers: Tensor) -> Tensor:
+        """Return (B, T, …) from what is stored (n, …) of these blocks; 0 at what is not learnt."""
+        learnt = rows(self.learnt, numbers)
+        if learnt is None:
+            return stored.unflatten(0, (len(numbers), -1))
+        placed = stored.new_zeros(*learnt.shape, *stored.shape[1:])
+        placed[learnt] = stored
+        return placed
+
+    def _key(self, number: int) -> Tensor:
+        """Return (T,) numbers for what a record is of: the tokens, and below them those not learnt."""
+        tokens = self.tokens[number]
+        return tokens if self.learnt is None else torch.where(self.learnt[number], tokens, _BELOW - tokens)
+
     def _missing(self) -> list[int]:
-        return [n for n in range(self.blocks) if not self.records.has(n, self.tokens[n])]
+        return [n for n in range(self.blocks) if not self.records.has(n, self._key(n))]
 
     def _record(self, number: int) -> Record:
-        found = self.records.read(number, self.tokens[number])
+        found = self.records.read(number, self._key(number))
         return self._recomputed(number) if found is None else found
 
     def _recomputed(self, number: int) -> Record:
         with self.records.locked():
-            found = self.records.read(number, self.tokens[number])  # another process may have made it
+            found = self.records.read(number, self._key(number))  # another process may have made it
             if found is not None:
                 return found
             logger.warning(
@@ -179,9 +199,10 @@ class CachedTargets:
         """Write the records of blocks from their (n, T, D) final states and the intermediate ones."""
         computed: list[Record] = []
         for row, number in enumerate(numbers):
-            record = self.form.record(final[row], number)
+            learnt = slice(None) if self.learnt is None else self.learnt[number].to(final.device)
+            record = self.form.record(final[row][learnt], number)
             for name, state in states.items():
-                record[f"{_STATES}{name}"] = state[row].to(torch.bfloat16).cpu()
-            self.records.write(number, self.tokens[number], record)
+                record[f"{_STATES}{name}"] = state[row][learnt].to(torch.bfloat16).cpu()
+            self.records.write(number, self._key(number), record)
             computed.append(record)
         return computed

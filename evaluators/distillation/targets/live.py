@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.distillation.states import StatePlace, states_at
-from evaluators.distillation.targets.batch import Batch, Dense, FormName
+from evaluators.distillation.targets.batch import Batch, Dense, FormName, rows
 from evaluators.huggingface.final_states import final_states, head_dtype, logits_of
 from evaluators.huggingface.residence import Residence
 
@@ -35,8 +35,8 @@ class Hidden:
         return {"final": final.to(torch.bfloat16).cpu()}
 
     def collate(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
-        """Return the final states, (B, T, D) bfloat16."""
-        return (torch.stack([record["final"] for record in records]),)
+        """Return the final states, (n, D) bfloat16."""
+        return (torch.cat([record["final"] for record in records]),)
 
     def predictions(self, *targets: Tensor) -> Dense:
         """See ``Form``."""
@@ -59,6 +59,7 @@ class LiveTargets:
         places: Sequence[StatePlace] = (),
         precision: Callable[[], AbstractContextManager[object]] = nullcontext,
         residence: Residence | None = None,
+        learnt: Tensor | None = None,
     ) -> None:
         """Keep the teacher and the tokens; the forward passes come with the batches.
 
@@ -68,8 +69,9 @@ class LiveTargets:
             places: intermediate states to return with each batch.
             precision: the context in which the teacher runs, such as ``Accelerator.autocast``.
             residence: brings the teacher to its device; by default it stays where it is.
+            learnt: (N, T) bool, True at each token whose next one is to be learnt; None: all are.
         """
-        self.teacher, self.tokens, self.places = teacher, tokens, tuple(places)
+        self.teacher, self.tokens, self.learnt, self.places = teacher, tokens, learnt, tuple(places)
         self.precision, self.residence = precision, residence or Residence(teacher)
 
     @property
@@ -92,7 +94,7 @@ class LiveTargets:
         tokens = self.tokens[numbers].to(self.residence.device, torch.long)
         with self.on_device(), self.precision(), states_at(self.teacher, self.places) as states:
             final = final_states(self.teacher, tokens.clamp(min=0))
-        return Batch(tokens, (final,), dict(states))
+        return Batch(tokens, (final,), dict(states), rows(self.learnt, numbers, tokens.device))
 
     def predictions(self, *targets: Tensor) -> Dense:
         """See ``Targets``."""
@@ -102,9 +104,9 @@ class LiveTargets:
 class TextTargets:
     """Tokens without a teacher, for training by cross-entropy alone."""
 
-    def __init__(self, tokens: Tensor, device: torch.device) -> None:
-        """Take (N, T) token ids and the student's device."""
-        self.tokens, self.device = tokens, device
+    def __init__(self, tokens: Tensor, device: torch.device, learnt: Tensor | None = None) -> None:
+        """Take (N, T) token ids, the student's device, and (N, T) which next tokens are learnt, or all."""
+        self.tokens, self.device, self.learnt = tokens, device, learnt
 
     @property
     def blocks(self) -> int:
@@ -117,7 +119,8 @@ class TextTargets:
 
     def batch(self, numbers: Tensor) -> Batch:
         """See ``Targets``."""
-        return Batch(self.tokens[numbers].to(self.device, torch.long))
+        tokens = self.tokens[numbers].to(self.device, torch.long)
+        return Batch(tokens, learnt=rows(self.learnt, numbers, self.device))
 
     def predictions(self, *targets: Tensor) -> None:
         """Return None: there is no teacher."""

@@ -101,7 +101,12 @@ class Records:
             yield
 
     def has(self, number: int, tokens: Tensor) -> bool:
-        """Return whether the index has block ``number`` with these (T,) tokens; the payload is not read."""
+        """Return whether the index has block ``number`` with these (T,) tokens; the payload is not read.
+
+        Args:
+            number: number of the block.
+            tokens: any numbers of 32 bits that stand for what the record is of.
+        """
         entry = self._entries.get(number)
         return entry is not None and entry.tokens == _checksum(tokens)
 

@@ -68,7 +68,7 @@ class Sampled:
 
     @torch.no_grad()
     def record(self, final: Tensor, number: int) -> dict[str, Tensor]:
-        """See ``Form``: ids (M,), counts (M,) uint8, lengths (T,) uint8, entropy (T,) float32 in nats."""
+        """See ``Form``: ids (M,), counts (M,) uint8, lengths (n,) uint8, entropy (n,) float32 in nats."""
         vocabulary = vocabulary_size(self.teacher)
         size, random = token_slice(vocabulary), np.random.default_rng([self.seed, number])
         uniform = torch.from_numpy(random.random((len(final), self.draws)))
@@ -86,14 +86,14 @@ class Sampled:
         }
 
     def collate(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
-        """Return ids (B, T, K) int64, weights (B, T, K) and entropy (B, T) float32; K: most distinct ids."""
-        lengths = torch.stack([record["lengths"] for record in records]).long()
-        filled = torch.arange(int(lengths.max())) < lengths[..., None]
+        """Return ids (n, K) int64, weights (n, K) and entropy (n,) float32; K: most distinct ids."""
+        lengths = torch.cat([record["lengths"] for record in records]).long()
+        filled = torch.arange(int(lengths.max()) if len(lengths) else 0) < lengths[:, None]
         ids = torch.zeros(filled.shape, dtype=torch.long)
         weights = torch.zeros(filled.shape)
         ids[filled] = unpack_ids(torch.cat([record["ids"] for record in records]))
         weights[filled] = torch.cat([record["counts"] for record in records]).float() / self.draws
-        return ids, weights, torch.stack([record["entropy"] for record in records])
+        return ids, weights, torch.cat([record["entropy"] for record in records])
 
     def predictions(self, *targets: Tensor) -> Sparse:
         """See ``Form``."""
@@ -154,7 +154,7 @@ class TopK:
 
     @torch.no_grad()
     def record(self, final: Tensor, number: int) -> dict[str, Tensor]:
-        """See ``Form``: ids (T, K), most probable first, and probabilities (T, K) float16."""
+        """See ``Form``: ids (n, K), most probable first, and probabilities (n, K) float16."""
         vocabulary = vocabulary_size(self.teacher)
         ids, probabilities = [], []
         for states in final.split(token_slice(vocabulary)):
@@ -164,10 +164,10 @@ class TopK:
         return {"ids": torch.cat(ids), "probabilities": torch.cat(probabilities)}
 
     def collate(self, records: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
-        """Return ids (B, T, K) int64, weights (B, T, K) with sum 1 and their entropy (B, T), float32."""
-        weights = torch.stack([record["probabilities"] for record in records]).float()
+        """Return ids (n, K) int64, weights (n, K) with sum 1 and their entropy (n,), float32."""
+        weights = torch.cat([record["probabilities"] for record in records]).float()
         weights = weights / weights.sum(dim=-1, keepdim=True)
-        ids = unpack_ids(torch.stack([record["ids"] for record in records]))
+        ids = unpack_ids(torch.cat([record["ids"] for record in records]))
         return ids, weights, torch.special.entr(weights).sum(dim=-1)
 
     def predictions(self, *targets: Tensor) -> Sparse:

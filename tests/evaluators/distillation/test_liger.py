@@ -38,6 +38,9 @@ def test_values_and_gradients_are_ours(terms: str, temperature: float) -> None:
     torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=0)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
+    nothing = fused_sum(student, teacher, loss, compiled=False)(states, final, torch.zeros_like(mask))
+    assert nothing == 0
+    assert all((one == 0).all() for one in torch.autograd.grad(nothing, [states, head]))
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def drawn(temperature: float) -> Sparse:
     """The answers of every time one after the other, (TIMES × T, …)."""
     form = Sampled(TEACHER, temperature, DRAWS)
     said = form.collate([form.record(final(), number) for number in range(TIMES)])
-    return form.predictions(*(part.flatten(0, 1) for part in said))
+    return form.predictions(*said)
 
 
 def at_another_temperature(temperature: float) -> Sparse:
@@ -63,7 +63,7 @@ def without_counts(temperature: float) -> Sparse:
 def most_probable(temperature: float) -> Sparse:
     form = TopK(TEACHER, temperature, 30)
     said = form.collate([form.record(final(), number) for number in range(TIMES)])
-    return form.predictions(*(part.flatten(0, 1) for part in said))
+    return form.predictions(*said)
 
 
 def statistic(mean: Tensor, temperature: float) -> float:

@@ -304,6 +304,9 @@ def test_losses_are_those_of_the_teacher_in_memory(tmp_path: Path) -> None:
     files = TeacherFiles(saved(model, tmp_path), map_of(model.config), CPU, torch.float32)
     found = validation_loss_from_disk(files, CALIBRATION)
     assert found == pytest.approx(validation_loss(model, CALIBRATION), rel=1e-6)
+    learnt = CALIBRATION % 3 > 0
+    found = validation_loss_from_disk(files, CALIBRATION, learnt)
+    assert found == pytest.approx(validation_loss(model, CALIBRATION, learnt), rel=1e-6)
 
 
 @pytest.mark.parametrize("basis", [BasisName.COORDINATE, BasisName.WEIGHTED])

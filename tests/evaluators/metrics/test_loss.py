@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluators.metrics import loss as loss_module
-from evaluators.metrics.loss import bits_per_byte, perplexity, validation_loss
+from evaluators.metrics.loss import bits_per_byte, perplexity, predicted_tokens, validation_loss
 from tests.evaluators.tiny_models import VOCABULARY, random_tokens, tiny_model
 from tests.evaluators.tiny_types import TYPES, model_of
 
@@ -43,6 +43,32 @@ def test_the_loss_does_not_depend_on_how_it_is_computed(
     monkeypatch.setattr(loss_module, "_TOKENS_AT_ONCE", at_once)
     monkeypatch.setattr(loss_module, "token_slice", lambda vocabulary: size)
     assert validation_loss(model, BLOCKS) == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("at_once", [1, 20, 4096])
+def test_only_what_is_learnt_counts(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """Block 4 has nothing that does, and of block 5 it is the first token of the text that follows."""
+    learnt = torch.rand(BLOCKS.shape, generator=torch.Generator().manual_seed(0)) < 0.4
+    learnt[4] = False
+    learnt[5] = torch.arange(9) == 8
+    model, each = tiny_model(), list[float]()
+    with torch.no_grad():
+        shares = model(input_ids=BLOCKS.long()).logits.double().log_softmax(-1)
+    for row, place in learnt.nonzero().tolist():
+        if place < 8:
+            each.append(-float(shares[row, place, BLOCKS[row, place + 1]]))
+    monkeypatch.setattr(loss_module, "_TOKENS_AT_ONCE", at_once)
+    wanted = sum(each) / len(each)
+    assert predicted_tokens(BLOCKS, learnt) == len(each) < predicted_tokens(BLOCKS) == 7 * 8
+    assert validation_loss(model, BLOCKS, learnt) == pytest.approx(wanted, rel=1e-5)
+    assert validation_loss(model, BLOCKS, torch.ones_like(learnt)) == validation_loss(model, BLOCKS)
+
+
+def test_a_mean_over_no_token_is_not_a_loss() -> None:
+    learnt = torch.zeros(BLOCKS.shape, dtype=torch.bool)
+    learnt[:, -1] = True
+    with pytest.raises(AssertionError, match="no token"):
+        validation_loss(tiny_model(), BLOCKS, learnt)
 
 
 def test_a_head_of_zeros_knows_nothing() -> None:

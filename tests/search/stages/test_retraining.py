@@ -70,7 +70,6 @@ class Bench:
     def __init__(self, folder: Path, losses: list[float] | None = None) -> None:
         self.directory, self.losses, self.calls = folder, losses, count()
         self.config = SimpleNamespace(retrain_tokens=1000, schedule="cosine")
-        self.corpus = SimpleNamespace(validation=torch.zeros(3, 6), validation_bytes=40)
         self.retraining_targets = Recorded()
         self.written: list[PreTrainedModel] = []
         self.seen: list[PreTrainedModel] = []
@@ -80,6 +79,9 @@ class Bench:
 
     def exact_loss(self, student: PreTrainedModel) -> float:
         return loss_of(student)
+
+    def bits_per_byte(self, loss: float) -> float | None:
+        return loss / 2
 
     def validate(self, student: PreTrainedModel) -> float:
         number = next(self.calls)
@@ -125,6 +127,7 @@ def test_the_best_weights_are_written_and_nothing_else_is_left(
     assert same_weights(written[0], context.seen[1])
     assert result.note == "the weights are those after 96 tokens"
     assert result.loss == loss_of(written[0])
+    assert result.bits_per_byte == result.loss / 2
     assert [loss for _, loss in result.curve] == [3.0, 2.0, 2.1, 2.05]
     assert result.failure is None
     assert files(tmp_path) == [f"{ASSIGNMENT.key}.json"]

@@ -100,7 +100,7 @@ class Run:
 
     def __init__(self, resolved: Resolved, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.directory, self.monkeypatch, self.resolved = RunDirectory(out / "run"), monkeypatch, resolved
-        self.tokens = random_tokens(16, 128)
+        self.tokens, self.learnt = random_tokens(16, 128), (random_tokens(16, 128, seed=1) > 18)
         self.model = tiny_model(hidden_size=128, num_hidden_layers=8, max_position_embeddings=128)
         self.said: list[str] = []
 
@@ -117,7 +117,7 @@ class Run:
         found = targets_of(
             resolved,
             cast(Teacher, SimpleNamespace(**teacher)),
-            cast(Corpus, SimpleNamespace(distillation=self.tokens)),
+            Corpus("text", self.tokens, self.tokens, self.tokens, 1, "a text", self.learnt),
             self.directory,
             cast(Accelerator, SimpleNamespace(autocast=nullcontext)),
             console,
@@ -149,6 +149,8 @@ def test_retraining_asks_live_what_does_not_fit(run: Run) -> None:
     assert isinstance(rungs, CachedTargets)
     assert isinstance(retraining, LiveTargets)
     assert (rungs.blocks, retraining.blocks) == (4, 16)
+    assert torch.equal(rungs.batch(torch.tensor([3])).mask, run.learnt[3:4])
+    assert torch.equal(retraining.batch(torch.tensor([15])).mask, run.learnt[15:])
 
 
 @pytest.mark.parametrize(("name", "form"), [("hidden", Hidden), ("sampled", Sampled), ("top-k", TopK)])
@@ -178,6 +180,8 @@ def test_live_and_text_keep_nothing(run: Run) -> None:
     ]
     text, _ = run.targets(loss="cross-entropy")
     assert isinstance(text, TextTargets)
+    for one in (live, text):
+        assert torch.equal(one.batch(torch.tensor([5])).mask, run.learnt[5:6])
     assert not list(run.directory.targets.glob("*.bin"))
 
 

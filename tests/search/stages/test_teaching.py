@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -93,7 +92,7 @@ def test_targets_and_states_are_those_of_the_model_that_teaches(
     found, _ = targets_of(
         run,
         teaching,
-        cast(Corpus, SimpleNamespace(distillation=tokens)),
+        Corpus("text", tokens, tokens, tokens, 1, "a text"),
         RunDirectory(tmp_path / "run"),
         Accelerator(cpu=True),
         Console(quiet=True),
