@@ -1,164 +1,151 @@
-"""Text from local files: .txt, .jsonl and .parquet, read through ``datasets``.
+"""Documents from local files of every kind that ``local_files`` finds.
 
-The loaders of the three kinds are called directly: ``load_dataset("json", ...)`` would send telemetry to
-a server on the internet.
+Files are opened here, not by the loaders of ``datasets``: these take names for globs, refuse rows whose
+columns differ from the first's, and ``load_dataset`` sends telemetry to a server on the internet.
 """
 
 from __future__ import annotations
 
-import glob
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
+import errno
+import logging
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import pyarrow.parquet
-from datasets import IterableDataset
+from datasets import Features
 
 from evaluators.corpus.conversations import Conversation
+from evaluators.corpus.csv_rows import csv_rows
 from evaluators.corpus.documents import Document, contents_of_rows, document_length, documents_of_lines
-from evaluators.huggingface.hub import may_be_hub_id, not_found
+from evaluators.corpus.json_rows import json_line_rows, json_rows
+from evaluators.corpus.local_files import (
+    COMPRESSIONS,
+    PARQUET,
+    SAVED,
+    find_files,
+    kind_of,
+    sha256_of_files,
+    size_of,
+    unreadable,
+)
+from evaluators.corpus.rejoining import lines_of_rows, recognise_lines
+from evaluators.corpus.splitting import bounded_lines, row_limit, split_long
+from evaluators.corpus.table_rows import parquet_rows, saved_rows
+from evaluators.corpus.text_stream import open_text, unknown_encoding
 from evaluators.huggingface.library_output import short_message
 from space.input_error import InputError
 
-_RULE = "--data takes .txt, .jsonl and .parquet files, a folder or glob of such, or a hub dataset id"
+__all__ = ["find_files", "local_documents", "sha256_of_files"]
 
-
-def find_files(data: str) -> list[Path]:
-    """Return the files that ``data`` names, sorted; an empty list if it looks like a hub id.
-
-    Raises:
-        InputError: there is no such file, its suffix is unknown, or all files are empty.
-    """
-    path = Path(data).expanduser()
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and _has_known_suffix(file))
-        if not files:
-            raise InputError(_RULE, f"there is none in {data}", "Put the text into one, or convert it")
-    elif path.exists():
-        files = [path]
-    elif glob.has_magic(data):
-        files = sorted(
-            file for match in glob.glob(str(path), recursive=True) if (file := Path(match)).is_file()
-        )
-        if not files:
-            raise InputError(_RULE, f"nothing matches {data}", "Check the pattern")
-    elif may_be_hub_id(data.partition(":")[0].partition("@")[0]) and not _has_known_suffix(path):
-        return []
-    else:
-        raise InputError(_RULE, not_found(data), "Check the path")
-    _refuse_unreadable(files, data)
-    return files
-
-
-def _has_known_suffix(file: Path) -> bool:
-    return file.suffix.lower() in _READERS
-
-
-def _refuse_unreadable(files: Sequence[Path], data: str) -> None:
-    for file in files:
-        if not _has_known_suffix(file):
-            raise InputError(
-                _RULE,
-                f"{file} is {f'a {file.suffix}' if file.suffix else 'without a suffix'}",
-                "Convert or rename it",
-            )
-    try:
-        empty = all(file.stat().st_size == 0 for file in files)
-    except OSError as error:
-        raise _unreadable(error) from error
-    if empty:
-        raise InputError("the text has to hold something", f"{data} is empty", "Name a file with text")
-
-
-def _unreadable(error: OSError) -> InputError:
-    return InputError(
-        "the text has to be readable", f"{error.filename}: {error.strerror}", "Check its permissions"
-    )
-
-
-def sha256_of_files(files: Sequence[Path]) -> str:
-    """Return one SHA-256 over the suffixes and contents of all files, in order.
-
-    Raises:
-        InputError: a file cannot be read.
-    """
-    digest = hashlib.sha256()
-    for file in files:
-        try:
-            with file.open("rb") as stream:
-                digest.update(file.suffix.lower().encode() + hashlib.file_digest(stream, "sha256").digest())
-        except OSError as error:
-            raise _unreadable(error) from error
-    return digest.hexdigest()
+logger = logging.getLogger(__name__)
+Row = Mapping[str, Any]
+Contents = Iterator[str | Conversation]
 
 
 def local_documents(files: Sequence[Path]) -> Iterator[Document]:
     """Yield the documents of the files, in order; empty files are left out.
 
+    Rows and lines longer than ``row_limit`` of the size of all files are cut.
+
     Raises:
         InputError: a file does not have the format of its suffix, or has no text column.
     """
-    sizes = [file.stat().st_size for file in files]
-    length = document_length(sum(sizes))
+    sizes = [size_of(file) for file in files]
     for file, size in zip(files, sizes, strict=True):
         if size > 0:
-            yield from map(Document.unnamed, _texts(file, length))
+            yield from map(Document.unnamed, _texts(file, sum(sizes)))
 
 
-def _texts(file: Path, length: int) -> Iterator[str | Conversation]:
-    kind = file.suffix.lower()
+def _texts(file: Path, size: int) -> Contents:
+    kind = kind_of(file)
     try:
-        yield from _READERS[kind](file, length)
+        yield from _reader(kind)(file, size)
     except InputError:
         raise
     except UnicodeDecodeError as error:
-        raise InputError(
-            "text has to be UTF-8",
-            f"{file} is not: {error.reason} ({error.object[error.start : error.start + 1]!r})",
-            f"Convert it, from Latin-1 by `iconv -f latin1 -t utf-8 {file}`",
-        ) from error
+        byte = error.object[error.start : error.start + 1]
+        raise unknown_encoding(file, f"{error.reason} ({byte!r})") from error
     except Exception as error:  # anything can be wrong with a user's file
-        raise InputError(
-            f"a {kind} file has to hold what its suffix says",
-            f"{file} does not: {short_message(error)}",
-            "Check how it was written",
-        ) from error
+        raise _refusal(error, file, kind) from error
 
 
-def _plain_texts(file: Path, length: int) -> Iterator[str]:
-    rows = IterableDataset.from_text(str(file), keep_linebreaks=True)
-    return documents_of_lines((row["text"] for row in rows), length)
+def _refusal(error: Exception, file: Path, kind: str) -> InputError:
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.ENOENT):
+        return unreadable(error)
+    if kind.endswith(COMPRESSIONS) and isinstance(error, OSError | EOFError | zlib.error):
+        return InputError(
+            f"a {file.suffix} file has to be whole",
+            f"{file} is not: {short_message(error)}",
+            "Copy or compress it again",
+        )
+    held = "a folder of save_to_disk has to hold a dataset" if kind == SAVED else _held(kind)
+    return InputError(held, f"{file} does not: {short_message(error)}", "Check how it was written")
 
 
-def _json_texts(file: Path, _: int) -> Iterator[str | Conversation]:
-    return contents_of_rows(_json_rows(file), str(file))
+def _held(kind: str) -> str:
+    return f"a {kind} file has to hold what its suffix says"
 
 
-def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
-    # Line by line: the JSON loader of datasets refuses rows whose columns differ from the first's.
-    for number, line in enumerate(IterableDataset.from_text(str(file)), start=1):
-        if not line["text"].strip():
-            continue
-        try:
-            row = json.loads(line["text"])
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"line {number} is no JSON object")
-        yield row
+def _reader(kind: str) -> Callable[[Path, int], Contents]:
+    for compression in COMPRESSIONS:
+        kind = kind.removesuffix(compression)
+    return _READERS[kind]
 
 
-def _parquet_texts(file: Path, _: int) -> Iterator[str | Conversation]:
-    if pyarrow.parquet.read_metadata(file).num_rows == 0:
-        return iter(())
-    rows = IterableDataset.from_parquet(str(file))
-    return contents_of_rows(rows, str(file))
+def _plain_texts(file: Path, size: int) -> Contents:
+    with open_text(file) as stream:
+        yield from documents_of_lines(bounded_lines(stream, row_limit(size)), document_length(size))
 
 
-_READERS: dict[str, Callable[[Path, int], Iterator[str | Conversation]]] = {
+def _json_line_texts(file: Path, size: int) -> Contents:
+    return _stream_texts(file, size, json_line_rows)
+
+
+def _json_texts(file: Path, size: int) -> Contents:
+    return _stream_texts(file, size, json_rows)
+
+
+def _csv_texts(file: Path, size: int) -> Contents:
+    return _stream_texts(file, size, lambda stream: csv_rows(stream, str(file)))
+
+
+def _stream_texts(file: Path, size: int, read: Callable[[TextIO], Iterable[Row]]) -> Contents:
+    with open_text(file) as stream:
+        yield from _row_texts(read(stream), file, size)
+
+
+def _parquet_texts(file: Path, size: int) -> Contents:
+    return _table_texts(*parquet_rows(file), file, size)
+
+
+def _saved_texts(folder: Path, size: int) -> Contents:
+    return _table_texts(*saved_rows(folder), folder, size)
+
+
+def _table_texts(rows: Iterable[Row], features: Features, file: Path, size: int) -> Contents:
+    are_lines, rows = recognise_lines(rows, features)
+    if not are_lines:
+        return _row_texts(rows, file, size)
+    logger.info("%s: its rows are lines, many of them blank; they are read as one text", file)
+    lines = (piece for line in lines_of_rows(rows) for piece in split_long(line, row_limit(size)))
+    return documents_of_lines(lines, document_length(size))
+
+
+def _row_texts(rows: Iterable[Row], file: Path, size: int) -> Contents:
+    limit = row_limit(size)
+    for content in contents_of_rows(rows, str(file)):
+        if isinstance(content, Conversation):
+            yield content
+        else:
+            yield from (piece for piece in split_long(content, limit) if not piece.isspace())
+
+
+_READERS: dict[str, Callable[[Path, int], Contents]] = {
     ".txt": _plain_texts,
-    ".jsonl": _json_texts,
-    ".parquet": _parquet_texts,
+    ".jsonl": _json_line_texts,
+    ".json": _json_texts,
+    ".csv": _csv_texts,
+    PARQUET: _parquet_texts,
+    SAVED: _saved_texts,
 }

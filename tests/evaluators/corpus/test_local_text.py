@@ -119,9 +119,7 @@ def test_a_missing_file_brings_one_like_it_to_mind(tmp_path: Path) -> None:
     (tmp_path / "stories.txt").write_text("a")
     message = refused(tmp_path / "storys.txt")
     assert f"{tmp_path}/storys.txt does not exist (did you mean {tmp_path}/stories.txt?)" in message
-    assert message.startswith(
-        "--data takes .txt, .jsonl and .parquet files, a folder or glob of such, or a hub"
-    )
+    assert message.startswith("--data takes .txt, .jsonl, .json and .csv files, each also as .gz or .zst")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -130,7 +128,8 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("a.csv", "a .csv"), ("a", "without a suffix"), ("a.txt.gz", "a .gz")]
+    ("name", "kind"),
+    [("a.docx", "a .docx"), ("a", "without a suffix"), ("a.parquet.gz", "a .parquet.gz"), ("b.gz", "a .gz")],
 )
 def test_unknown_kinds_of_files_are_refused(tmp_path: Path, name: str, kind: str) -> None:
     (tmp_path / name).write_text("a")
@@ -149,7 +148,10 @@ def test_nothing_to_read_is_refused(tmp_path: Path) -> None:
 def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "latin.txt"
     path.write_bytes("naïve".encode("latin-1"))
-    assert re.search(r"text has to be UTF-8; .*latin.txt is not: .* \(b'\\xef'\). Convert it", refused(path))
+    assert re.search(
+        r"text has to be UTF-8, or UTF-16 .*; .*latin.txt is neither: .* \(b'\\xef'\). Convert it",
+        refused(path),
+    )
 
 
 @pytest.mark.parametrize(
