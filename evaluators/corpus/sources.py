@@ -13,6 +13,7 @@ from huggingface_hub import HfApi
 
 from evaluators.corpus.documents import Document, contents_of_rows, in_hash_order, standard_library
 from evaluators.corpus.local_text import find_files, local_documents, sha256_of_files
+from evaluators.corpus.splitting import row_limit, split_long
 from evaluators.huggingface.hub import HubRequest, hub_refusals, refusal_of
 from evaluators.huggingface.library_output import quiet_libraries, short_message
 from space.input_error import InputError
@@ -58,7 +59,10 @@ class HubText:
             splits = load_dataset(self.wanted.id, self.config, streaming=True, revision=commit)
             split = splits["train"] if "train" in splits else next(iter(splits.values()))
             for content in contents_of_rows(split, self.wanted.id):
-                yield Document.unnamed(content)
+                if isinstance(content, str):
+                    yield from map(Document.unnamed, split_long(content, row_limit(None)))
+                else:
+                    yield Document.unnamed(content)
         except InputError:
             raise
         except Exception as error:  # the hub's, or anything wrong with a user's dataset
