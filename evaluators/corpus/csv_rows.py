@@ -50,7 +50,7 @@ def _refuse_without_names(names: Sequence[str], id: str) -> None:
             "the first row of a .csv file has to name its columns, separated by commas: "
             f"different names of at most {_LONGEST_NAME} characters, no numbers and no sentences",
             f"that of {id} is {','.join(names)!r:.80}",
-            "Write the names above it, as text for the only column",
+            "Write the names above it, as text for the only column, or convert it",
         )
 
 

@@ -125,23 +125,23 @@ def _with_existing_escaped(pattern: Path) -> str:
 
 def _readable(files: Iterable[Path], data: str, none: str) -> list[Path]:
     """Return the files that can be text, sorted, and log what is passed over."""
-    files = sorted(set(files))
-    readable = [file for file in files if kind_of(file) in _KINDS and not _is_stray(file)]
-    others = _names([file.name for file in files if file not in set(readable)])
+    files = sorted(files)
+    readable = [file for file in files if _is_text(file)]
+    others = _names([file.name for file in sorted(set(files).difference(readable))])
     if not readable:
-        raise InputError(
-            _RULE, f"{none} but {others}" if files else none, "Put the text into one of these, or convert it"
-        )
+        found = f"{none} but {others}" if files else none
+        raise InputError(_RULE, found, "Check the name, or convert what is there")
     if others:
         _tell_once(f"{data}: passed over {others}")
     return readable
 
 
-def _is_stray(file: Path) -> bool:
-    name = file.name.lower()
-    return kind_of(file) != SAVED and (
-        name.startswith(".") or name.partition(".")[0] in _ABOUT or name in _METADATA
-    )
+def _is_text(file: Path) -> bool:
+    kind, name = kind_of(file), file.name.lower()
+    if kind == SAVED:
+        return True
+    stray = name.startswith(".") or name.partition(".")[0] in _ABOUT or name in _METADATA
+    return kind in _KINDS and not stray and file.is_file()
 
 
 def _names(names: Sequence[str]) -> str:

@@ -203,19 +203,20 @@ def test_stray_files_are_passed_over_and_named_once(tmp_path: Path, caplog: pyte
     for name in (".DS_Store", ".gitattributes", "LICENSE.txt", "README.md", "dataset_infos.json", "z.pdf"):
         (tmp_path / name).write_text("about")
     (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "zz.txt").symlink_to(tmp_path / "nowhere")
     with caplog.at_level(logging.INFO):
         assert texts(tmp_path) == texts(tmp_path) == ["a"]
     assert [record.message for record in caplog.records] == [
-        f"{tmp_path}: passed over .DS_Store, .cache, .gitattributes, LICENSE.txt, README.md and 2 more"
+        f"{tmp_path}: passed over .DS_Store, .cache, .gitattributes, LICENSE.txt, README.md and 3 more"
     ]
     assert texts(tmp_path / "LICENSE.txt") == ["about"]
 
 
 def test_a_folder_without_texts_is_refused_by_what_it_holds(tmp_path: Path) -> None:
-    assert f"there is none in {tmp_path}. Put" in refused(tmp_path)
+    assert f"there is none in {tmp_path}. Check" in refused(tmp_path)
     (tmp_path / "README.md").write_text("a")
     (tmp_path / "b.pdf").write_text("a")
-    assert f"there is none in {tmp_path} but README.md, b.pdf. Put" in refused(tmp_path)
+    assert f"there is none in {tmp_path} but README.md, b.pdf. Check" in refused(tmp_path)
 
 
 @pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".zst", zstd)])
