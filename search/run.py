@@ -57,7 +57,7 @@ def _main(arguments: list[str]) -> int:
     resolved = resolve(flags)
     directory = RunDirectory(flags.out / resolved.config.name)
     if flags.plan:
-        planned = plan(resolved, directory)
+        planned = plan(resolved, directory, flags.verbose)
         print(as_json_line(planned.as_dict()) if flags.json else planned)
         return 0
     from search.stages.pipeline import run

@@ -23,9 +23,7 @@ from evaluators.corpus.local_files import (
     COMPRESSIONS,
     PARQUET,
     SAVED,
-    find_files,
     kind_of,
-    sha256_of_files,
     size_of,
     unreadable,
 )
@@ -35,8 +33,6 @@ from evaluators.corpus.table_rows import parquet_rows, saved_rows
 from evaluators.corpus.text_stream import open_text, unknown_encoding
 from evaluators.huggingface.library_output import short_message
 from space.input_error import InputError
-
-__all__ = ["find_files", "local_documents", "sha256_of_files"]
 
 logger = logging.getLogger(__name__)
 Row = Mapping[str, Any]

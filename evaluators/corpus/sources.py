@@ -8,11 +8,19 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from datasets import load_dataset
+from datasets import Features, load_dataset
 from huggingface_hub import HfApi
 
-from evaluators.corpus.documents import Document, contents_of_rows, in_hash_order, standard_library
-from evaluators.corpus.local_text import find_files, local_documents, sha256_of_files
+from evaluators.corpus.documents import (
+    Document,
+    contents_of_rows,
+    documents_of_lines,
+    in_hash_order,
+    standard_library,
+)
+from evaluators.corpus.local_files import find_files, sha256_of_files, size_of
+from evaluators.corpus.local_text import local_documents
+from evaluators.corpus.rejoining import lines_of_rows, recognise_lines
 from evaluators.corpus.splitting import row_limit, split_long
 from evaluators.huggingface.hub import HubRequest, hub_refusals, refusal_of
 from evaluators.huggingface.library_output import quiet_libraries, short_message
@@ -58,7 +66,11 @@ class HubText:
         try:
             splits = load_dataset(self.wanted.id, self.config, streaming=True, revision=commit)
             split = splits["train"] if "train" in splits else next(iter(splits.values()))
-            for content in contents_of_rows(split, self.wanted.id):
+            are_lines, rows = recognise_lines(split, split.features or Features())
+            if are_lines:
+                yield from map(Document.unnamed, documents_of_lines(lines_of_rows(rows)))
+                return
+            for content in contents_of_rows(rows, self.wanted.id):
                 if isinstance(content, str):
                     yield from map(Document.unnamed, split_long(content, row_limit(None)))
                 else:
@@ -84,12 +96,16 @@ class Source:
         version: returns a value that changes whenever the text does: the SHA-256 of the content, or the
             commit on the hub.
         documents: reads the documents of a version in the order in which they are used.
+        head: reads the documents in the order in which they lie, for a look at the first ones.
+        size: its bytes, where they are known.
     """
 
     id: str
     identity: str
     version: Callable[[], str]
     documents: Callable[[str], Iterator[Document]]
+    head: Callable[[], Iterator[Document]]
+    size: int | None = None
 
 
 def find_source(data: str) -> Source:
@@ -111,6 +127,8 @@ def find_source(data: str) -> Source:
             identity="files",
             version=lambda: sha256_of_files(files),
             documents=lambda _: in_hash_order(local_documents(files)),
+            head=lambda: local_documents(files),
+            size=sum(map(size_of, files)),
         )
     hub = HubText.named(data)
     return Source(
@@ -118,6 +136,7 @@ def find_source(data: str) -> Source:
         identity=f"hub {data}",
         version=hub.commit,
         documents=lambda commit: in_hash_order(hub.documents(commit)),
+        head=lambda: hub.documents(hub.commit()),
     )
 
 
@@ -138,6 +157,8 @@ def _standard_library() -> Source:
         identity=STANDARD_LIBRARY,
         version=lambda: _sha256(modules),
         documents=lambda _: in_hash_order(modules, window=characters),
+        head=lambda: iter(modules),
+        size=sum(len(module.text.encode()) for module in modules),
     )
 
 

@@ -37,6 +37,19 @@ _VOCABULARIES = (
 )
 
 
+def find_tokenizer(id: str, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer of a teacher that lies here; None if it has none, or would have to be fetched.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    directory = Path(id).expanduser()
+    if not any(file for pattern in _VOCABULARIES for file in directory.glob(pattern)):
+        return None
+    with quiet_libraries():
+        return _read_tokenizer(directory, id, trust_remote_code)
+
+
 def load_tokenizer(
     directory: Path, id: str, config: PretrainedConfig, trust_remote_code: bool
 ) -> PreTrainedTokenizerBase:

@@ -10,6 +10,7 @@ from evaluators.distillation.optimizers import OptimizerName
 from evaluators.distillation.targets.choice import form_in_words, size_text
 from evaluators.metrics.pace import Pace, training_flops
 from search.planning.messages import hours_line
+from search.planning.text import text_rows
 from search.rungs.evaluation import BY_HAND
 from search.settings.bracket_plan import tokens_spent
 from search.settings.config import RunConfig
@@ -73,12 +74,18 @@ class Plan:
         }
 
 
-def plan(resolved: Resolved, directory: RunDirectory) -> Plan:
-    """Count what a run takes, and time a student for some ten seconds.
+def plan(resolved: Resolved, directory: RunDirectory, verbose: bool = False) -> Plan:
+    """Count what a run takes, look at its texts, and time a student for some ten seconds.
+
+    Args:
+        resolved: the run.
+        directory: of the run, which need not exist.
+        verbose: whether to show a conversation as the teacher reads it.
 
     Raises:
-        InputError: the requested form of targets is impossible.
+        InputError: a text cannot be used, or the requested form of targets is impossible.
     """
+    texts = text_rows(resolved.config, verbose)
     targets = TargetsRow(resolved, directory)
     work = _work_rows(resolved, targets)
     time, words = None, _NO_TIME
@@ -90,6 +97,7 @@ def plan(resolved: Resolved, directory: RunDirectory) -> Plan:
     memory = run_ledger(resolved, directory.path)
     rows = [
         *_space_rows(resolved),
+        *texts,
         *work,
         ("memory", "\n".join(memory_lines(memory))),
         ("time", words),

@@ -13,7 +13,8 @@ import pyarrow.parquet
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Json, Value
 
-from evaluators.corpus.local_text import find_files, local_documents, sha256_of_files
+from evaluators.corpus.local_files import find_files, sha256_of_files
+from evaluators.corpus.local_text import local_documents
 from space.input_error import InputError
 
 TEXTS = ["Naïve café.\n\nThe end.\n", "“Another” story, 二."]

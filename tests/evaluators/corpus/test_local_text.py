@@ -9,7 +9,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from evaluators.corpus.local_text import find_files, local_documents, sha256_of_files
+from evaluators.corpus.local_files import find_files, sha256_of_files
+from evaluators.corpus.local_text import local_documents
 from space.input_error import InputError
 
 STORIES = [f"Story {number}: naïve café.\n\nThe end.\n" for number in range(5)]
