@@ -196,6 +196,8 @@ def _remedy(
         found.append(f"lower --budget to {share:.0%} of this one")
     if needs.stage == "correction":
         found.append("leave --correct-teacher out")
+    if needs.device.get("teacher", 0) > short and needs.stage in ("distillation", "retraining"):
+        found.append("keep the teacher's targets on disk, by --targets sampled or more free space")
     more = -(-round(needed / (1 - MARGIN) - there) // 10**9)
     found.append(f"find {more} GB more memory for the {where}")
     sentence = ", or ".join(found)

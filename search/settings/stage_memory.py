@@ -108,6 +108,8 @@ class StageMemory:
         found = dict(self._teacher(placement, needed=live and not other))
         if live and other:
             found["teaching model"] = self.sizes.teaching
+        elif live and placement.layer_by_layer:  # each step asks the whole of it
+            found = {"teacher": self.sizes.teacher}
         elif self.sizes.targets.form is FormName.HIDDEN and (other or not found):
             found["teacher's head"] = head_bytes(teaching, self.sizes.weights)
         return found

@@ -8,12 +8,10 @@ hand-made students of the same budget in both bases, and the loss decides.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -34,7 +32,7 @@ from search.stages.sorted_weights import SortedWeights
 from search.stages.targets import targets_of, teaching_model
 from search.stages.text import read_text
 from search.stages.trial import evaluate_candidate
-from search.storage.run_directory import RunDirectory
+from search.storage.run_directory import RunDirectory, cache_directory
 from search.storage.workers import Workers
 from search.terminal.console import Console
 from search.training.process_group import run_processes
@@ -100,13 +98,6 @@ def score_in_basis(
         context.space.parameters_of(candidate.architecture),
         loss,
     )
-
-
-def cache_directory() -> Path:
-    """Return the cache of texts and latencies across runs: ``SLIMSEARCH_CACHE``, else in the user's cache."""
-    if named := os.environ.get("SLIMSEARCH_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slimsearch"
 
 
 def load(config: RunConfig, console: Console, placement: Placement = Placement()) -> tuple[Teacher, Corpus]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,11 @@ from search.planning.text import text_rows
 from search.settings.config import RunConfig
 from space.input_error import InputError
 from tests.evaluators.corpus.chats import CHATML, chat_tokenizer
-from tests.search.synthetic import CONFIG
+from tests.search.synthetic import run_config
 
 
 def config_of(teacher: Path, *data: str) -> RunConfig:
-    return replace(CONFIG, teacher=str(teacher), data=data)
+    return run_config(teacher=str(teacher), data=data)
 
 
 @pytest.fixture

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from evaluators.distillation.optimizers import OptimizerName
+from evaluators.metrics.capacity import capacity_of
 from search.settings.flags import Flags
-from search.settings.ledger import MARGIN, run_ledger
+from search.settings.ledger import MARGIN, ledger_of, memory_of, run_ledger
 from search.settings.resolution import resolve
 from space.input_error import InputError
 
@@ -51,3 +55,16 @@ def test_24_gb_are_refused_with_what_it_would_take(qwen3_8b: Path, tmp_path: Pat
     with pytest.raises(InputError) as forced:
         resolve(planned(qwen3_8b, "48GB", tmp_path, optimizer="adamw"))
     assert forced.value.remedy.startswith("Take --optimizer adamw-8bit")
+
+
+def test_a_teacher_that_runs_beside_students_is_whole(
+    qwen3_8b: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even one that is ranked layer by layer, where the disk has no room for its targets."""
+    resolved = resolve(planned(qwen3_8b, "80GB", tmp_path, targets="live"))
+    placement = replace(resolved.placement, layer_by_layer=True, teacher_stays=False)
+    capacity = capacity_of(torch.device("cuda"), 80 * 10**9)
+    found = ledger_of(memory_of(resolved, tmp_path), capacity, placement, OptimizerName.ADAMW_8BIT)
+    stages = {needs.stage: needs.device for needs in found.stages}
+    assert stages["retraining"]["teacher"] == 2 * 8_190_735_360
+    assert "teacher" not in stages["ranking"]
