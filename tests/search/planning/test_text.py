@@ -39,7 +39,8 @@ def test_a_short_text_is_counted_exactly(teacher: Path, tmp_path: Path) -> None:
 def test_a_long_one_by_its_beginning(teacher: Path, tmp_path: Path) -> None:
     text = written(tmp_path / "a.jsonl", [{"text": f"{number:0999}"} for number in range(4000)])
     ((_, words),) = text_rows(config_of(teacher, str(text)))
-    assert words == f"{text}, about 4,000,000 tokens in 4,000 documents, as its beginning has them"
+    # 4000 rows of 1014 bytes, of which 999 are text: 4060 documents, in two digits.
+    assert words == f"{text}, about 4,100,000 tokens in 4,100 documents, as its beginning has them"
 
 
 def test_without_a_tokenizer_documents_are_counted(tmp_path: Path) -> None:
