@@ -51,7 +51,8 @@ class Batch:
 
     Attributes:
         tokens: (B, T) int64; ``PADDING`` after the end of a shorter block.
-        targets: tensors (B, T, …) in the layout of the targets' form; empty without a teacher.
+        targets: tensors (B, T, …) in the layout of the targets' form; empty without a teacher. What they hold
+            of a token that is not learnt does not matter.
         states: the teacher's intermediate states (B, T, D), keyed by ``str(StatePlace)``.
         learnt: (B, T) bool, True at each token whose next one is to be learnt; None: all are.
     """

@@ -95,7 +95,7 @@ def test_records_of_another_mask_are_not_used(
     assert cached(form(TEACHER), tmp_path, LEARNT.clone()).missing() == []
     assert cached(form(TEACHER), tmp_path, LEARNT[:5], TOKENS[:5]).missing() == []
     other = LEARNT.clone()
-    other[4, 7] ^= True
+    other[4, 7] = ~other[4, 7]
     assert cached(form(TEACHER), tmp_path, other).missing() == [4]
     assert cached(form(TEACHER), tmp_path, None).missing() == [0, 1, 2, 4, 5, 6], "of 3 all is learnt"
 

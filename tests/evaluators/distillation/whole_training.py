@@ -76,6 +76,7 @@ def train(
     *,
     most: int = 100,
     states: bool = False,
+    learnt: Tensor | None = None,
     times: int = 4,
     advance: Callable[[int], None] = lambda tokens: None,
     validate: Callable[[PreTrainedModel], float] = loss_of,
@@ -86,6 +87,7 @@ def train(
     watch = TrainingMonitor(validate=validate, times=times, advance=advance)
     saving = Checkpointing(**{"key": "a training", "seconds": 0, **files}) if files else None
     targets = Small(most, states)
+    targets.learnt = learnt
     compared = STATES if states else None
     return distil(
         student, targets, schedule, accelerator, watch, saving, states=compared, optimizer=optimizer
