@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -101,7 +102,7 @@ def _read(request: CorpusRequest, source: Source, version: str, tokenizer: PreTr
     _refuse_too_little(builders, source)
     blocks = {split: builder.cut() for split, builder in builders.items()}
     cut = {name: builders[split].cut_learnt() for name, split in _LEARNT.items()}
-    learnt = {name: mask for name, mask in cut.items() if mask is not None}
+    learnt: dict[str, Any] = {name: mask for name, mask in cut.items() if mask is not None}
     return Corpus(
         id=source.id,
         calibration=blocks[Split.CALIBRATION],

@@ -82,10 +82,10 @@ def usual_layout(tokenizer: PreTrainedTokenizerBase) -> Layout:
 
 def beginning_of_text(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return the token that begins a text; None if there is none, or if it begins turns."""
-    token = tokenizer.bos_token
-    if token is None or _turns_with(tokenizer, token):
+    token, id = tokenizer.bos_token, tokenizer.bos_token_id
+    if not isinstance(token, str) or not isinstance(id, int) or _turns_with(tokenizer, token):
         return None
-    return tokenizer.bos_token_id
+    return id
 
 
 def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -94,11 +94,11 @@ def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int | None:
     That is the tokenizer's own, unless its chat template writes it after every turn: then the special token
     whose name says so, and the tokenizer's own only if there is none.
     """
-    token = tokenizer.eos_token
-    if token is not None and not _turns_with(tokenizer, token):
-        return tokenizer.eos_token_id
-    named = list(_named_ends(tokenizer))
-    return named[0] if named else tokenizer.eos_token_id
+    token, id = tokenizer.eos_token, tokenizer.eos_token_id
+    own = id if isinstance(id, int) else None
+    if isinstance(token, str) and not _turns_with(tokenizer, token):
+        return own
+    return next(_named_ends(tokenizer), own)
 
 
 def _named_ends(tokenizer: PreTrainedTokenizerBase) -> Iterator[int]:

@@ -214,6 +214,7 @@ class _Predictions:
     head_of: PreTrainedModel | None
     blocks: int = 0
     tokens: Tensor = field(default_factory=lambda: torch.empty(0))
+    learnt: Tensor | None = None
 
     def on_device(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -267,7 +267,10 @@ def _inspect_model(
 ) -> dict[str, Any]:
     written: list[TextSample] = sample_texts(model, context.teacher.tokenizer, prompts)
     breakdown: Breakdown = breakdown_of(context, model, layers)
-    found = {"continuations": [asdict(one) for one in written], "breakdown": asdict(breakdown)}
+    found: dict[str, Any] = {
+        "continuations": [asdict(one) for one in written],
+        "breakdown": asdict(breakdown),
+    }
     if context.corpus.sources:
         losses = losses_by_source(context.corpus, partial(validation_loss, model))
         found["source_losses"] = [value if math.isfinite(value) else None for value in losses]

@@ -138,7 +138,7 @@ def test_retraining_wants_a_search(real: Path, tmp_path: Path, monkeypatch: pyte
     flags = Flags(
         budget="60%",
         model=(str(real / "stories260K"),),
-        data=str(real / "tinystories.txt"),
+        data=(str(real / "tinystories.txt"),),
         out=tmp_path,
         trials=4,
         rung_tokens=("2k",),

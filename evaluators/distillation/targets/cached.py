@@ -158,7 +158,8 @@ class CachedTargets:
         """Return (B, T, …) from what is stored (n, …) of these blocks; 0 at what is not learnt."""
         learnt = rows(self.learnt, numbers)
         if learnt is None:
-            return stored.unflatten(0, (len(numbers), -1))
+            whole: Tensor = stored.unflatten(0, (len(numbers), -1))
+            return whole
         placed = stored.new_zeros(*learnt.shape, *stored.shape[1:])
         placed[learnt] = stored
         return placed

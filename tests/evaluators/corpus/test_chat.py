@@ -110,7 +110,7 @@ def test_masks_of_the_template_itself_agree(real: Path) -> None:
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     spans = ChatWriter(tokenizer).answers(said)
     inside = [any(s <= start < e for s, e in spans) for start, _ in encoded["offset_mapping"]]
-    assert inside == [bool(one) for one in marked["assistant_masks"]]  # type: ignore[call-overload]
+    assert inside == [bool(one) for one in marked["assistant_masks"]]  # type: ignore[call-overload, index]
 
 
 @pytest.mark.slow

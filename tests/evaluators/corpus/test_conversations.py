@@ -78,7 +78,11 @@ def test_text_comes_before_a_question_with_its_answer() -> None:
 
 
 def test_rows_in_which_nothing_is_said_are_left_out() -> None:
-    nothing = [{"messages": []}, {"messages": None}, {"messages": [{"role": "user", "content": " \n"}]}]
+    nothing: list[Mapping[str, Any]] = [
+        {"messages": []},
+        {"messages": None},
+        {"messages": [{"role": "user", "content": " \n"}]},
+    ]
     assert read({"messages": list(BOTH)}, *nothing) == [Conversation(BOTH)]
 
 

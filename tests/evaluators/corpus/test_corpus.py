@@ -5,6 +5,7 @@ import logging
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,12 @@ def text(tmp_path: Path) -> Path:
 
 
 def request(data: Path | str, **changes: int) -> CorpusRequest:
-    sizes = {"block": 32, "calibration_blocks": 8, "distillation_blocks": 40, "validation_blocks": 8}
+    sizes: dict[str, Any] = {
+        "block": 32,
+        "calibration_blocks": 8,
+        "distillation_blocks": 40,
+        "validation_blocks": 8,
+    }
     return CorpusRequest(data=str(data), **{**sizes, **changes})
 
 

@@ -75,4 +75,4 @@ def test_a_single_layout_is_not_measured(tiny_teacher: Path) -> None:
 def test_a_real_chat_models_end_of_text(smollm2: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     assert tokenizer.eos_token == "<|im_end|>"
-    assert possible_layouts(tokenizer) == [Layout(after=tokenizer.convert_tokens_to_ids("<|endoftext|>"))]
+    assert possible_layouts(tokenizer) == [Layout(after=tokenizer.get_vocab()["<|endoftext|>"])]

@@ -33,7 +33,9 @@ from tests.evaluators.distillation.whole_training import OUT_OF_MEMORY, Small, p
 from tests.evaluators.tiny_models import random_tokens, tiny_student, weights
 
 #: Of some blocks nothing, so that a process has whole micro-batches without anything to learn.
-LEARNT = (random_tokens(*TOKENS.shape, seed=2) > 18) & (torch.arange(len(TOKENS)) % 3 > 0)[:, None]
+LEARNT = (random_tokens(TOKENS.shape[0], TOKENS.shape[1], seed=2) > 18) & (torch.arange(len(TOKENS)) % 3 > 0)[
+    :, None
+]
 #: By name: blocks a step, and the arguments of ``train``.
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "even": (4, {}),
