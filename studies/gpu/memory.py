@@ -1,0 +1,105 @@
+"""The ledger beside what PyTorch allocates at its height, while students of 4B are trained for a few steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from evaluators.distillation.optimizers import OptimizerName
+from evaluators.distillation.targets.batch import FormName
+from studies.benchmarks.distil_models import Marks
+from studies.benchmarks.distil_process import Peak
+from studies.gpu.bench import Bench, release
+from studies.gpu.plans import AUTO, Plan, plan_of
+from studies.gpu.subject import Subject, Subjects
+
+#: The first makes the optimiser's states, the others find them.
+_STEPS = 3
+#: How much less and more than measured may be foretold.
+_LEAST, _MOST = 0.9, 1.15
+#: Targets and optimisers: what the ledger takes, and 8-bit states.
+_TRAININGS = (
+    (FormName.HIDDEN, AUTO),
+    (FormName.LIVE, AUTO),
+    (FormName.HIDDEN, (OptimizerName.ADAMW_8BIT,)),
+)
+
+
+def measure_memory(bench: Bench, subjects: Subjects) -> None:
+    """Measure every kind of training with every shape."""
+    for shape in bench.work.shapes:
+        for form, optimizers in _TRAININGS:
+            chosen = "the ledger's optimiser" if optimizers is AUTO else "8-bit states"
+            what = f"{shape.name} to {bench.work.budget}, {form} targets, {chosen}"
+
+            def peak(form: FormName = form, optimizers: tuple[OptimizerName, ...] = optimizers) -> Any:
+                subject = subjects.of(shape)  # noqa: B023
+                return peak_of(bench, subject, plan_of(subject.resolved, form, subjects.folder, optimizers))
+
+            bench.measure(what, peak)
+
+
+def peak_of(bench: Bench, subject: Subject, plan: Plan) -> dict[str, Any]:
+    """Train the student that takes the most memory, and compare its peak with the ledger's.
+
+    In bytes. ``outside`` is what the device has in use beyond PyTorch's pool: the CUDA context, for which the
+    ledger allows ``workspace``, and other processes.
+    """
+    plan = plan.with_step(0)
+    peak, before, marks = Peak(), _out_of_memory_errors(), Marks()
+    student = subject.student(plan.architecture)
+    parameters = student.num_parameters()
+    targets = subject.targets(plan)
+    release()
+    peak.begin_again()
+
+    def advance(tokens: int) -> None:
+        marks()
+        bench.tick()
+
+    subject.train(plan, student, targets, _STEPS, advance, validate=True)
+    measured, foretold = peak.bytes(), sum(plan.foretold.values())
+    ooms = _out_of_memory_errors() - before
+    found = _setting(plan) | {
+        "parameters": parameters,
+        "foretold_gb": foretold / 1e9,
+        "measured_gb": measured / 1e9,
+        "ratio": foretold / measured,
+        "holds": _LEAST <= foretold / measured <= _MOST,
+        "fits": not ooms,
+        "out_of_memory_errors": ooms,
+        "step_s": min(marks.between()),
+        "foretold_bytes": plan.foretold,
+    }
+    return found | _pool()
+
+
+def _setting(plan: Plan) -> dict[str, Any]:
+    placement = plan.resolved.placement
+    return {
+        "optimizer": plan.config.optimizer,
+        "architecture": plan.architecture.label,
+        "block": plan.config.block,
+        "step_blocks": plan.config.batch_blocks,
+        "micro_batch": plan.micro,
+        "recompute": placement.recompute,
+        "teacher_stays": placement.teacher_stays,
+    }
+
+
+def _out_of_memory_errors() -> int:
+    """Return how often PyTorch found no memory; a training then goes on with smaller micro-batches."""
+    return int(torch.cuda.memory_stats()["num_ooms"]) if torch.cuda.is_available() else 0
+
+
+def _pool() -> dict[str, float]:
+    """Return what PyTorch has reserved at its height, and what the device has in use beyond it."""
+    if not torch.cuda.is_available():
+        return {}
+    free, total = torch.cuda.mem_get_info()
+    return {
+        "reserved_gb": torch.cuda.max_memory_reserved() / 1e9,
+        "outside_gb": (total - free - torch.cuda.memory_reserved()) / 1e9,
+        "device_gb": total / 1e9,
+    }
