@@ -24,7 +24,7 @@ class NotHereError(Exception):
 
 
 class OutOfTimeError(Exception):
-    """The time of the part was used up within a measurement."""
+    """The time was used up within a measurement."""
 
 
 class Bench:
@@ -34,25 +34,32 @@ class Bench:
         part: its name.
         work: how much is measured.
         findings: take its figures.
-        seconds: that it may take.
+        seconds: after which it begins no further measurement.
+        whole: seconds that all parts together have left, which is never exceeded knowingly.
     """
 
-    def __init__(self, part: str, work: Work, findings: Findings, seconds: float) -> None:
+    def __init__(self, part: str, work: Work, findings: Findings, seconds: float, whole: float) -> None:
         self.part, self.work, self.findings = part, work, findings
-        self._ends, self._longest = time.monotonic() + seconds, 0.0
+        now = time.monotonic()
+        self._part_ends, self._ends, self._longest = now + seconds, now + whole, 0.0
 
     @property
     def left(self) -> float:
         """Seconds that the part has left; negative if it took longer."""
+        return self._part_ends - time.monotonic()
+
+    @property
+    def whole_left(self) -> float:
+        """Seconds that all parts together have left."""
         return self._ends - time.monotonic()
 
     def tick(self, _: float = 0) -> None:
-        """Go on if there is time; work that takes long calls it between its steps.
+        """Go on if there is any time at all; work that takes long calls it between its steps.
 
         Raises:
             OutOfTimeError: there is none.
         """
-        if self.left < 0:
+        if self.whole_left < 0:
             raise OutOfTimeError
 
     def measure(self, what: str, work: Callable[[], Figures], seconds: float = 0.0) -> None:
@@ -70,11 +77,11 @@ class Bench:
         Args:
             what: its name, for the figures and the log.
             work: the work.
-            seconds: that it takes at least. It does not begin with less than that left, nor with less than
+            seconds: that it takes at least. It does not begin when all parts together have less, or less than
                 the longest one before it took.
         """
-        if self.left < max(self._longest, seconds):
-            self.findings.add(self.part, what, {"skipped": "the time of the part is used up"})
+        if self.left < 0 or self.whole_left < max(self._longest, seconds):
+            self.findings.add(self.part, what, {"skipped": "the time is used up"})
             return None
         print(f"{self.part}: {what}, {self.left:.0f} s left", file=sys.stderr, flush=True)
         began = time.monotonic()
@@ -94,10 +101,10 @@ def _tried(work: Callable[[], T]) -> tuple[T | None, Figures]:
     except NotHereError as error:
         return None, {"skipped": str(error)}
     except OutOfTimeError:
-        return None, {"skipped": "the time of the part was used up on the way"}
+        return None, {"skipped": "the time was used up on the way"}
     except InputError as error:
         return None, {"refused": str(error)}
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
         return None, {"out_of_memory": str(error)}
     except Exception as error:
         traceback.print_exc()
@@ -131,6 +138,6 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def median_seconds(work: Callable[[], object], repeats: int = 3) -> float:
+def median_seconds(work: Callable[[], object], repeats: int = 2) -> float:
     """Return the median of several times, behind a first one that does not count."""
     return median([seconds_of(work) for _ in range(repeats + 1)][1:])

@@ -1,7 +1,9 @@
-"""The ledger beside what PyTorch allocates at its height, while students of 4B are trained for a few steps."""
+"""The ledger beside what PyTorch allocates at its height, while students are trained for a few steps."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from studies.benchmarks.distil_models import Marks
 from studies.benchmarks.distil_process import Peak
 from studies.gpu.bench import Bench, release
 from studies.gpu.plans import AUTO, Plan, plan_of
+from studies.gpu.shapes import Shape
 from studies.gpu.subject import Subject, Subjects
 
 #: The first makes the optimiser's states, the others find them.
@@ -33,11 +36,14 @@ def measure_memory(bench: Bench, subjects: Subjects) -> None:
             chosen = "the ledger's optimiser" if optimizers is AUTO else "8-bit states"
             what = f"{shape.name} to {bench.work.budget}, {form} targets, {chosen}"
 
-            def peak(form: FormName = form, optimizers: tuple[OptimizerName, ...] = optimizers) -> Any:
-                subject = subjects.of(shape)  # noqa: B023
-                return peak_of(bench, subject, plan_of(subject.resolved, form, subjects.folder, optimizers))
+            bench.measure(what, partial(_measured, bench, subjects, shape, form, optimizers))
 
-            bench.measure(what, peak)
+
+def _measured(
+    bench: Bench, subjects: Subjects, shape: Shape, form: FormName, optimizers: Sequence[OptimizerName]
+) -> dict[str, Any]:
+    subject = subjects.of(shape)
+    return peak_of(bench, subject, plan_of(subject.resolved, form, subjects.folder, optimizers))
 
 
 def peak_of(bench: Bench, subject: Subject, plan: Plan) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Tokens a second of distillation, and the share of the device's matrix rate that the models' own products reach.
+"""Tokens a second of distillation, and the share of the device's matrix rate that its products reach.
 
 Utilisation counts what the models need: 6 operations for each token and weight of the student that multiplies
-it, and with live targets 2 for each of the teacher (arXiv 2204.02311, appendix B, without attention's own).
-Recomputed activations, the teacher's head on cached final states, and attention over tokens do not count.
+it, and with live targets 2 for each of the teacher's (arXiv 2204.02311, appendix B). Recomputed activations,
+the teacher's head on cached final states, and attention over tokens do not count.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 from unittest.mock import patch
@@ -82,14 +83,15 @@ def measure_pace(bench: Bench, subjects: Subjects) -> None:
         return
     bench.findings.add(bench.part, f"bfloat16 product of {side} × {side}", {"tflops": rate / 1e12})
     for variant in VARIANTS:
+        work = partial(_measured, bench, subjects, variant, rate)
+        bench.measure(variant.words, work, _COMPILING if variant.compiled else 0.0)
 
-        def pace(variant: Variant = variant, rate: float = rate) -> dict[str, Any]:
-            check_here(variant)
-            subject = subjects.of(bench.work.shapes[0])
-            plan = plan_of(subject.resolved, variant.form, subjects.folder)
-            return pace_of(bench, subject, plan.with_step(bench.work.step_blocks), variant, rate)
 
-        bench.measure(variant.words, pace, _COMPILING if variant.compiled else 0.0)
+def _measured(bench: Bench, subjects: Subjects, variant: Variant, rate: float) -> dict[str, Any]:
+    check_here(variant)
+    subject = subjects.of(bench.work.shapes[0])
+    plan = plan_of(subject.resolved, variant.form, subjects.folder)
+    return pace_of(bench, subject, plan.with_step(bench.work.step_blocks), variant, rate)
 
 
 def check_here(variant: Variant) -> None:
@@ -169,7 +171,7 @@ def _without_liger(variant: Variant) -> AbstractContextManager[object]:
 def _step_seconds(
     bench: Bench, subject: Subject, plan: Plan, training: Any, *, compiled: bool
 ) -> list[float]:
-    """Return the seconds of the timed steps; fewer if the time of the part ends.
+    """Return the seconds of the timed steps; fewer if the time ends.
 
     Raises:
         OutOfTimeError: not even one was timed.
@@ -180,13 +182,11 @@ def _step_seconds(
 
     def advance(tokens: int) -> None:
         marks()
-        if bench.left < 0 or len(marks.at) > _WARM_UP + _TIMED:
+        if bench.whole_left < 0 or len(marks.at) > _WARM_UP + _TIMED:
             raise _EnoughError
 
-    try:
+    with suppress(_EnoughError):
         subject.train(plan, student, targets, _ENDLESS if compiled else _WARM_UP + _TIMED, advance)
-    except _EnoughError:
-        pass
     seconds = marks.between()[_WARM_UP:]
     if not seconds:
         raise OutOfTimeError

@@ -24,8 +24,8 @@ from studies.benchmarks.distil_models import device
 from studies.gpu.bench import NotHereError
 from studies.gpu.shapes import Shape, Work
 
-#: Parts of a stage that are not in what PyTorch allocates while a student trains here: the allowance for the
-#: CUDA context, and weights that students are cut from, which lie on the host. On a CPU also what was there before.
+#: Parts of a stage that PyTorch does not allocate while a student trains here: the allowance for the CUDA
+#: context; weights that students are cut from, which lie on the host; on a CPU what was there before.
 _APART = ("workspace", "sorted weights", "process", "text")
 #: Optimisers that the ledger chooses from, the preferred first.
 AUTO = (OptimizerName.ADAMW, OptimizerName.ADAMW_8BIT)
@@ -61,7 +61,7 @@ class Plan:
         return {name: size for name, size in parts.items() if name not in _APART}
 
     def with_step(self, blocks: int) -> Plan:
-        """Return the plan with steps of at least so many blocks, in whole micro-batches, but at most its batch.
+        """Return the plan with shorter steps: of at least so many blocks, in whole micro-batches.
 
         Two micro-batches are the least: from the second on, gradients are there throughout.
         """
@@ -89,9 +89,9 @@ def resolved_run(shape: Shape, work: Work, folder: Path, memory: str | None = No
         budget=work.budget,
         model=(str(folder / shape.name),),
         basis="coordinate",
-        depth_by="block-influence",
         device=None if memory else str(device()),
         device_memory=memory,
+        dtype="bfloat16",
         plan=memory is not None,
         trials=4,
         rung_tokens=("65536",),

@@ -1,4 +1,4 @@
-"""What ranking a teacher takes: the pass that scores all widths, moments, and the perplexity without a layer."""
+"""What ranking a teacher takes: the pass that scores widths, moments, and the perplexity without a layer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from evaluators.huggingface.final_states import final_states
 from evaluators.importance.layer_passes import DepthSetting, depends_on_states_alone
 from evaluators.importance.layer_removal import by_loss
 from evaluators.importance.layer_scores import layer_sample
-from evaluators.importance.method import Method
 from evaluators.importance.moments import gather_moments
 from evaluators.importance.rank import batches, rank_in_bases
+from search.settings.methods import method_of
 from space.cutting.basis import BasisName
 from space.cutting.extraction import student_map
 from space.cutting.moments import moment_bytes
@@ -40,7 +40,7 @@ def _widths(bench: Bench, subject: Subject) -> dict[str, Any]:
     """Rank all widths in one pass, beside a bare forward pass over the same text."""
     model, text = subject.teacher, subject.text(bench.work.ranking_blocks)
     keys = {BasisName.COORDINATE: ""}
-    method = Method(bfloat16=subject.resolved.config.dtype == "bfloat16")
+    method = method_of(subject.resolved.config)
     with subject.residence.on_device():
         _read(model, text[:1])  # the first pass loads kernels
         bare = seconds_of(lambda: _read(model, text))
@@ -63,7 +63,7 @@ def _moments(bench: Bench, subject: Subject) -> dict[str, Any]:
 
 
 def _perplexity(bench: Bench, subject: Subject) -> dict[str, Any]:
-    """Compute the loss without some layers, spread over the depth, on the sample that layers are ranked on."""
+    """Compute the loss without some layers, spread over the depth, on the sample for ranking layers."""
     model, axis_map = subject.teacher, subject.axis_map
     text = layer_sample(subject.text(bench.work.ranking_blocks))
     number, depth = bench.work.layers, axis_map.teacher.layers
@@ -81,7 +81,6 @@ def _without(setting: DepthSetting, layers: list[int]) -> None:
         cost = by_loss(passes)
         for layer in layers:
             cost(passes.without(layer, layer + 1))
-        setting.spent(len(passes.tokens), 0)
 
 
 @torch.no_grad()

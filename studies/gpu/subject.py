@@ -1,4 +1,4 @@
-"""A teacher of random weights that lies on the host, with the students, targets and trainings that come of it."""
+"""A teacher of random weights that lies on the host, and the students, targets and trainings it gives."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from studies.gpu.shapes import Shape, Work
 class Subject:
     """A teacher of random weights.
 
-    It is made on the device, which is quick, in the precision of a run, and then lies on the host. It comes to
-    the device as the teacher of a run does that does not stay there.
+    It is made on the device, which is quick, in the precision of a run, and then lies on the host. From there
+    it comes to the device as the teacher of a run does that does not stay there.
 
     Args:
         resolved: the run that cuts it.
@@ -120,7 +120,7 @@ class Subjects:
     """
 
     def __init__(self, work: Work, folder: Path) -> None:
-        self._work, self.folder = work, folder
+        self.work, self.folder = work, folder
         self._resolved: dict[str, Resolved] = {}
         self._last: tuple[str, Subject] | None = None
 
@@ -131,9 +131,13 @@ class Subjects:
             InputError: the run that cuts it does not fit on this device.
         """
         if self._last is None or self._last[0] != shape.name:
-            self._last = None
-            release()
+            self.forget()
             if shape.name not in self._resolved:
-                self._resolved[shape.name] = resolved_run(shape, self._work, self.folder)
+                self._resolved[shape.name] = resolved_run(shape, self.work, self.folder)
             self._last = shape.name, Subject(self._resolved[shape.name], self.folder)
         return self._last[1]
+
+    def forget(self) -> None:
+        """Let go of the teacher that is kept."""
+        self._last = None
+        release()
