@@ -1,7 +1,7 @@
 """An acceptance on a GPU that anyone with a card can run: ``python -m studies.gpu --out FILE.json``.
 
-It fetches nothing. Each figure is written to the file as it comes; at the end a table goes to stdout. Exit status 0 if nothing failed, 1 if
-something did, 2 without a GPU.
+It fetches nothing. Each figure is written to the file as it comes; at the end a table goes to stdout. Exit
+status 0 if nothing failed, 1 if something did, 2 without a GPU.
 """
 
 from __future__ import annotations

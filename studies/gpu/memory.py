@@ -67,24 +67,23 @@ def peak_of(bench: Bench, subject: Subject, plan: Plan) -> dict[str, Any]:
     subject.train(plan, student, targets, _STEPS, advance, validate=True)
     measured, foretold = peak.bytes(), sum(plan.foretold.values())
     ooms = _out_of_memory_errors() - before
-    found = _setting(plan) | {
-        "parameters": parameters,
+    found = {
+        "optimizer": plan.config.optimizer,
         "foretold_gb": foretold / 1e9,
         "measured_gb": measured / 1e9,
-        "ratio": foretold / measured,
-        "holds": _LEAST <= foretold / measured <= _MOST,
+        "ratio": foretold / max(1, measured),
+        "holds": _LEAST <= foretold / max(1, measured) <= _MOST,
         "fits": not ooms,
         "out_of_memory_errors": ooms,
         "step_s": min(marks.between()),
-        "foretold_bytes": plan.foretold,
     }
-    return found | _pool()
+    return found | _pool() | {"parameters": parameters} | _setting(plan)
 
 
 def _setting(plan: Plan) -> dict[str, Any]:
     placement = plan.resolved.placement
     return {
-        "optimizer": plan.config.optimizer,
+        "foretold_bytes": plan.foretold,
         "architecture": plan.architecture.label,
         "block": plan.config.block,
         "step_blocks": plan.config.batch_blocks,

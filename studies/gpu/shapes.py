@@ -77,7 +77,7 @@ QWEN3_8B = Qwen3Config(
 #: A search whose candidates do not depend on the device: neither on latencies, nor on losses that are near.
 SEARCH = (
     *("--budget", "1M", "--basis", "coordinate", "--objectives", "loss", "--sampler", "random"),
-    *("--trials", "6", "--rung-tokens", "8192", "--search-tokens", "24576"),
+    *("--trials", "6", "--rung-tokens", "8192", "--search-tokens", "40960"),
     *("--retrain-tokens", "16384", "--promote", "1", "--retrain-baselines", "False"),
     *("--dtype", "float32", "--seed", "0"),
 )
