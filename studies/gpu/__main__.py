@@ -41,7 +41,7 @@ SHARES: dict[Part, float] = {
     "parity": 2.0,
     "search": 13.5,
 }
-_MEASURES: dict[Part, Callable[[Bench, Subjects], None]] = {
+_MEASURES: dict[str, Callable[[Bench, Subjects], None]] = {
     "memory": measure_memory,
     "pace": measure_pace,
     "ranking": measure_ranking,

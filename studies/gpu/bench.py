@@ -123,6 +123,11 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
+def out_of_memory_errors() -> int:
+    """Return how often PyTorch has found no memory; a training goes on with smaller micro-batches."""
+    return int(torch.cuda.memory_stats()["num_ooms"]) if torch.cuda.is_available() else 0
+
+
 def synchronize() -> None:
     """Wait until the device has done what it was given."""
     if torch.cuda.is_available():

@@ -12,7 +12,7 @@ from evaluators.distillation.optimizers import OptimizerName
 from evaluators.distillation.targets.batch import FormName
 from studies.benchmarks.distil_models import Marks
 from studies.benchmarks.distil_process import Peak
-from studies.gpu.bench import Bench, release
+from studies.gpu.bench import Bench, out_of_memory_errors, release
 from studies.gpu.plans import AUTO, Plan, plan_of
 from studies.gpu.shapes import Shape
 from studies.gpu.subject import Subject, Subjects
@@ -53,7 +53,7 @@ def peak_of(bench: Bench, subject: Subject, plan: Plan) -> dict[str, Any]:
     ledger allows ``workspace``, and other processes.
     """
     plan = plan.with_step(0)
-    peak, before, marks = Peak(), _out_of_memory_errors(), Marks()
+    peak, before, marks = Peak(), out_of_memory_errors(), Marks()
     student = subject.student(plan.architecture)
     parameters = student.num_parameters()
     targets = subject.targets(plan)
@@ -66,7 +66,7 @@ def peak_of(bench: Bench, subject: Subject, plan: Plan) -> dict[str, Any]:
 
     subject.train(plan, student, targets, _STEPS, advance, validate=True)
     measured, foretold = peak.bytes(), sum(plan.foretold.values())
-    ooms = _out_of_memory_errors() - before
+    ooms = out_of_memory_errors() - before
     found = {
         "optimizer": plan.config.optimizer,
         "foretold_gb": foretold / 1e9,
@@ -93,17 +93,13 @@ def _setting(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _out_of_memory_errors() -> int:
-    """Return how often PyTorch found no memory; a training then goes on with smaller micro-batches."""
-    return int(torch.cuda.memory_stats()["num_ooms"]) if torch.cuda.is_available() else 0
-
-
-def _pool() -> dict[str, float]:
-    """Return what PyTorch has reserved at its height, and what the device has in use beyond it."""
+def _pool() -> dict[str, Any]:
+    """Return what PyTorch reserved at its height, how often it had to tidy up, and what is in use beyond it."""
     if not torch.cuda.is_available():
         return {}
     free, total = torch.cuda.mem_get_info()
     return {
+        "retries": torch.cuda.memory_stats()["num_alloc_retries"],
         "reserved_gb": torch.cuda.max_memory_reserved() / 1e9,
         "outside_gb": (total - free - torch.cuda.memory_reserved()) / 1e9,
         "device_gb": total / 1e9,

@@ -26,7 +26,7 @@ from search.settings.costs import typical_architecture
 from space.counting.counting import matrix_polynomial
 from studies.benchmarks.distil_gpu import matrix_rate
 from studies.benchmarks.distil_models import Marks
-from studies.gpu.bench import Bench, NotHereError, OutOfTimeError
+from studies.gpu.bench import Bench, NotHereError, OutOfTimeError, out_of_memory_errors
 from studies.gpu.plans import Plan, plan_of
 from studies.gpu.subject import Subject, Subjects
 
@@ -125,7 +125,7 @@ def pace_of(bench: Bench, subject: Subject, plan: Plan, variant: Variant, rate: 
     """
     architecture = typical_architecture(subject.resolved.space)
     student, targets = subject.student(architecture), subject.targets(plan)
-    compiled = counters["frames"]["ok"], counters["frames"]["total"]
+    compiled, ooms = (counters["frames"]["ok"], counters["frames"]["total"]), out_of_memory_errors()
     with _without_liger(variant):
         seconds = median(_step_seconds(bench, subject, plan, (student, targets), compiled=variant.compiled))
     tokens = plan.config.batch_blocks * plan.config.block / seconds
@@ -138,6 +138,7 @@ def pace_of(bench: Bench, subject: Subject, plan: Plan, variant: Variant, rate: 
         "tflops": flops / 1e12,
         "utilisation": flops / rate,
         "holds": flops / rate >= _UTILISATION and hours <= _HOURS[variant.form],
+        "out_of_memory_errors": out_of_memory_errors() - ooms,
         "step_s": seconds,
         "step_blocks": plan.config.batch_blocks,
         "micro_batch": plan.micro,

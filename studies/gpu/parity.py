@@ -83,7 +83,7 @@ def compared(host: Path, device: Path) -> dict[str, Any]:
     """
     here, there = (_losses(run) for run in (host, device))
     common = here.index.intersection(there.index)
-    difference = float((here[common] - there[common]).abs().max())
+    difference = float((here.loc[common] - there.loc[common]).abs().max())
     same = len(common) == len(here) == len(there)
     layers, units = _orders(host, device)
     return {
