@@ -1,0 +1,128 @@
+"""The searches of the acceptance on a GPU: processes that end in time, and runs that are compared."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from studies.gpu import parity
+from studies.gpu import search as real_search
+from studies.gpu.bench import Bench
+from studies.gpu.commands import Ended, run_commands
+from studies.gpu.findings import Findings
+from studies.gpu.parity import SearchFailedError, check_ended, compared
+from studies.gpu.shapes import TOY
+from tests.small_search import SMALL, write_stories, write_teacher
+from tests.warm_python import warm_run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def findings(tmp_path: Path) -> Findings:
+    return Findings(tmp_path / "figures.json", {"device": "none"})
+
+
+@pytest.fixture
+def bench(findings: Findings) -> Bench:
+    findings.begin("memory")
+    return Bench("memory", TOY, findings, 60.0, 60.0)
+
+
+def test_commands_run_side_by_side_until_their_time_is_used_up(tmp_path: Path) -> None:
+    say = "import sys; print('out'); print('err\\n', file=sys.stderr); sys.exit(3)"
+    ended = run_commands(
+        {"says": ["-c", say], "sleeps": ["-c", "import time; time.sleep(60)"]}, 2.0, tmp_path
+    )
+    says, sleeps = ended["says"], ended["sleeps"]
+    assert (says.status, says.in_time, says.output, says.last_line) == (3, True, "out\n", "err")
+    assert (sleeps.status, sleeps.in_time) == (-9, False)
+    assert sleeps.seconds < 30
+    with pytest.raises(SearchFailedError, match="says: exit status 3; err"):
+        check_ended("says", says)
+    with pytest.raises(SearchFailedError, match="sleeps: ended after"):
+        check_ended("sleeps", sleeps)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directories of two searches that differ in their seed."""
+    folder = tmp_path_factory.mktemp("searches")
+    write_teacher(folder / "teacher")
+    write_stories(folder / "stories.txt")
+    environment = {"PYTHONPATH": str(ROOT), "SLIMSEARCH_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    for seed in ("0", "1"):
+        flags = (
+            "--model",
+            "teacher",
+            "--data",
+            "stories.txt",
+            "--budget",
+            "60%",
+            "--seed",
+            seed,
+            *SMALL.split(),
+        )
+        arguments = parity.search_command(flags, "cpu", folder, seed)
+        done = warm_run([sys.executable, *arguments], cwd=folder, env=environment, timeout=250)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_search_equals_itself_and_no_other(runs: Path) -> None:
+    same = compared(runs / "0", runs / "0")
+    assert same["holds"]
+    assert same["same_architectures"]
+    assert same["losses"] > 4
+    assert (same["largest_difference_nats"], same["units_at_the_same_rank"]) == (0.0, 1.0)
+    assert not compared(runs / "0", runs / "1")["holds"], "another seed"
+
+
+def test_both_searches_are_compared(bench: Bench, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, list[str]] = {}
+
+    def ran(commands: dict[str, list[str]], seconds: float, folder: Path) -> dict[str, Ended]:
+        asked.update(commands)
+        for name in commands:
+            (folder / name).symlink_to(runs / "0")
+        return {name: Ended(0, 7.0, True, "", "") for name in commands}
+
+    monkeypatch.setattr(parity, "run_commands", ran)
+    parity.measure_parity(bench, None)  # type: ignore[arg-type]
+    [row] = bench.findings.parts["memory"]["figures"]
+    assert row["holds"]
+    assert (row["host_s"], row["device_s"]) == (7.0, 7.0)
+    host, device = asked["host"], asked["device"]
+    assert host[host.index("--device") + 1] == "cpu"
+    assert device[device.index("--device") + 1] == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_the_search_at_hand_is_given_most_of_the_time(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"label": "h1", "loss": 2.5}
+    result = {"chosen": model, "promoted": [model], "teacher": {"loss": 2.0}}
+    asked: list[str] = []
+
+    def ran(commands: dict[str, list[str]], seconds: float, folder: Path) -> dict[str, Ended]:
+        asked.extend(commands["search"])
+        return {"search": Ended(0, 40.0, True, json.dumps(result), "")}
+
+    tried = pd.DataFrame(
+        {"rung": [0, 0, 1], "label": ["a", "b", "a"], "state": ["complete", "failed", "complete"]}
+    )
+    monkeypatch.setattr(real_search, "run_commands", ran)
+    monkeypatch.setattr(real_search, "trials", lambda run: tried)
+    real_search.measure_search(bench, tmp_path / "teacher", tmp_path / "text.jsonl")
+    [row] = bench.findings.parts["memory"]["figures"]
+    assert row["asked_s"] == pytest.approx(0.85 * 60, rel=0.05)
+    assert row["ratio"] == pytest.approx(40 / row["asked_s"], rel=1e-4)
+    counts = (row["candidates_scored"], row["candidates_distilled"], row["candidates_failed"])
+    assert counts == (2, 1, 1)
+    assert (row["chosen"], row["chosen_loss"], row["models_retrained"]) == ("h1", 2.5, 1)
+    assert float(asked[asked.index("--hours") + 1]) == pytest.approx(0.85 / 60, rel=0.05)
