@@ -14,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from evaluators.teacher.host_memory import free_host_bytes
 from space.axes.axis_map import wildcard_name
 from space.input_error import InputError
 
 #: The share of free memory that weights may take; the rest is for computations.
 _SHARE_FOR_WEIGHTS = 0.9
-_MEMORY = Path("/proc/meminfo")
 SINGLE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 #: Of larger tensors, only this many of the first, middle and last bytes are hashed.
@@ -41,14 +41,10 @@ def weight_bytes(files: Sequence[Path], stored: torch.dtype, dtype: torch.dtype)
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return the free memory of a device in bytes; None where it cannot be measured."""
+    """Return the free memory of a device in bytes, within a container's limit; None where it is unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    if device.type != "cpu" or not _MEMORY.is_file():
-        return None
-    lines = _MEMORY.read_text(encoding="ascii").splitlines()
-    found = {name: rest for name, _, rest in (line.partition(":") for line in lines)}
-    return int(found["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in found else None
+    return free_host_bytes() if device.type == "cpu" else None
 
 
 def fits_in_memory(

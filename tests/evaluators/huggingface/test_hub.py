@@ -118,7 +118,7 @@ class TestTeachers:
         shards = {name: save(half, {"format": "pt"}) for name, half in zip(names, halves, strict=True)}
         index = {name: shard for shard, half in zip(names, halves, strict=True) for name in half}
         others = {name: content for name, content in hub.files.items() if name != WEIGHTS}
-        others[f"{WEIGHTS}.index.json"] = json.dumps({"weight_map": index}).encode()
+        others[f"{WEIGHTS}.index.json"] = json.dumps({"metadata": {}, "weight_map": index}).encode()
         hub.add_model("org/shards", {**others, **shards, "consolidated.safetensors": b"0", "part/c": b"0"})
         fetched = hub.client.ask("teacher", id="org/shards")
         local = hub.client.ask("teacher", id=hub.tokenizer)
