@@ -12,7 +12,7 @@ _MOUNT = Path("/sys/fs/cgroup")
 
 
 class _Version(NamedTuple):
-    """The files of a control group that tell its memory, and the fields of ``memory.stat`` that can be freed."""
+    """The files of a control group that tell its memory, and what ``memory.stat`` tells can be freed."""
 
     limit: str
     used: str
