@@ -25,6 +25,7 @@ from evaluators.teacher.config import find_all, find_config, read_config, untie_
 from evaluators.teacher.finite import check_finite
 from evaluators.teacher.said import first_names
 from evaluators.teacher.stored import StoredTensors, empty_model, find_places, shapes_of
+from evaluators.teacher.vocabulary import check_tokenizer
 from evaluators.teacher.weights import (
     fingerprint,
     fits_in_memory,
@@ -52,7 +53,7 @@ def load_tokenizer(
     """Load the tokenizer that is stored with the weights.
 
     Raises:
-        InputError: there is none, it cannot be read, or it has more tokens than the model.
+        InputError: there is none, it cannot be read, or the model has no row for its tokens.
     """
     if not any(file for pattern in _VOCABULARIES for file in directory.glob(pattern)):
         raise InputError(
@@ -62,13 +63,7 @@ def load_tokenizer(
         )
     with quiet_libraries():
         tokenizer = _read_tokenizer(directory, id, trust_remote_code)
-    known = config.get_text_config().vocab_size
-    if tokenizer.vocab_size > known:
-        raise InputError(
-            "tokenizer and model have to share a vocabulary",
-            f"the tokenizer of {id} has {tokenizer.vocab_size} tokens, the model {known}",
-            "Put the tokenizer that the model was trained with beside the weights",
-        )
+    check_tokenizer(tokenizer, config.get_text_config().vocab_size, id)
     return tokenizer
 
 
@@ -113,6 +108,11 @@ class Teacher:
     device: torch.device | None = None
     stays: bool = True
     other_dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """V, the rows of the table of token embeddings."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
 
     @cached_property
     def residence(self) -> Residence:

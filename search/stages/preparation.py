@@ -23,6 +23,7 @@ from evaluators.corpus.corpus import Corpus, CorpusRequest, read_corpus
 from evaluators.huggingface.final_states import check_head
 from evaluators.metrics.latency import LatencyCache
 from evaluators.teacher import Teacher, load_teacher
+from evaluators.teacher.vocabulary import check_tokens
 from search.rungs.evaluation import CandidateError
 from search.settings.config import RunConfig
 from search.settings.costs import within_bounds
@@ -121,7 +122,9 @@ def load(config: RunConfig, console: Console, placement: Placement = Placement()
         teacher = teacher_of(config, stays=placement.teacher_stays)
         check_states(config, teacher.model)
     with console.stage("text"):
-        return teacher, _read(config, teacher)
+        corpus = _read(config, teacher)
+        check_tokens(corpus.blocks.values(), teacher.tokenizer, teacher.rows, teacher.id)
+        return teacher, corpus
 
 
 def teacher_of(config: RunConfig, *, stays: bool) -> Teacher:

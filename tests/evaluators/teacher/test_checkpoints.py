@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from evaluators.teacher import Teacher, load_config, load_teacher
 from evaluators.teacher.on_disk import teacher_on_disk
+from evaluators.teacher.vocabulary import check_texts, check_tokens
 from evaluators.teacher.writing import write_directory
+from search.stages import preparation
+from search.terminal.console import Console
 from space.axes.config_fields import with_sizes
 from space.counting.counting import parameter_polynomial
 from space.cutting.extraction import extract, model_from_weights, saved_tensors, sort_by_importance
@@ -23,6 +29,7 @@ from space.input_error import InputError
 from space.verification.contract import random_ranking
 from space.verification.verification import verified_axis_map
 from tests.evaluators.tiny_models import VOCABULARY, tiny_model
+from tests.search.synthetic import run_config
 
 CPU = torch.device("cpu")
 TOKENS = torch.arange(24).view(2, 12) % VOCABULARY
@@ -364,6 +371,48 @@ class TestOldBuffers:
         bias = {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)}
         path = save(llama(), lambda tensors: tensors.update(bias))
         assert "model.layers.0.self_attn.q_proj.bias have no place in the model" in refused(path)
+
+
+class TestTokensWithoutARow:
+    @pytest.fixture
+    def path(self, save: Callable[..., Path], byte_tokenizer: PreTrainedTokenizerFast) -> Path:
+        """A teacher of 257 rows whose tokenizer has token 257 for padding."""
+        path = save(llama())
+        tokenizer = copy.deepcopy(byte_tokenizer)
+        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+        tokenizer.save_pretrained(path)
+        return path
+
+    def test_one_that_no_text_has_is_told(self, path: Path, caplog: Said) -> None:
+        teacher = load(path)
+        check_texts(["all is well"], teacher.tokenizer, teacher.rows, teacher.id)
+        [line] = [line for line in caplog.messages if "beyond the 257 rows" in line]
+        assert line.endswith("which no text may have: '<|pad|>' (257)")
+
+    def test_a_text_that_has_one_is_refused_by_its_name(self, path: Path) -> None:
+        teacher = load(path)
+        with pytest.raises(InputError) as refusal:
+            check_texts(["all is <|pad|> well"], teacher.tokenizer, teacher.rows, teacher.id)
+        assert f"'<|pad|>' is token 257, and the table of {path} has 257 rows" in str(refusal.value)
+        with pytest.raises(InputError, match="is token 300"):
+            check_tokens([torch.tensor([[1, 2], [300, 3]])], teacher.tokenizer, teacher.rows, teacher.id)
+
+    def test_one_that_every_document_has_is_refused_at_once(self, path: Path) -> None:
+        tokenizer: Any = AutoTokenizer.from_pretrained(path)
+        tokenizer.add_special_tokens({"eos_token": "<|end|>"})
+        tokenizer.save_pretrained(path)
+        assert "'<|end|>' is token 258, and the table" in refused(path)
+
+    def test_a_run_refuses_it_before_any_work(
+        self, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SLIMSEARCH_CACHE", str(tmp_path / "cache"))
+        text = tmp_path / "text.jsonl"
+        rows = [{"text": f"Of {number} all is <|pad|> well."} for number in range(300)]
+        text.write_text("\n".join(map(json.dumps, rows)))
+        config = run_config(teacher=str(path), data=str(text), block=16, device="cpu", dtype="float32")
+        with pytest.raises(InputError, match=r"'<\|pad\|>' is token 257"):
+            preparation.load(config, cast(Console, SimpleNamespace(stage=lambda _: nullcontext())))
 
 
 @pytest.mark.parametrize("field", ["_attn_implementation", "attn_implementation"])
