@@ -63,6 +63,8 @@ def load_tokenizer(
         )
     with quiet_libraries():
         tokenizer = _read_tokenizer(directory, id, trust_remote_code)
+    if not trust_remote_code:  # the class of transformers is in use, and the code does not go along
+        tokenizer.init_kwargs.pop("auto_map", None)
     check_tokenizer(tokenizer, config.get_text_config().vocab_size, id)
     return tokenizer
 

@@ -30,6 +30,7 @@ from search.settings.costs import within_bounds
 from search.settings.methods import accelerator_of, check_states, weights_dtype
 from search.settings.placement import Placement
 from search.settings.resolved import Resolved
+from search.stages.identity import check_identity
 from search.stages.importance import Importance
 from search.stages.run_context import BasisScore, BasisTrial, RunContext
 from search.stages.sorted_weights import SortedWeights
@@ -161,7 +162,8 @@ def prepare(
 
     Raises:
         InputError: the teacher's head cannot be separated from its body, activations are not finite, the
-            targets do not fit on the disk, or the model named to teach cannot.
+            targets do not fit on the disk, the model named to teach cannot, or the uncut student is not the
+            teacher.
     """
     config = resolved.config
     with nullcontext() if resolved.placement.layer_by_layer else teacher.on_device():
@@ -179,6 +181,9 @@ def prepare(
         ranking = importance.rank([variant])[variant.basis]
         repair = importance.repair_of(variant, ranking)
         weights = _sorted_weights(variant, resolved.placement, teacher, ranking, directory)
+        if not (directory.summary.exists() or resolved.placement.layer_by_layer):
+            block = corpus.calibration[0]
+            check_identity(teacher.residence, variant.axis_map, ranking, weights.tensors, block)
         return RunContext(
             config,
             directory.path,

@@ -287,8 +287,12 @@ class TestPromises:
 
     def test_code_that_does_not_run_is_not_named(self, save: Callable[..., Path], tmp_path: Path) -> None:
         path = save(llama(), auto_map={"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"})
+        settings = json.loads((path / "tokenizer_config.json").read_text())
+        settings["auto_map"] = {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}
+        (path / "tokenizer_config.json").write_text(json.dumps(settings))
         place = written(same_size(path), path, tmp_path / "student")
         assert "auto_map" not in json.loads((place / CONFIG).read_text())
+        assert "auto_map" not in json.loads((place / "tokenizer_config.json").read_text())
         assert isinstance(AutoModelForCausalLM.from_pretrained(place), PreTrainedModel)
 
 
