@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 _TOKENS = 256
 #: The share of tokens whose logits have to agree.
 _SHARE = 0.9
-#: Tolerance, in square roots of the dtype's rounding error. Two trained Llamas of 5 and 8 layers take a ninth of
-#: it in bfloat16 and turned, where rounding is largest.
+#: Tolerance, in square roots of the dtype's rounding error. Two trained Llamas of 5 and 8 layers take a ninth
+#: of it in bfloat16 and turned, where rounding is largest.
 _ROOTS = 2.0
 
 
