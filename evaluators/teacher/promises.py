@@ -16,7 +16,7 @@ from evaluators.teacher.said import say_once
 from space.axes.axis_map import BUILD_ERRORS, build
 
 #: Ways to compute attention and experts that need no other package than PyTorch.
-_PYTORCHS_OWN = {None, "eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm"}
+_PYTORCHS_OWN = (None, "eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm")
 _HOW = ("_attn_implementation", "_experts_implementation")
 #: Fields that count or switch on layers for predicting tokens ahead.
 _AHEAD = re.compile(r"(^|_)(mtp|nextn)(_|$)")

@@ -191,11 +191,10 @@ def tensors_apart(model: PreTrainedModel, files: Sequence[Path]) -> tuple[str, s
 
 
 def _equal(files: Sequence[Path], *names: str) -> bool:
-    found = []
+    found = {}
     for path in files:
         with safe_open(path, "pt") as file:
-            here = set(file.keys())
-            found += [file.get_tensor(name) for name in names if name in here]
-    one, other = found
+            found |= {name: file.get_tensor(name) for name in set(names) & set(file.keys())}
+    one, other = (found[name] for name in names)
     dtype = torch.promote_types(one.dtype, other.dtype)
     return torch.equal(one.to(dtype), other.to(dtype))

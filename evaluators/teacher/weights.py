@@ -156,7 +156,7 @@ def other_dtypes(
     """
     found: dict[str, torch.dtype] = {}
     for name, tensor in tensors_of(files):
-        if name in places and tensor.is_floating_point():
+        if name in places and tensor.is_floating_point() and tensor.itemsize > 1:
             place = wildcard_name(places[name])
             found[place] = torch.promote_types(found.get(place, tensor.dtype), tensor.dtype)
     return {place: dtype for place, dtype in found.items() if dtype != most}
