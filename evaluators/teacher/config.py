@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 from pathlib import Path
@@ -17,6 +18,10 @@ from transformers.models.auto.modeling_auto import (
 
 from evaluators.huggingface.hub import HubRequest, LoggedBytes, hub_refusals, may_be_hub_id, not_found
 from evaluators.huggingface.library_output import quiet_libraries, short_message
+from evaluators.teacher.promises import keep_promises
+from evaluators.teacher.said import say_once
+from evaluators.teacher.stored import empty_model, tensors_apart
+from evaluators.teacher.weights import INDEX, SINGLE_FILE, index_of, weight_files, weights_are_here
 from evaluators.teacher.writing import LICENCE_FILES
 from space.input_error import InputError
 
@@ -25,7 +30,6 @@ _RULE = "a teacher is a directory or a hub id"
 _CAUSAL = "a teacher is a causal language model"
 _CONFIG = ["config.json"]
 _CODE = ["*.py"]
-_WEIGHTS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 _TOKENIZER = [
     "tokenizer*",
     "special_tokens_map.json",
@@ -88,10 +92,15 @@ def find_all(id: str, config_directory: Path, revision: str | None, trust_remote
     # The name of a snapshot's folder is its commit; the weights have to be of the same commit.
     commit = config_directory.name
     code = _CODE if trust_remote_code else []
-    return _find(id, commit, _CONFIG + _WEIGHTS + _TOKENIZER + _TERMS + code)
+    directory = _find(id, commit, [*_CONFIG, INDEX, SINGLE_FILE, *_TOKENIZER, *_TERMS, *code])
+    if (directory / SINGLE_FILE).is_file() or not (directory / INDEX).is_file():
+        return directory
+    # Shards have any names, and may lie in folders: the index tells.
+    shards = [glob.escape(name) for name in index_of(directory)]
+    return _find(id, commit, shards, ignored=[])
 
 
-def _find(id: str, revision: str | None, patterns: list[str]) -> Path:
+def _find(id: str, revision: str | None, patterns: list[str], ignored: list[str] = _FOLDERS) -> Path:
     path = Path(id).expanduser()
     if path.is_dir():
         if revision is not None:
@@ -105,17 +114,17 @@ def _find(id: str, revision: str | None, patterns: list[str]) -> Path:
         raise InputError(_RULE, f"{id} is a file", "Name the directory that holds config.json")
     if not may_be_hub_id(id):
         raise InputError(_RULE, not_found(id), "Check the path")
-    return _fetch(HubRequest("model", id, revision), patterns)
+    return _fetch(HubRequest("model", id, revision), patterns, ignored)
 
 
-def _fetch(wanted: HubRequest, patterns: list[str]) -> Path:
+def _fetch(wanted: HubRequest, patterns: list[str], ignored: list[str]) -> Path:
     logger.info("looking up %s on the hub", wanted.id)
     with hub_refusals(wanted), quiet_libraries():
         directory = snapshot_download(
             wanted.id,
             revision=wanted.revision,
             allow_patterns=patterns,
-            ignore_patterns=_FOLDERS,
+            ignore_patterns=ignored,
             tqdm_class=LoggedBytes,
         )
     return Path(directory)
@@ -147,7 +156,40 @@ def read_config(directory: Path, id: str, trust_remote_code: bool) -> Pretrained
     with quiet_libraries():
         config = _parse_config(directory, id, trust_remote_code)
     _refuse_not_causal(config, described, id, trust_remote_code)
+    keep_promises(config, id, trust_remote_code)
+    if weights_are_here(directory):
+        untie_as_stored(config, directory, id, trust_remote_code)
     return config
+
+
+def untie_as_stored(config: PretrainedConfig, directory: Path, id: str, trust_remote_code: bool) -> bool:
+    """Untie the head in a config, in place, if the weights beside it hold one that differs; say so.
+
+    Returns:
+        Whether the config was changed.
+
+    Raises:
+        InputError: the class ties two tensors in any case, and the files hold different ones.
+    """
+    parts = [config, config.get_text_config(decoder=True)]
+    tying = [one for one in parts if getattr(one, "tie_word_embeddings", False)]
+    files = weight_files(directory, id)
+    apart = tensors_apart(empty_model(config, id, trust_remote_code), files)
+    if apart is None:
+        return False
+    for one in tying:
+        one.tie_word_embeddings = False
+    if tying and tensors_apart(empty_model(config, id, trust_remote_code), files) is None:
+        say_once(
+            f"{id} ties {apart[0]} to {apart[1]} in its config, but its files hold two different tensors: "
+            "they count, so it and its students have both"
+        )
+        return True
+    raise InputError(
+        "tensors that a class ties have to be equal in the files",
+        f"{apart[0]} and {apart[1]} of {id} are tied by its class, and differ in its files",
+        "Save the model with the transformers that trained it, or name another model",
+    )
 
 
 def _parse_config(directory: Path, id: str, trust_remote_code: bool) -> PretrainedConfig:

@@ -88,7 +88,7 @@ def correct_teacher(
     except torch.OutOfMemoryError:
         raise _too_large(teacher, needed) from None
     if accelerator.is_main_process:
-        write_directory(teacher.model, teacher.tokenizer, teacher.stored_dtype, path)
+        write_directory(teacher.model, teacher.tokenizer, teacher.stored_dtype, path, teacher.other_dtypes)
     return outcome
 
 
@@ -134,6 +134,7 @@ def read_corrected(teacher: Teacher, path: Path, dtype: torch.dtype, trust_remot
         revision=teacher.revision,
         directory=teacher.directory,
         stored_dtype=teacher.stored_dtype,
+        other_dtypes=teacher.other_dtypes,
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,18 @@ from transformers import (
 
 from evaluators.huggingface.library_output import quiet_libraries, short_message
 from evaluators.huggingface.residence import Residence
-from evaluators.teacher.config import find_all, find_config, read_config
-from evaluators.teacher.weights import fingerprint, fits_in_memory, stored_dtype, weight_files
+from evaluators.teacher.config import find_all, find_config, read_config, untie_as_stored
+from evaluators.teacher.finite import check_finite
+from evaluators.teacher.said import first_names
+from evaluators.teacher.stored import StoredTensors, empty_model, find_places, shapes_of
+from evaluators.teacher.vocabulary import check_tokenizer
+from evaluators.teacher.weights import (
+    fingerprint,
+    fits_in_memory,
+    other_dtypes,
+    stored_dtype,
+    weight_files,
+)
 from space.input_error import InputError
 
 logger = logging.getLogger(__name__)
@@ -56,7 +66,7 @@ def load_tokenizer(
     """Load the tokenizer that is stored with the weights.
 
     Raises:
-        InputError: there is none, it cannot be read, or it has more tokens than the model.
+        InputError: there is none, it cannot be read, or the model has no row for its tokens.
     """
     if not any(file for pattern in _VOCABULARIES for file in directory.glob(pattern)):
         raise InputError(
@@ -66,13 +76,9 @@ def load_tokenizer(
         )
     with quiet_libraries():
         tokenizer = _read_tokenizer(directory, id, trust_remote_code)
-    known = config.get_text_config().vocab_size
-    if tokenizer.vocab_size > known:
-        raise InputError(
-            "tokenizer and model have to share a vocabulary",
-            f"the tokenizer of {id} has {tokenizer.vocab_size} tokens, the model {known}",
-            "Put the tokenizer that the model was trained with beside the weights",
-        )
+    if not trust_remote_code:  # the class of transformers is in use, and the code does not go along
+        tokenizer.init_kwargs.pop("auto_map", None)
+    check_tokenizer(tokenizer, config.get_text_config().vocab_size, id)
     return tokenizer
 
 
@@ -100,7 +106,9 @@ class Teacher:
         model: the model in evaluation mode, without gradients.
         tokenizer: its tokenizer.
         fingerprint: SHA-256 over config and weights, independent of the directory.
-        stored_dtype: the dtype of the weights on disk.
+        stored_dtype: the dtype of most weights on disk.
+        other_dtypes: the dtypes of those that are stored in another one, by names of the model in which every
+            number is replaced by ``*``.
         device: where the model computes; None for where it lies.
         stays: whether it lies there for good; else on the host, see ``Residence``.
     """
@@ -114,6 +122,12 @@ class Teacher:
     stored_dtype: torch.dtype
     device: torch.device | None = None
     stays: bool = True
+    other_dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """V, the rows of the table of token embeddings."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
 
     @cached_property
     def residence(self) -> Residence:
@@ -153,13 +167,18 @@ def load_teacher(
     config = read_config(config_directory, id, trust_remote_code)
     directory = find_all(id, config_directory, revision, trust_remote_code)
     files = weight_files(directory, id)
+    if untie_as_stored(config, directory, id, trust_remote_code):
+        raise _untied_too_late(id)
     stored = stored_dtype(files, id)
     if not fits_in_memory(files, stored, dtype, device):
         raise _too_large(id, device)
     tokenizer = load_tokenizer(directory, id, config, trust_remote_code)
+    tensors = find_places(empty_model(config, id, trust_remote_code), shapes_of(files))
+    check_finite(files, tensors.places, dtype, id)
     logger.info("loading %s", id)
     with quiet_libraries():
-        model = _load_model(directory, id, dtype, trust_remote_code)
+        model = _load_model(directory, config, tensors, id, dtype, trust_remote_code)
+    tensors.tell(id)
     return Teacher(
         id=id,
         revision=revision,
@@ -170,13 +189,22 @@ def load_teacher(
         stored_dtype=stored,
         device=device,
         stays=stays,
+        other_dtypes=other_dtypes(files, tensors.places, stored),
     )
 
 
-def _load_model(directory: Path, id: str, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+def _load_model(
+    directory: Path,
+    config: PretrainedConfig,
+    tensors: StoredTensors,
+    id: str,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+) -> PreTrainedModel:
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
+            config=config,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
@@ -193,31 +221,27 @@ def _load_model(directory: Path, id: str, dtype: torch.dtype, trust_remote_code:
         ) from error
     model: PreTrainedModel
     model, report = loaded
-    _refuse_misfit(report, id)
+    _refuse_misfit(report, tensors, id)
     return model
 
 
-def _refuse_misfit(report: dict[str, Any], id: str) -> None:
+def _refuse_misfit(report: dict[str, Any], tensors: StoredTensors, id: str) -> None:
+    left_out = tensors.left_out.keys() | tensors.renamed
     misfits = {
         "are missing": sorted(report["missing_keys"]),
-        "have no place in the model": sorted(report["unexpected_keys"]),
+        "have no place in the model": sorted(set(report["unexpected_keys"]) - left_out),
         "have another shape": [
             f"{name} ({tuple(stored)} stored, {tuple(built)} by the config)"
             for name, stored, built in sorted(report["mismatched_keys"])
         ],
     }
-    found = [f"{_first_names(names)} {what}" for what, names in misfits.items() if names]
+    found = [f"{first_names(names)} {what}" for what, names in misfits.items() if names]
     if found:
         raise InputError(
             "config and weights of a teacher have to fit each other, or parts of it would be random",
             f"of {id}'s tensors {'; '.join(found)}",
             "Check that config.json belongs to the weights and that all their files are there",
         )
-
-
-def _first_names(names: Collection[str]) -> str:
-    shown = ", ".join(list(names)[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 def _for_inference(model: PreTrainedModel, id: str, device: torch.device) -> PreTrainedModel:
@@ -227,6 +251,14 @@ def _for_inference(model: PreTrainedModel, id: str, device: torch.device) -> Pre
         raise _too_large(id, device) from error
     model.train(False)
     return model.requires_grad_(False)
+
+
+def _untied_too_late(id: str) -> InputError:
+    return InputError(
+        "what a config says of tied tensors has to be known before the weights are fetched",
+        f"that of {id} on the hub ties tensors which differ in its files",
+        "Give the same command again: the files are here now, and will be counted as they are",
+    )
 
 
 def _too_large(id: str, device: torch.device) -> InputError:

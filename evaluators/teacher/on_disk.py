@@ -6,7 +6,6 @@ So the weights are loaded by the code with which transformers loads whole models
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,13 +21,13 @@ from transformers.core_model_loading import (
     WeightConverter,
     WeightRenaming,
     convert_and_load_state_dict_in_model,
-    rename_source_key,
 )
 from transformers.initialization import no_init_weights
 from transformers.modeling_utils import LoadStateDictConfig
 
 from evaluators.huggingface.library_output import quiet_libraries
 from evaluators.teacher.config import read_config
+from evaluators.teacher.stored import find_places
 from evaluators.teacher.weights import weight_files
 from space.axes.axis_map import AxisMap, layer_modules
 from space.input_error import InputError
@@ -58,25 +57,10 @@ class TeacherOnDisk:
             dtype_plan=model._get_dtype_plan(dtype),
             weight_mapping=cast(list[WeightConverter | WeightRenaming], get_model_conversion_mapping(model)),
         )
-        self._model_names = dict(self._match_names())
-
-    def _match_names(self) -> Iterator[tuple[str, str]]:
-        """Yield the name of each stored tensor, and that of the model's tensor which it is part of.
-
-        Raises:
-            InputError: a stored tensor has no place in the model.
-        """
-        mapping = self._load_config.weight_mapping or []
-        renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
-        converters = [one for one in mapping if isinstance(one, WeightConverter)]
-        wanted = self.model.state_dict()
-        ignored = self.model._keys_to_ignore_on_load_unexpected or ()
-        for name in self._slices:
-            place, _ = rename_source_key(name, renamings, converters, self.model.base_model_prefix, wanted)
-            if place in wanted:
-                yield name, place
-            elif not any(re.search(pattern, name) for pattern in ignored):
-                raise _misfit(self._id, f"{name} has no place in the model")
+        tensors = find_places(model, {name: one.get_shape() for name, one in slices.items()})
+        if tensors.unknown:
+            raise _misfit(id, f"{tensors.unknown[0]} has no place in the model")
+        self._model_names = tensors.places
 
     def fetch(self, belongs: Callable[[str], bool]) -> None:
         """Load the parameters and saved buffers whose names ``belongs`` accepts, and tie tied weights.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,13 +14,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from evaluators.teacher.host_memory import free_host_bytes
+from space.axes.axis_map import wildcard_name
 from space.input_error import InputError
 
 #: The share of free memory that weights may take; the rest is for computations.
 _SHARE_FOR_WEIGHTS = 0.9
-_MEMORY = Path("/proc/meminfo")
-_SINGLE_FILE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 #: Of larger tensors, only this many of the first, middle and last bytes are hashed.
 _SAMPLE_BYTES = 1 << 16
 #: Fields of a config that do not describe the model.
@@ -39,14 +41,10 @@ def weight_bytes(files: Sequence[Path], stored: torch.dtype, dtype: torch.dtype)
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return the free memory of a device in bytes; None where it cannot be measured."""
+    """Return the free memory of a device in bytes, within a container's limit; None where it is unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    if device.type != "cpu" or not _MEMORY.is_file():
-        return None
-    lines = _MEMORY.read_text(encoding="ascii").splitlines()
-    found = {name: rest for name, _, rest in (line.partition(":") for line in lines)}
-    return int(found["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in found else None
+    return free_host_bytes() if device.type == "cpu" else None
 
 
 def fits_in_memory(
@@ -64,7 +62,7 @@ def weight_files(directory: Path, id: str) -> list[Path]:
     Raises:
         InputError: there are none, one is missing, or one cannot be read.
     """
-    names = [_SINGLE_FILE] if (directory / _SINGLE_FILE).is_file() else _shards(directory, id)
+    names = [SINGLE_FILE] if (directory / SINGLE_FILE).is_file() else _shards(directory, id)
     files = [directory / name for name in names]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
@@ -85,14 +83,32 @@ def weight_files(directory: Path, id: str) -> list[Path]:
 
 
 def _shards(directory: Path, id: str) -> list[str]:
-    index = directory / _INDEX
-    if not index.is_file():
+    if not (directory / INDEX).is_file():
         _refuse_no_weights(directory, id)
+    return index_of(directory)
+
+
+def index_of(directory: Path) -> list[str]:
+    """Return the names of the shards that the index in a directory lists; they may be any.
+
+    Raises:
+        InputError: the index cannot be read.
+    """
+    index = directory / INDEX
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError("it names no files")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError("the index of the weights has to be JSON", f"{index} is not", _AGAIN) from error
     return sorted(names)
+
+
+def weights_are_here(directory: Path) -> bool:
+    """Whether all weight files of a model can be read; a config alone is enough for a plan."""
+    with suppress(InputError):
+        return bool(weight_files(directory, str(directory)))
+    return False
 
 
 def _refuse_no_weights(directory: Path, id: str) -> None:
@@ -100,7 +116,7 @@ def _refuse_no_weights(directory: Path, id: str) -> None:
     others = sorted(file.name for kind in kinds for file in directory.glob(kind))
     found = f"only {', '.join(others[:3])}" if others else "none (config.json is enough for --plan alone)"
     raise InputError(
-        f"a teacher's weights lie beside its config in {_SINGLE_FILE}, or in shards with an index",
+        f"a teacher's weights lie beside its config in {SINGLE_FILE}, or in shards with an index",
         f"{id} has {found}",
         "Save the model with `save_pretrained` of transformers, and name that directory",
     )
@@ -123,6 +139,27 @@ def stored_dtype(files: Sequence[Path], id: str) -> torch.dtype:
             "Name the model it was made from",
         )
     return dtype
+
+
+def other_dtypes(
+    files: Sequence[Path], places: Mapping[str, str], most: torch.dtype
+) -> dict[str, torch.dtype]:
+    """Return the dtypes of tensors that are stored in another one than most, widest of all layers.
+
+    Args:
+        files: safetensors files.
+        places: from stored names to those of the model's tensors, see ``StoredTensors``.
+        most: the dtype of most weights.
+
+    Returns:
+        By names of the model, with every number replaced by ``*``, as students number layers anew.
+    """
+    found: dict[str, torch.dtype] = {}
+    for name, tensor in tensors_of(files):
+        if name in places and tensor.is_floating_point() and tensor.itemsize > 1:
+            place = wildcard_name(places[name])
+            found[place] = torch.promote_types(found.get(place, tensor.dtype), tensor.dtype)
+    return {place: dtype for place, dtype in found.items() if dtype != most}
 
 
 def fingerprint(config: PretrainedConfig, files: Sequence[Path]) -> str:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from huggingface_hub import metadata_load
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators.distillation.schedule import DivergenceError
 from evaluators.huggingface.library_output import quiet_libraries, short_message
+from evaluators.teacher.finite import stays_finite
+from space.axes.axis_map import wildcard_name
 
 logger = logging.getLogger(__name__)
 _CARD = "README.md"
@@ -90,25 +95,60 @@ def write_directory(
     tokenizer: PreTrainedTokenizerBase,
     dtype: torch.dtype,
     path: Path,
+    other_dtypes: Mapping[str, torch.dtype] = MappingProxyType({}),
     **saving: Any,
 ) -> None:
     """Write a directory that transformers loads; an existing one is replaced once the new one is complete.
 
     Args:
-        model: the model; it is converted to ``dtype`` in place.
+        model: the model; what is saved of it is converted in place.
         tokenizer: its tokenizer.
-        dtype: the dtype of the weights on disk.
+        dtype: the dtype of most weights on disk. If they do not fit into float16, it is bfloat16 instead.
         path: the directory.
+        other_dtypes: those of tensors that are stored in another one, see ``Teacher``.
         saving: further arguments of the model's ``save_pretrained``.
 
     Raises:
+        DivergenceError: a weight is not finite.
         OSError: the disk is full; an existing directory at ``path`` is unchanged.
     """
     new = path.with_name(path.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
+    most = _convert(model, dtype, other_dtypes)
     with quiet_libraries():
-        nn.Module.to(model, dtype)
         model.save_pretrained(new, **saving)
         tokenizer.save_pretrained(new)
+    if model.dtype != most:
+        _name_dtype(new / "config.json", most)
     shutil.rmtree(path, ignore_errors=True)
     os.replace(new, path)
+
+
+def _convert(model: nn.Module, dtype: torch.dtype, others: Mapping[str, torch.dtype]) -> torch.dtype:
+    """Convert what is saved of a model, in place, each tensor to a dtype that holds it; return most's."""
+    saved = {name: one for name, one in model.state_dict(keep_vars=True).items() if one.is_floating_point()}
+    for name, values in saved.items():
+        if not stays_finite(values, values.dtype):
+            raise DivergenceError(f"{name} is not finite")
+    apart = {name: kind for name in saved if (kind := others.get(wildcard_name(name))) is not None}
+    most = _holding({name: one for name, one in saved.items() if name not in apart}, dtype)
+    for name, values in saved.items():
+        kind = apart.get(name, most)
+        values.data = values.data.to(kind if stays_finite(values, kind) else torch.float32)
+    return most
+
+
+def _holding(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype, or bfloat16 if values are beyond it, as those over 65504 are in float16."""
+    beyond = next((name for name, values in tensors.items() if not stays_finite(values, dtype)), None)
+    if beyond is None or dtype.itemsize > torch.bfloat16.itemsize:
+        return dtype
+    logger.warning("values of %s are too large for %s: the model is written in bfloat16", beyond, dtype)
+    return torch.bfloat16
+
+
+def _name_dtype(path: Path, dtype: torch.dtype) -> None:
+    """Name a dtype in a written config: ``save_pretrained`` names that of the first tensor."""
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    fields["dtype"] = str(dtype).removeprefix("torch.")
+    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -20,12 +20,14 @@ from evaluators.corpus.blocks import Corpus
 from evaluators.huggingface.final_states import check_head
 from evaluators.metrics.latency import LatencyCache
 from evaluators.teacher import Teacher, load_teacher
+from evaluators.teacher.vocabulary import check_tokens
 from search.rungs.evaluation import CandidateError
 from search.settings.config import RunConfig
 from search.settings.costs import within_bounds
 from search.settings.methods import accelerator_of, check_states, weights_dtype
 from search.settings.placement import Placement
 from search.settings.resolved import Resolved
+from search.stages.identity import check_identity
 from search.stages.importance import Importance
 from search.stages.run_context import BasisScore, BasisTrial, RunContext
 from search.stages.sorted_weights import SortedWeights
@@ -112,7 +114,9 @@ def load(config: RunConfig, console: Console, placement: Placement = Placement()
         teacher = teacher_of(config, stays=placement.teacher_stays)
         check_states(config, teacher.model)
     with console.stage("text"):
-        return teacher, read_text(config, teacher, placement)
+        corpus = read_text(config, teacher, placement)
+        check_tokens(corpus.blocks.values(), teacher.tokenizer, teacher.rows, teacher.id)
+        return teacher, corpus
 
 
 def teacher_of(config: RunConfig, *, stays: bool) -> Teacher:
@@ -149,7 +153,8 @@ def prepare(
 
     Raises:
         InputError: the teacher's head cannot be separated from its body, activations are not finite, the
-            targets do not fit on the disk, or the model named to teach cannot.
+            targets do not fit on the disk, the model named to teach cannot, or the uncut student is not the
+            teacher.
     """
     config = resolved.config
     with nullcontext() if resolved.placement.layer_by_layer else teacher.on_device():
@@ -167,6 +172,9 @@ def prepare(
         ranking = importance.rank([variant])[variant.basis]
         repair = importance.repair_of(variant, ranking)
         weights = _sorted_weights(variant, resolved.placement, teacher, ranking, directory)
+        if not (directory.summary.exists() or resolved.placement.layer_by_layer):
+            block = corpus.calibration[0]
+            check_identity(teacher.residence, variant.axis_map, ranking, weights.tensors, block)
         return RunContext(
             config,
             directory.path,

@@ -147,9 +147,10 @@ def _from_random_weights(context: RunContext, architecture: Architecture) -> Pre
 
 
 def write_model(context: RunContext, student: PreTrainedModel, path: Path) -> None:
-    """Write a directory that transformers loads, in the dtype of the teacher's weights on disk."""
+    """Write a directory that transformers loads, each tensor in the dtype that the teacher's files have."""
     student.generation_config = context.teacher.model.generation_config
-    write_directory(student, context.teacher.tokenizer, context.teacher.stored_dtype, path)
+    teacher = context.teacher
+    write_directory(student, teacher.tokenizer, teacher.stored_dtype, path, teacher.other_dtypes)
 
 
 def reload(context: RunContext, path: Path) -> PreTrainedModel:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from safetensors.torch import load, save
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from evaluators.huggingface.hub import HubRequest, hub_refusals, refusal_of
@@ -108,6 +109,22 @@ class TestTeachers:
         found = {file.relative_to(snapshot).as_posix() for file in snapshot.rglob("*") if not file.is_dir()}
         assert {*beside, *chat} <= found
         assert not found & other.keys()
+
+    def test_the_index_says_which_shards_are_fetched(self, hub: Hub) -> None:
+        """By any names, also in folders; other files of weights are not."""
+        names = ["pytorch_model-00001.safetensors", "part/b[1]*.safetensors"]
+        tensors = load(hub.files[WEIGHTS])
+        halves = [dict(list(tensors.items())[start::2]) for start in (0, 1)]
+        shards = {name: save(half, {"format": "pt"}) for name, half in zip(names, halves, strict=True)}
+        index = {name: shard for shard, half in zip(names, halves, strict=True) for name in half}
+        others = {name: content for name, content in hub.files.items() if name != WEIGHTS}
+        others[f"{WEIGHTS}.index.json"] = json.dumps({"metadata": {}, "weight_map": index}).encode()
+        hub.add_model("org/shards", {**others, **shards, "consolidated.safetensors": b"0", "part/c": b"0"})
+        fetched = hub.client.ask("teacher", id="org/shards")
+        local = hub.client.ask("teacher", id=hub.tokenizer)
+        assert fetched["answer"]["fingerprint"] == local["answer"]["fingerprint"]
+        asked = [line for line in hub.server.requests if "org/shards/resolve" in line]
+        assert not any("consolidated" in line or line.endswith("part/c") for line in asked)
 
     def test_only_the_config_is_fetched_where_it_is_enough(self, hub: Hub) -> None:
         hub.add_model("org/config")
