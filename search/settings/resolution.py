@@ -35,13 +35,13 @@ from search.settings.resolved import Resolved
 from search.settings.run_name import name_of
 from search.settings.run_time import AUTO
 from search.settings.scale import (
-    Scale,
     default_device,
     default_dtype,
     device_is_here,
     scale_for,
     search_tokens_of,
 )
+from search.settings.step import step_of
 from search.settings.teachers import (
     EMBEDDED,
     AvailableTeacher,
@@ -219,7 +219,7 @@ def _config(
     retrain = _tokens(flags.retrain_tokens, "--retrain-tokens", scale.retrain_tokens)
     rungs = tuple(parse_count(t, "--rung-tokens") for t in flags.rung_tokens)
     rungs = rungs or rungs_up_to(scale.first_rung_tokens, retrain)
-    block, batch_blocks = _step(flags, scale, config, max(rungs))
+    block, batch_blocks = step_of(flags, scale, config, max(rungs))
     optimizer = optimizer_for(flags, device)
     dtype = flags.dtype or precision_for(optimizer) or default_dtype(device, parameters)
     search_tokens = search_tokens_of(flags, scale, rungs, len(space))
@@ -367,37 +367,6 @@ def budget_of(flags: Flags, text: BudgetText, axis_map: AxisMap) -> tuple[Budget
 def _budget_dtype(flags: Flags, config: PretrainedConfig) -> str:
     """Return the dtype in which bytes are counted: the user's, the teacher's, or else float32."""
     return flags.budget_dtype or str(config.dtype or torch.float32).removeprefix("torch.")
-
-
-def _step(flags: Flags, scale: Scale, config: PretrainedConfig, tokens: int) -> tuple[int, int]:
-    """Return the tokens of a block and the blocks of a step, as named or by default.
-
-    The default block is limited by the teacher's positions and the tokens of a rung; if only the block is
-    named, a step has the default's tokens.
-
-    Raises:
-        InputError: the named block is longer than the teacher's positions, or than a named step.
-    """
-    longest = getattr(config, "max_position_embeddings", None)
-    block = max(2, min(scale.block, longest or scale.block, tokens))
-    batch_tokens = scale.batch_blocks * (scale.block if flags.block else block)
-    if flags.block:
-        block = parse_count(flags.block, "--block")
-        if longest is not None and block > longest:
-            raise InputError(
-                "A block is at most as long as the teacher's positions",
-                f"--block {flags.block} was given, and it has {longest:,}",
-                f"Give at most --block {longest}",
-            )
-    if flags.batch_tokens:
-        batch_tokens = parse_count(flags.batch_tokens, "--batch-tokens")
-        if batch_tokens < block:
-            raise InputError(
-                "A step of training takes at least one block",
-                f"--batch-tokens {flags.batch_tokens} was given, and a block has {block:,} tokens",
-                f"Give at least --batch-tokens {block}, or a shorter --block",
-            )
-    return block, max(1, batch_tokens // block)
 
 
 def _device(flags: Flags) -> str:
