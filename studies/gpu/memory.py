@@ -94,7 +94,7 @@ def _setting(plan: Plan) -> dict[str, Any]:
 
 
 def _pool() -> dict[str, Any]:
-    """Return what PyTorch reserved at its height, how often it had to tidy up, and what is in use beyond it."""
+    """Return what PyTorch reserved at its height, how often it tidied up, and what is in use beyond it."""
     if not torch.cuda.is_available():
         return {}
     free, total = torch.cuda.mem_get_info()

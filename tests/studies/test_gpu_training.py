@@ -15,10 +15,11 @@ from evaluators.distillation import module
 from evaluators.distillation.optimizers import OptimizerName
 from evaluators.distillation.targets.batch import FormName
 from search.settings.ledger import MARGIN
+from search.settings.resolved import Resolved
 from studies.gpu import pace
 from studies.gpu.bench import Bench, NotHereError, OutOfTimeError
 from studies.gpu.findings import Findings
-from studies.gpu.plans import Plan, plan_of, resolved_run
+from studies.gpu.plans import plan_of, resolved_run
 from studies.gpu.shapes import FULL, TOY, Shape
 
 
@@ -34,7 +35,7 @@ def bench(findings: Findings) -> Bench:
 
 
 @pytest.mark.parametrize(
-    ("shape", "parameters"), zip(FULL.shapes, (8_030_261_248, 8_190_735_360), strict=True)
+    ("shape", "parameters"), [*zip(FULL.shapes, (8_030_261_248, 8_190_735_360), strict=True)]
 )
 def test_the_shapes_are_the_published_ones(shape: Shape, parameters: int) -> None:
     with torch.device("meta"):
@@ -42,14 +43,14 @@ def test_the_shapes_are_the_published_ones(shape: Shape, parameters: int) -> Non
     assert model.num_parameters() == parameters
 
 
-@pytest.fixture
-def toy_plan(tmp_path: Path) -> Callable[[FormName], Plan]:
-    resolved = resolved_run(TOY.shapes[0], TOY, tmp_path)
-    return lambda form: plan_of(resolved, form, tmp_path)
+@pytest.fixture(scope="module")
+def resolved(tmp_path_factory: pytest.TempPathFactory) -> Resolved:
+    """The run that cuts the tiny teacher."""
+    return resolved_run(TOY.shapes[0], TOY, tmp_path_factory.mktemp("configs"))
 
 
-def test_steps_are_whole_micro_batches_and_two_at_least(toy_plan: Callable[[FormName], Plan]) -> None:
-    plan = toy_plan(FormName.HIDDEN)
+def test_steps_are_whole_micro_batches_and_two_at_least(resolved: Resolved, tmp_path: Path) -> None:
+    plan = plan_of(resolved, FormName.HIDDEN, tmp_path)
     assert plan.config.targets == "hidden"
     batch = plan.config.batch_blocks
 
@@ -75,9 +76,8 @@ def test_80_gb_train_by_adamw_from_cached_targets_and_with_8_bits_beside_a_teach
 
 
 def test_8_bit_states_are_skipped_where_torchao_is_missing(
-    toy_plan: Callable[[FormName], Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    resolved: Resolved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resolved = toy_plan(FormName.LIVE).resolved
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(NotHereError, match="torchao"):
         plan_of(resolved, FormName.LIVE, tmp_path, (OptimizerName.ADAMW_8BIT,))
