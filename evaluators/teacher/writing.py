@@ -101,7 +101,7 @@ def write_directory(
     """Write a directory that transformers loads; an existing one is replaced once the new one is complete.
 
     Args:
-        model: the model; what is saved of it is converted in place.
+        model: the model; what is saved of it is converted in place, and loses its gradients.
         tokenizer: its tokenizer.
         dtype: the dtype of most weights on disk. If they do not fit into float16, it is bfloat16 instead.
         path: the directory.
@@ -134,6 +134,7 @@ def _convert(model: nn.Module, dtype: torch.dtype, others: Mapping[str, torch.dt
     most = _holding({name: one for name, one in saved.items() if name not in apart}, dtype)
     for name, values in saved.items():
         kind = apart.get(name, most)
+        values.grad = None  # of the dtype before
         values.data = values.data.to(kind if stays_finite(values, kind) else torch.float32)
     return most
 

@@ -25,9 +25,9 @@ from search.terminal.console import Console
 from space.axes.config_fields import with_sizes
 from space.counting.counting import parameter_polynomial
 from space.cutting.extraction import extract, model_from_weights, saved_tensors, sort_by_importance
+from space.discovery.discovery import discover
 from space.input_error import InputError
 from space.verification.contract import random_ranking
-from space.verification.verification import verified_axis_map
 from tests.evaluators.tiny_models import VOCABULARY, tiny_model
 from tests.search.synthetic import run_config
 
@@ -94,7 +94,7 @@ def logits(model: PreTrainedModel) -> Tensor:
 
 def full_size_student(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The student of all sizes, cut as a run cuts it: from the config alone and the loaded teacher."""
-    axis_map = verified_axis_map(load_config(str(path)))
+    axis_map = discover(load_config(str(path))).axis_map
     ranking = random_ranking(axis_map, 0)
     tensors = saved_tensors(load(path, dtype).model, axis_map)
     return extract(sort_by_importance(tensors, axis_map, ranking), axis_map, ranking, axis_map.teacher)
@@ -125,7 +125,7 @@ class TestTiedInTheConfigApartInTheFile:
         teacher, student = load(path).model, full_size_student(path)
         torch.testing.assert_close(logits(teacher), logits(apart))
         torch.testing.assert_close(logits(student), logits(apart))
-        axis_map = verified_axis_map(load_config(str(path)))
+        axis_map = discover(load_config(str(path))).axis_map
         assert parameter_polynomial(axis_map.given).of(axis_map.teacher) == apart.num_parameters()
         told = [line for line in caplog.messages if "they count, so it and its students have both" in line]
         assert told == [
