@@ -1,4 +1,4 @@
-"""Checkpoints as people have them: config and files at odds, old buffers, further layers, mixed precision."""
+"""Checkpoints as people have them: config and files at odds, further layers, mixed precision."""
 
 from __future__ import annotations
 
@@ -12,104 +12,37 @@ from typing import Any, cast
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from evaluators.teacher import Teacher, load_config, load_teacher
+from evaluators.teacher import load_config
 from evaluators.teacher.on_disk import teacher_on_disk
 from evaluators.teacher.vocabulary import check_texts, check_tokens
-from evaluators.teacher.writing import write_directory
 from search.stages import preparation
 from search.terminal.console import Console
-from space.axes.config_fields import with_sizes
 from space.counting.counting import parameter_polynomial
-from space.cutting.extraction import extract, model_from_weights, saved_tensors, sort_by_importance
 from space.discovery.discovery import discover
 from space.input_error import InputError
-from space.verification.contract import random_ranking
-from tests.evaluators.tiny_models import VOCABULARY, tiny_model
+from tests.evaluators.teacher.checkpoints import (
+    CONFIG,
+    CPU,
+    DEEPSEEK,
+    WEIGHTS,
+    Said,
+    Tensors,
+    full_size_student,
+    llama,
+    load,
+    logits,
+    refused,
+    same_size,
+    save,
+    written,
+)
+from tests.evaluators.tiny_models import tiny_model
 from tests.search.synthetic import run_config
 
-CPU = torch.device("cpu")
-TOKENS = torch.arange(24).view(2, 12) % VOCABULARY
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-Tensors = dict[str, Tensor]
-Said = pytest.LogCaptureFixture
-
-DEEPSEEK: dict[str, Any] = {
-    "num_hidden_layers": 2,
-    "moe_intermediate_size": 8,
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 2,
-    "n_group": 2,
-    "topk_group": 1,
-    "first_k_dense_replace": 1,
-    "num_key_value_heads": 4,
-    "q_lora_rank": 8,
-    "kv_lora_rank": 8,
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 8,
-    "vocab_size": 257,
-}
-
-
-@pytest.fixture
-def save(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> Callable[..., Path]:
-    def saved(model: PreTrainedModel, change: Callable[[Tensors], object] = len, **fields: Any) -> Path:
-        """A directory of the model, with its stored tensors and the fields of its config changed."""
-        path = tmp_path / "teacher"
-        model.save_pretrained(path)
-        byte_tokenizer.save_pretrained(path)
-        tensors = load_file(path / WEIGHTS)
-        change(tensors)
-        save_file(tensors, path / WEIGHTS, {"format": "pt"})
-        config = json.loads((path / CONFIG).read_text())
-        (path / CONFIG).write_text(json.dumps(config | fields))
-        return path
-
-    return saved
-
-
-def llama(**changes: Any) -> PreTrainedModel:
-    return tiny_model("llama", **{"vocab_size": 257, **changes})
-
-
-def load(path: Path, dtype: torch.dtype = torch.float32) -> Teacher:
-    return load_teacher(str(path), revision=None, device=CPU, dtype=dtype)
-
-
-def refused(path: Path, **options: Any) -> str:
-    with pytest.raises(InputError) as refusal:
-        load(path, **options)
-    return str(refusal.value)
-
-
-def logits(model: PreTrainedModel) -> Tensor:
-    with torch.no_grad():
-        found: Tensor = model(input_ids=TOKENS).logits
-    return found
-
-
-def full_size_student(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The student of all sizes, cut as a run cuts it: from the config alone and the loaded teacher."""
-    axis_map = discover(load_config(str(path))).axis_map
-    ranking = random_ranking(axis_map, 0)
-    tensors = saved_tensors(load(path, dtype).model, axis_map)
-    return extract(sort_by_importance(tensors, axis_map, ranking), axis_map, ranking, axis_map.teacher)
-
-
-def same_size(path: Path) -> PreTrainedModel:
-    """A model of the teacher's weights by the config of a student, without the cutting."""
-    return model_from_weights(with_sizes(load_config(str(path)), {}), load(path).model.state_dict())
-
-
-def written(student: PreTrainedModel, path: Path, place: Path) -> Path:
-    """The directory of a student, as a run writes it."""
-    teacher = load(path)
-    write_directory(student, teacher.tokenizer, teacher.stored_dtype, place, teacher.other_dtypes)
-    return place
+__all__ = ["save"]
 
 
 class TestTiedInTheConfigApartInTheFile:
@@ -294,87 +227,6 @@ class TestPromises:
         assert "auto_map" not in json.loads((place / CONFIG).read_text())
         assert "auto_map" not in json.loads((place / "tokenizer_config.json").read_text())
         assert isinstance(AutoModelForCausalLM.from_pretrained(place), PreTrainedModel)
-
-
-class TestFiniteNumbers:
-    @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-    def test_a_row_that_no_text_touches(self, value: float, save: Callable[..., Path]) -> None:
-        def spoil(tensors: Tensors) -> None:
-            tensors["model.embed_tokens.weight"][250, 3:5] = value
-
-        path = save(llama(), spoil)
-        assert refused(path) == (
-            "every value of a teacher's weights has to be finite; "
-            f"model.embed_tokens.weight[250, 3] of {path} is {value} in {WEIGHTS}, and 1 more of its values "
-            "are not finite. "
-            "Compare the file with its source; if it is so there, only another checkpoint helps."
-        )
-
-    def test_a_value_that_the_precision_of_the_run_cannot_hold(self, save: Callable[..., Path]) -> None:
-        def enlarge(tensors: Tensors) -> None:
-            tensors["model.layers.1.mlp.up_proj.weight"][2, 1] = -70_000.0
-
-        path = save(llama(), enlarge)
-        assert load(path, torch.bfloat16)
-        message = refused(path, dtype=torch.float16)
-        assert (
-            f"model.layers.1.mlp.up_proj.weight[2, 1] of {path} is -70000, more than float16 holds" in message
-        )
-        assert message.endswith("Give --dtype float32.")
-
-    def test_a_student_too_large_for_float16_is_written_in_bfloat16(
-        self, save: Callable[..., Path], tmp_path: Path, caplog: Said
-    ) -> None:
-        def halve(tensors: Tensors) -> None:
-            tensors.update({name: values.half() for name, values in tensors.items()})
-
-        path = save(llama(), halve, dtype="float16")
-        student = load(path).model
-        with torch.no_grad():
-            student.get_parameter("model.layers.1.mlp.up_proj.weight")[2, 1] = 70_000.0
-        stored = load_file(written(student, path, tmp_path / "student") / WEIGHTS)
-        assert {values.dtype for values in stored.values()} == {torch.bfloat16}
-        assert stored["model.layers.1.mlp.up_proj.weight"][2, 1] == torch.tensor(70_000.0).bfloat16()
-        assert json.loads((tmp_path / "student" / CONFIG).read_text())["dtype"] == "bfloat16"
-        assert (
-            "values of model.layers.1.mlp.up_proj.weight are too large for torch.float16: "
-            "the model is written in bfloat16"
-        ) in caplog.messages
-
-
-class TestOldBuffers:
-    @pytest.mark.parametrize(
-        ("model_type", "buffers"),
-        [
-            ("llama", {"model.layers.0.self_attn.rotary_emb.inv_freq": (4,)}),
-            ("llama", {"model.layers.0.self_attn.rotary_emb.cos_cached": (1, 1, 64, 8)}),
-            ("gpt2", {"transformer.h.0.attn.masked_bias": (), "transformer.h.0.attn.bias": (1, 1, 64, 64)}),
-            ("gptj", {"transformer.h.1.attn.masked_bias": (), "transformer.h.1.attn.bias": (1, 1, 64, 64)}),
-            ("opt", {"model.decoder.version": (1,)}),
-            ("bloom", {"transformer.position_ids": (1, 64)}),
-        ],
-    )
-    def test_they_are_ignored(
-        self,
-        model_type: str,
-        buffers: dict[str, tuple[int, ...]],
-        save: Callable[..., Path],
-        caplog: Said,
-    ) -> None:
-        sizes = {"rotary_dim": 4} if model_type == "gptj" else {}
-        model = tiny_model(model_type, vocab_size=257, **sizes)
-        infinite = {name: torch.full(shape, float("-inf")) for name, shape in buffers.items()}
-        path = save(model, lambda tensors: tensors.update(infinite))
-        torch.testing.assert_close(logits(load(path).model), logits(model))
-        with teacher_on_disk(path, CPU, torch.float32) as files:
-            files.fetch(lambda _: True)
-            torch.testing.assert_close(logits(files.model), logits(model))
-        assert not [line for line in caplog.messages if "left out" in line]
-
-    def test_a_bias_that_the_class_does_not_have_is_no_mask(self, save: Callable[..., Path]) -> None:
-        bias = {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)}
-        path = save(llama(), lambda tensors: tensors.update(bias))
-        assert "model.layers.0.self_attn.q_proj.bias have no place in the model" in refused(path)
 
 
 class TestTokensWithoutARow:
