@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -127,7 +128,7 @@ class Teacher:
     @property
     def rows(self) -> int:
         """V, the rows of the table of token embeddings."""
-        return int(self.model.get_input_embeddings().weight.shape[0])
+        return cast(Tensor, self.model.get_input_embeddings().weight).shape[0]
 
     @cached_property
     def residence(self) -> Residence:

@@ -97,7 +97,7 @@ def empty_model(config: PretrainedConfig, id: str, trust_remote_code: bool) -> P
 
 def shapes_of(files: Sequence[Path]) -> dict[str, list[int]]:
     """Return the shape of every stored tensor, by name; no tensor is read."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for path in files:
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 (not a dict)
@@ -111,7 +111,7 @@ def find_places(model: PreTrainedModel, shapes: Shapes) -> StoredTensors:
     renamed = dict(_renamed(model, wanted, sorted(shapes)))
     places = {name: place for name, place in renamed.items() if place in wanted}
     others = {name: place for name, place in renamed.items() if place not in wanted}
-    width = int(model.get_input_embeddings().weight.shape[-1])
+    width = cast(Tensor, model.get_input_embeddings().weight).shape[-1]
     ahead = _ahead(others, wanted, shapes, width)
     unread = model._keys_to_ignore_on_load_unexpected or ()
     left_out = {}

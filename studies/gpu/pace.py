@@ -177,7 +177,7 @@ def _step_seconds(
     Raises:
         OutOfTimeError: not even one was timed.
     """
-    marks, student, targets = Marks(), *training
+    marks, (student, targets) = Marks(), training
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 

@@ -100,10 +100,11 @@ def compared(host: Path, device: Path) -> dict[str, Any]:
 def _losses(run: Path) -> pd.Series[float]:
     """Return the losses of all trials and retrained models, by rung and architecture with its layers."""
     found: dict[str, float] = {}
-    for row in trials(run).itertuples():
-        found[f"rung {row.rung} {row.label} {row.kept_layers}"] = row.loss
-    for row in models(run).itertuples():
-        found[f"{row.role} {'' if row.role == 'teacher' else row.label} {row.kept_layers}"] = row.loss
+    for row in trials(run).to_dict("records"):
+        found[f"rung {row['rung']} {row['label']} {row['kept_layers']}"] = row["loss"]
+    for row in models(run).to_dict("records"):
+        label = "" if row["role"] == "teacher" else row["label"]
+        found[f"{row['role']} {label} {row['kept_layers']}"] = row["loss"]
     return pd.Series(found, dtype="float64")
 
 

@@ -48,7 +48,7 @@ class TestFiniteNumbers:
             tensors["model.layers.1.mlp.up_proj.weight"][2, 1] = -70_000.0
 
         path = save(llama(), enlarge)
-        assert load(path, torch.bfloat16)
+        load(path, torch.bfloat16)
         message = refused(path, dtype=torch.float16)
         assert (
             f"model.layers.1.mlp.up_proj.weight[2, 1] of {path} is -70000, more than float16 holds" in message

@@ -266,7 +266,7 @@ class TestTokensWithoutARow:
         text = tmp_path / "text.jsonl"
         rows = [{"text": f"Of {number} all is <|pad|> well."} for number in range(300)]
         text.write_text("\n".join(map(json.dumps, rows)))
-        config = run_config(teacher=str(path), data=str(text), block=16, device="cpu", dtype="float32")
+        config = run_config(teacher=str(path), data=(str(text),), block=16, device="cpu", dtype="float32")
         with pytest.raises(InputError, match=r"'<\|pad\|>' is token 257"):
             preparation.load(config, cast(Console, SimpleNamespace(stage=lambda _: nullcontext())))
 
