@@ -97,7 +97,7 @@ def empty_model(config: PretrainedConfig, id: str, trust_remote_code: bool) -> P
 
 def shapes_of(files: Sequence[Path]) -> dict[str, list[int]]:
     """Return the shape of every stored tensor, by name; no tensor is read."""
-    found: dict[str, Tensor] = {}
+    found = {}
     for path in files:
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 (not a dict)
@@ -191,7 +191,7 @@ def tensors_apart(model: PreTrainedModel, files: Sequence[Path]) -> tuple[str, s
 
 
 def _equal(files: Sequence[Path], *names: str) -> bool:
-    found = {}
+    found: dict[str, Tensor] = {}
     for path in files:
         with safe_open(path, "pt") as file:
             found |= {name: file.get_tensor(name) for name in set(names) & set(file.keys())}
