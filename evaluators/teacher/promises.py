@@ -74,8 +74,8 @@ def _without_layers_ahead(config: PretrainedConfig, id: str) -> None:
             setattr(one, name, value)
         else:
             say_once(
-                f"{id} has {name} = {value} in its config; its class in transformers makes no such layers, "
-                f"so that of the students has {type(value)(0)}"
+                f"{id} promises {name} = {value}; its class in transformers makes no such layers, "
+                f"so the configs of students say {type(value)(0)}"
             )
 
 

@@ -35,11 +35,12 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, rows: int, id: str) -> N
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None and token >= rows:
             raise _without_row(tokenizer, token, rows, id)
-    added = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items()}
-    if beyond := [f"{name!r} ({number})" for number, name in sorted(added.items()) if number >= rows]:
+    beyond = sorted((number, name) for name, number in tokenizer.get_vocab().items() if number >= rows)
+    if beyond:
+        names = [f"{name!r} ({number})" for number, name in beyond]
         say_once(
             f"the tokenizer of {id} has tokens beyond the {rows} rows of the embedding table, which no text "
-            f"may have: {first_names(beyond)}"
+            f"may have: {first_names(names)}"
         )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -129,15 +130,14 @@ def _states(model: PreTrainedModel, places: Sequence[str], tokens: Tensor) -> di
     """Return (T, D) outputs of some modules, on the host in float32."""
     found: dict[str, Tensor] = {}
 
-    def note(place: str, output: Any) -> None:
+    def note(place: str, _: nn.Module, __: Any, output: Any) -> None:
         states = output[0] if isinstance(output, tuple) else output
         found[place] = states.detach().float().cpu().flatten(0, -2)
 
     with ExitStack() as stack:
         for place in places:
             module = model.get_submodule(place)
-            hook = module.register_forward_hook(lambda _, __, output, place=place: note(place, output))
-            stack.callback(hook.remove)
+            stack.callback(module.register_forward_hook(partial(note, place)).remove)
         with torch.no_grad():
             model(input_ids=tokens, use_cache=False)
     return found

@@ -20,7 +20,6 @@ from evaluators.corpus.blocks import Corpus
 from evaluators.huggingface.final_states import check_head
 from evaluators.metrics.latency import LatencyCache
 from evaluators.teacher import Teacher, load_teacher
-from evaluators.teacher.vocabulary import check_tokens
 from search.rungs.evaluation import CandidateError
 from search.settings.config import RunConfig
 from search.settings.costs import within_bounds
@@ -114,9 +113,7 @@ def load(config: RunConfig, console: Console, placement: Placement = Placement()
         teacher = teacher_of(config, stays=placement.teacher_stays)
         check_states(config, teacher.model)
     with console.stage("text"):
-        corpus = read_text(config, teacher, placement)
-        check_tokens(corpus.blocks.values(), teacher.tokenizer, teacher.rows, teacher.id)
-        return teacher, corpus
+        return teacher, read_text(config, teacher, placement)
 
 
 def teacher_of(config: RunConfig, *, stays: bool) -> Teacher:

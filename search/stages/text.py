@@ -17,6 +17,7 @@ from evaluators.corpus.sources import find_source
 from evaluators.corpus.splits import DocumentTokenizer
 from evaluators.metrics.layouts import TOKENS, best_layout
 from evaluators.teacher import Teacher
+from evaluators.teacher.vocabulary import check_texts, check_tokens
 from search.settings.config import RunConfig
 from search.settings.placement import Placement
 from search.storage.run_directory import atomic_write, cache_directory
@@ -36,7 +37,7 @@ def read_text(config: RunConfig, teacher: Teacher, placement: Placement) -> Corp
         placement: where the teacher lies.
 
     Raises:
-        InputError: a text cannot be found or read, or is too short.
+        InputError: a text cannot be found or read, is too short, or has tokens unknown to the teacher.
     """
     correction_blocks = math.ceil(config.teacher_correction / config.block)
     request = CorpusRequest(
@@ -49,6 +50,7 @@ def read_text(config: RunConfig, teacher: Teacher, placement: Placement) -> Corp
         answers_alone=config.learn == ANSWERS,
     )
     corpus = read_mixture(parse_data(config.data), request, teacher.tokenizer, cache_directory() / "text")
+    check_tokens(corpus.blocks.values(), teacher.tokenizer, teacher.rows, teacher.id)
     logger.info("blocks have %s", corpus.layout.words(teacher.tokenizer))
     return corpus
 
@@ -59,7 +61,7 @@ def layout_of(config: RunConfig, teacher: Teacher, placement: Placement) -> Layo
     A teacher of which one layer at a time is in memory is not asked: its tokenizer decides.
 
     Raises:
-        InputError: a text cannot be found or read.
+        InputError: a text cannot be found or read, or has tokens unknown to the teacher.
     """
     layouts = possible_layouts(teacher.tokenizer)
     if len(layouts) == 1 or placement.layer_by_layer:
@@ -71,6 +73,7 @@ def layout_of(config: RunConfig, teacher: Teacher, placement: Placement) -> Layo
     found = _saved(file)
     if found is None:
         texts = list(_beginnings(config, teacher))
+        check_texts(texts, teacher.tokenizer, teacher.rows, teacher.id)
         with teacher.on_device():
             found = best_layout(teacher.model, teacher.tokenizer, texts, min(config.block, TOKENS))
         file.parent.mkdir(parents=True, exist_ok=True)

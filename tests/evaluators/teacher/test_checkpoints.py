@@ -161,7 +161,7 @@ class TestPromises:
         assert promised
         assert set(promised.values()) == {0}
         [line] = {line for line in caplog.messages if "makes no such layers" in line}
-        assert line.startswith(f"{path} has ")
+        assert line.startswith(f"{path} promises ")
 
     def test_what_counts_no_layers_stays(self, save: Callable[..., Path]) -> None:
         path = save(llama(), mtp_loss_scaling_factor=0.1, mtp_token_id=3, use_mtp=True)
