@@ -30,7 +30,7 @@ from studies.gpu.bench import Bench, NotHereError, OutOfTimeError, out_of_memory
 from studies.gpu.plans import Plan, plan_of
 from studies.gpu.subject import Subject, Subjects
 
-#: Steps that are timed, behind one that allocates, and where it compiles behind one that may compile once more.
+#: Steps that are timed, behind one that allocates and, compiled, behind another that may compile once more.
 _TIMED = 2
 #: Steps after which a compiled training pays off; it is ended long before.
 _ENDLESS = 10**7
