@@ -125,7 +125,7 @@ def release() -> None:
 
 def out_of_memory_errors() -> int:
     """Return how often PyTorch has found no memory; a training goes on with smaller micro-batches."""
-    return int(torch.cuda.memory_stats()["num_ooms"]) if torch.cuda.is_available() else 0
+    return int(torch.cuda.memory_stats().get("num_ooms", 0)) if torch.cuda.is_available() else 0
 
 
 def synchronize() -> None:

@@ -35,7 +35,6 @@ def measure_memory(bench: Bench, subjects: Subjects) -> None:
         for form, optimizers in _TRAININGS:
             chosen = "the ledger's optimiser" if optimizers is AUTO else "8-bit states"
             what = f"{shape.name} to {bench.work.budget}, {form} targets, {chosen}"
-
             bench.measure(what, partial(_measured, bench, subjects, shape, form, optimizers))
 
 
@@ -66,13 +65,13 @@ def peak_of(bench: Bench, subject: Subject, plan: Plan) -> dict[str, Any]:
 
     subject.train(plan, student, targets, _STEPS, advance, validate=True)
     measured, foretold = peak.bytes(), sum(plan.foretold.values())
-    ooms = out_of_memory_errors() - before
+    ratio, ooms = foretold / max(1, measured), out_of_memory_errors() - before
     found = {
         "optimizer": plan.config.optimizer,
         "foretold_gb": foretold / 1e9,
         "measured_gb": measured / 1e9,
-        "ratio": foretold / max(1, measured),
-        "holds": _LEAST <= foretold / max(1, measured) <= _MOST,
+        "ratio": ratio,
+        "holds": _LEAST <= ratio <= _MOST,
         "fits": not ooms,
         "out_of_memory_errors": ooms,
         "step_s": min(marks.between()),
@@ -99,7 +98,7 @@ def _pool() -> dict[str, Any]:
         return {}
     free, total = torch.cuda.mem_get_info()
     return {
-        "retries": torch.cuda.memory_stats()["num_alloc_retries"],
+        "retries": torch.cuda.memory_stats().get("num_alloc_retries", 0),
         "reserved_gb": torch.cuda.max_memory_reserved() / 1e9,
         "outside_gb": (total - free - torch.cuda.memory_reserved()) / 1e9,
         "device_gb": total / 1e9,

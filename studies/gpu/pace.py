@@ -30,8 +30,8 @@ from studies.gpu.bench import Bench, NotHereError, OutOfTimeError, out_of_memory
 from studies.gpu.plans import Plan, plan_of
 from studies.gpu.subject import Subject, Subjects
 
-#: Steps before those that are timed: the first allocates, and compiles; the second may compile once more.
-_WARM_UP, _TIMED = 2, 3
+#: Steps that are timed, behind one that allocates and, compiled, behind another that may compile once more.
+_TIMED = 2
 #: Steps after which a compiled training pays off; it is ended long before.
 _ENDLESS = 10**7
 #: Seconds that a compiled training takes at least, which is an assumption.
@@ -178,17 +178,18 @@ def _step_seconds(
         OutOfTimeError: not even one was timed.
     """
     marks, (student, targets) = Marks(), training
+    warm_up = 2 if compiled else 1
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
     def advance(tokens: int) -> None:
         marks()
-        if bench.whole_left < 0 or len(marks.at) > _WARM_UP + _TIMED:
+        if bench.whole_left < 0 or len(marks.at) > warm_up + _TIMED:
             raise _EnoughError
 
     with suppress(_EnoughError):
-        subject.train(plan, student, targets, _ENDLESS if compiled else _WARM_UP + _TIMED, advance)
-    seconds = marks.between()[_WARM_UP:]
+        subject.train(plan, student, targets, _ENDLESS if compiled else warm_up + _TIMED, advance)
+    seconds = marks.between()[warm_up:]
     if not seconds:
         raise OutOfTimeError
     return seconds
