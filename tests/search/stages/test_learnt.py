@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from evaluators.corpus.blocks import Corpus
+from evaluators.corpus.corpus import Corpus, read_corpus
 from evaluators.metrics.loss import validation_loss
 from search.compare import main as compare
 from search.settings.command_line import read_flags
 from search.settings.resolution import resolve
-from search.stages import pipeline, preparation
+from search.stages import pipeline
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import Console
 from tests.small_search import SMALL, write_stories, write_teacher
@@ -26,18 +26,17 @@ from tests.small_search import SMALL, write_stories, write_teacher
 def test_a_run_is_of_what_is_learnt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of every third token the next one is learnt."""
+    """After a third of the tokens the next one is learnt."""
     write_teacher(tmp_path / "teacher")
     write_stories(tmp_path / "stories.txt")
     monkeypatch.setenv("SLIMSEARCH_CACHE", str(tmp_path / "cache"))
-    read = preparation.read_corpus
 
     def some_learnt(*about: Any) -> Corpus:
-        corpus = read(*about)
-        learnt = {"distillation_learnt": corpus.distillation % 3 == 0}
-        return replace(corpus, **learnt, validation_learnt=corpus.validation % 3 == 0)
+        corpus = read_corpus(*about)
+        of_both = [tokens % 3 == 0 for tokens in (corpus.distillation, corpus.validation)]
+        return replace(corpus, distillation_learnt=of_both[0], validation_learnt=of_both[1])
 
-    monkeypatch.setattr(preparation, "read_corpus", some_learnt)
+    monkeypatch.setattr("search.stages.preparation.read_corpus", some_learnt)
     directory = RunDirectory(tmp_path / "run")
     words = [*SMALL.split(), "--budget", "60%", "--targets", "hidden", "--correct-teacher", "1k"]
     words += ["--model", str(tmp_path / "teacher"), "--data", str(tmp_path / "stories.txt")]
