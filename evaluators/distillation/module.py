@@ -174,8 +174,7 @@ def fused_sum(
     )
 
     def of(states: Tensor, final: Tensor, mask: Tensor) -> Tensor:
-        # Liger divides by the tokens that count. Where none does, all do, and are multiplied by 0.
-        labels = torch.where(mask | ~mask.any(), 0, PADDING)
+        labels = torch.where(mask, 0, PADDING)
         mean: Tensor = divergence(
             states, _weight(student), final.to(head_dtype(teacher)), _weight(teacher).detach(), labels
         )

@@ -158,8 +158,7 @@ class CachedTargets:
         """Return (B, T, …) from what is stored (n, …) of these blocks; 0 at what is not learnt."""
         learnt = rows(self.learnt, numbers)
         if learnt is None:
-            whole: Tensor = stored.unflatten(0, (len(numbers), -1))
-            return whole
+            return stored.view(len(numbers), -1, *stored.shape[1:])
         placed = stored.new_zeros(*learnt.shape, *stored.shape[1:])
         placed[learnt] = stored
         return placed

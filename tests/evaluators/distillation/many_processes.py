@@ -28,14 +28,12 @@ from evaluators.distillation.schedule import Schedule
 from evaluators.distillation.targets.batch import Batch
 from tests.evaluators.distillation import whole_training
 from tests.evaluators.distillation.conftest import forget
-from tests.evaluators.distillation.training import TOKENS, loss_of
+from tests.evaluators.distillation.training import BLOCK, TOKENS, loss_of
 from tests.evaluators.distillation.whole_training import OUT_OF_MEMORY, Small, plan, train
 from tests.evaluators.tiny_models import random_tokens, tiny_student, weights
 
 #: Of some blocks nothing, so that a process has whole micro-batches without anything to learn.
-LEARNT = (random_tokens(TOKENS.shape[0], TOKENS.shape[1], seed=2) > 18) & (torch.arange(len(TOKENS)) % 3 > 0)[
-    :, None
-]
+LEARNT = (random_tokens(len(TOKENS), BLOCK, seed=2) > 18) & (torch.arange(len(TOKENS)) % 3 > 0)[:, None]
 #: By name: blocks a step, and the arguments of ``train``.
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "even": (4, {}),
