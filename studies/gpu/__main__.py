@@ -6,6 +6,7 @@ status 0 if nothing failed, 1 if something did, 2 without a GPU.
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -109,6 +110,7 @@ def check(choice: Choice) -> None:
 def _main(choice: Choice) -> int:
     check(choice)
     ends = time.monotonic() + 60 * choice.minutes
+    gc.freeze()  # libraries are never freed; scanning them after each measurement takes long
     choice.out.parent.mkdir(parents=True, exist_ok=True)
     findings = Findings(choice.out, about() | {"minutes": choice.minutes, "toy": choice.toy})
     with TemporaryDirectory() as folder:

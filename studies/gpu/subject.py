@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from evaluators.distillation.targets.batch import Form, FormName, Targets
@@ -43,9 +43,10 @@ class Subject:
     def __init__(self, resolved: Resolved, folder: Path) -> None:
         self.resolved, self.folder = resolved, folder
         self.axis_map: AxisMap = resolved.axis_map
-        config = self.axis_map.config
-        on_device = made(config, weights_dtype(resolved.config))  # type: ignore[arg-type]
-        self.teacher: PreTrainedModel = on_device.requires_grad_(False).to("cpu")  # type: ignore[arg-type]
+        dtype = weights_dtype(resolved.config)
+        self.teacher: PreTrainedModel = made(self.axis_map.config, dtype)  # type: ignore[arg-type]
+        self.teacher.requires_grad_(False)
+        nn.Module.to(self.teacher, "cpu")
         self.residence = Residence(self.teacher, device(), stays=False)
         release()
 
