@@ -22,6 +22,8 @@ from evaluators.corpus.corpus import CorpusRequest, read_corpus
 from space.input_error import InputError
 
 logger = logging.getLogger(__name__)
+#: By so much the held-out text may miss a share without a word.
+_LOPSIDED = 0.05
 _RULE = "of several texts each has its share of the tokens"
 
 
@@ -155,11 +157,7 @@ def mixture_of(corpora: Sequence[Corpus], shares: Sequence[float], blocks: int) 
     longest = max(math.ceil(have / share) for have, share in zip(available, shares, strict=True))
     order = turns(min(blocks, longest), shares)
     counts = [order.count(place) for place in range(len(corpora))]
-    for corpus, count, have in zip(corpora, counts, available, strict=True):
-        if count > have:
-            logger.info(
-                "%s is short for its share: its %d blocks are read %.1f times", corpus.id, have, count / have
-            )
+    _say_what_is_short(corpora, shares, counts)
     readers = [iter(_repeated(have, count)) for have, count in zip(available, counts, strict=True)]
     places = [(source, next(readers[source])) for source in order]
     splits = {
@@ -182,6 +180,24 @@ def mixture_of(corpora: Sequence[Corpus], shares: Sequence[float], blocks: int) 
         ),
         **learnt,
     )
+
+
+def _say_what_is_short(corpora: Sequence[Corpus], shares: Sequence[float], counts: Sequence[int]) -> None:
+    """Say which texts are read more than once, and which have less held-out text than their shares."""
+    held_out = sum(len(corpus.validation) for corpus in corpora)
+    for corpus, share, count in zip(corpora, shares, counts, strict=True):
+        have, found = len(corpus.distillation), len(corpus.validation) / held_out
+        if count > have:
+            logger.info(
+                "%s is short for its share: its %d blocks are read %.1f times", corpus.id, have, count / have
+            )
+        if abs(found - share) > _LOPSIDED:
+            logger.warning(
+                "%s has a share of %.0f%%, and is %.0f%% of the held-out text",
+                corpus.id,
+                100 * share,
+                100 * found,
+            )
 
 
 def _repeated(have: int, count: int) -> list[int]:
