@@ -70,17 +70,15 @@ def correct_teacher(
     if in_any_process(_is_too_large(teacher, needed), accelerator):
         raise _too_large(teacher, needed)
     model.requires_grad_(True)
-    text = TextTargets(tokens, model.device, learnt)
-    loss = Loss({Term.CROSS_ENTROPY: 1.0})
     try:
         outcome = distil(
             model,
-            text,
+            TextTargets(tokens, model.device, learnt),
             schedule,
             accelerator,
             watch,
             checkpointing,
-            loss=loss,
+            loss=Loss({Term.CROSS_ENTROPY: 1.0}),
             optimizer=optimizer,
             micro_batch=micro_batch,
             recompute=recompute,
