@@ -103,6 +103,13 @@ def _read(request: CorpusRequest, source: Source, version: str, tokenizer: PreTr
     blocks = {split: builder.cut() for split, builder in builders.items()}
     cut = {name: builders[split].cut_learnt() for name, split in _LEARNT.items()}
     learnt: dict[str, Any] = {name: mask for name, mask in cut.items() if mask is not None}
+    for name, mask in learnt.items():
+        if not mask[:, :-1].any():
+            raise InputError(
+                "of conversations the assistant's words are learnt, if --learn answers is given",
+                f"the {_LEARNT[name]} set of {source.id} has none in {len(mask)} blocks",
+                "Leave --learn out, or give more conversations",
+            )
     return Corpus(
         id=source.id,
         calibration=blocks[Split.CALIBRATION],

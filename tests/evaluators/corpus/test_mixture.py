@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from evaluators.corpus.blocks import Corpus, Split, split_of
 from evaluators.corpus.conversations import Conversation
-from evaluators.corpus.corpus import CorpusRequest
+from evaluators.corpus.corpus import CorpusRequest, read_corpus
 from evaluators.corpus.documents import Document
 from evaluators.corpus.layout import Layout
 from evaluators.corpus.mixture import (
@@ -147,6 +147,21 @@ def test_no_document_of_one_split_shares_a_block_with_another(
             assert beginning is None or row[0] == beginning
             text = tokenize.tokenizer.decode([token for token in row if token > 4])
             assert all(letter in own for letter in str(text) if letter != "\ufffd")
+
+
+def test_conversations_without_an_answer_teach_nothing(tmp_path: Path) -> None:
+    rows = ({"messages": [{"role": "user", "content": f"{number}?" * 9}]} for number in range(300))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    request = CorpusRequest(
+        data=str(tmp_path / "a.jsonl"),
+        block=16,
+        calibration_blocks=4,
+        distillation_blocks=4,
+        validation_blocks=4,
+        answers_alone=True,
+    )
+    with pytest.raises(InputError, match="the distillation set of .* has none in 4 blocks"):
+        read_corpus(request, chat_tokenizer(CHATML), tmp_path / "cache")
 
 
 def test_what_is_learnt_is_the_next_token() -> None:
