@@ -160,7 +160,7 @@ def test_conversations_without_an_answer_teach_nothing(tmp_path: Path) -> None:
         validation_blocks=4,
         answers_alone=True,
     )
-    with pytest.raises(InputError, match="the distillation set of .* has none in 4 blocks"):
+    with pytest.raises(InputError, match=r"the distillation set of .* has none in 4 blocks"):
         read_corpus(request, chat_tokenizer(CHATML), tmp_path / "cache")
 
 
