@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
+from evaluators.metrics.pace import Pace
 from space.input_error import InputError
 from studies.gpu import __main__ as command
 from studies.gpu import pace
@@ -34,7 +35,10 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the command writes about a tiny teacher."""
     forget()
     path = tmp_path_factory.mktemp("gpu") / "new" / "figures.json"
-    assert main(["--toy", "--minutes", "20", "--out", str(path), "--parts", *PARTS]) == 0
+    with pytest.MonkeyPatch.context() as patch:  # no product of matrices is timed for the plan
+        fast = Pace(1e9, 1e10, 1e-6, timed=False)
+        patch.setattr("search.settings.resolution.pace_estimate", lambda *_: fast)
+        assert main(["--toy", "--minutes", "20", "--out", str(path), "--parts", *PARTS]) == 0
     forget()
     found: dict[str, Any] = json.loads(path.read_text())
     return found
