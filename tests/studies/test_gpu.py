@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
+from evaluators.metrics.pace import Pace
 from space.input_error import InputError
 from studies.gpu import __main__ as command
 from studies.gpu import pace
@@ -34,7 +35,10 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the command writes about a tiny teacher."""
     forget()
     path = tmp_path_factory.mktemp("gpu") / "new" / "figures.json"
-    assert main(["--toy", "--minutes", "20", "--out", str(path), "--parts", *PARTS]) == 0
+    with pytest.MonkeyPatch.context() as patch:  # no product of matrices is timed for the plan
+        fast = Pace(1e9, 1e10, 1e-6, timed=False)
+        patch.setattr("search.settings.resolution.pace_estimate", lambda *_: fast)
+        assert main(["--toy", "--minutes", "20", "--out", str(path), "--parts", *PARTS]) == 0
     forget()
     found: dict[str, Any] = json.loads(path.read_text())
     return found
@@ -89,16 +93,14 @@ def test_every_form_of_targets_is_timed_beside_a_matrix_product(toy: dict[str, A
     product, *rows = figures(toy, "pace")
     assert product["tflops"] > 0
     assert [row["what"] for row in rows] == [variant.words for variant in pace.VARIANTS]
-    timed = [row for row in rows if "tokens_per_s" in row]
-    assert [row["what"] for row in timed] == [
-        f"{form} targets, plain" for form in ("live", "hidden", "sampled")
-    ]
-    for row in timed:
+    assert all("tokens_per_s" in row for row in rows[:3]), "live, hidden and sampled, plain"
+    for row in (row for row in rows if "tokens_per_s" in row):
         assert row["hours_per_billion_tokens"] == pytest.approx(1e9 / row["tokens_per_s"] / 3600, rel=1e-4)
         assert row["utilisation"] == pytest.approx(row["tflops"] / product["tflops"], rel=1e-4)
         assert row["tokens_per_s"] == pytest.approx(row["step_blocks"] * 32 / row["step_s"], rel=1e-4)
-    reasons = {row["skipped"] for row in rows if "skipped" in row}
-    assert reasons == {"Liger runs on CUDA", "blocks are compiled on CUDA"}
+    if not torch.cuda.is_available():
+        reasons = {row.get("skipped") for row in rows[3:]}
+        assert reasons == {"Liger runs on CUDA", "blocks are compiled on CUDA"}
 
 
 def test_ranking_and_cutting_are_timed(toy: dict[str, Any]) -> None:

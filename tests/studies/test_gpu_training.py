@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from evaluators.distillation import module
 from evaluators.distillation.optimizers import OptimizerName
 from evaluators.distillation.targets.batch import FormName
+from evaluators.metrics.pace import Pace
 from search.settings.ledger import MARGIN
 from search.settings.resolved import Resolved
 from studies.gpu import pace
@@ -44,7 +45,16 @@ def test_the_shapes_are_the_published_ones(shape: Shape, parameters: int) -> Non
 
 
 @pytest.fixture(scope="module")
-def resolved(tmp_path_factory: pytest.TempPathFactory) -> Resolved:
+def _no_timing() -> Iterator[None]:
+    """No product of matrices is timed for a plan."""
+    fast = Pace(1e9, 1e10, 1e-6, timed=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.settings.resolution.pace_estimate", lambda *_: fast)
+        yield
+
+
+@pytest.fixture(scope="module")
+def resolved(_no_timing: None, tmp_path_factory: pytest.TempPathFactory) -> Resolved:
     """The run that cuts the tiny teacher."""
     return resolved_run(TOY.shapes[0], TOY, tmp_path_factory.mktemp("configs"))
 
