@@ -139,7 +139,7 @@ def rank_teacher(
 ) -> Run:
     """Run the first stage: correct the teacher if configured, cache its targets, rank and measure it."""
     full_corpus, config = corpus, resolved.config
-    save_provenance(teacher, config.data, directory.path)
+    save_provenance(teacher, config.data, corpus.layout, directory.path)
     corpus = corpus.shortened(config.distillation_blocks)
     console.forecast = _forecast(resolved, corpus)
     with workers.exclusive_or_wait("teacher", console.say):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from evaluators.corpus.layout import Layout
 from evaluators.corpus.mixture import parse_data
 from evaluators.corpus.sources import hub_text
 from evaluators.teacher import Teacher
@@ -37,20 +38,23 @@ class Provenance:
         terms: licence, language and tags of the teacher.
         datasets: the texts that are data sets on the hub.
         files: names of the licence files.
+        layout: how documents lay in the blocks that the models learnt from.
     """
 
     base_model: str | None = None
     terms: Terms = field(default_factory=Terms)
     datasets: tuple[Dataset, ...] = ()
     files: tuple[str, ...] = ()
+    layout: Layout | None = None
 
 
-def save_provenance(teacher: Teacher, data: Sequence[str], run: Path) -> None:
+def save_provenance(teacher: Teacher, data: Sequence[str], layout: Layout, run: Path) -> None:
     """Save the provenance of a run's models, with copies of the teacher's licence files.
 
     Args:
         teacher: teacher of the run.
         data: the texts, as the user named them.
+        layout: how their documents lie in blocks.
         run: run directory.
 
     Raises:
@@ -67,6 +71,7 @@ def save_provenance(teacher: Teacher, data: Sequence[str], run: Path) -> None:
         terms=terms,
         datasets=tuple(Dataset(text.wanted.id, text.wanted.revision, text.config) for text in texts),
         files=tuple(file.name for file in licences),
+        layout=layout,
     )
     atomic_write(folder / _FILE, json.dumps(asdict(found), indent=1))
 
@@ -82,6 +87,7 @@ def read_provenance(run: Path) -> Provenance:
         terms=Terms(**found["terms"]),
         datasets=tuple(Dataset(**one) for one in found["datasets"]),
         files=tuple(found["files"]),
+        layout=Layout(**found["layout"]),
     )
 
 

@@ -20,6 +20,7 @@ from evaluators.teacher import Teacher
 from evaluators.teacher.vocabulary import check_texts, check_tokens
 from search.settings.config import RunConfig
 from search.settings.placement import Placement
+from search.stages.provenance import read_provenance
 from search.storage.run_directory import atomic_write, cache_directory
 
 logger = logging.getLogger(__name__)
@@ -58,12 +59,16 @@ def read_text(config: RunConfig, teacher: Teacher, placement: Placement) -> Corp
 def layout_of(config: RunConfig, teacher: Teacher, placement: Placement) -> Layout:
     """Return how documents lie in blocks, as the teacher knows it best; what was found before is reused.
 
+    A model that a run wrote knows what it learnt from, so later runs of a family are measured alike.
     A teacher of which one layer at a time is in memory is not asked: its tokenizer decides.
 
     Raises:
         InputError: a text cannot be found or read, or has tokens unknown to the teacher.
     """
     layouts = possible_layouts(teacher.tokenizer)
+    learnt = read_provenance(teacher.directory.resolve().parent.parent).layout
+    if learnt in layouts:
+        return learnt
     if len(layouts) == 1 or placement.layer_by_layer:
         return layouts[0]
     key = fingerprint(

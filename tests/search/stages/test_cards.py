@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
+from evaluators.corpus.layout import Layout
 from evaluators.teacher import Teacher
 from search.stages.model_card import write_cards
 from search.stages.provenance import Dataset, read_provenance, save_provenance
@@ -33,7 +34,7 @@ def run_of(teacher: Teacher, folder: Path, data: str = "org/text@v2:part") -> tu
     for entry in (*summary["promoted"], *summary["baselines"]):
         if entry["path"]:
             (folder / entry["path"]).mkdir(parents=True)
-    save_provenance(teacher, [data], folder)
+    save_provenance(teacher, [data], Layout(after=0), folder)
     return folder, summary
 
 
