@@ -83,6 +83,8 @@ class Corpus:
         validation_learnt: the same of the validation blocks, on whose losses these tokens alone count.
         layout: what separates documents and begins blocks.
         sources: of a mixture, where its blocks come from, in the order of the validation blocks.
+        long: (M, L) int32, longer blocks for the last part of retraining; None: there is none.
+        long_learnt: (M, L) bool as ``distillation_learnt``.
     """
 
     id: str
@@ -95,6 +97,8 @@ class Corpus:
     validation_learnt: Tensor | None = None
     layout: Layout = field(default_factory=Layout)
     sources: tuple[CorpusSource, ...] = ()
+    long: Tensor | None = None
+    long_learnt: Tensor | None = None
 
     @property
     def block(self) -> int:
@@ -134,15 +138,37 @@ class Corpus:
         )
 
 
-def corpus_fingerprint(blocks: Mapping[Split, Tensor], learnt: Mapping[str, Tensor] | None = None) -> str:
+def lengthened(blocks: Tensor, length: int, beginning: bool) -> Tensor:
+    """Join consecutive blocks of a text to longer ones.
+
+    Args:
+        blocks: (N, T) tokens, or which of them are learnt.
+        length: L, tokens of a longer block.
+        beginning: whether the first token of each block is no text, but what begins a block.
+
+    Returns:
+        (M, L): as many as there are whole ones. Where blocks do not fill one exactly, the rest is left out.
+    """
+    joined = blocks_joined(blocks.shape[1], length, beginning)
+    groups = blocks[: len(blocks) // joined * joined].unflatten(0, (-1, joined))
+    text = groups[:, :, int(beginning) :].flatten(1)[:, : length - beginning]
+    return torch.cat([groups[:, 0, : int(beginning)], text], dim=1)
+
+
+def blocks_joined(block: int, length: int, beginning: bool) -> int:
+    """Return how many blocks make a longer one; arguments as in ``lengthened``."""
+    return -(-(length - beginning) // (block - beginning))
+
+
+def corpus_fingerprint(blocks: Mapping[Split, Tensor], others: Mapping[str, Tensor] | None = None) -> str:
     """Return the SHA-256 (hexadecimal) of the names, shapes and contents of the splits.
 
     Args:
         blocks: the tokens of each split.
-        learnt: which of them are learnt, by the names of the fields of ``Corpus``; if all are, empty.
+        others: what is learnt of them, and long blocks, by the names of the fields of ``Corpus``.
     """
     digest = hashlib.sha256()
-    for name, tensor in [*((split, blocks[split]) for split in Split), *sorted((learnt or {}).items())]:
+    for name, tensor in [*((split, blocks[split]) for split in Split), *sorted((others or {}).items())]:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()

@@ -20,8 +20,8 @@ from evaluators.corpus.blocks import Corpus, Split, corpus_fingerprint
 from evaluators.corpus.layout import Layout
 
 logger = logging.getLogger(__name__)
-#: The corpora's tensors that say which tokens are learnt, by the fields that hold them.
-_LEARNT = ("distillation_learnt", "validation_learnt")
+#: The tensors that a corpus may have besides its splits, by the fields that hold them.
+_OTHERS = ("distillation_learnt", "validation_learnt", "long", "long_learnt")
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,12 @@ class CorpusCache:
             "layout": json.dumps(vars(corpus.layout)),
         }
         blocks = {split.value: tokens.contiguous() for split, tokens in corpus.blocks.items()}
-        learnt = {name: mask.contiguous() for name in _LEARNT if (mask := getattr(corpus, name)) is not None}
+        found = {name: getattr(corpus, name) for name in _OTHERS}
+        others = {name: tensor.contiguous() for name, tensor in found.items() if tensor is not None}
         descriptor, name = tempfile.mkstemp(dir=self.folder, suffix=".new")
         os.close(descriptor)
         try:
-            save_file(blocks | learnt, name, metadata)
+            save_file(blocks | others, name, metadata)
             os.replace(name, self._path(version))
         finally:
             Path(name).unlink(missing_ok=True)
@@ -79,9 +80,9 @@ def _read_cached(path: Path, expected: dict[str, str]) -> Corpus | None:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             blocks = {split: file.get_tensor(split.value) for split in Split}
-            learnt = {name: file.get_tensor(name) for name in _LEARNT if name in file.keys()}  # noqa: SIM118
+            others = {name: file.get_tensor(name) for name in _OTHERS if name in file.keys()}  # noqa: SIM118
         matches = all(metadata.get(name) == value for name, value in expected.items())
-        if matches and metadata["fingerprint"] == corpus_fingerprint(blocks, learnt):
+        if matches and metadata["fingerprint"] == corpus_fingerprint(blocks, others):
             return Corpus(
                 id=metadata["id"],
                 calibration=blocks[Split.CALIBRATION],
@@ -90,7 +91,7 @@ def _read_cached(path: Path, expected: dict[str, str]) -> Corpus | None:
                 validation_bytes=int(metadata["validation_bytes"]),
                 fingerprint=metadata["fingerprint"],
                 layout=Layout(**json.loads(metadata["layout"])),
-                **learnt,
+                **others,
             )
         reason = "its content is not what it says"
     except (SafetensorError, OSError, KeyError, ValueError) as error:

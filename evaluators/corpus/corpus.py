@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from evaluators.corpus.blocks import Corpus, Split, corpus_fingerprint
+from evaluators.corpus.blocks import Corpus, Split, blocks_joined, corpus_fingerprint, lengthened
 from evaluators.corpus.cache import CorpusCache
 from evaluators.corpus.layout import Layout, usual_layout
 from evaluators.corpus.sources import Source, find_source
@@ -48,6 +49,10 @@ class CorpusRequest:
     """What separates documents; None: as the tokenizer says."""
     answers_alone: bool = False
     """Whether of conversations the assistant's words alone are to be learnt."""
+    long_block: int = 0
+    """L, tokens of the longer blocks; 0: there are none."""
+    long_blocks: int = 0
+    """The largest number of longer blocks, made of text that no other block has."""
 
     @property
     def wanted(self) -> dict[Split, int]:
@@ -96,13 +101,64 @@ def read_corpus(request: CorpusRequest, tokenizer: PreTrainedTokenizerBase, cach
 
 def _read(request: CorpusRequest, source: Source, version: str, tokenizer: PreTrainedTokenizerBase) -> Corpus:
     tokenize = DocumentTokenizer(tokenizer, request.layout, request.answers_alone)
+    begun = tokenize.layout.beginning is not None
+    wanted = request.wanted
+    if request.long_blocks:
+        joined = blocks_joined(request.block, request.long_block, begun)
+        wanted[Split.DISTILLATION] += request.long_blocks * joined
     with quiet_libraries():
-        builders = build_splits(source.documents(version), tokenize, request.block, request.wanted)
+        builders = build_splits(source.documents(version), tokenize, request.block, wanted)
     tokenize.writer.close(source.id)
     _refuse_too_little(builders, source)
     blocks = {split: builder.cut() for split, builder in builders.items()}
     cut = {name: builders[split].cut_learnt() for name, split in _LEARNT.items()}
     learnt: dict[str, Any] = {name: mask for name, mask in cut.items() if mask is not None}
+    _refuse_without_answers(learnt, source)
+    others = learnt | (_split_off(request, blocks, learnt, begun, source) if request.long_blocks else {})
+    return Corpus(
+        id=source.id,
+        calibration=blocks[Split.CALIBRATION],
+        distillation=blocks[Split.DISTILLATION],
+        validation=blocks[Split.VALIDATION],
+        validation_bytes=builders[Split.VALIDATION].cut_bytes(tokenizer),
+        fingerprint=corpus_fingerprint(blocks, others),
+        layout=tokenize.layout,
+        **others,
+    )
+
+
+def _split_off(
+    request: CorpusRequest,
+    blocks: dict[Split, Tensor],
+    learnt: dict[str, Any],
+    begun: bool,
+    source: Source,
+) -> dict[str, Any]:
+    """Make the longer blocks from the end of the distillation set, half of it at most, which loses them.
+
+    Raises:
+        InputError: the text does not fill one.
+    """
+    name, everything = "distillation_learnt", blocks[Split.DISTILLATION]
+    joined = blocks_joined(request.block, request.long_block, begun)
+    count = min(request.long_blocks, len(everything) // (2 * joined))
+    if not count:
+        raise InputError(
+            "a part of the text has to fill a long block",
+            f"{source.id} has {everything.numel():,} tokens to learn, half of which is less than "
+            f"{request.long_block:,}",
+            "Leave --long-context out, or give more text",
+        )
+    place = len(everything) - count * joined
+    blocks[Split.DISTILLATION] = everything[:place]
+    found = {"long": lengthened(everything[place:], request.long_block, begun)}
+    if name in learnt:
+        found["long_learnt"] = lengthened(learnt[name][place:], request.long_block, begun)
+        learnt[name] = learnt[name][:place]
+    return {**found, **learnt}
+
+
+def _refuse_without_answers(learnt: Mapping[str, Tensor], source: Source) -> None:
     for name, mask in learnt.items():
         if not mask[:, :-1].any():
             raise InputError(
@@ -110,16 +166,6 @@ def _read(request: CorpusRequest, source: Source, version: str, tokenizer: PreTr
                 f"the {_LEARNT[name]} set of {source.id} has none in {len(mask)} blocks",
                 "Leave --learn out, or give more conversations",
             )
-    return Corpus(
-        id=source.id,
-        calibration=blocks[Split.CALIBRATION],
-        distillation=blocks[Split.DISTILLATION],
-        validation=blocks[Split.VALIDATION],
-        validation_bytes=builders[Split.VALIDATION].cut_bytes(tokenizer),
-        fingerprint=corpus_fingerprint(blocks, learnt),
-        layout=tokenize.layout,
-        **learnt,
-    )
 
 
 def _key(request: CorpusRequest, source: Source, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -127,7 +173,7 @@ def _key(request: CorpusRequest, source: Source, tokenizer: PreTrainedTokenizerB
     wanted = {split.value: blocks for split, blocks in request.wanted.items()}
     layout = request.layout or usual_layout(tokenizer)
     parts = [_VERSION, source.identity, request.block, wanted, tokenizer_fingerprint(tokenizer)]
-    parts += [vars(layout), request.answers_alone]
+    parts += [vars(layout), request.answers_alone, request.long_block, request.long_blocks]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

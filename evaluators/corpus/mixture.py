@@ -92,6 +92,7 @@ def read_mixture(
         return read_corpus(replace(request, data=sources[0].data), tokenizer, cache).mixed()
     shares = [source.share for source in sources]
     wanted = {split: apportion(blocks, shares) for split, blocks in request.wanted.items()}
+    long = apportion(request.long_blocks, shares) if request.long_blocks else [0] * len(sources)
     corpora = [
         read_corpus(
             replace(
@@ -100,6 +101,7 @@ def read_mixture(
                 calibration_blocks=wanted[Split.CALIBRATION][place],
                 distillation_blocks=wanted[Split.DISTILLATION][place],
                 validation_blocks=wanted[Split.VALIDATION][place],
+                long_blocks=long[place],
             ),
             tokenizer,
             cache,
@@ -165,20 +167,20 @@ def mixture_of(corpora: Sequence[Corpus], shares: Sequence[float], blocks: int) 
         Split.DISTILLATION: torch.stack([corpora[source].distillation[row] for source, row in places]),
         Split.VALIDATION: torch.cat([corpus.validation for corpus in corpora]),
     }
-    learnt = _learnt(corpora, places)
+    others = _learnt(corpora, places) | _long(corpora, shares)
     return Corpus(
         id=" + ".join(f"{share:.0%} {corpus.id}" for corpus, share in zip(corpora, shares, strict=True)),
         calibration=splits[Split.CALIBRATION],
         distillation=splits[Split.DISTILLATION],
         validation=splits[Split.VALIDATION],
         validation_bytes=sum(corpus.validation_bytes for corpus in corpora),
-        fingerprint=corpus_fingerprint(splits, learnt),
+        fingerprint=corpus_fingerprint(splits, others),
         layout=corpora[0].layout,
         sources=tuple(
             CorpusSource(corpus.id, share, count, len(corpus.validation), count / have)
             for corpus, share, count, have in zip(corpora, shares, counts, available, strict=True)
         ),
-        **learnt,
+        **others,
     )
 
 
@@ -220,6 +222,22 @@ def _learnt(corpora: Sequence[Corpus], places: Sequence[tuple[int, int]]) -> dic
         "distillation_learnt": torch.stack([rows[source][row] for source, row in places]),
         "validation_learnt": torch.cat(validation),
     }
+
+
+def _long(corpora: Sequence[Corpus], shares: Sequence[float]) -> dict[str, Any]:
+    """Return the longer blocks by the shares, and the masks of what is learnt of them."""
+    long = [corpus.long for corpus in corpora if corpus.long is not None]
+    if len(long) < len(corpora):
+        return {}
+    most = max(math.ceil(len(one) / share) for one, share in zip(long, shares, strict=True))
+    order = turns(most, shares)
+    readers = [iter(_repeated(len(one), order.count(place))) for place, one in enumerate(long)]
+    places = [(source, next(readers[source])) for source in order]
+    found = {"long": torch.stack([long[source][row] for source, row in places])}
+    if any(corpus.long_learnt is not None for corpus in corpora):
+        masks = [_mask(corpus.long_learnt, one) for corpus, one in zip(corpora, long, strict=True)]
+        found["long_learnt"] = torch.stack([masks[source][row] for source, row in places])
+    return found
 
 
 def _mask(learnt: Tensor | None, tokens: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from evaluators.distillation.module import Distillation
 from evaluators.distillation.optimizers import OptimizerName, state_bytes
 from evaluators.distillation.schedule import Schedule
-from evaluators.distillation.targets.batch import Count, Targets, rows
+from evaluators.distillation.targets.batch import Batch, Count, Targets, rows
+from evaluators.distillation.targets.long_tail import blocks_of_step
 from space.cutting.extraction import model_from_weights
 
 
@@ -185,26 +186,24 @@ class Gradient:
             micro: blocks per micro-batch.
             backward: whether to compute gradients.
         """
-        numbers = self._numbers(step)
-        count = self._count(numbers)
+        targets, numbers, micro = self._blocks(step, micro)
+        count = _count(targets, numbers)
         totals = torch.zeros(2, device=self.accelerator.device)
         batches = local_micro_batches(numbers, micro, self.accelerator)
         for place, (some, counts) in enumerate(batches, start=1):
             unsynced = place < len(batches) and self.accelerator.num_processes > 1
             with self.accelerator.no_sync(self.module) if unsynced else nullcontext():
-                totals += self._micro_batch(some, count, float(counts), backward)
+                totals += self._micro_batch(targets.batch(some), count, float(counts), backward)
         return self.accelerator.reduce(totals) if self.accelerator.num_processes > 1 else totals
 
-    def _numbers(self, step: int) -> Tensor:
-        first = step * self.schedule.blocks
-        return torch.arange(first, first + self.schedule.blocks) % self.targets.blocks
+    def _blocks(self, step: int, micro: int) -> tuple[Targets, Tensor, int]:
+        """Return the targets and blocks of a step, and how many blocks have the tokens of a micro-batch."""
+        targets, numbers = blocks_of_step(self.targets, step, self.schedule)
+        return targets, numbers, max(1, micro * self.schedule.block // targets.tokens.shape[1])
 
-    def _count(self, numbers: Tensor) -> Count:
-        return Count.of(self.targets.tokens[numbers], rows(self.targets.learnt, numbers))
-
-    def _micro_batch(self, numbers: Tensor, count: Count, weight: float, backward: bool) -> Tensor:
+    def _micro_batch(self, batch: Batch, count: Count, weight: float, backward: bool) -> Tensor:
         with torch.set_grad_enabled(backward):
-            loss, states_loss = self.module(self.targets.batch(numbers), count)
+            loss, states_loss = self.module(batch, count)
         if backward:
             self.accelerator.backward(loss * (weight * self.accelerator.num_processes))
         return weight * torch.stack([loss.detach(), states_loss])
@@ -237,13 +236,17 @@ class Gradient:
     def _try(self, step: int, micro: int, room: int) -> None:
         """Run two micro-batches of a step, with ``room`` bytes reserved."""
         reserved = torch.zeros(room, dtype=torch.uint8, device=self.accelerator.device)
-        batches = local_micro_batches(self._numbers(step), micro, self.accelerator)[:2]
+        targets, blocks, micro = self._blocks(step, micro)
+        batches = local_micro_batches(blocks, micro, self.accelerator)[:2]
         for place, (numbers, _) in enumerate(batches, start=1):
             # FSDP would add sharded gradients that were not exchanged to those of the next step.
             exchanged = place == len(batches) and self.accelerator.is_fsdp2
             with nullcontext() if exchanged else self.accelerator.no_sync(self.module):
                 # Bypass DDP, which exchanges buffers in its forward pass.
-                batch = self.targets.batch(numbers)
-                loss, _ = self.distillation(batch, self._count(numbers))
+                loss, _ = self.distillation(targets.batch(numbers), _count(targets, numbers))
                 self.accelerator.backward(loss)
         del reserved
+
+
+def _count(targets: Targets, numbers: Tensor) -> Count:
+    return Count.of(targets.tokens[numbers], rows(targets.learnt, numbers))

@@ -203,13 +203,19 @@ def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]
     scored = [("benchmarks", " ".join(config.benchmarks))] if config.benchmarks else []
     return [
         *rows,
-        ("retraining", f"{full} models, {config.retrain_tokens:,} tokens each{others}"),
+        ("retraining", f"{full} models, {config.retrain_tokens:,} tokens each{_long_words(config)}{others}"),
         ("tokens", f"{short + retraining:,} trained on"),
         ("targets", targets.words),
         *scored,
         ("arithmetic", f"{flops:.2e} FLOPs (10^{math.log10(flops):.1f})"),
         ("disk", size_text(targets.size + models + 16 * mean_student + teacher + sorted_weights)),
     ]
+
+
+def _long_words(config: RunConfig) -> str:
+    if not config.long_block:
+        return ""
+    return f", the last {config.long_share:.0%} in blocks of {config.long_block:,}"
 
 
 class TargetsRow:

@@ -70,6 +70,10 @@ class RunConfig:
     """What of conversations is learnt: all tokens, or the assistant's answers."""
     block: int
     """Tokens per block."""
+    long_block: int
+    """Tokens of the longer blocks of the last part of retraining; 0: there is no such part."""
+    long_share: float
+    """The share of retraining that this part has."""
     calibration_blocks: int
     """Maximum number of blocks in the calibration set."""
     validation_blocks: int
@@ -144,6 +148,14 @@ class RunConfig:
     def short_retrain_tokens(self) -> int:
         """Training tokens of baselines behind the best one, and of the model from random weights."""
         return max(self.retrain_tokens // 4, self.batch_blocks * self.block)
+
+    @property
+    def long_blocks(self) -> int:
+        """Longer blocks that a retraining in full reads."""
+        if not self.long_block:
+            return 0
+        step = self.batch_blocks * self.block
+        return max(1, round(self.long_share * self.retrain_tokens / step)) * (step // self.long_block)
 
     @property
     def reserve_tokens(self) -> int:

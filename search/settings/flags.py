@@ -39,6 +39,8 @@ class Flags:
     hours."""
     batch_tokens: Annotated[str | None, _arg("TOKENS")] = None
     """Tokens of a step of training. Default: by the teacher's size and the hours."""
+    long_context: Annotated[str | None, _arg("TOKENS=SHARE")] = None
+    """The last part of retraining on longer sequences, with the teacher beside the student: 32k=5%."""
     calibration_samples: Annotated[int | None, _arg("N")] = None
     """Sequences that importance is measured on. Default: by the teacher's size and the hours, at most
     1024."""

@@ -25,6 +25,7 @@ _GIVEN = ("search_tokens", "rung_tokens", "trials", "retrain_tokens", "promote",
 _FOLLOWING = {
     "block": ("block", "batch_blocks"),
     "batch_tokens": ("block", "batch_blocks"),
+    "long_context": ("block", "batch_blocks"),
     "calibration_samples": ("calibration_blocks",),
 }
 

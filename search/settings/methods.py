@@ -14,6 +14,7 @@ from evaluators.distillation.states import States, states_at, states_named
 from evaluators.distillation.targets.batch import FormName, Targets
 from evaluators.distillation.targets.cached import CachedTargets
 from evaluators.distillation.targets.live import TextTargets
+from evaluators.distillation.targets.long_tail import LongTail
 from evaluators.importance.iterative import RoundPhase
 from evaluators.importance.method import Aggregate, Depth, Method, Width
 from evaluators.metrics.benchmarks import check_task
@@ -123,6 +124,8 @@ def check_states(config: RunConfig, teacher: PreTrainedModel) -> None:
 def targets_as_dict(targets: Targets) -> dict[str, Any]:
     """Return the form of the targets, their tokens and their bytes on disk, for the summary."""
     form, size = FormName.LIVE.value, 0
+    if isinstance(targets, LongTail):
+        targets = targets.short
     if isinstance(targets, CachedTargets):
         form = str(targets.form.description["form"])
         size = targets.records.size

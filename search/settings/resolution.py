@@ -41,7 +41,7 @@ from search.settings.scale import (
     scale_for,
     search_tokens_of,
 )
-from search.settings.step import step_of
+from search.settings.step import long_fields, step_of
 from search.settings.teachers import (
     EMBEDDED,
     AvailableTeacher,
@@ -241,6 +241,7 @@ def _config(
         **_importance_fields(flags, axis_map),
         data=flags.data or default_texts(teacher, revision or None),
         learn=flags.learn,
+        **long_fields(flags, config, block, batch_blocks),
         block=block,
         calibration_blocks=flags.calibration_samples or scale.calibration_blocks,
         validation_blocks=scale.validation_blocks,

@@ -169,10 +169,12 @@ class RunSizes:
         teaching = self.resolved.teaching
         return Depths.of(teaching, teaching.teacher).base.config
 
-    def forward(self, blocks: int, *, student: bool = False, autocast: bool = False) -> ForwardWork:
-        """A pass on a batch of a text of so many blocks."""
+    def forward(
+        self, blocks: int, *, student: bool = False, autocast: bool = False, block: int | None = None
+    ) -> ForwardWork:
+        """A pass on a batch of a text of so many blocks, of the run's length or of another."""
         axis_map, architecture = self.largest if student else (self.axis_map, self.axis_map.teacher)
-        block = self.resolved.config.block
+        block = block or self.resolved.config.block
         together = min(blocks, max(1, TOKENS_AT_ONCE // block))
         half = autocast and self.autocast
         return ForwardWork(axis_map, architecture, block, self.weights, half, together)
@@ -180,7 +182,7 @@ class RunSizes:
     def live(self, retraining: bool) -> bool:
         """Whether the teacher runs beside students of the rungs, or of retraining."""
         config = self.resolved.config
-        whole = self.targets.blocks >= config.distillation_blocks
+        whole = self.targets.blocks >= config.distillation_blocks and not config.long_block
         return asks_teacher(config) and (not self.targets.blocks or (retraining and not whole))
 
     def _share(self, own: TrainingBytes) -> TrainingBytes:
@@ -189,10 +191,12 @@ class RunSizes:
             return own
         return TrainingBytes(*(-(-part // self.processes) for part in own))
 
-    def work(self, placement: Placement, optimizer: OptimizerName, loss: Loss) -> TrainingWork:
-        """Return what a training step computes."""
+    def work(
+        self, placement: Placement, optimizer: OptimizerName, loss: Loss, block: int | None = None
+    ) -> TrainingWork:
+        """Return what a training step computes, on blocks of the run's length or of another."""
         return TrainingWork(
-            self.resolved.config.block,
+            block or self.resolved.config.block,
             optimizer.weights,
             self.autocast,
             loss,
@@ -200,15 +204,17 @@ class RunSizes:
             recompute=placement.recompute,
         )
 
-    def step(self, placement: Placement, optimizer: OptimizerName, live: bool) -> TrainingActivations:
-        """Return the activations of a step with the largest student."""
+    def step(
+        self, placement: Placement, optimizer: OptimizerName, live: bool, block: int | None = None
+    ) -> TrainingActivations:
+        """Return the activations of a step with the largest student; ``block`` as in ``work``."""
         config = self.resolved.config
         dense = asks_teacher(config) and (live or self.targets.form is FormName.HIDDEN)
         head = None
         if dense:
             head = Head(self.teaching_head, self.weights, torch.float32 if live else torch.bfloat16)
         loss = loss_of(config) if dense or not asks_teacher(config) else Loss({Term.CROSS_ENTROPY: 1.0})
-        return COUNTS.step(*self.largest, self.work(placement, optimizer, loss), head)
+        return COUNTS.step(*self.largest, self.work(placement, optimizer, loss, block), head)
 
     def validation(self, weights: torch.dtype) -> int:
         """Return what a validation of the largest student takes beside its weights."""
@@ -221,9 +227,9 @@ class RunSizes:
         kind = "sampled" if sampled else "hidden"
         return COUNTS.forward(kind, work, lambda work: targets_bytes(work, sampled=sampled), self.by_rows)
 
-    def answering_live(self, micro: int) -> int:
+    def answering_live(self, micro: int, block: int | None = None) -> int:
         """The teacher's forward pass on a micro-batch: the line through those on one block and on two."""
-        work = replace(self.forward(1, autocast=True), axis_map=self.resolved.teaching)
+        work = replace(self.forward(1, autocast=True, block=block), axis_map=self.resolved.teaching)
         work = replace(work, architecture=self.resolved.teaching.teacher)
         one, two = (self.answering(replace(work, blocks=blocks)) for blocks in (1, 2))
         return one + (micro - 1) * (two - one)

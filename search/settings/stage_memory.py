@@ -224,6 +224,8 @@ class StageMemory:
         )
         if live:
             activations = max(activations, own.gradients + self.sizes.answering_live(micro))
+        if retraining and config.long_block:
+            activations = max(activations, self._long_part(placement, optimizer, own.gradients))
         activations = max(activations, own.gradients + self.sizes.validation(optimizer.weights))
         device = {
             **self._teaching(placement, live=live),
@@ -239,6 +241,17 @@ class StageMemory:
         if not self.sizes.shared and (retraining or config.schedule == "wsd"):
             host["checkpoint"] = own.weights + own.states
         return StageNeeds(stage, device, host)
+
+    def _long_part(self, placement: Placement, optimizer: OptimizerName, gradients: int) -> int:
+        """Activations and gradients of a step on longer blocks, which answers of the live teacher precede."""
+        config = self.sizes.resolved.config
+        long = config.long_block
+        micro = max(1, self.sizes.micro_batch(placement) * config.block // long)
+        whole = blocks_per_process(config.batch_blocks * config.block // long, self.sizes.processes)
+        live = asks_teacher(config)
+        step = self.sizes.step(placement, optimizer, live, long)
+        learnt = step.peak(micro, gradients, accumulates=micro < whole)
+        return max(learnt, gradients + self.sizes.answering_live(micro, long)) if live else learnt
 
     def _correction(self, placement: Placement, optimizer: OptimizerName) -> StageNeeds:
         config, axis_map = self.sizes.resolved.config, self.sizes.resolved.axis_map

@@ -2,12 +2,65 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import PretrainedConfig
 
 from search.settings.flag_rules import parse_count
 from search.settings.flags import Flags
 from search.settings.scale import Scale
 from space.input_error import InputError
+
+
+def read_long_context(text: str | None) -> tuple[int, float]:
+    """Read ``32k=5%``: tokens of a longer block, and the share of retraining; (0, 0.0) if nothing is asked.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if text is None:
+        return 0, 0.0
+    tokens, _, share = text.partition("=")
+    try:
+        part = float(share.removesuffix("%")) / (100 if share.endswith("%") else 1)
+    except ValueError:
+        part = 0.0
+    if not 0 < part <= 0.5:
+        raise InputError(
+            "The long part of retraining has a length and a share, of half at most",
+            f"--long-context {text} was given",
+            "Write --long-context 32k=5%",
+        )
+    return parse_count(tokens, "--long-context"), part
+
+
+def long_fields(flags: Flags, config: PretrainedConfig, block: int, batch_blocks: int) -> dict[str, Any]:
+    """Return the fields of the long part of retraining.
+
+    Args:
+        flags: the user's.
+        config: the teacher's.
+        block: tokens of an ordinary block.
+        batch_blocks: ordinary blocks of a step.
+
+    Raises:
+        InputError: longer blocks are no multiple of a block, no part of a step, or too long for the teacher.
+    """
+    long, share = read_long_context(flags.long_context)
+    step, longest = block * batch_blocks, getattr(config, "max_position_embeddings", None)
+    if long and (long <= block or long % block or step % long):
+        raise InputError(
+            "A long block has to be made of whole blocks, and a step of whole long ones",
+            f"--long-context {flags.long_context} was given; a block has {block:,} tokens, a step {step:,}",
+            f"Try --long-context {min(step, 8 * block)}={share:.0%}, or more --batch-tokens",
+        )
+    if longest is not None and long > longest:
+        raise InputError(
+            "A block is at most as long as the teacher's positions",
+            f"--long-context {flags.long_context} was given, and it has {longest:,}",
+            f"Give at most {longest}",
+        )
+    return {"long_block": long, "long_share": share}
 
 
 def step_of(flags: Flags, scale: Scale, config: PretrainedConfig, tokens: int) -> tuple[int, int]:

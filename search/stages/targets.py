@@ -18,6 +18,7 @@ from evaluators.distillation.targets.batch import Form, FormName, Targets
 from evaluators.distillation.targets.cached import CachedTargets
 from evaluators.distillation.targets.choice import TargetsSetting, form_in_words, size_text
 from evaluators.distillation.targets.live import Hidden, LiveTargets, TextTargets
+from evaluators.distillation.targets.long_tail import LongTail
 from evaluators.distillation.targets.sparse import Sampled, TopK
 from evaluators.huggingface.final_states import check_head, states_width, vocabulary_size
 from evaluators.teacher import Teacher, load_teacher
@@ -73,6 +74,26 @@ def targets_of(
         InputError: see ``plan_targets``.
         OSError: the disk is full; the targets made so far are kept.
     """
+    config = resolved.config
+    short, retraining = _short_targets(resolved, teacher, corpus, directory, accelerator, console)
+    if corpus.long is None:
+        return short, retraining
+    long: Targets = TextTargets(corpus.long, teacher.residence.device, corpus.long_learnt)
+    if asks_teacher(config):
+        how = (places_of(resolved), accelerator.autocast, teacher.residence)
+        long = LiveTargets(teacher.model, corpus.long, *how, corpus.long_learnt)
+    return short, LongTail(retraining, long, config.long_share)
+
+
+def _short_targets(
+    resolved: Resolved,
+    teacher: Teacher,
+    corpus: Corpus,
+    directory: RunDirectory,
+    accelerator: Accelerator,
+    console: Console,
+) -> tuple[Targets, Targets]:
+    """Return the targets on blocks of the run's length; arguments and errors as for ``targets_of``."""
     config, tokens, learnt = resolved.config, corpus.distillation, corpus.distillation_learnt
     if not asks_teacher(config):
         console.forecast.skip("forward", tokens.numel())

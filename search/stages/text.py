@@ -49,6 +49,8 @@ def read_text(config: RunConfig, teacher: Teacher, placement: Placement) -> Corp
         validation_blocks=config.validation_blocks,
         layout=layout_of(config, teacher, placement),
         answers_alone=config.learn == ANSWERS,
+        long_block=config.long_block,
+        long_blocks=config.long_blocks,
     )
     corpus = read_mixture(parse_data(config.data), request, teacher.tokenizer, cache_directory() / "text")
     check_tokens(corpus.blocks.values(), teacher.tokenizer, teacher.rows, teacher.id)

@@ -58,6 +58,7 @@ retrain-baselines = true
 hours = 2
 learn = "answers"
 block = "1k"
+long-context = "2k=5%"
 batch-tokens = 8192
 calibration-samples = 64
 device-memory = "80GB"
