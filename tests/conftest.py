@@ -47,6 +47,15 @@ def nothing_verified_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "verify", verified_once.verify_anew)
 
 
+@pytest.fixture(autouse=True)
+def messages_are_heard() -> None:
+    """No console of an earlier test, or of a fixture that many tests share, keeps messages from ``caplog``."""
+    for name in ("slimsearch", "search", "evaluators", "space"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+        logger.setLevel(logging.NOTSET)
+
+
 @pytest.fixture(scope="session")
 def real() -> Path:
     """Folder of trained models and texts that are not part of the project."""

@@ -302,7 +302,7 @@ class TestTexts:
         ("files", "found"),
         [
             ({"README.md": b"about"}, "doesn't contain any data files"),
-            ({"train.jsonl": b'{"a": 1, "b": 2}\n'}, "has the columns a, b, and of strings none"),
+            ({"train.jsonl": b'{"a": 1, "b": 2}\n'}, "has the columns a, b. Rename"),
             (
                 {"empty.py": b"print('code')", "train.jsonl": b'{"text": "a"}\n'},
                 "scripts are no longer supported",

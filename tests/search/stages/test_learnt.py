@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from evaluators.corpus.corpus import Corpus, read_corpus
+from evaluators.corpus.blocks import Corpus
+from evaluators.corpus.mixture import read_mixture
 from evaluators.metrics.loss import validation_loss
 from search.compare import main as compare
 from search.settings.command_line import read_flags
@@ -32,11 +33,11 @@ def test_a_run_is_of_what_is_learnt(
     monkeypatch.setenv("SLIMSEARCH_CACHE", str(tmp_path / "cache"))
 
     def some_learnt(*about: Any) -> Corpus:
-        corpus = read_corpus(*about)
+        corpus = read_mixture(*about)
         of_both = [tokens % 3 == 0 for tokens in (corpus.distillation, corpus.validation)]
         return replace(corpus, distillation_learnt=of_both[0], validation_learnt=of_both[1])
 
-    monkeypatch.setattr("search.stages.preparation.read_corpus", some_learnt)
+    monkeypatch.setattr("search.stages.text.read_mixture", some_learnt)
     directory = RunDirectory(tmp_path / "run")
     words = [*SMALL.split(), "--budget", "60%", "--targets", "hidden", "--correct-teacher", "1k"]
     words += ["--model", str(tmp_path / "teacher"), "--data", str(tmp_path / "stories.txt")]
