@@ -49,7 +49,7 @@ def nothing_verified_before(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def messages_are_heard() -> None:
-    """No console of an earlier test, or of a fixture that many tests share, keeps messages from ``caplog``."""
+    """No console of an earlier test, or of a shared fixture, keeps messages from ``caplog``."""
     for name in ("slimsearch", "search", "evaluators", "space"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
