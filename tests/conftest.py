@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
@@ -45,15 +44,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def nothing_verified_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that change what verifying does."""
     monkeypatch.setattr(verification, "verify", verified_once.verify_anew)
-
-
-@pytest.fixture(autouse=True)
-def messages_are_heard() -> None:
-    """No console of an earlier test, or of a shared fixture, keeps messages from ``caplog``."""
-    for name in ("slimsearch", "search", "evaluators", "space"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [], True
-        logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,10 @@ from space.cutting.extraction import saved_tensors, sort_by_importance
 from space.cutting.ranking import Ranking
 from space.input_error import InputError
 from space.verification.verification import verified_axis_map
+from tests.evaluators.conftest import messages_are_heard
 from tests.evaluators.tiny_models import random_tokens, tiny_model
+
+__all__ = ["messages_are_heard"]
 
 CALIBRATION = random_tokens(8, 16)
 BASES = [BasisName.COORDINATE, BasisName.WEIGHTED]
