@@ -35,12 +35,12 @@ class Flags:
     learn: Literal["all", "answers"] = "all"
     """What of conversations is learnt: every token, or what the assistant writes alone."""
     block: Annotated[str | None, _arg("TOKENS")] = None
-    """Length of the sequences that are read and trained on (4k). Default: by the teacher's size and the
+    """Length of the sequences that are read and trained on (4096). Default: by the teacher's size and the
     hours."""
     batch_tokens: Annotated[str | None, _arg("TOKENS")] = None
     """Tokens of a step of training. Default: by the teacher's size and the hours."""
     long_context: Annotated[str | None, _arg("TOKENS=SHARE")] = None
-    """The last part of retraining on longer sequences, with the teacher beside the student: 32k=5%."""
+    """The last part of retraining on longer sequences, with the teacher beside the student: 32768=5%."""
     calibration_samples: Annotated[int | None, _arg("N")] = None
     """Sequences that importance is measured on. Default: by the teacher's size and the hours, at most
     1024."""

@@ -13,7 +13,7 @@ from space.input_error import InputError
 
 
 def read_long_context(text: str | None) -> tuple[int, float]:
-    """Read ``32k=5%``: tokens of a longer block, and the share of retraining; (0, 0.0) if nothing is asked.
+    """Read ``32768=5%``: tokens of a longer block, and the share of retraining; (0, 0.0) if nothing is asked.
 
     Raises:
         InputError: it is something else.
@@ -29,7 +29,7 @@ def read_long_context(text: str | None) -> tuple[int, float]:
         raise InputError(
             "The long part of retraining has a length and a share, of half at most",
             f"--long-context {text} was given",
-            "Write --long-context 32k=5%",
+            "Write --long-context 32768=5%",
         )
     return parse_count(tokens, "--long-context"), part
 
@@ -52,7 +52,7 @@ def long_fields(flags: Flags, config: PretrainedConfig, block: int, batch_blocks
         raise InputError(
             "A long block has to be made of whole blocks, and a step of whole long ones",
             f"--long-context {flags.long_context} was given; a block has {block:,} tokens, a step {step:,}",
-            f"Try --long-context {min(step, 8 * block)}={share:.0%}, or more --batch-tokens",
+            f"Try --long-context {step}={share:g}, or more --batch-tokens",
         )
     if longest is not None and long > longest:
         raise InputError(

@@ -53,7 +53,8 @@ def read_text(config: RunConfig, teacher: Teacher, placement: Placement) -> Corp
         long_blocks=config.long_blocks,
     )
     corpus = read_mixture(parse_data(config.data), request, teacher.tokenizer, cache_directory() / "text")
-    check_tokens(corpus.blocks.values(), teacher.tokenizer, teacher.rows, teacher.id)
+    read = [*corpus.blocks.values(), *([] if corpus.long is None else [corpus.long])]
+    check_tokens(read, teacher.tokenizer, teacher.rows, teacher.id)
     logger.info("blocks have %s", corpus.layout.words(teacher.tokenizer))
     return corpus
 

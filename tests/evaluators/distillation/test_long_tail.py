@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from evaluators.corpus.blocks import blocks_joined, lengthened
 from evaluators.distillation.loop import distil
 from evaluators.distillation.schedule import Schedule
+from evaluators.distillation.targets.batch import Targets
 from evaluators.distillation.targets.live import LiveTargets
 from evaluators.distillation.targets.long_tail import LongTail, blocks_of_step
 from tests.evaluators.tiny_models import random_tokens, tiny_model, tiny_student, weights
@@ -35,23 +36,24 @@ def test_the_last_steps_read_long_blocks(share: float, last: int) -> None:
 
 
 @pytest.mark.parametrize("micro", [1, 2, 4])
-def test_it_is_two_trainings_one_after_the_other(micro: int) -> None:
-    """Every gradient is that of the blocks by themselves, however they are split into micro-batches."""
-    found = trained(targets(0.5), micro)
-    read: list[torch.Tensor] = []
-    for step in range(6):
-        source, numbers = blocks_of_step(targets(0.5), step, SCHEDULE)
-        read.append(source.tokens[numbers])
-    assert [tuple(one.shape) for one in read] == [(4, 8)] * 3 + [(2, 16)] * 3
-    expected = trained(targets(0.5), 4)
+def test_where_all_steps_are_long_it_is_a_training_on_long_blocks(micro: int) -> None:
+    """Tokens of a step and learning rates are the same, and so are all weights."""
+    alone = Schedule(tokens=6 * 32, blocks=2, block=16, peak_rate=1e-2)
+    expected = trained(LiveTargets(tiny_model("llama"), LONG), 2, alone)
+    found = trained(targets(1.0), micro)
     assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
-    short = trained(LiveTargets(tiny_model("llama"), SHORT), 4)
-    assert any(not torch.allclose(found[name], short[name], atol=1e-4) for name in short)
 
 
-def trained(both: LongTail | LiveTargets, micro: int) -> dict[str, torch.Tensor]:
+def test_the_long_steps_tell() -> None:
+    """Half of them: neither a training on the short blocks nor one on the long ones."""
+    found, short, long = trained(targets(0.5), 4), trained(targets(0.5).short, 4), trained(targets(1.0), 4)
+    for other in (short, long):
+        assert any(not torch.allclose(found[name], other[name], atol=1e-4) for name in found)
+
+
+def trained(both: Targets, micro: int, schedule: Schedule = SCHEDULE) -> dict[str, torch.Tensor]:
     student = tiny_student()
-    distil(student, both, SCHEDULE, Accelerator(cpu=True), micro_batch=micro)
+    distil(student, both, schedule, Accelerator(cpu=True), micro_batch=micro)
     return weights(student)
 
 

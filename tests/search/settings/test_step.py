@@ -53,7 +53,7 @@ def test_a_long_block_is_made_of_blocks_and_a_step_of_long_ones() -> None:
     for wrong, message in (
         ("500=5%", "a block has 128 tokens, a step 1,024"),
         ("128=5%", "a block has 128 tokens"),
-        ("2048=5%", "a step 1,024. Try --long-context 1024=5%"),
+        ("2048=5%", "a step 1,024. Try --long-context 1024=0.05"),
     ):
         with pytest.raises(InputError, match=message):
             long_fields(flags(long_context=wrong), CONFIG, 128, 8)
