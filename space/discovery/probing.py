@@ -62,10 +62,19 @@ class Probes:
     """Why probing a size failed, in words for the user."""
     moving: set[tuple[str, str]] = field(default_factory=set)
     """Module scalars that depend on a size."""
+    built: dict[tuple[tuple[str, Any], ...], MetaModel] = field(default_factory=dict)
+    """The models that were built, by the fields that were changed."""
     alike: tuple[str, ...] = ()
     """Fields that are always set to the same value as the hidden size."""
     coupled: bool = False
     """Whether heads and hidden change together, because the class has no head size field."""
+
+    def model_with(self, changes: Mapping[str, Any]) -> MetaModel:
+        """Return the model with some fields changed, built by the first that asks."""
+        key = tuple(sorted(changes.items()))
+        if key not in self.built:
+            self.built[key] = build_meta_model(with_sizes(self.base, changes)) if changes else self.whole
+        return self.built[key]
 
     def moved(self, key: Axis | str, name: str, place: int) -> int:
         """Return by how many entries dimension ``place`` of tensor ``name`` grew; 0 if the probe failed."""
@@ -173,8 +182,7 @@ def _double(
 ) -> bool:
     """Record what grows from the fields ``before`` to ``changes``; False if the class refuses them."""
     try:
-        less = build_meta_model(with_sizes(probes.base, before)) if before else probes.whole
-        more = build_meta_model(with_sizes(probes.base, changes))
+        less, more = probes.model_with(before or {}), probes.model_with(changes)
     except BUILD_ERRORS as error:
         probes.failed[key] = f"the class refuses other sizes ({refusal_reason(error)})"
         return False

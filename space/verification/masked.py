@@ -40,6 +40,8 @@ class KeptUnits:
     def __init__(self, ranking: Ranking, student: Architecture, teacher: Architecture) -> None:
         self.ranking, self.student, self.teacher = ranking, student, teacher
         self.sets: dict[tuple[Axis, int | None, int], set[int]] = {}
+        self.masks: dict[tuple[Layout, int | None, bool], Tensor] = {}
+        """Of dimensions: their layout, the layer, and whether neurons of experts are masked there."""
 
     def __call__(self, unit: Unit, layer: int | None) -> bool:
         """Whether a unit (in ``layer``, or None for hidden) is kept."""
@@ -118,21 +120,24 @@ def masked_teacher(
 
 
 def _masks(mapped: MappedTensor, kept: KeptUnits) -> list[Tensor]:
-    """Return a mask of kept entries for each dimension; neurons of single experts are masked separately."""
-    return [
-        torch.tensor(
-            [
-                all(kept(unit, mapped.layer) for unit in units if not _is_separate(unit, mapped, place))
-                for units in entries(layout)
-            ]
-        )
-        for place, layout in enumerate(mapped.dimensions)
-    ]
+    """Return a mask of kept entries for each dimension; neurons of single experts are masked separately.
 
-
-def _is_separate(unit: Unit, mapped: MappedTensor, place: int) -> bool:
-    """Whether a unit is masked separately: a whole layer, or a neuron whose expert is another dimension."""
-    return unit[0] is Axis.LAYERS or (unit[0] is Axis.EXPERT_MLP and Axis.EXPERTS not in mapped.axes[place])
+    Whole layers are masked separately too.
+    """
+    masks = []
+    for layout, axes in zip(mapped.dimensions, mapped.axes, strict=True):
+        neurons = Axis.EXPERTS in axes
+        key = layout, mapped.layer, neurons
+        if key not in kept.masks:
+            apart = {Axis.LAYERS} if neurons else {Axis.LAYERS, Axis.EXPERT_MLP}
+            kept.masks[key] = torch.tensor(
+                [
+                    all(kept(unit, mapped.layer) for unit in units if unit[0] not in apart)
+                    for units in entries(layout)
+                ]
+            )
+        masks.append(kept.masks[key])
+    return masks
 
 
 def _mask(
