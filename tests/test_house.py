@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from itertools import combinations, permutations, product
 from pathlib import Path
@@ -32,7 +33,12 @@ def modules(root: Path) -> Iterator[tuple[Path, ast.Module]]:
     """Every module of the packages and tests under ``root``."""
     for package in (*PACKAGES, "tests"):
         for path in sorted((root / package).rglob("*.py")):
-            yield path.relative_to(root), ast.parse(path.read_text(encoding="utf-8"))
+            yield path.relative_to(root), _parsed(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _parsed(path: Path, _changed_ns: int) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def public(body: list[ast.stmt]) -> Iterator[Function | ast.ClassDef]:

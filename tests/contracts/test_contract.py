@@ -62,7 +62,7 @@ def apart(model: PreTrainedModel, axis_map: AxisMap, cut: Cut, ranking: Ranking 
 def test_logits_are_those_of_the_masked_teacher(case: str) -> None:
     model, axis_map = verified(case).model, verified(case).small
 
-    @few(5)
+    @few(3)
     @given(cuts(axis_map, axis_map.free))
     def all_at_once(cut: Cut) -> None:
         assert apart(model, axis_map, cut) < TOLERANCE, cut

@@ -133,12 +133,14 @@ CASES: dict[str, PretrainedConfig] = {
 REPEATED = {
     *("qwen2-mixed-layers", "cohere2", "phi", "granite", "mixtral", "granitemoe"),
     *("llama4_text", "opt", "falcon", "nemotron_h", "falcon_h1"),
+    *("mistral-tied-bfloat16-config", "stablelm", "nemotron", "cohere", "olmo2"),
 }
 
 
-def each(*cases: str) -> list[ParameterSet]:
-    """The cases as parameters of a test, ``REPEATED`` ones marked as slow."""
-    return [pytest.param(case, marks=[pytest.mark.slow] * (case in REPEATED)) for case in cases]
+def each(*cases: str, also_slow: tuple[str, ...] = ()) -> list[ParameterSet]:
+    """The cases as parameters of a test, ``REPEATED`` ones and those named marked as slow."""
+    slow = {*REPEATED, *also_slow}
+    return [pytest.param(case, marks=[pytest.mark.slow] * (case in slow)) for case in cases]
 
 
 @cache

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from evaluators.metrics.pace import training_flops
 from space.axes.axis_map import AxisMap
 from space.counting.counting import matrix_polynomial
-from space.verification.verification import verified_axis_map
+from space.discovery.discovery import discover
 from tests.evaluators.tiny_models import random_tokens, tiny_model
 
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
@@ -29,7 +29,7 @@ def matrix_weights(axis_map: AxisMap) -> int:
 def test_training_is_what_torch_counts_without_attention(model_type: str, changes: dict[str, Any]) -> None:
     """Attention, left out by the rule of six, is two products a layer and head, and twice that backwards."""
     model = plain(model_type, changes)
-    axis_map = verified_axis_map(model.config)
+    axis_map = discover(model.config).axis_map
     blocks, block = 3, 10
     with FlopCounterMode(display=False) as counter:
         logits = model(input_ids=random_tokens(blocks, block).long()).logits

@@ -41,7 +41,13 @@ def test_dense_layers_are_named_one_by_one() -> None:
 
 @pytest.mark.parametrize(
     ("model_type", "axis"),
-    [("opt", Axis.HIDDEN), ("minicpm3", Axis.LAYERS), ("lfm2", Axis.MLP), ("qwen3_moe", Axis.LAYERS)],
+    [
+        ("opt", Axis.HIDDEN),
+        *(
+            pytest.param(*slow, marks=pytest.mark.slow)
+            for slow in (("minicpm3", Axis.LAYERS), ("lfm2", Axis.MLP), ("qwen3_moe", Axis.LAYERS))
+        ),
+    ],
 )
 def test_without_it_the_axis_is_refused(model_type: str, axis: Axis, monkeypatch: pytest.MonkeyPatch) -> None:
     """An entry that is not needed is not kept."""

@@ -26,6 +26,7 @@ from space.enumeration.hand_made import baselines
 from space.enumeration.search_space import SearchSpace
 from space.input_error import InputError
 from space.verification.verification import verified_axis_map
+from tests.contracts.tiny import each
 from tests.space.maps import map_of, tiny_map
 
 MAP = map_of("small")
@@ -159,7 +160,7 @@ class TestSpaces:
         space = enumerate_space(map_of("llama"), Budget(parameters, 0.001))
         assert space.parameters_of(published) == parameters
 
-    @pytest.mark.parametrize("model_type", ["llama", "gpt2", "falcon", "gemma2", "mixtral", "qwen2_moe"])
+    @pytest.mark.parametrize("model_type", each("llama", "gpt2", "falcon", "gemma2", "mixtral", "qwen2_moe"))
     def test_every_student_can_be_built_and_has_the_parameters(self, model_type: str) -> None:
         axis_map = tiny_map(model_type)
         whole = parameter_polynomial(axis_map).of(axis_map.teacher)

@@ -154,6 +154,7 @@ class TestEachForItself:
 
 
 class TestTheCommand:
+    @pytest.mark.slow
     def test_it_is_one(self) -> None:
         line = [sys.executable, "-m", "space.families", "bert"]
         root = Path(command.__file__).resolve().parents[3]

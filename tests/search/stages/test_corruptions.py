@@ -1,0 +1,88 @@
+"""Whatever was done to a directory, a run is right or ends in one message.
+
+A run is right if every tensor that the file has under a name of the model is the model's, as the file has it,
+if the model has nothing that the file lacks, and if the uncut student gives its logits.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from search.run import main
+from search.stages import pipeline
+from tests.search.stages.corruptions import corrupt
+
+CASES = 300
+#: Of those, tried by default.
+FEW = 10
+
+
+class Begun(Exception):
+    """The run went on to its candidates."""
+
+
+def stop(run: Any, workers: Any) -> None:
+    raise Begun(run)
+
+
+def flags(model: Path, real: Path, out: Path) -> list[str]:
+    return [
+        *("--model", str(model), "--data", str(real / "tinystories.txt"), "--out", str(out)),
+        *("--budget", "60%", "--trials", "2", "--rung-tokens", "1k", "--retrain-tokens", "1k", "-v"),
+        *("--calibration-samples", "2", "--depth-by", "influence", "--repair", "none", "--basis", "coordinate"),
+    ]
+
+
+def check_whole(run: Any, directory: Path) -> None:
+    """The teacher is what the file says."""
+    model = run.context.teacher.residence.model
+    stored = load_file(directory / "model.safetensors")
+    own = model.state_dict()
+    for name, values in stored.items():
+        if name in own:
+            assert torch.equal(own[name].float(), values.float()), f"{name} is not that of the file"
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    for name, _ in model.named_parameters():
+        assert name in stored or (tied and name == "lm_head.weight"), f"{name} is not in the file"
+
+
+def outcome(model: Path, real: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """Begin a run; return its message, or "" if it came to its candidates and is right."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as for users
+        try:
+            status = main(flags(model, real, out))
+        except Begun as begun:
+            assert "the uncut student gives the teacher's logits" in capsys.readouterr().err
+            check_whole(begun.args[0], model)
+            return ""
+    text = capsys.readouterr().err
+    assert status == 2, text
+    assert "Traceback" not in text
+    messages = re.findall(r"^slimsearch: .*", text, re.MULTILINE)
+    assert len(messages) == 1, text
+    return messages[0]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= FEW)) for seed in range(CASES)]
+)
+def test_it_is_right_or_refused(
+    seed: int, real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pipeline, "search_rungs", stop)
+    monkeypatch.setenv("SLIMSEARCH_CACHE", str(tmp_path / "cache"))
+    model = tmp_path / "model"
+    shutil.copytree(real / "stories260K", model, copy_function=shutil.copyfile)
+    model.chmod(0o755)
+    said = corrupt(model, seed)
+    print(said, "->", outcome(model, real, tmp_path / "runs", capsys))
