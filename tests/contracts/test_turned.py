@@ -56,7 +56,7 @@ def turn(model_type: str, seed: int) -> tuple[Verified, Ranking]:
     return found, Ranking(ranking.scores, ranking.kv_heads, "", "", ranking.expert_groups, basis)
 
 
-@pytest.mark.parametrize("model_type", each(*TURNABLE, *CENTRED))
+@pytest.mark.parametrize("model_type", each(*TURNABLE, *CENTRED, also_slow=("qwen3", "phi3", "gpt_neox")))
 def test_the_whole_teacher_keeps_its_logits(model_type: str) -> None:
     found, ranking = turn(model_type, 1)
     tokens = contract_tokens(found.model.config.vocab_size)
@@ -114,7 +114,7 @@ def test_a_student_is_a_prefix_of_the_turned_teacher_with_the_gain(model_type: s
     assert distance(logits_of(student, tokens), logits_of(cut, tokens)) < TOLERANCE
 
 
-@pytest.mark.parametrize("model_type", ["nemotron", "cohere"])
+@pytest.mark.parametrize("model_type", ["cohere", *each("nemotron")])
 @pytest.mark.parametrize("seed", [2, 9])
 def test_norms_that_subtract_the_mean_see_one_direction_less_and_no_other(model_type: str, seed: int) -> None:
     """The oracle has the teacher's size: what is written is projected on the first k − 1 directions."""

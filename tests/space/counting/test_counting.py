@@ -28,13 +28,15 @@ from space.counting.counting import (
 )
 from space.cutting.extraction import student_config
 from space.cutting.ranking import kept_layers
+from space.discovery.discovery import discover
 from space.verification.contract import one_expert_at_a_time
 from space.verification.verification import verified_axis_map
+from tests.contracts.tiny import each
 from tests.space.maps import map_of, tiny_config_of, tiny_map
 from tests.space.models import SMALL
 
 #: Windows, transposed matrices, one KV head for all, experts, compressed keys and values.
-TYPES = ("llama", "gemma2", "gpt2", "falcon", "mixtral", "minicpm3")
+TYPES = each("llama", "gemma2", "gpt2", "falcon", "mixtral", "minicpm3")
 WIDTH_4B = Architecture(hidden=3072, mlp=9216, heads=32, kv_heads=8, layers=32)
 
 
@@ -113,14 +115,14 @@ class TestMatrices:
         assert matrix_polynomial(axis_map).of(axis_map.teacher) == self.LAYERS + 50 * 24
 
     def test_a_tied_embedding_is_the_head(self) -> None:
-        axis_map = verified_axis_map(LlamaConfig(**SMALL.to_dict() | {"tie_word_embeddings": True}))
+        axis_map = discover(LlamaConfig(**SMALL.to_dict() | {"tie_word_embeddings": True})).axis_map
         assert matrix_polynomial(axis_map).of(axis_map.teacher) == self.LAYERS + 50 * 24
         bare = parameter_polynomial(axis_map).of(axis_map.teacher) - 50 * 24
         assert non_embedding_polynomial(axis_map).of(axis_map.teacher) == bare
 
     def test_biases_and_norms_are_no_matrices(self) -> None:
         changes = {"attention_bias": True, "mlp_bias": True}
-        axis_map = verified_axis_map(LlamaConfig(**SMALL.to_dict() | changes))
+        axis_map = discover(LlamaConfig(**SMALL.to_dict() | changes)).axis_map
         assert matrix_polynomial(axis_map).of(axis_map.teacher) == self.LAYERS + 50 * 24
 
 

@@ -13,7 +13,7 @@ from space.counting.counting import parameter_polynomial, parameter_uses
 from space.counting.parts import Part, Parts, parts_of
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
 from space.verification.contract import random_ranking
-from tests.contracts.tiny import verified
+from tests.contracts.tiny import each, verified
 
 #: By hand from the classes' own code: what the modules of a layer, starred, work for.
 MODULES = {
@@ -40,7 +40,7 @@ def counted(model: PreTrainedModel, found: Parts) -> Counter[Part]:
     return counts
 
 
-@pytest.mark.parametrize("case", [*MODULES, "deepseek_v3", "nemotron_h"])
+@pytest.mark.parametrize("case", each(*MODULES, "deepseek_v3", "nemotron_h"))
 def test_parts_add_up_to_what_is_counted(case: str) -> None:
     model, found = parts(case)
     axis_map = verified(case).small
@@ -53,7 +53,7 @@ def test_parts_add_up_to_what_is_counted(case: str) -> None:
     assert counts[Part.ATTENTION] > 0
 
 
-@pytest.mark.parametrize("case", MODULES)
+@pytest.mark.parametrize("case", each(*MODULES))
 def test_modules_work_for_the_part_that_their_class_says(case: str) -> None:
     _, found = parts(case)
     stack = verified(case).small.stacks[0]
@@ -92,7 +92,7 @@ def test_experts_are_apart_from_shared_ones() -> None:
     assert kinds["model.layers.*.input_layernorm.weight"] is Part.NORMS
 
 
-@pytest.mark.parametrize("case", ["lfm2", "mixtral"])
+@pytest.mark.parametrize("case", each("lfm2", "mixtral"))
 def test_a_student_has_the_parts_of_the_layers_that_it_keeps(case: str) -> None:
     found = verified(case)
     axis_map, ranking = found.small, random_ranking(found.small, 3)

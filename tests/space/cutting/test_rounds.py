@@ -31,7 +31,7 @@ def small(model_type: str) -> AxisMap:
         return discover(config, attention=_MIXING.get(model_type, frozenset())).axis_map
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gpt2", "qwen2_moe", "falcon"])
+@pytest.mark.parametrize("model_type", each("llama", "gpt2", "qwen2_moe", "falcon"))
 def test_sizes_go_down_to_the_target(model_type: str) -> None:
     axis_map = small(model_type)
 
