@@ -25,12 +25,12 @@ CASES = 300
 FEW = 10
 
 
-class Begun(Exception):
+class BegunError(Exception):
     """The run went on to its candidates."""
 
 
 def stop(run: Any, workers: Any) -> None:
-    raise Begun(run)
+    raise BegunError(run)
 
 
 def flags(model: Path, real: Path, out: Path) -> list[str]:
@@ -69,14 +69,14 @@ def outcome(model: Path, real: Path, out: Path, capsys: pytest.CaptureFixture[st
         warnings.simplefilter("ignore")  # as for users
         try:
             status = main(flags(model, real, out))
-        except Begun as begun:
+        except BegunError as begun:
             assert "the uncut student gives the teacher's logits" in capsys.readouterr().err
             check_whole(begun.args[0], model)
             return ""
     text = capsys.readouterr().err
     assert status == 2, text
     assert "Traceback" not in text
-    messages = re.findall(r"^slimsearch: .*", text, re.MULTILINE)
+    messages: list[str] = re.findall(r"^slimsearch: .*", text, re.MULTILINE)
     assert len(messages) == 1, text
     return messages[0]
 

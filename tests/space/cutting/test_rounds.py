@@ -19,6 +19,7 @@ from space.discovery.discovery import discover
 from space.discovery.tiny import tiny_config
 from space.verification.contract import random_architecture
 from space.verification.reload import captured_warnings
+from tests.contracts.tiny import each
 
 _MIXING = {"gpt2": frozenset({"transformer.h.*.attn.c_proj"})}
 
