@@ -37,16 +37,8 @@ def flags(model: Path, real: Path, out: Path) -> list[str]:
     return [
         *("--model", str(model), "--data", str(real / "tinystories.txt"), "--out", str(out)),
         *("--budget", "60%", "--trials", "2", "--rung-tokens", "1k", "--retrain-tokens", "1k", "-v"),
-        *(
-            "--calibration-samples",
-            "2",
-            "--depth-by",
-            "influence",
-            "--repair",
-            "none",
-            "--basis",
-            "coordinate",
-        ),
+        *("--calibration-samples", "2", "--depth-by", "influence"),
+        *("--repair", "none", "--basis", "coordinate"),
     ]
 
 
