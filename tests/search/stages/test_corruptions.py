@@ -15,9 +15,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
+from evaluators.huggingface.residence import Residence
 from search.run import main
-from search.stages import pipeline
+from search.stages import preparation
+from search.stages.identity import check_identity
 from tests.search.stages.corruptions import corrupt
 
 CASES = 300
@@ -29,8 +32,10 @@ class BegunError(Exception):
     """The run went on to its candidates."""
 
 
-def stop(run: Any, workers: Any) -> None:
-    raise BegunError(run)
+def check_and_stop(residence: Residence, *rest: Any) -> None:
+    """In the place of the identity check: what comes after it needs no more of the files."""
+    check_identity(residence, *rest)
+    raise BegunError(residence.model)
 
 
 def flags(model: Path, real: Path, out: Path) -> list[str]:
@@ -42,9 +47,8 @@ def flags(model: Path, real: Path, out: Path) -> list[str]:
     ]
 
 
-def check_whole(run: Any, directory: Path) -> None:
+def check_whole(model: PreTrainedModel, directory: Path) -> None:
     """The teacher is what the file says."""
-    model = run.context.teacher.residence.model
     stored = load_file(directory / "model.safetensors")
     own = model.state_dict()
     for name, values in stored.items():
@@ -80,7 +84,7 @@ def outcome(model: Path, real: Path, out: Path, capsys: pytest.CaptureFixture[st
 def test_it_is_right_or_refused(
     seed: int, real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pipeline, "search_rungs", stop)
+    monkeypatch.setattr(preparation, "check_identity", check_and_stop)
     monkeypatch.setenv("SLIMSEARCH_CACHE", str(tmp_path / "cache"))
     model = tmp_path / "model"
     shutil.copytree(real / "stories260K", model, copy_function=shutil.copyfile)
