@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from tests import verified_once
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from evaluators.metrics.latency import Workload
 
@@ -127,6 +127,38 @@ def warm_run(command: list[str], *, timeout: float, **options: Any) -> subproces
             process.kill()
             raise
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def warm_group(command: list[str], processes: int, **options: Any) -> list[WarmPopen]:
+    """Start a process group as a launcher would, the main process first: each knows its rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    pipe, environment = subprocess.PIPE, options.pop("env", os.environ) | group
+    return [
+        WarmPopen(
+            command,
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            **options,
+        )
+        for rank in range(processes)
+    ]
+
+
+def ends(group: Sequence[WarmPopen], timeout: float) -> tuple[list[int], str, str]:
+    """Wait for all processes of a group; return their statuses, and what all wrote to either stream."""
+    try:
+        said = [one.communicate(timeout=timeout) for one in group]
+    finally:
+        for one in group:
+            if one.poll() is None:
+                one.kill()
+    out, err = ("".join(parts) for parts in zip(*said, strict=True))
+    return [one.returncode for one in group], out, err
 
 
 def _received(stream: socket.socket, length: int) -> bytes:

@@ -26,7 +26,18 @@ class Runs:
         self.folder = folder
         self.command = [
             *("--budget", "60%", "--model", str(real / "stories260K"), "--data", str(stories)),
-            *("--trials", "6", "--rung-tokens", "1k", "--retrain-tokens", "1k", "--promote", "1", "--seed", "7"),
+            *(
+                "--trials",
+                "6",
+                "--rung-tokens",
+                "1k",
+                "--retrain-tokens",
+                "1k",
+                "--promote",
+                "1",
+                "--seed",
+                "7",
+            ),
             *("--basis", "coordinate", "--repair", "none", "--device", "cpu", "--dtype", "float32"),
             *("--depth-by", "influence", "--out", str(folder / "runs"), "-q"),
         ]

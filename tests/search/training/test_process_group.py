@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from search.training.process_group import run_processes
 from space.axes.architecture import Architecture
 from tests.search.runner import Runner, without_times
 from tests.search.synthetic import Evaluator, demo_space, make_search, open_rungs_in, records_of, run_config
-from tests.warm_python import WarmPopen
+from tests.warm_python import WarmPopen, ends, warm_group
 
 #: Latencies aside, which are measured, all that trains.
 OPTIONS = (
@@ -70,24 +69,7 @@ class WarmPair(Pair):
 
     def begin(self) -> list[WarmPopen]:
         """Begin, and do not wait; the main process is the first."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        pipe, common = (
-            subprocess.PIPE,
-            {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-        )
-        return [
-            WarmPopen(
-                self.command,
-                cwd=self.folder,
-                env=self.environment | common | {"RANK": number, "LOCAL_RANK": number},
-                text=True,
-                stdout=pipe,
-                stderr=pipe,
-            )
-            for number in "01"
-        ]
+        return warm_group(self.command, 2, cwd=self.folder, env=self.environment)
 
     def finish(self) -> subprocess.CompletedProcess[str]:
         """Run both to the end; they may say something of their own."""
@@ -96,10 +78,7 @@ class WarmPair(Pair):
 
     def ends(self) -> tuple[list[int], str, str]:
         """Run both to the end; their statuses, and what both said."""
-        both = self.begin()
-        said = [one.communicate(timeout=280) for one in both]
-        out, err = ("".join(parts) for parts in zip(*said, strict=True))
-        return [one.returncode for one in both], out, err
+        return ends(self.begin(), timeout=280)
 
     def kill_when(self, reached: Callable[[Path], bool]) -> None:
         """SIGKILL for both."""
