@@ -2,8 +2,8 @@
 
 ``python -m search.run`` imports PyTorch and transformers for ten seconds, and the tests start it often: to
 kill it, to run it beside itself, to see what it prints. A ``WarmPopen`` is such a process, forked by a server
-that has imported all and done nothing else, but that latencies are measured in a single short round. It has a process number, an environment, a directory, streams and
-signals of its own, as if the command had been typed.
+that has imported all and done nothing else. It has a process number, an environment, a directory, streams and
+signals of its own, as if the command had been typed; only latencies are measured in one short round.
 """
 
 from __future__ import annotations
