@@ -3,7 +3,7 @@
 ``python -m search.run`` imports PyTorch and transformers for ten seconds, and the tests start it often: to
 kill it, to run it beside itself, to see what it prints. A ``WarmPopen`` is such a process, forked by a server
 that has imported all and done nothing else. It has a process number, an environment, a directory, streams and
-signals of its own, as if the command had been typed.
+signals of its own, as if the command had been typed; only latencies are measured in one short round.
 """
 
 from __future__ import annotations
@@ -19,10 +19,16 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests import verified_once
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from evaluators.metrics.latency import Workload
 
 ROOT = Path(__file__).parents[1]
 _MODULES = (
@@ -123,6 +129,38 @@ def warm_run(command: list[str], *, timeout: float, **options: Any) -> subproces
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
+def warm_group(command: list[str], processes: int, **options: Any) -> list[WarmPopen]:
+    """Start a process group as a launcher would, the main process first: each knows its rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    pipe, environment = subprocess.PIPE, options.pop("env", os.environ) | group
+    return [
+        WarmPopen(
+            command,
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            **options,
+        )
+        for rank in range(processes)
+    ]
+
+
+def ends(group: Sequence[WarmPopen], timeout: float) -> tuple[list[int], str, str]:
+    """Wait for all processes of a group; return their statuses, and what all wrote to either stream."""
+    try:
+        said = [one.communicate(timeout=timeout) for one in group]
+    finally:
+        for one in group:
+            if one.poll() is None:
+                one.kill()
+    out, err = ("".join(parts) for parts in zip(*said, strict=True))
+    return [one.returncode for one in group], out, err
+
+
 def _received(stream: socket.socket, length: int) -> bytes:
     found = b""
     while len(found) < length:
@@ -194,6 +232,11 @@ def _end(status: int) -> None:
     os._exit(status)
 
 
+def brief(workloads: Mapping[str, Workload]) -> dict[str, Workload]:
+    """Latencies in a tenth of the time, for tests that say nothing of their accuracy."""
+    return {device: replace(load, repeats=1, timed_answer=2) for device, load in workloads.items()}
+
+
 def main() -> None:
     """Import everything, and serve."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -202,6 +245,10 @@ def main() -> None:
     for module in _MODULES:
         importlib.import_module(module)
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
+
+    from search.settings import costs
+
+    costs._WORKLOADS = brief(costs._WORKLOADS)
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.collect()

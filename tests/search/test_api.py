@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,18 +16,20 @@ from transformers import AutoModelForCausalLM
 from evaluators.metrics.loss import validation_loss
 from search.api import Flags, Run, extract, rank, retrain, search
 from search.choose import main as choose
+from search.settings import costs
 from space.input_error import InputError
+from tests.warm_python import brief
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 #: Small numbers in place of the defaults.
 SMALL = (
-    'trials=6, rung_tokens=("2k",), retrain_tokens="4k", promote=2, '
-    'basis="coordinate", device="cpu", quiet=True'
+    'trials=4, rung_tokens=("1k",), retrain_tokens="2k", promote=2, basis="coordinate", repair="none", '
+    'depth_by="influence", device="cpu", quiet=True'
 )
 
 
 @pytest.fixture(scope="module")
-def lived(real: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def lived(real: Path, stories: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """The names that the README's lines leave, run on a real model with small numbers."""
     code = next(
         block
@@ -35,12 +38,13 @@ def lived(real: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, obj
     )
     folder = tmp_path_factory.mktemp("api")
     code = code.replace("path/to/model", str(real / "stories260K"))
-    code = code.replace("path/to/text.txt", str(real / "tinystories.txt"))
+    code = code.replace("path/to/text.txt", str(stories))
     called, times = re.subn(r"= Flags\((.*)\)", rf'= Flags(\1, out=Path("{folder}"), {SMALL})', code)
     assert times == 1
     names: dict[str, object] = {"Path": Path}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLIMSEARCH_CACHE", str(folder / "cache"))
+        patch.setattr("search.settings.costs._WORKLOADS", brief(costs._WORKLOADS))
         exec(compile(called, str(README), "exec"), names)
     return names
 
@@ -133,19 +137,12 @@ def test_a_choice_that_was_saved_stands_until_it_is_taken_back(lived: dict[str, 
     assert not run.directory.choice.exists()
 
 
-def test_retraining_wants_a_search(real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retraining_wants_a_search(
+    lived: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SLIMSEARCH_CACHE", str(tmp_path / "cache"))
-    flags = Flags(
-        budget="60%",
-        model=(str(real / "stories260K"),),
-        data=(str(real / "tinystories.txt"),),
-        out=tmp_path,
-        trials=4,
-        rung_tokens=("2k",),
-        retrain_tokens="4k",
-        basis="coordinate",
-        device="cpu",
-        quiet=True,
-    )
+    flags = lived["flags"]
+    assert isinstance(flags, Flags)
+    flags = replace(flags, out=tmp_path)
     with pytest.raises(InputError, match=r"Call search\(run\) first"):
         retrain(rank(flags))

@@ -10,19 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm_python import warm_run
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def completion(shell: str) -> str:
-    """What a user evaluates for the command ``slimsearch``."""
+@pytest.fixture(scope="module")
+def script() -> str:
+    """What a user of bash evaluates for the command ``slimsearch``."""
     called = "import sys; sys.argv[0] = '/usr/bin/slimsearch'; from search.run import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", called, "--tyro-print-completion", shell],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = warm_run([sys.executable, "-c", called, "--tyro-print-completion", "bash"], cwd=ROOT, timeout=60)
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 
@@ -31,8 +29,7 @@ def completion(shell: str) -> str:
     ("words", "expected"),
     [(["--bud"], {"--budget", "--budget-of", "--budget-dtype"}), (["--sampler", "n"], {"nsga2"})],
 )
-def test_shells_complete_flags_and_their_values(words: list[str], expected: set[str]) -> None:
-    script = completion("bash")
+def test_shells_complete_flags_and_their_values(script: str, words: list[str], expected: set[str]) -> None:
     function = re.search(r"complete .*-F (\S+) slimsearch", script)
     assert function is not None
     line = " ".join(["slimsearch", *words])

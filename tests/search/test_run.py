@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from evaluators.metrics.loss import validation_loss
 from search.runs.summary import check
-from tests.warm_python import WarmPopen
+from tests.search.runner import NAME, Runner, finished_trials, without_times
 
-NAME = "stories260K-60pct"
+Done = tuple[Runner, str]
 #: Runs a second process with transformers and torch alone: no code of this project on its path.
 LOADER = """
 import json, sys, warnings
@@ -51,99 +46,19 @@ print(json.dumps(found))
 """
 
 
-class Runner:
-    """Runs the search in a folder of its own."""
-
-    def __init__(self, folder: Path, real: Path, cache: Path) -> None:
-        self.folder, self.directory = folder, folder / "runs" / NAME
-        folder.mkdir(exist_ok=True)
-        self.command = [
-            *(sys.executable, "-m", "search.run", "--budget", "60%"),
-            *("--model", str(real / "stories260K"), "--data", str(real / "tinystories.txt")),
-            *("--trials", "8", "--rung-tokens", "2k", "4k", "--retrain-tokens", "6k", "--seed", "7"),
-        ]
-        root = Path(__file__).parents[2]
-        self.environment = {
-            **os.environ,
-            "PYTHONPATH": str(root),
-            "SLIMSEARCH_CACHE": str(cache),
-            "OMP_NUM_THREADS": "1",
-        }
-
-    def start(self) -> subprocess.Popen[str]:
-        """Begin, and do not wait."""
-        pipe = subprocess.PIPE
-        return WarmPopen(
-            self.command, cwd=self.folder, env=self.environment, text=True, stdout=pipe, stderr=pipe
-        )
-
-    def finish(self) -> subprocess.CompletedProcess[str]:
-        """Run to the end."""
-        process = self.start()
-        out, err = process.communicate(timeout=280)
-        return subprocess.CompletedProcess(self.command, process.returncode, out, err)
-
-    def stop_when(self, reached: Callable[[Path], bool], number: int) -> int:
-        """Run until a condition on the run directory holds, then send a signal; returns the exit status."""
-        process = self.start()
-        deadline = time.monotonic() + 200
-        while process.poll() is None and not reached(self.directory):
-            assert time.monotonic() < deadline, "the stage was never reached"
-            time.sleep(0.02)
-        assert process.poll() is None, (
-            f"the run ended before it could be stopped:\n{process.communicate()[1]}"
-        )
-        process.send_signal(number)
-        process.communicate(timeout=60)
-        return process.returncode
-
-    def summary(self) -> dict[str, Any]:
-        """The summary as written."""
-        found: dict[str, Any] = json.loads((self.directory / "summary.json").read_text())
-        return found
-
-
-def finished_trials(directory: Path, rung: int) -> int:
-    """How many trials of a rung are complete, read as Optuna's own tools do."""
-    if not (directory / "study.journal").exists():
-        return 0
-    storage = JournalStorage(JournalFileBackend(str(directory / "study.journal")))
-    ids = {study.study_name: study._study_id for study in storage.get_all_studies()}
-    name = f"{NAME}/r{rung}"
-    return storage.get_n_trials(ids[name], TrialState.COMPLETE) if name in ids else 0
-
-
-def without_times(summary: dict[str, Any]) -> dict[str, Any]:
-    """A summary without what a clock decides."""
-    left = {key: value for key, value in summary.items() if key not in ("created", "seconds", "energy")}
-    for row in (*left["promoted"], *left["baselines"]):
-        row.pop("seconds")
-    for row in (left["teacher"], *left["promoted"], *left["baselines"]):
-        if row["breakdown"] is not None:
-            row["breakdown"].pop("latency")
-    return left
+@pytest.fixture(scope="module")
+def cache(small_run: Path) -> Path:
+    return small_run.parents[1] / "cache"
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(
-    tmp_path_factory: pytest.TempPathFactory, real: Path, cache: Path
-) -> tuple[Runner, subprocess.CompletedProcess[str]]:
-    runner = Runner(tmp_path_factory.mktemp("undisturbed"), real, cache)
-    result = runner.finish()
-    assert result.returncode == 0, result.stderr
-    return runner, result
-
-
-Done = tuple[Runner, subprocess.CompletedProcess[str]]
+def undisturbed(small_run: Path, small_flags: list[str], cache: Path) -> Done:
+    """The run that is shared, and what it printed; do not start it."""
+    return Runner(small_run.parents[1], small_flags, cache), (small_run.parents[1] / "stdout").read_text()
 
 
 def test_it_ends_with_models_a_report_and_a_summary(undisturbed: Done) -> None:
-    runner, result = undisturbed
+    runner, said = undisturbed
     summary = runner.summary()
     check(summary)
     assert summary["teacher"]["parameters"] == 260_032
@@ -154,8 +69,8 @@ def test_it_ends_with_models_a_report_and_a_summary(undisturbed: Done) -> None:
     assert all(entry["loss"] is not None for entry in (*summary["promoted"], *summary["baselines"]))
     assert (runner.directory / "report.html").stat().st_size > 100_000
     assert (runner.directory / "ranking.safetensors").exists()
-    assert summary["chosen"]["label"] in result.stdout
-    assert str(Path("runs") / NAME / "report.html") in result.stdout
+    assert summary["chosen"]["label"] in said
+    assert str(Path("runs") / NAME / "report.html") in said
     for entry in summary["promoted"]:
         assert (runner.directory / entry["path"] / "README.md").exists()
         assert entry["loss"] < entry["loss_after_pruning"], "distillation helps"
@@ -217,22 +132,43 @@ def test_the_losses_it_states_are_those_of_the_models_it_wrote(
         assert validation_loss(model, validation) == pytest.approx(stated, abs=1e-5), label
 
 
-def test_started_again_it_repeats_nothing(undisturbed: Done) -> None:
-    runner, first = undisturbed
+def test_started_again_it_repeats_nothing(
+    undisturbed: Done, tmp_path: Path, small_flags: list[str], cache: Path
+) -> None:
+    calm, first = undisturbed
+    shutil.copytree(calm.directory, tmp_path / "runs" / NAME)
+    runner = Runner(tmp_path, small_flags, cache)
     before = runner.summary()
     models = {p: p.stat().st_mtime_ns for p in (runner.directory / "models").rglob("*.safetensors")}
+    assert models
     again = runner.finish()
     assert again.returncode == 0, again.stderr
-    assert again.stdout == first.stdout
+    assert again.stdout == first
     assert "reusing the ranking" in again.stderr
     assert without_times(runner.summary()) == without_times(before)
     assert models == {p: p.stat().st_mtime_ns for p in models}
 
 
-def test_killed_at_five_stages_it_ends_in_the_same_summary(
-    undisturbed: Done, tmp_path: Path, real: Path, cache: Path
+def test_stopped_and_killed_it_ends_in_the_same_summary(
+    undisturbed: Done, tmp_path: Path, small_flags: list[str], cache: Path
 ) -> None:
-    runner = Runner(tmp_path, real, cache)
+    """By Ctrl-C, after which it says how to go on, and by SIGKILL in a retraining."""
+    runner = Runner(tmp_path, small_flags, cache)
+    assert runner.stop_when(lambda run: finished_trials(run, 0) >= 3, signal.SIGINT) == 130
+    assert not (runner.directory / "summary.json").exists()
+    assert finished_trials(runner.directory, 0) >= 3, "what was finished stays"
+    in_retraining = runner.stop_when(lambda run: any((run / "retraining").glob("*.json")), signal.SIGKILL)
+    assert in_retraining == -signal.SIGKILL
+    result = runner.finish()
+    assert result.returncode == 0, result.stderr
+    assert without_times(runner.summary()) == without_times(undisturbed[0].summary())
+
+
+@pytest.mark.slow
+def test_killed_at_five_stages_it_ends_in_the_same_summary(
+    undisturbed: Done, tmp_path: Path, small_flags: list[str], cache: Path
+) -> None:
+    runner = Runner(tmp_path, small_flags, cache)
     stages: list[Callable[[Path], bool]] = [
         lambda run: (run / "config.toml").exists(),
         lambda run: (run / "targets").exists(),
@@ -245,10 +181,3 @@ def test_killed_at_five_stages_it_ends_in_the_same_summary(
     result = runner.finish()
     assert result.returncode == 0, result.stderr
     assert without_times(runner.summary()) == without_times(undisturbed[0].summary())
-
-
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path, real: Path, cache: Path) -> None:
-    runner = Runner(tmp_path, real, cache)
-    assert runner.stop_when(lambda run: finished_trials(run, 0) >= 1, signal.SIGINT) == 130
-    assert not (runner.directory / "summary.json").exists()
-    assert finished_trials(runner.directory, 0) >= 1, "what was finished stays"

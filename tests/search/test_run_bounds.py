@@ -13,6 +13,8 @@ import pytest
 
 from search.run import main
 from search.runs.summary import check, over_in_words
+from search.settings import costs
+from tests.warm_python import brief
 
 Told = tuple[dict[str, Any], str, Path]
 
@@ -20,12 +22,22 @@ Told = tuple[dict[str, Any], str, Path]
 class Runs:
     """The command line in this process, each time with another name."""
 
-    def __init__(self, folder: Path, real: Path) -> None:
+    def __init__(self, folder: Path, real: Path, stories: Path) -> None:
         self.folder = folder
-        model, text = real / "stories260K", real / "tinystories.txt"
         self.command = [
-            *("--budget", "60%", "--model", str(model), "--data", str(text), "--trials", "8"),
-            *("--rung-tokens", "2k", "--retrain-tokens", "2k", "--promote", "1", "--seed", "7"),
+            *("--budget", "60%", "--model", str(real / "stories260K"), "--data", str(stories)),
+            *(
+                "--trials",
+                "6",
+                "--rung-tokens",
+                "1k",
+                "--retrain-tokens",
+                "1k",
+                "--promote",
+                "1",
+                "--seed",
+                "7",
+            ),
             *("--basis", "coordinate", "--repair", "none", "--device", "cpu", "--dtype", "float32"),
             *("--depth-by", "influence", "--out", str(folder / "runs"), "-q"),
         ]
@@ -41,11 +53,12 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, real: Path) -> Iterator[Runs]:
+def runs(tmp_path_factory: pytest.TempPathFactory, real: Path, stories: Path) -> Iterator[Runs]:
     folder = tmp_path_factory.mktemp("bounds")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLIMSEARCH_CACHE", str(folder / "cache"))
-        yield Runs(folder, real)
+        patch.setattr("search.settings.costs._WORKLOADS", brief(costs._WORKLOADS))
+        yield Runs(folder, real, stories)
 
 
 @pytest.fixture(scope="module")

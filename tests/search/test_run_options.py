@@ -14,18 +14,12 @@ from transformers import AutoModelForCausalLM
 
 from evaluators.metrics.loss import validation_loss
 from search.runs.summary import check
-from tests.search.test_run import Runner, without_times
+from tests.search.runner import Runner, without_times
 
 OPTIONS = (
     *("--correct-teacher", "16k", "--schedule", "wsd", "--basis", "coordinate", "--dtype", "float32"),
     *("--trials", "3", "--promote", "1", "--objectives", "loss,parameters", "--retrain-baselines", "False"),
 )
-
-
-def runner_in(folder: Path, real: Path, cache: Path) -> Runner:
-    runner = Runner(folder, real, cache)
-    runner.command += OPTIONS
-    return runner
 
 
 def told(runner: Runner) -> dict[str, Any]:
@@ -36,10 +30,12 @@ def told(runner: Runner) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_killed_in_the_correction_and_at_branches_it_ends_in_the_same_summary(
-    tmp_path_factory: pytest.TempPathFactory, real: Path
+    tmp_path_factory: pytest.TempPathFactory, real: Path, small_flags: list[str]
 ) -> None:
     cache = tmp_path_factory.mktemp("cache")
-    calm, killed = (runner_in(tmp_path_factory.mktemp(name), real, cache) for name in ("calm", "killed"))
+    calm, killed = (
+        Runner(tmp_path_factory.mktemp(name), [*small_flags, *OPTIONS], cache) for name in ("calm", "killed")
+    )
     assert (done := calm.finish()).returncode == 0, done.stderr
     summary = calm.summary()
     check(summary)

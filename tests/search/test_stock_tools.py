@@ -22,7 +22,7 @@ from tests.search.synthetic import demo_space, make_search, run_config
 NAMES = ["synthetic/r0", "synthetic/r1", "synthetic/r2"]
 
 
-@pytest.fixture(params=["journal", "postgresql"])
+@pytest.fixture(params=["journal", pytest.param("postgresql", marks=pytest.mark.slow)])
 def searched(request: pytest.FixtureRequest, quick_disk: Path) -> tuple[list[Rung], str]:
     """The rungs of a search that is over, and its storage as stock tools are told it."""
     text = stock = ""

@@ -1,6 +1,6 @@
 """Trainings in several processes at once; what they come to is written to a folder.
 
-Started by ``torch.distributed.run``; ``alone`` is what they are compared to.
+Started as ``torch.distributed.run`` would; ``alone`` is what they are compared to.
 """
 
 from __future__ import annotations

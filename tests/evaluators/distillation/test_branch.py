@@ -22,7 +22,7 @@ SHORT, LONG = 10, 20
 STEP = 4 * BLOCK
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("precision", ["no", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_the_longer_training_from_the_branch_is_the_longer_one_undisturbed(
     accelerators: Accelerators, tmp_path: Path, precision: str
 ) -> None:

@@ -93,7 +93,7 @@ def test_it_goes_on_from_the_last_checkpoint(accelerator: Accelerator, tmp_path:
     assert same_weights(upset.student, wanted)
 
 
-@pytest.mark.parametrize("stop", [2, 5, 6, 7])
+@pytest.mark.parametrize("stop", [5, 6, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (2, 7))])
 def test_killed_after_it_the_training_still_knows(
     accelerator: Accelerator, tmp_path: Path, stop: int
 ) -> None:
@@ -212,7 +212,9 @@ def test_without_checkpoints_nothing_steps_back(accelerator: Accelerator) -> Non
         distil(Upset(4).student, Recorded(), schedule(), accelerator)
 
 
-@pytest.mark.parametrize("peak_rate", [0.001, 0.01, 0.05])
+@pytest.mark.parametrize(
+    "peak_rate", [*(pytest.param(r, marks=pytest.mark.slow) for r in (0.001, 0.01)), 0.05]
+)
 @pytest.mark.parametrize("repeating", [False, True])
 def test_trainings_that_learn_are_left_alone(
     accelerator: Accelerator, tmp_path: Path, peak_rate: float, repeating: bool

@@ -32,7 +32,7 @@ def half(accelerators: Accelerators) -> Accelerator:
     return accelerators("bf16")
 
 
-@pytest.mark.parametrize("stop", [1, 2, 5, STEPS])
+@pytest.mark.parametrize("stop", [5, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 2, STEPS))])
 def test_stopped_at_any_step_and_started_again_it_ends_in_the_same_bits(
     half: Accelerator, tmp_path: Path, stop: int
 ) -> None:
@@ -105,7 +105,14 @@ def test_it_learns_as_adamw_does(accelerators: Accelerators) -> None:
     assert losses[EIGHT] == pytest.approx(losses[OptimizerName.ADAMW], rel=0.1)
 
 
-@pytest.mark.parametrize("model_type", ["gemma2", "gpt2", "mixtral", "gpt_oss", "phi", "bloom"])
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        "gemma2",
+        "bloom",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("gpt2", "mixtral", "gpt_oss", "phi")),
+    ],
+)
 def test_classes_unlike_llama_learn_too(half: Accelerator, model_type: str) -> None:
     teacher, student = model_of(model_type, seed=3), model_of(model_type, seed=4)
     targets = LiveTargets(teacher, TOKENS)

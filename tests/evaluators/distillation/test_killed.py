@@ -18,7 +18,7 @@ from tests.evaluators.tiny_models import same_weights, tiny_student
 STEPS, KILLS = 60, 5
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("precision", ["no", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_killed_again_and_again_it_ends_in_the_same_weights(
     accelerators: Accelerators, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

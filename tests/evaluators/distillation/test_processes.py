@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
 from safetensors.torch import load_file
 
 from evaluators.distillation.processes import blocks_per_process
 from tests.evaluators.distillation.conftest import forget
 from tests.evaluators.distillation.many_processes import CASES, STEPS, main
 from tests.evaluators.tiny_models import tiny_student, weights
+from tests.made_once import made_once
+from tests.warm_python import ends, warm_group
 
 ROOT = Path(__file__).parents[3]
 
@@ -24,25 +24,18 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of what all trainings came to: run once, also where several processes share the tests."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "processes"
-    with FileLock(folder.with_suffix(".lock")):
-        if not folder.exists():
-            folder.mkdir()
-            train(folder)
-    return folder
+    return made_once(tmp_path_factory, "processes", train)
 
 
 def train(folder: Path) -> None:
     """In this process alone, and in two others."""
     main(folder, "alone")
     forget()
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     script = ["-m", "tests.evaluators.distillation.many_processes", str(folder), "replicated", "sharded"]
-    command = [sys.executable, *launcher, *script]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
+    group = warm_group([sys.executable, *script], 2, cwd=ROOT, env=environment)
+    statuses, out, err = ends(group, timeout=200)
+    assert statuses == [0, 0], out + err
 
 
 def assert_same(folder: Path, one: str, other: str) -> None:

@@ -33,6 +33,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_oss": {"hidden_size": 20, "head_dim": 8, "num_local_experts": 5, "num_experts_per_tok": 2},
     "falcon_h1": FALCON_H1 | {"hidden_size": 20},
 }
+#: Trying a class takes seconds; what is special of these the others have too.
+LATER = ("gpt2", "gpt_oss")
+EACH = pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=pytest.mark.slow) if name in LATER else name for name in FAMILIES],
+)
 
 
 @cache
@@ -42,7 +48,7 @@ def teacher(family: str) -> tuple[PreTrainedModel, AxisMap]:
     return model, verified_axis_map(model.config)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@EACH
 def test_magnitudes_are_those_of_the_formula(family: str) -> None:
     model, axis_map = teacher(family)
     scores, wanted = magnitudes(model, axis_map), reference.magnitudes(model)
@@ -51,7 +57,7 @@ def test_magnitudes_are_those_of_the_formula(family: str) -> None:
         assert_allclose(scores[axis], values, rtol=1e-5, err_msg=axis)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@EACH
 def test_taylor_scores_are_those_of_the_formula(family: str) -> None:
     """Also with logits in slices of few tokens, each of which reaches the head, which may be tied."""
     model, axis_map = teacher(family)
@@ -97,7 +103,7 @@ def test_a_taylor_score_foretells_the_loss() -> None:
 
 
 @pytest.mark.parametrize("width", BASELINES)
-@pytest.mark.parametrize("family", FAMILIES)
+@EACH
 def test_every_axis_is_scored_as_by_activations(family: str, width: Width) -> None:
     model, axis_map = teacher(family)
     by_activations = rank(model, axis_map, CALIBRATION, "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from space.cutting.ranking import Ranking
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.importance.one_of_many import CASES, FROM_DISK, case, ranking
 from tests.evaluators.tiny_models import random_tokens, tiny_model
+from tests.made_once import made_once
+from tests.warm_python import ends, warm_group
 
 PROCESSES = 2
 
@@ -24,16 +25,17 @@ PROCESSES = 2
 @pytest.fixture(scope="module")
 def by_many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which each of two processes has left its rankings."""
-    folder = tmp_path_factory.mktemp("processes")
-    model, *_ = case(FROM_DISK)
-    model.save_pretrained(folder / "teacher")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
-    command = [*launch, "-m", "tests.evaluators.importance.one_of_many", str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
-    root = Path(__file__).parents[3]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return folder
+
+    def make(folder: Path) -> None:
+        model, *_ = case(FROM_DISK)
+        model.save_pretrained(folder / "teacher")
+        command = [sys.executable, "-m", "tests.evaluators.importance.one_of_many", str(folder)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+        group = warm_group(command, PROCESSES, cwd=Path(__file__).parents[3], env=environment)
+        statuses, _, err = ends(group, timeout=240)
+        assert statuses == PROCESSES * [0], err[-4000:]
+
+    return made_once(tmp_path_factory, "gathered", make)
 
 
 @pytest.mark.parametrize("name", [*CASES, "from disk"])

@@ -15,9 +15,9 @@ from tests.evaluators.tiny_models import random_tokens, tiny_model
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}),
     ("llama", {"tie_word_embeddings": True}),
-    ("mistral", {}),
-    ("qwen2", {"tie_word_embeddings": True}),
     ("qwen3", {}),
+    pytest.param("mistral", {}, marks=pytest.mark.slow),
+    pytest.param("qwen2", {"tie_word_embeddings": True}, marks=pytest.mark.slow),
 ]
 
 

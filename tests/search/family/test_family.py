@@ -20,6 +20,8 @@ from space.enumeration.hand_made import baselines
 from space.input_error import InputError
 from tests.search.settings.test_phases import changed
 
+SLOW = pytest.mark.slow
+
 
 def flags(*models: Path, **others: Any) -> Flags:
     plain = Flags(budget="1.2M,800k,500k", model=tuple(map(str, models)), device="cpu", basis="coordinate")
@@ -45,9 +47,9 @@ def choose(stage: Stage, origin: str) -> dict[str, Any]:
     ("budget", "message"),
     [
         ("800k,1M", "1,000,000 parameters ±2% follow 800,000 parameters ±2%"),
-        ("800k,800k", "800,000 parameters ±2% follow 800,000 parameters ±2%"),
+        pytest.param("800k,800k", "800,000 parameters ±2% follow 800,000 parameters ±2%", marks=SLOW),
         ("1.2M,800k,790k", "790,000 parameters ±2% follow 800,000 parameters ±2%"),
-        ("50%,60%", "1,102,310 parameters ±2% follow 918,592 parameters ±2%"),
+        pytest.param("50%,60%", "1,102,310 parameters ±2% follow 918,592 parameters ±2%", marks=SLOW),
         ("50%,1M", "1,000,000 parameters ±2% follow 918,592 parameters ±2%"),
     ],
 )
@@ -97,7 +99,7 @@ def test_what_follows_from_the_teacher_stays_the_originals(demo_config: Path, tm
         assert (first.teacher_correction, config.teacher_correction) == (1_000_000, 0)
 
 
-@pytest.mark.parametrize("corrected", [False, True])
+@pytest.mark.parametrize("corrected", [pytest.param(False, marks=SLOW), True])
 def test_the_original_teaches_unless_the_previous_is_asked(
     corrected: bool, demo_config: Path, tmp_path: Path
 ) -> None:

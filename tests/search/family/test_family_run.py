@@ -13,23 +13,17 @@ from transformers import AutoModelForCausalLM
 
 from search.planning.messages import chosen_row
 from search.runs.summary import check
-from tests.search.test_run import Runner, without_times
+from tests.search.runner import NAME, Runner, without_times
 
-NAME = "stories260K-60pct-35pct"
 OPTIONS = (
     *("--basis", "coordinate", "--dtype", "float32", "--objectives", "loss,parameters"),
-    *("--trials", "8", "--rung-tokens", "2k", "--retrain-tokens", "2k", "--promote", "1"),
-    *("--retrain-baselines", "False"),
+    *("--trials", "4", "--rung-tokens", "1k", "--retrain-tokens", "2k", "--promote", "1"),
+    *("--retrain-baselines", "False", "--repair", "none", "--depth-by", "influence"),
 )
 
 
 class FamilyRunner(Runner):
-    """Runs a family of two in a folder of its own."""
-
-    def __init__(self, folder: Path, real: Path, cache: Path, *others: str) -> None:
-        super().__init__(folder, real, cache)
-        self.command += [*OPTIONS, "--budget", "60%,35%", *others]
-        self.directory = folder / "runs" / NAME
+    """Runs a family of two in a folder of its own, with ``family_flags``."""
 
     def summaries(self) -> list[dict[str, Any]]:
         """Of both runs, without times."""
@@ -50,9 +44,14 @@ Done = tuple[FamilyRunner, str]
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory, real: Path, cache: Path) -> Done:
+def family_flags(small_flags: list[str]) -> list[str]:
+    return [*small_flags, *OPTIONS, "--budget", "60%,35%"]
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, family_flags: list[str], cache: Path) -> Done:
     """A family taught by the original, and what it printed."""
-    runner = FamilyRunner(tmp_path_factory.mktemp("calm"), real, cache)
+    runner = FamilyRunner(tmp_path_factory.mktemp("calm"), family_flags, cache)
     done = runner.finish()
     assert done.returncode == 0, done.stderr
     return runner, done.stdout
@@ -105,9 +104,9 @@ def test_what_it_cost_agrees_with_the_summaries(calm: Done) -> None:
 
 @pytest.mark.slow
 def test_killed_twice_in_its_second_run_it_ends_in_the_same_summaries(
-    calm: Done, tmp_path: Path, real: Path, cache: Path
+    calm: Done, tmp_path: Path, family_flags: list[str], cache: Path
 ) -> None:
-    runner = FamilyRunner(tmp_path, real, cache)
+    runner = FamilyRunner(tmp_path, family_flags, cache)
     stages = [
         lambda family: (family / "35pct" / "config.toml").exists(),
         lambda family: any((family / "35pct" / "retraining").glob("*.json")),
@@ -121,10 +120,12 @@ def test_killed_twice_in_its_second_run_it_ends_in_the_same_summaries(
 
 
 def test_taught_by_the_previous_it_is_a_run_by_hand_after_another(
-    calm: Done, tmp_path: Path, real: Path, cache: Path
+    calm: Done, tmp_path: Path, small_flags: list[str], family_flags: list[str], cache: Path
 ) -> None:
     """The first run is that of the other family and not done again; the second is what a user would type."""
-    runner = FamilyRunner(tmp_path, real, cache, "--taught-by", "previous", "--teacher-tokens", "2B")
+    runner = FamilyRunner(
+        tmp_path, [*family_flags, "--taught-by", "previous", "--teacher-tokens", "2B"], cache
+    )
     shutil.copytree(calm[0].directory / "60pct", runner.directory / "60pct")
     before = weights_in(runner.directory / "60pct")
     done = runner.finish()
@@ -133,10 +134,9 @@ def test_taught_by_the_previous_it_is_a_run_by_hand_after_another(
     assert weights_in(runner.directory / "60pct") == before
     _, second = runner.summaries()
     assert second["teacher"]["taught_by"] is None
-    hand = Runner(tmp_path, real, cache)
-    model = second["teacher"]["id"]
-    hand.command += [*OPTIONS, "--budget", str(round(0.35 * 260_032)), "--model", model]
-    hand.command += ["--study-name", "by-hand"]
+    flags = [*small_flags, *OPTIONS, "--budget", str(round(0.35 * 260_032))]
+    flags += ["--model", second["teacher"]["id"], "--study-name", "by-hand"]
+    hand = Runner(tmp_path, flags, cache)
     done = hand.finish()
     assert done.returncode == 0, done.stderr
     by_hand = without_times(json.loads((tmp_path / "runs" / "by-hand" / "summary.json").read_text()))

@@ -58,7 +58,9 @@ def drawn_run(random: np.random.Generator, candidates: int, tokens: int) -> tupl
     return rows, {str(i): float(row[-1]) for i, row in enumerate(losses)}
 
 
-@pytest.mark.parametrize("tokens", [45_000, TOKENS], ids=["near", "far"])
+@pytest.mark.parametrize(
+    "tokens", [pytest.param(45_000, marks=pytest.mark.slow, id="near"), pytest.param(TOKENS, id="far")]
+)
 def test_intervals_hold_nine_times_in_ten(tokens: int) -> None:
     random = np.random.default_rng(0)
     held = []

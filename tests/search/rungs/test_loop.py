@@ -212,7 +212,9 @@ def test_killed_in_every_evaluation_of_one_search(
     assert killed == records_of(run(config))
 
 
-@pytest.mark.parametrize("stop_at", range(9))
+@pytest.mark.parametrize(
+    "stop_at", [0, 4, 8, *(pytest.param(n, marks=pytest.mark.slow) for n in range(9) if n not in (0, 4, 8))]
+)
 def test_killed_once_in_an_evaluation_and_reopened(
     stop_at: int, quick_disk: Path, monkeypatch: pytest.MonkeyPatch, early_models: None
 ) -> None:
@@ -246,7 +248,7 @@ def dying(storage: InMemoryStorage, write: int) -> InMemoryStorage:
     return storage
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+@pytest.mark.parametrize("sampler", [pytest.param("tpe", marks=pytest.mark.slow), "nsga2"])
 def test_killed_at_any_write(sampler: str, evaluator: Evaluator, early_models: None) -> None:
     config = run_config(sampler=sampler, trials=6, rung_tokens=(1000,), rung_candidates=(3,))
     expected = records_of(run(config))

@@ -91,6 +91,7 @@ def test_a_tied_teacher_spends_the_same_budget_in_either_basis(resolved: Callabl
             ),
             {},
             id="norms write into the stream",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from evaluators.huggingface.residence import Residence
+from search.settings import costs
 from search.settings.command_line import read_flags
 from search.settings.placement import Placement
 from search.settings.resolution import resolve
@@ -22,6 +23,7 @@ from search.terminal.console import Console
 from space.cutting.ranking import Ranking
 from space.input_error import InputError
 from tests.small_search import SMALL, write_stories, write_teacher
+from tests.warm_python import brief
 
 FROM_DISK = Placement(teacher_stays=False, sorted_stay=False, layer_by_layer=True)
 
@@ -34,13 +36,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_stories(folder / "stories.txt")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLIMSEARCH_CACHE", str(folder / "cache"))
+        patch.setattr("search.settings.costs._WORKLOADS", brief(costs._WORKLOADS))
         yield folder
 
 
 def resolved(folder: Path, placement: Placement, *more: str) -> Resolved:
     words = [*SMALL.replace("--basis coordinate", "--basis auto").split(), "--targets", "hidden"]
     words += ["--budget", "60%", "--model", str(folder / "teacher"), "--data", str(folder / "stories.txt")]
-    words += ["--repair", "none"]
+    words += ["--repair", "none", "--calibration-samples", "16"]
     return replace(resolve(read_flags([*words, *more])), placement=placement)
 
 

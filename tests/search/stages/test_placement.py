@@ -20,6 +20,7 @@ from evaluators.distillation.training import Training
 from evaluators.huggingface import residence
 from evaluators.huggingface.final_states import head_parameters
 from evaluators.teacher import Teacher
+from search.settings import costs
 from search.settings.command_line import read_flags
 from search.settings.placement import Placement
 from search.settings.resolution import resolve
@@ -30,6 +31,7 @@ from search.storage.run_directory import RunDirectory
 from search.terminal.console import Console
 from space.input_error import InputError
 from tests.small_search import SMALL, write_stories, write_teacher
+from tests.warm_python import brief
 
 ON_THE_HOST = Placement(teacher_stays=False, sorted_stay=False)
 #: Fields of a summary that a clock decides.
@@ -44,11 +46,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_stories(folder / "stories.txt")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLIMSEARCH_CACHE", str(folder / "cache"))
+        patch.setattr("search.settings.costs._WORKLOADS", brief(costs._WORKLOADS))
         yield folder
 
 
 def resolved(folder: Path, placement: Placement) -> Resolved:
-    words = SMALL.replace("--basis coordinate", "--basis auto").split()
+    words = [*SMALL.replace("--basis coordinate", "--basis auto").split(), "--calibration-samples", "16"]
     words += ["--budget", "60%", "--model", str(folder / "teacher"), "--data", str(folder / "stories.txt")]
     return replace(resolve(read_flags([*words, "--targets", "hidden"])), placement=placement)
 

@@ -95,7 +95,7 @@ def test_a_search_on_postgresql(database: str, undisturbed: list[FinishedTrial])
     assert searched(open_storage(database, NOWHERE)) == undisturbed, "it is all there"
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_postgresql_stops_and_starts_in_the_middle(
     seed: int, postgresql: PostgreSQL, database: str, undisturbed: list[FinishedTrial]
 ) -> None:
@@ -216,6 +216,7 @@ def test_a_search_through_the_proxy(
     assert searched(open_storage(database, NOWHERE)) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_proxy_that_is_killed_and_started_again(proxy: Proxy, undisturbed: list[FinishedTrial]) -> None:
     def restart(rng: random.Random) -> None:
         proxy.stop()

@@ -6,11 +6,10 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +22,29 @@ from search.runs.summary import check
 from search.terminal.command import LostProcessError
 from search.training.process_group import run_processes
 from space.axes.architecture import Architecture
+from tests.search.runner import Runner, without_times
 from tests.search.synthetic import Evaluator, demo_space, make_search, open_rungs_in, records_of, run_config
-from tests.search.test_run import Runner, without_times
-from tests.warm_python import WarmPopen
+from tests.warm_python import WarmPopen, ends, warm_group
 
 #: Latencies aside, which are measured, all that trains.
 OPTIONS = (
     *("--device", "cpu", "--dtype", "float32", "--objectives", "loss,parameters"),
     *("--correct-teacher", "4k", "--schedule", "wsd", "--trials", "3", "--promote", "1"),
-    *("--search-tokens", "15k"),
+    *("--search-tokens", "15k", "--depth-by", "influence"),
 )
+#: Both bases are tried in the slow tests, and baselines retrained.
+LESS = ("--basis", "coordinate", "--repair", "none", "--retrain-baselines", "False")
 ROOT = Path(__file__).parents[3]
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 class Pair(Runner):
-    """Runs the search in two processes."""
+    """Runs the search in two processes that a launcher starts; what is wrong, see ``many_ranks``."""
 
-    def __init__(self, folder: Path, real: Path, cache: Path, *, wrong: str = "") -> None:
-        super().__init__(folder, real, cache)
-        self.flags = [*self.command[3:], *OPTIONS]
-        self.go(wrong)
-
-    def go(self, wrong: str) -> None:
-        """What is wrong the next time, see ``many_ranks``; a launcher starts both."""
+    def __init__(self, folder: Path, flags: Sequence[str], cache: Path, *, wrong: str = "") -> None:
+        super().__init__(folder, flags, cache)
         script = ["-m", "tests.search.training.many_ranks", wrong] if wrong else ["-m", "search.run"]
-        self.command = [sys.executable, *TWO, *script, *self.flags]
+        self.command = [sys.executable, *TWO, *script, *flags]
 
     def start(self) -> subprocess.Popen[str]:
         """Begin the launcher, which starts the processes."""
@@ -67,37 +63,22 @@ class Pair(Runner):
 class WarmPair(Pair):
     """Two processes as the launcher would start them, without it: each has its number in the environment."""
 
-    def __init__(self, folder: Path, real: Path, cache: Path, *, wrong: str = "") -> None:
-        super().__init__(folder, real, cache, wrong=wrong)
+    def __init__(self, folder: Path, flags: Sequence[str], cache: Path, *, wrong: str = "") -> None:
+        super().__init__(folder, flags, cache, wrong=wrong)
         self.command = [sys.executable, *self.command[1 + len(TWO) :]]
 
     def begin(self) -> list[WarmPopen]:
         """Begin, and do not wait; the main process is the first."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        pipe, common = (
-            subprocess.PIPE,
-            {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-        )
-        return [
-            WarmPopen(
-                self.command,
-                cwd=self.folder,
-                env=self.environment | common | {"RANK": number, "LOCAL_RANK": number},
-                text=True,
-                stdout=pipe,
-                stderr=pipe,
-            )
-            for number in "01"
-        ]
+        return warm_group(self.command, 2, cwd=self.folder, env=self.environment)
 
     def finish(self) -> subprocess.CompletedProcess[str]:
         """Run both to the end; they may say something of their own."""
-        both = self.begin()
-        said = [one.communicate(timeout=280) for one in both]
-        out, err = ("".join(parts) for parts in zip(*said, strict=True))
-        return subprocess.CompletedProcess(self.command, max(abs(one.returncode) for one in both), out, err)
+        statuses, out, err = self.ends()
+        return subprocess.CompletedProcess(self.command, max(map(abs, statuses)), out, err)
+
+    def ends(self) -> tuple[list[int], str, str]:
+        """Run both to the end; their statuses, and what both said."""
+        return ends(self.begin(), timeout=280)
 
     def kill_when(self, reached: Callable[[Path], bool]) -> None:
         """SIGKILL for both."""
@@ -165,10 +146,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(scope="module", params=["", pytest.param("all", marks=pytest.mark.slow)])
+def flags(request: pytest.FixtureRequest, small_flags: list[str]) -> list[str]:
+    """Of the search; with more in the slow tests."""
+    return [*small_flags, *OPTIONS, *(() if request.param else LESS)]
+
+
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, real: Path, cache: Path) -> Runner:
-    runner = Runner(tmp_path_factory.mktemp("alone"), real, cache)
-    runner.command += OPTIONS
+def alone(tmp_path_factory: pytest.TempPathFactory, flags: list[str], cache: Path) -> Runner:
+    runner = Runner(tmp_path_factory.mktemp("alone"), flags, cache)
     assert (done := runner.finish()).returncode == 0, done.stderr
     return runner
 
@@ -219,8 +205,8 @@ def test_a_candidate_in_which_the_processes_lose_each_other_is_given_up_in_the_e
     assert f"{DEATHS} workers died" in failed[0]
 
 
-def test_two_processes_end_as_one(alone: Runner, tmp_path: Path, real: Path, cache: Path) -> None:
-    pair = WarmPair(tmp_path, real, cache)
+def test_two_processes_end_as_one(alone: Runner, tmp_path: Path, flags: list[str], cache: Path) -> None:
+    pair = WarmPair(tmp_path, flags, cache)
     done = pair.finish()
     assert done.returncode == 0, done.stderr
     assert_same(told(alone), told(pair))
@@ -235,9 +221,9 @@ def test_two_processes_end_as_one(alone: Runner, tmp_path: Path, real: Path, cac
 
 @pytest.mark.slow
 def test_killed_in_the_middle_two_go_on_as_one(
-    alone: Runner, tmp_path: Path, real: Path, cache: Path
+    alone: Runner, tmp_path: Path, flags: list[str], cache: Path
 ) -> None:
-    pair = WarmPair(tmp_path, real, cache)
+    pair = WarmPair(tmp_path, flags, cache)
     pair.kill_when(lambda run: (run / "correction.safetensors").exists())
     pair.kill_when(lambda run: any((run / "branches").glob("*-rung1.safetensors")))
     assert (done := pair.finish()).returncode == 0, done.stderr
@@ -245,22 +231,46 @@ def test_killed_in_the_middle_two_go_on_as_one(
 
 
 @pytest.mark.slow
-def test_weights_may_be_sharded(alone: Runner, tmp_path: Path, real: Path, cache: Path) -> None:
-    pair = WarmPair(tmp_path, real, cache, wrong="sharded")
+def test_weights_may_be_sharded(alone: Runner, tmp_path: Path, flags: list[str], cache: Path) -> None:
+    pair = WarmPair(tmp_path, flags, cache, wrong="sharded")
     assert (done := pair.finish()).returncode == 0, done.stderr
     assert_same(told(alone), told(pair))
     assert files(pair) == files(alone)
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
+BAD = pytest.mark.parametrize(
+    ("bad", "message"),
     [(["--budget", "200%"], "slimsearch: "), (["--trials", "few"], "Error parsing --trials")],
 )
-def test_bad_flags_get_one_message_and_nobody_hangs(
-    flags: list[str], message: str, tmp_path: Path, real: Path, cache: Path
+FAILURES = pytest.mark.parametrize(
+    ("wrong", "message", "status"),
+    [
+        ("disk", "slimsearch: the disk is full.", 2),
+        pytest.param(
+            *("limit", "slimsearch: one process failed while the others trained on: hung past its limit", 1),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+
+
+@BAD
+def test_bad_flags_get_one_message_and_nobody_waits(
+    bad: list[str], message: str, tmp_path: Path, small_flags: list[str], cache: Path
 ) -> None:
-    pair = Pair(tmp_path, real, cache)
-    pair.command += flags
+    pair = WarmPair(tmp_path, [*small_flags, *bad], cache)
+    statuses, _, err = pair.ends()
+    assert statuses == [2, 0], err
+    assert err.count(message) == 1, err
+    assert not pair.directory.exists()
+
+
+@pytest.mark.slow
+@BAD
+def test_bad_flags_get_one_message_and_nobody_hangs(
+    bad: list[str], message: str, tmp_path: Path, small_flags: list[str], cache: Path
+) -> None:
+    pair = Pair(tmp_path, [*small_flags, *bad], cache)
     done = pair.finish()
     assert done.returncode == 1, "the launcher's own"
     assert done.stderr.count(message) == 1, done.stderr
@@ -283,24 +293,33 @@ def end_of(pair: Pair, begun: Callable[[Path], bool], number: int | None = None)
     return err
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message", "status"),
-    [
-        ("disk", "slimsearch: the disk is full.", 2),
-        ("limit", "slimsearch: one process failed while the others trained on: hung past its limit", 1),
-    ],
-)
-def test_an_error_of_the_main_process_in_a_training_ends_all(
-    wrong: str, message: str, status: int, tmp_path: Path, real: Path, cache: Path
+@FAILURES
+def test_an_error_of_the_main_process_in_a_training_ends_both(
+    wrong: str, message: str, status: int, tmp_path: Path, flags: list[str], cache: Path
 ) -> None:
-    pair = Pair(tmp_path, real, cache, wrong=wrong)
+    """Also where no launcher ends the other."""
+    statuses, _, said = WarmPair(tmp_path, flags, cache, wrong=wrong).ends()
+    assert said.count("slimsearch") == said.count(message) == 1, said
+    assert statuses[0] == status
+    assert statuses[1] != 0
+
+
+@pytest.mark.slow
+@FAILURES
+def test_an_error_of_the_main_process_in_a_training_ends_all(
+    wrong: str, message: str, status: int, tmp_path: Path, flags: list[str], cache: Path
+) -> None:
+    pair = Pair(tmp_path, flags, cache, wrong=wrong)
     said = end_of(pair, lambda run: (run / "targets").exists())
     assert said.count("slimsearch") == said.count(message) == 1, said
     assert f"exitcode  : {status}" in said
 
 
-def test_interrupted_the_main_process_says_how_to_go_on(tmp_path: Path, real: Path, cache: Path) -> None:
+@pytest.mark.slow
+def test_interrupted_the_main_process_says_how_to_go_on(
+    tmp_path: Path, flags: list[str], cache: Path
+) -> None:
     """The launcher passes Ctrl-C on."""
-    pair = Pair(tmp_path, real, cache)
+    pair = Pair(tmp_path, flags, cache)
     said = end_of(pair, lambda run: (run / "correction.safetensors").exists(), signal.SIGINT)
     assert said.count("slimsearch: stopped.") == 1, said

@@ -99,7 +99,10 @@ def test_any_split_into_batches_gives_the_same(model: PreTrainedModel, sizes: li
     assert_close(without_blocks(whole, by_loss), without_blocks(parts, by_loss), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("case", CLASSES)
+@pytest.mark.parametrize(
+    "case",
+    [*CLASSES[:4], *(pytest.param(name, marks=pytest.mark.slow) for name in CLASSES[4:])],
+)
 @torch.no_grad()
 def test_passes_that_start_in_the_middle_are_whole_passes(case: str) -> None:
     """Oracle: the class's own full pass, in which the layers that are out run and are not listened to."""

@@ -34,10 +34,16 @@ def test_eight_workers_on_postgresql_finish_200_trials(quick_disk: Path, databas
     assert len(workers) > 4, "the work was shared"
 
 
-def test_a_worker_is_killed_at_twenty_random_instants(quick_disk: Path) -> None:
-    crew, dice = Crew(quick_disk, config(trials=80, first=40, second=12), seconds=0.1), random.Random(20)
+@pytest.mark.parametrize(
+    ("kills", "trials", "first", "second"),
+    [(5, 24, 10, 4), pytest.param(20, 80, 40, 12, marks=pytest.mark.slow)],
+)
+def test_workers_are_killed_at_random_instants(
+    kills: int, trials: int, first: int, second: int, quick_disk: Path
+) -> None:
+    crew, dice = Crew(quick_disk, config("", trials, first, second), seconds=0.1), random.Random(20)
     processes = [crew.start() for _ in range(3)]
-    for _ in range(20):
+    for _ in range(kills):
         time.sleep(dice.uniform(0.02, 0.25))
         victim = processes.pop(dice.randrange(len(processes)))
         victim.kill()
@@ -47,6 +53,7 @@ def test_a_worker_is_killed_at_twenty_random_instants(quick_disk: Path) -> None:
     crew.check()
 
 
+@pytest.mark.slow
 def test_postgresql_is_stopped_and_started_under_four_workers(
     quick_disk: Path, postgresql: PostgreSQL
 ) -> None:
@@ -62,7 +69,7 @@ def test_postgresql_is_stopped_and_started_under_four_workers(
     crew.check()
 
 
-@pytest.mark.parametrize("cut", [1, 20, 60])
+@pytest.mark.parametrize("cut", [20, *(pytest.param(cut, marks=pytest.mark.slow) for cut in (1, 60))])
 def test_the_last_line_of_the_journal_is_torn(cut: int, quick_disk: Path) -> None:
     crew = Crew(quick_disk, config(trials=20, first=8, second=3), seconds=0.05)
     first = crew.start()
