@@ -45,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def nothing_verified_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that change what verifying does."""
     monkeypatch.setattr(verification, "verify", verified_once.verify_anew)
+    monkeypatch.setattr(verification, "discover", verified_once.discover_anew)
 
 
 @pytest.fixture(scope="session")

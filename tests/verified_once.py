@@ -1,7 +1,8 @@
 """What trying a class finds is found once in a whole session: each takes seconds, and they are few.
 
-The processes of a session share a folder, which the first of them makes and names to the others. Nothing
-outlives the session, so whatever is wrong is found by the next.
+So is the map of each teacher: it takes a model of its size on the meta device for every axis. The processes
+of a session share a folder, which the first of them makes and names to the others. Nothing outlives the
+session, so whatever is wrong is found by the next.
 """
 
 from __future__ import annotations
@@ -10,38 +11,60 @@ import fcntl
 import hashlib
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from transformers import PretrainedConfig
 
+from space.discovery.discovery import Choices, DraftMap
+from space.discovery.sizing import HiddenTie
 from space.verification import verification
 from space.verification.verification import Verified
 
 FOLDER = "SLIMSEARCH_TESTS_VERIFIED"
-#: The function itself, for tests that change what lies below it.
+#: The functions themselves, for tests that change what lies below them.
 verify_anew = verification.verify
-_found: dict[str, Verified] = {}
+discover_anew = verification.discover
+_Found = TypeVar("_Found")
+_found: dict[str, bytes] = {}
 
 
 def install(folder: Path) -> None:
-    """From now on ``verify`` looks in the folder first."""
+    """From now on ``verify``, and ``discover`` as it calls it, look in the folder first."""
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[FOLDER] = str(folder)
     verification.verify = verify_once
+    verification.discover = discover_once
 
 
 def verify_once(config: PretrainedConfig) -> Verified:
     """Return what ``verify`` returns, from memory or from the folder if it was found before."""
-    text = f"{type(config).__qualname__} {torch.get_default_dtype()} {config.to_json_string(use_diff=False)}"
-    key = hashlib.sha256(text.encode()).hexdigest()
+    return _once("verify", config, lambda: verify_anew(config))
+
+
+def discover_once(
+    config: PretrainedConfig,
+    choices: Choices | None = None,
+    attention: frozenset[str] = frozenset(),
+    tie: HiddenTie | None = None,
+) -> DraftMap:
+    """Return what ``discover`` returns, from memory or from the folder if it was found before."""
+    how = f"discover {sorted((choices or {}).items())} {sorted(attention)} {tie}"
+    return _once(how, config, lambda: discover_anew(config, choices, attention, tie))
+
+
+def _once(how: str, config: PretrainedConfig, find: Callable[[], _Found]) -> _Found:
+    """Return a copy of one's own of what was found for the config."""
+    kind = f"{how} {type(config).__qualname__} {torch.get_default_dtype()}"
+    key = hashlib.sha256(f"{kind} {config.to_json_string(use_diff=False)}".encode()).hexdigest()
     if key not in _found:
         path = Path(os.environ[FOLDER]) / key
         with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be at the same one
-            if path.exists():
-                _found[key] = pickle.loads(path.read_bytes())
-            else:
-                _found[key] = verify_anew(config)
-                path.write_bytes(pickle.dumps(_found[key]))
-    return _found[key]
+            if not path.exists():
+                path.write_bytes(pickle.dumps(find()))
+            _found[key] = path.read_bytes()
+    found: _Found = pickle.loads(_found[key])
+    return found
