@@ -28,11 +28,21 @@ Rule = Callable[[Path], list[str]]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def modules(root: Path) -> Iterator[tuple[Path, ast.Module]]:
-    """Every module of the packages and tests under ``root``."""
-    for package in (*PACKAGES, "tests"):
-        for path in sorted((root / package).rglob("*.py")):
-            yield path.relative_to(root), ast.parse(path.read_text(encoding="utf-8"))
+def files(root: Path, packages: tuple[str, ...] = (*PACKAGES, "tests")) -> Iterator[Path]:
+    """Every module of the packages and tests, or of these, relative to ``root``."""
+    for package in packages:
+        yield from (path.relative_to(root) for path in sorted((root / package).rglob("*.py")))
+
+
+def parsed(root: Path, path: Path) -> ast.Module:
+    return ast.parse((root / path).read_text(encoding="utf-8"))
+
+
+def modules(
+    root: Path, packages: tuple[str, ...] = (*PACKAGES, "tests")
+) -> Iterator[tuple[Path, ast.Module]]:
+    """Every module as ``files`` yields them, and its tree."""
+    return ((path, parsed(root, path)) for path in files(root, packages))
 
 
 def public(body: list[ast.stmt]) -> Iterator[Function | ast.ClassDef]:
@@ -51,7 +61,7 @@ def is_override(node: Function | ast.ClassDef) -> bool:
 
 
 def long_files(root: Path) -> list[str]:
-    paths = [root / path for path, _ in modules(root)]
+    paths = [root / path for path in files(root)]
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
     return [f"{path}: {lines} lines" for path, lines in lengths.items() if lines > MOST_LINES_OF_A_FILE]
 
@@ -67,14 +77,13 @@ def long_functions(root: Path) -> list[str]:
 
 
 def empty_names(root: Path) -> list[str]:
-    return [str(path) for path, _ in modules(root) if path.stem in NAMES_THAT_SAY_NOTHING]
+    return [str(path) for path in files(root) if path.stem in NAMES_THAT_SAY_NOTHING]
 
 
 def undocumented(root: Path) -> list[str]:
     return [
         f"{path}:{node.lineno}: {node.name}"
-        for path, tree in modules(root)
-        if path.parts[0] in PACKAGES
+        for path, tree in modules(root, PACKAGES)
         for node in public(tree.body)
         if not is_override(node) and not ast.get_docstring(node)
     ]
@@ -83,8 +92,8 @@ def undocumented(root: Path) -> list[str]:
 def modules_without_reason(root: Path) -> list[str]:
     return [
         str(path)
-        for path, tree in modules(root)
-        if path.parts[0] in PACKAGES and path.name != "__init__.py" and not ast.get_docstring(tree)
+        for path, tree in modules(root, PACKAGES)
+        if path.name != "__init__.py" and not ast.get_docstring(tree)
     ]
 
 
@@ -100,8 +109,8 @@ def is_re_export(node: ast.stmt) -> bool:
 def full_inits(root: Path) -> list[str]:
     return [
         str(path)
-        for path, tree in modules(root)
-        if path.name == "__init__.py" and not all(map(is_re_export, tree.body))
+        for path in files(root)
+        if path.name == "__init__.py" and not all(map(is_re_export, parsed(root, path).body))
     ]
 
 
@@ -122,7 +131,7 @@ def test_the_house_is_in_order(rule: Rule) -> None:
 
 
 def test_every_package_is_there() -> None:
-    assert {path.parts[0] for path, _ in modules(ROOT)} == {*PACKAGES, "tests"}
+    assert {path.parts[0] for path in files(ROOT)} == {*PACKAGES, "tests"}
 
 
 BROKEN = {
