@@ -21,6 +21,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 #: From the top down; imports run rightwards only.
 PACKAGES = ("studies", "search", "evaluators", "space")
+ALL = (*PACKAGES, "tests")
 MOST_LINES_OF_A_FILE = 400
 MOST_LINES_OF_A_FUNCTION = 60
 NAMES_THAT_SAY_NOTHING = {"utils", "helpers", "common", "misc"}
@@ -29,16 +30,32 @@ Rule = Callable[[Path], list[str]]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def modules(root: Path) -> Iterator[tuple[Path, ast.Module]]:
-    """Every module of the packages and tests under ``root``."""
-    for package in (*PACKAGES, "tests"):
-        for path in sorted((root / package).rglob("*.py")):
-            yield path.relative_to(root), _parsed(path, path.stat().st_mtime_ns)
+def files(root: Path, packages: tuple[str, ...] = ALL) -> Iterator[Path]:
+    """Every module of the packages and tests, or of these, relative to ``root``."""
+    for package in packages:
+        yield from (path.relative_to(root) for path in sorted((root / package).rglob("*.py")))
+
+
+def parsed(root: Path, path: Path) -> ast.Module:
+    return _parsed(root / path, (root / path).stat().st_mtime_ns)
 
 
 @cache
 def _parsed(path: Path, _changed_ns: int) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def modules(root: Path, packages: tuple[str, ...] = ALL) -> Iterator[tuple[Path, ast.Module]]:
+    """Every module as ``files`` yields them, and its tree."""
+    return ((path, parsed(root, path)) for path in files(root, packages))
+
+
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Everything in a tree that can hold a statement; expressions, most of a tree, are left out."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for child in getattr(node, name, ()):
+            yield child
+            yield from statements(child)
 
 
 def public(body: list[ast.stmt]) -> Iterator[Function | ast.ClassDef]:
@@ -57,7 +74,7 @@ def is_override(node: Function | ast.ClassDef) -> bool:
 
 
 def long_files(root: Path) -> list[str]:
-    paths = [root / path for path, _ in modules(root)]
+    paths = [root / path for path in files(root)]
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
     return [f"{path}: {lines} lines" for path, lines in lengths.items() if lines > MOST_LINES_OF_A_FILE]
 
@@ -66,21 +83,20 @@ def long_functions(root: Path) -> list[str]:
     return [
         f"{path}:{node.lineno}: {node.name}"
         for path, tree in modules(root)
-        for node in ast.walk(tree)
+        for node in statements(tree)
         if isinstance(node, Function)
         and (node.end_lineno or node.lineno) - node.lineno + 1 > MOST_LINES_OF_A_FUNCTION
     ]
 
 
 def empty_names(root: Path) -> list[str]:
-    return [str(path) for path, _ in modules(root) if path.stem in NAMES_THAT_SAY_NOTHING]
+    return [str(path) for path in files(root) if path.stem in NAMES_THAT_SAY_NOTHING]
 
 
 def undocumented(root: Path) -> list[str]:
     return [
         f"{path}:{node.lineno}: {node.name}"
-        for path, tree in modules(root)
-        if path.parts[0] in PACKAGES
+        for path, tree in modules(root, PACKAGES)
         for node in public(tree.body)
         if not is_override(node) and not ast.get_docstring(node)
     ]
@@ -89,8 +105,8 @@ def undocumented(root: Path) -> list[str]:
 def modules_without_reason(root: Path) -> list[str]:
     return [
         str(path)
-        for path, tree in modules(root)
-        if path.parts[0] in PACKAGES and path.name != "__init__.py" and not ast.get_docstring(tree)
+        for path, tree in modules(root, PACKAGES)
+        if path.name != "__init__.py" and not ast.get_docstring(tree)
     ]
 
 
@@ -106,8 +122,8 @@ def is_re_export(node: ast.stmt) -> bool:
 def full_inits(root: Path) -> list[str]:
     return [
         str(path)
-        for path, tree in modules(root)
-        if path.name == "__init__.py" and not all(map(is_re_export, tree.body))
+        for path in files(root)
+        if path.name == "__init__.py" and not all(map(is_re_export, parsed(root, path).body))
     ]
 
 
@@ -128,7 +144,7 @@ def test_the_house_is_in_order(rule: Rule) -> None:
 
 
 def test_every_package_is_there() -> None:
-    assert {path.parts[0] for path, _ in modules(ROOT)} == {*PACKAGES, "tests"}
+    assert {path.parts[0] for path in files(ROOT)} == set(ALL)
 
 
 BROKEN = {
@@ -257,19 +273,17 @@ def test_no_exception_is_made() -> None:
 
 def imports_of(root: Path) -> dict[str, set[str]]:
     """Which modules of the packages each of them imports, late imports and those for types included."""
-    trees = {
-        ".".join(path.with_suffix("").parts).removesuffix(".__init__"): tree for path, tree in modules(root)
-    }
+    names = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in files(root)}
     graph: dict[str, set[str]] = {}
-    for name, tree in trees.items():
+    for name, path in names.items():
         named = set()
-        for node in ast.walk(tree):
+        for node in statements(parsed(root, path)):
             if isinstance(node, ast.Import):
                 named |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 whole = {f"{node.module}.{alias.name}" for alias in node.names}
-                named |= {one if one in trees else node.module for one in whole}
-        graph[name] = (named & trees.keys()) - {name}
+                named |= {one if one in names else node.module for one in whole}
+        graph[name] = (named & names.keys()) - {name}
     return graph
 
 

@@ -1,18 +1,19 @@
 """What trying a class finds is found once in a whole session: each takes seconds, and they are few.
 
-The processes of a session share a folder, which the first of them makes and names to the others. Nothing
-outlives the session, so whatever is wrong is found by the next.
+So is the map of each teacher: it takes a model of its size on the meta device for every axis. The processes
+of a session share a folder, which the first of them makes and names to the others. Nothing outlives the
+session, so whatever is wrong is found by the next.
 """
 
 from __future__ import annotations
 
-import copy
 import fcntl
 import hashlib
 import os
 import pickle
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from transformers import PretrainedConfig
@@ -26,31 +27,32 @@ from space.verification import verification
 from space.verification.verification import Verified
 
 FOLDER = "SLIMSEARCH_TESTS_VERIFIED"
-#: The function itself, for tests that change what lies below it.
-verify_anew = verification.verify
-discover_anew = discover
-_found: dict[str, Verified] = {}
-_discovered: dict[object, DraftMap] = {}
+#: The functions themselves, for tests that change what lies below them.
+verify_anew, discover_anew = verification.verify, discover
+_Found = TypeVar("_Found")
+_found: dict[str, bytes] = {}
 
 
 def install(folder: Path) -> None:
-    """From now on ``verify`` looks in the folder first."""
+    """From now on ``verify``, and ``discover`` as it calls it, look in the folder first."""
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[FOLDER] = str(folder)
     verification.verify = verify_once
-    verification.discover = discover_once  # type: ignore[attr-defined]
+    vars(verification)["discover"] = discover_once  # under the name that it is imported by
 
 
-def _key(config: PretrainedConfig) -> str:
-    """The same for all sizes of a class with the same flags: what is tried is a tiny copy."""
-    try:
-        tried = tiny_config(config)
-    except BUILD_ERRORS:
-        tried = config
+def verify_once(config: PretrainedConfig) -> Verified:
+    """Return what ``verify`` returns, from memory or from the folder if it was found before."""
     decoder = why_not_a_decoder(config) is None
-    flags = tried.to_json_string(use_diff=False)
-    text = f"{type(config).__qualname__} {decoder} {torch.get_default_dtype()} {flags}"
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _once(f"verify {decoder}", _tried(config), lambda: verify_anew(config))
+
+
+def _tried(config: PretrainedConfig) -> PretrainedConfig:
+    """The tiny copy that is tried: the same for all sizes of a class with the same flags."""
+    try:
+        return tiny_config(config)
+    except BUILD_ERRORS:
+        return config
 
 
 def discover_once(
@@ -59,25 +61,21 @@ def discover_once(
     attention: frozenset[str] = frozenset(),
     tie: HiddenTie | None = None,
 ) -> DraftMap:
-    """Return what ``discover`` returns; a class with many layers is built a dozen times there."""
-    flags = config.to_json_string(use_diff=False)
-    key = (type(config), torch.get_default_dtype(), flags, tuple((choices or {}).items()), attention, tie)
-    if key not in _discovered:
-        _discovered[key] = discover_anew(config, choices, attention, tie)
-    found = _discovered[key]
-    return replace(found, axis_map=replace(found.axis_map, config=copy.deepcopy(found.axis_map.config)))
+    """Return what ``discover`` returns, from memory or from the folder if it was found before."""
+    how = f"discover {sorted((choices or {}).items())} {sorted(attention)} {tie}"
+    return _once(how, config, lambda: discover_anew(config, choices, attention, tie))
 
 
-def verify_once(config: PretrainedConfig) -> Verified:
-    """Return what ``verify`` returns, from memory or from the folder if it was found before."""
-    key = _key(config)
+def _once(how: str, config: PretrainedConfig, find: Callable[[], _Found]) -> _Found:
+    """Return a copy of one's own of what was found for the config."""
+    kind = f"{how} {type(config).__qualname__} {torch.get_default_dtype()}"
+    key = hashlib.sha256(f"{kind} {config.to_json_string(use_diff=False)}".encode()).hexdigest()
     if key not in _found:
         path = Path(os.environ[FOLDER]) / key
         with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be at the same one
-            if path.exists():
-                _found[key] = pickle.loads(path.read_bytes())
-            else:
-                _found[key] = verify_anew(config)
-                path.write_bytes(pickle.dumps(_found[key]))
-    return _found[key]
+            if not path.exists():
+                path.write_bytes(pickle.dumps(find()))
+            _found[key] = path.read_bytes()
+    found: _Found = pickle.loads(_found[key])
+    return found

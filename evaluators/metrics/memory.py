@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-from evaluators.distillation.optimizers import OptimizerName, TrainingBytes, training_bytes
 from evaluators.importance.moments import stream_norms
 from space.axes.architecture import Architecture
 from space.axes.axis_map import AxisMap, MappedTensor, build
@@ -54,10 +53,10 @@ class StageNeeds:
         return StageNeeds(self.stage, {}, {**self.device, **self.host})
 
 
-def student_bytes(axis_map: AxisMap, architecture: Architecture, optimizer: OptimizerName) -> TrainingBytes:
-    """Return what training a student of an architecture takes for weights, gradients and states."""
+def student_shapes(axis_map: AxisMap, architecture: Architecture) -> list[torch.Size]:
+    """Return the shapes of a student's parameters, tied ones once."""
     config = student_config(axis_map, architecture, range(architecture.layers))
-    return training_bytes((one.shape for one in build(config).parameters()), optimizer)
+    return [parameter.shape for parameter in build(config).parameters()]
 
 
 def weight_bytes(axis_map: AxisMap, dtype: torch.dtype, architecture: Architecture | None = None) -> int:

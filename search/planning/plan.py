@@ -193,7 +193,8 @@ def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]
         rows.append(("held back", held))
     read = targets.read(short, retraining)
     flops = training_flops(student, short + retraining)
-    flops += 2 * matrix_polynomial(teaching).of(teaching.teacher) * read
+    taught = matrices if teaching is resolved.axis_map else matrix_polynomial(teaching)
+    flops += 2 * taught.of(teaching.teacher) * read
     flops += training_flops(whole, corrected)
     models = (full + brief - config.retrain_baselines) * mean_student * 4  # random weights are not kept
     others = f"; {brief} for comparison, {config.short_retrain_tokens:,}" if brief else ""

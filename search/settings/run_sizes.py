@@ -29,7 +29,7 @@ from evaluators.metrics.forward_memory import (
 )
 from evaluators.metrics.memory import (
     rows_polynomial,
-    student_bytes,
+    student_shapes,
     weight_bytes,
 )
 from search.settings.memory_counts import BYTES_A_ROW, COUNTS, TOKENS_AT_ONCE, pass_by_rows
@@ -155,7 +155,8 @@ class RunSizes:
     @cached_property
     def trained(self) -> dict[OptimizerName, TrainingBytes]:
         """What training the largest student takes without activations."""
-        return {name: self._share(student_bytes(*self.largest, name)) for name in OptimizerName}
+        shapes = student_shapes(*self.largest)
+        return {name: self._share(training_bytes(shapes, name)) for name in OptimizerName}
 
     @cached_property
     def trained_teacher(self) -> dict[OptimizerName, TrainingBytes]:

@@ -45,13 +45,14 @@ def setting_of(resolved: Resolved, tokens: int, width: int | None = None) -> Tar
     """
     space, matrices, teaching = resolved.space, matrix_polynomial(resolved.axis_map), resolved.teaching
     hidden = teaching.teacher.hidden
+    taught = matrices if teaching is resolved.axis_map else matrix_polynomial(teaching)
     return TargetsSetting(
         tokens=tokens,
         block=resolved.config.block,
         vocabulary=teaching.config.get_text_config(decoder=True).vocab_size,
         width=width or hidden,
         student=int(matrices.at({axis: space.column(axis) for axis in Axis}).max()),
-        teacher=int(matrix_polynomial(teaching).of(teaching.teacher)),
+        teacher=int(taught.of(teaching.teacher)),
         every_logit=loss_of(resolved.config).needs_every_logit,
         states=hidden * len(places_of(resolved)),
     )

@@ -27,9 +27,10 @@ _MLP = ",".join(str(size) for size in range(64, 385, 16))
 
 
 @cache
-def resolved() -> Resolved:
+def resolved(tolerance: float = 0.05) -> Resolved:
     """Some 350 architectures near a third of the embedded teacher; neurons are free, not solved."""
-    flags = ["--budget", "600k", "--tolerance", "0.05", "--sizes", f"mlp={_MLP}", "--basis", "coordinate"]
+    near = ["--budget", "600k", "--tolerance", str(tolerance)]
+    flags = [*near, "--sizes", f"mlp={_MLP}", "--basis", "coordinate"]
     return resolve(read_flags([*flags, "--dtype", "float32", "--device", "cpu"]))
 
 

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from tests.docs.pages import DOCS, ROOT
+from tests.once import shared_folder
 
 PACKAGES = ("search", "evaluators", "space")
 #: Of every file that says something: empty ``__init__.py`` have no page.
@@ -55,13 +56,19 @@ def read(path: Path) -> Page:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built as by ``make docs``, with the network out of reach."""
-    folder = tmp_path_factory.mktemp("site")
+    with shared_folder(tmp_path_factory, "site") as folder:
+        if not (folder / "site").exists():
+            build(folder / "unfinished")
+            (folder / "unfinished").rename(folder / "site")
+    return folder / "site"
+
+
+def build(folder: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     no_network = dict.fromkeys(("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
     environment = environ | no_network | {"NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder
 
 
 def pages(site: Path) -> Iterator[Path]:

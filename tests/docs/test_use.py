@@ -25,6 +25,7 @@ def settings(tmp_path: Path) -> dict[str, str]:
     return {"MODEL": "teacher", "DATA": "stories.txt", "BUDGET": "60%", "SMALL": SMALL}
 
 
+@pytest.mark.slow
 def test_the_first_model(settings: dict[str, str], tmp_path: Path) -> None:
     Follower(tmp_path, settings=settings).follow("first-model.md")
     run = tmp_path / "runs" / "first"
@@ -32,6 +33,7 @@ def test_the_first_model(settings: dict[str, str], tmp_path: Path) -> None:
     assert [path.name for path in run.glob("models/*/README.md")] == ["README.md"]
 
 
+@pytest.mark.slow
 def test_eight_gpus_as_two_workers_without_one(settings: dict[str, str], tmp_path: Path) -> None:
     Follower(tmp_path, settings=settings | {"GPUS": "0 1"}).follow("eight-gpus.md")
     assert (tmp_path / "runs" / "eight" / "summary.json").exists()

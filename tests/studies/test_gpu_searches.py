@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -19,10 +17,9 @@ from studies.gpu.commands import Ended, run_commands
 from studies.gpu.findings import Findings
 from studies.gpu.parity import SearchFailedError, check_ended, compared
 from studies.gpu.shapes import TOY
-from tests.small_search import SMALL, write_stories, write_teacher
-from tests.warm_python import warm_run
+from tests.search.conftest import small_run
 
-ROOT = Path(__file__).resolve().parents[2]
+__all__ = ["small_run"]
 
 
 @pytest.fixture
@@ -51,22 +48,10 @@ def test_commands_run_side_by_side_until_their_time_is_used_up(tmp_path: Path) -
         check_ended("sleeps", sleeps)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def run(small_run: Path) -> Path:
     """The directory of a finished search."""
-    folder = tmp_path_factory.mktemp("searches")
-    write_teacher(folder / "teacher")
-    write_stories(folder / "stories.txt")
-    flags = ("--model", "teacher", "--data", "stories.txt", "--budget", "60%", *SMALL.split())
-    arguments = parity.search_command(flags, "cpu", folder, "it")
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "SLIMSEARCH_CACHE": str(folder / "cache"),
-        "OMP_NUM_THREADS": "1",
-    }
-    done = warm_run([sys.executable, *arguments], cwd=folder, env=environment, timeout=250)
-    assert done.returncode == 0, done.stderr
-    return folder / "it"
+    return small_run
 
 
 def test_a_search_equals_itself(run: Path) -> None:

@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from evaluators.metrics.pace import Pace
 from search.planning.plan import TargetsRow, plan
 from search.settings.flags import Flags
 from search.settings.resolution import resolve
+from search.settings.resolved import Resolved
 from search.settings.run_time import foretell
 from search.storage.run_directory import RunDirectory
 from space.counting.budget import Budget, BudgetText
@@ -28,9 +30,20 @@ from tests.warm_python import warm_run
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@cache
+def resolved_once(flags: Flags) -> Resolved:
+    """What many plans are of; none of them changes it."""
+    return resolve(flags)
+
+
 def planned(model: Path, out: Path, budget: str = "4B", **others: object) -> tuple[str, dict[str, str]]:
     """The plan, and its rows by name."""
-    resolved = resolve(Flags(budget=budget, model=(str(model),), device="cpu", **others))  # type: ignore[arg-type]
+    resolved = resolved_once(Flags(budget=budget, model=(str(model),), device="cpu", **others))  # type: ignore[arg-type]
+    return planned_of(resolved, out)
+
+
+def planned_of(resolved: Resolved, out: Path) -> tuple[str, dict[str, str]]:
+    """The plan, and its rows by name."""
     text = str(plan(resolved, RunDirectory(out / "name")))
     rows: dict[str, str] = {}
     for line in text.splitlines():
@@ -43,14 +56,18 @@ def planned(model: Path, out: Path, budget: str = "4B", **others: object) -> tup
 
 
 @pytest.mark.parametrize(
-    ("model", "parameters"), [("qwen3_8b", "8,190,735,360"), ("llama_8b", "8,030,261,248")]
+    ("model", "parameters"),
+    [
+        ("qwen3_8b", "8,190,735,360"),
+        pytest.param("llama_8b", "8,030,261,248", marks=pytest.mark.slow),
+    ],
 )
 def test_counts_are_exact(
     model: str, parameters: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     directory: Path = request.getfixturevalue(model)
-    text, rows = planned(directory, tmp_path)
-    resolved = resolve(Flags(budget="4B", model=(str(directory),), device="cpu"))
+    resolved = resolved_once(Flags(budget="4B", model=(str(directory),), device="cpu"))
+    text, rows = planned_of(resolved, tmp_path)
     space = enumerate_space(resolved.axis_map, Budget(4_000_000_000, 0.02))
     assert f"{parameters} parameters" in text
     assert rows["budget"] == "4,000,000,000 parameters ±2%"
@@ -131,7 +148,7 @@ def test_targets_are_counted_by_hand(
 ) -> None:
     monkeypatch.setattr("search.planning.plan.free_bytes", lambda path: free)
     run = {"trials": 32, "rung_tokens": ("64k",), "retrain_tokens": "320k", "promote": 2}
-    resolved = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu", **run, **others))  # type: ignore[arg-type]
+    resolved = resolved_once(Flags(budget="1M", model=(str(demo_config),), device="cpu", **run, **others))  # type: ignore[arg-type]
     row = TargetsRow(resolved, RunDirectory(tmp_path))
     assert (row.words, row.size, row.read(16 * 64_000, 6 * 320_000)) == (words, kept, read)
     assert f"{words}\n" in str(plan(resolved, RunDirectory(tmp_path)))
@@ -139,7 +156,7 @@ def test_targets_are_counted_by_hand(
 
 @pytest.mark.parametrize(("budget", "unit"), [("1M", "MB"), ("4B", "GB"), ("40B", "TB")])
 def test_disk_has_a_unit(budget: str, unit: str, demo_config: Path, tmp_path: Path) -> None:
-    resolved = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
+    resolved = resolved_once(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
     amount = round(BudgetText.parse(budget).amount)
     space = replace(resolved.space, parameters=np.full(len(resolved.space), amount))
     text = str(plan(replace(resolved, space=space), RunDirectory(tmp_path)))
@@ -204,7 +221,7 @@ def test_the_correction_of_a_teacher_is_counted(demo_config: Path, tmp_path: Pat
     """6 for each weight in its matrices and token; 16 bytes for each parameter."""
     _, before = planned(demo_config, tmp_path, "1M")
     _, rows = planned(demo_config, tmp_path, "1M", correct_teacher="10M")
-    resolved = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
+    resolved = resolved_once(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
     weights = matrix_polynomial(resolved.axis_map).of(resolved.axis_map.teacher)
     assert rows["correction"] == "10,000,000 tokens that the teacher is trained on"
     assert "correction" not in before
@@ -229,7 +246,7 @@ def test_hours_are_counted_by_hand(
         retrain_tokens="320k",
         promote=2,
     )
-    resolved = resolve(flags)
+    resolved = resolved_once(flags)
     found = foretell(resolved.config, resolved.work, pace, 320_000)
     # One pass over 128 blocks of 128 tokens takes a second, and the latency half of one.
     assert found.search == pytest.approx(32 * 1.5 + 16 * (64 + 1))
@@ -250,6 +267,6 @@ def test_hours_are_counted_by_hand(
 
 
 def test_both_bases_are_ranked_and_tried(demo_config: Path) -> None:
-    resolved = resolve(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
+    resolved = resolved_once(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
     found = foretell(resolved.config, resolved.work, Pace(1000.0, 1e9, 0.0, timed=True), 0)
     assert found.ranking == pytest.approx(6 * 12.288, rel=0.01)

@@ -27,6 +27,13 @@ _MARK = """name => {
   return { row, x: corner.left + _size.l + x, y: corner.top + _size.t + y };
 }"""
 
+_REST = """() => {
+  document.activeElement.blur();
+  document.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
+  document.querySelector(".filter button").click();
+  if (location.hash) location.hash = "";
+}"""
+
 
 @dataclass
 class Visit:
@@ -51,6 +58,11 @@ class Visit:
             self.page.evaluate("new Promise(done => setTimeout(done))")  # what failed has been told by then
         self.requests.remove(path.as_uri())
         return self
+
+    def rest(self) -> None:
+        """Undo what was done: nothing has the focus or is the target, no way is shown, no row is hidden."""
+        self.page.mouse.move(0, 0)
+        self.page.evaluate(_REST)
 
     def _dismiss(self, dialog: Any) -> None:
         self.dialogs.append(dialog.message)

@@ -1,10 +1,15 @@
-"""The browser, and the report of a real run whose teacher has a name that would like to be markup."""
+"""Pages in the browser, and the report of a real run whose teacher would like to be markup.
+
+To draw one takes seconds: ``look`` gives one that stays open, ``visit`` and ``draw`` one of the test's own.
+"""
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,16 +19,16 @@ from playwright.sync_api import Browser
 
 from search.report import write_report
 from search.run import main
+from search.runs.saved_run import find_run
 from search.settings.teachers import EMBEDDED
 from tests.search.report.browser import Visit
-from tests.search.report.sample import sample_ranking
+from tests.search.report.sample import sample_ranking, sample_summary
 
 Open = Callable[..., Visit]
 HOSTILE_MODEL = "<img src=x onerror=alert(1)>"
 
 
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Open]:
+def _visitor(browser: Browser) -> Iterator[Open]:
     """A function that opens a file; whatever it asks of the network is refused, and noted."""
     contexts = []
 
@@ -43,6 +48,30 @@ def visit(browser: Browser) -> Iterator[Open]:
 
 
 @pytest.fixture
+def visit(browser: Browser) -> Iterator[Open]:
+    """A function that opens a file in a page of the test's own."""
+    yield from _visitor(browser)
+
+
+@pytest.fixture(scope="session")
+def _opened(browser: Browser) -> Iterator[Open]:
+    for open_page in _visitor(browser):
+        yield cache(open_page)
+
+
+@pytest.fixture
+def look(_opened: Open) -> Open:
+    """A function that gives the page of a file, opened by the first test that asks, without what they did."""
+
+    def run(path: Path, theme: str = "light", width: int = 1440) -> Visit:
+        visited = _opened(path, theme, width)
+        visited.rest()
+        return visited
+
+    return run
+
+
+@pytest.fixture
 def draw(tmp_path: Path, visit: Open) -> Open:
     """A function that writes the report of a summary and opens it."""
 
@@ -54,9 +83,32 @@ def draw(tmp_path: Path, visit: Open) -> Open:
 
 
 @pytest.fixture(scope="session")
-def real_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a small search in the embedded teacher."""
-    folder = tmp_path_factory.mktemp("real-report")
+def sample_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the sample, as it is."""
+    path = tmp_path_factory.mktemp("sample-report") / "report.html"
+    write_report(sample_summary(), sample_ranking(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_report(tmp_path_factory: pytest.TempPathFactory, small_run: Path, real: Path) -> Path:
+    """Of a finished run, drawn again after its teacher got its name."""
+    run, given = tmp_path_factory.mktemp("real-report") / "small", str(real / "stories260K")
+    shutil.copytree(small_run, run)
+    for name in ("summary.json", "config.toml"):
+        text = (run / name).read_text()
+        assert given in text
+        typed = text.replace(f"--model {given}", f"--model {shlex.quote(HOSTILE_MODEL)}")
+        (run / name).write_text(typed.replace(given, HOSTILE_MODEL))
+    saved = find_run(run)
+    write_report(saved.summary, saved.ranking_view, saved.directory.report)
+    return saved.directory.report
+
+
+@pytest.fixture
+def hostile_report(tmp_path: Path) -> Path:
+    """Of a small search in the embedded teacher, which bore its name all the time."""
+    folder = tmp_path
     shutil.copytree(EMBEDDED, folder / HOSTILE_MODEL)
     command = [
         *("--budget", "1M", "--model", HOSTILE_MODEL, "--data", "stdlib", "--study-name", "hostile"),

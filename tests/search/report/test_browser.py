@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.report.browser import ACCENT
+from tests.search.report.browser import ACCENT, Visit
 from tests.search.report.conftest import HOSTILE_MODEL, Open
 from tests.search.report.sample import sample_summary
 from tests.search.report.test_report import HOSTILE, hostile_summary
@@ -16,12 +16,23 @@ from tests.search.report.variants import VARIANTS
 
 pytestmark = pytest.mark.browser
 
-_LOOKS = [(theme, width) for theme in ("light", "dark") for width in (1440, 420)]
+_LOOKS = [
+    *(("light", 1440), ("dark", 420)),
+    *(
+        pytest.param(theme, width, marks=pytest.mark.slow)
+        for theme, width in (("light", 420), ("dark", 1440))
+    ),
+]
+#: Every variant is drawn by Plotly's own validators in test_report.py; these in a browser too.
+_EDGES = [
+    *("nothing_evaluated", "large_numbers"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("one_trial", "losses_missing")),
+]
 
 
 @pytest.mark.parametrize(("theme", "width"), _LOOKS)
-def test_a_real_run_is_drawn_whole(theme: str, width: int, real_report: Path, visit: Open) -> None:
-    visited = visit(real_report, theme, width)
+def test_a_real_run_is_drawn_whole(theme: str, width: int, real_report: Path, look: Open) -> None:
+    visited = look(real_report, theme, width)
     assert visited.calm
     assert len(visited.drawn) >= 10
     assert all(visited.drawn)
@@ -31,8 +42,7 @@ def test_a_real_run_is_drawn_whole(theme: str, width: int, real_report: Path, vi
     assert visited.page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
 
 
-def test_a_model_id_that_would_be_markup_stays_text(real_report: Path, visit: Open) -> None:
-    visited = visit(real_report)
+def shows_the_model_id_as_text(visited: Visit) -> None:
     assert visited.page.locator("img").count() == 0
     assert visited.dialogs == []
     texts = visited.page.locator("body").inner_text()
@@ -40,8 +50,20 @@ def test_a_model_id_that_would_be_markup_stays_text(real_report: Path, visit: Op
     assert f"--model '{HOSTILE_MODEL}'" in texts, "in the command"
 
 
-def test_every_model_of_a_real_run_writes_and_is_taken_apart(real_report: Path, visit: Open) -> None:
-    page = visit(real_report).page
+def test_a_model_id_that_would_be_markup_stays_text(real_report: Path, look: Open) -> None:
+    shows_the_model_id_as_text(look(real_report))
+
+
+@pytest.mark.slow
+def test_a_run_in_a_model_whose_id_would_be_markup_is_drawn(hostile_report: Path, visit: Open) -> None:
+    visited = visit(hostile_report)
+    assert visited.calm
+    assert all(visited.drawn)
+    shows_the_model_id_as_text(visited)
+
+
+def test_every_model_of_a_real_run_writes_and_is_taken_apart(real_report: Path, look: Open) -> None:
+    page = look(real_report).page
     summary = json.loads((real_report.parent / "summary.json").read_text())
     kept = {entry["path"] for entry in (*summary["promoted"], *summary["baselines"]) if entry["path"]}
     assert page.locator("article.prompt").count() == len(summary["prompts"]) == 4
@@ -60,16 +82,18 @@ def test_every_model_of_a_real_run_writes_and_is_taken_apart(real_report: Path, 
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 420)])
-def test_every_figure_is_drawn_in_the_colours_of_the_theme(theme: str, width: int, draw: Open) -> None:
-    visited = draw(sample_summary(), theme, width)
+def test_every_figure_is_drawn_in_the_colours_of_the_theme(
+    theme: str, width: int, sample_report: Path, look: Open
+) -> None:
+    visited = look(sample_report, theme, width)
     assert visited.calm
     assert visited.drawn == [True] * 13
     assert ACCENT[theme] in visited.page.content()
 
 
-def test_direct_labels_are_there(draw: Open) -> None:
+def test_direct_labels_are_there(sample_report: Path, look: Open) -> None:
     summary = sample_summary()
-    html = draw(summary).page.content()
+    html = look(sample_report).page.content()
     texts = re.findall(r'class="annotation-text"[^>]*>(.*?)</text>', html)
     for text in ("uniform shrink", "MLP and heads only", "depth only"):
         assert texts.count(text) == 2, "a baseline is named in the front and beside the curves"
@@ -85,7 +109,7 @@ def test_text_that_would_be_markup_stays_text(draw: Open) -> None:
     assert HOSTILE in visited.page.locator("body").inner_text()
 
 
-@pytest.mark.parametrize("name", ["one_trial", "nothing_evaluated", "losses_missing", "large_numbers"])
+@pytest.mark.parametrize("name", _EDGES)
 def test_summaries_at_the_edge_are_drawn_without_an_error(name: str, draw: Open) -> None:
     visited = draw(VARIANTS[name]())
     assert visited.calm

@@ -93,7 +93,7 @@ def test_the_dashboard_shows_studies_figures_and_notes(dashboard: tuple[SavedRun
     assert visit.said == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
 def test_the_page_of_a_comparison_draws_the_joint_front(
     scheme: Literal["light", "dark"], visit: Visit, tmp_path: Path
 ) -> None:

@@ -34,8 +34,8 @@ def as_numbers(texts: list[str]) -> list[float]:
     return [float(number) * scale[unit] for number, _, unit in parts]
 
 
-def test_a_column_is_sorted_by_value_and_failures_come_last(draw: Open) -> None:
-    visited = draw(sample_summary())
+def test_a_column_is_sorted_by_value_and_failures_come_last(sample_report: Path, look: Open) -> None:
+    visited = look(sample_report)
     assert heads(visited.page, TRIALS)[LOSS] == "loss"
     assert sort_by(visited, TRIALS, LOSS) == "ascending"
     *rising, last = visited.column(TRIALS, LOSS)
@@ -59,15 +59,15 @@ def test_numbers_with_units_are_sorted_by_what_they_mean(draw: Open) -> None:
     assert sizes == sorted(sizes)
 
 
-def test_names_are_sorted_as_people_do(draw: Open) -> None:
-    visited = draw(sample_summary())
+def test_names_are_sorted_as_people_do(sample_report: Path, look: Open) -> None:
+    visited = look(sample_report)
     sort_by(visited, TRIALS, LABEL)
     hidden = [int(label[1:].partition("-")[0]) for label in visited.column(TRIALS, LABEL)]
     assert hidden == sorted(hidden), "h96 stands before h112"
 
 
-def test_the_keyboard_sorts_too(draw: Open) -> None:
-    visited = draw(sample_summary())
+def test_the_keyboard_sorts_too(sample_report: Path, look: Open) -> None:
+    visited = look(sample_report)
     button = visited.page.locator(f"#{MODELS} thead button").nth(3)
     button.focus()
     visited.page.keyboard.press("Enter")
@@ -77,9 +77,8 @@ def test_the_keyboard_sorts_too(draw: Open) -> None:
     assert visited.column(MODELS, 3) == rising[::-1]
 
 
-def test_the_filter_takes_words_a_rung_and_a_state(draw: Open) -> None:
-    summary = sample_summary()
-    visited, trials = draw(summary), summary["trials"]
+def test_the_filter_takes_words_a_rung_and_a_state(sample_report: Path, look: Open) -> None:
+    visited, trials = look(sample_report), sample_summary()["trials"]
     page, count = visited.page, visited.page.locator(".filter output")
     assert count.inner_text() == f"{len(trials)} of {len(trials)} shown"
     page.get_by_label("Find").fill("Uniform  SHRINK")
@@ -112,8 +111,8 @@ def arrives_at(page: Page, row: str) -> None:
 
 
 @pytest.mark.parametrize("figure", ["front", "curves", "intervals", "stability-0", "sizes"])
-def test_a_click_on_a_mark_leads_to_its_row(figure: str, real_report: Path, visit: Open) -> None:
-    visited = visit(real_report)
+def test_a_click_on_a_mark_leads_to_its_row(figure: str, real_report: Path, look: Open) -> None:
+    visited = look(real_report)
     mark = visited.mark(figure)
     visited.page.mouse.move(mark["x"], mark["y"])
     visited.page.wait_for_selector(f"#{figure}.leads")
@@ -122,8 +121,8 @@ def test_a_click_on_a_mark_leads_to_its_row(figure: str, real_report: Path, visi
     assert visited.calm
 
 
-def test_a_row_that_was_filtered_away_comes_back(draw: Open) -> None:
-    visited = draw(sample_summary())
+def test_a_row_that_was_filtered_away_comes_back(sample_report: Path, look: Open) -> None:
+    visited = look(sample_report)
     page = visited.page
     page.get_by_label("Find").fill("no such thing")
     mark = visited.mark("sizes")
@@ -139,10 +138,10 @@ def traces(page: Page) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_name_shows_its_way_through_the_front(draw: Open) -> None:
+def test_a_name_shows_its_way_through_the_front(sample_report: Path, look: Open) -> None:
     summary = sample_summary()
     label = summary["promoted"][1]["label"]
-    visited = draw(summary)
+    visited = look(sample_report)
     page, before = visited.page, len(traces(visited.page))
     page.locator(f"#{TRIALS} a.label", has_text=label).first.click()
     page.wait_for_function(f"document.getElementById('front').data.length === {before + 1}")
@@ -156,8 +155,8 @@ def test_a_name_shows_its_way_through_the_front(draw: Open) -> None:
     assert visited.calm
 
 
-def test_every_mark_of_every_figure_has_a_row(real_report: Path, visit: Open) -> None:
-    rows = visit(real_report).page.evaluate(
+def test_every_mark_of_every_figure_has_a_row(real_report: Path, look: Open) -> None:
+    rows = look(real_report).page.evaluate(
         """[...document.querySelectorAll('.plot')].flatMap(plot => plot.data.flatMap(trace =>
         (trace.customdata || []).filter(id => typeof id === 'string')))
         .map(id => [id, Boolean(document.getElementById(id))])"""

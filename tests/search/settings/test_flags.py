@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from search.settings.command_line import read_flags
 from search.settings.flag_rules import parse_count
 from search.settings.flags import Flags
 from space.input_error import InputError
+from tests.warm_python import warm_run
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -243,15 +246,17 @@ def test_a_mistake_in_the_flags_ends_with_status_2(
     assert "python -m search.run" in err
 
 
-def test_help_shows_the_examples_and_every_flag() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "search.run", "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"COLUMNS": "120", "PATH": ""},
-    )
+def cold_run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """``warm_run`` in a process that has to import everything, and might warn while it does."""
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize("run", [warm_run, pytest.param(cold_run, marks=pytest.mark.slow)])
+def test_help_shows_the_examples_and_every_flag(
+    run: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    command = [sys.executable, "-m", "search.run", "--help"]
+    done = run(command, cwd=ROOT, env={"COLUMNS": "120", "PATH": ""}, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Find the best smaller model inside a big one." in done.stdout
     for example in (

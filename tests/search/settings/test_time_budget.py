@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluators.metrics.pace import Pace
@@ -56,6 +56,7 @@ SCALE, LEARNT = st.sampled_from(SCALES), st.floats(50.0, 1e5)
 HOURS = st.floats(0.05, 200.0)
 
 
+@settings(max_examples=40)
 @given(SCALE, LEARNT, st.floats(2.0, 4.0), HOURS)
 def test_the_foretold_time_fits_and_is_used(scale: Scale, learnt: float, faster: float, hours: float) -> None:
     found = budget(scale, Pace(learnt, faster * learnt, 0.1, timed=True))
@@ -69,6 +70,7 @@ def test_the_foretold_time_fits_and_is_used(scale: Scale, learnt: float, faster:
     assert at_their_most or seconds >= 0.8 * hours * 3600
 
 
+@settings(max_examples=40)
 @given(SCALE, LEARNT, HOURS, st.floats(1.1, 10.0))
 def test_more_hours_buy_no_less(scale: Scale, learnt: float, hours: float, more: float) -> None:
     found = budget(scale, Pace(learnt, 3 * learnt, 0.1, timed=True))
@@ -80,6 +82,7 @@ def test_more_hours_buy_no_less(scale: Scale, learnt: float, hours: float, more:
     assert trained(many) >= 0.99 * trained(few)
 
 
+@settings(max_examples=40)
 @given(SCALE, LEARNT, HOURS)
 def test_it_stays_a_search(scale: Scale, learnt: float, hours: float) -> None:
     found = budget(scale, Pace(learnt, 3 * learnt, 0.1, timed=True))
