@@ -17,7 +17,7 @@ FAMILIES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"tie_word_embeddings": True}),
     ("qwen3", {}),
     pytest.param("mistral", {}, marks=pytest.mark.slow),
-    pytest.param("qwen2", {"tie_word_embeddings": True}, marks=pytest.mark.slow),
+    ("qwen2", {"tie_word_embeddings": True}),
 ]
 
 
