@@ -16,7 +16,7 @@ FAMILIES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}),
     ("llama", {"tie_word_embeddings": True}),
     ("qwen3", {}),
-    pytest.param("mistral", {}, marks=pytest.mark.slow),
+    ("mistral", {}),
     ("qwen2", {"tie_word_embeddings": True}),
 ]
 
