@@ -19,8 +19,10 @@ from evaluators.huggingface.library_output import short_message
 from evaluators.metrics.benchmarks import tasks_of
 from evaluators.metrics.capacity import capacity_of
 from evaluators.metrics.pace import Pace
+from evaluators.teacher.gguf_file import directory_of_gguf, is_gguf
 from evaluators.teacher.weights import stored_dtype, weight_files
 from search.settings.bracket_plan import plan_bracket, rungs_up_to
+from search.settings.cache import cache_directory
 from search.settings.config import RunConfig
 from search.settings.costs import Costs, pace_estimate, pace_of, within_bounds, workload_of
 from search.settings.flag_rules import parse_count, parse_memory
@@ -90,7 +92,8 @@ def teachers_named(flags: Flags) -> list[Training]:
     objectives_of(flags.objectives, read_bounds(flags.max))
     _device(flags)
     tasks_of(flags.benchmarks)
-    phases = training_phases(flags.model or (_default_teacher(text, measure),), flags.revision)
+    models = [_as_directory(model) for model in flags.model]
+    phases = training_phases(models or (_default_teacher(text, measure),), flags.revision)
     return trainings_of(phases, flags.trust_remote_code)
 
 
@@ -303,6 +306,10 @@ def _distillation_fields(flags: Flags) -> dict[str, Any]:
 
 def _tokens(text: str | None, flag: str, default: int) -> int:
     return parse_count(text, flag) if text else default
+
+
+def _as_directory(model: str) -> str:
+    return str(directory_of_gguf(model, cache_directory() / "gguf")) if is_gguf(model) else model
 
 
 def _default_teacher(text: BudgetText, measure: Measure) -> str:

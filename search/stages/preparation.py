@@ -21,6 +21,7 @@ from evaluators.huggingface.final_states import check_head
 from evaluators.metrics.latency import LatencyCache
 from evaluators.teacher import Teacher, load_teacher
 from search.rungs.evaluation import CandidateError
+from search.settings.cache import cache_directory
 from search.settings.config import RunConfig
 from search.settings.costs import within_bounds
 from search.settings.methods import accelerator_of, check_states, weights_dtype
@@ -33,7 +34,7 @@ from search.stages.sorted_weights import SortedWeights
 from search.stages.targets import targets_of, teaching_model
 from search.stages.text import read_text
 from search.stages.trial import evaluate_candidate
-from search.storage.run_directory import RunDirectory, cache_directory
+from search.storage.run_directory import RunDirectory
 from search.storage.workers import Workers
 from search.terminal.console import Console
 from search.training.process_group import run_processes

@@ -18,10 +18,11 @@ from evaluators.corpus.splits import DocumentTokenizer
 from evaluators.metrics.layouts import TOKENS, best_layout
 from evaluators.teacher import Teacher
 from evaluators.teacher.vocabulary import check_texts, check_tokens
+from search.settings.cache import cache_directory
 from search.settings.config import RunConfig
 from search.settings.placement import Placement
 from search.stages.provenance import read_provenance
-from search.storage.run_directory import atomic_write, cache_directory
+from search.storage.run_directory import atomic_write
 
 logger = logging.getLogger(__name__)
 #: Documents of each text from which the layout is found out, and characters of each that count.

@@ -121,10 +121,3 @@ class RunDirectory:
                 return
             values = f"in {self.path}, {'; '.join(differences)}"
         raise InputError("A run directory keeps the configuration that it was begun with", values, remedy)
-
-
-def cache_directory() -> Path:
-    """Return the cache of texts and latencies across runs: ``SLIMSEARCH_CACHE``, else in the user's cache."""
-    if named := os.environ.get("SLIMSEARCH_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slimsearch"

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, PretrainedConfig, Qwen3Config
 
+from search.settings import resolution
+from search.settings.flags import Flags
 from search.settings.teachers import (
     EMBEDDED,
     LADDER,
@@ -166,3 +168,11 @@ def test_runs_are_named_after_the_last_part() -> None:
     assert short_name("Qwen/Qwen3-8B") == "Qwen3-8B"
     assert short_name("models/mine/") == "mine"
     assert short_name("/") == "teacher"
+
+
+def test_a_gguf_file_is_read_as_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    monkeypatch.setattr(resolution, "directory_of_gguf", lambda *_: EMBEDDED)
+    (training,) = resolution.teachers_named(Flags(budget="1M", model=(str(file),)))
+    assert training.phases[-1].id == str(EMBEDDED)

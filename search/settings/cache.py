@@ -1,0 +1,13 @@
+"""Where things lie that several runs use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_directory() -> Path:
+    """Return the cache of texts and latencies across runs: ``SLIMSEARCH_CACHE``, else in the user's cache."""
+    if named := os.environ.get("SLIMSEARCH_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slimsearch"
