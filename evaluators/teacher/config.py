@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import (
 
 from evaluators.huggingface.hub import HubRequest, LoggedBytes, hub_refusals, may_be_hub_id, not_found
 from evaluators.huggingface.library_output import quiet_libraries, short_message
+from evaluators.teacher.companions import CODE, GENERATION, TOKENIZER_CONFIG, TOKENIZER_FILES
 from evaluators.teacher.promises import keep_promises
 from evaluators.teacher.said import say_once
 from evaluators.teacher.stored import empty_model, tensors_apart
@@ -29,21 +30,9 @@ logger = logging.getLogger(__name__)
 _RULE = "a teacher is a directory or a hub id"
 _CAUSAL = "a teacher is a causal language model"
 _CONFIG = ["config.json"]
-_CODE = ["*.py"]
-_TOKENIZER = [
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
-    "tekken.json",
-    "chat_template*",
-    "additional_chat_templates/*.jinja",
-    "generation_config.json",
-]
-_TEMPLATES = ["tokenizer_config.json", "chat_template*"]
+_CODE = [CODE]
+_COMPANIONS = [*TOKENIZER_FILES, GENERATION]
+_TEMPLATES = [TOKENIZER_CONFIG, "chat_template*"]
 #: Every folder except ``additional_chat_templates``; the patterns of the hub's client have no negation.
 _FOLDERS = ["[!a]*/*", "a[!d]*/*"]
 _TERMS = ["README.md", *LICENCE_FILES]
@@ -75,7 +64,7 @@ def has_chat_template(id: str, revision: str | None = None) -> bool:
     if any(file.is_file() for file in directory.glob("chat_template*")):
         return True
     try:
-        settings = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+        settings = json.loads((directory / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(settings, dict) and bool(settings.get("chat_template"))
@@ -92,7 +81,7 @@ def find_all(id: str, config_directory: Path, revision: str | None, trust_remote
     # The name of a snapshot's folder is its commit; the weights have to be of the same commit.
     commit = config_directory.name
     code = _CODE if trust_remote_code else []
-    directory = _find(id, commit, [*_CONFIG, INDEX, SINGLE_FILE, *_TOKENIZER, *_TERMS, *code])
+    directory = _find(id, commit, [*_CONFIG, INDEX, SINGLE_FILE, *_COMPANIONS, *_TERMS, *code])
     if (directory / SINGLE_FILE).is_file() or not (directory / INDEX).is_file():
         return directory
     # Shards have any names, and may lie in folders: the index tells.

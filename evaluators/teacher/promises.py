@@ -7,12 +7,12 @@ not have, no code that does not lie beside it. How attention is computed is no p
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from transformers import PretrainedConfig
 
 from evaluators.huggingface.library_output import quiet_libraries
-from evaluators.teacher.said import say_once
+from evaluators.teacher.said import first_names, say_once
 from space.axes.axis_map import BUILD_ERRORS, build
 
 #: Ways to compute attention and experts that need no other package than PyTorch.
@@ -35,8 +35,17 @@ def keep_promises(config: PretrainedConfig, id: str, trust_remote_code: bool) ->
     if trust_remote_code and getattr(config, "auto_map", None):
         return  # what the class builds, its own code says
     for one in _with_parts(config):
-        vars(one).pop("auto_map", None)
+        if code := vars(one).pop("auto_map", None):
+            say_without_code(id, code)
     _without_layers_ahead(config, id)
+
+
+def say_without_code(id: str, code: Mapping[str, object]) -> None:
+    """Tell that classes of transformers take the place of the code that a teacher's ``auto_map`` names."""
+    say_once(
+        f"{id} names code of its own for {first_names(sorted(code))}; transformers' own classes take its "
+        "place, and students do not name it"
+    )
 
 
 def _with_parts(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
