@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.huggingface.library_output import quiet_libraries
+from evaluators.teacher.own_code import is_own_code
 
 GENERATION = "generation_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -81,7 +82,7 @@ def _files(pattern: str, directory: Path) -> Iterator[Path]:
 
 
 def _names_code(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
-    return bool(getattr(model.config, "auto_map", None) or tokenizer.init_kwargs.get("auto_map"))
+    return is_own_code(type(model)) or bool(tokenizer.init_kwargs.get("auto_map"))
 
 
 def _name_no_code(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:

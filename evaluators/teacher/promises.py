@@ -23,16 +23,16 @@ _AHEAD = re.compile(r"(^|_)(mtp|nextn)(_|$)")
 _COUNT = re.compile(r"(^|_)(num|n|layers|modules|depths?)(_|$)")
 
 
-def keep_promises(config: PretrainedConfig, id: str, trust_remote_code: bool) -> None:
+def keep_promises(config: PretrainedConfig, id: str, own_code: bool) -> None:
     """Take back, in place, what the config of a teacher promises in vain.
 
     Args:
         config: of the teacher, as it was read.
         id: the teacher's name in messages.
-        trust_remote_code: whether code that comes with the model is in use, and goes along with students.
+        own_code: whether code that comes with the model is in use, and goes along with students.
     """
     _compute_with_pytorch(config, id)
-    if trust_remote_code and getattr(config, "auto_map", None):
+    if own_code:
         return  # what the class builds, its own code says
     for one in _with_parts(config):
         if code := vars(one).pop("auto_map", None):
