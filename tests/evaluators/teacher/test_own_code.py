@@ -57,6 +57,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from .configuration_tall import TallConfig
 
 
+# As outputs name the cache: past_key_values until transformers 5.23.
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+
+
 class Norm(nn.Module):
     def __init__(self, size):
         super().__init__()
@@ -103,13 +107,13 @@ class TallModel(PreTrainedModel):
     def get_input_embeddings(self):
         return self.words
 
-    def forward(self, input_ids, past_key_values=None, use_cache=None, **kwargs):
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+    def forward(self, input_ids, cache=None, use_cache=None, **kwargs):
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         x = self.words(input_ids)
         for layer in self.layers:
-            x = layer(x, past_key_values)
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=past_key_values)
+            x = layer(x, cache)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(x), **{CACHE: cache})
 
 
 class TallForCausalLM(PreTrainedModel, GenerationMixin):
@@ -128,10 +132,11 @@ class TallForCausalLM(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self):
         return self.lm_head
 
-    def forward(self, input_ids, past_key_values=None, use_cache=None, **kwargs):
-        inner = self.model(input_ids=input_ids, past_key_values=past_key_values, use_cache=use_cache)
+    def forward(self, input_ids, cache=None, past_key_values=None, use_cache=None, **kwargs):
+        cache = past_key_values if cache is None else cache
+        inner = self.model(input_ids=input_ids, cache=cache, use_cache=use_cache)
         logits = self.lm_head(inner.last_hidden_state)
-        return CausalLMOutputWithPast(logits=logits, past_key_values=inner.past_key_values)
+        return CausalLMOutputWithPast(logits=logits, **{CACHE: inner[CACHE] if use_cache else None})
 """
 AUTO_MAP = {
     "AutoConfig": "configuration_tall.TallConfig",
