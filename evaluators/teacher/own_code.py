@@ -76,8 +76,13 @@ def registered_config(directory: Path, described: dict[str, Any]) -> PretrainedC
         Exception: whatever that code does wrong.
     """
     names = described["auto_map"]
-    of_config, of_model = (get_class_from_dynamic_module(names[name], directory) for name in _CLASSES)
+    of_config, of_model = (_class_in(directory, names[name]) for name in _CLASSES)
     AutoConfig.register(described["model_type"], of_config, exist_ok=True)
     AutoModelForCausalLM.register(of_config, add_generation_mixin_to_remote_model(of_model), exist_ok=True)
     config: PretrainedConfig = of_config.from_pretrained(directory)
     return config
+
+
+def _class_in(directory: Path, name: str) -> Any:
+    """Return the class ``module.Class`` of a directory, or ``repository--module.Class`` of the hub."""
+    return get_class_from_dynamic_module(name, directory)
