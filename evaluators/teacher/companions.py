@@ -61,7 +61,7 @@ def copy_companions(
         _name_no_code(path / TOKENIZER_CONFIG, tokenizer)
     else:
         tokenizer.save_pretrained(path)
-    if _can_be_read(source):
+    if has_generation_settings(source):
         shutil.copyfile(source / GENERATION, path / GENERATION)
     if _names_code(model, tokenizer):
         _copy(CODE, source, path)
@@ -94,8 +94,8 @@ def _name_no_code(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _can_be_read(directory: Path) -> bool:
-    """Whether transformers reads the settings of generation; otherwise it makes them from the config."""
+def has_generation_settings(directory: Path) -> bool:
+    """Whether a directory has settings of generation that transformers reads; else the config makes them."""
     try:
         with quiet_libraries():
             GenerationConfig.from_pretrained(directory)

@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,11 +16,11 @@ from typing import Any
 import torch
 from huggingface_hub import metadata_load
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.distillation.schedule import DivergenceError
 from evaluators.huggingface.library_output import quiet_libraries, short_message
-from evaluators.teacher.companions import copy_companions
+from evaluators.teacher.companions import copy_companions, has_generation_settings
 from evaluators.teacher.config_file import CONFIG_FILE, restore_form, write_fields
 from evaluators.teacher.finite import stays_finite
 from space.axes.axis_map import wildcard_name
@@ -121,7 +122,11 @@ def write_directory(
     shutil.rmtree(new, ignore_errors=True)
     most = _convert(model, dtype, other_dtypes)
     with quiet_libraries():
-        model.save_pretrained(new, **saving)
+        if source is not None and has_generation_settings(source):
+            with _usual_generation(model):
+                model.save_pretrained(new, **saving)
+        else:
+            model.save_pretrained(new, **saving)
         if source is None:
             tokenizer.save_pretrained(new)
         else:
@@ -132,6 +137,20 @@ def write_directory(
         restore_form(new / CONFIG_FILE, model.config, source / CONFIG_FILE)
     shutil.rmtree(path, ignore_errors=True)
     os.replace(new, path)
+
+
+@contextmanager
+def _usual_generation(model: PreTrainedModel) -> Iterator[None]:
+    """Within the context, a model has the usual settings of generation; the teacher's file replaces them.
+
+    Some of the settings that people have contradict each other, which transformers 5.17 does not save.
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _convert(model: nn.Module, dtype: torch.dtype, others: Mapping[str, torch.dtype]) -> torch.dtype:
