@@ -23,8 +23,19 @@ _LOGITS_AT_ONCE = 2**24
 
 
 def decoder(model: PreTrainedModel) -> nn.Module:
-    """Return the part of the model below the head: the outermost submodule with the input embeddings."""
-    return _modules_around_embeddings(model)[0]
+    """Return the part of the model below the head: the outermost submodule with the input embeddings.
+
+    Raises:
+        InputError: the class has none, as some that come with a model.
+    """
+    around = _modules_around_embeddings(model)
+    if not around:
+        raise InputError(
+            "A teacher's embedding and layers have to lie in a module of their own, below the head",
+            f"those of {type(model).__name__} lie beside it",
+            "Name a model of another class",
+        )
+    return around[0]
 
 
 def _modules_around_embeddings(model: PreTrainedModel) -> list[nn.Module]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from evaluators.huggingface.caching import cache_argument, cache_of
 from evaluators.huggingface.final_states import final_states, logits_of, token_slice, vocabulary_size
 from evaluators.importance.activations import ActivationListener
 from evaluators.importance.layer_passes import PartialPasses
@@ -147,6 +148,6 @@ def generating_bytes(work: ForwardWork, workload: Workload) -> int:
         prompt = tokens.flatten()[: workload.batch * workload.prompt].view(workload.batch, workload.prompt)
         output = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
         token = output.logits[:, -1:].argmax(-1)
-        model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+        model(input_ids=token, use_cache=True, **{cache_argument(model): cache_of(output)})
 
     return replace(work, block=workload.batch * workload.prompt, blocks=1).peak(run)

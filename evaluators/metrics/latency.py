@@ -31,6 +31,8 @@ import transformers
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from evaluators.huggingface.caching import cache_argument, cache_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
@@ -90,13 +92,14 @@ def measure_latency_beside(
 @torch.no_grad()
 def time_once(model: PreTrainedModel, workload: Workload) -> tuple[float, float]:
     """Time a workload once; return (prefill, decode per token) in milliseconds."""
+    argument = cache_argument(model)
     prompt = torch.ones(workload.batch, workload.prompt, dtype=torch.long, device=model.device)
     began = synchronized_time(model.device)
     output = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
     prefilled = synchronized_time(model.device)
     for _ in range(workload.timed_answer):
         token: Tensor = output.logits[:, -1:].argmax(-1)
-        output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+        output = model(input_ids=token, use_cache=True, **{argument: cache_of(output)})
     done = synchronized_time(model.device)
     return (prefilled - began) * 1e3, (done - prefilled) * 1e3 / workload.timed_answer
 

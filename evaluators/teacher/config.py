@@ -10,7 +10,6 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, PretrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -18,6 +17,8 @@ from transformers.models.auto.modeling_auto import (
 
 from evaluators.huggingface.hub import HubRequest, LoggedBytes, hub_refusals, may_be_hub_id, not_found
 from evaluators.huggingface.library_output import quiet_libraries, short_message
+from evaluators.teacher.companions import CODE, GENERATION, TOKENIZER_CONFIG, TOKENIZER_FILES
+from evaluators.teacher.own_code import check_code, registered_config
 from evaluators.teacher.promises import keep_promises
 from evaluators.teacher.said import say_once
 from evaluators.teacher.stored import empty_model, tensors_apart
@@ -29,21 +30,9 @@ logger = logging.getLogger(__name__)
 _RULE = "a teacher is a directory or a hub id"
 _CAUSAL = "a teacher is a causal language model"
 _CONFIG = ["config.json"]
-_CODE = ["*.py"]
-_TOKENIZER = [
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
-    "tekken.json",
-    "chat_template*",
-    "additional_chat_templates/*.jinja",
-    "generation_config.json",
-]
-_TEMPLATES = ["tokenizer_config.json", "chat_template*"]
+_CODE = [CODE]
+_COMPANIONS = [*TOKENIZER_FILES, GENERATION]
+_TEMPLATES = [TOKENIZER_CONFIG, "chat_template*"]
 #: Every folder except ``additional_chat_templates``; the patterns of the hub's client have no negation.
 _FOLDERS = ["[!a]*/*", "a[!d]*/*"]
 _TERMS = ["README.md", *LICENCE_FILES]
@@ -75,7 +64,7 @@ def has_chat_template(id: str, revision: str | None = None) -> bool:
     if any(file.is_file() for file in directory.glob("chat_template*")):
         return True
     try:
-        settings = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+        settings = json.loads((directory / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(settings, dict) and bool(settings.get("chat_template"))
@@ -92,7 +81,7 @@ def find_all(id: str, config_directory: Path, revision: str | None, trust_remote
     # The name of a snapshot's folder is its commit; the weights have to be of the same commit.
     commit = config_directory.name
     code = _CODE if trust_remote_code else []
-    directory = _find(id, commit, [*_CONFIG, INDEX, SINGLE_FILE, *_TOKENIZER, *_TERMS, *code])
+    directory = _find(id, commit, [*_CONFIG, INDEX, SINGLE_FILE, *_COMPANIONS, *_TERMS, *code])
     if (directory / SINGLE_FILE).is_file() or not (directory / INDEX).is_file():
         return directory
     # Shards have any names, and may lie in folders: the index tells.
@@ -151,12 +140,12 @@ def read_config(directory: Path, id: str, trust_remote_code: bool) -> Pretrained
         InputError: as in ``load_config``.
     """
     described = _read_json(directory / "config.json", id)
-    _refuse_remote_code(described, id, trust_remote_code)
+    own_code = check_code(described, id, trust_remote_code)
     _refuse_quantised(described, id)
     with quiet_libraries():
-        config = _parse_config(directory, id, trust_remote_code)
-    _refuse_not_causal(config, described, id, trust_remote_code)
-    keep_promises(config, id, trust_remote_code)
+        config = _parse_config(directory, id, described if own_code else None)
+    _refuse_not_causal(config, id, own_code)
+    keep_promises(config, id, own_code)
     if weights_are_here(directory):
         untie_as_stored(config, directory, id, trust_remote_code)
     return config
@@ -192,9 +181,11 @@ def untie_as_stored(config: PretrainedConfig, directory: Path, id: str, trust_re
     )
 
 
-def _parse_config(directory: Path, id: str, trust_remote_code: bool) -> PretrainedConfig:
+def _parse_config(directory: Path, id: str, by_own_code: dict[str, Any] | None) -> PretrainedConfig:
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        if by_own_code is not None:
+            return registered_config(directory, by_own_code)
+        config: PretrainedConfig = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # anything can be wrong with a user's file
         raise InputError(
             "config.json has to be one that transformers reads",
@@ -227,32 +218,11 @@ def _refuse_quantised(described: dict[str, Any], id: str) -> None:
         )
 
 
-def _refuse_remote_code(described: dict[str, Any], id: str, trust_remote_code: bool) -> None:
-    kind = described.get("model_type")
-    if kind in CONFIG_MAPPING or (described.get("auto_map") and trust_remote_code):
-        return
-    if described.get("auto_map"):
-        raise InputError(
-            "code that comes with a model runs only if you allow it",
-            f"{id} is of the type {kind}, which transformers does not have; its own code would have to run",
-            "Read that code, then give --trust-remote-code",
-        )
-    raise InputError(
-        "the teacher's type has to be known to transformers",
-        f"{id} has the model_type {kind}",
-        "Install a newer transformers, or name another model",
-    )
-
-
-def _refuse_not_causal(
-    config: PretrainedConfig, described: dict[str, Any], id: str, trust_remote_code: bool
-) -> None:
+def _refuse_not_causal(config: PretrainedConfig, id: str, own_code: bool) -> None:
     remedy = "Name a decoder-only model with a language modelling head, such as a Llama, Mistral or Qwen"
     if config.is_encoder_decoder:
         raise InputError(_CAUSAL, f"{id} ({config.model_type}) has an encoder and a decoder", remedy)
-    if trust_remote_code and "AutoModelForCausalLM" in (described.get("auto_map") or {}):
-        return
-    if not _has_causal_head(config):
+    if not own_code and not _has_causal_head(config):
         named = ", ".join(config.architectures or ())
         found = f"a {named}" if named else f"of the type {config.model_type}"
         raise InputError(_CAUSAL, f"{id} is {found}", remedy)

@@ -85,7 +85,14 @@ def correct_teacher(
     except torch.OutOfMemoryError:
         raise _too_large(teacher, needed) from None
     if accelerator.is_main_process:
-        write_directory(teacher.model, teacher.tokenizer, teacher.stored_dtype, path, teacher.other_dtypes)
+        write_directory(
+            teacher.model,
+            teacher.tokenizer,
+            teacher.stored_dtype,
+            path,
+            teacher.other_dtypes,
+            teacher.directory,
+        )
     return outcome
 
 

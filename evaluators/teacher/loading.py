@@ -22,8 +22,10 @@ from transformers import (
 
 from evaluators.huggingface.library_output import quiet_libraries, short_message
 from evaluators.huggingface.residence import Residence
+from evaluators.teacher.companions import has_vocabulary
 from evaluators.teacher.config import find_all, find_config, read_config, untie_as_stored
 from evaluators.teacher.finite import check_finite
+from evaluators.teacher.promises import say_without_code
 from evaluators.teacher.said import first_names
 from evaluators.teacher.stored import StoredTensors, empty_model, find_places, shapes_of
 from evaluators.teacher.vocabulary import check_tokenizer
@@ -37,15 +39,6 @@ from evaluators.teacher.weights import (
 from space.input_error import InputError
 
 logger = logging.getLogger(__name__)
-#: Files that may hold the vocabulary; every kind of tokenizer has at least one.
-_VOCABULARIES = (
-    "tokenizer.json",
-    "*.model",
-    "vocab.json",
-    "vocab.txt",
-    "*.tiktoken",
-    "tekken.json",
-)
 
 
 def find_tokenizer(id: str, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
@@ -55,7 +48,7 @@ def find_tokenizer(id: str, trust_remote_code: bool) -> PreTrainedTokenizerBase 
         InputError: it cannot be read.
     """
     directory = Path(id).expanduser()
-    if not any(file for pattern in _VOCABULARIES for file in directory.glob(pattern)):
+    if not has_vocabulary(directory):
         return None
     with quiet_libraries():
         return _read_tokenizer(directory, id, trust_remote_code)
@@ -69,7 +62,7 @@ def load_tokenizer(
     Raises:
         InputError: there is none, it cannot be read, or the model has no row for its tokens.
     """
-    if not any(file for pattern in _VOCABULARIES for file in directory.glob(pattern)):
+    if not has_vocabulary(directory):
         raise InputError(
             "a teacher comes with its tokenizer",
             f"{id} has no tokenizer.json nor any other vocabulary",
@@ -77,8 +70,8 @@ def load_tokenizer(
         )
     with quiet_libraries():
         tokenizer = _read_tokenizer(directory, id, trust_remote_code)
-    if not trust_remote_code:  # the class of transformers is in use, and the code does not go along
-        tokenizer.init_kwargs.pop("auto_map", None)
+    if not trust_remote_code and (code := tokenizer.init_kwargs.pop("auto_map", None)):
+        say_without_code(id, code)
     check_tokenizer(tokenizer, config.get_text_config().vocab_size, id)
     return tokenizer
 

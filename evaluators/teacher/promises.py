@@ -7,12 +7,12 @@ not have, no code that does not lie beside it. How attention is computed is no p
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from transformers import PretrainedConfig
 
 from evaluators.huggingface.library_output import quiet_libraries
-from evaluators.teacher.said import say_once
+from evaluators.teacher.said import first_names, say_once
 from space.axes.axis_map import BUILD_ERRORS, build
 
 #: Ways to compute attention and experts that need no other package than PyTorch.
@@ -23,20 +23,29 @@ _AHEAD = re.compile(r"(^|_)(mtp|nextn)(_|$)")
 _COUNT = re.compile(r"(^|_)(num|n|layers|modules|depths?)(_|$)")
 
 
-def keep_promises(config: PretrainedConfig, id: str, trust_remote_code: bool) -> None:
+def keep_promises(config: PretrainedConfig, id: str, own_code: bool) -> None:
     """Take back, in place, what the config of a teacher promises in vain.
 
     Args:
         config: of the teacher, as it was read.
         id: the teacher's name in messages.
-        trust_remote_code: whether code that comes with the model is in use, and goes along with students.
+        own_code: whether code that comes with the model is in use, and goes along with students.
     """
     _compute_with_pytorch(config, id)
-    if trust_remote_code and getattr(config, "auto_map", None):
+    if own_code:
         return  # what the class builds, its own code says
     for one in _with_parts(config):
-        vars(one).pop("auto_map", None)
+        if code := vars(one).pop("auto_map", None):
+            say_without_code(id, code)
     _without_layers_ahead(config, id)
+
+
+def say_without_code(id: str, code: Mapping[str, object]) -> None:
+    """Tell that classes of transformers take the place of the code that a teacher's ``auto_map`` names."""
+    say_once(
+        f"{id} names code of its own for {first_names(sorted(code))}; transformers' own classes take its "
+        "place, and students do not name it"
+    )
 
 
 def _with_parts(config: PretrainedConfig) -> Iterator[PretrainedConfig]:

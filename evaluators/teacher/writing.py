@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,10 +16,12 @@ from typing import Any
 import torch
 from huggingface_hub import metadata_load
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.distillation.schedule import DivergenceError
 from evaluators.huggingface.library_output import quiet_libraries, short_message
+from evaluators.teacher.companions import copy_companions, has_generation_settings
+from evaluators.teacher.config_file import CONFIG_FILE, restore_form, write_fields
 from evaluators.teacher.finite import stays_finite
 from space.axes.axis_map import wildcard_name
 
@@ -96,6 +99,7 @@ def write_directory(
     dtype: torch.dtype,
     path: Path,
     other_dtypes: Mapping[str, torch.dtype] = MappingProxyType({}),
+    source: Path | None = None,
     **saving: Any,
 ) -> None:
     """Write a directory that transformers loads; an existing one is replaced once the new one is complete.
@@ -106,6 +110,8 @@ def write_directory(
         dtype: the dtype of most weights on disk. If they do not fit into float16, it is bfloat16 instead.
         path: the directory.
         other_dtypes: those of tensors that are stored in another one, see ``Teacher``.
+        source: the teacher's directory: its tokenizer's files go along as they are, and config.json keeps the
+            form that it has there. Without it, all is in the form of today's transformers.
         saving: further arguments of the model's ``save_pretrained``.
 
     Raises:
@@ -116,12 +122,35 @@ def write_directory(
     shutil.rmtree(new, ignore_errors=True)
     most = _convert(model, dtype, other_dtypes)
     with quiet_libraries():
-        model.save_pretrained(new, **saving)
-        tokenizer.save_pretrained(new)
+        if source is not None and has_generation_settings(source):
+            with _usual_generation(model):
+                model.save_pretrained(new, **saving)
+        else:
+            model.save_pretrained(new, **saving)
+        if source is None:
+            tokenizer.save_pretrained(new)
+        else:
+            copy_companions(model, tokenizer, source, new)
     if model.dtype != most:
-        _name_dtype(new / "config.json", most)
+        _name_dtype(new / CONFIG_FILE, most)
+    if source is not None and (source / CONFIG_FILE).is_file():
+        restore_form(new / CONFIG_FILE, model.config, source / CONFIG_FILE)
     shutil.rmtree(path, ignore_errors=True)
     os.replace(new, path)
+
+
+@contextmanager
+def _usual_generation(model: PreTrainedModel) -> Iterator[None]:
+    """Within the context, a model has the usual settings of generation; the teacher's file replaces them.
+
+    Some of the settings that people have contradict each other, which transformers 5.17 does not save.
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _convert(model: nn.Module, dtype: torch.dtype, others: Mapping[str, torch.dtype]) -> torch.dtype:
@@ -152,4 +181,4 @@ def _name_dtype(path: Path, dtype: torch.dtype) -> None:
     """Name a dtype in a written config: ``save_pretrained`` names that of the first tensor."""
     fields = json.loads(path.read_text(encoding="utf-8"))
     fields["dtype"] = str(dtype).removeprefix("torch.")
-    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_fields(path, fields)

@@ -27,8 +27,8 @@ Entry = dict[str, Any]
 _SNIPPET = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained({folder})
-model = AutoModelForCausalLM.from_pretrained({folder})
+tokenizer = AutoTokenizer.from_pretrained({folder}{options})
+model = AutoModelForCausalLM.from_pretrained({folder}{options})
 prompt = tokenizer("Once upon a time", return_tensors="pt").input_ids
 answer = model.generate(prompt, max_new_tokens=64)
 print(tokenizer.decode(answer[0], skip_special_tokens=True))
@@ -36,7 +36,12 @@ print(tokenizer.decode(answer[0], skip_special_tokens=True))
 
 
 def model_card(
-    summary: dict[str, Any], label: str, provenance: Provenance, *, origin: str | None = None
+    summary: dict[str, Any],
+    label: str,
+    provenance: Provenance,
+    *,
+    origin: str | None = None,
+    own_code: bool = False,
 ) -> str:
     """Return the model card of the retrained model with a label.
 
@@ -46,6 +51,7 @@ def model_card(
         provenance: the model's sources and licence.
         origin: the model's origin, needed where two models share a label: the chosen architecture trained
             from ``random-weights`` has the label of the chosen model.
+        own_code: whether the model comes with code, which its users have to trust.
 
     Raises:
         KeyError: no retrained model of the run has this label and origin.
@@ -62,7 +68,7 @@ def model_card(
         "## Numbers\n\n" + _numbers(summary, student),
         "## Beside the other models of the run\n\n" + _comparison(summary, student),
         "## Sizes\n\n" + _sizes(summary["teacher"]["architecture"], student["architecture"]),
-        "## Use\n\nNothing but transformers is needed:\n\n" + _snippet(student),
+        "## Use\n\nNothing but transformers is needed:\n\n" + _snippet(student, own_code),
         "## How it was made\n\n" + _making(summary, student),
         "## Licence\n\n" + _licence(provenance),
     )
@@ -242,8 +248,9 @@ def _sizes(teacher: Entry, student: Entry) -> str:
     )
 
 
-def _snippet(student: Entry) -> str:
-    return _SNIPPET.format(folder=json.dumps(student["path"] or student["label"], ensure_ascii=False))
+def _snippet(student: Entry, own_code: bool) -> str:
+    folder = json.dumps(student["path"] or student["label"], ensure_ascii=False)
+    return _SNIPPET.format(folder=folder, options=", trust_remote_code=True" if own_code else "")
 
 
 def _making(summary: dict[str, Any], student: Entry) -> str:
@@ -310,8 +317,10 @@ def write_cards(summary: dict[str, Any], run: Path) -> None:
     provenance = read_provenance(run)
     for entry in (*summary["promoted"], *summary["baselines"]):
         if entry["path"]:
-            card = model_card(summary, entry["label"], provenance, origin=entry["origin"])
-            _write(run / entry["path"], card, licence_copies(run, provenance))
+            folder = run / entry["path"]
+            code = any(folder.glob("*.py"))
+            card = model_card(summary, entry["label"], provenance, origin=entry["origin"], own_code=code)
+            _write(folder, card, licence_copies(run, provenance))
     corrected = RunDirectory(run).corrected_teacher
     if summary["teacher"]["correction"] and corrected.is_dir():
         _write(corrected, corrected_card(summary, provenance), licence_copies(run, provenance))

@@ -150,7 +150,9 @@ def write_model(context: RunContext, student: PreTrainedModel, path: Path) -> No
     """Write a directory that transformers loads, each tensor in the dtype that the teacher's files have."""
     student.generation_config = context.teacher.model.generation_config
     teacher = context.teacher
-    write_directory(student, teacher.tokenizer, teacher.stored_dtype, path, teacher.other_dtypes)
+    write_directory(
+        student, teacher.tokenizer, teacher.stored_dtype, path, teacher.other_dtypes, teacher.directory
+    )
 
 
 def reload(context: RunContext, path: Path) -> PreTrainedModel:

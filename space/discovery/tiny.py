@@ -8,6 +8,7 @@ kind of layer occurs at least twice, in an order without a period.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -113,7 +114,7 @@ def tiny_config(config: PretrainedConfig) -> PretrainedConfig:
     Raises:
         ValueError: the class refuses the sizes.
     """
-    fields = {field.name: field for field in dataclasses.fields(config) if field.init}
+    fields = _arguments(type(config))
     aliases = config.attribute_map
     own = {name: name if name in vars(config) else aliases.get(name, name) for name in fields}
     given = {name: vars(config)[key] for name, key in own.items() if key in vars(config)}
@@ -121,13 +122,26 @@ def tiny_config(config: PretrainedConfig) -> PretrainedConfig:
     given |= _missing(config, given)
     changed = _sizes(given, aliases) | _head_sizes(given, aliases)
     changed |= {name: 0.01 for name, value in given.items() if _is_epsilon(name, value)}
-    changed |= {name: _token(field, given) for name, field in fields.items() if _is_token(name)}
+    changed |= {name: _token(name, kind, given) for name, kind in fields.items() if _is_token(name)}
     changed |= {
         name: tiny_config(value) for name, value in given.items() if isinstance(value, PretrainedConfig)
     }
     changed |= _RULES.get(config.model_type, {})
     changed |= _layers(config, given, changed)
     return type(config)(**given | changed)
+
+
+def _arguments(kind: type[PretrainedConfig]) -> dict[str, str]:
+    """Return the arguments of a class of configs, with their types or, without these, their defaults.
+
+    Classes that come with a model mostly have an ``__init__`` of their own in place of fields.
+    """
+    own = {
+        name: str(parameter.default if parameter.annotation is parameter.empty else parameter.annotation)
+        for name, parameter in inspect.signature(kind.__init__).parameters.items()
+        if name != "self" and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    return own | {field.name: str(field.type) for field in dataclasses.fields(kind) if field.init}
 
 
 def _extras(config: PretrainedConfig, given: dict[str, Any]) -> dict[str, Any]:
@@ -177,11 +191,11 @@ def _is_token(name: str) -> bool:
     return name.endswith(("_token_id", "_token_index"))
 
 
-def _token(field: dataclasses.Field[Any], given: dict[str, Any]) -> int | None:
+def _token(name: str, kind: str, given: dict[str, Any]) -> int | None:
     """Return a special token's number; None where the class works without one."""
-    value = given.get(field.name)
-    counts_padding = field.name == "pad_token_id" and "is_decoder" in given and value is not None
-    needed = "None" not in str(field.type) or isinstance(value, list) or counts_padding
+    value = given.get(name)
+    counts_padding = name == "pad_token_id" and "is_decoder" in given and value is not None
+    needed = "None" not in kind or isinstance(value, list) or counts_padding
     return _TOKEN if needed or value == _TOKEN else None
 
 

@@ -135,3 +135,9 @@ def test_a_head_that_reads_something_else_is_refused(
 
 def test_a_head_that_reads_the_states_passes() -> None:
     check_head(reading(lambda output, _: output.last_hidden_state))
+
+
+def test_a_class_without_a_module_below_its_head_is_refused() -> None:
+    flat: Any = tiny_model().base_model
+    with pytest.raises(InputError, match="those of LlamaModel lie beside it"):
+        decoder(flat)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from evaluators.huggingface.caching import cache_argument
 from evaluators.metrics import latency as latency_module
 from evaluators.metrics.latency import Latency, Workload, measure_latency, measure_latency_beside
 from tests.evaluators.tiny_models import tiny_model
@@ -130,7 +131,7 @@ def test_a_measurement_reads_prompt_and_answer_and_leaves_the_model_alone() -> N
     model, shapes, caches = tiny_model(), list[tuple[int, int]](), list[int]()
 
     def watch(_: object, __: object, options: dict[str, Any]) -> None:
-        cache = options.get("past_key_values")
+        cache = options.get(cache_argument(model))
         shapes.append(tuple(options["input_ids"].shape))
         caches.append(cache.get_seq_length() if cache is not None else 0)
 

@@ -99,5 +99,7 @@ def same_size(path: Path) -> PreTrainedModel:
 def written(student: PreTrainedModel, path: Path, place: Path) -> Path:
     """The directory of a student, as a run writes it."""
     teacher = load(path)
-    write_directory(student, teacher.tokenizer, teacher.stored_dtype, place, teacher.other_dtypes)
+    write_directory(
+        student, teacher.tokenizer, teacher.stored_dtype, place, teacher.other_dtypes, teacher.directory
+    )
     return place

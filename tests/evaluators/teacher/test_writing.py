@@ -49,7 +49,7 @@ def write_student(teacher: Path, path: Path, **saving: Any) -> torch.nn.Module:
     sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2}
     student = tiny_model("llama", vocab_size=264, bos_token_id=0, eos_token_id=[0, 258], seed=1, **sizes)
     student.generation_config = loaded.model.generation_config
-    write_directory(student, loaded.tokenizer, loaded.stored_dtype, path, **saving)
+    write_directory(student, loaded.tokenizer, loaded.stored_dtype, path, source=loaded.directory, **saving)
     return student
 
 

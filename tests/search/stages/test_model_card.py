@@ -132,6 +132,12 @@ def test_the_snippet_is_six_lines_of_python_that_need_transformers_alone() -> No
     assert sample_summary()["promoted"][0]["path"] in snippet
 
 
+def test_the_snippet_of_a_model_with_code_trusts_it() -> None:
+    summary = sample_summary()
+    text = model_card(summary, summary["chosen"]["label"], UNKNOWN, own_code=True)
+    assert text.count(", trust_remote_code=True)") == 2
+
+
 def test_hostile_names_stay_text() -> None:
     text = card_of(UNKNOWN, '`` <img src=x onerror="alert(1)"> | `x`\n# Heading').text
     assert "# Heading" not in [line.strip() for line in text.splitlines()]

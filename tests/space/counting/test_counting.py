@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel
 
+from evaluators.huggingface.caching import cache_argument, cache_of
 from space.axes.architecture import Architecture
 from space.axes.axis_map import build
 from space.axes.polynomial import attention_windows
@@ -147,10 +148,10 @@ def test_reading_token_by_token_is_what_torch_counts(model_type: str) -> None:
     """To the last product, at each position; so the mean over a prompt is that of its positions."""
     model, axis_map, tokens = tiny_model(model_type), tiny_map(model_type), tokens_of(model_type, 8)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        cached, totals = None, [0]
+        argument, cached, totals = cache_argument(model), None, [0]
         for place in range(tokens.shape[1]):
             one = tokens[:, place : place + 1]
-            cached = model(input_ids=one, past_key_values=cached, use_cache=True).past_key_values
+            cached = cache_of(model(input_ids=one, use_cache=True, **{argument: cached}))
             totals.append(counter.get_total_flops())
     steps = [after - before for before, after in itertools.pairwise(totals)]
     assert steps == [decode_flops(axis_map, context).of(axis_map.teacher) for context in range(8)]
@@ -163,7 +164,7 @@ def test_the_cache_is_as_large_as_the_library_s(model_type: str) -> None:
     model, axis_map, sizes = tiny_model(model_type), tiny_map(model_type), []
     for number in range(1, 9):
         with torch.no_grad():
-            layers = model(input_ids=tokens_of(model_type, number), use_cache=True).past_key_values.layers
+            layers = cache_of(model(input_ids=tokens_of(model_type, number), use_cache=True)).layers
         sizes.append(sum(values.numel() for layer in layers for values in (layer.keys, layer.values)))
     assert sizes == [cache_polynomial(axis_map, number).of(axis_map.teacher) for number in range(1, 9)]
     assert sizes[0] == cache_polynomial(axis_map).of(axis_map.teacher)

@@ -22,10 +22,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from space.axes.architecture import Axis
 from tests.verified_once import verify_anew
 
+#: As outputs name the cache: ``past_key_values`` until transformers 5.23.
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+
 
 class OddConfig(PretrainedConfig):
     model_type = "odd_newcomer"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = (CACHE,)
 
     vocab_size: int = 900
     hidden_size: int = 96
@@ -118,14 +121,20 @@ class OddTrunk(OddBase):
         return self.table
 
     def forward(
-        self, input_ids: Tensor, past_key_values: Any = None, use_cache: bool | None = None, **_: Any
+        self,
+        input_ids: Tensor,
+        cache: Any = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        **_: Any,
     ) -> BaseModelOutputWithPast:
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        cache = past_key_values if cache is None else cache
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         states = self.table(input_ids) * self.config.hidden_size**0.25
         for floor in self.floors:
-            states = floor(states, past_key_values)
-        return BaseModelOutputWithPast(last_hidden_state=self.end(states), past_key_values=past_key_values)
+            states = floor(states, cache)
+        return BaseModelOutputWithPast(last_hidden_state=self.end(states), **{CACHE: cache})
 
 
 class OddForCausalLM(OddBase, GenerationMixin):
@@ -146,7 +155,7 @@ class OddForCausalLM(OddBase, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         inner = self.trunk(input_ids, use_cache=use_cache, **keywords)
         logits = self.words(inner.last_hidden_state) * (96 / self.config.hidden_size)
-        return CausalLMOutputWithPast(logits=logits, past_key_values=inner.past_key_values)
+        return CausalLMOutputWithPast(logits=logits, **{CACHE: inner[CACHE] if use_cache else None})
 
 
 @pytest.fixture
