@@ -21,6 +21,7 @@ from evaluators.huggingface.library_output import quiet_libraries, short_message
 from evaluators.teacher.promises import keep_promises
 from evaluators.teacher.said import say_once
 from evaluators.teacher.stored import empty_model, tensors_apart
+from evaluators.teacher.text_half import text_half
 from evaluators.teacher.weights import INDEX, SINGLE_FILE, index_of, weight_files, weights_are_here
 from evaluators.teacher.writing import LICENCE_FILES
 from space.input_error import InputError
@@ -155,6 +156,8 @@ def read_config(directory: Path, id: str, trust_remote_code: bool) -> Pretrained
     _refuse_quantised(described, id)
     with quiet_libraries():
         config = _parse_config(directory, id, trust_remote_code)
+    if not (trust_remote_code and described.get("auto_map")):
+        config = text_half(config, described, id)
     _refuse_not_causal(config, described, id, trust_remote_code)
     keep_promises(config, id, trust_remote_code)
     if weights_are_here(directory):
@@ -217,7 +220,10 @@ def _read_json(path: Path, id: str) -> dict[str, Any]:
 
 
 def _refuse_quantised(described: dict[str, Any], id: str) -> None:
-    how = described.get("quantization_config") or described.get("compression_config")
+    text = described.get("text_config")
+    parts = [described, text] if isinstance(text, dict) else [described]
+    names = ("quantization_config", "compression_config")
+    how = next((part[name] for part in parts for name in names if part.get(name)), None)
     if how:
         method = f" ({how['quant_method']})" if isinstance(how, dict) and "quant_method" in how else ""
         raise InputError(

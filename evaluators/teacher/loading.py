@@ -211,6 +211,7 @@ def _load_model(
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, with the shapes
+            key_mapping=tensors.key_mapping,
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _too_large(id, torch.device("cpu")) from error
@@ -223,6 +224,8 @@ def _load_model(
     model: PreTrainedModel
     model, report = loaded
     _refuse_misfit(report, tensors, id)
+    if tensors.key_mapping:  # saved, it is a model of text with the names of its class
+        vars(model).pop("_weight_conversions", None)
     return model
 
 
