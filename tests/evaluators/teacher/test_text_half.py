@@ -166,6 +166,20 @@ class TestFiles:
         (path / CONFIG).write_text(json.dumps(described))
         assert load_config(str(path)).eos_token_id == [1, 106]
 
+    def test_a_chat_template_of_the_processor(self, save: Save) -> None:
+        path = save(tiny_whole("gemma3"))
+        (path / "chat_template.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+        assert load(path).tokenizer.chat_template == "{{ messages }}"
+
+    def test_layers_that_predict_tokens_ahead(self, save: Save, caplog: Said) -> None:
+        def add(tensors: Tensors) -> None:
+            tensors["mtp.fc.weight"] = torch.ones(16, 32)
+            tensors["mtp.layers.0.mlp.up_proj.weight"] = torch.ones(24, 16)
+
+        whole = tiny_whole("qwen3_5")
+        torch.testing.assert_close(logits(load(save(whole, add)).model), logits(whole))
+        assert "tensors of layers that predict tokens further ahead" in caplog.text
+
     def test_only_what_is_used_has_to_be_finite(self, save: Save) -> None:
         def spoil(end: str) -> Callable[[Tensors], None]:
             def change(tensors: Tensors) -> None:

@@ -98,4 +98,5 @@ def tiny_whole(kind: str, **changes: Any) -> PreTrainedModel:
                 parameter.copy_(("norm" in name) + 0.3 * torch.randn(parameter.shape))
             else:
                 parameter.mul_(5)
-    return model.eval()
+    model.eval()
+    return model
