@@ -35,12 +35,11 @@ from tests.evaluators.teacher.checkpoints import (
     refused,
     save,
 )
-from tests.evaluators.teacher.wholes import CUT, WHOLES, tiny_whole
+from tests.evaluators.teacher.wholes import WHOLES, tiny_whole
 
 __all__ = ["save"]
 Save = Callable[..., Path]
 every_whole = pytest.mark.parametrize("kind", WHOLES)
-every_cut = pytest.mark.parametrize("kind", CUT)
 
 
 def renamed(old: str, new: str) -> Callable[[Tensors], None]:
@@ -85,7 +84,7 @@ class TestTheTeacher:
             built = AutoModelForCausalLM.from_config(load_config(str(path)))
         assert built.num_parameters() == tensors
 
-    @every_cut
+    @every_whole
     def test_layers_are_read_one_at_a_time(self, kind: str, save: Save) -> None:
         path = save(tiny_whole(kind))
         axis_map = discover(load_config(str(path))).axis_map
@@ -97,7 +96,7 @@ class TestTheTeacher:
 
 
 class TestStudents:
-    @every_cut
+    @every_whole
     def test_all_sizes_give_the_wholes_logits(self, kind: str, save: Save) -> None:
         whole = tiny_whole(kind)
         student, axis_map = student_of(save(whole), 1.0)
@@ -105,7 +104,7 @@ class TestStudents:
         count = parameter_polynomial(axis_map).of(axis_map.teacher)
         assert student.num_parameters() == count < whole.num_parameters()
 
-    @every_cut
+    @every_whole
     def test_it_is_an_ordinary_model_of_text(self, kind: str, save: Save, tmp_path: Path) -> None:
         path, place = save(tiny_whole(kind)), tmp_path / "student"
         student, _ = student_of(path, 0.6)
@@ -227,7 +226,3 @@ class TestRefused:
         described["text_config"]["quantization_config"] = {"quant_method": "fp8"}
         (path / CONFIG).write_text(json.dumps(described))
         assert "is quantised (fp8)" in refused(path)
-
-    def test_layers_with_sizes_of_their_own(self, save: Save) -> None:
-        with pytest.raises(InputError, match="those of this 'gemma4_text' have sizes of their own"):
-            discover(load_config(str(save(tiny_whole("gemma4")))))

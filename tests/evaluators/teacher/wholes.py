@@ -34,6 +34,8 @@ _SIZES: dict[str, dict[str, dict[str, Any]]] = {
     "gemma4": {
         "text_config": {
             "global_head_dim": 16,
+            "num_global_key_value_heads": 1,
+            "attention_k_eq_v": True,
             "vocab_size_per_layer_input": 257,
             "hidden_size_per_layer_input": 0,
             "sliding_window": 8,
@@ -77,8 +79,6 @@ _SIZES: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 WHOLES = tuple(_SIZES)
-#: Those whose text half can be cut: the layers of Gemma 4 have sizes of their own.
-CUT = tuple(kind for kind in WHOLES if kind != "gemma4")
 
 
 def tiny_whole(kind: str, **changes: Any) -> PreTrainedModel:
