@@ -19,6 +19,7 @@ from evaluators.teacher.on_disk import WeightsOnDisk, teacher_on_disk
 from evaluators.teacher.writing import write_directory
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap
+from space.axes.config_fields import own_fields_of_layers
 from space.counting.counting import parameter_polynomial
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
 from space.discovery.discovery import discover
@@ -53,13 +54,16 @@ def renamed(old: str, new: str) -> Callable[[Tensors], None]:
 
 
 def student_of(path: Path, share: float) -> tuple[PreTrainedModel, AxisMap]:
-    """A student whose hidden, MLP and layers have a share of the teacher's sizes, in a random ranking."""
+    """A student whose hidden, MLP and layers have a share of the teacher's sizes, in a random ranking.
+
+    Gemma 4 keeps its layers, as its class makes the last one of a kind of its own.
+    """
     axis_map = discover(load_config(str(path))).axis_map
     ranking = random_ranking(axis_map, 0)
     sizes = {
         axis: step * max(1, round(share * axis_map.teacher[axis] / step))
         for axis, step in ((Axis.HIDDEN, 4), (Axis.MLP, 1), (Axis.LAYERS, 1))
-        if axis in axis_map.free
+        if axis in axis_map.free and not (axis is Axis.LAYERS and own_fields_of_layers(axis_map.config))
     }
     tensors = sort_by_importance(saved_tensors(load(path).model, axis_map), axis_map, ranking)
     return extract(tensors, axis_map, ranking, axis_map.complete(sizes)), axis_map
