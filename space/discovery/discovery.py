@@ -99,7 +99,8 @@ def probe_sizes(config: PretrainedConfig, tie: HiddenTie | None) -> Probes:
     Raises:
         InputError: the class does not build, or a needed size has no field.
     """
-    if own_fields_of_layers(config) - HEAD_SIZES:
+    own = (config.to_dict().get("per_layer_config") or {}).values()
+    if any(sizes.keys() - HEAD_SIZES for sizes in own):
         raise InputError(
             "The layers of a teacher have to be alike in size",
             f"those of this {config.model_type!r} have sizes of their own",

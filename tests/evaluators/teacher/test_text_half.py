@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from evaluators.teacher import load_config
+from evaluators.teacher import load_config, load_teacher
 from evaluators.teacher.on_disk import WeightsOnDisk, teacher_on_disk
 from evaluators.teacher.writing import write_directory
 from space.axes.architecture import Axis
@@ -87,6 +87,14 @@ class TestTheTeacher:
         with torch.device("meta"):
             built = AutoModelForCausalLM.from_config(load_config(str(path)))
         assert built.num_parameters() == tensors
+
+    def test_on_the_hub(self, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = tiny_whole("qwen3_5")
+        path = save(whole)
+        monkeypatch.setattr("evaluators.teacher.config._fetch", lambda *_: path)
+        teacher = load_teacher("maker/model", revision=None, device=CPU, dtype=torch.float32)
+        assert load_config("maker/model").model_type == teacher.model.config.model_type == "qwen3_5_text"
+        torch.testing.assert_close(logits(teacher.model), logits(whole))
 
     @every_whole
     def test_layers_are_read_one_at_a_time(self, kind: str, save: Save) -> None:
