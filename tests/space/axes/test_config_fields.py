@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from huggingface_hub.errors import StrictDataclassError
 from transformers import DbrxConfig, Gemma4TextConfig, GPT2Config, LlamaConfig, MptConfig
@@ -35,11 +37,12 @@ class TestReading:
         assert read_field(config, "ffn_config.nothing.there") is None
 
     def test_fields_that_some_layers_have_for_themselves(self) -> None:
-        config = Gemma4TextConfig(num_hidden_layers=2, head_dim=8, global_head_dim=16)
+        sizes: dict[str, Any] = {"num_hidden_layers": 2, "head_dim": 8}
+        config = Gemma4TextConfig(**sizes | {"global_head_dim": 16})
         assert own_fields_of_layers(config) == {"head_dim"}
         assert read_field(config, "head_dim") == 8
         assert first_field_of(config, NAMES[Axis.HEAD_DIM]) == "head_dim"
-        alike = Gemma4TextConfig(num_hidden_layers=2, head_dim=8, global_head_dim=8)
+        alike = Gemma4TextConfig(**sizes | {"global_head_dim": 8})
         assert not own_fields_of_layers(alike)
         assert not own_fields_of_layers(SMALL)
 

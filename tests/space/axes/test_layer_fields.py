@@ -41,7 +41,8 @@ def test_numbers_of_layers_are_counted_anew() -> None:
 
 def test_sizes_of_single_layers_go_with_them() -> None:
     kinds = ["sliding_attention", "full_attention"] * 3
-    config = Gemma4TextConfig(num_hidden_layers=6, layer_types=kinds, head_dim=8, global_head_dim=16)
+    sizes: dict[str, Any] = {"head_dim": 8, "global_head_dim": 16}
+    config = Gemma4TextConfig(num_hidden_layers=6, layer_types=kinds, **sizes)
     found = per_layer_fields(config, 6, [0, 3, 4, 5])
     student = with_sizes(config, found | {"num_hidden_layers": 4})
     assert [layer.head_dim for layer in student.per_layer_config] == [8, 16, 8, 16]

@@ -240,8 +240,14 @@ class TestRefusals:
 
     def test_heads_of_their_own_sizes_stay(self) -> None:
         kinds = ["sliding_attention", "full_attention"] * 2
-        sizes = {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
-        config = Gemma4TextConfig(**TINY | sizes, layer_types=kinds, global_head_dim=16)
+        sizes: dict[str, Any] = TINY | {
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "global_head_dim": 16,
+        }
+        config = Gemma4TextConfig(**sizes, layer_types=kinds)
         axis_map = discover(config).axis_map
         assert {Axis.HEADS, Axis.KV_HEADS} <= axis_map.refused.keys()
         assert {Axis.HIDDEN, Axis.MLP} <= set(axis_map.free)
