@@ -22,6 +22,7 @@ from evaluators.teacher.own_code import check_code, registered_config
 from evaluators.teacher.promises import keep_promises
 from evaluators.teacher.said import say_once
 from evaluators.teacher.stored import empty_model, tensors_apart
+from evaluators.teacher.text_half import text_half
 from evaluators.teacher.weights import INDEX, SINGLE_FILE, index_of, weight_files, weights_are_here
 from evaluators.teacher.writing import LICENCE_FILES
 from space.input_error import InputError
@@ -144,6 +145,8 @@ def read_config(directory: Path, id: str, trust_remote_code: bool) -> Pretrained
     _refuse_quantised(described, id)
     with quiet_libraries():
         config = _parse_config(directory, id, described if own_code else None)
+    if not own_code:
+        config = text_half(config, described, id)
     _refuse_not_causal(config, id, own_code)
     keep_promises(config, id, own_code)
     if weights_are_here(directory):
@@ -208,7 +211,10 @@ def _read_json(path: Path, id: str) -> dict[str, Any]:
 
 
 def _refuse_quantised(described: dict[str, Any], id: str) -> None:
-    how = described.get("quantization_config") or described.get("compression_config")
+    text = described.get("text_config")
+    parts = [described, text] if isinstance(text, dict) else [described]
+    names = ("quantization_config", "compression_config")
+    how = next((part[name] for part in parts for name in names if part.get(name)), None)
     if how:
         method = f" ({how['quant_method']})" if isinstance(how, dict) and "quant_method" in how else ""
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -86,7 +87,19 @@ def _read_tokenizer(directory: Path, id: str, trust_remote_code: bool) -> PreTra
             "Get its files again",
         ) from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = _processors_template(directory)
     return tokenizer
+
+
+def _processors_template(directory: Path) -> str | None:
+    """Return the chat template that a model of several parts has in a file of its processor."""
+    try:
+        described = json.loads((directory / "chat_template.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    template = described.get("chat_template") if isinstance(described, dict) else None
+    return template if isinstance(template, str) else None
 
 
 @dataclass(frozen=True)
@@ -204,6 +217,7 @@ def _load_model(
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, with the shapes
+            key_mapping=tensors.key_mapping,
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _too_large(id, torch.device("cpu")) from error
@@ -216,6 +230,8 @@ def _load_model(
     model: PreTrainedModel
     model, report = loaded
     _refuse_misfit(report, tensors, id)
+    if tensors.key_mapping:  # saved, it is a model of text with the names of its class
+        vars(model).pop("_weight_conversions", None)
     return model
 
 

@@ -9,25 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    convert_and_load_state_dict_in_model,
-)
+from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.initialization import no_init_weights
 from transformers.modeling_utils import LoadStateDictConfig
 
 from evaluators.huggingface.library_output import quiet_libraries
 from evaluators.teacher.config import read_config
-from evaluators.teacher.stored import find_places
+from evaluators.teacher.stored import find_places, weight_mapping
 from evaluators.teacher.weights import weight_files
 from space.axes.axis_map import AxisMap, layer_modules
 from space.input_error import InputError
@@ -51,13 +46,13 @@ class TeacherOnDisk:
     ) -> None:
         self.model, self.device = model, device
         self._slices, self._id = slices, id
+        tensors = find_places(model, {name: one.get_shape() for name, one in slices.items()})
         self._load_config = LoadStateDictConfig(
             device_map={"": device},
             dtype=dtype,
             dtype_plan=model._get_dtype_plan(dtype),
-            weight_mapping=cast(list[WeightConverter | WeightRenaming], get_model_conversion_mapping(model)),
+            weight_mapping=weight_mapping(model, tensors.key_mapping),
         )
-        tensors = find_places(model, {name: one.get_shape() for name, one in slices.items()})
         if tensors.unknown:
             raise _misfit(id, f"{tensors.unknown[0]} has no place in the model")
         self._model_names = tensors.places

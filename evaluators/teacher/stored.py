@@ -25,9 +25,8 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from evaluators.huggingface.library_output import quiet_libraries, short_message
 from evaluators.teacher.said import first_names, say_once
+from evaluators.teacher.text_half import Shapes, text_names
 from space.input_error import InputError
-
-Shapes = Mapping[str, Sequence[int]]
 
 #: A part of a name that only layers for predicting tokens ahead have.
 _AHEAD = re.compile(r"(^|\.)([^.]*_)?(mtp|nextn)(_[^.]*)?\.")
@@ -47,6 +46,7 @@ class LeftOut(Enum):
     AHEAD = "of layers that predict tokens further ahead, which neither teacher nor students get"
     COMPUTED = "that the class computes"
     UNREAD = "that the class does not read"
+    BESIDE = "of other parts than the text half"
 
 
 @dataclass(frozen=True)
@@ -58,19 +58,21 @@ class StoredTensors:
         left_out: the other stored tensors, and why they are not read.
         unknown: stored tensors that have no place, and no reason to be left out.
         renamed: the names that transformers gives to those that are left out.
+        key_mapping: where the text half lies in the files of a model of several parts, see ``TextNames``.
     """
 
     places: Mapping[str, str]
     left_out: Mapping[str, LeftOut]
     unknown: Sequence[str]
     renamed: frozenset[str]
+    key_mapping: dict[str, str]
 
     def tell(self, id: str) -> None:
         """Log, once for each reason, what is left out; buffers that the class computes go without a word."""
         names = defaultdict(list)
         for name, why in self.left_out.items():
             names[why].append(name)
-        for why in (LeftOut.AHEAD, LeftOut.UNREAD):
+        for why in (LeftOut.AHEAD, LeftOut.UNREAD, LeftOut.BESIDE):
             if found := names[why]:
                 say_once(f"of {id}, tensors {why.value}, are left out: {first_names(found)}")
 
@@ -108,7 +110,8 @@ def shapes_of(files: Sequence[Path]) -> dict[str, list[int]]:
 def find_places(model: PreTrainedModel, shapes: Shapes) -> StoredTensors:
     """Find the place of every stored tensor in a model, which may lie on the meta device."""
     wanted = model.state_dict()
-    renamed = dict(_renamed(model, wanted, sorted(shapes)))
+    names = text_names(model, shapes)
+    renamed = dict(_renamed(model, wanted, sorted(shapes), names.key_mapping))
     places = {name: place for name, place in renamed.items() if place in wanted}
     others = {name: place for name, place in renamed.items() if place not in wanted}
     width = cast(Tensor, model.get_input_embeddings().weight).shape[-1]
@@ -118,19 +121,29 @@ def find_places(model: PreTrainedModel, shapes: Shapes) -> StoredTensors:
     for name, place in others.items():
         if name in ahead:
             left_out[name] = LeftOut.AHEAD
+        elif names.beside(name):
+            left_out[name] = LeftOut.BESIDE
         elif _is_computed(name, shapes[name]):
             left_out[name] = LeftOut.COMPUTED
         elif any(re.search(pattern, one) for pattern in unread for one in (name, place)):
             left_out[name] = LeftOut.UNREAD
     unknown = [name for name in others if name not in left_out]
-    return StoredTensors(places, left_out, unknown, frozenset(others[name] for name in left_out))
+    foreign = frozenset(others[name] for name in left_out)
+    return StoredTensors(places, left_out, unknown, foreign, names.key_mapping)
+
+
+def weight_mapping(
+    model: PreTrainedModel, key_mapping: dict[str, str]
+) -> list[WeightConverter | WeightRenaming]:
+    """Return how transformers turns stored tensors into those of a model, after ``key_mapping`` of names."""
+    return cast(list[WeightConverter | WeightRenaming], get_model_conversion_mapping(model, key_mapping))
 
 
 def _renamed(
-    model: PreTrainedModel, wanted: dict[str, Tensor], names: Sequence[str]
+    model: PreTrainedModel, wanted: dict[str, Tensor], names: Sequence[str], key_mapping: dict[str, str]
 ) -> Iterator[tuple[str, str]]:
     """Yield each stored name with the name that transformers gives it."""
-    mapping = cast(list[WeightConverter | WeightRenaming], get_model_conversion_mapping(model))
+    mapping = weight_mapping(model, key_mapping)
     renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
     converters = [one for one in mapping if isinstance(one, WeightConverter)]
     for name in names:

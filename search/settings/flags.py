@@ -26,7 +26,7 @@ class Flags:
     or 64kB. Several, as in 6B,4B,2B, are a family, each cut from what the one before it chose."""
     model: Annotated[tuple[str, ...], _arg("DIR_OR_HUB_ID ...")] = ()
     """The teacher, also a GGUF file; of several sizes the nearest above the budget, of several checkpoints of
-    one training, in its order, the last. Default: the smallest known one of at least 1.25 times the budget."""
+    one training the last, in its order. Default: the smallest known one of at least 1.25 times the budget."""
     data: Annotated[tuple[str, ...], _arg("TEXT[=SHARE] ...")] = ()
     """Texts and conversations to distil on: files, folders, or data sets of the hub; of several each has its
     share of the tokens, as in books.jsonl=0.3 chats.jsonl=0.7. Default: Python's standard library for the

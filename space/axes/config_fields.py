@@ -46,15 +46,33 @@ WIDTHS = (
     "shared_intermediate_size",
     "moe_shared_expert_intermediate_size",
 )
-TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk", "ffn_config.moe_top_k")
+TOP_K = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "moe_top_k",
+    "moe_topk",
+    "ffn_config.moe_top_k",
+    "top_k_experts",
+)
 EXPERT_GROUPS = ("n_group", "num_expert_group")
+
+
+def own_fields_of_layers(config: object) -> frozenset[str]:
+    """Return the fields that some layers have values of their own for, in ``per_layer_config``.
+
+    transformers does not let them be read of the config itself, where the value of the other layers stands.
+    """
+    return frozenset(getattr(config, "per_layer_attributes", None) or ())
 
 
 def read_field(config: PretrainedConfig, name: str) -> Any:
     """Return the value of a field, or None if the config has no field of that name."""
     value: Any = config
     for part in name.split("."):
-        value = value.get(part) if isinstance(value, dict) else getattr(value, part, None)
+        if part in own_fields_of_layers(value):
+            value = vars(value).get(part)
+        else:
+            value = value.get(part) if isinstance(value, dict) else getattr(value, part, None)
     return value
 
 

@@ -152,6 +152,9 @@ def per_layer_fields(config: PretrainedConfig, layers: int, kept: Sequence[int])
             changes[name] = sum(layer >= layers - value for layer in kept)
         elif name in _LAST and isinstance(value, int) and value >= 0:
             changes[name] = sum(layer <= value for layer in kept) - 1
+        elif name == "per_layer_config" and isinstance(value, dict):
+            own = {int(layer): sizes for layer, sizes in value.items()}
+            changes[name] = {place: own[layer] for place, layer in enumerate(kept) if layer in own}
         elif isinstance(value, (list, tuple, str)) and _LAYER_FIELD_NAME.search(name):
             remaining = _remaining_entries(value, layers, kept)
             if remaining is not None:

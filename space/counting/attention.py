@@ -7,6 +7,7 @@ from transformers.cache_utils import DynamicLayer
 
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap, MappedTensor
+from space.axes.config_fields import own_fields_of_layers
 from space.axes.layout import Concatenated, Fixed, Layout, PerUnit
 from space.axes.polynomial import Polynomial, units_of
 
@@ -45,6 +46,8 @@ class Attention:
             rows = self.latent + self.axis_map.config.qk_rope_head_dim
             return Polynomial.constant(self._modules(layer) * rows)
         axis_map = self.axis_map
+        if own_fields_of_layers(axis_map.config):
+            return Polynomial.constant(self._own_entries(layer))
         produced = Polynomial.sum(
             rows
             for row, column in self._matrices(layer)
@@ -54,13 +57,13 @@ class Attention:
         if produced.terms or (self._heads_mapped and Axis.KV_HEADS in axis_map.free):
             return produced
         # Keys and values that change with the queries look like them; assume that every layer has its own.
-        return Polynomial.variable(Axis.KV_HEADS) * self._key_and_value
+        return Polynomial.variable(Axis.KV_HEADS) * self._key_and_value(layer)
 
     def products(self, layer: int) -> Polynomial:
         """Return the operations per attended token: two per entry of a key and of a value of every head."""
         if not self._attends(layer):
             return _NOTHING
-        return Polynomial.variable(Axis.HEADS) * self._key_and_value * (2 * self._modules(layer))
+        return Polynomial.variable(Axis.HEADS) * self._key_and_value(layer) * (2 * self._modules(layer))
 
     def expansion(self, layer: int) -> Polynomial:
         """Return the operations to expand one token's compressed keys and values; decoding repeats them."""
@@ -86,14 +89,26 @@ class Attention:
         pairs = [t.dimensions for t in self.layers[layer] if len(t.dimensions) == 2]
         return [pair for one, other in pairs for pair in ((one, other), (other, one))]
 
-    @property
-    def _key_and_value(self) -> Polynomial:
+    def _own_entries(self, layer: int) -> int:
+        """The entries of keys and values of a layer whose heads, which are not cut, have sizes of their own.
+
+        A key that serves as the value as well is cached twice; the last layers may share what others cached.
+        """
+        sharing = getattr(self.axis_map.config, "num_kv_shared_layers", None) or 0
+        if layer >= self.axis_map.teacher.layers - sharing:
+            return 0
+        own = self.axis_map.config.per_layer_config[layer]
+        return int(2 * own.num_key_value_heads * own.head_dim)
+
+    def _key_and_value(self, layer: int) -> Polynomial:
         """The number of entries of a head's key and value together."""
         config = self.axis_map.config
         if self.latent:
             return Polynomial.constant(config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim)
         if self.axis_map.teacher.head_dim:
             return Polynomial.variable(Axis.HEAD_DIM) * 2
+        if own_fields_of_layers(config):
+            return Polynomial.constant(2 * int(config.per_layer_config[layer].head_dim))
         return Polynomial.constant(2 * self.axis_map.head_dim)
 
 

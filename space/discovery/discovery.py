@@ -17,12 +17,12 @@ from transformers import PretrainedConfig
 
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap, MappedTensor, Scales, TensorRoles, wildcard_name
-from space.axes.config_fields import NAMES, first_field_of, layers_of
+from space.axes.config_fields import NAMES, first_field_of, layers_of, own_fields_of_layers
 from space.axes.layers import layer_signatures, without_layer_numbers
-from space.axes.layout import Fixed, Layout, MovedPart, candidate_layouts
+from space.axes.layout import Concatenated, Fixed, Layout, MovedPart, candidate_layouts
 from space.discovery.families import family_entry
 from space.discovery.probing import Probes, probe, with_explicit_sizes
-from space.discovery.sizing import AxisSizes, HiddenTie, axis_sizes, in_attention, mlp_axis
+from space.discovery.sizing import HEAD_SIZES, AxisSizes, HiddenTie, axis_sizes, in_attention, mlp_axis
 from space.input_error import InputError
 
 #: A dimension in all layers: the tensor's name, with ``*`` for the layer's number, and the dimension's index.
@@ -79,6 +79,8 @@ def map_from_probes(
             parts = _moved_parts(probes, sizes, attention, name, place)
             found = candidate_layouts(length, parts, sizes.units, sizes.groups, sizes.head_dim)
             key = wildcard_name(name), place
+            if own_fields_of_layers(probes.base):  # heads are not cut, so how they lie makes no difference
+                found = tuple(layout for layout in found if not isinstance(layout, Concatenated)) or found
             if not found:
                 for part in parts:
                     sizes.refused.setdefault(part.axis, f"{key[0]} moves with it in an unknown way")
@@ -97,7 +99,8 @@ def probe_sizes(config: PretrainedConfig, tie: HiddenTie | None) -> Probes:
     Raises:
         InputError: the class does not build, or a needed size has no field.
     """
-    if getattr(config, "is_heterogeneous", False):
+    own = (config.to_dict().get("per_layer_config") or {}).values()
+    if any(sizes.keys() - HEAD_SIZES for sizes in own):
         raise InputError(
             "The layers of a teacher have to be alike in size",
             f"those of this {config.model_type!r} have sizes of their own",

@@ -9,9 +9,11 @@ from fractions import Fraction
 
 from space.axes.architecture import Axis
 from space.axes.axis_map import Coupling, wildcard_name
-from space.axes.config_fields import EXPERT_GROUPS, WIDTHS, first_field_of, read_field
+from space.axes.config_fields import EXPERT_GROUPS, WIDTHS, first_field_of, own_fields_of_layers, read_field
 from space.discovery.probing import Probes
 
+#: Fields of which layers may have values of their own: their heads are then left as they are.
+HEAD_SIZES = frozenset({"head_dim", "num_key_value_heads"})
 _MLPS = (Axis.MLP, Axis.EXPERT_MLP, Axis.SHARED_MLP)
 
 
@@ -54,6 +56,8 @@ def axis_sizes(probes: Probes, attention: frozenset[str], tie: HiddenTie | None)
     if probes.coupled:
         head_dim = units[Axis.HIDDEN] // units[Axis.HEADS]
     sizes = AxisSizes(units, [], {}, fields, int(groups), int(head_dim))
+    if own_fields_of_layers(probes.base):
+        sizes.refused |= dict.fromkeys((Axis.HEADS, Axis.KV_HEADS), "layers have heads of their own sizes")
     if probes.coupled and tie is HiddenTie.HEAD_DIM:
         units[Axis.HEAD_DIM] = sizes.head_dim
         sizes.couplings.append(Coupling(Axis.HEAD_DIM, Axis.HIDDEN, Fraction(1, units[Axis.HEADS])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 from transformers import AutoConfig, MixtralConfig, NemotronConfig, PretrainedConfig, Qwen2MoeConfig
 
@@ -29,6 +30,14 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "mixtral": MixtralConfig(),
     "qwen2_moe": Qwen2MoeConfig(),
 }
+#: Heads of their own sizes in some layers, whose keys are the values, too.
+_CHANGES: dict[str, dict[str, Any]] = {
+    "gemma4_text": {
+        "hidden_size_per_layer_input": 0,
+        "attention_k_eq_v": True,
+        "num_global_key_value_heads": 2,
+    }
+}
 
 
 @cache
@@ -40,7 +49,7 @@ def map_of(name: str) -> AxisMap:
 @cache
 def tiny_config_of(model_type: str) -> PretrainedConfig:
     """A tiny config of any type."""
-    config: PretrainedConfig = tiny_config(AutoConfig.for_model(model_type))
+    config: PretrainedConfig = tiny_config(AutoConfig.for_model(model_type, **_CHANGES.get(model_type, {})))
     return config
 
 

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from huggingface_hub.errors import StrictDataclassError
-from transformers import DbrxConfig, GPT2Config, LlamaConfig, MptConfig
+from transformers import DbrxConfig, Gemma4TextConfig, GPT2Config, LlamaConfig, MptConfig
 from transformers.models.dbrx.configuration_dbrx import DbrxFFNConfig
 
 from space.axes.architecture import Axis
-from space.axes.config_fields import NAMES, first_field_of, layers_of, read_field, with_sizes
+from space.axes.config_fields import (
+    NAMES,
+    first_field_of,
+    layers_of,
+    own_fields_of_layers,
+    read_field,
+    with_sizes,
+)
 from tests.space.models import SMALL
 
 
@@ -26,6 +35,16 @@ class TestReading:
         assert read_field(config, "ffn_config.moe_num_experts") == DbrxFFNConfig().moe_num_experts
         assert first_field_of(config, NAMES[Axis.EXPERTS]) == "ffn_config.moe_num_experts"
         assert read_field(config, "ffn_config.nothing.there") is None
+
+    def test_fields_that_some_layers_have_for_themselves(self) -> None:
+        sizes: dict[str, Any] = {"num_hidden_layers": 2, "head_dim": 8}
+        config = Gemma4TextConfig(**sizes | {"global_head_dim": 16})
+        assert own_fields_of_layers(config) == {"head_dim"}
+        assert read_field(config, "head_dim") == 8
+        assert first_field_of(config, NAMES[Axis.HEAD_DIM]) == "head_dim"
+        alike = Gemma4TextConfig(**sizes | {"global_head_dim": 8})
+        assert not own_fields_of_layers(alike)
+        assert not own_fields_of_layers(SMALL)
 
     def test_layers(self) -> None:
         assert layers_of(SMALL) == 3

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import DeepseekV3Config, LlamaConfig, Qwen2Config, Qwen3MoeConfig
+from transformers import DeepseekV3Config, Gemma4TextConfig, LlamaConfig, Qwen2Config, Qwen3MoeConfig
 
 from space.axes.config_fields import with_sizes
 from space.axes.layers import per_layer_fields
@@ -37,6 +37,15 @@ def test_numbers_of_layers_are_counted_anew() -> None:
     config = Qwen3MoeConfig(num_hidden_layers=6, mlp_only_layers=[1, 4])
     assert per_layer_fields(config, 6, [0, 1, 3, 4])["mlp_only_layers"] == [1, 3]
     assert per_layer_fields(config, 6, [0, 2])["mlp_only_layers"] == []
+
+
+def test_sizes_of_single_layers_go_with_them() -> None:
+    kinds = ["sliding_attention", "full_attention"] * 3
+    sizes: dict[str, Any] = {"head_dim": 8, "global_head_dim": 16}
+    config = Gemma4TextConfig(num_hidden_layers=6, layer_types=kinds, **sizes)
+    found = per_layer_fields(config, 6, [0, 3, 4, 5])
+    student = with_sizes(config, found | {"num_hidden_layers": 4})
+    assert [layer.head_dim for layer in student.per_layer_config] == [8, 16, 8, 16]
 
 
 class _Config:

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel
 
 from evaluators.huggingface.caching import cache_argument, cache_of
-from space.axes.architecture import Architecture
+from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import build
 from space.axes.polynomial import attention_windows
 from space.counting.budget import Budget, Measure
@@ -36,8 +36,8 @@ from tests.contracts.tiny import each
 from tests.space.maps import map_of, tiny_config_of, tiny_map
 from tests.space.models import SMALL
 
-#: Windows, transposed matrices, one KV head for all, experts, compressed keys and values.
-TYPES = each("llama", "gemma2", "gpt2", "falcon", "mixtral", "minicpm3")
+#: Windows, transposed matrices, one KV head for all, experts, compressed keys and values, heads of own sizes.
+TYPES = each("llama", "gemma2", "gpt2", "falcon", "mixtral", "minicpm3", "gemma4_text")
 WIDTH_4B = Architecture(hidden=3072, mlp=9216, heads=32, kv_heads=8, layers=32)
 
 
@@ -88,7 +88,8 @@ def test_built_students_have_what_is_counted(model_type: str) -> None:
     sizes = {axis: size - size % steps.get(axis, 1) for axis, size in sizes.items()}
     student = axis_map.complete(sizes)
     scores = torch.rand(axis_map.teacher.layers, generator=torch.Generator().manual_seed(0))
-    for layers in range(1, axis_map.teacher.layers + 1):
+    fewest = 1 if Axis.LAYERS in axis_map.free else axis_map.teacher.layers
+    for layers in range(fewest, axis_map.teacher.layers + 1):
         sized = replace(student, layers=layers)
         model = build(student_config(axis_map, sized, kept_layers(scores, layers, axis_map.kinds)))
         assert parameter_polynomial(axis_map).of(sized) == model.num_parameters()

@@ -11,6 +11,7 @@ from transformers import (
     BloomConfig,
     DeepseekV3Config,
     FalconConfig,
+    Gemma4TextConfig,
     LlamaConfig,
     MambaConfig,
     MixtralConfig,
@@ -229,12 +230,29 @@ class TestRefusals:
             "Choose another teacher with --model."
         )
 
-    def test_layers_of_sizes_of_their_own(self) -> None:
-        sizes: dict[str, Any] = {"num_hidden_layers": 3, "per_layer_config": {1: {"intermediate_size": 24}}}
+    @pytest.mark.parametrize("own", [{"intermediate_size": 24}, {"head_dim": 8, "skip": ["mlp"]}])
+    def test_layers_of_sizes_of_their_own(self, own: dict[str, Any]) -> None:
+        sizes: dict[str, Any] = {"num_hidden_layers": 3, "per_layer_config": {1: own}}
         with pytest.raises(
             InputError, match="The layers of a teacher have to be alike in size; those of this"
         ):
             discover(LlamaConfig(**sizes))
+
+    def test_heads_of_their_own_sizes_stay(self) -> None:
+        kinds = ["sliding_attention", "full_attention"] * 2
+        sizes: dict[str, Any] = TINY | {
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "global_head_dim": 16,
+        }
+        config = Gemma4TextConfig(**sizes, layer_types=kinds)
+        axis_map = discover(config).axis_map
+        assert {Axis.HEADS, Axis.KV_HEADS} <= axis_map.refused.keys()
+        assert {Axis.HIDDEN, Axis.MLP} <= set(axis_map.free)
+        queries = [t.dimensions[0].length for t in axis_map.tensors if t.module.endswith("q_proj")]
+        assert queries == [32, 64, 32, 64]
 
     @pytest.mark.parametrize(
         ("shapes", "axis", "why"),

@@ -1,0 +1,102 @@
+"""Tiny random models of several parts: a decoder, a tower for pictures, and what joins them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+
+_TEXT: dict[str, Any] = {
+    "vocab_size": 257,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+_TOWER: dict[str, Any] = {
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "image_size": 8,
+    "patch_size": 4,
+}
+_SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "gemma3": {
+        "text_config": {"model_type": "gemma3_text", "query_pre_attn_scalar": 8, "sliding_window": 8},
+        "vision_config": {"model_type": "siglip_vision_model"},
+    },
+    "gemma4": {
+        "text_config": {
+            "global_head_dim": 16,
+            "num_global_key_value_heads": 1,
+            "attention_k_eq_v": True,
+            "vocab_size_per_layer_input": 257,
+            "hidden_size_per_layer_input": 0,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        },
+        "vision_config": {
+            "num_key_value_heads": 1,
+            "head_dim": 8,
+            "position_embedding_size": 16,
+            "pooling_kernel_size": 1,
+        },
+    },
+    "llama4": {
+        "text_config": {
+            "intermediate_size_mlp": 32,
+            "num_local_experts": 4,
+            "interleave_moe_layer_step": 2,
+            "attention_chunk_size": 8,
+        },
+        "vision_config": {"vision_output_dim": 8, "projector_input_dim": 8, "projector_output_dim": 8},
+    },
+    "mistral3": {
+        "text_config": {"model_type": "mistral"},
+        "vision_config": {"model_type": "pixtral", "head_dim": 8},
+    },
+    "qwen3_5": {
+        "text_config": {
+            "linear_key_head_dim": 4,
+            "linear_value_head_dim": 4,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        },
+        "vision_config": {
+            "depth": 1,
+            "num_heads": 1,
+            "out_hidden_size": 16,
+            "num_position_embeddings": 4,
+            "spatial_merge_size": 1,
+        },
+    },
+}
+WHOLES = tuple(_SIZES)
+
+
+def tiny_whole(kind: str, **changes: Any) -> PreTrainedModel:
+    """A model of several parts with random weights; the changes are fields of the whole's config."""
+    sizes = _SIZES[kind]
+    parts = {
+        "text_config": _TEXT | sizes["text_config"],
+        "vision_config": _TOWER | sizes["vision_config"],
+    }
+    special = {"image_token_id": 256, "boi_token_id": 255, "eoi_token_id": 254}
+    config = AutoConfig.for_model(kind, **parts, **special, **changes)
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForImageTextToText.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:  # norms that are all alike would show no mistake
+                parameter.copy_(("norm" in name) + 0.3 * torch.randn(parameter.shape))
+            else:
+                parameter.mul_(5)
+    model.eval()
+    return model
