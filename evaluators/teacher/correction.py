@@ -85,15 +85,19 @@ def correct_teacher(
     except torch.OutOfMemoryError:
         raise _too_large(teacher, needed) from None
     if accelerator.is_main_process:
-        write_directory(
-            teacher.model,
-            teacher.tokenizer,
-            teacher.stored_dtype,
-            path,
-            teacher.other_dtypes,
-            teacher.directory,
-        )
+        _write(teacher, path)
     return outcome
+
+
+def _write(teacher: Teacher, path: Path) -> None:
+    write_directory(
+        teacher.model,
+        teacher.tokenizer,
+        teacher.stored_dtype,
+        path,
+        teacher.other_dtypes,
+        teacher.directory,
+    )
 
 
 def correction_rate(parameters: int) -> float:
