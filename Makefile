@@ -1,6 +1,6 @@
 # make demo   environment, install, and a whole search on the embedded teacher
 # make test   environment, and every check: lint, types, imports, tests
-# make test-all   the same, slow tests included
+# make test-all   the same, slow tests included, and more examples of every law
 # make lint   the checks without the tests
 # make docs   the documentation as a site, in site/
 # make clean  remove the environment and the caches; runs/ stays
@@ -33,7 +33,7 @@ test: lint
 	$(PYTEST)
 
 test-all: lint
-	$(PYTEST) -m "not gpu"
+	$(PYTEST) -m "not gpu" --hypothesis-profile thorough
 
 lint: $(INSTALLED_TEST)
 	$(BIN)/ruff check .

@@ -27,9 +27,10 @@ from tests import verified_once
 
 SEPARATOR = "<|endoftext|>"
 
-# A machine with other work on it takes its time now and then.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
+# A machine with other work on it takes its time now and then: no example has a deadline.
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.register_profile("thorough", deadline=None, max_examples=100)
+settings.load_profile("quick")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -93,6 +93,7 @@ def test_the_same_command_with_another_one_goes_on(runs: Runs, free: Told) -> No
     assert all(trial["architecture"]["mlp"] == 129 for trial in added)
 
 
+@pytest.mark.slow
 def test_a_bound_that_some_break(runs: Runs, free: Told) -> None:
     known = sorted({trial["latency_ms"] for trial in by_rung(free[0], 0)})
     most = known[len(known) // 2]

@@ -309,6 +309,7 @@ def test_operations_of_a_step_by_hand() -> None:
     assert step_flops(student, teacher, shape, live=True) == 12 * (6 * mine + 2 * theirs)
 
 
+@pytest.mark.slow
 def test_the_large_measurement_at_toy_size() -> None:
     shape = Shape(toy(2, hidden=32, mlp=40), toy(2), blocks=2, block=6, steps=2)
     found = measured(LargeWork(shape, matrix=64))

@@ -17,9 +17,9 @@ from studies.gpu.commands import Ended, run_commands
 from studies.gpu.findings import Findings
 from studies.gpu.parity import SearchFailedError, check_ended, compared
 from studies.gpu.shapes import TOY
-from tests.search.conftest import small_run
+from tests.search.conftest import small_flags, small_run, stories
 
-__all__ = ["small_run"]
+__all__ = ["small_flags", "small_run", "stories"]
 
 
 @pytest.fixture

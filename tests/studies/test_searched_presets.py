@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 from optuna.storages import InMemoryStorage
 
 from search.rungs.loop import Search, SearchTask, rungs_in
@@ -25,14 +26,20 @@ TEACHERS = {
     "llama_3_1_8b_to_4b.toml": "llama_8b",
     "minitron_4b_space.toml": "nemotron_15b",
 }
+#: Of the two large spaces the other is tried.
+_REPEATED = "llama_3_1_8b_to_4b"
 __all__ = ["demo_config", "llama_8b", "nemotron_15b", "room_for_everything"]
+
+
+def _param(path: Path) -> ParameterSet:
+    return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem == _REPEATED))
 
 
 def test_every_preset_has_a_teacher_here() -> None:
     assert {path.name for path in PRESETS} == TEACHERS.keys()
 
 
-@pytest.mark.parametrize("path", PRESETS, ids=[path.stem for path in PRESETS])
+@pytest.mark.parametrize("path", [_param(path) for path in PRESETS])
 def test_two_trials_of_a_preset(path: Path, request: pytest.FixtureRequest) -> None:
     teacher = request.getfixturevalue(TEACHERS[path.name])
     flags = replace(load_preset(path), model=(str(teacher),), device="cpu")

@@ -142,6 +142,7 @@ class TestTheStandardLibrary:
         assert names
         assert {split_of(name) for name in names} == {Split.VALIDATION}
 
+    @pytest.mark.slow
     def test_distillation_is_not_one_corner_of_it(
         self, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
     ) -> None:

@@ -19,6 +19,7 @@ STEPS, KILLS = 60, 5
 
 
 @pytest.mark.parametrize("precision", ["no", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_in_the_same_weights(
     accelerators: Accelerators, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

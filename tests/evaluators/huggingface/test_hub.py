@@ -352,6 +352,7 @@ class TestWithoutAHub:
         assert f"bring DIR here and give {flag} DIR" in message
 
     @pytest.mark.parametrize(("call", "flag"), [("teacher", "--model"), ("corpus", "--data")])
+    @pytest.mark.slow
     def test_nobody_may_be_asked(
         self, hub: Hub, offline: HubClient, tmp_path: Path, call: str, flag: str
     ) -> None:

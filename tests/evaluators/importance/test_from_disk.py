@@ -30,7 +30,7 @@ from space.cutting.ranking import Ranking
 from space.cutting.sorted_file import map_sorted, write_sorted
 from space.input_error import InputError
 from space.verification.verification import verified_axis_map
-from tests.contracts.tiny import verified
+from tests.contracts.tiny import each, verified
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.tiny_models import random_tokens, tiny_model
 
@@ -133,7 +133,7 @@ def test_a_basis_is_that_of_the_teacher_in_memory(basis: BasisName, tied: bool, 
     torch.testing.assert_close(overlap, torch.eye(16), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("model_type", ["nemotron_h", "falcon_h1", "lfm2", "bloom", "deepseek_v3"])
+@pytest.mark.parametrize("model_type", each("nemotron_h", "falcon_h1", "lfm2", "bloom", "deepseek_v3"))
 def test_other_decoders_are_ranked_alike(model_type: str, tmp_path: Path) -> None:
     """State spaces, convolutions, latent attention, and layers that give out attention weights too."""
     model, axis_map = verified(model_type).model, verified(model_type).small

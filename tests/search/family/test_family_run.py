@@ -119,6 +119,7 @@ def test_killed_twice_in_its_second_run_it_ends_in_the_same_summaries(
     assert done.stdout == calm[1]
 
 
+@pytest.mark.slow
 def test_taught_by_the_previous_it_is_a_run_by_hand_after_another(
     calm: Done, tmp_path: Path, small_flags: list[str], family_flags: list[str], cache: Path
 ) -> None:

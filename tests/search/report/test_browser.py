@@ -25,8 +25,11 @@ _LOOKS = [
 ]
 #: Every variant is drawn by Plotly's own validators in test_report.py; these in a browser too.
 _EDGES = [
-    *("nothing_evaluated", "large_numbers"),
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("one_trial", "losses_missing")),
+    "nothing_evaluated",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("large_numbers", "one_trial", "losses_missing")
+    ),
 ]
 
 
@@ -81,7 +84,9 @@ def test_every_model_of_a_real_run_writes_and_is_taken_apart(real_report: Path, 
         assert max(teacher, chosen) == pytest.approx(1, abs=0.02), "the longer bar fills its place"
 
 
-@pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 420)])
+@pytest.mark.parametrize(
+    ("theme", "width"), [pytest.param("light", 1440, marks=pytest.mark.slow), ("dark", 420)]
+)
 def test_every_figure_is_drawn_in_the_colours_of_the_theme(
     theme: str, width: int, sample_report: Path, look: Open
 ) -> None:
@@ -124,6 +129,7 @@ def test_without_scripts_the_tables_are_whole(real_report: Path, visit: Open) ->
     assert page.locator("#trials-table thead button").count() == 0
 
 
+@pytest.mark.slow
 def test_on_paper_it_is_light_and_fits(real_report: Path, visit: Open) -> None:
     visited = visit(real_report, "dark")
     page = visited.page

@@ -203,6 +203,7 @@ def killed_at_each_evaluation(
             return records_of(rungs)
 
 
+@pytest.mark.slow
 def test_killed_in_every_evaluation_of_one_search(
     quick_disk: Path, monkeypatch: pytest.MonkeyPatch, early_models: None
 ) -> None:

@@ -89,8 +89,10 @@ def test_weights_that_are_not_those_it_wrote_are_made_again(tiny_teacher: Path, 
     "other",
     [
         {"config": replace(CONFIG, teacher_correction=640)},
-        {"corpus": replace(CORPUS, distillation=COUNTING[:32])},
-        {"corpus": replace(CORPUS, distillation_learnt=COUNTING[4:36] % 3 > 0)},
+        pytest.param({"corpus": replace(CORPUS, distillation=COUNTING[:32])}, marks=pytest.mark.slow),
+        pytest.param(
+            {"corpus": replace(CORPUS, distillation_learnt=COUNTING[4:36] % 3 > 0)}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_correction_of_something_else_is_not_used(

@@ -98,6 +98,7 @@ class StoppedError(Exception):
     """As if the process were killed."""
 
 
+@pytest.mark.slow
 def test_a_run_finds_the_same_wherever_its_weights_lie(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = searched(resolved(folder, Placement()), RunDirectory(folder / "stays"))
     run, directory, device = resolved(folder, ON_THE_HOST), RunDirectory(folder / "comes"), Device()

@@ -103,6 +103,7 @@ def test_postgresql_stops_and_starts_in_the_middle(
     assert storms.survived(open_storage(database, NOWHERE)) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_away_ends_the_run_and_the_next_one_goes_on(
     postgresql: PostgreSQL, database: str, undisturbed: list[FinishedTrial]
 ) -> None:
@@ -208,6 +209,7 @@ def proxy(database: str) -> Iterator[Proxy]:
         proxy.stop()
 
 
+@pytest.mark.slow
 def test_a_search_through_the_proxy(
     proxy: Proxy, postgresql: PostgreSQL, database: str, undisturbed: list[FinishedTrial]
 ) -> None:

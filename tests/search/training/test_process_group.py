@@ -168,6 +168,7 @@ def test_one_process_has_nobody_to_tell() -> None:
         raise LostProcessError("passed on")
 
 
+@pytest.mark.slow
 def test_processes_agree_on_how_it_went_or_know_that_they_cannot(tmp_path: Path) -> None:
     command = [sys.executable, *TWO, "-m", "tests.search.training.agreeing_ranks", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
