@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from tests.docs.pages import DOCS, ROOT
-from tests.once import shared_folder
+from tests.made_once import made_once
 
 PACKAGES = ("search", "evaluators", "space")
 #: Of every file that says something: empty ``__init__.py`` have no page.
@@ -56,11 +56,7 @@ def read(path: Path) -> Page:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built as by ``make docs``, with the network out of reach."""
-    with shared_folder(tmp_path_factory, "site") as folder:
-        if not (folder / "site").exists():
-            build(folder / "unfinished")
-            (folder / "unfinished").rename(folder / "site")
-    return folder / "site"
+    return made_once(tmp_path_factory, "site", build)
 
 
 def build(folder: Path) -> None:
