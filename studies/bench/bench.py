@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.corpus.corpus import CorpusRequest, read_corpus
+from evaluators.corpus.mixture import parse_data, read_mixture
 from evaluators.distillation.loop import distil
 from evaluators.distillation.losses import Loss
 from evaluators.distillation.optimizers import OptimizerName
@@ -31,13 +33,14 @@ _CALIBRATION_BLOCKS, _VALIDATION_TOKENS = 128, 16384
 class Bench:
     """What all students of one teacher share."""
 
-    def __init__(self, setting: Setting, steps: int, folder: Path) -> None:
+    def __init__(self, setting: Setting, steps: int, folder: Path, data: Sequence[str] = ()) -> None:
         """Load the teacher, read its text and run it once over what the students learn from.
 
         Args:
             setting: the teacher and its text.
             steps: of the longest distillation.
             folder: for the text and the targets.
+            data: a mixture of texts with shares in place of the setting's.
         """
         self.setting = setting
         device, dtype = torch.device("cpu"), torch.float32
@@ -50,7 +53,11 @@ class Bench:
             distillation_blocks=steps * self.step_blocks,
             validation_blocks=_VALIDATION_TOKENS // setting.block,
         )
-        self.corpus = read_corpus(request, self.teacher.tokenizer, folder / "text")
+        tokenizer, cache = self.teacher.tokenizer, folder / "text"
+        if data:
+            self.corpus = read_mixture(parse_data(data), request, tokenizer, cache)
+        else:
+            self.corpus = read_corpus(request, tokenizer, cache)
         self.accelerator = Accelerator(cpu=True, mixed_precision=setting.precision)
         self.targets = CachedTargets(
             self.teacher.model,
