@@ -27,9 +27,9 @@ def tables() -> str:
     parts = [
         "# What a student learns from: what was measured\n",
         f"Students of {SMOLLM2.name} (dequantised from Q4_1), ranked and trained on each mixture:",
-        f"forward KL, cosine schedule with the rule's rate, steps of {STEP_TOKENS} tokens. Losses in nats per",
-        "token, mean and standard deviation over orders of the text. Turns ended: within 200 tokens, of the",
-        "prompts at which the teacher ends its own.",
+        f"forward KL, cosine schedule with the rule's rate, steps of {STEP_TOKENS} tokens. Losses in nats",
+        "per token, mean and standard deviation over orders of the text. Turns ended: within 200 tokens, of",
+        "the prompts at which the teacher ends its own.",
         "Written by `python -m studies.mixtures --table` from `results.jsonl`.\n",
     ]
     for steps in sorted({row["steps"] for row in rows}):
