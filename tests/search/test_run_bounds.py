@@ -119,6 +119,7 @@ def test_a_bound_that_some_break(runs: Runs, free: Told) -> None:
     assert all(over_in_words(trial) in page for trial in over.values())
 
 
+@pytest.mark.slow
 def test_a_bound_that_all_break(runs: Runs) -> None:
     summary, said, directory = runs("hopeless", "--max", "latency=0.001ms")
     assert summary["chosen"] is None

@@ -70,6 +70,7 @@ def dashboard(small_run: Path, tmp_path: Path) -> Iterator[tuple[SavedRun, str]]
         serving.join()
 
 
+@pytest.mark.slow
 def test_the_dashboard_shows_studies_figures_and_notes(dashboard: tuple[SavedRun, str], visit: Visit) -> None:
     run, address = dashboard
     summary, page = run.summary, visit.page

@@ -92,6 +92,7 @@ def deadly(architecture: Architecture, rung: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_candidate_in_which_worker_after_worker_dies_is_given_up(quick_disk: Path) -> None:
     crew = Crew(quick_disk, config(trials=16, first=8, second=2), fails=deadly)
     processes = [crew.start() for _ in range(2)]
