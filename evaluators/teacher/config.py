@@ -141,6 +141,7 @@ def read_config(directory: Path, id: str, trust_remote_code: bool) -> Pretrained
         InputError: as in ``load_config``.
     """
     described = _read_json(directory / "config.json", id)
+    _refuse_other_kinds(described, id)
     own_code = check_code(described, id, trust_remote_code)
     _refuse_quantised(described, id)
     with quiet_libraries():
@@ -208,6 +209,17 @@ def _read_json(path: Path, id: str) -> dict[str, Any]:
     if not isinstance(described, dict):
         raise InputError("config.json has to be a JSON object", f"that of {id} is not", "Get the file again")
     return described
+
+
+def _refuse_other_kinds(described: dict[str, Any], id: str) -> None:
+    """Refuse what transformers reads without looking, and fails on later."""
+    named = described.get("architectures")
+    if named is not None and not (isinstance(named, list) and all(isinstance(one, str) for one in named)):
+        raise InputError(
+            "architectures in config.json has to be a list of names of classes",
+            f"that of {id} is {named!r}",
+            "Mend it, or leave the field out",
+        )
 
 
 def _refuse_quantised(described: dict[str, Any], id: str) -> None:

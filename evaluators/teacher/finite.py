@@ -9,7 +9,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from evaluators.teacher.weights import too_narrow
 from space.input_error import InputError
+
+_NARROW = {
+    *(torch.int8, torch.float8_e4m3fn, torch.float8_e5m2),
+    *(torch.float8_e4m3fnuz, torch.float8_e5m2fnuz, torch.float8_e8m0fnu),
+}
 
 
 def check_finite(files: Sequence[Path], names: Collection[str], dtype: torch.dtype, id: str) -> None:
@@ -22,12 +28,15 @@ def check_finite(files: Sequence[Path], names: Collection[str], dtype: torch.dty
         id: the teacher's name in messages.
 
     Raises:
-        InputError: a value is not finite as it is stored, or is too large for ``dtype``.
+        InputError: a value is not finite as it is stored, or is too large for ``dtype``; or a tensor is
+            stored in 8 bits, whose values mean nothing without scales.
     """
     for path in files:
         with safe_open(path, "pt") as file:
             for name in sorted(set(file.keys()) & set(names)):
                 values = file.get_tensor(name)
+                if values.dtype in _NARROW:
+                    raise too_narrow(f"{name} of {id} is stored as {_word(values.dtype)}")
                 if not stays_finite(values, values.dtype):
                     raise _not_finite(values, name, path, id)
                 if not stays_finite(values, dtype):
@@ -62,9 +71,13 @@ def _not_finite(values: Tensor, name: str, path: Path, id: str) -> InputError:
 def _too_large(values: Tensor, name: str, dtype: torch.dtype, id: str) -> InputError:
     first = values.abs().argmax()
     place = [int(at) for at in torch.unravel_index(first, values.shape)]
-    kind = str(dtype).removeprefix("torch.")
+    kind = _word(dtype)
     return InputError(
         "every value of a teacher's weights has to be finite in the precision of the run",
         f"{name}{place} of {id} is {values.flatten()[first].item():g}, more than {kind} holds",
         "Give --dtype float32",
     )
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -133,12 +133,17 @@ def stored_dtype(files: Sequence[Path], id: str) -> torch.dtype:
         elements[tensor.dtype] += tensor.numel()
     dtype = elements.most_common(1)[0][0] if elements else None
     if dtype is None or not dtype.is_floating_point or dtype.itemsize < 2:
-        raise InputError(
-            "a teacher's weights are stored in floating point of at least 16 bits",
-            f"those of {id} are {dtype or 'no tensors at all'}",
-            "Name the model it was made from",
-        )
+        raise too_narrow(f"those of {id} are {dtype or 'no tensors at all'}")
     return dtype
+
+
+def too_narrow(found: str) -> InputError:
+    """Return the refusal of weights of less than 16 bits; ``found`` says which."""
+    return InputError(
+        "a teacher's weights are stored in floating point of at least 16 bits",
+        found,
+        "Name the model it was made from",
+    )
 
 
 def other_dtypes(

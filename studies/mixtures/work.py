@@ -6,8 +6,10 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.corpus.corpus import Corpus, CorpusRequest, read_corpus
@@ -116,9 +118,11 @@ def _loss(model: PreTrainedModel, corpus: Corpus) -> float:
 def ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str) -> bool:
     """Whether a model, asked through its chat template, ends its turn within 200 tokens, chosen greedily."""
     turns = [{"role": "user", "content": prompt}]
-    tokens = tokenizer.apply_chat_template(
+    tokens: Any = tokenizer.apply_chat_template(
         turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
-    written = model.generate(**tokens, max_new_tokens=_ANSWER_TOKENS, do_sample=False)
+    written: Tensor = model.generate(  # type: ignore[operator]
+        **tokens, max_new_tokens=_ANSWER_TOKENS, do_sample=False
+    )
     new: Sequence[int] = written[0, tokens["input_ids"].shape[1] :].tolist()
     return tokenizer.eos_token_id in new

@@ -108,3 +108,22 @@ class TestOldBuffers:
         bias = {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)}
         path = save(llama(), lambda tensors: tensors.update(bias))
         assert "model.layers.0.self_attn.q_proj.bias have no place in the model" in refused(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_a_tensor_of_eight_bits_is_refused(save: Callable[..., Path], dtype: torch.dtype) -> None:
+    name = "model.layers.1.mlp.down_proj.weight"
+
+    def narrow(tensors: Tensors) -> None:
+        tensors[name] = tensors[name].to(dtype)
+
+    text = refused(save(llama(), narrow))
+    assert f"at least 16 bits; {name} of" in text
+    assert f"is stored as {str(dtype).removeprefix('torch.')}" in text
+
+
+@pytest.mark.parametrize("named", [1.5, "LlamaForCausalLM", ["LlamaForCausalLM", 3], {}])
+def test_architectures_are_a_list_of_names(save: Callable[..., Path], named: object) -> None:
+    text = refused(save(llama(), architectures=named))
+    assert "architectures in config.json has to be a list of names of classes" in text
+    assert repr(named) in text

@@ -55,8 +55,9 @@ def _renamed(weights: Weights, name: str, rng: random.Random) -> str:
 
 def _reshaped(weights: Weights, name: str, rng: random.Random) -> str:
     values = weights[name]
-    shapes: list[Tensor] = [values[:-1], torch.cat([values, values[:3]]), values[None], values.flatten()]
-    weights[name] = rng.choice([*shapes, values.T, values[:0]]).contiguous()
+    longer, turned = torch.cat([values, values[:3]]), values.movedim(0, -1)
+    shapes: list[Tensor] = [values[:-1], longer, values[None], values.flatten(), turned, values[:0]]
+    weights[name] = rng.choice(shapes).contiguous()
     return f"{name} is {tuple(weights[name].shape)} instead of {tuple(values.shape)}"
 
 

@@ -63,8 +63,10 @@ def check_whole(model: PreTrainedModel, directory: Path) -> None:
 
 
 def _own_name(name: str, own: dict[str, Tensor]) -> str | None:
-    """The model's name of a stored tensor, before which the file may have that of a wrapper."""
-    return next((mine for mine in own if name == mine or name.endswith(f".{mine}")), None)
+    """The model's name of a stored tensor, which may have a wrapper's before it, or lack the beginning."""
+    if name in own:
+        return name
+    return next((mine for mine in own if name.endswith(f".{mine}") or mine == f"model.{name}"), None)
 
 
 def outcome(model: Path, real: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> str:
