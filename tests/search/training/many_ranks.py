@@ -62,6 +62,6 @@ if __name__ == "__main__":
         if wrong in WRONG:
             patch.object(Console, "work", _raising(WRONG[wrong])).start()
         if wrong == "sharded":
-            for module in ("preparation", "correction", "following"):
-                patch(f"search.{module}.accelerator_of", _sharded).start()
+            for module in ("preparation", "correction", "launch"):
+                patch(f"search.stages.{module}.accelerator_of", _sharded).start()
     sys.exit(main(sys.argv[2:]))
