@@ -40,10 +40,11 @@ def keep_promises(config: PretrainedConfig, id: str, own_code: bool) -> None:
     _without_layers_ahead(config, id)
 
 
-def say_without_code(id: str, code: Mapping[str, object]) -> None:
+def say_without_code(id: str, code: object) -> None:
     """Tell that classes of transformers take the place of the code that a teacher's ``auto_map`` names."""
+    named = first_names(sorted(map(str, code))) if isinstance(code, Mapping) else repr(code)
     say_once(
-        f"{id} names code of its own for {first_names(sorted(code))}; transformers' own classes take its "
+        f"{id} names code of its own for {named}; transformers' own classes take its "
         "place, and students do not name it"
     )
 

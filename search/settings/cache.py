@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_directory() -> Path:
-    """Return the cache of texts and latencies across runs: ``SLIMSEARCH_CACHE``, else in the user's cache."""
+    """Return the cache of texts, latencies and GGUF models: ``SLIMSEARCH_CACHE``, else the user's cache."""
     if named := os.environ.get("SLIMSEARCH_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slimsearch"

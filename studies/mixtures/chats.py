@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 Turns = list[dict[str, str]]
@@ -25,17 +25,19 @@ def real_chats(path: Path) -> list[Turns]:
     ]
 
 
-def chats_of_books(path: Path) -> Iterator[Turns]:
-    """Yield for each book a question that quotes it, answered by what follows there; none for short ones."""
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines):
-            text = " ".join(json.loads(line)["text"].split())
-            if len(text) < _QUOTED + _ANSWERED:
-                continue
-            quoted, rest = text[:_QUOTED], text[_QUOTED : _QUOTED + _ANSWERED]
-            answer = rest[: rest.rfind(".") + 1] or rest
-            asked = _ASKED[number % len(_ASKED)].format(quoted.rsplit(" ", 1)[0])
-            yield [{"role": "user", "content": asked}, {"role": "assistant", "content": answer.strip()}]
+def chats_of_books(lines: Iterable[str]) -> Iterator[Turns]:
+    """Yield for each book, a line of JSON, a question that quotes it, answered by what follows there.
+
+    Short ones yield none.
+    """
+    for number, line in enumerate(lines):
+        text = " ".join(json.loads(line)["text"].split())
+        if len(text) < _QUOTED + _ANSWERED:
+            continue
+        quoted, rest = text[:_QUOTED], text[_QUOTED : _QUOTED + _ANSWERED]
+        answer = rest[: rest.rfind(".") + 1] or rest
+        asked = _ASKED[number % len(_ASKED)].format(quoted.rsplit(" ", 1)[0])
+        yield [{"role": "user", "content": asked}, {"role": "assistant", "content": answer.strip()}]
 
 
 def write_chats(chats: list[Turns], path: Path) -> Path:

@@ -35,11 +35,17 @@ class Texts:
     """The books and the conversations, as files."""
 
     def __init__(self, books: Path, chats: Path, folder: Path) -> None:
-        """Write the conversations of both kinds to a file; the last real ones are for prompts alone."""
-        real = real_chats(chats)
+        """Write both kinds of text to files; the last real conversations are for prompts alone.
+
+        Every other book is asked about and is not among the books, so that neither text quotes what is held
+        out of the other.
+        """
+        real, lines = real_chats(chats), books.read_text(encoding="utf-8").splitlines(keepends=True)
         self.prompts = [turns[0]["content"] for turns in real[-_PROMPTS:]]
-        conversations = [*real[:-_PROMPTS], *chats_of_books(books)]
-        self.files = {"books": books, "chats": write_chats(conversations, folder / "chats.jsonl")}
+        read = folder / "books.jsonl"
+        read.write_text("".join(lines[::2]), encoding="utf-8")
+        conversations = [*real[:-_PROMPTS], *chats_of_books(lines[1::2])]
+        self.files = {"books": read, "chats": write_chats(conversations, folder / "chats.jsonl")}
 
     def mixture(self, name: str) -> tuple[str, ...]:
         """The texts of a mixture, as ``--data`` names them."""

@@ -128,8 +128,8 @@ CASES: dict[str, PretrainedConfig] = {
 } | {model_type: CONFIG_MAPPING[model_type]() for model_type in SAMPLE}
 
 
-#: Tried by ``make test-all`` alone: what they have, one of the others has too, but for state-space layers,
-#: whose trials take half a minute.
+#: Tried by ``make test-all`` alone: what they have, one of the others has too, but for a config in bfloat16,
+#: and for state-space layers, whose trials take half a minute.
 REPEATED = {
     *("qwen2-mixed-layers", "cohere2", "phi", "granite", "mixtral", "granitemoe"),
     *("llama4_text", "opt", "falcon", "nemotron_h", "falcon_h1"),

@@ -48,7 +48,7 @@ def test_real_turns_keep_their_order(chats: Path) -> None:
 
 
 def test_a_book_answers_with_what_follows(books: Path) -> None:
-    asked = list(chats_of_books(books))
+    asked = list(chats_of_books(books.read_text().splitlines()))
     assert len(asked) == 59, "the short one is left out"
     whole = " ".join(json.loads(books.read_text().splitlines()[0])["text"].split())
     question, answer = (turn["content"] for turn in asked[0])
@@ -58,11 +58,19 @@ def test_a_book_answers_with_what_follows(books: Path) -> None:
 
 
 def test_a_mixture_names_its_texts_and_shares(books: Path, chats: Path, tmp_path: Path) -> None:
-    texts = Texts(books, chats, tmp_path)
-    assert texts.mixture("books") == (str(books),)
-    assert texts.mixture("both") == (f"{books}=0.3", f"{tmp_path / 'chats.jsonl'}=0.7")
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    texts = Texts(books, chats, folder)
+    read, asked = folder / "books.jsonl", folder / "chats.jsonl"
+    assert texts.mixture("books") == (str(read),)
+    assert texts.mixture("both") == (f"{read}=0.3", f"{asked}=0.7")
+    kept = [json.loads(line)["text"] for line in read.read_text().splitlines()]
+    answers = [json.loads(line)["messages"][1]["content"] for line in asked.read_text().splitlines()[50:]]
+    assert len(kept) == 30
+    assert len(answers) == 29
+    assert not any(answer in text for answer in answers for text in kept), "no held-out book is quoted"
     assert texts.prompts == [f"What is {n}?" for n in range(50, 60)]
-    written = (tmp_path / "chats.jsonl").read_text()
+    written = asked.read_text()
     assert "What is 49?" in written
     assert "What is 50?" not in written, "prompts are not learnt from"
 

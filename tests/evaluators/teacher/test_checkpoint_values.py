@@ -127,3 +127,10 @@ def test_architectures_are_a_list_of_names(save: Callable[..., Path], named: obj
     text = refused(save(llama(), architectures=named))
     assert "architectures in config.json has to be a list of names of classes" in text
     assert repr(named) in text
+
+
+@pytest.mark.parametrize("code", ["modeling.Own", ["modeling.Own"], {"AutoModelForCausalLM": "m.Own"}])
+def test_whatever_code_is_named_the_class_of_transformers_takes_its_place(
+    save: Callable[..., Path], code: object
+) -> None:
+    assert not hasattr(load(save(llama(), auto_map=code)).model.config, "auto_map")
