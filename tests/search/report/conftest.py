@@ -37,6 +37,7 @@ def _visitor(browser: Browser) -> Iterator[Open]:
             color_scheme=theme,  # type: ignore[arg-type]
             viewport={"width": width, "height": 900},
             offline=True,
+            reduced_motion="reduce",  # a page that is still scrolling has its marks elsewhere a moment later
             java_script_enabled=scripts,
         )
         contexts.append(context)

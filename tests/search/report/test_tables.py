@@ -116,6 +116,9 @@ def test_a_click_on_a_mark_leads_to_its_row(figure: str, real_report: Path, look
     mark = visited.mark(figure)
     visited.page.mouse.move(mark["x"], mark["y"])
     visited.page.wait_for_selector(f"#{figure}.leads")
+    visited.page.wait_for_function(
+        f"row => document.getElementById('{figure}')._hoverdata[0].customdata === row", arg=mark["row"]
+    )
     visited.page.mouse.click(mark["x"], mark["y"])
     arrives_at(visited.page, mark["row"])
     assert visited.calm
