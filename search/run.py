@@ -13,7 +13,7 @@ import sys
 from functools import partial
 
 from search.stages.launch import lead_or_follow
-from search.terminal.command import exit_status, is_multi_process, redact_password
+from search.terminal.command import exit_status, is_multi_process, kept_for_good, redact_password
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,15 +43,24 @@ def _main(arguments: list[str]) -> int:
     from search.settings.flag_rules import budgets_named
 
     if len(budgets_named(flags)) > 1:
-        from search.family.family import run_family
+        with kept_for_good():
+            from search.family.family import run_family
 
         print(run_family(flags, command))
         return 0
-    from search.planning.messages import as_json_line, hours_line, opening_line, result_as_dict, result_text
-    from search.planning.plan import plan
-    from search.settings.resolution import resolve
-    from search.storage.run_directory import RunDirectory
-    from search.terminal.console import Console
+    with kept_for_good():
+        from search.planning.messages import (
+            as_json_line,
+            hours_line,
+            opening_line,
+            result_as_dict,
+            result_text,
+        )
+        from search.planning.plan import plan
+        from search.settings.resolution import resolve
+        from search.stages.pipeline import run
+        from search.storage.run_directory import RunDirectory
+        from search.terminal.console import Console
 
     console = Console(flags.quiet, flags.verbose)
     resolved = resolve(flags)
@@ -60,8 +69,6 @@ def _main(arguments: list[str]) -> int:
         planned = plan(resolved, directory, flags.verbose)
         print(as_json_line(planned.as_dict()) if flags.json else planned)
         return 0
-    from search.stages.pipeline import run
-
     console.say(opening_line(resolved))
     if resolved.config.hours:
         console.say(hours_line(resolved))

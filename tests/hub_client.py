@@ -7,6 +7,7 @@ One request and one answer a line, both JSON; see ``HubClient``.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -132,6 +133,7 @@ class _Lines(logging.Handler):
 
 
 def _serve() -> None:
+    gc.disable()  # it lives shortly, and imports much
     from space.input_error import InputError
 
     # The libraries wait longer and longer before they try again; here nothing gets better by waiting.

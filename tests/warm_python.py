@@ -240,6 +240,7 @@ def brief(workloads: Mapping[str, Workload]) -> dict[str, Workload]:
 def main() -> None:
     """Import everything, and serve."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    gc.disable()
     if folder := os.environ.get(verified_once.FOLDER):
         verified_once.install(Path(folder))
     for module in _MODULES:
@@ -251,8 +252,8 @@ def main() -> None:
     costs._WORKLOADS = brief(costs._WORKLOADS)
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    gc.collect()
     gc.freeze()
+    gc.enable()
     _serve(socket.socket(fileno=int(sys.argv[1])))
 
 

@@ -18,8 +18,10 @@ from transformers.models.auto.modeling_auto import (
 from evaluators.huggingface.hub import HubRequest, LoggedBytes, hub_refusals, may_be_hub_id, not_found
 from evaluators.huggingface.library_output import quiet_libraries, short_message
 from evaluators.teacher.companions import CODE, GENERATION, TOKENIZER_CONFIG, TOKENIZER_FILES
+from evaluators.teacher.dequantised import dequantised
 from evaluators.teacher.own_code import check_code, registered_config
 from evaluators.teacher.promises import keep_promises
+from evaluators.teacher.quantised import check_quantised, forget_quantisation
 from evaluators.teacher.said import say_once
 from evaluators.teacher.stored import empty_model, tensors_apart
 from evaluators.teacher.text_half import text_half
@@ -74,20 +76,22 @@ def has_chat_template(id: str, revision: str | None = None) -> bool:
 def find_all(id: str, config_directory: Path, revision: str | None, trust_remote_code: bool) -> Path:
     """Return the directory with weights, tokenizer and licence of the model that ``find_config`` found.
 
+    Where weights are quantised it is another directory, in which they are multiplied out.
+
     Raises:
-        InputError: the hub does not provide them.
+        InputError: the hub does not provide them, or they cannot be multiplied out.
     """
     if Path(id).expanduser().is_dir():
-        return config_directory
+        return dequantised(config_directory, id)
     # The name of a snapshot's folder is its commit; the weights have to be of the same commit.
     commit = config_directory.name
     code = _CODE if trust_remote_code else []
     directory = _find(id, commit, [*_CONFIG, INDEX, SINGLE_FILE, *_COMPANIONS, *_TERMS, *code])
     if (directory / SINGLE_FILE).is_file() or not (directory / INDEX).is_file():
-        return directory
+        return dequantised(directory, id)
     # Shards have any names, and may lie in folders: the index tells.
     shards = [glob.escape(name) for name in index_of(directory)]
-    return _find(id, commit, shards, ignored=[])
+    return dequantised(_find(id, commit, shards, ignored=[]), id)
 
 
 def _find(id: str, revision: str | None, patterns: list[str], ignored: list[str] = _FOLDERS) -> Path:
@@ -143,9 +147,10 @@ def read_config(directory: Path, id: str, trust_remote_code: bool) -> Pretrained
     described = _read_json(directory / "config.json", id)
     _refuse_other_kinds(described, id)
     own_code = check_code(described, id, trust_remote_code)
-    _refuse_quantised(described, id)
+    check_quantised(described, id)
     with quiet_libraries():
         config = _parse_config(directory, id, described if own_code else None)
+    forget_quantisation(config)
     if not own_code:
         config = text_half(config, described, id)
     _refuse_not_causal(config, id, own_code)
@@ -219,20 +224,6 @@ def _refuse_other_kinds(described: dict[str, Any], id: str) -> None:
             "architectures in config.json has to be a list of names of classes",
             f"that of {id} is {named!r}",
             "Mend it, or leave the field out",
-        )
-
-
-def _refuse_quantised(described: dict[str, Any], id: str) -> None:
-    text = described.get("text_config")
-    parts = [described, text] if isinstance(text, dict) else [described]
-    names = ("quantization_config", "compression_config")
-    how = next((part[name] for part in parts for name in names if part.get(name)), None)
-    if how:
-        method = f" ({how['quant_method']})" if isinstance(how, dict) and "quant_method" in how else ""
-        raise InputError(
-            "a teacher's weights are stored in floating point",
-            f"{id} is quantised{method}",
-            "Name the model it was made from",
         )
 
 

@@ -6,9 +6,7 @@ teacher, and nothing else has to know where it came from.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import tempfile
 from collections import Counter
 from importlib import import_module
 from pathlib import Path
@@ -19,13 +17,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils.import_utils import is_gguf_available
 
 from evaluators.huggingface.library_output import quiet_libraries, short_message
+from evaluators.teacher.written_once import content_key, written_once
 from space.cutting.extraction import model_from_weights
 from space.input_error import InputError
 
 logger = logging.getLogger(__name__)
 #: By the name that the format has for a type of numbers. Others are of fewer bits, and their scales have 16.
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_HASHED_BYTES = 2**22
 
 
 def is_gguf(id: str) -> bool:
@@ -47,50 +45,29 @@ def directory_of_gguf(id: str, cache: Path) -> Path:
         InputError: the package that reads such files is not here, or transformers cannot read this one.
     """
     file = Path(id).expanduser()
-    directory = cache / f"{file.stem}-{_key(file)}"
-    if not directory.is_dir():
-        if not is_gguf_available():
-            raise InputError(
-                "GGUF files are read by the package gguf",
-                f"{id} is one, and the package is not installed",
-                "Install it (`pip install gguf`), or name a directory with config.json",
-            )
-        logger.info("%s is read once, and written to %s, which is the teacher", id, directory)
-        _write(file, directory)
-    return directory
+    directory = cache / f"{file.stem}-{content_key([file])}"
+    return written_once(directory, lambda new: _write(file, new, f"{id} is read once: {directory}"))
 
 
-def _key(file: Path) -> str:
-    """A name for what is in a file: its size, and a hash of its ends."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        beginning = stream.read(_HASHED_BYTES)
-        stream.seek(max(0, size - _HASHED_BYTES))
-        ends = beginning + stream.read()
-    return hashlib.sha256(f"{size} ".encode() + ends).hexdigest()[:12]
-
-
-def _write(file: Path, directory: Path) -> None:
-    """Write the directory beside its place, then move it there, so that it is whole if it is there."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent) as folder:
-        new = Path(folder) / "new"
-        try:
-            with quiet_libraries():
-                model, tokenizer = _read(file)
-                model.save_pretrained(new)
-                tokenizer.save_pretrained(new)
-        except Exception as error:  # anything can be wrong with a user's file
-            raise InputError(
-                "a GGUF file has to be one that transformers reads",
-                f"of {file} it says: {short_message(error)}",
-                "Name the directory or hub id of the model that it was made from",
-            ) from error
-        try:
-            new.rename(directory)
-        except OSError:  # another process was first
-            if not directory.is_dir():
-                raise
+def _write(file: Path, new: Path, message: str) -> None:
+    if not is_gguf_available():
+        raise InputError(
+            "GGUF files are read by the package gguf",
+            f"{file} is one, and the package is not installed",
+            "Install it (`pip install gguf`), or name a directory with config.json",
+        )
+    logger.info("%s will be the teacher, an ordinary directory", message)
+    try:
+        with quiet_libraries():
+            model, tokenizer = _read(file)
+            model.save_pretrained(new)
+            tokenizer.save_pretrained(new)
+    except Exception as error:  # anything can be wrong with a user's file
+        raise InputError(
+            "a GGUF file has to be one that transformers reads",
+            f"of {file} it says: {short_message(error)}",
+            "Name the directory or hub id of the model that it was made from",
+        ) from error
 
 
 def _read(file: Path) -> tuple[PreTrainedModel, Any]:

@@ -17,6 +17,7 @@ from search.settings.config import RunConfig
 from search.settings.costs import pace_of
 from search.settings.ledger import Ledger, run_ledger
 from search.settings.memory_table import memory_lines, memory_rows
+from search.settings.multiples import in_words
 from search.settings.objectives import LATENCY, bounds_in_words
 from search.settings.resolved import Resolved
 from search.settings.run_time import RunTime, foretell
@@ -159,6 +160,7 @@ def _space_rows(resolved: Resolved) -> list[tuple[str, str]]:
             f"{len(space):,}, from {space.parameters.min():,} to {space.parameters.max():,} parameters",
         ),
         ("sizes", "\n".join(sizes)),
+        *([("multiples", in_words(resolved.axis_map))] if resolved.axis_map.multiples else []),
         *hand_made,
     ]
 

@@ -50,6 +50,8 @@ class RunConfig:
     """Axes that keep the teacher's size."""
     sizes: tuple[str, ...]
     """Axes with the sizes that they may have, such as ``hidden=2048..3584``."""
+    multiples: str
+    """Of what other sizes are multiples: deploy, for what programs that serve models ask, or fine."""
     basis: str
     """Basis of the hidden axis: coordinate, principal or weighted; auto if a trial decides."""
     width_by: str

@@ -69,6 +69,9 @@ class Flags:
     expert_mlp, shared_mlp, head_dim."""
     sizes: Annotated[tuple[str, ...], _arg("AXIS=SIZES ...")] = ()
     """Sizes that axes may have: hidden=2048..3584 layers=28,30,32 mlp=2.5x,3x,4x (multiples of hidden)."""
+    multiples: Literal["auto", "deploy", "fine"] = "auto"
+    """Other sizes: deploy for what serves models best (hidden and MLP in multiples of 256, heads of 8), or
+    fine, in small steps. Default: deploy from a billion parameters on, where the budget allows it."""
     tolerance: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 0.02
     """How far a candidate may lie from the budget, as a share of it."""
     budget_of: Literal["total", "non-embedding", "active", "weights", "kv-cache"] = "total"

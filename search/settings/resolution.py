@@ -21,8 +21,8 @@ from evaluators.metrics.capacity import capacity_of
 from evaluators.metrics.pace import Pace
 from evaluators.teacher.gguf_file import directory_of_gguf, is_gguf
 from evaluators.teacher.weights import stored_dtype, weight_files
+from evaluators.teacher.written_once import cache_directory
 from search.settings.bracket_plan import plan_bracket, rungs_up_to
-from search.settings.cache import cache_directory
 from search.settings.config import RunConfig
 from search.settings.costs import Costs, pace_estimate, pace_of, within_bounds, workload_of
 from search.settings.flag_rules import parse_count, parse_memory
@@ -30,6 +30,7 @@ from search.settings.flags import Flags
 from search.settings.hours import HoursAsked, amounts_given, config_within
 from search.settings.ledger import choose, memory_of
 from search.settings.methods import method_of, states_asked
+from search.settings.multiples import enumerated, multiples_of
 from search.settings.objectives import bounds_of_config, objectives_of, read_bounds
 from search.settings.optimizer import AUTO as OPEN
 from search.settings.optimizer import eight_bits_refused, optimizer_for, precision_for
@@ -61,7 +62,6 @@ from space.counting.counting import budget_polynomial, parameter_polynomial
 from space.cutting.basis import BasisName
 from space.cutting.moments import moment_bytes
 from space.enumeration.enumeration import enumerate_space
-from space.enumeration.limits import read_limits
 from space.enumeration.search_space import SearchSpace
 from space.input_error import InputError
 from space.verification.verification import verified_axis_map
@@ -113,9 +113,8 @@ def resolve_from(flags: Flags, trainings: Sequence[Training], sharing: int = 1) 
     basis = BasisName.COORDINATE if flags.basis == AUTO else BasisName(flags.basis)
     axis_map = verified_axis_map(training.config, basis)
     parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
-    budget, _ = budget_of(flags, text, axis_map)
-    limits = read_limits(flags.keep, flags.sizes)
-    whole = enumerate_space(axis_map, budget, limits)
+    budget, amount = budget_of(flags, text, axis_map)
+    axis_map, whole = enumerated(flags, axis_map, budget, budget.amount / amount * parameters)
     device = _device(flags)
     costs = Costs(axis_map, workload_of(device), _stored_bytes(training.phases[-1].id, training.config))
     space = within_bounds(whole, costs, read_bounds(flags.max))
@@ -241,6 +240,7 @@ def _config(
         tolerance=flags.tolerance,
         keep=flags.keep,
         sizes=flags.sizes,
+        multiples=multiples_of(axis_map),
         **_importance_fields(flags, axis_map),
         data=flags.data or default_texts(teacher, revision or None),
         learn=flags.learn,
@@ -335,6 +335,7 @@ def _in_rotated_basis(resolved: Resolved) -> Resolved | None:
         return None
     try:
         axis_map = verified_axis_map(resolved.axis_map.config, _ROTATED)
+        axis_map = replace(axis_map, multiples=resolved.axis_map.multiples)
         whole = enumerate_space(axis_map, resolved.whole.budget, resolved.limits)
         costs = replace(resolved.costs, axis_map=axis_map)
         space = within_bounds(whole, costs, resolved.config.upper_bounds)

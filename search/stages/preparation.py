@@ -20,8 +20,8 @@ from evaluators.corpus.blocks import Corpus
 from evaluators.huggingface.final_states import check_head
 from evaluators.metrics.latency import LatencyCache
 from evaluators.teacher import Teacher, load_teacher
+from evaluators.teacher.written_once import cache_directory
 from search.rungs.evaluation import CandidateError
-from search.settings.cache import cache_directory
 from search.settings.config import RunConfig
 from search.settings.costs import within_bounds
 from search.settings.methods import accelerator_of, check_states, weights_dtype

@@ -18,7 +18,7 @@ from evaluators.corpus.splits import DocumentTokenizer
 from evaluators.metrics.layouts import TOKENS, best_layout
 from evaluators.teacher import Teacher
 from evaluators.teacher.vocabulary import check_texts, check_tokens
-from search.settings.cache import cache_directory
+from evaluators.teacher.written_once import cache_directory
 from search.settings.config import RunConfig
 from search.settings.placement import Placement
 from search.stages.provenance import read_provenance

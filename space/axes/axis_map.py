@@ -195,6 +195,8 @@ class AxisMap:
     """Whether the teacher ties its head to the embedding table and the head was untied for the basis."""
     layer_signatures: tuple[LayerSignature, ...] = ()
     """For each layer, what shapes do not show, such as its attention window."""
+    multiples: Mapping[Axis, int] = field(default_factory=dict)
+    """Of what sizes are multiples, beside what the class needs; the teacher's own size may be any."""
 
     @property
     def axes(self) -> tuple[Axis, ...]:

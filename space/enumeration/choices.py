@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from huggingface_hub.errors import StrictDataclassError
@@ -17,6 +18,12 @@ from space.enumeration.limits import Limit, multiple_does_not_fit
 
 Sizes = dict[Axis, NDArray[np.int64]]
 Choices = dict[Axis, list[int]]
+#: What programs that serve models ask of sizes: K-quants of llama.cpp pack 256 numbers of a row into a block,
+#: and tensor parallelism splits heads and neurons over up to eight devices.
+DEPLOYMENT: Mapping[Axis, int] = {
+    **dict.fromkeys((Axis.HIDDEN, Axis.MLP, Axis.EXPERT_MLP, Axis.SHARED_MLP), 256),
+    **{Axis.HEADS: 8, Axis.HEAD_DIM: 32},
+}
 #: The axes that model classes validate together.
 _WIDTHS = (Axis.HIDDEN, Axis.KV_HEADS, Axis.HEADS)
 
@@ -27,7 +34,12 @@ def preferred_multiple(size: int) -> int:
 
 
 def step_of(axis: Axis, axis_map: AxisMap) -> int:
-    """Return the step between sizes of an axis; it suits the axis's size and keeps coupled axes integral."""
+    """Return the step between sizes of an axis, a multiple of what the axis map asks beside the class."""
+    return math.lcm(_step_of_class(axis, axis_map), axis_map.multiples.get(axis, 1))
+
+
+def _step_of_class(axis: Axis, axis_map: AxisMap) -> int:
+    """Return the step that suits an axis's size and keeps coupled axes integral."""
     size = axis_map.teacher[axis]
     if axis is Axis.EXPERTS:
         groups = expert_groups(axis_map)
@@ -69,8 +81,14 @@ def sizes_of(axis: Axis, axis_map: AxisMap, least: int, limit: Limit | None) -> 
     step = step_of(axis, axis_map)
     found = {*range(-(-lowest // step) * step, highest + 1, step)} | ({whole} if highest == whole else set())
     if axis is Axis.KV_HEADS:
-        found = {size for size in found if whole % size == 0}
+        found = {size for size in found if whole % size == 0 and (size == whole or _split(size, axis_map))}
     return sorted(found)
+
+
+def _split(kv_heads: int, axis_map: AxisMap) -> bool:
+    """Whether the devices among which query heads are split can share, or repeat, their KV heads."""
+    devices = axis_map.multiples.get(Axis.HEADS, 1)
+    return kv_heads % devices == 0 or devices % kv_heads == 0
 
 
 def grid(axis_map: AxisMap, choices: Choices, whole_groups: bool) -> Sizes:

@@ -31,7 +31,18 @@ def by_hand(family: str, name: str) -> tuple[PreTrainedModel, AxisMap]:
     return random_teacher(TINY[family][name]), discover(TINY[family][name]).axis_map
 
 
-@pytest.mark.parametrize(("family", "name"), BY_HAND, ids=["-".join(case) for case in BY_HAND])
+#: One of each kind of attention and of head; the others repeat them in another class.
+FIRST = ("llama-tied-biases", "mistral-window", "qwen3-tied")
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        pytest.param(*case, id=id, marks=[pytest.mark.slow] * (id not in FIRST))
+        for case in BY_HAND
+        for id in ["-".join(case)]
+    ],
+)
 def test_it_computes_what_the_hand_made_one_computes(family: str, name: str) -> None:
     teacher, axis_map = by_hand(family, name)
 

@@ -86,6 +86,7 @@ def _spoil(student: Path, how: str) -> None:
         file.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", NEW)
 def test_a_stranger_finds_nothing_wrong(case: str, found: dict[str, str | None]) -> None:
     assert found[case] is None

@@ -26,8 +26,7 @@ def test_every_page_about_something_new_is_tried() -> None:
     assert {path.name for path in DOCS.glob("new-*.md")} == set(PAGES)
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=[pytest.mark.slow] * (page != "new-loss.md")) for page in PAGES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
 def test_what_it_says_can_be_added(page: str, copy: Path) -> None:
     Follower(copy, code=copy).follow(page)

@@ -45,6 +45,7 @@ _CONFIG = RunConfig(
     tolerance=0.02,
     keep=(),
     sizes=(),
+    multiples="fine",
     basis="coordinate",
     width_by="activations",
     aggregation="l2,mean",

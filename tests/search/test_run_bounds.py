@@ -70,6 +70,7 @@ def by_rung(summary: dict[str, Any], rung: int) -> list[dict[str, Any]]:
     return [trial for trial in summary["trials"] if trial["rung"] == rung]
 
 
+@pytest.mark.slow
 def test_architectures_by_hand_are_scored_with_the_rest(free: Told) -> None:
     summary, _, directory = free
     for rung in (0, 1):
@@ -83,6 +84,7 @@ def test_architectures_by_hand_are_scored_with_the_rest(free: Told) -> None:
     assert "by hand" in (directory / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_command_with_another_one_goes_on(runs: Runs, free: Told) -> None:
     before = free[0]
     summary, _, _ = runs("free", "--try", "mlp=129")
@@ -93,6 +95,7 @@ def test_the_same_command_with_another_one_goes_on(runs: Runs, free: Told) -> No
     assert all(trial["architecture"]["mlp"] == 129 for trial in added)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_bound_that_some_break(runs: Runs, free: Told) -> None:
     known = sorted({trial["latency_ms"] for trial in by_rung(free[0], 0)})

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 import sys
 
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluators.corpus.blocks import fingerprint
+from tests.warm_python import warm_run
 
 
 def test_a_known_fingerprint() -> None:
@@ -50,5 +50,5 @@ def test_where_a_tensor_lies_does_not_matter() -> None:
 def test_another_process_finds_the_same() -> None:
     code = "from evaluators.corpus.blocks import fingerprint; print(fingerprint('a', 1))"
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = warm_run(command, timeout=60)
     assert done.stdout.strip() == fingerprint("a", 1)

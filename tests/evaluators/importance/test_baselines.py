@@ -34,7 +34,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "falcon_h1": FALCON_H1 | {"hidden_size": 20},
 }
 #: Trying a class takes seconds; what is special of these the others have too.
-LATER = ("gpt2", "gpt_oss")
+LATER = ("gpt2", "gpt_oss", "falcon_h1")
 EACH = pytest.mark.parametrize(
     "family",
     [pytest.param(name, marks=pytest.mark.slow) if name in LATER else name for name in FAMILIES],

@@ -224,7 +224,7 @@ class TestRefusals:
     def test_a_quantised_checkpoint(self, teacher_copy: Path) -> None:
         change_config(teacher_copy, quantization_config={"quant_method": "gptq", "bits": 4})
         message = refused(teacher_copy)
-        assert f"stored in floating point; {teacher_copy} is quantised (gptq). Name the model" in message
+        assert f"multiplied out; {teacher_copy} is quantised (gptq). Name the model it was" in message
 
     def test_weights_of_less_than_16_bits(self, teacher_copy: Path) -> None:
         tensors = load_file(teacher_copy / "model.safetensors")

@@ -196,7 +196,8 @@ def test_what_is_shown_is_renewed_until_the_run_is_finished(finished: SavedRun) 
     assert "the model to take" in trial_note(find_run(run.path), 0, taken)
 
 
-@pytest.mark.parametrize("kind", ["postgresql", pytest.param("grpc", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["postgresql", "grpc"])
 def test_storages_on_servers_hold_it_too(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     database, proxy = request.getfixturevalue("database"), None
     if kind == "grpc":

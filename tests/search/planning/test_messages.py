@@ -66,6 +66,7 @@ def test_a_plan_in_json_has_the_hours(
     assert seconds["total"] == pytest.approx(sum(parts), abs=0.05 * (len(parts) + 1))
 
 
+@pytest.mark.slow
 def test_a_family_is_planned_in_one_list(
     demo_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,12 +55,9 @@ def planned_of(resolved: Resolved, out: Path) -> tuple[str, dict[str, str]]:
     return text, rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "parameters"),
-    [
-        ("qwen3_8b", "8,190,735,360"),
-        pytest.param("llama_8b", "8,030,261,248", marks=pytest.mark.slow),
-    ],
+    ("model", "parameters"), [("qwen3_8b", "8,190,735,360"), ("llama_8b", "8,030,261,248")]
 )
 def test_counts_are_exact(
     model: str, parameters: str, request: pytest.FixtureRequest, tmp_path: Path

@@ -40,7 +40,8 @@ def test_short_flags() -> None:
 
 EVERY_FLAG = [
     *("--budget", "60%", "--budget-of", "kv-cache", "--budget-dtype", "float16"),
-    *("--keep", "heads", "kv_heads", "--sizes", "hidden=64..96", "mlp=3x,4x", "--basis", "weighted"),
+    *("--keep", "heads", "kv_heads", "--sizes", "hidden=64..96", "mlp=3x,4x", "--multiples", "deploy"),
+    *("--basis", "weighted"),
     *("--width-by", "taylor", "--aggregation", "var,l2", "--depth-by", "perplexity", "--rounds", "2"),
     *("--rounds-order", "depth-width", "--repair", "least-squares", "norm-scale"),
     *("--tolerance", "0.05", "--model", "m", "--revision", "r", "s", "--data", "d.txt"),
@@ -62,6 +63,7 @@ def test_every_flag_is_read() -> None:
         budget_dtype="float16",
         keep=("heads", "kv_heads"),
         sizes=("hidden=64..96", "mlp=3x,4x"),
+        multiples="deploy",
         basis="weighted",
         width_by="taylor",
         aggregation="var,l2",

@@ -26,7 +26,8 @@ def planned(teacher: Path, memory: str, folder: Path, **others: str) -> Flags:
     return Flags(budget="4B", model=(str(teacher),), plan=True, device_memory=memory, out=folder, **others)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("teacher", ["qwen3_8b", pytest.param("llama_8b", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("teacher", ["qwen3_8b", "llama_8b"])
 def test_80_gb_train_with_adamw_and_48_gb_with_8_bits(
     teacher: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -19,6 +19,7 @@ budget-of = "active"
 budget-dtype = "float16"
 keep = ["heads"]
 sizes = ["layers=4,5"]
+multiples = "fine"
 basis = "principal"
 width-by = "magnitude"
 aggregation = "l2,var"

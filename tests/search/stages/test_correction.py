@@ -74,6 +74,7 @@ def test_it_is_done_once_and_its_losses_are_those_of_both_teachers(
     assert console.forecast.left() == 0
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_those_it_wrote_are_made_again(tiny_teacher: Path, tmp_path: Path) -> None:
     _, done, _ = run(tmp_path, tiny_teacher)
     whole = weights(tmp_path)

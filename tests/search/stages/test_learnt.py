@@ -24,6 +24,7 @@ from search.terminal.console import Console
 from tests.small_search import SMALL, write_stories, write_teacher
 
 
+@pytest.mark.slow
 def test_a_run_is_of_what_is_learnt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,6 +90,7 @@ class Storms(Evaluator):
         return found
 
 
+@pytest.mark.slow
 def test_a_search_on_postgresql(database: str, undisturbed: list[FinishedTrial]) -> None:
     assert searched(open_storage(database, NOWHERE)) == undisturbed
     assert searched(open_storage(database, NOWHERE)) == undisturbed, "it is all there"

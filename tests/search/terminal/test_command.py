@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import subprocess
 import sys
 from collections.abc import Callable
 
 import pytest
 
-from search.terminal.command import exit_status
+from search.terminal.command import exit_status, kept_for_good
 from space.input_error import InputError
 
 Capture = pytest.CaptureFixture[str]
@@ -45,6 +46,16 @@ def test_what_stops_a_command_is_said_on_stderr(
 
 def test_the_status_of_the_work_is_passed_on() -> None:
     assert exit_status(lambda: 3) == 3
+
+
+def test_what_is_imported_is_kept_for_good() -> None:
+    gc.unfreeze()
+    with kept_for_good():
+        assert not gc.isenabled()
+        imported = ["a module"]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
+    assert all(one is not imported for one in gc.get_objects())
 
 
 def test_other_errors_are_not_hidden() -> None:

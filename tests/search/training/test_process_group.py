@@ -247,10 +247,7 @@ FAILURES = pytest.mark.parametrize(
     ("wrong", "message", "status"),
     [
         ("disk", "slimsearch: the disk is full.", 2),
-        pytest.param(
-            *("limit", "slimsearch: one process failed while the others trained on: hung past its limit", 1),
-            marks=pytest.mark.slow,
-        ),
+        ("limit", "slimsearch: one process failed while the others trained on: hung past its limit", 1),
     ],
 )
 
@@ -294,6 +291,7 @@ def end_of(pair: Pair, begun: Callable[[Path], bool], number: int | None = None)
     return err
 
 
+@pytest.mark.slow
 @FAILURES
 def test_an_error_of_the_main_process_in_a_training_ends_both(
     wrong: str, message: str, status: int, tmp_path: Path, flags: list[str], cache: Path

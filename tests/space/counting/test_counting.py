@@ -37,7 +37,9 @@ from tests.space.maps import map_of, tiny_config_of, tiny_map
 from tests.space.models import SMALL
 
 #: Windows, transposed matrices, one KV head for all, experts, compressed keys and values, heads of own sizes.
-TYPES = each("llama", "gemma2", "gpt2", "falcon", "mixtral", "minicpm3", "gemma4_text")
+TYPES = each(
+    "llama", "gemma2", "gpt2", "falcon", "mixtral", "minicpm3", "gemma4_text", also_slow=("gemma4_text",)
+)
 WIDTH_4B = Architecture(hidden=3072, mlp=9216, heads=32, kv_heads=8, layers=32)
 
 

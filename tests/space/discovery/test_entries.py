@@ -67,6 +67,7 @@ def test_an_embedding_as_wide_as_the_stream_stays_so() -> None:
     assert "word_embed_proj_dim" not in narrow.fields[Axis.HIDDEN]
 
 
+@pytest.mark.slow
 def test_a_scale_of_depth_follows_the_layers() -> None:
     found = verified("minicpm3")
     half = replace(found.small.teacher, layers=1)

@@ -36,7 +36,7 @@ def test_eight_workers_on_postgresql_finish_200_trials(quick_disk: Path, databas
 
 @pytest.mark.parametrize(
     ("kills", "trials", "first", "second"),
-    [(5, 24, 10, 4), pytest.param(20, 80, 40, 12, marks=pytest.mark.slow)],
+    [(3, 12, 6, 3), pytest.param(20, 80, 40, 12, marks=pytest.mark.slow)],
 )
 def test_workers_are_killed_at_random_instants(
     kills: int, trials: int, first: int, second: int, quick_disk: Path
