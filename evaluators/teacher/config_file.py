@@ -74,14 +74,20 @@ def _in_form_of(stored: Fields, teacher: Fields, teacher_object: Any, student: F
     found = dict(student)
     for name, before in stored.items():
         if name in student and name in teacher:
-            parts = getattr(teacher_object, name, None), getattr(config, name, None)
+            parts = _attribute(teacher_object, name), _attribute(config, name)
             found[name] = _value(before, teacher[name], student[name], *parts)
         elif name == "torch_dtype" and "dtype" in student:
             found[name] = student["dtype"]
         elif name not in student and name not in teacher and _is_of_the_model(name):
-            then, now = getattr(teacher_object, name, None), getattr(config, name, None)
+            then, now = _attribute(teacher_object, name), _attribute(config, name)
             found[name] = before if then == now else now
     return found
+
+
+def _attribute(config: Any, name: str) -> Any:
+    """Return an attribute under an old name or today's, also one whose layers have values of their own."""
+    own = getattr(config, "__dict__", {})
+    return own[name] if name in own else getattr(config, name, None)
 
 
 def _value(before: Any, teacher: Any, student: Any, teacher_object: Any, config: Any) -> Any:

@@ -139,6 +139,11 @@ def weight_mapping(
     return cast(list[WeightConverter | WeightRenaming], get_model_conversion_mapping(model, key_mapping))
 
 
+def class_names(model: PreTrainedModel, names: Sequence[str]) -> dict[str, str]:
+    """Return the names that transformers gives to stored tensors of a model, by the stored ones."""
+    return dict(_renamed(model, model.state_dict(), names, {}))
+
+
 def _renamed(
     model: PreTrainedModel, wanted: dict[str, Tensor], names: Sequence[str], key_mapping: dict[str, str]
 ) -> Iterator[tuple[str, str]]:

@@ -90,15 +90,28 @@ class TextNames:
     """How the tensors of a text half are named in the files of the whole.
 
     Attributes:
-        key_mapping: regular expressions for the beginnings of stored names, with what stands there in the
-            class; in the form that ``from_pretrained`` takes. Empty if the names are those of the class.
+        prefixes: the beginnings of stored names, with what stands there in the class. Empty if the names are
+            those of the class.
     """
 
-    key_mapping: dict[str, str]
+    prefixes: dict[str, str]
+
+    @property
+    def key_mapping(self) -> dict[str, str]:
+        """The same in the form that ``from_pretrained`` takes, with regular expressions for stored names."""
+        return {f"^{re.escape(prefix)}": built for prefix, built in self.prefixes.items()}
 
     def beside(self, name: str) -> bool:
         """Whether a stored tensor lies outside the text half."""
-        return bool(self.key_mapping) and not any(re.match(prefix, name) for prefix in self.key_mapping)
+        return bool(self.prefixes) and not name.startswith(tuple(self.prefixes))
+
+    def stored(self, name: str) -> str:
+        """Return the name that a tensor of the class has in the files of the whole."""
+        longest = sorted(self.prefixes.items(), key=lambda pair: -len(pair[1]))
+        for prefix, built in longest:
+            if name.startswith(built):
+                return prefix + name.removeprefix(built)
+        return name
 
 
 def text_names(model: PreTrainedModel, shapes: Shapes) -> TextNames:
@@ -116,7 +129,7 @@ def text_names(model: PreTrainedModel, shapes: Shapes) -> TextNames:
     head = _path(model, model.get_output_embeddings())
     if head and (stored := _stored(head, model, shapes)):
         found[f"{stored}."] = f"{head}."
-    return TextNames({f"^{re.escape(prefix)}": built for prefix, built in found.items()})
+    return TextNames(found)
 
 
 def _path(model: nn.Module, part: nn.Module | None) -> str:

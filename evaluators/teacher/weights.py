@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -178,6 +179,33 @@ def fingerprint(config: PretrainedConfig, files: Sequence[Path]) -> str:
     for line in sorted(_tensor_line(name, tensor) for name, tensor in tensors_of(files)):
         digest.update(line.encode())
     return digest.hexdigest()
+
+
+class TensorFiles(Mapping[str, Tensor]):
+    """The tensors of safetensors files by name, each read when it is asked for.
+
+    Attributes:
+        shapes: of every tensor, by name.
+        dtypes: the same, as safetensors names them (``BF16``, ``F8_E4M3``).
+    """
+
+    def __init__(self, files: Sequence[Path], stack: ExitStack) -> None:
+        """Open the files until the stack is closed."""
+        opened = [stack.enter_context(safe_open(file, "pt")) for file in files]
+        self._files: dict[str, Any] = {name: file for file in opened for name in file.keys()}  # noqa: SIM118
+        slices = {name: file.get_slice(name) for name, file in self._files.items()}
+        self.shapes: dict[str, list[int]] = {name: list(one.get_shape()) for name, one in slices.items()}
+        self.dtypes: dict[str, str] = {name: one.get_dtype() for name, one in slices.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        values: Tensor = self._files[name].get_tensor(name)
+        return values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 def tensors_of(files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:

@@ -128,6 +128,8 @@ class RunConfig:
     """Precision of training: float32 or bfloat16."""
     optimizer: str
     """Optimiser of training: adamw or adamw-8bit."""
+    keep_towers: bool
+    """Whether retrained models are also written with the parts of the teacher that read pictures or sound."""
     trust_remote_code: bool
     """Whether custom code that comes with the model may run."""
 

@@ -33,12 +33,8 @@ def check_flags(flags: Flags) -> None:
     read_bounds(flags.max)
     for text in flags.try_:
         parse_architecture(text)
-    if flags.try_ and len(budgets_named(flags)) > 1:
-        raise InputError(
-            "An architecture by hand belongs to one budget",
-            f"--try {' '.join(flags.try_)} was given with --budget {flags.budget}",
-            "Add --try to the command of one budget",
-        )
+    if len(budgets_named(flags)) > 1:
+        _check_family(flags)
     if not 0 < flags.tolerance < 0.5:
         raise InputError(
             "The tolerance has to lie between 0 and 0.5",
@@ -74,6 +70,22 @@ def check_flags(flags: Flags) -> None:
     check_distillation(flags)
     if flags.verbose and flags.quiet:
         raise InputError("-v and -q exclude each other", "both were given", "Leave one out")
+
+
+def _check_family(flags: Flags) -> None:
+    """Refuse what goes with one budget alone."""
+    if flags.try_:
+        raise InputError(
+            "An architecture by hand belongs to one budget",
+            f"--try {' '.join(flags.try_)} was given with --budget {flags.budget}",
+            "Add --try to the command of one budget",
+        )
+    if flags.keep_towers:
+        raise InputError(
+            "Other parts of a model belong to its text half as it was published",
+            f"--keep-towers was given with --budget {flags.budget}: its second teacher is the first student",
+            "Give one budget, or leave --keep-towers out",
+        )
 
 
 def check_search_budget(flags: Flags) -> None:

@@ -166,5 +166,8 @@ class Flags:
     """Branch, tag or commit of the teacher on the hub; of several, in the order of its training, the last."""
     correct_teacher: Annotated[str | None, _arg("TOKENS")] = None
     """Train the teacher on so many tokens of the text before it is used. Default: none."""
+    keep_towers: bool = False
+    """Write each retrained model a second time as a whole, with the parts of the teacher that read pictures
+    or sound: they stay as they are, but for the projectors' outputs."""
     trust_remote_code: bool = False
     """Run code that comes with a model from the hub."""

@@ -55,6 +55,7 @@ from search.settings.teachers import (
     training_phases,
     trainings_of,
 )
+from search.settings.towers import check_towers
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap
 from space.counting.budget import Budget, BudgetText, Measure
@@ -126,6 +127,7 @@ def resolve_from(flags: Flags, trainings: Sequence[Training], sharing: int = 1) 
         run, axis_map, space, parameters, basis, whole, costs, flags.try_, passed_over=others, given=given
     )
     resolved.by_hand()
+    check_towers(resolved)
     turned = _in_rotated_basis(resolved) if flags.basis == AUTO else None
     run = replace(run, basis=AUTO if turned else basis.value)
     resolved = replace(resolved, config=run, turned=replace(turned, config=run) if turned else None)
@@ -287,6 +289,7 @@ def _execution_fields(flags: Flags, device: str, dtype: str, optimizer: str) -> 
         "optimizer": optimizer,
         "storage": flags.storage or os.environ.get("OPTUNA_STORAGE", ""),
         "seed": flags.seed,
+        "keep_towers": flags.keep_towers,
         "trust_remote_code": flags.trust_remote_code,
     }
 

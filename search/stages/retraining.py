@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from evaluators.distillation.loop import Checkpointing, DivergenceError
 from evaluators.huggingface.library_output import quiet_libraries
+from evaluators.teacher.towers import write_whole
 from evaluators.teacher.writing import write_directory
 from search.rungs.bracket import by_pareto_rank
 from search.rungs.evaluation import RANDOM_WEIGHTS, SEARCH, FinishedTrial, Retrained
@@ -26,13 +27,14 @@ from search.rungs.rung import Rung
 from search.runs.choice import choose, eligible
 from search.settings.config import RunConfig
 from search.settings.run_time import RETRAINING_VALIDATIONS
+from search.settings.towers import towers_of
 from search.stages.run_context import RunContext
 from search.stages.trial import remove_branches, retraining_branch, tokens_spared
 from search.storage.run_directory import atomic_write
 from search.storage.workers import Workers
 from search.terminal.console import Console, clock
 from space.axes.architecture import Architecture
-from space.cutting.extraction import student_config
+from space.cutting.extraction import stream_columns, student_config
 from space.enumeration.hand_made import baselines
 
 
@@ -120,6 +122,8 @@ def _retrain(
     if not from_random:
         path = f"models/{job.folder}"
         write_model(context, student, context.directory / path)
+        if context.config.keep_towers:
+            _write_whole(context, architecture, context.directory / path)
         student = reload(context, context.directory / path)
     loss = context.exact_loss(student)
     return Retrained(
@@ -153,6 +157,14 @@ def write_model(context: RunContext, student: PreTrainedModel, path: Path) -> No
     write_directory(
         student, teacher.tokenizer, teacher.stored_dtype, path, teacher.other_dtypes, teacher.directory
     )
+
+
+def _write_whole(context: RunContext, architecture: Architecture, path: Path) -> None:
+    """Write the whole model with a student in it beside the student's directory."""
+    towers = towers_of(context.config, context.axis_map, architecture, context.kept_layers(architecture))
+    columns = stream_columns(context.axis_map, context.ranking, architecture.hidden)
+    place, teacher = path.with_name(f"{path.name}-whole"), context.teacher
+    write_whole(teacher.directory, path, place, towers, teacher.model, columns)
 
 
 def reload(context: RunContext, path: Path) -> PreTrainedModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -90,6 +90,25 @@ def _sorted(values: Tensor, tensor: MappedTensor, sortable: Collection[Axis], ra
         elif axes & frozenset(sortable):
             values = values.index_select(dim, positions(layout, order).to(values.device))
     return values.clone()
+
+
+def stream_columns(axis_map: AxisMap, ranking: Ranking, hidden: int) -> Callable[[Tensor], Tensor]:
+    """Return how what writes into a student's stream is cut from what writes into the teacher's.
+
+    Args:
+        axis_map: the teacher's.
+        ranking: the teacher's.
+        hidden: D', the student's hidden size.
+
+    Returns:
+        A function from (…, D) to (…, D'): the coordinates that are kept, or those of the basis.
+    """
+    if ranking.basis is not None:
+        directions = ranking.basis.rotation[:, :hidden]
+        return lambda values: values.to(directions.dtype) @ directions
+    whole = axis_map.teacher.hidden
+    order = ranking.order(Axis.HIDDEN, None) if Axis.HIDDEN in axis_map.sortable else torch.arange(whole)
+    return lambda values: values[..., order[:hidden]]
 
 
 def layers_kept(axis_map: AxisMap, ranking: Ranking, architecture: Architecture) -> list[int]:

@@ -84,6 +84,7 @@ _CONFIG = RunConfig(
     device="cpu",
     dtype="float32",
     optimizer="adamw",
+    keep_towers=False,
     trust_remote_code=False,
 )
 

@@ -19,8 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, FineGrainedFP8Config, PreTrainedModel
 from transformers.utils.quantization_config import Mxfp4Config
 
-from evaluators.teacher import dequantised as writing
-from evaluators.teacher import load_config, quantised
+from evaluators.teacher import load_config, quantised, shards
 from evaluators.teacher.quantised import multiply_out
 from search.settings.resolution import _stored_bytes
 from tests.evaluators.teacher.checkpoints import (
@@ -353,7 +352,7 @@ class TestTheDirectory:
         assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(student)), logits(teacher.model))
 
     def test_large_ones_are_written_in_shards(self, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(writing, "_SHARD_BYTES", 4000)
+        monkeypatch.setattr(shards, "SHARD_BYTES", 4000)
         change = InBlocks()
         teacher = load(save(llama(), change, quantization_config=BLOCKS, dtype="float32"))
         assert len(list(teacher.directory.glob("model-*.safetensors"))) > 3

@@ -51,7 +51,8 @@ EVERY_FLAG = [
     *("--objectives", "loss", "--sampler", "gp", "--storage", "s.journal", "--study-name", "n"),
     *("--max", "latency=20ms", "memory=8GB", "--try", "hidden=3072,mlp=9216", "layers=28"),
     *("--seed", "5", "--device", "cpu", "--dtype", "float32", "--optimizer", "adamw-8bit"),
-    *("--out", "o", "--retrain-baselines", "False", "--trust-remote-code", "--plan", "--verbose"),
+    *("--out", "o", "--retrain-baselines", "False", "--keep-towers"),
+    *("--trust-remote-code", "--plan", "--verbose"),
 ]
 
 
@@ -98,6 +99,7 @@ def test_every_flag_is_read() -> None:
         device="cpu",
         dtype="float32",
         retrain_baselines=False,
+        keep_towers=True,
         trust_remote_code=True,
         plan=True,
         verbose=True,

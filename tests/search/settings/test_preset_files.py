@@ -20,6 +20,7 @@ budget-dtype = "float16"
 keep = ["heads"]
 sizes = ["layers=4,5"]
 multiples = "fine"
+keep-towers = true
 basis = "principal"
 width-by = "magnitude"
 aggregation = "l2,var"
