@@ -79,7 +79,7 @@ def check_quantised(described: Mapping[str, Any], id: str) -> None:
 def forget_quantisation(config: PretrainedConfig) -> None:
     """Take out of a config, in place, how its weights are quantised."""
     for part in (config, config.get_text_config(decoder=True)):
-        for name in _FIELDS:
+        for name in _FIELDS if isinstance(part, PretrainedConfig) else ():
             vars(part).pop(name, None)
 
 
