@@ -124,7 +124,7 @@ def test_parameters_are_counted_as_the_built_model_has_them(case: str) -> None:
     holds()
 
 
-@pytest.mark.parametrize("case", ["qwen3-mixed-layers-biases", "gpt_oss", "deepseek_v3"])
+@pytest.mark.parametrize("case", each("qwen3-mixed-layers-biases", "gpt_oss", "deepseek_v3"))
 def test_many_are_counted_as_each_is(case: str) -> None:
     axis_map = verified(case).small
     count = parameter_polynomial(axis_map)
@@ -177,8 +177,8 @@ class TestTheComparisonCanFail:
         [
             ("gemma2", {"embedding": 0.0}, Axis.HIDDEN),
             ("gemma2", {"norm_offset": 0.0}, Axis.HIDDEN),
-            ("bloom", {"queries": {}}, Axis.HIDDEN),
-            ("minicpm3", {"rescaled": {}}, Axis.LAYERS),
+            pytest.param("bloom", {"queries": {}}, Axis.HIDDEN, marks=pytest.mark.slow),
+            pytest.param("minicpm3", {"rescaled": {}}, Axis.LAYERS, marks=pytest.mark.slow),
         ],
     )
     def test_another_scale_gives_other_logits(self, case: str, scales: dict[str, object], axis: Axis) -> None:

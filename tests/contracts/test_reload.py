@@ -98,6 +98,7 @@ def test_a_stranger_finds_nothing_wrong_in_more(tmp_path: Path) -> None:
     assert load_errors(tmp_path) == dict.fromkeys(NEW_AND_SLOW)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "words"),
     [

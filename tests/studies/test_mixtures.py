@@ -85,6 +85,7 @@ def setting(tiny_teacher: Path, byte_tokenizer: PreTrainedTokenizerFast, tmp_pat
     return Setting("tiny", folder, "", 64, {Axis.HIDDEN: 12, Axis.MLP: 16}, 1, "no")
 
 
+@pytest.mark.slow
 def test_every_mixture_is_measured_on_both_texts(
     setting: Setting, books: Path, chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

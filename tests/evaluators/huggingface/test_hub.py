@@ -360,7 +360,7 @@ class TestWithoutAHub:
         assert "HF_HUB_OFFLINE forbids to ask the hub. Unset HF_HUB_OFFLINE; or" in message
         assert f"bring DIR here and give {flag} DIR" in message
 
-    @pytest.mark.parametrize("client", ["silent", "offline"])
+    @pytest.mark.parametrize("client", ["silent", pytest.param("offline", marks=pytest.mark.slow)])
     def test_what_was_fetched_before_serves(
         self, hub: Hub, home: Path, client: str, request: pytest.FixtureRequest
     ) -> None:

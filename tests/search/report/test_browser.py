@@ -78,9 +78,8 @@ def test_every_model_of_a_real_run_writes_and_is_taken_apart(real_report: Path, 
         assert max(teacher, chosen) == pytest.approx(1, abs=0.02), "the longer bar fills its place"
 
 
-@pytest.mark.parametrize(
-    ("theme", "width"), [pytest.param("light", 1440, marks=pytest.mark.slow), ("dark", 420)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 420)])
 def test_every_figure_is_drawn_in_the_colours_of_the_theme(
     theme: str, width: int, sample_report: Path, look: Open
 ) -> None:
