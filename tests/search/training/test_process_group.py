@@ -139,7 +139,7 @@ def told(runner: Runner) -> dict[str, Any]:
 
 
 def _check_perplexities(node: Any) -> None:
-    """Take them out, as they follow from losses that are compared: of a loss x 1e-4 more is x times as much."""
+    """Take them out, as they follow from losses that are compared: an error of the loss is relative there."""
     if isinstance(node, dict):
         if node.get("loss") is not None and "perplexity" in node:
             assert node.pop("perplexity") == pytest.approx(math.exp(node["loss"]))
