@@ -19,7 +19,7 @@ INSTALLED_DOCS := $(VENV)/.installed-docs
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all lint docs clean
+.PHONY: demo test tests test-all lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -29,7 +29,11 @@ demo: $(INSTALLED)
 	@echo "    source $(BIN)/activate"
 	@echo "    python -m search.run --help"
 
-test: lint
+# Side by side: mypy has one core for a minute, and the tests are as long as both cores are busy.
+test: $(INSTALLED_TEST)
+	$(MAKE) --no-print-directory -j 2 lint tests
+
+tests: $(INSTALLED_TEST)
 	$(PYTEST)
 
 test-all: lint

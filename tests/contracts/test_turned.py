@@ -69,7 +69,7 @@ def test_the_whole_teacher_keeps_its_logits(model_type: str) -> None:
     assert distance(logits_of(whole, tokens), logits_of(found.model, tokens)) < TOLERANCE
 
 
-@pytest.mark.parametrize("model_type", each(*FIXED, also_slow=("bloom",)))
+@pytest.mark.parametrize("model_type", each(*FIXED))
 def test_a_stream_that_cannot_be_turned_is_told(model_type: str) -> None:
     found = apart(model_type)
     tokens = contract_tokens(found.model.config.vocab_size)

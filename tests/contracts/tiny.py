@@ -140,7 +140,18 @@ REPEATED = {
         "mixtral",
         "granitemoe",
     ),
-    *("llama4_text", "opt", "falcon", "nemotron_h", "falcon_h1", "qwen2_moe", "bloom", "minicpm3", "lfm2"),
+    *(
+        "llama4_text",
+        "opt",
+        "falcon",
+        "nemotron_h",
+        "falcon_h1",
+        "qwen2_moe",
+        "bloom",
+        "minicpm3",
+        "lfm2",
+        "phi3",
+    ),
     *("mistral-tied-bfloat16-config", "stablelm", "nemotron", "cohere", "olmo2"),
 }
 

@@ -94,6 +94,7 @@ def test_the_promoted_and_the_best_baseline_have_all_tokens_and_the_others_a_qua
         assert entry["tokens"] == (6144 if contestant else 1024), "6000 and 1500 in whole steps of 1024"
 
 
+@pytest.mark.slow
 def test_its_models_load_with_transformers_alone(undisturbed: Done) -> None:
     runner, _ = undisturbed
     summary = runner.summary()

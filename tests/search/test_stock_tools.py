@@ -78,6 +78,7 @@ def asked(address: str) -> dict[str, Any]:
             time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_stock_tools_read_the_studies(searched: tuple[list[Rung], str]) -> None:
     rungs, storage = searched
     assert {row["name"] for row in optuna("studies", "--storage", storage)} == set(NAMES)

@@ -100,6 +100,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Resolved:
 
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "gp"])
+@pytest.mark.slow
 def test_every_sampler_comes_to_the_whole_front_when_it_tries_everything(sampler: str, few: Resolved) -> None:
     assert 50 < len(few.space) < 100
     assert searched(sampler, len(few.space), 0, 0.0)["scored"] == 1.0

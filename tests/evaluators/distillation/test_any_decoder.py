@@ -49,7 +49,14 @@ def test_cached_targets_lower_the_divergence_to_the_teacher(
     assert divergence(student, LiveTargets(teacher, TOKENS)) < 0.8 * before
 
 
-@pytest.mark.parametrize("model_type", ["gemma2", "gpt2", "mixtral", "gpt_oss", "phi", "bloom"])
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        "gemma2",
+        "mixtral",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("gpt2", "gpt_oss", "phi", "bloom")),
+    ],
+)
 def test_mixed_precision_lowers_it_too(accelerators: Accelerators, model_type: str) -> None:
     teacher, student = model_of(model_type, seed=3), model_of(model_type, seed=4)
     targets = LiveTargets(teacher, TOKENS)

@@ -97,7 +97,7 @@ def test_it_is_written_when_it_gets_better_but_not_at_the_end(
     assert next(calls) == written
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize("stop", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 @pytest.mark.parametrize("losses", [(4, 3, 2, 1), (1, 1.05, 1.02, 1.04), (2, 1, 1.05, 1.04)])
 def test_stopped_and_started_again_they_are_the_same(
     run: Run, saving: Checkpointing, losses: tuple[float, ...], stop: int

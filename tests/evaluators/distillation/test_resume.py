@@ -27,7 +27,7 @@ from tests.evaluators.tiny_models import same_weights, tiny_student
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-@pytest.mark.parametrize("stop", [1, 2, 5, STEPS])
+@pytest.mark.parametrize("stop", [5, STEPS, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_stopped_and_started_again_it_ends_in_the_same_weights(
     accelerators: Accelerators, tmp_path: Path, stop: int, precision: str
 ) -> None:

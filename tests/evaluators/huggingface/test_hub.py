@@ -344,6 +344,7 @@ class TestWithoutAHub:
     """A client whose hub has stopped, and what it fetched before."""
 
     @pytest.mark.parametrize(("call", "flag"), [("teacher", "--model"), ("corpus", "--data")])
+    @pytest.mark.slow
     def test_nobody_answers(self, hub: Hub, silent: HubClient, tmp_path: Path, call: str, flag: str) -> None:
         message = silent.refused(call, **hub.arguments(call, "org/tiny", tmp_path))
         assert message.startswith(f"{flag} takes a path or the id of a ")
@@ -360,7 +361,8 @@ class TestWithoutAHub:
         assert "HF_HUB_OFFLINE forbids to ask the hub. Unset HF_HUB_OFFLINE; or" in message
         assert f"bring DIR here and give {flag} DIR" in message
 
-    @pytest.mark.parametrize("client", ["silent", pytest.param("offline", marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("client", ["silent", "offline"])
+    @pytest.mark.slow
     def test_what_was_fetched_before_serves(
         self, hub: Hub, home: Path, client: str, request: pytest.FixtureRequest
     ) -> None:

@@ -60,6 +60,7 @@ def test_llama_has_the_numbers_of_the_papers(llama_8b: Path) -> None:
     assert len(found.space) == 665, "as the preset says"
 
 
+@pytest.mark.slow
 def test_the_first_paper_s_4b_space_holds_its_18_candidates(nemotron_15b: Path) -> None:
     found = resolved("minitron_4b_space.toml", nemotron_15b)
     assert f"{found.teacher_parameters / 1e9:.2f}" == "15.63"

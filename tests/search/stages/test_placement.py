@@ -143,6 +143,7 @@ def _tried(run: Resolved, again: int) -> list[preparation.BasisCandidate]:
     return [*tried[: again + 1], *tried[again:]]
 
 
+@pytest.mark.slow
 def test_a_complete_run_writes_nothing_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = RunDirectory(folder / "stays")
     run = resolved(folder, Placement())

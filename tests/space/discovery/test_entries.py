@@ -43,12 +43,12 @@ def test_dense_layers_are_named_one_by_one() -> None:
     ("model_type", "axis"),
     [
         ("opt", Axis.HIDDEN),
-        *(
-            pytest.param(*slow, marks=pytest.mark.slow)
-            for slow in (("minicpm3", Axis.LAYERS), ("lfm2", Axis.MLP), ("qwen3_moe", Axis.LAYERS))
-        ),
+        ("minicpm3", Axis.LAYERS),
+        ("lfm2", Axis.MLP),
+        ("qwen3_moe", Axis.LAYERS),
     ],
 )
+@pytest.mark.slow
 def test_without_it_the_axis_is_refused(model_type: str, axis: Axis, monkeypatch: pytest.MonkeyPatch) -> None:
     """An entry that is not needed is not kept."""
     special: dict[str, Any] = {"qwen3_moe": Qwen3MoeConfig(decoder_sparse_step=2)}

@@ -175,6 +175,7 @@ def test_a_class_that_nobody_named_is_cut_along_every_axis() -> None:
 
 
 @pytest.mark.usefixtures("registered")
+@pytest.mark.slow
 def test_what_shapes_do_not_show_was_found_by_trying() -> None:
     found = verify_anew(OddConfig())
     layouts = {tensor.name: str(tensor.dimensions[0]) for tensor in found.small.tensors}

@@ -44,6 +44,7 @@ class TestTheMapOfATeacher:
         assert random.getstate() == python
 
     @pytest.mark.usefixtures("nothing_verified_before")
+    @pytest.mark.slow
     def test_the_same_each_time(self) -> None:
         one, other = verified_axis_map(SMALL), verified_axis_map(SMALL)
         assert (one.tensors, one.scales, one.refused) == (other.tensors, other.scales, other.refused)
