@@ -223,12 +223,15 @@ def summary(table: Sequence[SupportRow]) -> str:
 
 
 def markdown(table: Sequence[SupportRow]) -> str:
-    """Return the rows as a Markdown table."""
+    """Return the rows as a Markdown table.
+
+    By how much logits differ is left out: in mixtures and other classes that choose, rounding decides it.
+    """
     lines = ["| Type | Cut along | Not cut, and why |", "| --- | --- | --- |"]
     for row in table:
         cut = ", ".join(row.cut) or "–"
         why = "; ".join(f"{axis}: {reason}" for axis, reason in (row.refused | row.tied).items())
-        cells = (f"`{row.model_type}`", cut, row.reason or why or "–")
+        cells = (f"`{row.model_type}`", cut, _AMOUNT.sub("", row.reason or why or "–"))
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -238,6 +241,7 @@ def log_progress(row: SupportRow) -> None:
     print(f"{row.model_type}: {', '.join(row.cut) or row.reason}", file=sys.stderr, flush=True)
 
 
+_AMOUNT = re.compile(r"(?<=masked teacher's) by [0-9][0-9.e+-]*")
 _DESCRIPTION = "Try types of causal language models and print along which axes each can be cut."
 TABLE = Path(families.__path__[0]) / "SUPPORT.md"
 _HEADING = """# Which teachers can be cut, and along which axes
