@@ -79,8 +79,9 @@ def check_quantised(described: Mapping[str, Any], id: str) -> None:
 def forget_quantisation(config: PretrainedConfig) -> None:
     """Take out of a config, in place, how its weights are quantised."""
     for part in (config, config.get_text_config(decoder=True)):
-        for name in _FIELDS if isinstance(part, PretrainedConfig) else ():
-            vars(part).pop(name, None)
+        fields = getattr(part, "__dict__", {})  # a config.json may state anything as a part
+        for name in _FIELDS:
+            fields.pop(name, None)
 
 
 def _parts(described: Mapping[str, Any]) -> list[Mapping[str, Any]]:
