@@ -69,7 +69,7 @@ class Bench:
 
     def __init__(self, folder: Path, losses: list[float] | None = None) -> None:
         self.directory, self.losses, self.calls = folder, losses, count()
-        self.config = SimpleNamespace(retrain_tokens=1000, schedule="cosine")
+        self.config = SimpleNamespace(retrain_tokens=1000, schedule="cosine", keep_towers=False)
         self.retraining_targets = Recorded()
         self.written: list[PreTrainedModel] = []
         self.seen: list[PreTrainedModel] = []
