@@ -35,6 +35,8 @@ _CAUSAL = "a teacher is a causal language model"
 _CONFIG = ["config.json"]
 _CODE = [CODE]
 _COMPANIONS = [*TOKENIZER_FILES, GENERATION]
+#: Small files beside a model of several parts, which go along with ``--keep-towers``.
+_PROCESSORS = ["*processor_config.json"]
 _TEMPLATES = [TOKENIZER_CONFIG, "chat_template*"]
 #: Every folder except ``additional_chat_templates``; the patterns of the hub's client have no negation.
 _FOLDERS = ["[!a]*/*", "a[!d]*/*"]
@@ -86,7 +88,7 @@ def find_all(id: str, config_directory: Path, revision: str | None, trust_remote
     # The name of a snapshot's folder is its commit; the weights have to be of the same commit.
     commit = config_directory.name
     code = _CODE if trust_remote_code else []
-    directory = _find(id, commit, [*_CONFIG, INDEX, SINGLE_FILE, *_COMPANIONS, *_TERMS, *code])
+    directory = _find(id, commit, [*_CONFIG, INDEX, SINGLE_FILE, *_COMPANIONS, *_PROCESSORS, *_TERMS, *code])
     if (directory / SINGLE_FILE).is_file() or not (directory / INDEX).is_file():
         return dequantised(directory, id)
     # Shards have any names, and may lie in folders: the index tells.

@@ -60,7 +60,8 @@ def check_quantised(described: Mapping[str, Any], id: str) -> None:
     if how is None:
         return
     method = how.get("quant_method")
-    sparse = (how.get("sparsity_config") or {}).get("format", "dense") != "dense"
+    sparsity = how.get("sparsity_config")
+    sparse = bool(sparsity) and not (isinstance(sparsity, dict) and sparsity.get("format") == "dense")
     if method not in METHODS or sparse or how.get("transform_config"):
         also = " with sparse weights" if sparse else " with rotations" if how.get("transform_config") else ""
         raise InputError(
@@ -133,7 +134,9 @@ class QuantisedWeights:
                 values = self._decompress(name, dict(zip(names, parts, strict=True)))
             elif parts[0].dtype == torch.uint8:
                 blocks, exponents = parts
-                values = convert_moe_packed_tensors(blocks, exponents, dtype=torch.float32)
+                values = convert_moe_packed_tensors(
+                    blocks, exponents
+                )  # in bfloat16, which holds them exactly
             else:
                 weight, scale = parts
                 values = multiply_out(weight, scale, self._how.get("weight_block_size"))

@@ -240,7 +240,9 @@ class _Enumeration:
         low, high = limit.span if limit and limit.span else (self.least[axis], axis_map.teacher[axis])
         lowest, highest = -(-low // step) * step, high // step * step
         if lowest > highest:
-            raise no_size_fits(self.limits[axis], step)
+            if limit:
+                raise no_size_fits(limit, step)
+            lowest = highest = high  # the teacher has less than one step: it keeps its size
         constant, slope = self.bound.split(axis)
         steps = (self.budget.amount - constant.at(sizes)) / slope.at(sizes) / step
         solved = np.clip(whole_number(steps).astype(np.int64) * step, lowest, highest)

@@ -99,15 +99,16 @@ class TestTeachers:
         assert [line for line in asked if "/revision/" in line] == ["GET /api/models/org/tiny/revision/main"]
 
     def test_what_goes_with_a_model_is_fetched_and_other_folders_are_not(self, hub: Hub) -> None:
-        """Terms and named chat templates; of a folder with the same model once more, nothing."""
+        """Terms, named chat templates, settings of processors; of a folder with the same model, nothing."""
         beside = {"README.md": b"---\nlicense: mit\n---\n", "LICENSE": b"MIT", "NOTICE.txt": b"Name us."}
         chat = {"additional_chat_templates/tool_use.jinja": b"{{ messages }}"}
+        pictures = {"preprocessor_config.json": b"{}", "processor_config.json": b"{}"}
         other = {"original/tokenizer.model": b"0", "adapter/README.md": b"0", "a/LICENSE": b"0"}
-        hub.add_model("org/terms", {**hub.files, **beside, **chat, **other})
+        hub.add_model("org/terms", {**hub.files, **beside, **chat, **pictures, **other})
         assert "answer" in hub.client.ask("teacher", id="org/terms")
         [snapshot] = (hub.home / "hub" / "models--org--terms" / "snapshots").iterdir()
         found = {file.relative_to(snapshot).as_posix() for file in snapshot.rglob("*") if not file.is_dir()}
-        assert {*beside, *chat} <= found
+        assert {*beside, *chat, *pictures} <= found
         assert not found & other.keys()
 
     def test_the_index_says_which_shards_are_fetched(self, hub: Hub) -> None:

@@ -15,16 +15,9 @@ from space.enumeration.choices import DEPLOYMENT, sizes_of, step_of
 from space.enumeration.enumeration import enumerate_space
 from space.enumeration.limits import read_limits
 from space.enumeration.search_space import SearchSpace
+from tests.space.models import LLAMA_8B
 
-LLAMA = LlamaConfig(
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_hidden_layers=32,
-    num_attention_heads=32,
-    num_key_value_heads=8,
-    vocab_size=128256,
-)
-#: Nothing of it is a multiple: 28 heads, 896 and 4864 neurons, as Qwen2.5 has them.
+#: Neither its 28 heads nor its 896 coordinates of hidden are a multiple.
 UNEVEN = Qwen3Config(
     hidden_size=896,
     intermediate_size=4864,
@@ -38,7 +31,7 @@ UNEVEN = Qwen3Config(
 
 @pytest.fixture(scope="module")
 def llama() -> AxisMap:
-    return discover(LLAMA).axis_map
+    return discover(LLAMA_8B).axis_map
 
 
 def deployed(axis_map: AxisMap) -> AxisMap:
