@@ -184,7 +184,7 @@ def _cost() -> dict[str, Any]:
             "slimsearch": "0.1.0",
             "python": "3.11.7",
             "torch": "2.13.0",
-            "transformers": "5.23.0",
+            "transformers": "5.24.0",
             "optuna": "5.0.0",
         },
     }
