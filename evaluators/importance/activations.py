@@ -31,9 +31,9 @@ from evaluators.importance.aggregation import (
     ExpertSquares,
     SumOfSquares,
 )
-from evaluators.importance.moments import Covariance, norm_inputs
+from evaluators.importance.moments import Covariance, norm_inputs, unfolded_norms
 from space.axes.architecture import Axis
-from space.axes.axis_map import AxisMap, layer_modules
+from space.axes.axis_map import AxisMap, layer_modules, wildcard_name
 from space.axes.layout import Concatenated
 from space.cutting.product_tracing import ProductTracer, TracedProduct, units_along
 from space.input_error import InputError
@@ -55,7 +55,7 @@ WORDS = {
 class ActivationListener:
     """Collects the statistics of all width scores and block influences at once, by forward hooks."""
 
-    SUMS = ("covariance", "influences", "norms", "grids", "squares", "experts")
+    SUMS = ("covariance", "unfolded", "influences", "norms", "grids", "squares", "experts")
     """Attributes that hold streaming sums; ``all_reduced`` merges those of other processes into them."""
 
     def __init__(
@@ -72,6 +72,7 @@ class ActivationListener:
         self.covariance = Covariance()
         #: None: no covariance is collected, which only bases other than coordinates need.
         self._stream = axis_map.stream if covariance else None
+        self.unfolded = {name: Covariance() for name in unfolded_norms(axis_map) if covariance}
         self.influences = [BlockInfluence() for _ in range(axis_map.teacher.layers)]
         self.norms = {name: ActivationGrid(self.aggregations) for name in norms(model, axis_map)}
         self.grids: dict[tuple[Axis, int], ActivationGrid] = {}
@@ -90,7 +91,7 @@ class ActivationListener:
         with ExitStack() as stack:
             for handle in self._hooks(included):
                 stack.callback(handle.remove)
-            if self.aggregations:
+            if self.aggregations or (self._stream is not None and self._stream.bare):
                 stack.enter_context(_experts_one_by_one(self.model))
                 stack.enter_context(self._product_tracer(included))
             yield
@@ -99,10 +100,10 @@ class ActivationListener:
         if self.aggregations:
             yield from self._norm_hooks(included)
         yield from self._layer_hooks(included)
-        if (stream := self._stream) is not None:
+        if self._stream is not None:
             tensors = tuple(tensor for tensor in self.axis_map.tensors if included(tensor.name))
             included_map = replace(self.axis_map, tensors=tensors)
-            yield from norm_inputs(self.model, included_map, stream, self.covariance)
+            yield from norm_inputs(self.model, included_map, self.covariance, self.unfolded)
 
     def _product_tracer(self, included: Callable[[str], bool]) -> ProductTracer:
         buffers = self.axis_map.buffers
@@ -119,7 +120,10 @@ class ActivationListener:
         tensor, layout = read.tensor, read.tensor.dimensions[read.dimension]
         axes = tensor.axes[read.dimension]
         assert tensor.layer is not None
-        if Axis.HIDDEN in axes or isinstance(layout, Concatenated):
+        stream = self._stream
+        if stream is not None and Axis.HIDDEN in axes and wildcard_name(tensor.name) in stream.bare:
+            self.covariance.add(read.values, centred=stream.centred)
+        if Axis.HIDDEN in axes or isinstance(layout, Concatenated) or not self.aggregations:
             return
         if Axis.EXPERT_MLP in axes or (
             self._fixed_experts and tensor.has(Axis.EXPERTS) and tensor.has(Axis.HIDDEN)

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from evaluators.importance.activations import WORDS, ActivationListener, missing_activations
 from evaluators.importance.aggregation import Aggregation
+from evaluators.importance.kept_coordinates import fitting_basis
 from evaluators.importance.method import Method, Width
 from evaluators.importance.moments import reader_weighting
 from evaluators.importance.unit_scores import layers_with, score_rows
 from space.axes.architecture import Axis
-from space.axes.axis_map import AxisMap
+from space.axes.axis_map import AxisMap, ResidualStream
 from space.counting.counting import expert_groups
-from space.cutting.basis import Basis, BasisName, basis_of
-from space.cutting.ranking import Ranking
+from space.cutting.basis import Basis, BasisName, UnfoldedNorm, basis_of, outlier_shares
+from space.cutting.ranking import Ranking, descending
 from space.input_error import InputError
 
 
@@ -26,6 +27,7 @@ def ranking_of(
     method: Method,
     weighting: Callable[[Tensor], Tensor] | None = None,
     widths: Mapping[Axis, Tensor] | None = None,
+    basis_loss: Callable[[Basis | None], float] | None = None,
 ) -> Ranking:
     """Make a ranking of the collected statistics.
 
@@ -36,6 +38,7 @@ def ranking_of(
         weighting: computes ``reader_weighting`` from the covariance (D, D); by default from the weights of
             the listener's model, which then have to be in memory.
         widths: scores of all axes but LAYERS, in place of the listener's.
+        basis_loss: measures the whole teacher in a basis; needed if some norms cannot be folded.
 
     Raises:
         InputError: as for ``rank``.
@@ -50,12 +53,15 @@ def ranking_of(
         method=method.words,
         fingerprint=fingerprint,
         expert_groups=expert_groups(axis_map),
-        basis=_basis(listener, method.basis, weighting),
+        basis=_basis(listener, method.basis, weighting, basis_loss),
     )
 
 
 def _basis(
-    listener: ActivationListener, name: BasisName, weighting: Callable[[Tensor], Tensor] | None
+    listener: ActivationListener,
+    name: BasisName,
+    weighting: Callable[[Tensor], Tensor] | None,
+    loss: Callable[[Basis | None], float] | None,
 ) -> Basis | None:
     if name is BasisName.COORDINATE:
         return None
@@ -65,7 +71,26 @@ def _basis(
         raise _not_finite("the residual stream")
     stream = axis_map.stream
     read = weighting(covariance) if weighting else reader_weighting(model, axis_map, stream, covariance)
-    return basis_of(name, covariance, read, stream.centred)
+    norms = _unfolded(listener, stream)
+    if not norms:
+        return basis_of(name, covariance, read, stream.centred)
+    assert loss is not None, "what a basis costs has to be measured where a norm cannot be folded"
+    order = descending(outlier_shares(norms)).tolist()
+
+    def keeping(number: int) -> Basis:
+        return basis_of(name, covariance, read, stream.centred, order[:number], norms)
+
+    return fitting_basis(keeping, loss, axis_map.teacher.hidden)
+
+
+def _unfolded(listener: ActivationListener, stream: ResidualStream) -> dict[str, UnfoldedNorm]:
+    """Return the norms that cannot be folded, with the moments that the listener has collected."""
+    return {
+        name: UnfoldedNorm(
+            listener.model.get_parameter(name).detach().cpu().double() + stream.offset, second.mean
+        )
+        for name, second in listener.unfolded.items()
+    }
 
 
 def scores_of(listener: ActivationListener, aggregation: Aggregation | None = None) -> dict[Axis, Tensor]:

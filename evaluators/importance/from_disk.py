@@ -7,7 +7,7 @@ disk, and every layer is loaded once for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,11 @@ from torch import Tensor
 from evaluators.importance.activations import ActivationListener, all_reduced, process_share
 from evaluators.importance.aggregation import Aggregation
 from evaluators.importance.collected import ranking_of
+from evaluators.importance.kept_coordinates import SAMPLE_TOKENS, BasisLoss
 from evaluators.importance.layer_removal import Cost, NextTokenLoss, TeacherDivergence
 from evaluators.importance.layer_scores import LayerScores, check_depth, check_finite, layer_sample
 from evaluators.importance.method import Depth, Method, Width
-from evaluators.importance.moments import reader_weighting
+from evaluators.importance.moments import reader_weighting, unfolded_norms
 from evaluators.importance.precision import products
 from evaluators.importance.rank import batches
 from evaluators.teacher.layer_by_layer import LayersInTurn, StoredStates, TeacherFiles
@@ -104,22 +105,45 @@ def rank_in_bases_from_disk(
     method = method or Method()
     check_method_from_disk(method)
     axis_map = files.axis_map
+    _check_norms(axis_map, fingerprints)
     with files.opened() as turn:
         listener = ActivationListener(turn.model, axis_map, [Aggregation(method.batch, method.sequence)])
+        own_blocks = process_share(calibration, accelerator)
         with products(turn.model, method.bfloat16):
-            _collect_statistics(turn, listener, process_share(calibration, accelerator), advance)
+            states = _collect_statistics(turn, listener, own_blocks, advance)
         listener = all_reduced(listener, accelerator)
         rankings = {}
+        loss = BasisLoss(turn.model, axis_map, partial(_finals, turn, states, own_blocks), accelerator)
         for basis, key in fingerprints.items():
             one = replace(method, basis=basis)
-            rankings[basis] = ranking_of(listener, key, one, partial(_weighting, turn, axis_map, basis))
+            weighting = partial(_weighting, turn, axis_map, basis)
+            rankings[basis] = ranking_of(listener, key, one, weighting, basis_loss=loss)
     return {basis: layers.given_to(of) if layers else of for basis, of in rankings.items()}
+
+
+def _check_norms(axis_map: AxisMap, bases: Collection[BasisName]) -> None:
+    """Check that only the final norm cannot be folded: what a basis costs is measured behind the last layer.
+
+    Raises:
+        InputError: norms inside the layers cannot, and a basis other than coordinates is wanted.
+    """
+    inner = [name for name in unfolded_norms(axis_map) if name != axis_map.roles.final_norm]
+    if inner and set(bases) - {BasisName.COORDINATE}:
+        raise InputError(
+            "A teacher that does not fit into memory is turned if norms that write into its stream are none",
+            f"{wildcard_name(inner[0])} is one",
+            "Take --basis coordinate, or a device on which the whole teacher fits",
+        )
 
 
 def _collect_statistics(
     turn: LayersInTurn, listener: ActivationListener, blocks: Tensor, advance: Callable[[float], None]
-) -> None:
-    """Pass all blocks through one layer after the other, then through the modules after the last."""
+) -> StoredStates:
+    """Pass all blocks through one layer after the other, then through the modules after the last.
+
+    Returns:
+        What the last layer returned for each batch.
+    """
     states, device = turn.states("states", len(blocks)), turn.teacher.device
     parts = 1 / (len(turn.layers) + 1)
     for number in turn.in_turn():
@@ -132,6 +156,17 @@ def _collect_statistics(
         for batch, tokens in enumerate(batches(blocks)):
             turn.run(tokens, states.read(batch, device), listener.read)
             advance(len(tokens) * parts)
+    return states
+
+
+def _finals(turn: LayersInTurn, states: StoredStates, blocks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the first blocks and their final states, from what the last layer returned."""
+    device, wanted = turn.teacher.device, -(-SAMPLE_TOKENS // blocks.shape[1])
+    for batch, tokens in enumerate(batches(blocks)):
+        if wanted > 0:
+            some = tokens.to(device, torch.long)
+            yield some, turn.run(some, states.read(batch, device)).final
+        wanted -= len(tokens)
 
 
 @torch.no_grad()

@@ -238,11 +238,16 @@ class DepthSetting:
             total: this process's, on the CPU.
             count: the number of summands in ``total``.
         """
-        if self.accelerator is not None and self.accelerator.num_processes > 1:
-            parts = gather_object([(total, count)])
-            total, count = sum(part[0] for part in parts), sum(part[1] for part in parts)
-        assert count, "nothing was looked at"
-        return total / count
+        return mean_of_all(total, count, self.accelerator)
+
+
+def mean_of_all(total: Tensor, count: int, accelerator: Accelerator | None) -> Tensor:
+    """Return the sum of all processes' totals over the sum of their counts, the same in each process."""
+    if accelerator is not None and accelerator.num_processes > 1:
+        parts = gather_object([(total, count)])
+        total, count = sum(part[0] for part in parts), sum(part[1] for part in parts)
+    assert count, "nothing was looked at"
+    return total / count
 
 
 #: Tokens on which fast and full passes are compared.

@@ -86,14 +86,14 @@ class LayerScores:
 LAYER_TOKENS = 32_768
 
 
-def sample_blocks(blocks: int, block: int) -> int:
-    """Return on how many of the calibration blocks, of ``block`` tokens, layers are scored."""
-    return min(blocks, -(-LAYER_TOKENS // block))
+def sample_blocks(blocks: int, block: int, tokens: int = LAYER_TOKENS) -> int:
+    """Return how many of the calibration blocks, of ``block`` tokens, have so many tokens."""
+    return min(blocks, -(-tokens // block))
 
 
-def layer_sample(calibration: Tensor) -> Tensor:
-    """Return the (n, T) of (N, T) blocks on which layers are scored by passes of their own."""
-    number = sample_blocks(*calibration.shape)
+def layer_sample(calibration: Tensor, tokens: int = LAYER_TOKENS) -> Tensor:
+    """Return the (n, T) of (N, T) blocks, spread evenly, on which layers are scored by passes of their own."""
+    number = sample_blocks(*calibration.shape, tokens)
     return calibration[torch.arange(number) * len(calibration) // max(1, number)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -29,9 +29,10 @@ class Covariance:
         self.total: Tensor | None = None
         self.tokens = 0
 
-    def add(self, states: Tensor) -> None:
-        """Add (..., D) states at the input of a norm."""
-        rows = rms_normalized(states)
+    def add(self, states: Tensor, *, centred: bool = False) -> None:
+        """Add (..., D) states at the input of a norm, less their mean if the norm subtracts it."""
+        states = states.detach().float()
+        rows = rms_normalized(states - states.mean(-1, keepdim=True) if centred else states)
         product = second_moment(rows).double()
         self.total = product if self.total is None else self.total + product
         self.tokens += len(rows)
@@ -56,17 +57,46 @@ def rms_normalized(states: Tensor) -> Tensor:
 
 
 def norm_inputs(
-    model: nn.Module, axis_map: AxisMap, stream: ResidualStream, covariance: Covariance
+    model: nn.Module, axis_map: AxisMap, covariance: Covariance, unfolded: Mapping[str, Covariance]
 ) -> Iterator[RemovableHandle]:
-    """Hook every norm of the residual stream, to add its input to the covariance."""
-    for tensor in axis_map.tensors:
-        if wildcard_name(tensor.name) in stream.readers:
+    """Hook every norm of the residual stream, to add its input to the covariance.
 
-            def note(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-                states = arguments[0].detach().float()
-                covariance.add(states - states.mean(-1, keepdim=True) if stream.centred else states)
+    Args:
+        model: the teacher.
+        axis_map: the teacher's, with a stream.
+        covariance: of all norms that read the stream.
+        unfolded: those of the norms that cannot be folded, each by itself.
+    """
+    stream = axis_map.stream
+    assert stream is not None, "only a stream that can be turned has a basis"
+    for tensor in axis_map.tensors:
+        sums = [covariance] if reads_stream(tensor, axis_map) else []
+        sums += [unfolded[tensor.name]] if tensor.name in unfolded else []
+        if sums:
+
+            def note(_: nn.Module, arguments: tuple[Tensor, ...], sums: Sequence[Covariance] = sums) -> None:
+                for one in sums:
+                    one.add(arguments[0], centred=stream.centred)
 
             yield model.get_submodule(tensor.module).register_forward_pre_hook(note)
+
+
+def reads_stream(tensor: MappedTensor, axis_map: AxisMap) -> bool:
+    """Return whether this is the weight of a norm that reads the stream; others write what they give into it."""
+    stream = axis_map.stream
+    return stream is not None and (
+        wildcard_name(tensor.name) in stream.readers
+        or (tensor.name == axis_map.roles.final_norm and wildcard_name(tensor.name) in stream.unfolded)
+    )
+
+
+def unfolded_norms(axis_map: AxisMap) -> list[str]:
+    """Return the weights of the norms that cannot be folded."""
+    if axis_map.stream is None:
+        return []
+    return [
+        tensor.name for tensor in axis_map.tensors if wildcard_name(tensor.name) in axis_map.stream.unfolded
+    ]
 
 
 @torch.no_grad()
@@ -75,7 +105,7 @@ def reader_weighting(
 ) -> Tensor:
     """Return Σ WᵀW / tr(WᵀW C) over all matrices W that read the residual stream, (D, D) float64.
 
-    Norm weights are folded into the matrices.
+    Norm weights are folded into the matrices; here that of the final norm into a tied head as well.
 
     Args:
         model: the teacher.
@@ -84,11 +114,14 @@ def reader_weighting(
         covariance: C, (D, D) float64.
     """
     weights = fold_norms(saved_tensors(model, axis_map), axis_map, stream)
-    readers = {name for names in stream.readers.values() for name in names}
-    total = torch.zeros_like(covariance)
+    readers = {name for names in (*stream.readers.values(), stream.bare) for name in names}
+    total, roles = torch.zeros_like(covariance), axis_map.roles
+    gains = {name: (weights[name] + stream.offset).float() for name in unfolded_norms(axis_map)}
     for tensor in axis_map.tensors:
-        if wildcard_name(tensor.name) in readers:
+        tied = tensor.name == roles.head == roles.embedding and roles.final_norm in gains
+        if wildcard_name(tensor.name) in readers or tied:
             rows = weights[tensor.name].movedim(hidden_dimension(tensor.axes), -1).flatten(0, -2).float()
+            rows = rows * gains[roles.final_norm] if tied and roles.final_norm else rows
             product = (rows.T @ rows).double().cpu()
             total += product / (product * covariance).sum().clamp_min(1e-30)
     return total

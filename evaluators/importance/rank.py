@@ -15,6 +15,7 @@ from evaluators.corpus.blocks import fingerprint
 from evaluators.importance.activations import ActivationListener, all_reduced, process_share
 from evaluators.importance.aggregation import ALL, Aggregation
 from evaluators.importance.collected import ranking_of
+from evaluators.importance.kept_coordinates import SAMPLE_TOKENS, BasisLoss, finals_of
 from evaluators.importance.layer_cost import scored_apart
 from evaluators.importance.layer_passes import DepthSetting
 from evaluators.importance.layer_removal import BoundaryCosines
@@ -160,8 +161,10 @@ def rank_in_bases(
     listener = all_reduced(listener, accelerator)
     if method.depth is Depth.BLOCK_INFLUENCE:
         layers = scores_by_cosines(DepthSetting(model, axis_map, (), accelerator=accelerator), cosines)
+    sample = batches(process_share(layer_sample(calibration, SAMPLE_TOKENS), accelerator))
+    loss = BasisLoss(model, axis_map, lambda: finals_of(model, sample), accelerator)
     rankings = {
-        basis: ranking_of(listener, key, replace(method, basis=basis), widths=widths)
+        basis: ranking_of(listener, key, replace(method, basis=basis), widths=widths, basis_loss=loss)
         for basis, key in fingerprints.items()
     }
     return {basis: layers.given_to(of) if layers else of for basis, of in rankings.items()}

@@ -146,7 +146,7 @@ def _teacher(run: SavedRun) -> Entry:
     if axis_map is not None:
         sizes = axis_map.teacher
         counted["architecture"] = {**sizes.sizes(), "kept_layers": list(range(sizes.layers))}
-        counted["parameters"] = parameter_polynomial(axis_map.given).of(sizes)
+        counted["parameters"] = parameter_polynomial(axis_map).of(sizes)
     objectives = {"loss": measured["loss"], "latency": measured["latency_ms"]}
     return {
         "id": run.config.teacher,

@@ -62,7 +62,6 @@ from space.counting.budget import Budget, BudgetText, Measure
 from space.counting.counting import budget_polynomial, parameter_polynomial
 from space.cutting.basis import BasisName
 from space.cutting.moments import moment_bytes
-from space.enumeration.enumeration import enumerate_space
 from space.enumeration.search_space import SearchSpace
 from space.input_error import InputError
 from space.verification.verification import verified_axis_map
@@ -113,7 +112,7 @@ def resolve_from(flags: Flags, trainings: Sequence[Training], sharing: int = 1) 
     training, others = nearest_teacher(flags, trainings)
     basis = BasisName.COORDINATE if flags.basis == AUTO else BasisName(flags.basis)
     axis_map = verified_axis_map(training.config, basis)
-    parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
+    parameters = parameter_polynomial(axis_map).of(axis_map.teacher)
     budget, amount = budget_of(flags, text, axis_map)
     axis_map, whole = enumerated(flags, axis_map, budget, budget.amount / amount * parameters)
     device = _device(flags)
@@ -218,7 +217,7 @@ def _config(
     """Return the complete configuration from flags and defaults."""
     (*_, (teacher, revision)), config = training
     bounds = read_bounds(flags.max)
-    parameters = parameter_polynomial(axis_map.given).of(axis_map.teacher)
+    parameters = parameter_polynomial(axis_map).of(axis_map.teacher)
     scale = scale_for(parameters)
     retrain = _tokens(flags.retrain_tokens, "--retrain-tokens", scale.retrain_tokens)
     rungs = tuple(parse_count(t, "--rung-tokens") for t in flags.rung_tokens)
@@ -329,28 +328,17 @@ def _repairs(flags: Flags, axis_map: AxisMap) -> tuple[str, ...]:
 
 
 def _in_rotated_basis(resolved: Resolved) -> Resolved | None:
-    """Return the run in the rotated basis; None if that is impossible or hidden has a single size.
-
-    Raises:
-        InputError: an architecture of ``--try`` does not meet the budget in the rotated basis.
-    """
+    """Return the run in the rotated basis; None if that is impossible or hidden has a single size."""
     if len(resolved.space.values(Axis.HIDDEN)) == 1:
         return None
     try:
-        axis_map = verified_axis_map(resolved.axis_map.config, _ROTATED)
-        axis_map = replace(axis_map, multiples=resolved.axis_map.multiples)
-        whole = enumerate_space(axis_map, resolved.whole.budget, resolved.limits)
-        costs = replace(resolved.costs, axis_map=axis_map)
-        space = within_bounds(whole, costs, resolved.config.upper_bounds)
+        stream = verified_axis_map(resolved.axis_map.config, _ROTATED).stream
     except InputError:
         return None
-    turned = replace(resolved, axis_map=axis_map, space=space, basis=_ROTATED, whole=whole, costs=costs)
-    try:
-        turned.by_hand()
-    except InputError as error:
-        values = f"in the {_ROTATED} basis, which unties the head, {error.values}"
-        raise InputError(error.rule, values, f"{error.remedy}, or take --basis coordinate") from None
-    return turned
+    axis_map = replace(resolved.axis_map, stream=stream)
+    return replace(
+        resolved, axis_map=axis_map, basis=_ROTATED, costs=replace(resolved.costs, axis_map=axis_map)
+    )
 
 
 def _stored_bytes(teacher: str, config: PretrainedConfig) -> int:
@@ -372,7 +360,7 @@ def budget_of(flags: Flags, text: BudgetText, axis_map: AxisMap) -> tuple[Budget
     """
     value_bytes = getattr(torch, _budget_dtype(flags, axis_map.config)).itemsize
     empty = Budget(0, flags.tolerance, Measure(flags.budget_of), value_bytes)
-    whole = budget_polynomial(axis_map.given, empty).of(axis_map.teacher)
+    whole = budget_polynomial(axis_map, empty).of(axis_map.teacher)
     return replace(empty, amount=text.of(whole)), whole
 
 

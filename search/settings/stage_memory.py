@@ -115,14 +115,7 @@ class StageMemory:
         return found
 
     def _sorted(self, placement: Placement) -> Parts:
-        untied = (
-            head_bytes(self.sizes.axis_map, self.sizes.weights)
-            if self.sizes.basis is not BasisName.COORDINATE
-            else 0
-        )
-        if not placement.sorted_stay:
-            return {}
-        return {"sorted weights": self.sizes.teacher + untied}
+        return {"sorted weights": self.sizes.teacher} if placement.sorted_stay else {}
 
     def _ranking(self, placement: Placement) -> StageNeeds:
         config = self.sizes.resolved.config

@@ -1,7 +1,9 @@
 """The identity check: the uncut student has to be the teacher.
 
 A student of all of the teacher's sizes passes through every stage of cutting: sorted, turned, sliced, built
-by its config. Its logits have to be the teacher's, or no smaller student can be trusted. Rounding sets the
+by its config. Its logits have to be the teacher's, or no smaller student can be trusted. Where some norms cannot
+be folded, the teacher computes with these norms as the basis has them, which is what students are cut from;
+what that adds to its loss is measured when the basis is made. Rounding sets the
 tolerance: turned weights are rounded anew, and a router may then choose another expert for some tokens, so a
 tenth of the tokens may differ by more.
 """
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,6 +22,7 @@ from transformers import PreTrainedModel
 
 from evaluators.huggingface.final_states import token_slice, vocabulary_size
 from evaluators.huggingface.residence import Residence
+from evaluators.importance.kept_coordinates import norms_in_basis
 from evaluators.teacher.weights import free_bytes
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap
@@ -61,16 +64,20 @@ def check_identity(
         logger.warning("the uncut student was not compared with the teacher: it does not fit beside it")
         return
     tokens = block[None, : min(_TOKENS, token_slice(vocabulary_size(model)))].long().to(device)
-    with residence.on_device():
+    with residence.on_device(), _as_turned(model, axis_map, ranking):
         expected = _logits(model, tokens)
     student = extract(weights, axis_map, ranking, axis_map.teacher, device=device)
     found = _logits(student, tokens)
     difference, tolerance = _difference(found, expected), _ROOTS * torch.finfo(model.dtype).eps ** 0.5
     if not difference <= tolerance:
-        with residence.on_device():
+        with residence.on_device(), _as_turned(model, axis_map, ranking):
             place = _parting(model, student, axis_map, ranking, tokens, tolerance)
         raise _no_identity(model, found, expected, difference, tolerance, place)
     logger.info("the uncut student gives the teacher's logits within %.1e of their spread", difference)
+
+
+def _as_turned(model: PreTrainedModel, axis_map: AxisMap, ranking: Ranking) -> AbstractContextManager[None]:
+    return nullcontext() if ranking.basis is None else norms_in_basis(model, axis_map, ranking.basis)
 
 
 @torch.no_grad()

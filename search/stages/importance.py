@@ -92,7 +92,16 @@ class Importance:
             self.console.forecast.skip("forward", self.resolved.ranking_tokens)
         for variant in missing:
             self._found[variant.basis].save(self._places(variant)[-1])
+            self._say_what_is_kept(variant.basis)
         return {variant.basis: self._found[variant.basis] for variant in variants}
+
+    def _say_what_is_kept(self, name: BasisName) -> None:
+        basis = self._found[name].basis
+        if basis is not None and basis.norms:
+            self.console.say(
+                f"the {name} basis keeps {basis.kept} of {len(basis.energy)} coordinates, for norms that cannot be "
+                f"folded; they change the whole teacher's loss by {basis.loss_added:+.4f}"
+            )
 
     def repair_of(self, variant: Resolved, ranking: Ranking) -> Repair:
         """Return the repairs that the run applies to a student after cutting.

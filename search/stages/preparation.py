@@ -1,8 +1,8 @@
 """Everything before the first candidate: teacher, text, targets, ranking, basis; each made once and reused.
 
-A rotated basis of hidden preserves more of the teacher's function, but needs an untied head. If the teacher
-ties head and embedding, this costs parameters that the coordinate basis spends elsewhere. So a trial trains
-hand-made students of the same budget in both bases, and the loss decides.
+A rotated basis of hidden preserves more of the teacher's function, but students may begin to learn less well in
+it. So a trial trains hand-made students in both bases, and the loss decides. A basis that changes the whole
+teacher, since some of its norms cannot be folded, is not tried if that costs more than a hundredth of a nat.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 
 from evaluators.corpus.blocks import Corpus
 from evaluators.huggingface.final_states import check_head
+from evaluators.importance.kept_coordinates import TOLERANCE
 from evaluators.metrics.latency import LatencyCache
 from evaluators.teacher import Teacher, load_teacher
 from evaluators.teacher.written_once import cache_directory
@@ -40,6 +41,7 @@ from search.terminal.console import Console
 from search.training.process_group import run_processes
 from search.training.training import TakeTargets
 from space.axes.architecture import Architecture
+from space.cutting.basis import BasisName
 from space.cutting.extraction import layers_kept
 from space.cutting.ranking import Ranking
 from space.cutting.sorted_file import remove_sorted
@@ -63,11 +65,7 @@ def variants_of(resolved: Resolved) -> dict[str, Resolved]:
 
 
 def basis_candidates(resolved: Resolved) -> list[BasisCandidate]:
-    """List the students of the trial: every baseline in every basis; empty if the basis is already fixed.
-
-    A basis helps only where hidden is cut, but an untied head always costs parameters; so each basis has
-    baselines of its own for the budget.
-    """
+    """List the students of the trial: every baseline in every basis; empty if the basis is already fixed."""
     variants = variants_of(resolved)
     if len(variants) == 1:
         return []
@@ -168,6 +166,8 @@ def prepare(
 
     def context(variant: Resolved) -> RunContext:
         ranking = importance.rank([variant])[variant.basis]
+        if _changes_teacher(ranking):
+            raise _costly_basis(variant.basis, ranking)
         repair = importance.repair_of(variant, ranking)
         weights = _sorted_weights(variant, resolved.placement, teacher, ranking, directory)
         if not (directory.summary.exists() or resolved.placement.layer_by_layer):
@@ -193,6 +193,22 @@ def prepare(
 
     with workers.exclusive_or_wait("ranking", console.say):
         return _in_best_basis(resolved, importance, context, directory, console)
+
+
+def _changes_teacher(ranking: Ranking) -> bool:
+    """Return whether the basis changes what the whole teacher computes by more than is allowed."""
+    return ranking.basis is not None and ranking.basis.loss_added > TOLERANCE
+
+
+def _costly_basis(name: BasisName, ranking: Ranking) -> InputError:
+    assert ranking.basis is not None
+    kept, size = ranking.basis.kept, len(ranking.basis.energy)
+    return InputError(
+        f"A basis may add {TOLERANCE:g} nats per token to the whole teacher's loss",
+        f"the {name} one adds {ranking.basis.loss_added:.3f} even where it keeps {kept} of {size} coordinates, as "
+        "some norms cannot be folded into matrices",
+        f"Take --basis {BasisName.COORDINATE}",
+    )
 
 
 def _sorted_weights(
@@ -246,7 +262,8 @@ def _in_best_basis(
     current: RunContext | None = None
     here = ""
     with console.stage("ranking"):
-        importance.rank([variants[name] for name in dict.fromkeys(one.basis for one in waiting)])
+        rankings = importance.rank([variants[name] for name in dict.fromkeys(one.basis for one in waiting)])
+    waiting = [one for one in waiting if not _changes_teacher(rankings[BasisName(one.basis)])]
     for name, candidates in itertools.groupby(waiting, key=lambda candidate: candidate.basis):
         current = None
         with console.stage("ranking"):

@@ -101,7 +101,7 @@ class SortedWeights:
     def _fingerprint(self) -> str:
         ranking, basis = self.ranking, self.ranking.basis
         orders = [part for axis, order in ranking.orders.items() for part in (axis.value, order)]
-        turned = [] if basis is None else [basis.rotation]
+        turned = [] if basis is None else list(basis.tensors().values())
         dtype = str(self.teacher.model.dtype)
         return fingerprint(self.teacher.fingerprint, ranking.fingerprint, dtype, *orders, *turned)
 

@@ -136,13 +136,14 @@ class SummaryBuilder:
         }
 
     def _basis(self) -> dict[str, Any]:
-        trial = self.context.basis_trial
-        if trial is None:
-            return {"name": self.context.config.basis, "reason": None, "tried": []}
+        trial, basis = self.context.basis_trial, self.context.ranking.basis
+        tried = [] if trial is None else [{**asdict(one), "tokens": trial.tokens} for one in trial.tried]
         return {
-            "name": trial.basis,
-            "reason": trial.reason,
-            "tried": [{**asdict(one), "tokens": trial.tokens} for one in trial.tried],
+            "name": self.context.config.basis if trial is None else trial.basis,
+            "reason": None if trial is None else trial.reason,
+            "tried": tried,
+            "kept_coordinates": basis.kept if basis is not None and basis.norms else None,
+            "loss_added": basis.loss_added if basis is not None and basis.norms else None,
         }
 
     def _architecture(self, architecture: Architecture) -> dict[str, Any]:
@@ -152,7 +153,7 @@ class SummaryBuilder:
     def _teacher(self) -> dict[str, Any]:
         context = self.context
         sizes = context.axis_map.teacher
-        costs = context.costs(sizes, context.axis_map.given)
+        costs = context.costs(sizes)
         return {
             "id": context.teacher.id,
             "revision": context.teacher.revision,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import torch
@@ -161,6 +161,11 @@ class ResidualStream:
     """The constant that the norms add to their weights: 0 in most classes, 1 in some."""
     centred: bool = False
     """Whether the norms subtract the mean."""
+    unfolded: tuple[str, ...] = ()
+    """Weights of norms that no matrix can take over, as wildcard names: of the final norm where the head is the
+    embedding table, and of norms whose output is added to the stream. They act along coordinates."""
+    bare: tuple[str, ...] = ()
+    """Matrices that read the stream without a norm, as wildcard names."""
 
 
 @dataclass(frozen=True)
@@ -191,8 +196,6 @@ class AxisMap:
     """Factors that the class derives from sizes, which students compensate for."""
     stream: ResidualStream | None = None
     """How the residual stream is read; None where it cannot be rotated, or need not be."""
-    head_apart: bool = False
-    """Whether the teacher ties its head to the embedding table and the head was untied for the basis."""
     layer_signatures: tuple[LayerSignature, ...] = ()
     """For each layer, what shapes do not show, such as its attention window."""
     multiples: Mapping[Axis, int] = field(default_factory=dict)
@@ -208,14 +211,6 @@ class AxisMap:
         """The axes whose sizes may be chosen: neither coupled to another axis nor refused."""
         bound = {coupling.axis for coupling in self.couplings} | set(self.refused)
         return tuple(axis for axis in self.axes if axis not in bound)
-
-    @property
-    def given(self) -> AxisMap:
-        """The map of the teacher as it was given, with a head that was untied for the basis tied again."""
-        if not self.head_apart:
-            return self
-        tensors = tuple(tensor for tensor in self.tensors if tensor.name != self.roles.head)
-        return replace(self, tensors=tensors, roles=replace(self.roles, head=self.roles.embedding))
 
     @property
     def sortable(self) -> frozenset[Axis]:

@@ -9,17 +9,24 @@ and M the sum of WᵀW / tr(WᵀW C) over all matrices W that read the stream. *
 leading eigenvectors of C; *weighted* directions are those of M^¼ C M^¼, which also takes into account how
 strongly each direction is read. One rotation serves the whole model, so every size is a prefix.
 
+A norm whose weight no matrix can take over, such as the final one where the head is the embedding table, acts
+along coordinates: in another basis it would be diag(w) turned, which is not diagonal. There it gets the best
+diagonal instead, d_j = E[(Rᵀ diag(w) x̂)_j (Rᵀx̂)_j] / E[(Rᵀx̂)_j²]. A few coordinates whose weight is far from
+the others', and on which the stream is large, would spoil this; so these are kept as they are, first of all,
+and the others are turned among themselves.
+
 Norms that subtract the mean ignore the direction 1 = (1, …, 1), and in a student they subtract the mean of
 the kept coordinates. So the new coordinates are Σ aⱼhⱼ, with aⱼ the components along the best directions
 and hⱼ the columns of Helmert's matrix, whose first j + 1 entries sum to zero and whose others are zero.
-Over the first k coordinates, the norm sees a₁ … aₖ₋₁ exactly; it subtracts all later hⱼ as a constant.
+Over the first k coordinates, the norm sees a₁ … aₖ₋₁ exactly; it subtracts all later hⱼ as a constant. Beside
+coordinates that are kept this holds of the others.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import torch
@@ -30,6 +37,8 @@ from space.axes.axis_map import AxisMap, MappedTensor, ResidualStream, wildcard_
 from space.input_error import InputError
 
 Weights = Mapping[str, Tensor]
+#: How the names of a basis's tensors in a file begin.
+_FILE = "basis."
 #: Smallest weight of a norm to divide by, relative to its largest; less would lose precision.
 _LEAST_GAIN = 1e-4
 
@@ -121,8 +130,12 @@ def rotate_stream(
 
 
 def rotated(values: Tensor, tensor: MappedTensor, stream: ResidualStream, rotation: Tensor) -> Tensor:
-    """Return one tensor of ``rotate_stream``: a new one, or ``values`` where it is the same in any basis."""
-    if not tensor.has(Axis.HIDDEN) or wildcard_name(tensor.name) in stream.readers:
+    """Return one tensor of ``rotate_stream``: a new one, or ``values`` where it is not turned.
+
+    Folded norms are the same in any basis; those that are not folded have their gains from ``Basis.norms``.
+    """
+    name = wildcard_name(tensor.name)
+    if not tensor.has(Axis.HIDDEN) or name in stream.readers or name in stream.unfolded:
         return values
     dim = hidden_dimension(tensor.axes)
     matrix = rotation.to(values.device, torch.promote_types(values.dtype, torch.float32))
@@ -144,6 +157,30 @@ class BasisName(StrEnum):
 
 
 @dataclass(frozen=True, eq=False)
+class UnfoldedNorm:
+    """A norm whose weight cannot be folded, in the teacher's coordinates."""
+
+    gain: Tensor
+    """(D,) float64, its weight plus the offset of its class."""
+    second: Tensor
+    """(D, D) float64, the mean of x̂x̂ᵀ at its input."""
+
+
+@dataclass(frozen=True, eq=False)
+class TurnedNorm:
+    """A norm whose weight cannot be folded, in a basis."""
+
+    gain: Tensor
+    """(D,) float32, by which it multiplies each direction: the best diagonal."""
+    energy: Tensor
+    """(D,) float32, the mean of x̂² along each direction at its input."""
+
+    def gains(self, kept: int) -> Tensor:
+        """Return (kept,) gains of the norm over the first directions alone, as ``Basis.gain`` does."""
+        return self.gain[:kept] * root_mean(self.energy, kept)
+
+
+@dataclass(frozen=True, eq=False)
 class Basis:
     """An orthogonal basis of the stream of D dimensions."""
 
@@ -151,6 +188,12 @@ class Basis:
     """(D, D) orthogonal float32, with the new directions in columns, best first."""
     energy: Tensor
     """(D,) float32, the contribution of each new direction to the squared norm of x̂; they sum to D."""
+    kept: int = 0
+    """How many of the directions, the first ones, are coordinates that were kept."""
+    norms: Mapping[str, TurnedNorm] = field(default_factory=dict)
+    """The norms whose weights cannot be folded, by the names of the weights."""
+    loss_added: float = 0.0
+    """What these norms cost the whole teacher, in nats per token; 0 where all norms can be folded."""
 
     def gain(self, kept: int) -> float:
         """Return the weight for a norm over the first ``kept`` directions.
@@ -158,10 +201,40 @@ class Basis:
         The norm divides by the root mean square of these directions, where the teacher divides by that of
         all; on average the two differ by a factor √(Σ energy / kept).
         """
-        return float((self.energy[:kept].sum() / kept).sqrt())
+        return root_mean(self.energy, kept)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of a file, by name; ``of_tensors`` reads them."""
+        found = {f"{_FILE}rotation": self.rotation, f"{_FILE}energy": self.energy}
+        for name, norm in self.norms.items():
+            found |= {f"{_FILE}gain.{name}": norm.gain, f"{_FILE}norm.{name}": norm.energy}
+        return found
+
+    @classmethod
+    def of_tensors(cls, tensors: Weights, kept: int, loss_added: float) -> Basis:
+        """Make a basis of what ``tensors`` returned."""
+        gain = f"{_FILE}gain."
+        norms = {name.removeprefix(gain) for name in tensors if name.startswith(gain)}
+        found = {
+            name: TurnedNorm(tensors[f"{gain}{name}"], tensors[f"{_FILE}norm.{name}"])
+            for name in sorted(norms)
+        }
+        return cls(tensors[f"{_FILE}rotation"], tensors[f"{_FILE}energy"], kept, found, loss_added)
 
 
-def basis_of(name: BasisName, covariance: Tensor, reading: Tensor, centred: bool = False) -> Basis:
+def root_mean(energy: Tensor, kept: int) -> float:
+    """Return the root mean square of a normalised state over its first ``kept`` of (D,) directions."""
+    return float((energy[:kept].sum() / kept).sqrt())
+
+
+def basis_of(
+    name: BasisName,
+    covariance: Tensor,
+    reading: Tensor,
+    centred: bool = False,
+    kept: Sequence[int] = (),
+    norms: Mapping[str, UnfoldedNorm] | None = None,
+) -> Basis:
     """Compute the principal or the weighted basis.
 
     Args:
@@ -169,16 +242,59 @@ def basis_of(name: BasisName, covariance: Tensor, reading: Tensor, centred: bool
         covariance: (D, D) C, float64.
         reading: (D, D) M, float64; the principal basis ignores it.
         centred: whether the norms subtract the mean; C is then of centred states.
+        kept: the coordinates to keep, first to last.
+        norms: those whose weights cannot be folded, by the names of the weights.
     """
     assert name is not BasisName.COORDINATE, "coordinates are ranked, not turned"
-    inner = helmert(len(covariance))[:, :-1] if centred else torch.eye(len(covariance)).double()
-    varies, read = inner.T @ covariance @ inner, inner.T @ reading @ inner
-    root = _power(read, 0.25) if name is BasisName.WEIGHTED else torch.eye(len(read)).double()
-    best = inner @ torch.linalg.eigh(root @ varies @ root).eigenvectors.flip(-1)
-    energy = (best * (covariance @ best)).sum(0)
-    if centred:
-        best, energy = centred_rotation(best), torch.cat([torch.zeros(1).double(), energy])
-    return Basis(best.float().contiguous(), energy.float())
+    own = torch.eye(len(covariance), dtype=torch.float64)
+    turned = sorted(set(range(len(covariance))) - set(kept))
+    inner = helmert(len(turned))[:, :-1] if centred else torch.eye(len(turned)).double()
+    directions = inner @ _best(
+        name, *(inner.T @ of[turned][:, turned] @ inner for of in (covariance, reading))
+    )
+    block = centred_rotation(directions) if centred else directions
+    # What the first k coordinates hold: in Helmert's frame the directions up to k − 1, after the mean.
+    mean = torch.full((len(turned), int(centred)), len(turned) ** -0.5, dtype=torch.float64)
+    held = torch.cat([own[:, list(kept)], own[:, turned] @ torch.cat([mean, directions], 1)], 1)
+    rotation = torch.cat([own[:, list(kept)], own[:, turned] @ block], 1)
+
+    def energy(second: Tensor) -> Tensor:
+        return (held * (second @ held)).sum(0).float()
+
+    found = {
+        weight: TurnedNorm(best_diagonal(norm, rotation).float(), energy(norm.second))
+        for weight, norm in (norms or {}).items()
+    }
+    return Basis(rotation.float().contiguous(), energy(covariance), len(kept), found)
+
+
+def _best(name: BasisName, covariance: Tensor, reading: Tensor) -> Tensor:
+    """Return the best directions in columns, best first."""
+    root = _power(reading, 0.25) if name is BasisName.WEIGHTED else torch.eye(len(reading)).double()
+    best: Tensor = torch.linalg.eigh(root @ covariance @ root).eigenvectors.flip(-1)
+    return best
+
+
+def best_diagonal(norm: UnfoldedNorm, rotation: Tensor) -> Tensor:
+    """Return (D,) the gains along the directions of (D, D) that come nearest to the norm's, in least squares."""
+    along = norm.second @ rotation
+    squares = (rotation * along).sum(0)
+    products = (rotation * (norm.gain[:, None] * along)).sum(0)
+    return torch.where(squares > 0, products / squares, (rotation.square() * norm.gain[:, None]).sum(0))
+
+
+def outlier_shares(norms: Mapping[str, UnfoldedNorm]) -> Tensor:
+    """Return (D,) how much each coordinate would spoil a turned basis.
+
+    It is the energy that a coordinate's weight adds or takes beyond the median weight, (w − median)² E[x̂²], as
+    a share of the norm's output, summed over the norms.
+    """
+    shares = []
+    for norm in norms.values():
+        energy = norm.second.diagonal()
+        own = (norm.gain - norm.gain.median()).square() * energy
+        shares.append(own / (norm.gain.square() * energy).sum().clamp_min(1e-30))
+    return torch.stack(shares).sum(0)
 
 
 def centred_rotation(directions: Tensor) -> Tensor:

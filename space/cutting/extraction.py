@@ -13,11 +13,18 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from space.axes.architecture import Architecture, Axis
-from space.axes.axis_map import AxisMap, MappedTensor, compensate_scales, student_name, wildcard_name
+from space.axes.axis_map import (
+    AxisMap,
+    MappedTensor,
+    ResidualStream,
+    compensate_scales,
+    student_name,
+    wildcard_name,
+)
 from space.axes.config_fields import with_sizes
 from space.axes.layers import check_layer_signatures, layer_signatures, module_scalars, per_layer_fields
 from space.axes.layout import Concatenated, Fixed, Layout, PerUnit, kept_units, positions, prefix
-from space.cutting.basis import NormFolding, rotated
+from space.cutting.basis import Basis, NormFolding, rotated
 from space.cutting.ranking import Ranking, kept_layers
 from space.cutting.repair import Repair
 from space.input_error import InputError
@@ -62,8 +69,15 @@ def sorted_tensors(
     for tensor in axis_map.tensors:
         values = weights[tensor.name].detach()
         if basis is not None and folding is not None and stream is not None:
-            values = rotated(folding.folded(tensor).detach(), tensor, stream, basis.rotation).to(values.dtype)
+            values = _turned(folding, tensor, stream, basis).to(values)
         yield tensor, _sorted(values, tensor, sortable, ranking)
+
+
+def _turned(folding: NormFolding, tensor: MappedTensor, stream: ResidualStream, basis: Basis) -> Tensor:
+    """Return a tensor in a basis; norms that cannot be folded have their gains along its directions."""
+    if (norm := basis.norms.get(tensor.name)) is not None:
+        return norm.gain - stream.offset
+    return rotated(folding.folded(tensor).detach(), tensor, stream, basis.rotation)
 
 
 def _sorted(values: Tensor, tensor: MappedTensor, sortable: Collection[Axis], ranking: Ranking) -> Tensor:
@@ -170,8 +184,8 @@ def extract(
             values = canonical[tensor.name].to(device)
             values = repair.repaired(values, tensor, axis_map, architecture)
             weights[name] = slice_tensor(values, tensor, axis_map, architecture, kept)
-    if not repair.sets_gains:
-        _set_norm_gains(weights, axis_map, ranking, architecture)
+    if ranking.basis is not None:
+        _set_norm_gains(weights, axis_map, ranking.basis, architecture, kept, folded=not repair.sets_gains)
     compensate_scales(weights, axis_map, architecture)
     student = model_from_weights(student_config(axis_map, architecture, kept), weights)
     found = layer_signatures(module_scalars(student), axis_map.stacks, len(kept))
@@ -180,15 +194,33 @@ def extract(
 
 
 def _set_norm_gains(
-    weights: dict[str, Tensor], axis_map: AxisMap, ranking: Ranking, architecture: Architecture
+    weights: dict[str, Tensor],
+    axis_map: AxisMap,
+    basis: Basis,
+    architecture: Architecture,
+    kept: Sequence[int],
+    *,
+    folded: bool,
 ) -> None:
-    """In a rotated basis, set norm weights to offset dividing by the kept directions' root mean square."""
-    if ranking.basis is None or axis_map.stream is None:
-        return
-    gain = ranking.basis.gain(architecture.hidden) - axis_map.stream.offset
-    for name, values in weights.items():
-        if wildcard_name(name) in axis_map.stream.readers:
-            values.fill_(gain)
+    """In a rotated basis, set norm weights to offset dividing by the kept directions' root mean square.
+
+    Args:
+        weights: the student's, by name; changed in place.
+        axis_map: the teacher's.
+        basis: the basis.
+        architecture: the student's sizes.
+        kept: the teacher's layers that the student keeps.
+        folded: whether to set the norms that are folded, too.
+    """
+    assert axis_map.stream is not None, "only a stream that can be turned has a basis"
+    hidden, offset = architecture.hidden, axis_map.stream.offset
+    for tensor in axis_map.tensors:
+        if (name := student_name(tensor, axis_map, kept)) is None:
+            continue
+        if (norm := basis.norms.get(tensor.name)) is not None:
+            weights[name] = (norm.gains(hidden) - offset).to(weights[name])
+        elif folded and wildcard_name(tensor.name) in axis_map.stream.readers:
+            weights[name].fill_(basis.gain(hidden) - offset)
 
 
 def slice_tensor(

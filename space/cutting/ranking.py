@@ -176,7 +176,8 @@ class Ranking:
             "expert_groups": self.expert_groups,
         }
         if self.basis is not None:
-            tensors |= {"basis.rotation": self.basis.rotation, "basis.energy": self.basis.energy}
+            tensors |= self.basis.tensors()
+            metadata |= {"kept": self.basis.kept, "loss_added": self.basis.loss_added}
         if self.blocks is not None:
             tensors["layers.blocks"] = self.blocks.contiguous()
         new = path.with_suffix(".new")
@@ -198,9 +199,9 @@ class Ranking:
                     return None
                 names = [name for name in file.keys() if "." not in name]  # noqa: SIM118
                 scores = {Axis(name): file.get_tensor(name) for name in names}
-                has_basis = "basis.rotation" in file.keys()  # noqa: SIM118
-                parts = ("basis.rotation", "basis.energy")
-                basis = Basis(*map(file.get_tensor, parts)) if has_basis else None
+                parts = {name: file.get_tensor(name) for name in file.keys() if name.startswith("basis.")}  # noqa: SIM118
+                about = {name: metadata.pop(name) for name in ("kept", "loss_added") if name in metadata}
+                basis = Basis.of_tensors(parts, **about) if parts else None
                 has_blocks = "layers.blocks" in file.keys()  # noqa: SIM118
                 blocks = file.get_tensor("layers.blocks") if has_blocks else None
         except (OSError, SafetensorError):

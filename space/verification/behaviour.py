@@ -28,6 +28,9 @@ from space.cutting.extraction import saved_tensors
 from space.cutting.product_tracing import ProductTracer, TracedProduct
 from space.verification.contract import TOLERANCE, distance, logits_of
 
+#: Coordinates that a random rotation keeps where some norms cannot be folded.
+_KEPT = 2
+
 
 @torch.no_grad()
 def measure_scales(
@@ -194,21 +197,30 @@ def _recorded_layer_inputs(
 def with_stream(axis_map: AxisMap, small: AxisMap, model: PreTrainedModel, tokens: Tensor) -> AxisMap:
     """Add the residual stream to the map, if a random rotation of it in the small copy keeps the logits.
 
+    Where norms cannot be folded, it keeps two coordinates, and the other weights of these norms are made equal
+    first: such a norm is the same in any basis of these coordinates.
+
     Args:
         axis_map: the map of the teacher.
         small: the map of its small copy.
-        model: the small copy, with untied head and embedding.
+        model: the small copy.
         tokens: (B, T) token ids to run it on.
 
     Returns:
         The map; its ``stream`` is None if the class does not allow a rotation.
     """
-    stream = find_residual_stream(model, small, tokens)
-    rotation = random_rotation(small.teacher.hidden, stream.centred, seed=0)
-    weights = rotate_stream(fold_norms(saved_tensors(model, small), small, stream), small, stream, rotation)
-    other = copy.deepcopy(model)
+    stream, size = find_residual_stream(model, small, tokens), small.teacher.hidden
+    turned = range(_KEPT if stream.unfolded else 0, size)
+    level = copy.deepcopy(model)
+    for tensor in small.tensors:
+        if wildcard_name(tensor.name) in stream.unfolded:
+            nn.init.constant_(level.get_parameter(tensor.name)[turned.start :], 1 - stream.offset)
+    rotation = torch.eye(size)
+    rotation[turned.start :, turned.start :] = random_rotation(len(turned), stream.centred, seed=0)
+    weights = rotate_stream(fold_norms(saved_tensors(level, small), small, stream), small, stream, rotation)
+    other = copy.deepcopy(level)
     other.load_state_dict(weights, strict=False)
-    apart = distance(logits_of(other, tokens), logits_of(model, tokens))
+    apart = distance(logits_of(other, tokens), logits_of(level, tokens))
     return replace(axis_map, stream=stream) if apart < TOLERANCE else axis_map
 
 
@@ -223,10 +235,10 @@ def random_rotation(size: int, centred: bool, seed: int) -> Tensor:
 
 
 def find_residual_stream(model: PreTrainedModel, axis_map: AxisMap, tokens: Tensor) -> ResidualStream:
-    """Find the matrices that product each norm.
+    """Find the matrices that read each norm, and the norms that no matrix reads alone.
 
     Args:
-        model: a small model with random weights and untied head and embedding, in evaluation mode.
+        model: a small model with random weights, in evaluation mode.
         axis_map: its map.
         tokens: (B, T) token ids to run it on.
     """
@@ -254,8 +266,14 @@ def find_residual_stream(model: PreTrainedModel, axis_map: AxisMap, tokens: Tens
         readers[wildcard_name(norm.name)] = tuple(
             sorted(set(readers.get(wildcard_name(norm.name), ())) | set(map(wildcard_name, found)))
         )
+    tied = axis_map.roles.embedding if axis_map.roles.head == axis_map.roles.embedding else None
+    unfolded = tuple(name for name, reading in readers.items() if not reading or tied in reading)
     modules = [model.get_submodule(norm.module) for norm in norms if readers[wildcard_name(norm.name)]]
-    return ResidualStream(readers, offset, bool(modules) and all(map(_subtracts_the_mean, modules)))
+    centred = bool(modules) and all(map(_subtracts_the_mean, modules))
+    folded = {name: reading for name, reading in readers.items() if name not in unfolded}
+    behind = {name for reading in readers.values() for name in reading}
+    bare = tuple(dict.fromkeys(name for name in map(wildcard_name, before) if name not in behind))
+    return ResidualStream(folded, offset, centred, unfolded, bare)
 
 
 @torch.no_grad()

@@ -18,7 +18,6 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from space.axes.architecture import Axis
 from space.axes.axis_map import BUILD_ERRORS, AxisMap, Scales, layer_modules, wildcard_name
-from space.axes.config_fields import with_sizes
 from space.axes.layout import Concatenated, axes_of
 from space.cutting.basis import BasisName
 from space.cutting.extraction import student_config
@@ -73,21 +72,17 @@ def verified_axis_map(config: PretrainedConfig, basis: BasisName = BasisName.COO
 
     Args:
         config: the config of the teacher.
-        basis: the basis for hidden. All but coordinates fold the final norm into the head, so the map is then
-            that of a teacher with untied head and embedding.
+        basis: the basis for hidden.
 
     Raises:
         InputError: the type is no decoder, no axis passes, or the class does not allow the basis.
     """
-    tied = basis is not BasisName.COORDINATE and bool(config.tie_word_embeddings)
-    if tied:
-        config = with_sizes(config, {"tie_word_embeddings": False})
     verified = verify(config)
     whole = discover(config, verified.choices, verified.attention, verified.tie).axis_map
     if differing := _differing_tensor(whole, verified.small):
         raise _refusal(config, f"{differing} is not made as in the small copy that its axes are tried on")
     refused = dict(whole.refused) | verified.failures
-    whole = replace(whole, scales=verified.scales, refused=refused, head_apart=tied)
+    whole = replace(whole, scales=verified.scales, refused=refused)
     if not whole.free:
         reasons = "; ".join(f"{axis}: {why}" for axis, why in refused.items())
         raise _refusal(config, f"none of its axes can be cut ({reasons})")
@@ -101,7 +96,7 @@ def _with_rotatable_stream(whole: AxisMap, verified: Verified) -> AxisMap:
     if whole.stream is None:
         raise InputError(
             "A basis other than coordinates needs a stream that can be turned",
-            f"that of {whole.config.model_type!r} cannot: norms write into it or something scales it",
+            f"that of {whole.config.model_type!r} cannot: something acts on its coordinates one by one",
             "Take --basis coordinate",
         )
     return whole

@@ -118,7 +118,13 @@ def _run() -> dict[str, Any]:
         },
         "budget": {"amount": BUDGET, "of": "total", "unit": "parameters", "tolerance": 0.02},
         "space": {"architectures": 1184},
-        "basis": {"name": "coordinate", "reason": None, "tried": []},
+        "basis": {
+            "name": "coordinate",
+            "reason": None,
+            "tried": [],
+            "kept_coordinates": None,
+            "loss_added": None,
+        },
         "distillation": {
             "loss": "forward-kl",
             "states": [],
