@@ -1,8 +1,8 @@
 """How many coordinates a basis keeps where some norms cannot be folded: as few as the teacher's loss allows.
 
-Such norms act along coordinates. In another basis the best diagonal stands for them (``space.cutting.basis``),
-which changes the function of the whole teacher, the less the more coordinates are kept. So the loss of the
-teacher with these norms is measured for some numbers of coordinates.
+Such norms act along coordinates. In another basis they get the best diagonal (``space.cutting.basis``), which
+changes the function of the whole teacher, the less the more coordinates are kept. So the loss of the teacher
+with these norms is measured for some numbers of coordinates.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def fitting_basis(make: Callable[[int], Basis], loss: Callable[[Basis | None], f
         size: D.
 
     Returns:
-        The basis, with what it adds; if that is more than ``TOLERANCE`` for half of the coordinates, the basis
-        that keeps these.
+        The basis, with what it adds; if that is more than ``TOLERANCE`` even for half of the coordinates, the
+        one that keeps these.
     """
     exact, numbers = loss(None), kept_numbers(size)
 

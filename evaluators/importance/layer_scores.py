@@ -92,9 +92,10 @@ def sample_blocks(blocks: int, block: int, tokens: int = LAYER_TOKENS) -> int:
 
 
 def layer_sample(calibration: Tensor, tokens: int = LAYER_TOKENS) -> Tensor:
-    """Return the (n, T) of (N, T) blocks, spread evenly, on which layers are scored by passes of their own."""
-    number = sample_blocks(*calibration.shape, tokens)
-    return calibration[torch.arange(number) * len(calibration) // max(1, number)]
+    """Return (n, T) of (N, T) blocks, spread evenly: those on which layers are scored by their own passes."""
+    blocks, block = calibration.shape
+    number = sample_blocks(blocks, block, tokens)
+    return calibration[torch.arange(number) * blocks // max(1, number)]
 
 
 def layers_fingerprint(teacher: str, calibration: Tensor, method: Method) -> str:

@@ -82,7 +82,7 @@ def norm_inputs(
 
 
 def reads_stream(tensor: MappedTensor, axis_map: AxisMap) -> bool:
-    """Return whether this is the weight of a norm that reads the stream; others write what they give into it."""
+    """Return whether this is the weight of a norm that reads the stream; others write into it."""
     stream = axis_map.stream
     return stream is not None and (
         wildcard_name(tensor.name) in stream.readers

@@ -120,8 +120,8 @@ class Flags:
     scored by at the end."""
     basis: Literal["auto", "coordinate", "principal", "weighted"] = "auto"
     """Which directions of hidden students keep: the best coordinates, or those of the largest variance, plain
-    or weighted by how much they are read. Default: the first or the last of the three, as a short distillation
-    of students tells, if the hours allow."""
+    or weighted by how much they are read. Default: the first or the last of the three, as a short
+    distillation of students tells, if the hours allow."""
     width_by: Literal["activations", "taylor", "magnitude", "random"] = "activations"
     """What hidden, neurons, heads and experts are scored by."""
     aggregation: Annotated[str, tyro.conf.arg(metavar="BATCH,SEQUENCE")] = "l2,l2"

@@ -92,10 +92,20 @@ class Resolved:
         return len(baselines(self.space, self.axis_map.teacher))
 
     @property
+    def compared_in_bases(self) -> dict[str, Architecture]:
+        """The baselines that a trial of bases distils in each: those that cut hidden; all if none does.
+
+        With the whole of hidden, a student computes the same in every basis.
+        """
+        found = baselines(self.space, self.axis_map.teacher)
+        whole = self.axis_map.teacher.hidden
+        return {origin: one for origin, one in found.items() if one.hidden < whole} or found
+
+    @property
     def work(self) -> Work:
         """What the time of the run depends on, besides configuration and pace."""
         teacher, mean = mean_matrices(self.axis_map, self.space)
-        tried = self.hand_made + self.turned.hand_made if self.turned else 0
+        tried = 2 * len(self.compared_in_bases) if self.turned else 0
         passes = forward_passes(self.axis_map, method_of(self.config))
         return Work(passes, teacher / mean, len(self.space), self.hand_made, tried)
 

@@ -1,11 +1,10 @@
 """The identity check: the uncut student has to be the teacher.
 
 A student of all of the teacher's sizes passes through every stage of cutting: sorted, turned, sliced, built
-by its config. Its logits have to be the teacher's, or no smaller student can be trusted. Where some norms cannot
-be folded, the teacher computes with these norms as the basis has them, which is what students are cut from;
-what that adds to its loss is measured when the basis is made. Rounding sets the
-tolerance: turned weights are rounded anew, and a router may then choose another expert for some tokens, so a
-tenth of the tokens may differ by more.
+by its config. Its logits have to be the teacher's, or no smaller student can be trusted. Where some norms
+cannot be folded, they are those of the teacher whose norms are as the basis has them; what that adds to its
+loss is measured when the basis is made. Rounding sets the tolerance: turned weights are rounded anew, and a
+router may then choose another expert for some tokens, so a tenth of the tokens may differ by more.
 """
 
 from __future__ import annotations

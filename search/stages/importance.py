@@ -99,7 +99,7 @@ class Importance:
         basis = self._found[name].basis
         if basis is not None and basis.norms:
             self.console.say(
-                f"the {name} basis keeps {basis.kept} of {len(basis.energy)} coordinates, for norms that cannot be "
+                f"the {name} basis keeps {basis.kept} of {len(basis.energy)} coordinates, as norms cannot be "
                 f"folded; they change the whole teacher's loss by {basis.loss_added:+.4f}"
             )
 

@@ -1,7 +1,7 @@
 """Everything before the first candidate: teacher, text, targets, ranking, basis; each made once and reused.
 
-A rotated basis of hidden preserves more of the teacher's function, but students may begin to learn less well in
-it. So a trial trains hand-made students in both bases, and the loss decides. A basis that changes the whole
+A rotated basis of hidden preserves more of the teacher's function, but that is not all that a student learns
+by. So a trial trains hand-made students in both bases, and the loss decides. A basis that changes the whole
 teacher, since some of its norms cannot be folded, is not tried if that costs more than a hundredth of a nat.
 """
 
@@ -45,8 +45,8 @@ from space.cutting.basis import BasisName
 from space.cutting.extraction import layers_kept
 from space.cutting.ranking import Ranking
 from space.cutting.sorted_file import remove_sorted
-from space.enumeration.hand_made import baselines
 from space.enumeration.search_space import SearchSpace
+from space.input_error import InputError
 
 
 class BasisCandidate(NamedTuple):
@@ -65,14 +65,14 @@ def variants_of(resolved: Resolved) -> dict[str, Resolved]:
 
 
 def basis_candidates(resolved: Resolved) -> list[BasisCandidate]:
-    """List the students of the trial: every baseline in every basis; empty if the basis is already fixed."""
+    """List the students of the trial, the same in every basis; empty if the basis is already fixed."""
     variants = variants_of(resolved)
     if len(variants) == 1:
         return []
     return [
         BasisCandidate(name, origin, architecture)
-        for name, one in variants.items()
-        for origin, architecture in baselines(one.space, one.axis_map.teacher).items()
+        for name in variants
+        for origin, architecture in resolved.compared_in_bases.items()
     ]
 
 
@@ -205,8 +205,8 @@ def _costly_basis(name: BasisName, ranking: Ranking) -> InputError:
     kept, size = ranking.basis.kept, len(ranking.basis.energy)
     return InputError(
         f"A basis may add {TOLERANCE:g} nats per token to the whole teacher's loss",
-        f"the {name} one adds {ranking.basis.loss_added:.3f} even where it keeps {kept} of {size} coordinates, as "
-        "some norms cannot be folded into matrices",
+        f"the {name} one adds {ranking.basis.loss_added:.3f} even where it keeps {kept} of {size} "
+        "coordinates, as some norms cannot be folded into matrices",
         f"Take --basis {BasisName.COORDINATE}",
     )
 

@@ -162,8 +162,8 @@ class ResidualStream:
     centred: bool = False
     """Whether the norms subtract the mean."""
     unfolded: tuple[str, ...] = ()
-    """Weights of norms that no matrix can take over, as wildcard names: of the final norm where the head is the
-    embedding table, and of norms whose output is added to the stream. They act along coordinates."""
+    """Weights of norms that no matrix can take over, as wildcard names: of the final norm where the head is
+    the embedding table, and of norms that write into the stream. They act along coordinates."""
     bare: tuple[str, ...] = ()
     """Matrices that read the stream without a norm, as wildcard names."""
 

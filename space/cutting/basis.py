@@ -276,7 +276,7 @@ def _best(name: BasisName, covariance: Tensor, reading: Tensor) -> Tensor:
 
 
 def best_diagonal(norm: UnfoldedNorm, rotation: Tensor) -> Tensor:
-    """Return (D,) the gains along the directions of (D, D) that come nearest to the norm's, in least squares."""
+    """Return (D,) the gains along the directions of (D, D) that are the norm's in least squares."""
     along = norm.second @ rotation
     squares = (rotation * along).sum(0)
     products = (rotation * (norm.gain[:, None] * along)).sum(0)
@@ -286,8 +286,8 @@ def best_diagonal(norm: UnfoldedNorm, rotation: Tensor) -> Tensor:
 def outlier_shares(norms: Mapping[str, UnfoldedNorm]) -> Tensor:
     """Return (D,) how much each coordinate would spoil a turned basis.
 
-    It is the energy that a coordinate's weight adds or takes beyond the median weight, (w − median)² E[x̂²], as
-    a share of the norm's output, summed over the norms.
+    It is the energy that its weight adds or takes beyond the median weight, (w − median)² E[x̂²], as a share
+    of the norm's output, summed over the norms.
     """
     shares = []
     for norm in norms.values():

@@ -197,8 +197,8 @@ def _recorded_layer_inputs(
 def with_stream(axis_map: AxisMap, small: AxisMap, model: PreTrainedModel, tokens: Tensor) -> AxisMap:
     """Add the residual stream to the map, if a random rotation of it in the small copy keeps the logits.
 
-    Where norms cannot be folded, it keeps two coordinates, and the other weights of these norms are made equal
-    first: such a norm is the same in any basis of these coordinates.
+    Where norms cannot be folded, it keeps two coordinates, and their other weights are made equal first: such
+    a norm is the same in any basis of these coordinates.
 
     Args:
         axis_map: the map of the teacher.

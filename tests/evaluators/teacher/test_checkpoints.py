@@ -59,7 +59,7 @@ class TestTiedInTheConfigApartInTheFile:
         torch.testing.assert_close(logits(teacher), logits(apart))
         torch.testing.assert_close(logits(student), logits(apart))
         axis_map = discover(load_config(str(path))).axis_map
-        assert parameter_polynomial(axis_map.given).of(axis_map.teacher) == apart.num_parameters()
+        assert parameter_polynomial(axis_map).of(axis_map.teacher) == apart.num_parameters()
         told = [line for line in caplog.messages if "they count, so it and its students have both" in line]
         assert told == [
             f"{path} ties lm_head.weight to model.embed_tokens.weight in its config, but its files hold two "

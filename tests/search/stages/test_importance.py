@@ -41,7 +41,7 @@ CONFIG = LlamaConfig(
     num_attention_heads=4,
     num_key_value_heads=2,
     head_dim=8,
-    tie_word_embeddings=True,
+    tie_word_embeddings=False,
 )
 CALIBRATION = torch.randint(0, 48, (6, 10), generator=torch.Generator().manual_seed(0))
 
