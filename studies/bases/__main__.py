@@ -1,7 +1,7 @@
 """Tokens of distillation that each basis of hidden needs to reach the same loss.
 
-``python -m studies.bases`` trains width-pruned students of two teachers, head and embedding apart on all
-sides, by forward KL, for up to 160 steps of 2048 tokens; it appends each result to ``results.jsonl``
+``python -m studies.bases`` trains width-pruned students of two teachers, one of which ties its head to the
+embedding, by forward KL, for up to 160 steps of 2048 tokens; it appends each result to ``results.jsonl``
 beside this file as it comes, goes on where it stopped, and writes ``RESULTS.md`` (``--table`` alone writes
 it without training; ``--teacher`` takes some of the work, so that several processes can share it).
 """
@@ -49,8 +49,8 @@ def tables() -> str:
     parts = [
         "# Bases of hidden: what was measured\n",
         "Validation loss in nats per token, mean and standard deviation over three orders of the text (one",
-        "where no deviation is given), head untied on all sides, forward KL, each length with its own",
-        "schedule, after",
+        "where no deviation is given), forward KL, each length with its own schedule. stories260K has its",
+        "head tied; with `head apart` it was a matrix of its own in every basis. After",
         f"so many steps of {STEP_TOKENS} tokens. The last columns are the share of coordinates' tokens with",
         "which a basis reaches what coordinates reach with the most (without and with repairs), interpolated",
         "in the logarithm of the steps, seed by seed. Written by `python -m studies.bases --table` from",

@@ -12,7 +12,7 @@ from evaluators.importance.method import Method
 from evaluators.importance.moments import gather_moments
 from evaluators.importance.rank import rank
 from space.axes.architecture import Axis
-from space.cutting.basis import Basis, BasisName
+from space.cutting.basis import Basis, BasisName, TurnedNorm
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
 from space.cutting.moments import Moments
 from space.cutting.ranking import Ranking
@@ -74,7 +74,7 @@ def sizes_of(setting: Setting) -> Iterator[tuple[str, Mapping[Axis, int]]]:
 
 
 class Students:
-    """Makes the students of one teacher, head and embedding apart in every basis."""
+    """Makes the students of one teacher."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.model = bench, bench.teacher.model
@@ -116,8 +116,12 @@ class Students:
         old = ranking.basis
         covariance = (old.rotation * old.energy) @ old.rotation.T
         order = ranking.orders[Axis.HIDDEN]
-        rotation = torch.eye(len(order))[:, order]
-        return replace(ranking, basis=Basis(rotation, covariance.diagonal()[order]))
+        rotation, energy = torch.eye(len(order))[:, order], covariance.diagonal()[order]
+        assert self.axis_map.stream is not None
+        offset = self.axis_map.stream.offset
+        gains = {name: self.model.get_parameter(name).detach()[order] + offset for name in old.norms}
+        norms = {name: TurnedNorm(gain, energy) for name, gain in gains.items()}
+        return replace(ranking, basis=Basis(rotation, energy, norms=norms))
 
     def _without_gain(self, student: PreTrainedModel, basis: Basis, hidden: int) -> None:
         assert self.axis_map.stream is not None

@@ -13,6 +13,7 @@ from evaluators.importance.method import Method
 from evaluators.importance.moments import gather_moments
 from evaluators.importance.rank import rank
 from space.axes.architecture import Axis
+from space.axes.config_fields import with_sizes
 from space.cutting.basis import BasisName
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
 from space.cutting.ranking import Ranking
@@ -63,7 +64,8 @@ class Students:
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.model = bench, bench.teacher.model
-        self.axis_map = verified_axis_map(self.model.config, BasisName.PRINCIPAL)
+        apart = with_sizes(self.model.config, {"tie_word_embeddings": False})
+        self.axis_map = verified_axis_map(apart, BasisName.PRINCIPAL)
         calibration = bench.corpus.calibration
         method = Method(basis=BasisName.WEIGHTED)
         self.ranking: Ranking = rank(self.model, self.axis_map, calibration, "study", method=method)
