@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
+from evaluators.importance.moments import unfolded_norms
 from evaluators.teacher import load_config
 from evaluators.teacher.towers import Towers, whole_config, write_whole
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
 from space.axes.config_fields import own_fields_of_layers
-from space.cutting.basis import Basis, BasisName
+from space.cutting.basis import Basis, BasisName, TurnedNorm
 from space.cutting.extraction import (
     extract,
     layers_kept,
@@ -133,6 +134,10 @@ class TestPutBack:
         self, kind: str, save: Save, tmp_path: Path
     ) -> None:
         whole = tiny_whole(kind, **CHANGES.get(kind, {}))
+        try:
+            whole(**seen(kind))
+        except AttributeError as error:  # Llama 4 in transformers 5.24, which looks for a field that is gone
+            pytest.skip(f"the class itself cannot read pictures: {error}")
         path = save(whole)
         axis_map = map_of(path, kind)
         ranking, sizes = random_ranking(axis_map, 0), sizes_of(axis_map)
@@ -165,12 +170,19 @@ class TestPutBack:
 
     @torch.no_grad()
     def test_in_a_turned_basis_what_projectors_write_is_turned(self, save: Save, tmp_path: Path) -> None:
-        """With all directions kept, the whole with a turned text half computes what it did."""
+        """With all directions kept, the whole with a turned text half computes what it did.
+
+        Its head is tied, so the final norm is not folded; with level weights it is the same in any basis.
+        """
         whole = tiny_whole("mistral3")
+        final_norm = next(one for name, one in whole.named_parameters() if name.endswith("model.norm.weight"))
+        final_norm.fill_(0.7)
         path = save(whole)
         axis_map = verified_axis_map(load_config(str(path)), BasisName.WEIGHTED)
         ranking = random_ranking(axis_map, 0)
-        basis = Basis(random_rotation(16, False, 0), torch.ones(16))
+        level = TurnedNorm(torch.full((16,), 0.7), torch.ones(16))
+        norms = dict.fromkeys(unfolded_norms(axis_map), level)
+        basis = Basis(random_rotation(16, False, 0), torch.ones(16), norms=norms)
         turned = Ranking(ranking.scores, ranking.kv_heads, "", "", ranking.expert_groups, basis)
         place = put_back(path, axis_map, turned, tmp_path, axis_map.teacher)
         torch.testing.assert_close(read(place)(**seen("mistral3")).logits, whole(**seen("mistral3")).logits)
