@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from evaluators.huggingface.final_states import final_states
+from evaluators.huggingface.final_states import decoder, final_states
 from evaluators.importance.precision import full_precision, products
 from space.axes.architecture import Axis
 from space.axes.axis_map import BUILD_ERRORS, AxisMap, MappedTensor, ResidualStream, wildcard_name
-from space.cutting import moments
 from space.cutting.basis import fold_norms, hidden_dimension
 from space.cutting.extraction import saved_tensors
-from space.cutting.moments import Moments, NormEnergy, expert_dimension, reading_dimensions
+from space.cutting.moments import (
+    InputMoment,
+    Moments,
+    NormEnergy,
+    expert_dimension,
+    reading_dimensions,
+    widest,
+)
 from space.cutting.product_tracing import ProductTracer, TracedProduct
 from space.input_error import InputError
 
@@ -94,11 +101,12 @@ def reader_weighting(
     return total
 
 
-_TOKENS_AT_ONCE = 4096
+#: Tokens of a batch.
+TOKENS_AT_ONCE = 4096
 
 
 class MomentSum:
-    """A streaming float64 sum, and its number of tokens."""
+    """A streaming float64 sum (float32 on devices without float64), and its number of tokens."""
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
@@ -106,7 +114,9 @@ class MomentSum:
 
     def add(self, sums: Tensor, tokens: int) -> None:
         """Add a sum over ``tokens`` tokens."""
-        self.total = sums.double() if self.total is None else self.total + sums
+        if self.total is None:
+            self.total = torch.zeros_like(sums, dtype=widest(sums.device), requires_grad=False)
+        self.total += sums.detach()
         self.tokens += tokens
 
     @property
@@ -115,60 +125,93 @@ class MomentSum:
         assert self.total is not None, "nothing was listened to"
         return self.total.cpu() / max(1, self.tokens)
 
+    def finished(self) -> Tensor:
+        """Return the mean over all tokens, in float32 on the CPU; the sum is used up."""
+        assert self.total is not None, "nothing was listened to"
+        total, self.total = self.total, None
+        return total.div_(max(1, self.tokens)).float().cpu()
+
 
 class MomentsListener:
     """Collects second moments of the inputs of matrices, and energies of the inputs of norms.
 
     It can share the ranking's pass, ``with listener.on(): rank(...)``, as long as that pass runs the whole
     teacher once over each block.
+
+    Args:
+        model: the teacher; of one that is loaded in parts, those that ``on`` includes have to be there.
+        axis_map: the teacher's.
+        every: of so many batches one is heard, the first among them.
     """
 
-    def __init__(self, model: PreTrainedModel, axis_map: AxisMap) -> None:
-        self.model, self.axis_map = model, axis_map
+    def __init__(self, model: PreTrainedModel, axis_map: AxisMap, every: int = 1) -> None:
+        self.model, self.axis_map, self.every = model, axis_map, every
         self.seconds: dict[tuple[str, int], dict[int, MomentSum]] = {}
-        self.norms = rms_norms(model, axis_map)
-        self.energies = {name: MomentSum() for name in self.norms}
-        self.stream = {name: MomentSum() for name in stream_norms(axis_map)}
+        self.norms: dict[str, float] = {}
+        self.energies: dict[str, MomentSum] = {}
+        self.stream: dict[str, MomentSum] = {}
         self._tensors = {tensor.name: tensor for tensor in axis_map.tensors}
+        self._batch = -1
 
     @contextmanager
-    def on(self) -> Iterator[None]:
-        """Within the context, collect from every batch that the model reads."""
-        matrices = [tensor for tensor in self.axis_map.tensors if reading_dimensions(tensor)]
+    def on(self, included: Callable[[str], bool] = lambda name: True) -> Iterator[None]:
+        """Within the context, collect from every batch that the model reads.
+
+        Args:
+            included: whether to collect at a tensor of this name; by default at all.
+        """
+        matrices = [t for t in self.axis_map.tensors if reading_dimensions(t) and included(t.name)]
+        norms = rms_norms(self.model, self.axis_map, included)
+        streams = [name for name in stream_norms(self.axis_map) if included(name)]
+        self.norms |= norms
+        self._batch = -1
         previous = self.model.get_experts_implementation()
         with ExitStack() as stack:
-            for name in self.norms:
+            stack.callback(decoder(self.model).register_forward_pre_hook(self._begin_batch).remove)
+            for name in norms:
                 module = self.model.get_submodule(self._tensors[name].module)
-                stack.callback(
-                    module.register_forward_pre_hook(self._energy_hook(name), with_kwargs=True).remove
-                )
-            for name in self.stream:
+                hook = self._energy_hook(self.energies.setdefault(name, MomentSum()))
+                stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            for name in streams:
                 module = self.model.get_submodule(self._tensors[name].module)
-                stack.callback(module.register_forward_pre_hook(self._stream_hook(name)).remove)
+                taking = self._stream_hook(self.stream.setdefault(name, MomentSum()))
+                stack.callback(module.register_forward_pre_hook(taking).remove)
             self.model.set_experts_implementation("eager")
             stack.callback(self.model.set_experts_implementation, previous)
             stack.enter_context(ProductTracer(self.model, matrices, self._collect))
             yield
 
-    def _energy_hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
+    def _begin_batch(self, *_: object) -> None:
+        self._batch += 1
+
+    @property
+    def _deaf(self) -> bool:
+        return self._batch % self.every != 0
+
+    def _energy_hook(
+        self, sums: MomentSum
+    ) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
         def note(_: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> None:
+            if self._deaf:
+                return
             states = next(iter((*arguments, *keywords.values())))
             rows = states.detach().flatten(0, -2).float()
             squares = rows.square()
             squares = squares / squares.mean(-1, keepdim=True).clamp_min(1e-30)
-            self.energies[name].add(squares.sum(0), len(rows))
+            sums.add(squares.sum(0), len(rows))
 
         return note
 
-    def _stream_hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def _stream_hook(self, sums: MomentSum) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def take(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            rows = rms_normalized(arguments[0])
-            self.stream[name].add(second_moment(rows), len(rows))
+            if not self._deaf:
+                rows = rms_normalized(arguments[0])
+                sums.add(second_moment(rows), len(rows))
 
         return take
 
     def _collect(self, read: TracedProduct) -> None:
-        if read.dimension not in reading_dimensions(read.tensor):
+        if self._deaf or read.dimension not in reading_dimensions(read.tensor):
             return
         found = self.seconds.setdefault((read.tensor.name, read.dimension), {})
         by_expert = read.values if read.experts else read.values[None]
@@ -177,7 +220,7 @@ class MomentsListener:
             found.setdefault(expert, MomentSum()).add(second_moment(rows), len(rows))
 
     def moments(self, fingerprint: str) -> Moments:
-        """Return the collected moments.
+        """Return what was collected; the sums are used up.
 
         Args:
             fingerprint: of teacher and calibration set.
@@ -185,34 +228,58 @@ class MomentsListener:
         Raises:
             InputError: a moment is not finite.
         """
-        reads = {
-            name: moments.InputMoment(place, self._second(self._tensors[name], sums))
-            for (name, place), sums in self.seconds.items()
-        }
-        energies = {
-            name: NormEnergy(energy.mean, self.norms[name])
-            for name, energy in self.energies.items()
-            if energy.total is not None
-        }
-        stream = {name: second.mean for name, second in self.stream.items() if second.total is not None}
-        named = [(n, r.second) for n, r in reads.items()] + [(n, e.mean) for n, e in energies.items()]
-        for name, values in [*named, *stream.items()]:
-            if not bool(torch.isfinite(values).all()):
-                raise InputError(
-                    "The teacher's activations have to be finite on the calibration set",
-                    f"what {name} reads is not",
-                    "Try --dtype float32, or another teacher",
-                )
-        return Moments(reads, energies, fingerprint, stream)
+        whole = Moments({}, {}, fingerprint)
+        for part in self.parts(fingerprint):
+            whole = replace(
+                whole,
+                reads={**whole.reads, **part.reads},
+                energies={**whole.energies, **part.energies},
+                stream={**whole.stream, **part.stream},
+                tokens=max(whole.tokens, part.tokens),
+            )
+        return whole
 
-    def _second(self, tensor: MappedTensor, sums: dict[int, MomentSum]) -> Tensor:
-        """Return (n, n), or (E, n, n) with zeros for experts to which no token was routed."""
-        place = expert_dimension(tensor)
-        if place is None:
-            return sums[0].mean
-        nothing = torch.zeros_like(next(iter(sums.values())).mean)
-        experts = tensor.dimensions[place].length
-        return torch.stack([sums[e].mean if e in sums else nothing for e in range(experts)])
+    def parts(self, fingerprint: str) -> Iterator[Moments]:
+        """Yield what was collected, one matrix or norm after the other; the sums are used up.
+
+        Raises:
+            InputError: a moment is not finite.
+        """
+        for name, place in list(self.seconds):
+            sums = self.seconds.pop((name, place))
+            second, tokens = self._second(self._tensors[name], place, sums)
+            read = InputMoment(place, _finite(name, second), tokens)
+            yield Moments({name: read}, {}, fingerprint)
+        for name, energy in self.energies.items():
+            if energy.total is not None:
+                mean = NormEnergy(_finite(name, energy.finished()), self.norms[name])
+                yield Moments({}, {name: mean}, fingerprint)
+        for name, heard in self.stream.items():
+            if heard.total is not None:
+                turnable = {name: _finite(name, heard.finished())}
+                yield Moments({}, {}, fingerprint, turnable, tokens=heard.tokens)
+
+    def _second(self, tensor: MappedTensor, place: int, sums: dict[int, MomentSum]) -> tuple[Tensor, Tensor]:
+        """Return (n, n) or (E, n, n), zeros for experts that read no token, with () or (E,) tokens."""
+        by_expert = expert_dimension(tensor)
+        if by_expert is None:
+            return sums[0].finished(), torch.tensor(float(sums[0].tokens))
+        experts, length = range(tensor.dimensions[by_expert].length), tensor.dimensions[place].length
+        tokens = torch.tensor([float(sums[e].tokens) if e in sums else 0.0 for e in experts])
+        second = torch.zeros(len(experts), length, length)
+        for expert in sums:
+            second[expert] = sums[expert].finished()
+        return second, tokens
+
+
+def _finite(name: str, values: Tensor) -> Tensor:
+    if not bool(torch.isfinite(values).all()):
+        raise InputError(
+            "The teacher's activations have to be finite on the calibration set",
+            f"what {name} reads is not",
+            "Try --dtype float32, or another teacher",
+        )
+    return values
 
 
 def stream_norms(axis_map: AxisMap) -> list[str]:
@@ -231,7 +298,7 @@ def gather_moments(
     advance: Callable[[float], None] = lambda blocks: None,
     bfloat16: bool = False,
 ) -> Moments:
-    """Collect moments in one forward pass over the calibration set.
+    """Collect moments in one forward pass over the calibration set; all of them are in memory.
 
     Args:
         model: the teacher, in evaluation mode.
@@ -246,22 +313,30 @@ def gather_moments(
     """
     listener = MomentsListener(model, axis_map)
     with listener.on(), products(model, bfloat16):
-        for batch in calibration.split(max(1, _TOKENS_AT_ONCE // calibration.shape[1])):
+        for batch in calibration.split(max(1, TOKENS_AT_ONCE // calibration.shape[1])):
             final_states(model, batch.to(model.device, torch.long))
             advance(len(batch))
     return listener.moments(fingerprint)
 
 
 @torch.no_grad()
-def rms_norms(model: PreTrainedModel, axis_map: AxisMap) -> dict[str, float]:
+def rms_norms(
+    model: PreTrainedModel, axis_map: AxisMap, included: Callable[[str], bool] = lambda name: True
+) -> dict[str, float]:
     """Return the RMS norms over hidden: each weight's name, and the offset (0 or 1) added to the weight.
 
     They are recognised by their output for random input. Norms that subtract the mean or have a bias are left
     out, since scaling their weight cannot correct their output in a narrower student.
+
+    Args:
+        model: the teacher, in evaluation mode.
+        axis_map: the teacher's.
+        included: whether a weight of this name is looked at; by default all are.
     """
     found: dict[str, float] = {}
     for tensor in axis_map.tensors:
-        if tensor.axes != (frozenset({Axis.HIDDEN}),) or not tensor.name.endswith("weight"):
+        over_hidden = tensor.axes == (frozenset({Axis.HIDDEN}),)
+        if not over_hidden or not tensor.name.endswith("weight") or not included(tensor.name):
             continue
         module, weight = model.get_submodule(tensor.module), model.get_parameter(tensor.name)
         if len(list(module.parameters())) > 1:

@@ -1,22 +1,28 @@
-"""Second moments of the inputs of matrices and norms on the calibration set, which repairs are based on."""
+"""Second moments of the inputs of matrices and norms on the calibration set, which repairs are based on.
+
+They may be larger than memory. So they lie in a file that is mapped into memory, and in a ranking's order
+each is there only while it is used, on the device where a student is cut.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap, MappedTensor, wildcard_name
 from space.axes.layout import Layout, positions
+from space.cutting.on_demand import OnDemand
 from space.cutting.ranking import Ranking
+from space.cutting.tensor_file import TensorWriter, header_bytes
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,13 @@ class InputMoment:
     place: int
     """The matrix's dimension that is contracted with the input."""
     second: Tensor
-    """(n, n) float64, the mean of x xᵀ over tokens; (E, n, n) where each of E experts reads its own."""
+    """(n, n) the mean of x xᵀ over tokens; (E, n, n) where each of E experts reads its own."""
+    tokens: Tensor | None = None
+    """() or (E,) float32, the number of these tokens; None if it is not known."""
+
+    def to(self, device: torch.device) -> InputMoment:
+        """Return the same on a device."""
+        return replace(self, second=self.second.to(device))
 
 
 @dataclass(frozen=True)
@@ -34,14 +46,14 @@ class NormEnergy:
     """How the energy of a norm's input is distributed over the hidden dimensions."""
 
     mean: Tensor
-    """(D,) float64, the mean over tokens of x̂², with x̂ the input over its root mean square; it sums to D."""
+    """(D,) the mean over tokens of x̂², with x̂ the input over its root mean square; it sums to D."""
     offset: float
     """The constant that the norm adds to its weights: 0 in most classes, 1 in some."""
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """The moments of one teacher on one calibration set: 8 n² bytes for each matrix with n inputs."""
+    """The moments of one teacher on one calibration set: 4 n² bytes for each matrix with n inputs."""
 
     reads: Mapping[str, InputMoment]
     """For the matrices that read neurons or heads, by name."""
@@ -50,52 +62,66 @@ class Moments:
     fingerprint: str
     """Fingerprint of teacher and calibration set."""
     stream: Mapping[str, Tensor] = field(default_factory=dict)
-    """(D, D) float64, the mean of x̂x̂ᵀ with x̂ the norm's input over its root mean square, by the name of the
-    norm's weight; 8 D² bytes. Only for streams that can be rotated and are not centred. Sorted moments have
-    it only if the ranking has a basis, and then in that basis."""
+    """(D, D) the mean of x̂x̂ᵀ with x̂ the norm's input over its root mean square, by the name of the norm's
+    weight; 4 D² bytes. Only for streams that can be rotated and are not centred. Sorted moments have it only
+    if the ranking has a basis, and then in that basis."""
     norm_of: Mapping[str, str] = field(default_factory=dict)
     """From each matrix to the norm whose output it reads, for the norms in ``stream``."""
+    tokens: int = 0
+    """Tokens that each norm of ``stream`` read; 0 if that is not known."""
+
+    def read(self, name: str, device: torch.device) -> InputMoment:
+        """Return the moment of what a matrix reads on a device; it is sorted there."""
+        return (
+            self.reads.on(name, device) if isinstance(self.reads, OnDemand) else self.reads[name].to(device)
+        )
+
+    def at_norm(self, name: str, device: torch.device) -> Tensor:
+        """Return the moment (D, D) of what a norm reads on a device; it is turned there."""
+        return (
+            self.stream.on(name, device)
+            if isinstance(self.stream, OnDemand)
+            else self.stream[name].to(device)
+        )
 
     def save(self, path: Path) -> None:
         """Write the file atomically."""
-        tensors = {f"second.{name}": read.second.contiguous() for name, read in self.reads.items()}
-        tensors |= {f"energy.{name}": energy.mean for name, energy in self.energies.items()}
-        tensors |= {f"stream.{name}": second for name, second in self.stream.items()}
-        metadata = {
-            "fingerprint": self.fingerprint,
-            "places": {name: read.place for name, read in self.reads.items()},
-            "offsets": {name: energy.offset for name, energy in self.energies.items()},
-            "stream": list(self.stream),
-        }
-        new = path.with_suffix(".new")
-        save_file(tensors, new, metadata={"slimsearch": json.dumps(metadata)})
-        os.replace(new, path)
+        with moments_file(path, self.fingerprint, [*self.reads, *self.energies, *self.stream]) as add:
+            add(self)
 
     @classmethod
     def load(cls, path: Path, fingerprint: str) -> Moments | None:
-        """Load moments; None if the file is missing, damaged or has another fingerprint."""
+        """Map the moments of a file; None if it is missing, damaged or has another fingerprint.
+
+        Do not change them. They stay valid while they are referenced, even if the file is removed.
+        """
         try:
             with safe_open(path, "pt") as file:
-                metadata = json.loads((file.metadata() or {}).get("slimsearch", "{}"))
-                if metadata.get("fingerprint") != fingerprint:
+                about = json.loads((file.metadata() or {}).get("slimsearch", "{}"))
+                if about.get("fingerprint") != fingerprint:
                     return None
                 reads = {
-                    name: InputMoment(place, file.get_tensor(f"second.{name}"))
-                    for name, place in metadata["places"].items()
+                    name: InputMoment(
+                        place,
+                        file.get_tensor(f"second.{name}"),
+                        file.get_tensor(f"tokens.{name}") if name in about["counted"] else None,
+                    )
+                    for name, place in about["places"].items()
                 }
                 energies = {
                     name: NormEnergy(file.get_tensor(f"energy.{name}"), offset)
-                    for name, offset in metadata["offsets"].items()
+                    for name, offset in about["offsets"].items()
                 }
-                stream = {name: file.get_tensor(f"stream.{name}") for name in metadata["stream"]}
+                stream = {name: file.get_tensor(f"stream.{name}") for name in about["stream"]}
         except (OSError, SafetensorError):
             return None
-        return cls(reads, energies, fingerprint, stream)
+        return cls(reads, energies, fingerprint, stream, tokens=about["tokens"])
 
     def sorted_by(self, axis_map: AxisMap, ranking: Ranking) -> Moments:
         """Return the moments of the canonical teacher, with every axis in the ranking's order.
 
-        With a basis, norms already have the gain of its directions, so ``energies`` is empty.
+        Those of matrices are sorted, and those of the stream turned, whenever one is asked for. With a basis,
+        norms already have the gain of its directions, so ``energies`` is empty.
 
         Args:
             axis_map: the teacher's.
@@ -103,9 +129,10 @@ class Moments:
         """
         tensors = {tensor.name: tensor for tensor in axis_map.tensors}
         order = _Order(axis_map, ranking)
-        reads = {
-            name: replace(read, second=order.second(tensors[name], read)) for name, read in self.reads.items()
-        }
+
+        def sorted_read(name: str, device: torch.device) -> InputMoment:
+            return order.sorted(tensors[name], self.read(name, device))
+
         energies = {
             name: replace(energy, mean=energy.mean[order.of(tensors[name], 0)])
             for name, energy in self.energies.items()
@@ -118,13 +145,89 @@ class Moments:
             for reader in axis_map.tensors
             if tensors[norm].layer in (None, reader.layer) and _reads(axis_map, reader, norm)
         }
+        reads = OnDemand(self.reads, sorted_read)
         return replace(self, reads=reads, energies=energies, stream=stream, norm_of=norm_of)
 
-    def _rotated_stream(self, ranking: Ranking) -> dict[str, Tensor]:
+    def _rotated_stream(self, ranking: Ranking) -> Mapping[str, Tensor]:
         if ranking.basis is None:
             return {}
-        rotation = ranking.basis.rotation.double()
-        return {name: rotation.T @ second @ rotation for name, second in self.stream.items()}
+        rotation = ranking.basis.rotation
+
+        @lru_cache(maxsize=1)  # several matrices read the output of one norm, one after the other
+        def turned(name: str, device: torch.device) -> Tensor:
+            to_basis = rotation.to(device, widest(device))
+            return to_basis.T @ self.at_norm(name, device).to(to_basis.dtype) @ to_basis
+
+        return OnDemand(self.stream, turned)
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 on devices that have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+@contextmanager
+def moments_file(path: Path, fingerprint: str, names: Iterable[str]) -> Iterator[Callable[[Moments], None]]:
+    """Within the context, write moments part by part; at its end they replace those of an existing file.
+
+    Args:
+        path: the file.
+        fingerprint: of teacher and calibration set.
+        names: of all matrices and norms that may come.
+
+    Yields:
+        A function that appends the moments of some matrices and norms.
+
+    Raises:
+        OSError: the disk is full; an existing file is unchanged.
+    """
+    about = _About(fingerprint)
+    with TensorWriter(path, _room(fingerprint, list(dict.fromkeys(names)))) as file:
+
+        def add(part: Moments) -> None:
+            for name, read in part.reads.items():
+                file.add(f"second.{name}", read.second)
+                about.places[name] = read.place
+                if read.tokens is not None:
+                    file.add(f"tokens.{name}", read.tokens)
+                    about.counted.append(name)
+            for name, energy in part.energies.items():
+                file.add(f"energy.{name}", energy.mean)
+                about.offsets[name] = energy.offset
+            for name, second in part.stream.items():
+                file.add(f"stream.{name}", second)
+                about.stream.append(name)
+            about.tokens = max(about.tokens, part.tokens)
+
+        yield add
+        file.finish(about.metadata)
+
+
+@dataclass
+class _About:
+    """What a file says of its tensors."""
+
+    fingerprint: str
+    places: dict[str, int] = field(default_factory=dict)
+    offsets: dict[str, float] = field(default_factory=dict)
+    stream: list[str] = field(default_factory=list)
+    counted: list[str] = field(default_factory=list)
+    """The matrices whose tokens are known."""
+    tokens: int = 0
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {"slimsearch": json.dumps(vars(self))}
+
+
+def _room(fingerprint: str, names: Sequence[str]) -> int:
+    """Return the bytes of a header in which every name has a tensor of every kind."""
+    kinds, shape = ("second", "tokens", "energy", "stream"), (10**6,) * 3
+    entries = [(f"{kind}.{name}", torch.float32, shape) for name in names for kind in kinds]
+    whole = _About(
+        fingerprint, dict.fromkeys(names, 0), dict.fromkeys(names, 0.5), [*names], [*names], 10**15
+    )
+    return header_bytes(entries, whole.metadata)
 
 
 def _reads(axis_map: AxisMap, reader: MappedTensor, norm: str) -> bool:
@@ -150,18 +253,21 @@ class _Order:
 
         return positions(layout, units, expert)
 
-    def second(self, tensor: MappedTensor, read: InputMoment) -> Tensor:
+    def sorted(self, tensor: MappedTensor, read: InputMoment) -> InputMoment:
         """The sorted second moment; experts in their new order, each with its own order of neurons."""
         if read.second.ndim == 2:
-            index = self.of(tensor, read.place)
-            return read.second[index][:, index]
+            return replace(read, second=_permuted(read.second, self.of(tensor, read.place)))
         dim = expert_dimension(tensor)
         assert dim is not None, "several moments belong to several experts"
-        rows = []
-        for expert in self.of(tensor, dim).tolist():
-            index = self.of(tensor, read.place, expert)
-            rows.append(read.second[expert][index][:, index])
-        return torch.stack(rows)
+        experts = self.of(tensor, dim)
+        rows = [_permuted(read.second[e], self.of(tensor, read.place, e)) for e in experts.tolist()]
+        tokens = None if read.tokens is None else read.tokens[experts]
+        return replace(read, second=torch.stack(rows), tokens=tokens)
+
+
+def _permuted(second: Tensor, order: Tensor) -> Tensor:
+    order = order.to(second.device)
+    return second[order][:, order]
 
 
 #: Axes whose units are read by a projection of their own.
@@ -178,7 +284,7 @@ def reading_dimensions(tensor: MappedTensor) -> list[int]:
 
 
 def moment_bytes(axis_map: AxisMap) -> int:
-    """Return an upper bound on the moments' bytes: 8 n² for each matrix that may read n neurons or heads."""
+    """Return an upper bound on the bytes of sums: 8 n² for each matrix that may read n neurons or heads."""
     total = 0
     for tensor in axis_map.tensors:
         each = expert_dimension(tensor)

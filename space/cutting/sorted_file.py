@@ -19,6 +19,7 @@ from space.cutting.extraction import Weights, sorted_tensors
 from space.cutting.ranking import Ranking
 from space.cutting.tensor_file import file_header, unfinished, write_at
 
+
 def sorted_bytes(axis_map: AxisMap, dtype: torch.dtype) -> int:
     """Return the bytes of a teacher's sorted weights; the file has a header of a few kilobytes besides."""
     return dtype.itemsize * sum(

@@ -26,8 +26,9 @@ _ALIGNMENT = 8
 class TensorWriter:
     """Appends tensors to a file, and replaces an existing one when all are there.
 
-    ``with TensorWriter(path, room) as file: file.add(…); file.finish(…)``; if an exception leaves the context, an
-    existing file is unchanged. Tensors have to have one size of values, or some may begin at odd addresses.
+    ``with TensorWriter(path, room) as file: file.add(…); file.finish(…)``. If an exception leaves the
+    context, an existing file is unchanged. Tensors have to have one size of values, or some may begin at odd
+    addresses.
 
     Args:
         path: the file.

@@ -184,7 +184,7 @@ def test_a_layer_cut_along_its_neurons_writes_what_is_nearest() -> None:
     inputs = raw(model, "model.layers.0.mlp").float()
     order = ranking.orders[Axis.HIDDEN]
     wanted = model.get_submodule("model.layers.0.mlp")(inputs)[:, order]
-    repair = Repair(least_squares=True, moments=moments.sorted_by(axis_map, ranking))
+    repair = Repair(least_squares=True, moments=moments.sorted_by(axis_map, ranking), ridge=1e-4)
 
     def off(student: PreTrainedModel) -> float:
         mlp: nn.Module = student.get_submodule("model.layers.0.mlp")
