@@ -283,17 +283,6 @@ def reading_dimensions(tensor: MappedTensor) -> list[int]:
     ]
 
 
-def moment_bytes(axis_map: AxisMap) -> int:
-    """Return an upper bound on the bytes of sums: 8 n² for each matrix that may read n neurons or heads."""
-    total = 0
-    for tensor in axis_map.tensors:
-        each = expert_dimension(tensor)
-        experts = 1 if each is None else tensor.dimensions[each].length
-        lengths = [tensor.dimensions[dim].length for dim in reading_dimensions(tensor)]
-        total += experts * sum(8 * length**2 for length in lengths)
-    return total
-
-
 def expert_dimension(tensor: MappedTensor) -> int | None:
     """Return the dimension that belongs to the experts axis, or None if there is none."""
     return next((dim for dim, axes in enumerate(tensor.axes) if Axis.EXPERTS in axes), None)

@@ -1,15 +1,15 @@
 """Ridge regression of a matrix's output on the inputs that it keeps; few tokens cannot mislead it.
 
 A matrix W reads kept inputs x_k and dropped inputs x_d. What the kept ones predict of the lost output W_d x_d
-is added to their columns: ``W_d A_dk (A_kk + λI)⁻¹`` with A the mean of x xᵀ over N tokens. The ridge λ is the
-one with the smallest generalised cross-validation (Golub, Heath and Wahba 1979), which foretells the error on
-other tokens from the error on these, E(λ), and the degrees of freedom, f(λ) = tr(A_kk (A_kk + λI)⁻¹):
+is added to their columns: ``W_d A_dk (A_kk + λI)⁻¹`` with A the mean of x xᵀ over N tokens. The ridge λ is
+the one with the smallest generalised cross-validation (Golub, Heath and Wahba 1979). It foretells the error
+on other tokens from the error on these, E(λ), and the degrees of freedom, f(λ) = tr(A_kk (A_kk + λI)⁻¹):
 
     V(λ) = E(λ) / (1 − γ f(λ) / N)²
 
 With γ = 1, pure noise would be refitted as often as left alone; γ = 2 leaves it alone, and allows for tokens
-of a text that depend on one another. Nothing is refitted where no λ has a smaller V than λ = ∞, whose V is the
-error of the matrix as it is.
+of a text that depend on one another. Nothing is refitted where no λ has a smaller V than λ = ∞, whose V is
+the error of the matrix as it is.
 """
 
 from __future__ import annotations
