@@ -196,7 +196,7 @@ class Importance:
 
     @contextmanager
     def _moments_beside(self, wanted: bool) -> Iterator[MomentsRequest | None]:
-        """Within the context, the ranking's pass writes moments, too, if they are wanted and not there yet."""
+        """Within the context, the ranking's pass writes moments, too, if they are wanted and not there."""
         if wanted and self._saved_moments() is None:
             with self._writing_moments() as request:
                 yield request

@@ -30,6 +30,8 @@ RIDGE = 1e-4
 _DECADES = 6
 #: γ, see above.
 _INFLATION = 2.0
+#: With fewer tokens V is a matter of chance, and nothing is refitted.
+_FEWEST = 16
 #: With so many tokens for each kept input, no ridge lowers V by more than a twentieth.
 _PLENTY = 80
 
@@ -91,6 +93,8 @@ class _System:
         """Return what is added with the best ridge; None if nothing should be."""
         if tokens is None or tokens >= _PLENTY * len(self.second):
             return next((fit for ridge in self._ridges() if (fit := self.fitted(ridge)) is not None), None)
+        if tokens < _FEWEST:
+            return None
         best, least = None, self.lost
         for ridge in self._ridges():
             fit = self._fit(ridge, tokens)
