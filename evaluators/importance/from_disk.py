@@ -25,7 +25,7 @@ from evaluators.importance.layer_removal import Cost, NextTokenLoss, TeacherDive
 from evaluators.importance.layer_scores import LayerScores, check_depth, check_finite, layer_sample
 from evaluators.importance.method import Depth, Method, Width
 from evaluators.importance.moment_passes import MomentsRequest
-from evaluators.importance.moments import MomentsListener, reader_weighting
+from evaluators.importance.moments import reader_weighting
 from evaluators.importance.precision import products
 from evaluators.importance.rank import batches
 from evaluators.teacher.layer_by_layer import LayersInTurn, StoredStates, TeacherFiles
@@ -130,7 +130,7 @@ def _collect_statistics(
 ) -> None:
     """Pass all blocks through one layer after the other, then through the modules after the last."""
     states, parts = turn.states("states", len(blocks)), 1 / (len(turn.layers) + 1)
-    moments = MomentsListener(turn.model, listener.axis_map, wanted.every) if wanted else None
+    moments = wanted.listener(turn.model, listener.axis_map, blocks, wanted.every) if wanted else None
     for included in turn.places():
         with listener.on(included), moments.on(included) if moments else nullcontext():
             for batch, tokens in enumerate(batches(blocks)):

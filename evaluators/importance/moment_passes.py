@@ -35,6 +35,19 @@ class MomentsRequest:
     every: int = 1
     """Of so many batches of the calibration set one is heard."""
 
+    def listener(
+        self, model: PreTrainedModel, axis_map: AxisMap, calibration: Tensor, every: int = 1
+    ) -> MomentsListener:
+        """Return a listener to a pass over the calibration set (N, T).
+
+        Args:
+            model: the teacher.
+            axis_map: the teacher's.
+            calibration: the whole set.
+            every: ``self.every`` if all batches pass; 1 if those that are not heard are left out.
+        """
+        return MomentsListener(model, axis_map, every, calibration.numel() // self.every)
+
     def take_all(self, listener: MomentsListener) -> None:
         """Hand on what was collected.
 
@@ -103,7 +116,7 @@ def gather_in_groups(
     """
     layer_of = {tensor.name: tensor.layer for tensor in axis_map.tensors}
     for group in groups:
-        listener = MomentsListener(model, axis_map)
+        listener = wanted.listener(model, axis_map, calibration)
         end = None if group.share == 1.0 else layer_modules(model, axis_map)[group.stop - 1]
         included = partial(_in_group, group, layer_of)
         with listener.on(included), products(model, bfloat16):
@@ -162,7 +175,7 @@ def gather_from_disk(
     """
     chosen = batches(calibration)[:: wanted.every]
     with files.opened() as turn, products(turn.model, bfloat16):
-        listener = MomentsListener(turn.model, files.axis_map)
+        listener = wanted.listener(turn.model, files.axis_map, calibration)
         states, parts = turn.states("states", sum(map(len, chosen))), 1 / (len(turn.layers) + 1)
         for included in turn.places():
             with listener.on(included):

@@ -12,7 +12,8 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from evaluators.huggingface.final_states import decoder, final_states
-from evaluators.importance.precision import full_precision, products
+from evaluators.importance.moment_sum import MomentSum, rms_normalized, second_moment
+from evaluators.importance.precision import products
 from space.axes.architecture import Axis
 from space.axes.axis_map import BUILD_ERRORS, AxisMap, MappedTensor, ResidualStream, wildcard_name
 from space.cutting.basis import fold_norms, hidden_dimension
@@ -23,9 +24,9 @@ from space.cutting.moments import (
     NormEnergy,
     expert_dimension,
     reading_dimensions,
-    widest,
 )
 from space.cutting.product_tracing import ProductTracer, TracedProduct
+from space.cutting.ridge import halves_are_kept
 from space.input_error import InputError
 
 
@@ -48,18 +49,6 @@ class Covariance:
         """The mean over all tokens and norms, (D, D) float64 on the CPU."""
         assert self.total is not None, "nothing was listened to"
         return self.total.cpu() / self.tokens
-
-
-def second_moment(rows: Tensor) -> Tensor:
-    """Return Σxxᵀ over (n, D) rows in their dtype, within autocast too."""
-    with full_precision(rows):
-        return rows.T @ rows
-
-
-def rms_normalized(states: Tensor) -> Tensor:
-    """Return (n, D) float32 from (..., D): each state divided by its root mean square."""
-    rows = states.detach().flatten(0, -2).float()
-    return rows * rows.square().mean(-1, keepdim=True).clamp_min(1e-30).rsqrt()
 
 
 def norm_inputs(
@@ -105,33 +94,6 @@ def reader_weighting(
 TOKENS_AT_ONCE = 4096
 
 
-class MomentSum:
-    """A streaming float64 sum (float32 on devices without float64), and its number of tokens."""
-
-    def __init__(self) -> None:
-        self.total: Tensor | None = None
-        self.tokens = 0
-
-    def add(self, sums: Tensor, tokens: int) -> None:
-        """Add a sum over ``tokens`` tokens."""
-        if self.total is None:
-            self.total = torch.zeros_like(sums, dtype=widest(sums.device), requires_grad=False)
-        self.total += sums.detach()
-        self.tokens += tokens
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean over all tokens, on the CPU; 0 if there were none."""
-        assert self.total is not None, "nothing was listened to"
-        return self.total.cpu() / max(1, self.tokens)
-
-    def finished(self) -> Tensor:
-        """Return the mean over all tokens, in float32 on the CPU; the sum is used up."""
-        assert self.total is not None, "nothing was listened to"
-        total, self.total = self.total, None
-        return total.div_(max(1, self.tokens)).float().cpu()
-
-
 class MomentsListener:
     """Collects second moments of the inputs of matrices, and energies of the inputs of norms.
 
@@ -142,10 +104,13 @@ class MomentsListener:
         model: the teacher; of one that is loaded in parts, those that ``on`` includes have to be there.
         axis_map: the teacher's.
         every: of so many batches one is heard, the first among them.
+        tokens: that are heard, so that halves are kept where they are few; None: many.
     """
 
-    def __init__(self, model: PreTrainedModel, axis_map: AxisMap, every: int = 1) -> None:
-        self.model, self.axis_map, self.every = model, axis_map, every
+    def __init__(
+        self, model: PreTrainedModel, axis_map: AxisMap, every: int = 1, tokens: int | None = None
+    ) -> None:
+        self.model, self.axis_map, self.every, self.tokens = model, axis_map, every, tokens
         self.seconds: dict[tuple[str, int], dict[int, MomentSum]] = {}
         self.norms: dict[str, float] = {}
         self.energies: dict[str, MomentSum] = {}
@@ -206,18 +171,22 @@ class MomentsListener:
         def take(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
             if not self._deaf:
                 rows = rms_normalized(arguments[0])
-                sums.add(second_moment(rows), len(rows))
+                sums.add_rows(rows, halved=self._halved(rows.shape[-1], experts=False))
 
         return take
+
+    def _halved(self, inputs: int, *, experts: bool) -> bool:
+        return self.tokens is not None and halves_are_kept(self.tokens, inputs, experts)
 
     def _collect(self, read: TracedProduct) -> None:
         if self._deaf or read.dimension not in reading_dimensions(read.tensor):
             return
         found = self.seconds.setdefault((read.tensor.name, read.dimension), {})
+        halved = self._halved(read.values.shape[-1], experts=expert_dimension(read.tensor) is not None)
         by_expert = read.values if read.experts else read.values[None]
         for expert, values in enumerate(by_expert, read.first_expert):
             rows = values.detach().reshape(-1, values.shape[-1]).float()
-            found.setdefault(expert, MomentSum()).add(second_moment(rows), len(rows))
+            found.setdefault(expert, MomentSum()).add_rows(rows, halved=halved)
 
     def moments(self, fingerprint: str) -> Moments:
         """Return what was collected; the sums are used up.
@@ -236,6 +205,7 @@ class MomentsListener:
                 energies={**whole.energies, **part.energies},
                 stream={**whole.stream, **part.stream},
                 tokens=max(whole.tokens, part.tokens),
+                halves={**whole.halves, **part.halves},
             )
         return whole
 
@@ -247,39 +217,46 @@ class MomentsListener:
         """
         for name, place in list(self.seconds):
             sums = self.seconds.pop((name, place))
-            second, tokens = self._second(self._tensors[name], place, sums)
-            read = InputMoment(place, _finite(name, second), tokens)
+            read = self._read(self._tensors[name], place, sums)
+            _check_finite(name, read.second)
             yield Moments({name: read}, {}, fingerprint)
         for name, energy in self.energies.items():
             if energy.total is not None:
-                mean = NormEnergy(_finite(name, energy.finished()), self.norms[name])
-                yield Moments({}, {name: mean}, fingerprint)
+                mean, _ = energy.finished()
+                _check_finite(name, mean)
+                yield Moments({}, {name: NormEnergy(mean, self.norms[name])}, fingerprint)
         for name, heard in self.stream.items():
             if heard.total is not None:
-                turnable = {name: _finite(name, heard.finished())}
-                yield Moments({}, {}, fingerprint, turnable, tokens=heard.tokens)
+                second, half = heard.finished()
+                _check_finite(name, second)
+                halves = {} if half is None else {name: half}
+                yield Moments({}, {}, fingerprint, {name: second}, tokens=heard.tokens, halves=halves)
 
-    def _second(self, tensor: MappedTensor, place: int, sums: dict[int, MomentSum]) -> tuple[Tensor, Tensor]:
-        """Return (n, n) or (E, n, n), zeros for experts that read no token, with () or (E,) tokens."""
+    def _read(self, tensor: MappedTensor, place: int, sums: dict[int, MomentSum]) -> InputMoment:
+        """Return the moment of a matrix; zeros for experts that read no token."""
         by_expert = expert_dimension(tensor)
         if by_expert is None:
-            return sums[0].finished(), torch.tensor(float(sums[0].tokens))
+            tokens = torch.tensor(float(sums[0].tokens))
+            second, half = sums[0].finished()
+            return InputMoment(place, second, tokens, half)
         experts, length = range(tensor.dimensions[by_expert].length), tensor.dimensions[place].length
         tokens = torch.tensor([float(sums[e].tokens) if e in sums else 0.0 for e in experts])
         second = torch.zeros(len(experts), length, length)
+        half = torch.zeros_like(second) if any(one.half is not None for one in sums.values()) else None
         for expert in sums:
-            second[expert] = sums[expert].finished()
-        return second, tokens
+            second[expert], part = sums[expert].finished()
+            if half is not None and part is not None:
+                half[expert] = part
+        return InputMoment(place, second, tokens, half)
 
 
-def _finite(name: str, values: Tensor) -> Tensor:
+def _check_finite(name: str, values: Tensor) -> None:
     if not bool(torch.isfinite(values).all()):
         raise InputError(
             "The teacher's activations have to be finite on the calibration set",
             f"what {name} reads is not",
             "Try --dtype float32, or another teacher",
         )
-    return values
 
 
 def stream_norms(axis_map: AxisMap) -> list[str]:
@@ -311,7 +288,7 @@ def gather_moments(
     Raises:
         InputError: activations are not finite.
     """
-    listener = MomentsListener(model, axis_map)
+    listener = MomentsListener(model, axis_map, tokens=calibration.numel())
     with listener.on(), products(model, bfloat16):
         for batch in calibration.split(max(1, TOKENS_AT_ONCE // calibration.shape[1])):
             final_states(model, batch.to(model.device, torch.long))

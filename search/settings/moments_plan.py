@@ -22,6 +22,7 @@ from space.axes.axis_map import AxisMap
 from space.counting.counting import experts_per_token, matrix_polynomial
 from space.cutting.basis import BasisName
 from space.cutting.moment_sizes import ReadSize
+from space.cutting.ridge import halves_are_kept
 
 LEAST_SQUARES, NORM_SCALE, HEAD_RESIDUAL = "least-squares", "norm-scale", "head-residual"
 #: Calibration tokens that are heard for each input of the largest system (studies/repairs).
@@ -47,12 +48,14 @@ class MomentSums:
     """Of a stream that can be rotated; 0 if there is none."""
     chosen: int
     """Experts that a token is sent to; 1 if there are none."""
+    calibration: int
+    """Tokens of the calibration set."""
 
     @classmethod
-    def of(cls, axis_map: AxisMap, norms: int) -> MomentSums:
-        """Return the sizes for a teacher of which so many norms are heard."""
+    def of(cls, axis_map: AxisMap, norms: int, calibration: int) -> MomentSums:
+        """Return the sizes for a teacher of which so many norms are heard, on so many calibration tokens."""
         chosen = experts_per_token(axis_map) if axis_map.teacher.experts else 1
-        return cls(tuple(COUNTS.reads(axis_map)), axis_map.teacher.hidden, norms, chosen)
+        return cls(tuple(COUNTS.reads(axis_map)), axis_map.teacher.hidden, norms, chosen, calibration)
 
     @property
     def file(self) -> int:
@@ -62,7 +65,7 @@ class MomentSums:
     @property
     def largest(self) -> int:
         """Bytes of the largest moment of a matrix, in float32."""
-        return 4 * max((size.values for size in self.reads), default=0)
+        return 4 * max((self._values(size) for size in self.reads), default=0)
 
     @property
     def inputs(self) -> int:
@@ -70,10 +73,20 @@ class MomentSums:
         return max((size.inputs for size in self.reads), default=1)
 
     @property
-    def tokens(self) -> int:
-        """Calibration tokens that are wanted, so that experts, too, read enough."""
+    def wanted(self) -> int:
+        """Calibration tokens that are enough, so that experts, too, read enough."""
         reads = (math.ceil(s.inputs * max(1.0, s.matrices / self.chosen)) for s in self.reads)
         return TOKENS_PER_INPUT * max(reads, default=1)
+
+    @property
+    def every(self) -> int:
+        """Of so many batches of the calibration set one is heard."""
+        return max(1, self.calibration // self.wanted)
+
+    @property
+    def tokens(self) -> int:
+        """That are heard, about."""
+        return self.calibration // self.every
 
     @property
     def products(self) -> int:
@@ -85,10 +98,15 @@ class MomentSums:
         """Return the bytes of the sums in float64, of so many layers at most; None: of all."""
         by_layer: dict[int | None, int] = {}
         for size in self.reads:
-            by_layer[size.layer] = by_layer.get(size.layer, 0) + size.values
+            by_layer[size.layer] = by_layer.get(size.layer, 0) + self._values(size)
         largest = sorted(by_layer.values(), reverse=True)[: layers or None]
         norms = self.norms if layers is None else min(self.norms, 2 * layers + 1)
-        return 8 * (sum(largest) + norms * self.hidden**2)
+        stream = norms * self.hidden**2 * (1 + halves_are_kept(self.tokens, self.hidden, experts=False))
+        return 8 * (sum(largest) + stream)
+
+    def _values(self, size: ReadSize) -> int:
+        """Return the values of a matrix's moments, with those of half of the tokens where they are few."""
+        return size.values * (1 + halves_are_kept(self.tokens, size.inputs, experts=size.matrices > 1))
 
 
 @dataclass(frozen=True)
@@ -99,10 +117,6 @@ class MomentsPlan:
     axis_map: AxisMap
     layers: int | None
     """Whose sums are held at once; None: all."""
-    every: int
-    """Of so many batches of the calibration set one is heard."""
-    calibration: int
-    """Tokens of the calibration set."""
     beside: bool
     """Whether the ranking's own pass gathers them."""
 
@@ -117,11 +131,6 @@ class MomentsPlan:
         return self.sums.of_layers(self.layers)
 
     @property
-    def tokens(self) -> int:
-        """That are heard, about."""
-        return self.calibration // self.every
-
-    @property
     def passes(self) -> float:
         """Of the teacher over these tokens, beside the ranking's."""
         return 0.0 if self.beside else sum(group.share for group in self.groups)
@@ -132,9 +141,9 @@ class MomentsPlan:
         Args:
             by_layers: whether the teacher is read layer by layer from the disk.
         """
-        inputs, layers = self.sums.inputs, self.layers
-        scarce = "fewer than" if self.tokens < inputs else f"{self.tokens / inputs:,.0f} for each of"
-        found = f"moments of {self.tokens:,} tokens, {scarce} the {inputs:,} inputs of the largest system"
+        inputs, layers, tokens = self.sums.inputs, self.layers, self.sums.tokens
+        scarce = "fewer than" if tokens < inputs else f"{tokens // inputs:,} for each of"
+        found = f"moments of {tokens:,} tokens, {scarce} the {inputs:,} inputs of the largest system"
         if self.beside or by_layers:
             return f"{found}, gathered as the teacher is ranked"
         passes = len(self.groups)
@@ -151,13 +160,10 @@ def moments_plan(config: RunConfig, axis_map: AxisMap, told: int | None = None) 
         axis_map: the teacher's, of a run that tries a rotated basis the one with the stream.
         told: bytes of the device if the user named them.
     """
-    sums = MomentSums.of(axis_map, len(stream_norms(axis_map)))
-    calibration = config.calibration_blocks * config.block
+    sums = MomentSums.of(axis_map, len(stream_norms(axis_map)), config.calibration_blocks * config.block)
     layers = _layers_at_once(sums, axis_map, _room(config, axis_map, told))
     forward = needs_forward_pass(method_of(config), rotated=config.basis != BasisName.COORDINATE)
-    every = max(1, calibration // sums.tokens)
-    beside = layers is None and forward and not in_rounds(config)
-    return MomentsPlan(sums, axis_map, layers, every, calibration, beside)
+    return MomentsPlan(sums, axis_map, layers, beside=layers is None and forward and not in_rounds(config))
 
 
 def _room(config: RunConfig, axis_map: AxisMap, told: int | None) -> float:
@@ -185,7 +191,7 @@ def moments_work(plan: MomentsPlan, config: RunConfig, *, by_layers: bool) -> Mo
     """
     matrices = matrix_polynomial(plan.axis_map).of(plan.axis_map.teacher)
     products = plan.sums.products / matrices * _float32_cost(config)
-    return MomentsWork(plan.sums.tokens, products + (0.0 if by_layers else plan.passes))
+    return MomentsWork(plan.sums.wanted, products + (0.0 if by_layers else plan.passes))
 
 
 def _float32_cost(config: RunConfig) -> float:

@@ -14,12 +14,13 @@ from space.axes.axis_map import AxisMap
 _OF_DISK = 0.25
 
 
-def repairs_of(flags: Flags, axis_map: AxisMap, folder: Path) -> tuple[str, ...]:
+def repairs_of(flags: Flags, axis_map: AxisMap, calibration: int, folder: Path) -> tuple[str, ...]:
     """Return the repairs that the user chose, or else least squares if the disk has room for its moments.
 
     Args:
         flags: the user's flags.
         axis_map: the teacher's.
+        calibration: tokens of the calibration set.
         folder: of the run; one that goes on keeps what was decided.
     """
     if flags.repair:
@@ -27,5 +28,5 @@ def repairs_of(flags: Flags, axis_map: AxisMap, folder: Path) -> tuple[str, ...]
     before = saved_config(folder / "config.toml")
     if before is not None and before.repair in ((), (LEAST_SQUARES,)):
         return before.repair
-    sums = MomentSums.of(axis_map, norms=2 * axis_map.teacher.layers + 1)
+    sums = MomentSums.of(axis_map, 2 * axis_map.teacher.layers + 1, calibration)
     return (LEAST_SQUARES,) if sums.file <= _OF_DISK * free_bytes(folder) else ()

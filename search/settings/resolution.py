@@ -224,6 +224,7 @@ def _config(
     rungs = tuple(parse_count(t, "--rung-tokens") for t in flags.rung_tokens)
     rungs = rungs or rungs_up_to(scale.first_rung_tokens, retrain)
     block, batch_blocks = step_of(flags, scale, config, max(rungs))
+    calibration = flags.calibration_samples or scale.calibration_blocks
     optimizer = optimizer_for(flags, device)
     dtype = flags.dtype or precision_for(optimizer) or default_dtype(device, parameters)
     search_tokens = search_tokens_of(flags, scale, rungs, len(space))
@@ -244,12 +245,12 @@ def _config(
         sizes=flags.sizes,
         multiples=multiples_of(axis_map),
         **_importance_fields(flags),
-        repair=repairs_of(flags, axis_map, flags.out / name_of(flags, teacher)),
+        repair=repairs_of(flags, axis_map, calibration * block, flags.out / name_of(flags, teacher)),
         data=flags.data or default_texts(teacher, revision or None),
         learn=flags.learn,
         **long_fields(flags, config, block, batch_blocks),
         block=block,
-        calibration_blocks=flags.calibration_samples or scale.calibration_blocks,
+        calibration_blocks=calibration,
         validation_blocks=scale.validation_blocks,
         distillation_blocks=math.ceil(max(*rungs, retrain) / block),
         objectives=objectives_of(flags.objectives, bounds),

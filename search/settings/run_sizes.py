@@ -114,21 +114,15 @@ class RunSizes:
         return self.resolved.moments
 
     @cached_property
-    def gathered(self) -> tuple[int, int]:
-        """What the pass that gathers moments takes beside their sums, and all sums; 0 without moments."""
-        if not self.needs_moments:
-            return 0, 0
-        bound = self.moments.sums.of_layers(None)
+    def gathering(self) -> int:
+        """What the pass that gathers moments takes beside their sums."""
         work = self.forward(self.resolved.config.calibration_blocks)
-        peak, sums = COUNTS.forward("moments", work, moments_bytes, (self.by_rows + bound, bound))
-        return peak - sums, sums
+        peak, sums = COUNTS.forward("moments", work, moments_bytes, (self.by_rows, 0))
+        return peak - sums
 
     def sums(self, placement: Placement) -> int:
         """Return the bytes of the sums that are held at once, in float64."""
-        if not self.needs_moments:
-            return 0
-        layers = 1 if placement.layer_by_layer else self.moments.layers
-        return self.gathered[1] if layers is None else self.moments.sums.of_layers(layers)
+        return self.moments.sums.of_layers(1 if placement.layer_by_layer else self.moments.layers)
 
     @cached_property
     def largest(self) -> tuple[AxisMap, Architecture]:

@@ -135,7 +135,7 @@ class StageMemory:
         if self.sizes.needs_moments and (placement.layer_by_layer or self.sizes.moments.beside):
             passes = {
                 "moments": self.sizes.sums(placement),
-                "activations": max(batch, self.sizes.gathered[0]),
+                "activations": max(batch, self.sizes.gathering),
             }
         turned = self.sizes.basis is not BasisName.COORDINATE
         kept = self._sorted(placement)
@@ -151,7 +151,7 @@ class StageMemory:
 
     def _moments(self, placement: Placement) -> StageNeeds:
         """The sums on the device; the mean of one of them at a time on the host, on its way to the disk."""
-        passing, mean = self.sizes.gathered[0], self.sizes.moments.sums.largest
+        passing, mean = self.sizes.gathering, self.sizes.moments.sums.largest
         device = {**self._teacher(placement), "moments": self.sizes.sums(placement)}
         if self.sizes.shared:  # the means are made when the batch is gone
             return StageNeeds("moments", {**device, "activations": max(passing, mean)})

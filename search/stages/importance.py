@@ -22,7 +22,6 @@ from evaluators.importance.layer_cost import scored_apart
 from evaluators.importance.layer_scores import LayerScores, TaskScorer, layers_fingerprint
 from evaluators.importance.method import Method
 from evaluators.importance.moment_passes import MomentsRequest, gather_from_disk, gather_in_groups
-from evaluators.importance.moments import MomentsListener
 from evaluators.importance.rank import needs_forward_pass, rank_in_bases, ranking_fingerprint, score_layers
 from evaluators.metrics.benchmarks import task_scorer
 from evaluators.teacher import Teacher
@@ -164,8 +163,7 @@ class Importance:
         rotated = any(basis is not BasisName.COORDINATE for basis in keys)
         wanted = needs_moments(self.resolved.config) and self.resolved.moments.beside
         with self._moments_beside(wanted and needs_forward_pass(self.method, rotated=rotated)) as request:
-            every = request.every if request else 1
-            listener = MomentsListener(self.teacher.model, self.axis_map, every) if request else None
+            listener = request.listener(*self._asked, request.every) if request else None
             tokens = width_tokens(self.resolved.config, self.resolved.work.layer_passes, len(variants))
             with self.console.work("ranking every axis", "forward", tokens) as advance:
                 rankings = rank_in_bases(
@@ -242,7 +240,7 @@ class Importance:
         """Within the context, write the moments that are handed on, in the teacher's own coordinates."""
         names = [tensor.name for tensor in self.axis_map.tensors]
         with moments_file(self.directory.moments, self._moments_key, names) as add:
-            every = max(1, self.corpus.calibration.numel() // self.resolved.moments.sums.tokens)
+            every = max(1, self.corpus.calibration.numel() // self.resolved.moments.sums.wanted)
             yield MomentsRequest(self._moments_key, add, every)
 
     def _moments(self) -> Moments:

@@ -35,10 +35,21 @@ class InputMoment:
     """(n, n) the mean of x xᵀ over tokens; (E, n, n) where each of E experts reads its own."""
     tokens: Tensor | None = None
     """() or (E,) float32, the number of these tokens; None if it is not known."""
+    half: Tensor | None = None
+    """The part of ``second`` that comes from the first half of the tokens; None if they are plenty."""
 
     def to(self, device: torch.device) -> InputMoment:
         """Return the same on a device."""
-        return replace(self, second=self.second.to(device))
+        half = None if self.half is None else self.half.to(device)
+        return replace(self, second=self.second.to(device), half=half)
+
+    def of_experts(self, place: int) -> list[InputMoment]:
+        """Return the moment of each expert, whose own matrix is contracted along ``place``."""
+        count = len(self.second)
+        tokens = [None] * count if self.tokens is None else self.tokens.unbind()
+        halves = [None] * count if self.half is None else self.half.unbind()
+        parts = zip(self.second, tokens, halves, strict=True)
+        return [InputMoment(place, *part) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,8 @@ class Moments:
     """From each matrix to the norm whose output it reads, for the norms in ``stream``."""
     tokens: int = 0
     """Tokens that each norm of ``stream`` read; 0 if that is not known."""
+    halves: Mapping[str, Tensor] = field(default_factory=dict)
+    """The parts of ``stream`` that come from the first half of the tokens; none if they are plenty."""
 
     def read(self, name: str, device: torch.device) -> InputMoment:
         """Return the moment of what a matrix reads on a device; it is sorted there."""
@@ -78,11 +91,11 @@ class Moments:
 
     def at_norm(self, name: str, device: torch.device) -> Tensor:
         """Return the moment (D, D) of what a norm reads on a device; it is turned there."""
-        return (
-            self.stream.on(name, device)
-            if isinstance(self.stream, OnDemand)
-            else self.stream[name].to(device)
-        )
+        return _on(self.stream, name, device)
+
+    def half_at_norm(self, name: str, device: torch.device) -> Tensor | None:
+        """Return the part of ``at_norm`` that comes from the first half of the tokens, if it is kept."""
+        return _on(self.halves, name, device) if name in self.halves else None
 
     def save(self, path: Path) -> None:
         """Write the file atomically."""
@@ -100,11 +113,17 @@ class Moments:
                 about = json.loads((file.metadata() or {}).get("slimsearch", "{}"))
                 if about.get("fingerprint") != fingerprint:
                     return None
+                kept = set(file.keys())
+
+                def tensor(kind: str, name: str) -> Tensor | None:
+                    return file.get_tensor(f"{kind}.{name}") if f"{kind}.{name}" in kept else None
+
                 reads = {
                     name: InputMoment(
                         place,
                         file.get_tensor(f"second.{name}"),
-                        file.get_tensor(f"tokens.{name}") if name in about["counted"] else None,
+                        tensor("tokens", name),
+                        tensor("half", name),
                     )
                     for name, place in about["places"].items()
                 }
@@ -113,9 +132,10 @@ class Moments:
                     for name, offset in about["offsets"].items()
                 }
                 stream = {name: file.get_tensor(f"stream.{name}") for name in about["stream"]}
+                halves = {name: half for name in stream if (half := tensor("half", name)) is not None}
         except (OSError, SafetensorError):
             return None
-        return cls(reads, energies, fingerprint, stream, tokens=about["tokens"])
+        return cls(reads, energies, fingerprint, stream, tokens=about["tokens"], halves=halves)
 
     def sorted_by(self, axis_map: AxisMap, ranking: Ranking) -> Moments:
         """Return the moments of the canonical teacher, with every axis in the ranking's order.
@@ -138,7 +158,10 @@ class Moments:
             for name, energy in self.energies.items()
             if ranking.basis is None
         }
-        stream = self._rotated_stream(ranking)
+        stream, halves = (
+            self._rotated_stream(ranking, self.stream),
+            self._rotated_stream(ranking, self.halves),
+        )
         norm_of = {
             reader.name: norm
             for norm in stream
@@ -146,9 +169,9 @@ class Moments:
             if tensors[norm].layer in (None, reader.layer) and _reads(axis_map, reader, norm)
         }
         reads = OnDemand(self.reads, sorted_read)
-        return replace(self, reads=reads, energies=energies, stream=stream, norm_of=norm_of)
+        return replace(self, reads=reads, energies=energies, stream=stream, norm_of=norm_of, halves=halves)
 
-    def _rotated_stream(self, ranking: Ranking) -> Mapping[str, Tensor]:
+    def _rotated_stream(self, ranking: Ranking, stream: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if ranking.basis is None:
             return {}
         rotation = ranking.basis.rotation
@@ -156,9 +179,13 @@ class Moments:
         @lru_cache(maxsize=1)  # several matrices read the output of one norm, one after the other
         def turned(name: str, device: torch.device) -> Tensor:
             to_basis = rotation.to(device, widest(device))
-            return to_basis.T @ self.at_norm(name, device).to(to_basis.dtype) @ to_basis
+            return to_basis.T @ _on(stream, name, device).to(to_basis.dtype) @ to_basis
 
-        return OnDemand(self.stream, turned)
+        return OnDemand(stream, turned)
+
+
+def _on(stream: Mapping[str, Tensor], name: str, device: torch.device) -> Tensor:
+    return stream.on(name, device) if isinstance(stream, OnDemand) else stream[name].to(device)
 
 
 def widest(device: torch.device) -> torch.dtype:
@@ -186,21 +213,24 @@ def moments_file(path: Path, fingerprint: str, names: Iterable[str]) -> Iterator
 
         def add(part: Moments) -> None:
             for name, read in part.reads.items():
-                file.add(f"second.{name}", read.second)
                 about.places[name] = read.place
-                if read.tokens is not None:
-                    file.add(f"tokens.{name}", read.tokens)
-                    about.counted.append(name)
+                _add(file, name, second=read.second, tokens=read.tokens, half=read.half)
             for name, energy in part.energies.items():
-                file.add(f"energy.{name}", energy.mean)
                 about.offsets[name] = energy.offset
+                _add(file, name, energy=energy.mean)
             for name, second in part.stream.items():
-                file.add(f"stream.{name}", second)
                 about.stream.append(name)
+                _add(file, name, stream=second, half=part.halves.get(name))
             about.tokens = max(about.tokens, part.tokens)
 
         yield add
         file.finish(about.metadata)
+
+
+def _add(file: TensorWriter, name: str, **kinds: Tensor | None) -> None:
+    for kind, values in kinds.items():
+        if values is not None:
+            file.add(f"{kind}.{name}", values)
 
 
 @dataclass
@@ -211,8 +241,6 @@ class _About:
     places: dict[str, int] = field(default_factory=dict)
     offsets: dict[str, float] = field(default_factory=dict)
     stream: list[str] = field(default_factory=list)
-    counted: list[str] = field(default_factory=list)
-    """The matrices whose tokens are known."""
     tokens: int = 0
 
     @property
@@ -222,11 +250,9 @@ class _About:
 
 def _room(fingerprint: str, names: Sequence[str]) -> int:
     """Return the bytes of a header in which every name has a tensor of every kind."""
-    kinds, shape = ("second", "tokens", "energy", "stream"), (10**6,) * 3
+    kinds, shape = ("second", "tokens", "half", "energy", "stream"), (10**6,) * 3
     entries = [(f"{kind}.{name}", torch.float32, shape) for name in names for kind in kinds]
-    whole = _About(
-        fingerprint, dict.fromkeys(names, 0), dict.fromkeys(names, 0.5), [*names], [*names], 10**15
-    )
+    whole = _About(fingerprint, dict.fromkeys(names, 0), dict.fromkeys(names, 0.5), [*names], 10**15)
     return header_bytes(entries, whole.metadata)
 
 
@@ -255,14 +281,19 @@ class _Order:
 
     def sorted(self, tensor: MappedTensor, read: InputMoment) -> InputMoment:
         """The sorted second moment; experts in their new order, each with its own order of neurons."""
-        if read.second.ndim == 2:
-            return replace(read, second=_permuted(read.second, self.of(tensor, read.place)))
+        half = None if read.half is None else self._sorted(tensor, read.place, read.half)
+        tokens, dim = read.tokens, expert_dimension(tensor)
+        if tokens is not None and tokens.ndim and dim is not None:
+            tokens = tokens[self.of(tensor, dim)]
+        return replace(read, second=self._sorted(tensor, read.place, read.second), tokens=tokens, half=half)
+
+    def _sorted(self, tensor: MappedTensor, place: int, second: Tensor) -> Tensor:
+        if second.ndim == 2:
+            return _permuted(second, self.of(tensor, place))
         dim = expert_dimension(tensor)
         assert dim is not None, "several moments belong to several experts"
-        experts = self.of(tensor, dim)
-        rows = [_permuted(read.second[e], self.of(tensor, read.place, e)) for e in experts.tolist()]
-        tokens = None if read.tokens is None else read.tokens[experts]
-        return replace(read, second=torch.stack(rows), tokens=tokens)
+        experts = self.of(tensor, dim).tolist()
+        return torch.stack([_permuted(second[e], self.of(tensor, place, e)) for e in experts])
 
 
 def _permuted(second: Tensor, order: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap, MappedTensor, build
 from space.axes.layout import Layout, axes_of, positions, prefix
 from space.cutting.basis import hidden_dimension
-from space.cutting.moments import Moments, expert_dimension, reading_dimensions
+from space.cutting.moments import InputMoment, Moments, expert_dimension, reading_dimensions
 from space.cutting.ridge import ridge_refit
 
 
@@ -147,10 +147,11 @@ class Repair:
             return torch.full_like(values, float(gain) - axis_map.stream.offset)
         if tensor.name not in self.moments.norm_of:
             return values
-        second = self.moments.at_norm(self.moments.norm_of[tensor.name], values.device)
-        dim, tokens = hidden_dimension(tensor.axes), self.moments.tokens or None
-        along = values.movedim(dim, -1)
-        rows = ridge_refit(along.flatten(0, -2), second, torch.arange(hidden), self.ridge, tokens)
+        norm, dim = self.moments.norm_of[tensor.name], hidden_dimension(tensor.axes)
+        second, half = (one(norm, values.device) for one in (self.moments.at_norm, self.moments.half_at_norm))
+        assert second is not None
+        along, tokens = values.movedim(dim, -1), self.moments.tokens or None
+        rows = ridge_refit(along.flatten(0, -2), second, torch.arange(hidden), self.ridge, half, tokens)
         return rows.view(along.shape).movedim(-1, dim)
 
     @property
@@ -168,20 +169,18 @@ class Repair:
         if all(len(kept_of[dim]) == layout.length for dim, layout in whole.items()):
             return values  # before the moment is read
         read = self.moments.read(tensor.name, values.device)
-        kept = kept_of[read.place]
+        kept, experts = kept_of[read.place], expert_dimension(tensor)
         if read.second.ndim == 2:
-            tokens = None if read.tokens is None else float(read.tokens)
-            rows = ridge_refit(values.movedim(read.place, -1), read.second, kept, self.ridge, tokens)
-            return rows.movedim(-1, read.place)
-        experts = expert_dimension(tensor)
+            return self._refitted(values, read, kept)
         assert experts is not None, "several moments belong to several experts"
-        dim = read.place - (experts < read.place)
-        counts = [None] * len(read.second) if read.tokens is None else read.tokens.tolist()
-        refitted = [
-            ridge_refit(one.movedim(dim, -1), second, kept, self.ridge, tokens).movedim(-1, dim)
-            for one, second, tokens in zip(values.unbind(experts), read.second, counts, strict=True)
-        ]
+        one_each = read.of_experts(read.place - (experts < read.place))
+        refitted = [self._refitted(*one, kept) for one in zip(values.unbind(experts), one_each, strict=True)]
         return torch.stack(refitted, experts)
+
+    def _refitted(self, values: Tensor, read: InputMoment, kept: Tensor) -> Tensor:
+        tokens = None if read.tokens is None else float(read.tokens)
+        rows = values.movedim(read.place, -1)
+        return ridge_refit(rows, read.second, kept, self.ridge, read.half, tokens).movedim(-1, read.place)
 
 
 def _prefix_of(layout: Layout, student: Architecture, teacher: Architecture) -> Tensor:

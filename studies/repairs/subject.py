@@ -95,12 +95,12 @@ class Subject:
     @torch.no_grad()
     def moments(self, tokens: int) -> Moments:
         """Return moments in float64 on the first tokens of the calibration set."""
-        listener = MomentsListener(self.model, self.axis_map)
+        listener = MomentsListener(self.model, self.axis_map, tokens=tokens)
         with listener.on():
             for batch in batches(self.corpus.calibration[: tokens // BLOCK]):
                 final_states(self.model, batch.long())
         reads = {
-            name: InputMoment(place, sums[0].mean, torch.tensor(float(sums[0].tokens)))
+            name: InputMoment(place, sums[0].mean, torch.tensor(float(sums[0].tokens)), sums[0].mean_half)
             for (name, place), sums in listener.seconds.items()
         }
         return Moments(reads, {}, "study")
@@ -116,7 +116,7 @@ class Subject:
         repair = Repair()
         if moments is not None:
             dtype: torch.dtype = getattr(torch, way.precision)
-            reads = {n: replace(read, second=read.second.to(dtype)) for n, read in moments.reads.items()}
+            reads = {name: _rounded(read, dtype) for name, read in moments.reads.items()}
             kept = replace(moments, reads=reads).sorted_by(self.axis_map, self._ranking)
             repair = Repair(least_squares=True, moments=kept, ridge=way.ridge)
         architecture = self.students[student]
@@ -127,3 +127,8 @@ class Subject:
     def teacher_loss(self) -> float:
         """Of the teacher itself."""
         return validation_loss(self.model, self.corpus.validation, self.corpus.validation_learnt)
+
+
+def _rounded(read: InputMoment, dtype: torch.dtype) -> InputMoment:
+    half = None if read.half is None else read.half.to(dtype)
+    return replace(read, second=read.second.to(dtype), half=half)

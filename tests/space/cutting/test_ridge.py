@@ -1,4 +1,4 @@
-"""The ridge that is chosen: by its formula, beside the best one, and on tokens that nobody has seen."""
+"""The ridge that is chosen: by raw inputs, and on tokens that nobody has seen."""
 
 from __future__ import annotations
 
@@ -43,17 +43,23 @@ def expected(weights: Tensor, new: Tensor, kept: int, second: Tensor) -> float:
     return float(((lost @ second) * lost).sum())
 
 
+def moments_of(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The moment, and the first half's part of it."""
+    first = inputs[: len(inputs) // 2]
+    return inputs.T @ inputs / len(inputs), first.T @ first / len(inputs)
+
+
 def ratios(kind: str, outputs: int, tokens: int, draws: int, seed: int) -> Iterator[float]:
     """The expected error on fresh inputs over that without a repair, for several calibration sets."""
     generator, size, kept = torch.Generator().manual_seed(seed), 12, 7
-    second = covariance(kind, size, generator)
-    root = torch.linalg.cholesky(second)
+    true = covariance(kind, size, generator)
+    root = torch.linalg.cholesky(true)
     weights = drawn(generator, outputs, size)
-    before = expected(weights, weights, kept, second)
+    before = expected(weights, weights, kept, true)
     for _ in range(draws):
-        inputs = drawn(generator, tokens, size) @ root.T
-        new = ridge_refit(weights, inputs.T @ inputs / tokens, torch.arange(kept), tokens=tokens)
-        yield expected(weights, new, kept, second) / before
+        second, half = moments_of(drawn(generator, tokens, size) @ root.T)
+        new = ridge_refit(weights, second, torch.arange(kept), half=half, tokens=tokens)
+        yield expected(weights, new, kept, true) / before
 
 
 @given(
@@ -75,35 +81,44 @@ def test_what_can_be_foretold_is(tokens: int) -> None:
     assert max(ratios("few directions", 20, tokens, 8, 0)) < 0.02
 
 
-def test_it_has_the_smallest_generalised_cross_validation() -> None:
-    """By the formula written out with a singular value decomposition of the raw inputs."""
+def test_the_ridge_is_best_for_the_half_that_loses_more() -> None:
+    """By ridge regressions on raw inputs, with rows of √(λN) below them."""
     generator, tokens, kept = torch.Generator().manual_seed(1), 60, 8
     inputs = drawn(generator, tokens, 12) @ drawn(generator, 12, 12)
     weights = drawn(generator, 5, 12)
     wanted = inputs[:, kept:] @ weights[:, kept:].T
-    left, values, right = torch.linalg.svd(inputs[:, :kept], full_matrices=False)
-    mean = float(inputs[:, :kept].square().mean())
 
-    def fitted(ridge: float) -> tuple[float, Tensor]:
-        shrunk = values.square() / (values.square() + tokens * ridge)
-        answers = left @ (shrunk[:, None] * (left.T @ wanted))
-        error = float((wanted - answers).square().sum()) / tokens
-        added = right.T @ ((shrunk / values)[:, None] * (left.T @ wanted))
-        freedom = 2 * float(shrunk.sum()) / tokens
-        return (error / (1 - freedom) ** 2 if freedom < 1 else float("inf")), added
+    def fitted(rows: slice, ridge: float) -> Tensor:
+        some = inputs[rows, :kept]
+        strength = (ridge * float(some.square().mean()) * len(some)) ** 0.5
+        more = torch.cat([some, strength * torch.eye(kept, dtype=torch.float64)])
+        return torch.linalg.lstsq(more, torch.cat([wanted[rows], torch.zeros(kept, 5)])).solution
 
-    _, best = min((fitted(RIDGE * 10**step * mean) for step in range(7)), key=lambda one: one[0])
-    new = ridge_refit(weights, inputs.T @ inputs / tokens, torch.arange(kept), tokens=tokens)
-    torch.testing.assert_close(new[:, :kept] - weights[:, :kept], best.T)
+    def lost(rows: slice, others: slice, ridge: float) -> float:
+        left = wanted[rows] - inputs[rows, :kept] @ fitted(others, ridge)
+        return float(left.square().sum() / wanted[rows].square().sum())
+
+    first, second = slice(0, 30), slice(30, 60)
+    shares = {
+        ridge: max(lost(first, second, ridge), lost(second, first, ridge))
+        for ridge in (RIDGE * 10**step for step in range(7))
+    }
+    best = min(shares, key=lambda ridge: shares[ridge])
+    assert RIDGE < best < 100, "a case in between"
+    assert shares[best] < 1
+    whole, half = moments_of(inputs)
+    new = ridge_refit(weights, whole, torch.arange(kept), half=half, tokens=tokens)
+    torch.testing.assert_close(new[:, :kept] - weights[:, :kept], fitted(slice(0, 60), best).T)
 
 
 def test_plenty_of_tokens_take_the_smallest_ridge() -> None:
     generator = torch.Generator().manual_seed(2)
     inputs, weights = drawn(generator, 800, 12), drawn(generator, 5, 12)
-    second, kept = inputs.T @ inputs / 800, torch.arange(7)
+    (second, half), kept = moments_of(inputs), torch.arange(7)
     asked = ridge_refit(weights, second, kept, RIDGE)
-    for tokens in (None, 800):
-        assert torch.equal(ridge_refit(weights, second, kept, tokens=tokens), asked)
+    assert torch.equal(ridge_refit(weights, second, kept), asked)
+    assert torch.equal(ridge_refit(weights, second, kept, half=half, tokens=800), asked)
+    assert not torch.equal(ridge_refit(weights, second, kept, half=half, tokens=500), asked)
 
 
 def test_rounding_is_outweighed_by_a_larger_ridge() -> None:
