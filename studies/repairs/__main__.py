@@ -88,7 +88,8 @@ def tables() -> str:
         f"moments in float64 on so many calibration tokens (in blocks of {BLOCK}). Ridges are relative to",
         "the mean square of the kept inputs; *chosen* is decided for each matrix by cross-validation between",
         "two halves of the text. The last columns are by how much the loss of that way changes with moments",
-        "kept in float32 and in bfloat16. Written by `python -m studies.repairs --table` from `results.jsonl`.\n",
+        "kept in float32 and in bfloat16. Written by `python -m studies.repairs --table` from",
+        "`results.jsonl`.\n",
     ]
     rows = RESULTS.rows()
     for teacher in dict.fromkeys(row["teacher"] for row in rows):

@@ -120,7 +120,7 @@ def test_any_split_into_batches_gives_the_same(sizes: list[int]) -> None:
 def test_the_pass_of_the_ranking_serves_too() -> None:
     model = tiny_model("mixtral")
     axis_map = map_of(model.config)
-    listener = MomentsListener(model, axis_map)
+    listener = MomentsListener(model, axis_map, tokens=CALIBRATION.numel())
     with listener.on():
         ranking = rank(model, axis_map, CALIBRATION, "")
     beside, apart = listener.moments(""), moments_of(model)
