@@ -29,7 +29,7 @@ _DECADES = 6
 #: With fewer tokens a half says nothing, and nothing is refitted.
 _FEWEST = 16
 #: With so many tokens for each kept input the smallest ridge is as good as the best (studies/repairs).
-_PLENTY = 80
+_PLENTY = 40
 
 
 def halves_are_kept(tokens: int, inputs: int, experts: bool) -> bool:
