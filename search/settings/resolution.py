@@ -118,7 +118,8 @@ def resolve_from(flags: Flags, trainings: Sequence[Training], sharing: int = 1) 
     costs = Costs(axis_map, workload_of(device), _stored_bytes(training.phases[-1].id, training.config))
     space = within_bounds(whole, costs, read_bounds(flags.max))
     run = _config(flags, training, axis_map, space, budget, device)
-    run = replace(run, passed_over=tuple(str(one.phase) for one in others))
+    repairs = repairs_of(flags, axis_map, run.calibration_blocks * run.block, flags.out / run.name)
+    run = replace(run, repair=repairs, passed_over=tuple(str(one.phase) for one in others))
     method_of(run)
     given = amounts_given(flags)
     resolved = Resolved(
@@ -224,7 +225,6 @@ def _config(
     rungs = tuple(parse_count(t, "--rung-tokens") for t in flags.rung_tokens)
     rungs = rungs or rungs_up_to(scale.first_rung_tokens, retrain)
     block, batch_blocks = step_of(flags, scale, config, max(rungs))
-    calibration = flags.calibration_samples or scale.calibration_blocks
     optimizer = optimizer_for(flags, device)
     dtype = flags.dtype or precision_for(optimizer) or default_dtype(device, parameters)
     search_tokens = search_tokens_of(flags, scale, rungs, len(space))
@@ -245,12 +245,11 @@ def _config(
         sizes=flags.sizes,
         multiples=multiples_of(axis_map),
         **_importance_fields(flags),
-        repair=repairs_of(flags, axis_map, calibration * block, flags.out / name_of(flags, teacher)),
         data=flags.data or default_texts(teacher, revision or None),
         learn=flags.learn,
         **long_fields(flags, config, block, batch_blocks),
         block=block,
-        calibration_blocks=calibration,
+        calibration_blocks=flags.calibration_samples or scale.calibration_blocks,
         validation_blocks=scale.validation_blocks,
         distillation_blocks=math.ceil(max(*rungs, retrain) / block),
         objectives=objectives_of(flags.objectives, bounds),
@@ -271,7 +270,7 @@ def _config(
 
 
 def _importance_fields(flags: Flags) -> dict[str, Any]:
-    """Return the fields about basis and importance."""
+    """Return the fields about basis, importance and repair."""
     return {
         "basis": flags.basis,
         "width_by": flags.width_by,
@@ -279,6 +278,7 @@ def _importance_fields(flags: Flags) -> dict[str, Any]:
         "depth_by": flags.depth_by,
         "rounds": flags.rounds,
         "rounds_order": flags.rounds_order,
+        "repair": flags.repair,
     }
 
 
