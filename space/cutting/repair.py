@@ -142,14 +142,14 @@ class Repair:
         assert self.moments is not None
         if tensor.name in self.moments.stream:
             assert axis_map.stream is not None
-            second = self.moments.at_norm(tensor.name, values.device)
-            gain = second.diagonal()[:hidden].mean().sqrt()
+            read = self.moments.at_norm(tensor.name, values.device)
+            gain = read.diagonal()[:hidden].mean().sqrt()
             return torch.full_like(values, float(gain) - axis_map.stream.offset)
         if tensor.name not in self.moments.norm_of:
             return values
         norm, dim = self.moments.norm_of[tensor.name], hidden_dimension(tensor.axes)
-        second, half = (one(norm, values.device) for one in (self.moments.at_norm, self.moments.half_at_norm))
-        assert second is not None
+        second = self.moments.at_norm(norm, values.device)
+        half = self.moments.half_at_norm(norm, values.device)
         along, tokens = values.movedim(dim, -1), self.moments.tokens or None
         rows = ridge_refit(along.flatten(0, -2), second, torch.arange(hidden), self.ridge, half, tokens)
         return rows.view(along.shape).movedim(-1, dim)

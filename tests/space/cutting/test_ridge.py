@@ -92,7 +92,8 @@ def test_the_ridge_is_best_for_the_half_that_loses_more() -> None:
         some = inputs[rows, :kept]
         strength = (ridge * float(some.square().mean()) * len(some)) ** 0.5
         more = torch.cat([some, strength * torch.eye(kept, dtype=torch.float64)])
-        return torch.linalg.lstsq(more, torch.cat([wanted[rows], torch.zeros(kept, 5)])).solution
+        found: Tensor = torch.linalg.lstsq(more, torch.cat([wanted[rows], torch.zeros(kept, 5)])).solution
+        return found
 
     def lost(rows: slice, others: slice, ridge: float) -> float:
         left = wanted[rows] - inputs[rows, :kept] @ fitted(others, ridge)
