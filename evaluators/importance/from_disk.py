@@ -8,6 +8,7 @@ disk, and every layer is loaded once for all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from evaluators.importance.kept_coordinates import SAMPLE_TOKENS, BasisLoss
 from evaluators.importance.layer_removal import Cost, NextTokenLoss, TeacherDivergence
 from evaluators.importance.layer_scores import LayerScores, check_depth, check_finite, layer_sample
 from evaluators.importance.method import Depth, Method, Width
+from evaluators.importance.moment_passes import MomentsRequest
 from evaluators.importance.moments import reader_weighting, unfolded_norms
 from evaluators.importance.precision import products
 from evaluators.importance.rank import batches
@@ -84,6 +86,7 @@ def rank_in_bases_from_disk(
     method: Method | None = None,
     accelerator: Accelerator | None = None,
     layers: LayerScores | None = None,
+    moments: MomentsRequest | None = None,
 ) -> dict[BasisName, Ranking]:
     """Return the rankings that ``rank_in_bases`` gives, with one layer of the teacher in memory at a time.
 
@@ -97,6 +100,7 @@ def rank_in_bases_from_disk(
         method: has to score widths by activations, once; its basis does not count.
         accelerator: as for ``rank``.
         layers: scores of the layers; None for block influence.
+        moments: those that the same pass gathers, if any; of one process alone.
 
     Raises:
         InputError: the method needs the whole teacher, its layers share more than the residual stream, or the
@@ -110,7 +114,7 @@ def rank_in_bases_from_disk(
         listener = ActivationListener(turn.model, axis_map, [Aggregation(method.batch, method.sequence)])
         own_blocks = process_share(calibration, accelerator)
         with products(turn.model, method.bfloat16):
-            states = _collect_statistics(turn, listener, own_blocks, advance)
+            states = _collect_statistics(turn, listener, own_blocks, advance, moments)
         listener = all_reduced(listener, accelerator)
         rankings = {}
         loss = BasisLoss(turn.model, axis_map, partial(_finals, turn, states, own_blocks), accelerator)
@@ -137,25 +141,26 @@ def _check_norms(axis_map: AxisMap, bases: Collection[BasisName]) -> None:
 
 
 def _collect_statistics(
-    turn: LayersInTurn, listener: ActivationListener, blocks: Tensor, advance: Callable[[float], None]
+    turn: LayersInTurn,
+    listener: ActivationListener,
+    blocks: Tensor,
+    advance: Callable[[float], None],
+    wanted: MomentsRequest | None,
 ) -> StoredStates:
     """Pass all blocks through one layer after the other, then through the modules after the last.
 
     Returns:
         What the last layer returned for each batch.
     """
-    states, device = turn.states("states", len(blocks)), turn.teacher.device
-    parts = 1 / (len(turn.layers) + 1)
-    for number in turn.in_turn():
-        with listener.on(turn.within(number)):
+    states, parts = turn.states("states", len(blocks)), 1 / (len(turn.layers) + 1)
+    moments = wanted.listener(turn.model, listener.axis_map, blocks, wanted.every) if wanted else None
+    for included in turn.places():
+        with listener.on(included), moments.on(included) if moments else nullcontext():
             for batch, tokens in enumerate(batches(blocks)):
-                before = states.read(batch, device) if number else None
-                states.write(batch, len(tokens), turn.run(tokens, before, listener.read).output)
+                turn.pass_on(batch, tokens, states, listener.read)
                 advance(len(tokens) * parts)
-    with listener.on(turn.outside):
-        for batch, tokens in enumerate(batches(blocks)):
-            turn.run(tokens, states.read(batch, device), listener.read)
-            advance(len(tokens) * parts)
+        if moments and wanted:
+            wanted.take_all(moments)
     return states
 
 

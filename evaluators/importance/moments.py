@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from evaluators.huggingface.final_states import final_states
-from evaluators.importance.precision import full_precision, products
+from evaluators.huggingface.final_states import decoder, final_states
+from evaluators.importance.moment_sum import MomentSum, rms_normalized, second_moment
+from evaluators.importance.precision import products
 from space.axes.architecture import Axis
 from space.axes.axis_map import BUILD_ERRORS, AxisMap, MappedTensor, ResidualStream, wildcard_name
-from space.cutting import moments
 from space.cutting.basis import fold_norms, hidden_dimension
 from space.cutting.extraction import saved_tensors
-from space.cutting.moments import Moments, NormEnergy, expert_dimension, reading_dimensions
+from space.cutting.moments import (
+    InputMoment,
+    Moments,
+    NormEnergy,
+    expert_dimension,
+    reading_dimensions,
+)
 from space.cutting.product_tracing import ProductTracer, TracedProduct
+from space.cutting.ridge import halves_are_kept
 from space.input_error import InputError
 
 
@@ -42,18 +50,6 @@ class Covariance:
         """The mean over all tokens and norms, (D, D) float64 on the CPU."""
         assert self.total is not None, "nothing was listened to"
         return self.total.cpu() / self.tokens
-
-
-def second_moment(rows: Tensor) -> Tensor:
-    """Return Σxxᵀ over (n, D) rows in their dtype, within autocast too."""
-    with full_precision(rows):
-        return rows.T @ rows
-
-
-def rms_normalized(states: Tensor) -> Tensor:
-    """Return (n, D) float32 from (..., D): each state divided by its root mean square."""
-    rows = states.detach().flatten(0, -2).float()
-    return rows * rows.square().mean(-1, keepdim=True).clamp_min(1e-30).rsqrt()
 
 
 def norm_inputs(
@@ -127,26 +123,8 @@ def reader_weighting(
     return total
 
 
-_TOKENS_AT_ONCE = 4096
-
-
-class MomentSum:
-    """A streaming float64 sum, and its number of tokens."""
-
-    def __init__(self) -> None:
-        self.total: Tensor | None = None
-        self.tokens = 0
-
-    def add(self, sums: Tensor, tokens: int) -> None:
-        """Add a sum over ``tokens`` tokens."""
-        self.total = sums.double() if self.total is None else self.total + sums
-        self.tokens += tokens
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean over all tokens, on the CPU; 0 if there were none."""
-        assert self.total is not None, "nothing was listened to"
-        return self.total.cpu() / max(1, self.tokens)
+#: Tokens of a batch.
+TOKENS_AT_ONCE = 4096
 
 
 class MomentsListener:
@@ -154,63 +132,97 @@ class MomentsListener:
 
     It can share the ranking's pass, ``with listener.on(): rank(...)``, as long as that pass runs the whole
     teacher once over each block.
+
+    Args:
+        model: the teacher; of one that is loaded in parts, those that ``on`` includes have to be there.
+        axis_map: the teacher's.
+        every: of so many batches one is heard, the first among them.
+        tokens: that are heard, so that halves are kept where they are few; None: many.
     """
 
-    def __init__(self, model: PreTrainedModel, axis_map: AxisMap) -> None:
-        self.model, self.axis_map = model, axis_map
+    def __init__(
+        self, model: PreTrainedModel, axis_map: AxisMap, every: int = 1, tokens: int | None = None
+    ) -> None:
+        self.model, self.axis_map, self.every, self.tokens = model, axis_map, every, tokens
         self.seconds: dict[tuple[str, int], dict[int, MomentSum]] = {}
-        self.norms = rms_norms(model, axis_map)
-        self.energies = {name: MomentSum() for name in self.norms}
-        self.stream = {name: MomentSum() for name in stream_norms(axis_map)}
+        self.norms: dict[str, float] = {}
+        self.energies: dict[str, MomentSum] = {}
+        self.stream: dict[str, MomentSum] = {}
         self._tensors = {tensor.name: tensor for tensor in axis_map.tensors}
+        self._batch = -1
 
     @contextmanager
-    def on(self) -> Iterator[None]:
-        """Within the context, collect from every batch that the model reads."""
-        matrices = [tensor for tensor in self.axis_map.tensors if reading_dimensions(tensor)]
+    def on(self, included: Callable[[str], bool] = lambda name: True) -> Iterator[None]:
+        """Within the context, collect from every batch that the model reads.
+
+        Args:
+            included: whether to collect at a tensor of this name; by default at all.
+        """
+        matrices = [t for t in self.axis_map.tensors if reading_dimensions(t) and included(t.name)]
+        norms = rms_norms(self.model, self.axis_map, included)
+        streams = [name for name in stream_norms(self.axis_map) if included(name)]
+        self.norms |= norms
+        self._batch = -1
         previous = self.model.get_experts_implementation()
         with ExitStack() as stack:
-            for name in self.norms:
+            stack.callback(decoder(self.model).register_forward_pre_hook(self._begin_batch).remove)
+            for name in norms:
                 module = self.model.get_submodule(self._tensors[name].module)
-                stack.callback(
-                    module.register_forward_pre_hook(self._energy_hook(name), with_kwargs=True).remove
-                )
-            for name in self.stream:
+                hook = self._energy_hook(self.energies.setdefault(name, MomentSum()))
+                stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            for name in streams:
                 module = self.model.get_submodule(self._tensors[name].module)
-                stack.callback(module.register_forward_pre_hook(self._stream_hook(name)).remove)
+                taking = self._stream_hook(self.stream.setdefault(name, MomentSum()))
+                stack.callback(module.register_forward_pre_hook(taking).remove)
             self.model.set_experts_implementation("eager")
             stack.callback(self.model.set_experts_implementation, previous)
             stack.enter_context(ProductTracer(self.model, matrices, self._collect))
             yield
 
-    def _energy_hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
+    def _begin_batch(self, *_: object) -> None:
+        self._batch += 1
+
+    @property
+    def _deaf(self) -> bool:
+        return self._batch % self.every != 0
+
+    def _energy_hook(
+        self, sums: MomentSum
+    ) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
         def note(_: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> None:
+            if self._deaf:
+                return
             states = next(iter((*arguments, *keywords.values())))
             rows = states.detach().flatten(0, -2).float()
             squares = rows.square()
             squares = squares / squares.mean(-1, keepdim=True).clamp_min(1e-30)
-            self.energies[name].add(squares.sum(0), len(rows))
+            sums.add(squares.sum(0), len(rows))
 
         return note
 
-    def _stream_hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def _stream_hook(self, sums: MomentSum) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def take(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            rows = rms_normalized(arguments[0])
-            self.stream[name].add(second_moment(rows), len(rows))
+            if not self._deaf:
+                rows = rms_normalized(arguments[0])
+                sums.add_rows(rows, halved=self._halved(rows.shape[-1], experts=False))
 
         return take
 
+    def _halved(self, inputs: int, *, experts: bool) -> bool:
+        return self.tokens is not None and halves_are_kept(self.tokens, inputs, experts)
+
     def _collect(self, read: TracedProduct) -> None:
-        if read.dimension not in reading_dimensions(read.tensor):
+        if self._deaf or read.dimension not in reading_dimensions(read.tensor):
             return
         found = self.seconds.setdefault((read.tensor.name, read.dimension), {})
+        halved = self._halved(read.values.shape[-1], experts=expert_dimension(read.tensor) is not None)
         by_expert = read.values if read.experts else read.values[None]
         for expert, values in enumerate(by_expert, read.first_expert):
             rows = values.detach().reshape(-1, values.shape[-1]).float()
-            found.setdefault(expert, MomentSum()).add(second_moment(rows), len(rows))
+            found.setdefault(expert, MomentSum()).add_rows(rows, halved=halved)
 
     def moments(self, fingerprint: str) -> Moments:
-        """Return the collected moments.
+        """Return what was collected; the sums are used up.
 
         Args:
             fingerprint: of teacher and calibration set.
@@ -218,34 +230,66 @@ class MomentsListener:
         Raises:
             InputError: a moment is not finite.
         """
-        reads = {
-            name: moments.InputMoment(place, self._second(self._tensors[name], sums))
-            for (name, place), sums in self.seconds.items()
-        }
-        energies = {
-            name: NormEnergy(energy.mean, self.norms[name])
-            for name, energy in self.energies.items()
-            if energy.total is not None
-        }
-        stream = {name: second.mean for name, second in self.stream.items() if second.total is not None}
-        named = [(n, r.second) for n, r in reads.items()] + [(n, e.mean) for n, e in energies.items()]
-        for name, values in [*named, *stream.items()]:
-            if not bool(torch.isfinite(values).all()):
-                raise InputError(
-                    "The teacher's activations have to be finite on the calibration set",
-                    f"what {name} reads is not",
-                    "Try --dtype float32, or another teacher",
-                )
-        return Moments(reads, energies, fingerprint, stream)
+        whole = Moments({}, {}, fingerprint)
+        for part in self.parts(fingerprint):
+            whole = replace(
+                whole,
+                reads={**whole.reads, **part.reads},
+                energies={**whole.energies, **part.energies},
+                stream={**whole.stream, **part.stream},
+                tokens=max(whole.tokens, part.tokens),
+                halves={**whole.halves, **part.halves},
+            )
+        return whole
 
-    def _second(self, tensor: MappedTensor, sums: dict[int, MomentSum]) -> Tensor:
-        """Return (n, n), or (E, n, n) with zeros for experts to which no token was routed."""
-        place = expert_dimension(tensor)
-        if place is None:
-            return sums[0].mean
-        nothing = torch.zeros_like(next(iter(sums.values())).mean)
-        experts = tensor.dimensions[place].length
-        return torch.stack([sums[e].mean if e in sums else nothing for e in range(experts)])
+    def parts(self, fingerprint: str) -> Iterator[Moments]:
+        """Yield what was collected, one matrix or norm after the other; the sums are used up.
+
+        Raises:
+            InputError: a moment is not finite.
+        """
+        for name, place in list(self.seconds):
+            sums = self.seconds.pop((name, place))
+            read = self._read(self._tensors[name], place, sums)
+            _check_finite(name, read.second)
+            yield Moments({name: read}, {}, fingerprint)
+        for name, energy in self.energies.items():
+            if energy.total is not None:
+                mean, _ = energy.finished()
+                _check_finite(name, mean)
+                yield Moments({}, {name: NormEnergy(mean, self.norms[name])}, fingerprint)
+        for name, heard in self.stream.items():
+            if heard.total is not None:
+                second, half = heard.finished()
+                _check_finite(name, second)
+                halves = {} if half is None else {name: half}
+                yield Moments({}, {}, fingerprint, {name: second}, tokens=heard.tokens, halves=halves)
+
+    def _read(self, tensor: MappedTensor, place: int, sums: dict[int, MomentSum]) -> InputMoment:
+        """Return the moment of a matrix; zeros for experts that read no token."""
+        by_expert = expert_dimension(tensor)
+        if by_expert is None:
+            tokens = torch.tensor(float(sums[0].tokens))
+            second, half = sums[0].finished()
+            return InputMoment(place, second, tokens, half)
+        experts, length = range(tensor.dimensions[by_expert].length), tensor.dimensions[place].length
+        tokens = torch.tensor([float(sums[e].tokens) if e in sums else 0.0 for e in experts])
+        second = torch.zeros(len(experts), length, length)
+        half = torch.zeros_like(second) if any(one.half is not None for one in sums.values()) else None
+        for expert in sums:
+            second[expert], part = sums[expert].finished()
+            if half is not None and part is not None:
+                half[expert] = part
+        return InputMoment(place, second, tokens, half)
+
+
+def _check_finite(name: str, values: Tensor) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise InputError(
+            "The teacher's activations have to be finite on the calibration set",
+            f"what {name} reads is not",
+            "Try --dtype float32, or another teacher",
+        )
 
 
 def stream_norms(axis_map: AxisMap) -> list[str]:
@@ -264,7 +308,7 @@ def gather_moments(
     advance: Callable[[float], None] = lambda blocks: None,
     bfloat16: bool = False,
 ) -> Moments:
-    """Collect moments in one forward pass over the calibration set.
+    """Collect moments in one forward pass over the calibration set; all of them are in memory.
 
     Args:
         model: the teacher, in evaluation mode.
@@ -277,24 +321,32 @@ def gather_moments(
     Raises:
         InputError: activations are not finite.
     """
-    listener = MomentsListener(model, axis_map)
+    listener = MomentsListener(model, axis_map, tokens=calibration.numel())
     with listener.on(), products(model, bfloat16):
-        for batch in calibration.split(max(1, _TOKENS_AT_ONCE // calibration.shape[1])):
+        for batch in calibration.split(max(1, TOKENS_AT_ONCE // calibration.shape[1])):
             final_states(model, batch.to(model.device, torch.long))
             advance(len(batch))
     return listener.moments(fingerprint)
 
 
 @torch.no_grad()
-def rms_norms(model: PreTrainedModel, axis_map: AxisMap) -> dict[str, float]:
+def rms_norms(
+    model: PreTrainedModel, axis_map: AxisMap, included: Callable[[str], bool] = lambda name: True
+) -> dict[str, float]:
     """Return the RMS norms over hidden: each weight's name, and the offset (0 or 1) added to the weight.
 
     They are recognised by their output for random input. Norms that subtract the mean or have a bias are left
     out, since scaling their weight cannot correct their output in a narrower student.
+
+    Args:
+        model: the teacher, in evaluation mode.
+        axis_map: the teacher's.
+        included: whether a weight of this name is looked at; by default all are.
     """
     found: dict[str, float] = {}
     for tensor in axis_map.tensors:
-        if tensor.axes != (frozenset({Axis.HIDDEN}),) or not tensor.name.endswith("weight"):
+        over_hidden = tensor.axes == (frozenset({Axis.HIDDEN}),)
+        if not over_hidden or not tensor.name.endswith("weight") or not included(tensor.name):
             continue
         module, weight = model.get_submodule(tensor.module), model.get_parameter(tensor.name)
         if len(list(module.parameters())) > 1:

@@ -18,7 +18,7 @@ from space.axes.axis_map import AxisMap, MappedTensor, build
 from space.axes.polynomial import Polynomial, entry_count, sum_of_tensors
 from space.counting.counting import parameter_polynomial
 from space.cutting.extraction import student_config
-from space.cutting.moments import reading_dimensions
+from space.cutting.moment_sizes import read_sizes
 
 #: Resident bytes of a process on the CPU after its imports, as ``studies.benchmarks memory`` measures them.
 PROCESS = 700_000_000
@@ -114,15 +114,14 @@ def stream_bytes(axis_map: AxisMap) -> int:
 
 
 def refit_bytes(axis_map: AxisMap) -> int:
-    """Return the most bytes of a least-squares repair of one matrix, in float64 on the host.
+    """Return the most bytes of a least-squares repair of one matrix, where its student is cut.
 
-    With k of n inputs kept: the blocks kept × kept and dropped × kept of the moment, the ridge, the shifted
-    block, its factors, the right-hand side and the solution; at most 4 n² values for any k.
+    Of n inputs, nearly all kept: the sorted moment in float32, and in float64 the part of it that is kept,
+    that with the ridge, and its factors. A stream that is turned has a moment of D inputs in float64.
     """
-    lengths = [
-        tensor.dimensions[dim].length for tensor in axis_map.tensors for dim in reading_dimensions(tensor)
-    ]
-    return 8 * 4 * max(lengths, default=0) ** 2
+    lengths = [size.inputs for size in read_sizes(axis_map)]
+    lengths += [axis_map.teacher.hidden] if stream_norms(axis_map) else []
+    return (4 + 3 * 8) * max(lengths, default=0) ** 2
 
 
 def rows_polynomial(axis_map: AxisMap) -> Polynomial:

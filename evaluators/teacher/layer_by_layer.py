@@ -118,6 +118,33 @@ class LayersInTurn:
             self.teacher.drop(layer)
         self._active.number_computing = None
 
+    def places(self) -> Iterator[Callable[[str], bool]]:
+        """Load one layer after the other, and yield what belongs to each; then what belongs to none."""
+        for number in self.in_turn():
+            yield self.within(number)
+        yield self.outside
+
+    def pass_on(
+        self, batch: int, tokens: Tensor, states: StoredStates, read: Callable[[Tensor], Any] | None = None
+    ) -> Passed:
+        """Run a batch through the place of ``places``, from the states that were stored before it.
+
+        Args:
+            batch: its number.
+            tokens: (B, T) token ids.
+            states: what the layer below returned, and now this one.
+            read: see ``run``.
+
+        Raises:
+            InputError: the layers share more than the stream, or the states do not fit on the disk.
+        """
+        number = self._active.number_computing
+        before = None if number == 0 else states.read(batch, self.teacher.device)
+        passed = self.run(tokens, before, read)
+        if number is not None:
+            states.write(batch, len(tokens), passed.output)
+        return passed
+
     def run(self, tokens: Tensor, before: Any, read: Callable[[Tensor], Any] | None = None) -> Passed:
         """Run the decoder over (B, T) token ids, from what the layer below the one that computes returned.
 

@@ -17,6 +17,7 @@ from search.settings.config import RunConfig
 from search.settings.costs import pace_of
 from search.settings.ledger import Ledger, run_ledger
 from search.settings.memory_table import memory_lines, memory_rows
+from search.settings.moments_plan import needs_moments
 from search.settings.multiples import in_words
 from search.settings.objectives import LATENCY, bounds_in_words
 from search.settings.resolved import Resolved
@@ -203,16 +204,30 @@ def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]
     # A corrected teacher is kept as weights, and while it trains as a checkpoint with AdamW's moments.
     teacher = 16 * resolved.teacher_parameters if corrected else 0
     sorted_weights = sorted_bytes_of(list(variants_of(resolved).values()))
+    moments = resolved.moments.sums.file if needs_moments(config) else 0
     scored = [("benchmarks", " ".join(config.benchmarks))] if config.benchmarks else []
     return [
         *rows,
         ("retraining", f"{full} models, {config.retrain_tokens:,} tokens each{_long_words(config)}{others}"),
         ("tokens", f"{short + retraining:,} trained on"),
         ("targets", targets.words),
+        ("repairs", _repairs_in_words(resolved)),
         *scored,
         ("arithmetic", f"{flops:.2e} FLOPs (10^{math.log10(flops):.1f})"),
-        ("disk", size_text(targets.size + models + 16 * mean_student + teacher + sorted_weights)),
+        ("disk", size_text(targets.size + models + 16 * mean_student + teacher + sorted_weights + moments)),
     ]
+
+
+def _repairs_in_words(resolved: Resolved) -> str:
+    config = resolved.config
+    if not config.repair:
+        return "none"
+    named = " and ".join(config.repair)
+    if not needs_moments(config):
+        return named
+    plan = resolved.moments
+    words = plan.words(by_layers=resolved.placement.layer_by_layer)
+    return f"{named}\n{words}, {size_text(plan.sums.file)} on disk"
 
 
 def _long_words(config: RunConfig) -> str:

@@ -137,7 +137,7 @@ class Flags:
         tuple[Literal["none", "least-squares", "norm-scale", "head-residual"], ...], _arg("NAME ...")
     ] = ()
     """Repair students after cutting: least-squares, norm-scale, head-residual, or none. Default:
-    least-squares, unless the teacher is too large for what that needs."""
+    least-squares, where the moments that it needs take at most a quarter of the free disk."""
     loss: Annotated[str, tyro.conf.arg(metavar="TERMS")] = "forward-kl"
     """What distillation lowers: forward-kl, reverse-kl, jensen-shannon, mse, cosine, cross-entropy, or a sum
     such as 0.5*forward-kl+0.5*cross-entropy."""

@@ -12,6 +12,7 @@ from evaluators.metrics.forward_memory import ForwardWork
 from evaluators.metrics.memory import rows_polynomial, weight_bytes
 from space.axes.architecture import Architecture
 from space.axes.axis_map import BUILD_ERRORS, AxisMap
+from space.cutting.moment_sizes import ReadSize, read_sizes
 
 #: Bytes that a training step saves for each input and output of a matrix, by the closed form.
 BYTES_A_ROW = 3
@@ -47,6 +48,13 @@ class Counts:
             lambda: training_activations(axis_map, architecture, work, head),
             lambda: step_by_rows(axis_map, architecture, work),
         )
+
+    def reads(self, axis_map: AxisMap) -> list[ReadSize]:
+        """Return the matrices of a teacher that read neurons or heads."""
+        key = ("reads", _key(axis_map))
+        if key not in self._found:
+            self._found[key] = read_sizes(axis_map)
+        return self._found[key]  # type: ignore[return-value]
 
     def _kept(self, key: Hashable, axis_map: AxisMap, count: Callable[[], T], estimate: Callable[[], T]) -> T:
         if key not in self._found:

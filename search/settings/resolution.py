@@ -34,6 +34,7 @@ from search.settings.multiples import enumerated, multiples_of
 from search.settings.objectives import bounds_of_config, objectives_of, read_bounds
 from search.settings.optimizer import AUTO as OPEN
 from search.settings.optimizer import eight_bits_refused, optimizer_for, precision_for
+from search.settings.repairs import repairs_of
 from search.settings.resolved import Resolved
 from search.settings.run_name import name_of
 from search.settings.run_time import AUTO
@@ -61,15 +62,12 @@ from space.axes.axis_map import AxisMap
 from space.counting.budget import Budget, BudgetText, Measure
 from space.counting.counting import budget_polynomial, parameter_polynomial
 from space.cutting.basis import BasisName
-from space.cutting.moments import moment_bytes
 from space.enumeration.search_space import SearchSpace
 from space.input_error import InputError
 from space.verification.verification import verified_axis_map
 
 #: The rotated basis that is tried against coordinates: the better one in studies/bases.
 _ROTATED = BasisName.WEIGHTED
-#: Least-squares repair is the default if the moments that it needs take at most this many bytes.
-_MOMENT_BYTES = 2e9
 
 
 def resolve(flags: Flags) -> Resolved:
@@ -119,7 +117,8 @@ def resolve_from(flags: Flags, trainings: Sequence[Training], sharing: int = 1) 
     costs = Costs(axis_map, workload_of(device), _stored_bytes(training.phases[-1].id, training.config))
     space = within_bounds(whole, costs, read_bounds(flags.max))
     run = _config(flags, training, axis_map, space, budget, device)
-    run = replace(run, passed_over=tuple(str(one.phase) for one in others))
+    repairs = repairs_of(flags, axis_map, run.calibration_blocks * run.block, flags.out / run.name)
+    run = replace(run, repair=repairs, passed_over=tuple(str(one.phase) for one in others))
     method_of(run)
     given = amounts_given(flags)
     resolved = Resolved(
@@ -170,6 +169,8 @@ def _placed(resolved: Resolved, flags: Flags, *, open_ones: bool) -> Resolved:
         InputError: the run does not fit.
     """
     told = parse_memory(flags.device_memory) if flags.device_memory else None
+    turned = replace(resolved.turned, device_memory=told) if resolved.turned else None
+    resolved = replace(resolved, device_memory=told, turned=turned)
     memory = memory_of(resolved, flags.out)
     given = OptimizerName(resolved.config.optimizer)
     open_ones = open_ones and eight_bits_refused(flags, resolved.config.device) is None
@@ -179,8 +180,8 @@ def _placed(resolved: Resolved, flags: Flags, *, open_ones: bool) -> Resolved:
     if optimizer is not given:
         dtype = precision_for(optimizer) or resolved.config.dtype
         resolved = resolved.with_config(optimizer=optimizer.value, dtype=dtype)
-    turned = replace(resolved.turned, placement=placement, device_memory=told) if resolved.turned else None
-    return replace(resolved, placement=placement, device_memory=told, turned=turned)
+    turned = replace(resolved.turned, placement=placement) if resolved.turned else None
+    return replace(resolved, placement=placement, turned=turned)
 
 
 def nearest_teacher(
@@ -242,7 +243,7 @@ def _config(
         keep=flags.keep,
         sizes=flags.sizes,
         multiples=multiples_of(axis_map),
-        **_importance_fields(flags, axis_map),
+        **_importance_fields(flags),
         data=flags.data or default_texts(teacher, revision or None),
         learn=flags.learn,
         **long_fields(flags, config, block, batch_blocks),
@@ -267,7 +268,7 @@ def _config(
     )
 
 
-def _importance_fields(flags: Flags, axis_map: AxisMap) -> dict[str, Any]:
+def _importance_fields(flags: Flags) -> dict[str, Any]:
     """Return the fields about basis, importance and repair."""
     return {
         "basis": flags.basis,
@@ -276,7 +277,7 @@ def _importance_fields(flags: Flags, axis_map: AxisMap) -> dict[str, Any]:
         "depth_by": flags.depth_by,
         "rounds": flags.rounds,
         "rounds_order": flags.rounds_order,
-        "repair": _repairs(flags, axis_map),
+        "repair": flags.repair,
     }
 
 
@@ -318,13 +319,6 @@ def _default_teacher(text: BudgetText, measure: Measure) -> str:
     """Return the teacher that suits the budget; the embedded one by a path relative to the working folder."""
     teacher = teacher_for(text, measure)
     return os.path.relpath(EMBEDDED) if teacher == str(EMBEDDED) else teacher
-
-
-def _repairs(flags: Flags, axis_map: AxisMap) -> tuple[str, ...]:
-    """Return the repairs that the user chose, by default least squares if its moments are small enough."""
-    if flags.repair:
-        return tuple(name for name in flags.repair if name != "none")
-    return ("least-squares",) if moment_bytes(axis_map) <= _MOMENT_BYTES else ()
 
 
 def _in_rotated_basis(resolved: Resolved) -> Resolved | None:

@@ -10,8 +10,9 @@ from evaluators.metrics.pace import Pace
 from search.settings.config import RunConfig
 from search.settings.costs import Costs, mean_matrices, tried_architectures
 from search.settings.methods import method_of
+from search.settings.moments_plan import MomentsPlan, moments_plan, moments_work, needs_moments
 from search.settings.placement import STAYS, Placement
-from search.settings.run_time import AUTO, Work, ranking_tokens, retraining_tokens, retrainings
+from search.settings.run_time import AUTO, MomentsWork, Work, ranking_tokens, retraining_tokens, retrainings
 from search.settings.teachers import AvailableTeacher
 from search.settings.time_budget import AMOUNTS
 from space.axes.architecture import Architecture
@@ -107,7 +108,18 @@ class Resolved:
         teacher, mean = mean_matrices(self.axis_map, self.space)
         tried = 2 * len(self.compared_in_bases) if self.turned else 0
         passes = forward_passes(self.axis_map, method_of(self.config))
-        return Work(passes, teacher / mean, len(self.space), self.hand_made, tried)
+        return Work(passes, teacher / mean, len(self.space), self.hand_made, tried, self._moments_work)
+
+    @property
+    def moments(self) -> MomentsPlan:
+        """How moments are gathered, for all bases at once."""
+        return moments_plan(self.config, (self.turned or self).axis_map, self.device_memory)
+
+    @property
+    def _moments_work(self) -> MomentsWork | None:
+        if not needs_moments(self.config):
+            return None
+        return moments_work(self.moments, self.config, by_layers=self.placement.layer_by_layer)
 
     @property
     def ranking_tokens(self) -> int:

@@ -34,12 +34,12 @@ from evaluators.metrics.memory import (
 )
 from search.settings.memory_counts import BYTES_A_ROW, COUNTS, TOKENS_AT_ONCE, pass_by_rows
 from search.settings.methods import loss_of, weights_dtype
+from search.settings.moments_plan import MomentsPlan, needs_moments
 from search.settings.placement import Placement
 from search.settings.targets_plan import TargetsPlan, asks_teacher
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap, build
 from space.cutting.basis import BasisName
-from space.cutting.moments import moment_bytes
 
 if TYPE_CHECKING:
     from search.settings.resolved import Resolved
@@ -106,21 +106,23 @@ class RunSizes:
     @property
     def needs_moments(self) -> bool:
         """Whether repairs need moments."""
-        return bool({"least-squares", "norm-scale"} & set(self.resolved.config.repair))
+        return needs_moments(self.resolved.config)
 
     @cached_property
-    def gathered(self) -> tuple[int, int]:
-        """The height of the pass that gathers moments, and the sums that it leaves; 0 without moments."""
-        if not self.needs_moments:
-            return 0, 0
-        bound = moment_bytes(self.axis_map)
-        work = self.forward(self.resolved.config.calibration_blocks)
-        return COUNTS.forward("moments", work, moments_bytes, (self.by_rows + bound, bound))
+    def moments(self) -> MomentsPlan:
+        """How they are gathered."""
+        return self.resolved.moments
 
-    @property
-    def sums(self) -> int:
-        """The bytes of the moments."""
-        return self.gathered[1]
+    @cached_property
+    def gathering(self) -> int:
+        """What the pass that gathers moments takes beside their sums."""
+        work = self.forward(self.resolved.config.calibration_blocks)
+        peak, sums = COUNTS.forward("moments", work, moments_bytes, (self.by_rows, 0))
+        return peak - sums
+
+    def sums(self, placement: Placement) -> int:
+        """Return the bytes of the sums that are held at once, in float64."""
+        return self.moments.sums.of_layers(1 if placement.layer_by_layer else self.moments.layers)
 
     @cached_property
     def largest(self) -> tuple[AxisMap, Architecture]:

@@ -19,6 +19,21 @@ RETRAINING_VALIDATIONS = 6
 
 
 @dataclass(frozen=True)
+class MomentsWork:
+    """What gathering the moments for repairs takes."""
+
+    tokens: int
+    """Of the calibration set that are wanted."""
+    passes: float
+    """For each token that is heard: passes of the teacher, with the products that are summed up."""
+
+    def read(self, config: RunConfig) -> float:
+        """Return the tokens that the teacher could read in the same time."""
+        calibration = config.calibration_blocks * config.block
+        return self.passes * calibration / max(1, calibration // self.tokens)
+
+
+@dataclass(frozen=True)
 class Work:
     """What the time of a run depends on, besides its configuration and the pace."""
 
@@ -32,6 +47,8 @@ class Work:
     """Hand-made baselines."""
     tried: int
     """Students of the trial of bases, if the configuration has one; 0 if there is a single basis."""
+    moments: MomentsWork | None = None
+    """None if no repair needs moments."""
 
     def trial_students(self, config: RunConfig) -> int:
         """Return the number of students of the trial of bases; 0 if there is none."""
@@ -82,7 +99,8 @@ def foretell(config: RunConfig, work: Work, pace: Pace, read_tokens: int | None 
 def ranking_seconds(config: RunConfig, work: Work, pace: Pace) -> float:
     """Foretell the ranking of the teacher in every basis that is open, and the moments for repairs."""
     bases = 2 if work.trial_students(config) else 1
-    return work.larger * ranking_tokens(config, work.layer_passes, bases) / pace.read
+    moments = work.moments.read(config) if work.moments else 0.0
+    return work.larger * (ranking_tokens(config, work.layer_passes, bases) + moments) / pace.read
 
 
 def ranking_tokens(config: RunConfig, layer_passes: float, bases: int) -> int:

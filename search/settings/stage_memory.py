@@ -32,7 +32,6 @@ from evaluators.metrics.memory import (
     refit_bytes,
     rows_polynomial,
     sorting_bytes,
-    stream_bytes,
     weight_bytes,
 )
 from search.settings.costs import workload_of
@@ -43,7 +42,6 @@ from search.settings.run_sizes import RunSizes
 from search.settings.targets_plan import asks_teacher, places_of
 from space.axes.axis_map import build
 from space.cutting.basis import BasisName
-from space.cutting.moments import moment_bytes
 
 if TYPE_CHECKING:
     pass
@@ -58,7 +56,7 @@ class StageMemory:
     def of(self, placement: Placement, optimizer: OptimizerName) -> list[StageNeeds]:
         """Return the needs of every stage of this run, in their order."""
         found = [self._ranking(placement)]
-        if self.sizes.needs_moments:
+        if self.sizes.needs_moments and not placement.layer_by_layer:
             found.append(self._moments(placement))
         if self.sizes.targets.form is not FormName.LIVE:
             found.append(self._targets(placement))
@@ -80,7 +78,7 @@ class StageMemory:
         scores = tokens * self.sizes.largest[1].layers * max(1, self.sizes.largest[1].heads) * config.block
         taught = 16 if config.teacher_correction else 3
         whole = taught * weight_bytes(self.sizes.axis_map, torch.float32) + 2 * PROCESS
-        whole += 4 * moment_bytes(self.sizes.axis_map) if self.sizes.needs_moments else 0
+        whole += 4 * self.sizes.moments.sums.of_layers(None) if self.sizes.needs_moments else 0
         whole += 2 * self.sizes.trained[optimizer].total + 4 * BYTES_A_ROW * rows * tokens
         return whole + 8 * scores * self.sizes.eager + 8 * TOKENS_AT_ONCE * rows <= bytes
 
@@ -126,28 +124,31 @@ class StageMemory:
             lambda work: ranking_bytes(work, method),
             self.sizes.by_rows,
         )
-        sums = {"moments": self.sizes.sums} if self.sizes.sums else {}
-        passes = {**sums, "activations": batch}
+        passes = {"activations": batch}
+        if self.sizes.needs_moments and (placement.layer_by_layer or self.sizes.moments.beside):
+            passes = {
+                "moments": self.sizes.sums(placement),
+                "activations": max(batch, self.sizes.gathering),
+            }
         turned = self.sizes.basis is not BasisName.COORDINATE
         kept = self._sorted(placement)
         height = sorting_bytes(
             self.sizes.axis_map, self.sizes.weights, stays=placement.sorted_stay, turned=turned
         )
         copies = {"copies": max(0, height - sum(kept.values()))}
-        sorting = {**self._sorted_moments, **kept, **copies}
+        sorting = {**kept, **copies}
         teacher = self._teacher(placement)
         loaded = 0 if self.sizes.shared else sum(teacher.values())
         host = {"teacher as it is loaded": loaded} if loaded else {}
         return StageNeeds("ranking", {**teacher, **_larger(passes, sorting)}, host)
 
     def _moments(self, placement: Placement) -> StageNeeds:
-        """The sums on the device; their means on the host, and there once more when they are sorted."""
-        peak, kept = self.sizes.gathered
-        device = {**self._teacher(placement), "moments": kept, "activations": max(0, peak - kept)}
+        """The sums on the device; the mean of one of them at a time on the host, on its way to the disk."""
+        passing, mean = self.sizes.gathering, self.sizes.moments.sums.largest
+        device = {**self._teacher(placement), "moments": self.sizes.sums(placement)}
         if self.sizes.shared:  # the means are made when the batch is gone
-            device["activations"] = max(0, peak - 2 * kept)
-            return StageNeeds("moments", device, {"means of the moments": kept})
-        return StageNeeds("moments", device, {"means of the moments": 2 * kept})
+            return StageNeeds("moments", {**device, "activations": max(passing, mean)})
+        return StageNeeds("moments", {**device, "activations": max(passing, mean)}, {"a moment": mean})
 
     def _targets(self, placement: Placement) -> StageNeeds:
         teaching = self.sizes.resolved.teaching
@@ -172,29 +173,19 @@ class StageMemory:
             "student": self.sizes.student,
             "activations and cache": cached,
         }
-        return StageNeeds("latency", device, self._sorted_moments)
+        return StageNeeds("latency", device)
 
     def _scoring(self, placement: Placement) -> StageNeeds:
         """Cutting with its repair, then the loss."""
         validation = self.sizes.validation(self.sizes.weights)
-        refit = refit_bytes(self.sizes.axis_map) if self.sizes.sums else 0
+        refit = refit_bytes(self.sizes.axis_map) if self.sizes.needs_moments else 0
         device = {
             **self._teacher(placement, needed=False),
             **self._sorted(placement),
             "student": self.sizes.student,
-            "activations": max(validation, refit if self.sizes.shared else 0),
+            "activations": max(validation, refit),
         }
-        host = dict(self._sorted_moments)
-        if refit and not self.sizes.shared:
-            host["repair"] = refit
-        return StageNeeds("scoring", device, host)
-
-    @property
-    def _sorted_moments(self) -> Parts:
-        if not self.sizes.sums:
-            return {}
-        dropped = stream_bytes(self.sizes.axis_map) if self.sizes.basis is BasisName.COORDINATE else 0
-        return {"moments": self.sizes.sums - dropped}
+        return StageNeeds("scoring", device)
 
     def _distillation(self, stage: str, placement: Placement, optimizer: OptimizerName) -> StageNeeds:
         config = self.sizes.resolved.config
@@ -228,7 +219,7 @@ class StageMemory:
             "optimiser": own.states + workspace_bytes(optimizer, largest_tensor(axis_map)),
             "activations": activations - own.gradients,
         }
-        host = dict(self._sorted_moments)
+        host: dict[str, int] = {}
         if not self.sizes.shared and not placement.teacher_stays and not placement.layer_by_layer:
             host["teacher"] = self.sizes.teacher
         if not self.sizes.shared and (retraining or config.schedule == "wsd"):

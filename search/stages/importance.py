@@ -6,8 +6,8 @@ forward pass over the calibration set gives the rankings in all bases and the mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +21,18 @@ from evaluators.importance.iterative import rank_in_rounds
 from evaluators.importance.layer_cost import scored_apart
 from evaluators.importance.layer_scores import LayerScores, TaskScorer, layers_fingerprint
 from evaluators.importance.method import Method
-from evaluators.importance.moments import MomentsListener, gather_moments
+from evaluators.importance.moment_passes import MomentsRequest, gather_from_disk, gather_in_groups
 from evaluators.importance.rank import needs_forward_pass, rank_in_bases, ranking_fingerprint, score_layers
 from evaluators.metrics.benchmarks import task_scorer
 from evaluators.teacher import Teacher
 from evaluators.teacher.layer_by_layer import TeacherFiles
-from search.settings.config import RunConfig
 from search.settings.methods import in_rounds, method_of, phases_of
+from search.settings.moments_plan import (
+    HEAD_RESIDUAL,
+    LEAST_SQUARES,
+    NORM_SCALE,
+    needs_moments,
+)
 from search.settings.resolved import Resolved
 from search.settings.run_time import layer_tokens, width_tokens
 from search.stages.layer_by_layer import teacher_files
@@ -36,12 +41,10 @@ from search.terminal.console import Console
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
 from space.cutting.basis import BasisName
-from space.cutting.moments import Moments
+from space.cutting.moments import Moments, moments_file
 from space.cutting.ranking import Ranking
 from space.cutting.repair import Repair, producing_tensors
 from space.enumeration.search_space import SearchSpace
-
-LEAST_SQUARES, NORM_SCALE, HEAD_RESIDUAL = "least-squares", "norm-scale", "head-residual"
 
 
 def smallest_architecture(space: SearchSpace, axis_map: AxisMap) -> Architecture:
@@ -112,7 +115,7 @@ class Importance:
         """
         wanted, axis_map = variant.config.repair, variant.axis_map
         heads = producing_tensors(axis_map) if HEAD_RESIDUAL in wanted else {}
-        if not _needs_moments(variant.config):
+        if not needs_moments(variant.config):
             return Repair(heads)
         moments = self._moments().sorted_by(axis_map, ranking)
         return Repair(heads, LEAST_SQUARES in wanted, NORM_SCALE in wanted, moments)
@@ -167,20 +170,21 @@ class Importance:
         """Rank in all these bases, and gather the moments, in one pass."""
         keys = {variant.basis: self._key(variant) for variant in variants}
         rotated = any(basis is not BasisName.COORDINATE for basis in keys)
-        beside = _needs_moments(self.resolved.config) and needs_forward_pass(self.method, rotated=rotated)
-        listener = MomentsListener(self.teacher.model, self.axis_map) if beside else None
-        tokens = width_tokens(self.resolved.config, self.resolved.work.layer_passes, len(variants))
-        with self.console.work("ranking every axis", "forward", tokens) as advance:
-            rankings = rank_in_bases(
-                *self._asked,
-                keys,
-                self._blocks(advance),
-                self.method,
-                layers=layers,
-                pass_context=listener.on() if listener else None,
-            )
-        if listener is not None:
-            listener.moments(self._moments_key).save(self.directory.moments)
+        wanted = needs_moments(self.resolved.config) and self.resolved.moments.beside
+        with self._moments_beside(wanted and needs_forward_pass(self.method, rotated=rotated)) as request:
+            listener = request.listener(*self._asked, request.every) if request else None
+            tokens = width_tokens(self.resolved.config, self.resolved.work.layer_passes, len(variants))
+            with self.console.work("ranking every axis", "forward", tokens) as advance:
+                rankings = rank_in_bases(
+                    *self._asked,
+                    keys,
+                    self._blocks(advance),
+                    self.method,
+                    layers=layers,
+                    pass_context=listener.on() if listener else None,
+                )
+            if request and listener:
+                request.take_all(listener)
         return rankings
 
     def _ranked_from_disk(
@@ -191,10 +195,20 @@ class Importance:
             self.corpus.calibration,
         )
         tokens = width_tokens(self.resolved.config, self.resolved.work.layer_passes, len(variants))
-        with self.console.work("ranking every axis from the disk", "forward", tokens) as advance:
+        work = self.console.work("ranking every axis from the disk", "forward", tokens)
+        with self._moments_beside(needs_moments(self.resolved.config)) as request, work as advance:
             return rank_in_bases_from_disk(
-                files, calibration, keys, self._blocks(advance), self.method, layers=layers
+                files, calibration, keys, self._blocks(advance), self.method, layers=layers, moments=request
             )
+
+    @contextmanager
+    def _moments_beside(self, wanted: bool) -> Iterator[MomentsRequest | None]:
+        """Within the context, the ranking's pass writes moments, too, if they are wanted and not there."""
+        if wanted and self._saved_moments() is None:
+            with self._writing_moments() as request:
+                yield request
+        else:
+            yield None
 
     def _ranked_in_rounds(self, variant: Resolved, layers: LayerScores | None) -> Ranking:
         method = replace(self.method, basis=variant.basis)
@@ -227,21 +241,36 @@ class Importance:
         precision = "bfloat16" if self.method.bfloat16 else "float32"
         return fingerprint(self.teacher.fingerprint, self.corpus.calibration, precision)
 
+    def _saved_moments(self) -> Moments | None:
+        return Moments.load(self.directory.moments, self._moments_key)
+
+    @contextmanager
+    def _writing_moments(self) -> Iterator[MomentsRequest]:
+        """Within the context, write the moments that are handed on, in the teacher's own coordinates."""
+        names = [tensor.name for tensor in self.axis_map.tensors]
+        with moments_file(self.directory.moments, self._moments_key, names) as add:
+            every = max(1, self.corpus.calibration.numel() // self.resolved.moments.sums.wanted)
+            yield MomentsRequest(self._moments_key, add, every)
+
     def _moments(self) -> Moments:
-        """Load or make the moments, in the teacher's own coordinates: those of every basis."""
-        if (moments := Moments.load(self.directory.moments, self._moments_key)) is not None:
+        """Load or make the moments: those of every basis."""
+        if (moments := self._saved_moments()) is not None:
             return moments
-        key, tokens = self._moments_key, self.corpus.calibration.numel()
-        work = self.console.work("gathering moments for repairs", "forward", tokens)
-        with self.teacher.on_device(), work as advance:
-            moments = gather_moments(*self._asked, key, self._blocks(advance), self.method.bfloat16)
-        moments.save(self.directory.moments)
+        groups, bfloat16 = self.resolved.moments.groups, self.method.bfloat16
+        passes = 1.0 if self._files else sum(group.share for group in groups)
+        with self._writing_moments() as request:
+            tokens = round(passes * self.corpus.calibration.numel() / request.every)
+            with self.console.work("gathering moments for repairs", "forward", tokens) as advance:
+                told = self._blocks(advance)
+                if self._files is not None:
+                    gather_from_disk(self._files, self.corpus.calibration, request, told, bfloat16)
+                else:
+                    with self.teacher.on_device():
+                        gather_in_groups(*self._asked, request, groups, told, bfloat16)
+        moments = self._saved_moments()
+        assert moments is not None, "the file was written just now"
         return moments
 
 
 def _judge(method: Method, teacher: Teacher) -> TaskScorer | None:
     return task_scorer(method.benchmark, teacher.tokenizer) if method.benchmark else None
-
-
-def _needs_moments(config: RunConfig) -> bool:
-    return bool({LEAST_SQUARES, NORM_SCALE} & set(config.repair))

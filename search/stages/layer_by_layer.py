@@ -15,9 +15,6 @@ from search.settings.resolved import Resolved
 from space.axes.axis_map import AxisMap
 from space.input_error import InputError
 
-#: Repairs that need moments of the whole teacher's activations.
-_BY_MOMENTS = {"least-squares", "norm-scale"}
-
 
 def teacher_files(teacher: Teacher, axis_map: AxisMap, trust_remote_code: bool) -> TeacherFiles:
     """Return the files of a teacher, to be read layer by layer in the dtype of the model."""
@@ -60,7 +57,6 @@ def check_layer_by_layer(resolved: Resolved) -> None:
     needs = {
         "--teacher-correction trains it": config.teacher_correction > 0,
         "--rounds prunes it in steps": config.rounds_order != "together",
-        "--repair least-squares or norm-scale gathers moments": bool(_BY_MOMENTS & set(config.repair)),
         "--states compares its layers": bool(config.states),
         "--targets live runs it beside each student": config.targets == "live",
         "latency is compared with its own": config.measures_latency,

@@ -19,6 +19,7 @@ from evaluators.distillation.targets.choice import size_text
 from evaluators.teacher import Teacher
 from evaluators.teacher.on_disk import WeightsOnDisk, teacher_on_disk
 from search.settings.methods import weights_dtype
+from search.settings.moments_plan import needs_moments
 from search.settings.resolved import Resolved
 from search.settings.targets_plan import free_bytes
 from search.storage.run_directory import RunDirectory
@@ -112,7 +113,7 @@ def sorted_bytes_of(variants: Sequence[Resolved]) -> int:
 
 
 def check_sorted_weights(resolved: Resolved, directory: RunDirectory) -> None:
-    """Check, before the teacher is loaded, that the sorted weights fit on the disk.
+    """Check, before the teacher is loaded, that sorted weights and moments for repairs fit on the disk.
 
     Raises:
         InputError: they do not.
@@ -124,9 +125,12 @@ def check_sorted_weights(resolved: Resolved, directory: RunDirectory) -> None:
         variants = [max(variants, key=lambda variant: sorted_bytes_of([variant]))]
     missing = [variant for variant in variants if not directory.sorted_of(variant.basis.value).exists()]
     needed, free = sorted_bytes_of(missing), free_bytes(directory.path)
-    if needed > free:
+    gathered = needs_moments(resolved.config) and not directory.moments.exists()
+    moments = resolved.moments.sums.file if gathered else 0
+    if needed + moments > free:
+        what = f"and the moments of --repair {size_text(moments)}, " if moments else ""
         raise InputError(
             "The teacher's weights, sorted by importance, have to fit on the disk of the run",
-            f"they take {size_text(needed)}, and {size_text(free)} are free in {directory.path.parent}",
-            "Make space, or name another disk with --out",
+            f"they take {size_text(needed)}, {what}and {size_text(free)} are free in {directory.path.parent}",
+            f"Make space, or name another disk with --out{', or take --repair none' if moments else ''}",
         )

@@ -8,7 +8,7 @@ of one group, and only queries change; where each head has its own keys and valu
 
 *Least squares*: a matrix W that reads kept inputs x_k and dropped inputs x_d absorbs what the kept inputs
 predict of the dropped ones, ``W_k ← W_k + W_d A_dk (A_kk + λI)⁻¹`` with A the mean of x xᵀ. This is the
-ridge regression of its original output on the inputs that it still reads.
+ridge regression of its original output on the inputs that it still reads (see ``ridge``).
 
 *Norm scale*: a norm over k kept of D dimensions divides by another root mean square than over all D; its
 weight is multiplied by ``√(mean over kept of E[x̂²])``, with x̂ the input over its root mean square.
@@ -30,7 +30,8 @@ from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap, MappedTensor, build
 from space.axes.layout import Layout, axes_of, positions, prefix
 from space.cutting.basis import hidden_dimension
-from space.cutting.moments import Moments, expert_dimension
+from space.cutting.moments import InputMoment, Moments, expert_dimension, reading_dimensions
+from space.cutting.ridge import ridge_refit
 
 
 def residual_partners(before: int, after: int) -> Tensor:
@@ -92,11 +93,6 @@ def producing_tensors(axis_map: AxisMap) -> dict[str, int]:
     return found
 
 
-#: λ relative to the mean square of the kept inputs. On two small Llamas, cut to two thirds of their neurons,
-#: the loss of the repaired student moved by less than 0.001 between 1e-7 and 1e-3.
-RIDGE = 1e-4
-
-
 @dataclass(frozen=True)
 class Repair:
     """The repairs applied when a student is cut from the canonical teacher; none by default."""
@@ -107,9 +103,9 @@ class Repair:
     norm_scale: bool = False
     moments: Moments | None = None
     """From ``Moments.sorted_by`` the ranking; least squares and norm scale need them."""
-    ridge: float = RIDGE
-    """λ divided by tr(A_kk) / k. It keeps weights bounded when inputs are collinear. For any value, no output
-    has a larger error on the calibration set than without the repair."""
+    ridge: float | None = None
+    """λ divided by tr(A_kk) / k; None: decided for each matrix. For any value, no output has a larger error
+    on the calibration set than without the repair."""
 
     def __post_init__(self) -> None:
         assert self.moments is not None or not (self.least_squares or self.norm_scale), "repairs need moments"
@@ -144,16 +140,18 @@ class Repair:
     def _repair_stream(self, values: Tensor, tensor: MappedTensor, axis_map: AxisMap, hidden: int) -> Tensor:
         """Give a norm of a rotated stream its own gain, or refit a matrix that reads such a norm's output."""
         assert self.moments is not None
-        stream = self.moments.stream
-        if tensor.name in stream:
+        if tensor.name in self.moments.stream:
             assert axis_map.stream is not None
-            gain = (stream[tensor.name].diagonal()[:hidden].mean()).sqrt()
+            read = self.moments.at_norm(tensor.name, values.device)
+            gain = read.diagonal()[:hidden].mean().sqrt()
             return torch.full_like(values, float(gain) - axis_map.stream.offset)
         if tensor.name not in self.moments.norm_of:
             return values
-        second, dim = stream[self.moments.norm_of[tensor.name]], hidden_dimension(tensor.axes)
-        along = values.movedim(dim, -1)
-        rows = ridge_refit(along.flatten(0, -2), second, torch.arange(hidden), self.ridge)
+        norm, dim = self.moments.norm_of[tensor.name], hidden_dimension(tensor.axes)
+        second = self.moments.at_norm(norm, values.device)
+        half = self.moments.half_at_norm(norm, values.device)
+        along, tokens = values.movedim(dim, -1), self.moments.tokens or None
+        rows = ridge_refit(along.flatten(0, -2), second, torch.arange(hidden), self.ridge, half, tokens)
         return rows.view(along.shape).movedim(-1, dim)
 
     @property
@@ -166,45 +164,25 @@ class Repair:
     ) -> Tensor:
         """Refit a matrix that reads neurons or heads by least squares, for each expert where it has any."""
         assert self.moments is not None
-        read = self.moments.reads[tensor.name]
-        layout: Layout = tensor.dimensions[read.place]
-        kept = prefix(torch.arange(layout.length), 0, layout, student, teacher)
-        if len(kept) == layout.length:
-            return values
+        whole = {dim: tensor.dimensions[dim] for dim in reading_dimensions(tensor)}
+        kept_of = {dim: _prefix_of(layout, student, teacher) for dim, layout in whole.items()}
+        if all(len(kept_of[dim]) == layout.length for dim, layout in whole.items()):
+            return values  # before the moment is read
+        read = self.moments.read(tensor.name, values.device)
+        kept, experts = kept_of[read.place], expert_dimension(tensor)
         if read.second.ndim == 2:
-            return ridge_refit(values.movedim(read.place, -1), read.second, kept, self.ridge).movedim(
-                -1, read.place
-            )
-        experts = expert_dimension(tensor)
+            return self._refitted(values, read, kept)
         assert experts is not None, "several moments belong to several experts"
-        dim = read.place - (experts < read.place)
-        return torch.stack(
-            [
-                ridge_refit(one.movedim(dim, -1), second, kept, self.ridge).movedim(-1, dim)
-                for one, second in zip(values.unbind(experts), read.second, strict=True)
-            ],
-            experts,
-        )
+        one_each = read.of_experts(read.place - (experts < read.place))
+        refitted = [self._refitted(*one, kept) for one in zip(values.unbind(experts), one_each, strict=True)]
+        return torch.stack(refitted, experts)
+
+    def _refitted(self, values: Tensor, read: InputMoment, kept: Tensor) -> Tensor:
+        tokens = None if read.tokens is None else float(read.tokens)
+        rows = values.movedim(read.place, -1)
+        return ridge_refit(rows, read.second, kept, self.ridge, read.half, tokens).movedim(-1, read.place)
 
 
-def ridge_refit(weights: Tensor, second: Tensor, kept: Tensor, ridge: float) -> Tensor:
-    """Return (out, n) weights whose kept columns compensate for the dropped ones by ridge regression.
-
-    Args:
-        weights: (out, n).
-        second: (n, n) A, float64.
-        kept: (k,) indices of the kept columns.
-        ridge: λ divided by tr(A_kk) / k.
-    """
-    dropped = torch.ones(len(second), dtype=torch.bool)
-    dropped[kept] = False
-    between, second = second[dropped][:, kept], second[kept][:, kept]
-    mean = second.diagonal().mean()
-    if not bool(mean > 0):
-        return weights
-    shift = ridge * mean * torch.eye(len(kept), dtype=second.dtype)
-    shares = torch.linalg.solve(second + shift, between.T).to(weights.device)
-    added = weights[:, dropped.to(weights.device)].to(shares.dtype) @ shares.T
-    new = weights.clone()
-    new[:, kept.to(weights.device)] += added.to(weights.dtype)
-    return new
+def _prefix_of(layout: Layout, student: Architecture, teacher: Architecture) -> Tensor:
+    """Return (k,) the positions that a student keeps of a sorted dimension."""
+    return prefix(torch.arange(layout.length), 0, layout, student, teacher)

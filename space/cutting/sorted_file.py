@@ -6,10 +6,8 @@ tensor is sorted, and one tensor is held at a time. Processes of one host share 
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,13 +17,7 @@ from torch import Tensor
 from space.axes.axis_map import AxisMap
 from space.cutting.extraction import Weights, sorted_tensors
 from space.cutting.ranking import Ranking
-
-#: The names of dtypes in safetensors.
-_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-_NAMES |= {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"}
-_NAMES |= {torch.uint8: "U8", torch.bool: "BOOL"}
-#: The bytes of a header are a multiple of this, so that tensors are aligned in memory.
-_ALIGNMENT = 8
+from space.cutting.tensor_file import file_header, unfinished, write_at
 
 
 def sorted_bytes(axis_map: AxisMap, dtype: torch.dtype) -> int:
@@ -50,14 +42,15 @@ def write_sorted(path: Path, weights: Weights, axis_map: AxisMap, ranking: Ranki
     """
     # Wide dtypes come first, as safetensors orders them, or a tensor might begin at an odd address.
     names = sorted(weights, key=lambda name: -weights[name].dtype.itemsize)
-    ends, header = _header([(name, weights[name]) for name in names], fingerprint)
+    entries = [(name, weights[name].dtype, weights[name].shape) for name in names]
+    ends, header = file_header(entries, {"fingerprint": fingerprint})
     new = unfinished(path)
     try:
         with new.open("wb", buffering=0) as file:
-            _write(file.fileno(), header, 0)
+            write_at(file.fileno(), header, 0)
             for tensor, values in sorted_tensors(weights, axis_map, ranking):
                 content = values.cpu().contiguous().flatten().view(torch.uint8)
-                _write(file.fileno(), content.numpy().data, len(header) + ends[tensor.name] - len(content))
+                write_at(file.fileno(), content.numpy().data, len(header) + ends[tensor.name] - len(content))
             os.fsync(file.fileno())
         os.replace(new, path)
     finally:
@@ -82,30 +75,3 @@ def remove_sorted(path: Path) -> None:
     """Remove a file, and what a killed process left of an unfinished one."""
     for file in (path, unfinished(path)):
         file.unlink(missing_ok=True)
-
-
-def unfinished(path: Path) -> Path:
-    """Return the path that a file has while it is written."""
-    return path.with_suffix(".unfinished")
-
-
-def _header(tensors: Sequence[tuple[str, Tensor]], fingerprint: str) -> tuple[dict[str, int], bytes]:
-    """Return the end of each tensor, counted from the end of the header, and the header with its length."""
-    entries: dict[str, object] = {"__metadata__": {"format": "pt", "fingerprint": fingerprint}}
-    ends, end = {}, 0
-    for name, tensor in tensors:
-        start, end = end, end + tensor.nbytes
-        shape = list(tensor.shape)
-        entries[name] = {"dtype": _NAMES[tensor.dtype], "shape": shape, "data_offsets": [start, end]}
-        ends[name] = end
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
-    return ends, len(text).to_bytes(8, "little") + text
-
-
-def _write(descriptor: int, content: bytes | memoryview, offset: int) -> None:
-    """Write all bytes: the system may write a part, and reports an error only on the next call."""
-    left = memoryview(content)
-    while left:
-        done = os.pwrite(descriptor, left, offset)
-        left, offset = left[done:], offset + done

@@ -19,7 +19,8 @@ from evaluators.distillation.targets.batch import Targets
 from evaluators.distillation.targets.cached import CachedTargets
 from evaluators.distillation.targets.live import Hidden, TextTargets
 from evaluators.importance.method import Depth, Method, Width
-from evaluators.importance.moments import MomentsListener, gather_moments
+from evaluators.importance.moment_passes import MomentsRequest, gather_in_groups, layer_groups
+from evaluators.importance.moments import MomentsListener
 from evaluators.importance.rank import rank, rank_in_bases
 from evaluators.metrics.latency import time_once
 from evaluators.metrics.loss import validation_loss
@@ -30,7 +31,7 @@ from space.axes.architecture import Architecture
 from space.axes.axis_map import AxisMap
 from space.cutting.basis import BasisName
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance, student_map
-from space.cutting.moments import Moments
+from space.cutting.moments import Moments, moments_file
 from space.cutting.ranking import Ranking
 from space.cutting.repair import Repair
 from studies.benchmarks.distil_models import made
@@ -104,7 +105,13 @@ class Stages:
         return Repair(least_squares=True, moments=self._sorted_moments())
 
     def _sorted_moments(self) -> Moments:
-        moments = gather_moments(self._teacher, self.axis_map, self._text, "")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path, names = self.folder / "moments.safetensors", [tensor.name for tensor in self.axis_map.tensors]
+        with moments_file(path, "", names) as add:
+            groups, request = layer_groups(self.axis_map), MomentsRequest("", add)
+            gather_in_groups(self._teacher, self.axis_map, self._text, request, groups)
+        moments = Moments.load(path, "")
+        assert moments is not None
         return moments.sorted_by(self.axis_map, self._drawn)
 
     def _student(self) -> PreTrainedModel:
@@ -117,7 +124,7 @@ class Stages:
 
     def _ranking(self, begins: Callable[[], None]) -> None:
         """With the moments that come from the same pass, and the sorting that follows."""
-        listener = MomentsListener(self._teacher, self.axis_map)
+        listener = MomentsListener(self._teacher, self.axis_map, tokens=self._text.numel())
         method = method_of(self.resolved.config)
         begins()
         keys = {BasisName.COORDINATE: ""}

@@ -18,7 +18,7 @@ from evaluators.importance.rank import batches, rank_in_bases
 from search.settings.methods import method_of
 from space.cutting.basis import BasisName
 from space.cutting.extraction import student_map
-from space.cutting.moments import moment_bytes
+from space.cutting.moment_sizes import moment_bytes
 from studies.benchmarks.distil_models import device
 from studies.gpu.bench import Bench, seconds_of
 from studies.gpu.subject import Subject, Subjects

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from evaluators.importance.moments import Covariance, MomentSum
+from evaluators.importance.moment_sum import MomentSum
+from evaluators.importance.moments import Covariance
 from space.axes.axis_map import AxisMap, MappedTensor, wildcard_name
 from space.cutting.basis import Basis, BasisName, basis_of, fold_norms, hidden_dimension
 from space.cutting.extraction import model_from_weights, saved_tensors, student_config

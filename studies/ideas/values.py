@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from evaluators.huggingface.final_states import final_states
-from evaluators.importance.moments import MomentSum
+from evaluators.importance.moment_sum import MomentSum
 
 _BLOCKS_AT_ONCE = 8
 #: Of what entries are read with, relative to the largest: to divide by less would lose digits.

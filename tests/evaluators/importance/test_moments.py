@@ -120,7 +120,7 @@ def test_any_split_into_batches_gives_the_same(sizes: list[int]) -> None:
 def test_the_pass_of_the_ranking_serves_too() -> None:
     model = tiny_model("mixtral")
     axis_map = map_of(model.config)
-    listener = MomentsListener(model, axis_map)
+    listener = MomentsListener(model, axis_map, tokens=CALIBRATION.numel())
     with listener.on():
         ranking = rank(model, axis_map, CALIBRATION, "")
     beside, apart = listener.moments(""), moments_of(model)
@@ -184,7 +184,7 @@ def test_a_layer_cut_along_its_neurons_writes_what_is_nearest() -> None:
     inputs = raw(model, "model.layers.0.mlp").float()
     order = ranking.orders[Axis.HIDDEN]
     wanted = model.get_submodule("model.layers.0.mlp")(inputs)[:, order]
-    repair = Repair(least_squares=True, moments=moments.sorted_by(axis_map, ranking))
+    repair = Repair(least_squares=True, moments=moments.sorted_by(axis_map, ranking), ridge=1e-4)
 
     def off(student: PreTrainedModel) -> float:
         mlp: nn.Module = student.get_submodule("model.layers.0.mlp")

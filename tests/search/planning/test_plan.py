@@ -89,8 +89,13 @@ def test_work_is_counted_by_hand(demo_config: Path, tmp_path: Path) -> None:
     assert rows["tokens"] == "2,224,000 trained on"
     # 320,000 × 128 × 2 bytes, and a kB for each of 2500 blocks
     assert rows["targets"] == "320,000 tokens as hidden states, 84.5 MB"
+    # of 8 layers, and of the stream at 17 norms: 4 × (8 × (384² + 128²) + 17 × 128²) bytes
+    assert rows["repairs"] == (
+        "least-squares\nmoments of 32,768 tokens, 85 for each of the 384 inputs of the largest system, "
+        "gathered as the teacher is ranked, 6.36 MB on disk"
+    )
     # that, 5 models of 4 MB, a checkpoint of 16 MB, the teacher of 7.3 MB sorted in two bases
-    assert rows["disk"] == "135 MB"
+    assert rows["disk"] == "142 MB"
     assert rows["run directory"] == str(tmp_path / "name")
 
 
@@ -237,6 +242,7 @@ def test_hours_are_counted_by_hand(
         budget="1M",
         model=(str(demo_config),),
         device="cpu",
+        dtype="float32",
         basis="coordinate",
         trials=32,
         rung_tokens=("64k",),
@@ -257,7 +263,9 @@ def test_hours_are_counted_by_hand(
     head = 1024 * 128 / matrices
     assert resolved.axis_map.config.vocab_size == 1024
     apart = (1 - head) * (1 + 7 / 2) + 8 * head
-    assert found.ranking == pytest.approx(larger * (320_000 + 32_768 * (1 + apart)) / 16_384)
+    # For repairs, the products of what 8 layers read in two places, beside the pass for the widths.
+    products = 8 * (384**2 + 128**2) / matrices
+    assert found.ranking == pytest.approx(larger * (320_000 + 32_768 * (1 + apart + products)) / 16_384)
     told = plan(resolved, RunDirectory(tmp_path)).as_dict()
     assert told["seconds"]["total"] == pytest.approx(found.total, abs=0.1)
     assert json.loads(json.dumps(told)) == told

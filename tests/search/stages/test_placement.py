@@ -157,15 +157,18 @@ def test_a_disk_that_is_too_small_is_refused_before_any_work(
 ) -> None:
     run, directory = resolved(folder, Placement()), RunDirectory(tmp_path / "run")
     assert run.turned is not None
-    needed = sorted_bytes_of([run, run.turned])
+    needed = sorted_bytes_of([run, run.turned]) + run.moments.sums.file
     monkeypatch.setattr(sorted_weights, "free_bytes", lambda path: needed)
     check_sorted_weights(run, directory)
     monkeypatch.setattr(sorted_weights, "free_bytes", lambda path: needed - 1)
-    with pytest.raises(InputError, match="sorted by importance, have to fit on the disk"):
+    with pytest.raises(InputError, match="sorted by importance, have to fit on the disk") as error:
         check_sorted_weights(run, directory)
+    assert error.value.remedy.endswith("or take --repair none")
     directory.path.mkdir()
-    directory.sorted_of("coordinate").touch()
-    check_sorted_weights(run, directory)
+    for made in (directory.sorted_of("coordinate"), directory.moments):
+        made.touch()
+        check_sorted_weights(run, directory)
+        made.unlink()
 
 
 @pytest.mark.gpu

@@ -19,7 +19,8 @@ from space.cutting import sorted_file
 from space.cutting.basis import Basis, BasisName
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance, sorted_tensors
 from space.cutting.ranking import Ranking
-from space.cutting.sorted_file import map_sorted, remove_sorted, sorted_bytes, unfinished, write_sorted
+from space.cutting.sorted_file import map_sorted, remove_sorted, sorted_bytes, write_sorted
+from space.cutting.tensor_file import unfinished
 from space.discovery.discovery import discover
 from space.verification.behaviour import random_rotation
 from space.verification.verification import verified_axis_map
