@@ -113,15 +113,16 @@ def stream_bytes(axis_map: AxisMap) -> int:
     return 8 * axis_map.teacher.hidden**2 * len(stream_norms(axis_map))
 
 
-def refit_bytes(axis_map: AxisMap) -> int:
+def refit_bytes(axis_map: AxisMap, *, halved: bool = False) -> int:
     """Return the most bytes of a least-squares repair of one matrix, where its student is cut.
 
     Of n inputs, nearly all kept: the sorted moment in float32, and in float64 the part of it that is kept,
-    that with the ridge, and its factors. A stream that is turned has a moment of D inputs in float64.
+    that with the ridge, and its factors. A stream that is turned has a moment of D inputs in float64. Where
+    the moments of both halves of the tokens are there, each is so in float32 and in float64.
     """
     lengths = [size.inputs for size in read_sizes(axis_map)]
     lengths += [axis_map.teacher.hidden] if stream_norms(axis_map) else []
-    return (4 + 3 * 8) * max(lengths, default=0) ** 2
+    return (4 + 3 * 8 + halved * 2 * 12) * max(lengths, default=0) ** 2
 
 
 def rows_polynomial(axis_map: AxisMap) -> Polynomial:

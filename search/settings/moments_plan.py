@@ -68,6 +68,11 @@ class MomentSums:
         return 4 * max((self._values(size) for size in self.reads), default=0)
 
     @property
+    def halved(self) -> bool:
+        """Whether the largest moments are kept for half of the tokens as well."""
+        return any(self._values(size) > size.values for size in self.reads)
+
+    @property
     def inputs(self) -> int:
         """Inputs of the largest system."""
         return max((size.inputs for size in self.reads), default=1)

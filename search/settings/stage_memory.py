@@ -178,7 +178,9 @@ class StageMemory:
     def _scoring(self, placement: Placement) -> StageNeeds:
         """Cutting with its repair, then the loss."""
         validation = self.sizes.validation(self.sizes.weights)
-        refit = refit_bytes(self.sizes.axis_map) if self.sizes.needs_moments else 0
+        refit = 0
+        if self.sizes.needs_moments:
+            refit = refit_bytes(self.sizes.axis_map, halved=self.sizes.moments.sums.halved)
         device = {
             **self._teacher(placement, needed=False),
             **self._sorted(placement),

@@ -39,7 +39,12 @@ def test_they_are_sorted_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch
     axis_map, moments = verified("llama-tied-biases").small, plain()
     ranking, asked = ranking_of(axis_map, 3), list[int]()
     permuted = module._permuted
-    monkeypatch.setattr(module, "_permuted", lambda *given: (asked.append(1), permuted(*given))[1])
+
+    def counted(values: Tensor, order: Tensor) -> Tensor:
+        asked.append(1)
+        return permuted(values, order)
+
+    monkeypatch.setattr(module, "_permuted", counted)
     found = moments.sorted_by(axis_map, ranking)
     assert found.reads.keys() == moments.reads.keys()
     assert asked == []

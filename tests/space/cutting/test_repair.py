@@ -14,7 +14,8 @@ from space.axes.architecture import Architecture, Axis
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
 from space.cutting.moments import InputMoment, Moments, NormEnergy
 from space.cutting.ranking import Ranking
-from space.cutting.repair import Repair, ridge_refit
+from space.cutting.repair import Repair
+from space.cutting.ridge import ridge_refit
 from tests.contracts.draws import ranking_of
 from tests.contracts.tiny import verified
 
