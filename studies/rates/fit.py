@@ -1,4 +1,4 @@
-"""What curves of loss over rate say: the best rate, the one that a range test finds, and the law of the best."""
+"""What curves of loss over rate say: the best rate, what a range test finds, and how the best moves."""
 
 from __future__ import annotations
 
