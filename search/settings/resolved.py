@@ -11,7 +11,15 @@ from search.settings.config import RunConfig
 from search.settings.costs import Costs, mean_matrices, tried_architectures
 from search.settings.methods import method_of
 from search.settings.placement import STAYS, Placement
-from search.settings.run_time import AUTO, Work, ranking_tokens, retraining_tokens, retrainings
+from search.settings.rates import finding_tokens, rate_in_words
+from search.settings.run_time import (
+    AUTO,
+    Work,
+    ranking_tokens,
+    retraining_tokens,
+    retrainings,
+    trained_tokens,
+)
 from search.settings.teachers import AvailableTeacher
 from search.settings.time_budget import AMOUNTS
 from space.axes.architecture import Architecture
@@ -103,6 +111,18 @@ class Resolved:
     def ranking_tokens(self) -> int:
         """Tokens of all forward passes that rank the teacher, each through its layers and head."""
         return ranking_tokens(self.config, self.work.layer_passes, 1 if self.turned is None else 2)
+
+    @property
+    def finding_tokens(self) -> int:
+        """Expected tokens of the range tests of the learning rate; 0 if there are none."""
+        config, work = self.config, self.work
+        return finding_tokens(config, work.bases(config), trained_tokens(config, work))
+
+    @property
+    def rate_in_words(self) -> str:
+        """How the peak learning rate is set."""
+        config, work = self.config, self.work
+        return rate_in_words(config, work.bases(config), trained_tokens(config, work))
 
     def with_amounts(self, config: RunConfig) -> Resolved:
         """Take the amounts of another configuration, which may leave out the trial of bases."""

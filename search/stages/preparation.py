@@ -29,6 +29,7 @@ from search.settings.placement import Placement
 from search.settings.resolved import Resolved
 from search.stages.identity import check_identity
 from search.stages.importance import Importance
+from search.stages.rates import RateStage
 from search.stages.run_context import BasisScore, BasisTrial, RunContext
 from search.stages.sorted_weights import SortedWeights
 from search.stages.targets import targets_of, teaching_model
@@ -165,8 +166,9 @@ def prepare(
     run_processes().send_command(TakeTargets(len(corpus.distillation)))
 
     importance = Importance(resolved, teacher, corpus, directory, console)
+    rates = RateStage(resolved, directory, console)
 
-    def context(variant: Resolved) -> RunContext:
+    def ranked(variant: Resolved) -> RunContext:
         ranking = importance.rank([variant])[variant.basis]
         repair = importance.repair_of(variant, ranking)
         weights = _sorted_weights(variant, resolved.placement, teacher, ranking, directory)
@@ -191,7 +193,13 @@ def prepare(
             resolved.placement,
         )
 
+    def context(variant: Resolved) -> RunContext:
+        with console.stage("ranking"):
+            found = ranked(variant)
+        return replace(found, rates=rates.rates(variant.basis.value, found))
+
     with workers.exclusive_or_wait("ranking", console.say):
+        rates.begin()
         return _in_best_basis(resolved, importance, context, directory, console)
 
 
@@ -233,13 +241,12 @@ def _in_best_basis(
     Args:
         resolved: the run.
         importance: ranks in all bases that are tried, at once.
-        context: makes the context in a basis.
+        context: makes the context in a basis, with its learning rates.
         directory: run directory.
         console: for progress.
     """
     if resolved.turned is None:
-        with console.stage("ranking"):
-            return context(resolved)
+        return context(resolved)
     trial = BasisTrial.load(directory.basis, resolved.config.rung_tokens[0])
     variants, waiting = variants_of(resolved), basis_candidates(resolved)[len(trial.tried) :]
     console.forecast.skip("distil", trial.tokens * len(trial.tried), pieces=len(trial.tried))
@@ -249,8 +256,7 @@ def _in_best_basis(
         importance.rank([variants[name] for name in dict.fromkeys(one.basis for one in waiting)])
     for name, candidates in itertools.groupby(waiting, key=lambda candidate: candidate.basis):
         current = None
-        with console.stage("ranking"):
-            current, here = context(variants[name]), name
+        current, here = context(variants[name]), name
         with console.stage("basis"):
             for candidate in candidates:
                 trial = _tried(candidate, trial, current, console)
@@ -258,8 +264,7 @@ def _in_best_basis(
     console.say(trial.reason)
     if current is None or here != trial.basis:
         current = None
-        with console.stage("ranking"):
-            current = context(variants[trial.basis])
+        current = context(variants[trial.basis])
     current.ranking.save(directory.ranking)
     for name in variants:
         directory.ranking_of(name).unlink(missing_ok=True)
