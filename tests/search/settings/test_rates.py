@@ -32,7 +32,7 @@ def test_a_rate_is_a_word_or_a_number(text: str, value: str, rate: float | None)
     assert given_rate(run_config(rate=value)) == rate
 
 
-@pytest.mark.parametrize("text", ["", "fast", "0", "-1e-3", "1", "nan", "inf", "3e-4 "[:0] + "x3"])
+@pytest.mark.parametrize("text", ["", "fast", "0", "-1e-3", "1", "nan", "inf", "3e-4x"])
 def test_what_is_no_rate_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="--rate takes auto, rule, or a learning rate between 0 and 1"):
         read_flags(["--budget", "1M", "--rate", text])
