@@ -201,3 +201,30 @@ def _rates_of(config: RunConfig, test: RangeTest) -> PeakRates:
     """Return the rates that a test found; under WSD, whose trainings share steps, the same at all lengths."""
     tokens = test.tokens if config.schedule == ScheduleShape.COSINE else None
     return PeakRates(factor=test.found.factor, tokens=tokens)
+
+
+def rates_as_dict(context: RunContext, tested: Mapping[str, StudentInTest]) -> dict[str, Any]:
+    """Return the peak rates of a run for its summary.
+
+    Args:
+        context: context in the basis of the run.
+        tested: students of the range tests, by basis.
+    """
+    given = context.rates.given
+    tests = [_test_as_dict(basis, one) for basis, one in tested.items()]
+    return {"peak": given, "factor": context.rates.factor if given is None else None, "tests": tests}
+
+
+def _test_as_dict(basis: str, one: StudentInTest) -> dict[str, Any]:
+    found = one.test.found
+    return {
+        "basis": basis,
+        "label": one.label,
+        "parameters": one.parameters,
+        "rule": one.test.rule,
+        "factor": found.factor,
+        "improves": found.improves,
+        "loss_before": _or_none(found.loss_before),
+        "tokens": one.test.tokens,
+        "curve": [[rate, _or_none(loss)] for rate, loss in found.curve],
+    }
