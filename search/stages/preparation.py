@@ -166,9 +166,8 @@ def prepare(
     run_processes().send_command(TakeTargets(len(corpus.distillation)))
 
     importance = Importance(resolved, teacher, corpus, directory, console)
-    rates = RateStage(resolved, directory, console)
 
-    def ranked(variant: Resolved) -> RunContext:
+    def context(variant: Resolved) -> RunContext:
         ranking = importance.rank([variant])[variant.basis]
         repair = importance.repair_of(variant, ranking)
         weights = _sorted_weights(variant, resolved.placement, teacher, ranking, directory)
@@ -193,14 +192,9 @@ def prepare(
             resolved.placement,
         )
 
-    def context(variant: Resolved) -> RunContext:
-        with console.stage("ranking"):
-            found = ranked(variant)
-        return replace(found, rates=rates.rates(variant.basis.value, found))
-
     with workers.exclusive_or_wait("ranking", console.say):
-        rates.begin()
-        return _in_best_basis(resolved, importance, context, directory, console)
+        rated = RateStage(resolved, directory, console).rated(context)
+        return _in_best_basis(resolved, importance, rated, directory, console)
 
 
 def _sorted_weights(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -102,6 +102,21 @@ class RateStage:
         for one in load_tested(self.directory.rates).values():
             if one.test.next is None:
                 self._count_rest(one.test, here=0)
+
+    def rated(self, ranked: Callable[[Resolved], RunContext]) -> Callable[[Resolved], RunContext]:
+        """Return what makes the context in a basis, and then finds its rates.
+
+        Args:
+            ranked: makes the context, with the rule's rates.
+        """
+        self.begin()
+
+        def context(variant: Resolved) -> RunContext:
+            with self.console.stage("ranking"):
+                found = ranked(variant)
+            return replace(found, rates=self.rates(variant.basis.value, found))
+
+        return context
 
     def rates(self, basis: str, context: RunContext) -> PeakRates:
         """Return the rates of a basis: found by a range test, of the rule, or given.
