@@ -73,7 +73,7 @@ def _losses(seeds: Mapping[int, Curve], exponent: int) -> str:
 def _best(seeds: Mapping[int, Curve]) -> str:
     curve = mean_curve(seeds)
     best = best_exponent(curve)
-    edge = {min(curve): "≤ ", max(curve): "≥ "}.get(best, "") if best == int(best) else ""
+    edge = "≤ " if best == min(curve) else "≥ " if best == max(curve) else ""
     return f"{edge}{2.0**best:.2f}"
 
 

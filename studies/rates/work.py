@@ -125,7 +125,8 @@ class Students:
         made = self._made[basis]
         fresh: PreTrainedModel = type(made)(made.config)
         fresh.load_state_dict(made.state_dict())
-        return fresh.eval()
+        fresh.eval()
+        return fresh
 
     def _cut(self, basis: BasisName) -> PreTrainedModel:
         calibration = self.bench.corpus.calibration
