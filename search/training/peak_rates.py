@@ -31,7 +31,8 @@ class PeakRates:
         if self.given is not None:
             return self.given
         longer = 1.0 if self.tokens is None else tokens / self.tokens
-        return self.factor * peak_rate(parameters) * longer**LENGTH_EXPONENT
+        scale: float = longer**LENGTH_EXPONENT
+        return self.factor * peak_rate(parameters) * scale
 
     def from_random_weights(self, parameters: int) -> float:
         """Return the peak rate of a student that was not pruned: the rule's, as none was found for it."""

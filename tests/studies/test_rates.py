@@ -52,7 +52,7 @@ def test_every_rate_is_run_at_every_length_and_the_rules_among_them() -> None:
 
 
 def test_the_tables_say_what_the_rates_bring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = Results(tmp_path / "results.jsonl", study.RESULTS.key)
+    results = Results(tmp_path / "results.jsonl", runs.RESULTS.key)
     monkeypatch.setattr(study, "RESULTS", results)
     for about in Asked(lengths=(16, 64), bases=("weighted",)).rows_of("a"):
         best = -0.5 if about["steps"] == 16 else -1.5

@@ -88,7 +88,7 @@ def loss_alone() -> Summary:
     summary = without_latency()
     for entry in [*summary["trials"], *summary["promoted"], *summary["baselines"]]:
         entry["objectives"].pop("memory", None)
-    rates = {"peak": 3e-4, "factor": None, "tests": []}
+    rates: Summary = {"peak": 3e-4, "factor": None, "tests": []}
     return summary | {"objectives": [{"name": "loss", "unit": "nats/token"}], "rates": rates}
 
 

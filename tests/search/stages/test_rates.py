@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from search.settings.command_line import read_flags
 from search.settings.resolution import resolve
 from search.settings.resolved import Resolved
 from search.stages import pipeline
+from search.stages.preparation import basis_candidates
 from search.stages.rates import RateStage, load_tested, student_to_test
 from search.stages.run_context import RunContext
 from search.storage.run_directory import RunDirectory
@@ -184,7 +185,7 @@ def test_the_student_is_the_one_that_is_shrunk_evenly() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """With a teacher and its text."""
     write_teacher(tmp_path / "teacher")
     write_stories(tmp_path / "stories.txt")
@@ -215,7 +216,7 @@ def test_every_training_of_a_run_has_the_rate_of_its_basis(
     tested = load_tested(directory.rates)
     assert list(tested) == ["coordinate", "weighted"]
     expected: list[float] = []
-    tried = pipeline.basis_candidates(run)
+    tried = basis_candidates(run)
     for basis, one in tested.items():
         found = one.test.found
         expected += [2.0**exponent for exponent in one.test.losses]
