@@ -41,7 +41,7 @@ def tables() -> str:
     groups: dict[tuple[str, str], Curves] = {}
     for teacher, basis in dict.fromkeys((row["teacher"], row["basis"]) for row in rows):
         found = [row for row in rows if (row["teacher"], row["basis"]) == (teacher, basis)]
-        before = next(row["before"] for row in found if "before" in row)
+        before = found[0]["before"]
         curves = groups[teacher, basis] = curves_of(found)
         parts += [f"## {teacher}, {basis}, {found[0]['parameters']:,} parameters\n"]
         parts += [f"The rule's rate is {found[0]['rule']:.2e}; straight after pruning {before:.3f}.\n"]

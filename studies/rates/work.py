@@ -94,18 +94,20 @@ def work(teacher: str, data: str | None, asked: Asked, threads: int) -> None:
         bench = Bench(setting, max(LENGTHS if teacher in SETTINGS else asked.lengths), Path(folder))
         students = Students(bench)
         for number, about in enumerate(missing, 1):
-            row = {**about, **trained(bench, students.student(BasisName(about["basis"])), about)}
+            student, before = students.student(BasisName(about["basis"]))
+            row = {**about, **trained(bench, student, before, about)}
             RESULTS.add(row)
             print(f"{number} of {len(missing)}: {row}", file=sys.stderr, flush=True)
 
 
-def trained(bench: Bench, student: PreTrainedModel, about: Mapping[str, int]) -> Row:
+def trained(bench: Bench, student: PreTrainedModel, before: float, about: Mapping[str, int]) -> Row:
     """Train a student at its rate; its losses before and after, the latter None if it diverged."""
     rule = peak_rate(student.num_parameters())
     try:
-        row = bench.distilled(student, about["steps"], about["seed"], rule * 2.0 ** about["exponent"])
+        rate = rule * 2.0 ** about["exponent"]
+        row = bench.distilled(student, about["steps"], about["seed"], rate, before=before)
     except DivergenceError:
-        row = {"parameters": student.num_parameters(), "after": None}
+        row = {"parameters": student.num_parameters(), "before": before, "after": None}
     after = row["after"]
     return {**row, "rule": rule, "after": after if after is not None and math.isfinite(after) else None}
 
@@ -115,18 +117,19 @@ class Students:
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.model = bench, bench.teacher.model
-        self._made: dict[BasisName, PreTrainedModel] = {}
+        self._made: dict[BasisName, tuple[PreTrainedModel, float]] = {}
         self._moments: Moments | None = None
 
-    def student(self, basis: BasisName) -> PreTrainedModel:
-        """Return a student straight after pruning; the weights are cut once."""
+    def student(self, basis: BasisName) -> tuple[PreTrainedModel, float]:
+        """Return a student straight after pruning, and its loss; both are made once."""
         if basis not in self._made:
-            self._made[basis] = self._cut(basis)
-        made = self._made[basis]
+            cut = self._cut(basis)
+            self._made[basis] = cut, self.bench.loss(cut)
+        made, before = self._made[basis]
         fresh: PreTrainedModel = type(made)(made.config)
         fresh.load_state_dict(made.state_dict())
         fresh.eval()
-        return fresh
+        return fresh, before
 
     def _cut(self, basis: BasisName) -> PreTrainedModel:
         calibration = self.bench.corpus.calibration
