@@ -84,7 +84,9 @@ def _traces(test: dict[str, Any]) -> list[Json]:
         lines([known], "@soft 0.8", 1.4),
         scatter(others, [_hover(test, *point) for point in others], [], marker=hollow),
         scatter(found, [_hover(test, *point) for point in found], [], marker=full),
-        scatter(diverged, [_hover(test, rate, None) for rate, _ in diverged], [], marker=crosses),
+        scatter(
+            diverged, [_hover(test, rate, None) for rate, _ in diverged], [], marker=crosses, cliponaxis=False
+        ),
     ]
 
 
