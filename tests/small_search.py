@@ -13,7 +13,7 @@ CHAT = "{% for m in messages %}<|turn|>{{ m.role }}: {{ m.content }}\n{% endfor 
 #: Flags of a search that does everything once.
 SMALL = (
     "--basis coordinate --objectives loss,parameters --trials 3 --rung-tokens 1k --retrain-tokens 2k "
-    "--promote 1 --retrain-baselines False --device cpu"
+    "--promote 1 --retrain-baselines False --rate rule --device cpu"
 )
 LETTERS = "\u2581abcdefghijklmnopqrstuvwxyz.:,\n"
 TURN = 3 + 256 + len(LETTERS)

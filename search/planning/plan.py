@@ -184,10 +184,11 @@ def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]
     student = int(matrices.at({axis: space.column(axis) for axis in Axis}).max())
     mean_student = int(space.parameters.mean())
     rungs = list(zip(config.rung_tokens, config.rung_candidates, strict=True))
-    short = _short_tokens(config)
+    short, finding = _short_tokens(config), resolved.finding_tokens
     (full, brief), retraining = resolved.retrainings, resolved.retraining_tokens
     corrected = config.teacher_correction
     rows = [("correction", f"{corrected:,} tokens that the teacher is trained on")] if corrected else []
+    rows += [("learning rate", resolved.rate_in_words)]
     rows += [("rung 0", f"{config.trials} candidates, loss straight after pruning")]
     for number, (tokens, candidates) in enumerate(rungs, start=1):
         rows.append((f"rung {number}", f"{candidates} candidates, {tokens:,} tokens each"))
@@ -195,7 +196,7 @@ def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]
         held = f"{config.reserve_tokens:,} tokens, for more candidates where a rung misleads"
         rows.append(("held back", held))
     read = targets.read(short, retraining)
-    flops = training_flops(student, short + retraining)
+    flops = training_flops(student, short + finding + retraining)
     taught = matrices if teaching is resolved.axis_map else matrix_polynomial(teaching)
     flops += 2 * taught.of(teaching.teacher) * read
     flops += training_flops(whole, corrected)
@@ -209,7 +210,7 @@ def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]
     return [
         *rows,
         ("retraining", f"{full} models, {config.retrain_tokens:,} tokens each{_long_words(config)}{others}"),
-        ("tokens", f"{short + retraining:,} trained on"),
+        ("tokens", f"{short + finding + retraining:,} trained on"),
         ("targets", targets.words),
         ("repairs", _repairs_in_words(resolved)),
         *scored,

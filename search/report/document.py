@@ -24,6 +24,7 @@ from search.report.figures.curves import curves_figure
 from search.report.figures.foresight import intervals_figure, stability_panels, verdict
 from search.report.figures.front import front_figure
 from search.report.figures.importance import importance_panels
+from search.report.figures.rates import rate_panels
 from search.report.figures.sizes import sizes_figure
 from search.report.inspection import breakdown_stacks, side_by_side
 from search.report.tables import benchmark_table, distillation_rows, rank_table
@@ -75,6 +76,7 @@ def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
         decision=decide(summary),
         front=front_figure(summary),
         curves=curves_figure(summary),
+        rates=rate_panels(summary),
         intervals=intervals_figure(summary),
         verdict=verdict(summary),
         panels=stability_panels(summary),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from search.report.figures.rates import factor_words
 from search.runs.trajectories import retrained_entries
 from search.terminal import format as words
 
@@ -102,10 +103,18 @@ def distillation_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("targets", _targets_words(short)))
     else:
         rows += [("targets at the rungs", _targets_words(short)), ("in retraining", _targets_words(long))]
-    rows.append(("learning rate", _SCHEDULES[distillation["schedule"]]))
+    rows.append(("learning rate", f"{_SCHEDULES[distillation['schedule']]}, {_rate_words(summary['rates'])}"))
     if distillation["optimizer"] == "adamw-8bit":
         rows.append(("optimiser", "AdamW, weights in bfloat16 and moments in 8 bits"))
     return rows + teacher_rows(summary["teacher"])
+
+
+def _rate_words(rates: dict[str, Any]) -> str:
+    """Say what peak rate the students learnt at."""
+    if rates["peak"] is not None:
+        return f"{rates['peak']:.2g} at its peak"
+    how = "by a range test" if rates["tests"] else "by a model\u2019s size"
+    return f"its peak {factor_words(rates['factor'])}, {how}"
 
 
 def loss_words(loss: str) -> str:

@@ -116,6 +116,8 @@ class RunConfig:
     """Form of the teacher's targets: hidden, sampled, top-k or live; auto to choose by the free disk."""
     schedule: str
     """Learning-rate schedule: cosine or wsd."""
+    rate: str
+    """Peak learning rate: auto if it is found, rule for that of the student's size, or a number."""
     benchmarks: tuple[str, ...]
     """Tasks, by name or YAML file, on which teacher and retrained models are scored."""
     storage: str

@@ -8,6 +8,7 @@ from evaluators.corpus.mixture import parse_data
 from evaluators.distillation.losses import Loss
 from search.settings.flags import Flags
 from search.settings.objectives import read_bounds
+from search.settings.rates import rate_of
 from space.counting.budget import BudgetText, Measure
 from space.enumeration.hand_made import parse_architecture
 from space.enumeration.limits import read_limits
@@ -128,11 +129,12 @@ def budgets_named(flags: Flags) -> list[str]:
 
 
 def check_distillation(flags: Flags) -> None:
-    """Check the distillation loss, and that targets and intermediate states are compatible with it.
+    """Check learning rate and distillation loss, and that targets and intermediate states go with the loss.
 
     Raises:
         InputError: for the first rule that is broken.
     """
+    rate_of(flags.rate)
     loss = Loss.parse(flags.loss, flags.temperature)
     sparse, asked = flags.targets in _SPARSE, f"--targets {flags.targets}"
     if sparse and loss.needs_every_logit:

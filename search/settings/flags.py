@@ -153,6 +153,9 @@ class Flags:
     tokens, or not at all. Default: by vocabulary and free disk."""
     schedule: Literal["cosine", "wsd"] = "cosine"
     """Learning rate: a cosine, or warm-up, stable, decay, where each rung goes on from the one below."""
+    rate: Annotated[str, tyro.conf.arg(metavar="auto|rule|RATE")] = "rule"
+    """Learning rate at its peak: rule takes it from the student's size; auto finds it by short trainings of a
+    student in each basis, if they take little of the run; or a number, for every training."""
     optimizer: Literal["auto", "adamw", "adamw-8bit"] = "auto"
     """What training takes its steps by: AdamW, at 16 bytes of memory a parameter, or AdamW with weights in
     bfloat16 and moments in 8 bits, at 6. Default: the first."""

@@ -34,6 +34,7 @@ from search.settings.multiples import enumerated, multiples_of
 from search.settings.objectives import bounds_of_config, objectives_of, read_bounds
 from search.settings.optimizer import AUTO as OPEN
 from search.settings.optimizer import eight_bits_refused, optimizer_for, precision_for
+from search.settings.rates import rate_of
 from search.settings.repairs import repairs_of
 from search.settings.resolved import Resolved
 from search.settings.run_name import name_of
@@ -303,6 +304,7 @@ def _distillation_fields(flags: Flags) -> dict[str, Any]:
         "states": states_asked(flags.states),
         "targets": flags.targets,
         "schedule": flags.schedule,
+        "rate": rate_of(flags.rate),
         "benchmarks": flags.benchmarks,
     }
 

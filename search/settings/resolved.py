@@ -12,7 +12,16 @@ from search.settings.costs import Costs, mean_matrices, tried_architectures
 from search.settings.methods import method_of
 from search.settings.moments_plan import MomentsPlan, moments_plan, moments_work, needs_moments
 from search.settings.placement import STAYS, Placement
-from search.settings.run_time import AUTO, MomentsWork, Work, ranking_tokens, retraining_tokens, retrainings
+from search.settings.rates import finding_tokens, rate_in_words
+from search.settings.run_time import (
+    AUTO,
+    MomentsWork,
+    Work,
+    ranking_tokens,
+    retraining_tokens,
+    retrainings,
+    trained_tokens,
+)
 from search.settings.teachers import AvailableTeacher
 from search.settings.time_budget import AMOUNTS
 from space.axes.architecture import Architecture
@@ -125,6 +134,18 @@ class Resolved:
     def ranking_tokens(self) -> int:
         """Tokens of all forward passes that rank the teacher, each through its layers and head."""
         return ranking_tokens(self.config, self.work.layer_passes, 1 if self.turned is None else 2)
+
+    @property
+    def finding_tokens(self) -> int:
+        """Expected tokens of the range tests of the learning rate; 0 if there are none."""
+        config, work = self.config, self.work
+        return finding_tokens(config, work.bases(config), trained_tokens(config, work))
+
+    @property
+    def rate_in_words(self) -> str:
+        """How the peak learning rate is set."""
+        config, work = self.config, self.work
+        return rate_in_words(config, work.bases(config), trained_tokens(config, work))
 
     def with_amounts(self, config: RunConfig) -> Resolved:
         """Take the amounts of another configuration, which may leave out the trial of bases."""

@@ -9,6 +9,7 @@ from evaluators.metrics.pace import Pace
 from search.settings.bracket_plan import tokens_spent
 from search.settings.config import RunConfig
 from search.settings.methods import in_rounds, loss_of, phases_of
+from search.settings.rates import finding_tokens, tokens_each
 
 #: Value of ``--basis`` by which a trial decides between two bases.
 AUTO = "auto"
@@ -54,13 +55,17 @@ class Work:
         """Return the number of students of the trial of bases; 0 if there is none."""
         return self.tried if config.basis == AUTO else 0
 
+    def bases(self, config: RunConfig) -> int:
+        """Return the number of bases of hidden that are tried."""
+        return 2 if self.trial_students(config) else 1
+
 
 @dataclass(frozen=True)
 class RunTime:
     """Foretold seconds of a run with one worker, by stage."""
 
     ranking: float
-    """The teacher's correction and targets, the ranking, and the trial of bases."""
+    """The teacher's correction and targets, the ranking, the range tests, and the trial of bases."""
     search: float
     reserve: float
     """More candidates, where a rung is misleading; otherwise this time is left over."""
@@ -84,6 +89,7 @@ def foretell(config: RunConfig, work: Work, pace: Pace, read_tokens: int | None 
     read = tokens_read(config, work.hand_made) if read_tokens is None else read_tokens
     ranking = work.larger * (read / pace.read + config.teacher_correction / pace.learnt)
     ranking += ranking_seconds(config, work, pace) + trial_seconds(config, work, pace)
+    ranking += finding_seconds(config, work, pace)
     latency = pace.latency_seconds if config.measures_latency else 0.0
     return RunTime(
         ranking=ranking,
@@ -98,9 +104,8 @@ def foretell(config: RunConfig, work: Work, pace: Pace, read_tokens: int | None 
 
 def ranking_seconds(config: RunConfig, work: Work, pace: Pace) -> float:
     """Foretell the ranking of the teacher in every basis that is open, and the moments for repairs."""
-    bases = 2 if work.trial_students(config) else 1
     moments = work.moments.read(config) if work.moments else 0.0
-    return work.larger * (ranking_tokens(config, work.layer_passes, bases) + moments) / pace.read
+    return work.larger * (ranking_tokens(config, work.layer_passes, work.bases(config)) + moments) / pace.read
 
 
 def ranking_tokens(config: RunConfig, layer_passes: float, bases: int) -> int:
@@ -133,6 +138,18 @@ def trial_seconds(config: RunConfig, work: Work, pace: Pace) -> float:
     latency = pace.latency_seconds if config.measures_latency else 0.0
     each = config.rung_tokens[0] / pace.learnt + RUNG_VALIDATIONS * _pass_seconds(config, pace) + latency
     return work.trial_students(config) * each
+
+
+def trained_tokens(config: RunConfig, work: Work) -> int:
+    """Return the tokens of all trainings of students but those of the range tests."""
+    trial = work.trial_students(config) * config.rung_tokens[0]
+    return _spent(config) + trial + retraining_tokens(config, work.hand_made)
+
+
+def finding_seconds(config: RunConfig, work: Work, pace: Pace) -> float:
+    """Foretell the range tests of the learning rate, each training of which ends with a validation."""
+    tokens = finding_tokens(config, work.bases(config), trained_tokens(config, work))
+    return tokens / pace.learnt + tokens / tokens_each(config) * _pass_seconds(config, pace)
 
 
 def validation_seconds(config: RunConfig, work: Work, pace: Pace) -> float:

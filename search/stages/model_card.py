@@ -257,9 +257,10 @@ def _making(summary: dict[str, Any], student: Entry) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in summary["versions"].items())
     how = "".join(f"- {name}: {_cell(text)}\n" for name, text in distillation_rows(summary))
     note = f"- note: {_cell(student['note'])}\n" if student["note"] else ""
+    rate = f"- peak learning rate: {student['peak_rate']:.3g}\n" if "peak_rate" in student else ""
     return (
         f"- distillation: {student['tokens']:,} tokens, in {words.duration(student['seconds'])}\n"
-        f"{how}{note}"
+        f"{rate}{how}{note}"
         f"- text: {_code(summary['corpus']['id'])}, fingerprint {_code(summary['corpus']['fingerprint'])}\n"
         f"- command: {_code(summary['command'])}\n"
         f"- versions: {_cell(versions)}"

@@ -23,6 +23,7 @@ from search.settings.hours import saved_config, with_saved_amounts
 from search.settings.ledger import cap_device_memory, run_ledger
 from search.settings.memory_table import memory_lines
 from search.settings.optimizer import check_installed
+from search.settings.rates import tokens_each
 from search.settings.resolved import Resolved
 from search.stages.benchmarks import run_benchmarks
 from search.stages.correction import Correction, correct_if_asked
@@ -212,12 +213,14 @@ def _forecast(resolved: Resolved, corpus: Corpus) -> TimeForecast:
         "correct": config.teacher_correction,
         "forward": resolved.ranking_tokens + corpus.distillation.numel(),
         "score": config.trials * config.validation_blocks * config.block,
-        "distil": sum(tokens * candidates for tokens, candidates in rungs) + config.rung_tokens[0] * tried,
+        "distil": sum(tokens * candidates for tokens, candidates in rungs)
+        + config.rung_tokens[0] * tried
+        + resolved.finding_tokens,
         "retrain": resolved.retraining_tokens,
     }
     pieces = {
         "score": config.trials,
-        "distil": sum(config.rung_candidates) + tried,
+        "distil": sum(config.rung_candidates) + tried + resolved.finding_tokens // tokens_each(config),
         "retrain": sum(resolved.retrainings),
     }
     return TimeForecast(tokens, pieces)

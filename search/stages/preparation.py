@@ -30,6 +30,7 @@ from search.settings.placement import Placement
 from search.settings.resolved import Resolved
 from search.stages.identity import check_identity
 from search.stages.importance import Importance
+from search.stages.rates import RateStage
 from search.stages.run_context import BasisScore, BasisTrial, RunContext
 from search.stages.sorted_weights import SortedWeights
 from search.stages.targets import targets_of, teaching_model
@@ -192,7 +193,8 @@ def prepare(
         )
 
     with workers.exclusive_or_wait("ranking", console.say):
-        return _in_best_basis(resolved, importance, context, directory, console)
+        rated = RateStage(resolved, directory, console).rated(context)
+        return _in_best_basis(resolved, importance, rated, directory, console)
 
 
 def _changes_teacher(ranking: Ranking) -> bool:
@@ -249,13 +251,12 @@ def _in_best_basis(
     Args:
         resolved: the run.
         importance: ranks in all bases that are tried, at once.
-        context: makes the context in a basis.
+        context: makes the context in a basis, with its learning rates.
         directory: run directory.
         console: for progress.
     """
     if resolved.turned is None:
-        with console.stage("ranking"):
-            return context(resolved)
+        return context(resolved)
     trial = BasisTrial.load(directory.basis, resolved.config.rung_tokens[0])
     variants, waiting = variants_of(resolved), basis_candidates(resolved)[len(trial.tried) :]
     console.forecast.skip("distil", trial.tokens * len(trial.tried), pieces=len(trial.tried))
@@ -266,8 +267,7 @@ def _in_best_basis(
     waiting = [one for one in waiting if not _changes_teacher(rankings[BasisName(one.basis)])]
     for name, candidates in itertools.groupby(waiting, key=lambda candidate: candidate.basis):
         current = None
-        with console.stage("ranking"):
-            current, here = context(variants[name]), name
+        current, here = context(variants[name]), name
         with console.stage("basis"):
             for candidate in candidates:
                 trial = _tried(candidate, trial, current, console)
@@ -275,8 +275,7 @@ def _in_best_basis(
     console.say(trial.reason)
     if current is None or here != trial.basis:
         current = None
-        with console.stage("ranking"):
-            current = context(variants[trial.basis])
+        current = context(variants[trial.basis])
     current.ranking.save(directory.ranking)
     for name in variants:
         directory.ranking_of(name).unlink(missing_ok=True)

@@ -115,8 +115,9 @@ def _retrain(
     if not from_random:
         saving = retraining_branch(context, architecture, saving)
     reused_tokens = tokens_spared(context, saving)
+    rate = context.rates.from_random_weights(student.num_parameters()) if from_random else None
     outcome = context.train(
-        student, job.tokens, context.retraining_targets, advance, RETRAINING_VALIDATIONS, saving
+        student, job.tokens, context.retraining_targets, advance, RETRAINING_VALIDATIONS, saving, rate
     )
     path = None
     if not from_random:

@@ -37,6 +37,7 @@ from search.settings.placement import STAYS, Placement
 from search.stages.layer_by_layer import teacher_files
 from search.stages.sorted_weights import SortedWeights
 from search.storage.run_directory import atomic_write
+from search.training.peak_rates import BY_RULE, PeakRates
 from search.training.process_group import run_processes
 from search.training.training import Train, Trainer, TrainingJob
 from space.axes.architecture import Architecture
@@ -72,6 +73,8 @@ class RunContext:
     workload: Workload
     placement: Placement = STAYS
     """Where weights lie and how students train."""
+    rates: PeakRates = BY_RULE
+    """Peak learning rates in this basis."""
     basis_trial: BasisTrial | None = None
     """The trial that chose the basis of hidden; None without one."""
 
@@ -154,16 +157,19 @@ class RunContext:
         advance: Callable[[int], None],
         validations: int,
         checkpointing: Checkpointing | None = None,
+        rate: float | None = None,
     ) -> DistillationResult:
         """Distil a student in place, with ``validations`` evenly spaced validations.
 
-        Any other processes of the run receive the student and train with this one.
+        The peak learning rate is ``rate``, or else that of ``rates``. Any other processes of the run receive
+        the student and train with this one.
 
         Raises:
             DivergenceError: see ``distil``, also for its other errors.
             LostProcessError: see ``RunProcesses.in_step``.
         """
-        job, processes = TrainingJob(tokens, validations, checkpointing), run_processes()
+        rate = rate or self.rates.of(student.num_parameters(), tokens)
+        job, processes = TrainingJob(tokens, rate, validations, checkpointing), run_processes()
         if processes.is_only:
             return self.trainer.train(student, targets, job, advance)
         retraining = targets is self.retraining_targets

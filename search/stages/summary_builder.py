@@ -27,6 +27,7 @@ from search.settings.teachers import TrainingPhase
 from search.stages.benchmarks import TEACHER, Results
 from search.stages.correction import Correction
 from search.stages.inspection import Inspection
+from search.stages.rates import StudentInTest, load_tested, rates_as_dict
 from search.stages.run_context import RunContext
 from search.storage.run_directory import RunDirectory
 from space.axes.architecture import Architecture
@@ -83,6 +84,7 @@ class SummaryBuilder:
             "space": {"architectures": len(self.context.space)},
             "basis": self._basis(),
             "distillation": self._distillation(),
+            "rates": rates_as_dict(self.context, self._tested),
             "objectives": [self._objective(name) for name in config.objectives],
             "bounds": [
                 {"name": name, "unit": UNITS[name], "most": most}
@@ -175,6 +177,11 @@ class SummaryBuilder:
             | ({"latency": self.teacher.latency_ms} if self.teacher.latency_ms is not None else {}),
         }
 
+    @property
+    def _tested(self) -> dict[str, StudentInTest]:
+        """The students of the range tests, by basis."""
+        return load_tested(RunDirectory(self.context.directory).rates)
+
     def _objective(self, name: str) -> dict[str, str]:
         described = OBJECTIVES[name].describe(self.context.workload)
         return {"name": name, "unit": UNITS[name], "description": described}
@@ -225,6 +232,7 @@ class SummaryBuilder:
             "latency_ms": latency,
             "path": result.path,
             "tokens": result.tokens,
+            "peak_rate": self._peak_rate(int(costs["parameters"]), result.tokens, pruned=pruned),
             "short": result.short,
             "seconds": result.seconds,
             "curve": [list(point) for point in result.curve],
@@ -234,6 +242,10 @@ class SummaryBuilder:
             "failure": result.failure,
             "note": result.note,
         }
+
+    def _peak_rate(self, parameters: int, tokens: int, *, pruned: bool) -> float:
+        rates = self.context.rates
+        return rates.of(parameters, tokens) if pruned else rates.from_random_weights(parameters)
 
     def _benchmarks(self, model: str) -> dict[str, Any]:
         return {task: result.as_dict() for task, result in self.final.benchmarks.get(model, {}).items()}
@@ -272,6 +284,7 @@ class SummaryBuilder:
     def _tokens(self, records: Sequence[FinishedTrial]) -> dict[str, int]:
         trial = self.context.basis_trial
         tried = trial.tokens * len(trial.tried) if trial else 0
+        tried += sum(one.test.found.tokens for one in self._tested.values())
         tokens = {
             "teacher_correction": self.correction.tokens if self.correction else 0,
             "ranking": self.context.corpus.calibration.numel(),

@@ -39,6 +39,7 @@ class RunDirectory:
         self.layers = path / "layers.safetensors"
         self.moments = path / "moments.safetensors"
         self.basis = path / "basis.json"
+        self.rates = path / "rates.json"
         self.targets = path / "targets"
         self.models = path / "models"
         self.retraining = path / "retraining"

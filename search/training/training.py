@@ -14,7 +14,7 @@ from evaluators.corpus.corpus import Corpus
 from evaluators.distillation.loop import Checkpointing, DistillationResult, TrainingMonitor, distil
 from evaluators.distillation.optimizers import OptimizerName
 from evaluators.distillation.processes import StudentDescription
-from evaluators.distillation.schedule import Schedule, ScheduleShape, peak_rate
+from evaluators.distillation.schedule import Schedule, ScheduleShape
 from evaluators.distillation.targets.batch import Targets
 from evaluators.distillation.training import Advance
 from evaluators.metrics.loss import validation_loss
@@ -26,9 +26,11 @@ from search.settings.resolved import Resolved
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """The length, validations and checkpoints of one training."""
+    """The length, learning rate, validations and checkpoints of one training."""
 
     tokens: int
+    rate: float
+    """Learning rate at its peak."""
     validations: int
     """Number of validations, evenly spaced."""
     checkpointing: Checkpointing | None = None
@@ -62,7 +64,7 @@ class Trainer:
         Raises:
             DivergenceError: see ``distil``, also for its other errors.
         """
-        schedule = self._schedule(job.tokens, peak_rate(student.num_parameters()))
+        schedule = self._schedule(job.tokens, job.rate)
         monitor = TrainingMonitor(validate=self.loss, times=job.validations, advance=advance)
         return distil(
             student,
@@ -79,12 +81,15 @@ class Trainer:
         )
 
     def _schedule(self, tokens: int, rate: float) -> Schedule:
-        """Return the schedule of a training; under WSD all share rung 1's warm-up, to resume one another."""
+        """Return the schedule of a training; under WSD all share rung 1's warm-up, to resume one another.
+
+        A training shorter than rung 1, which resumes none, has a shorter warm-up.
+        """
         block = self.validation.shape[1]
         schedule = partial(Schedule, blocks=self.config.batch_blocks, block=block, peak_rate=rate)
         if self.config.schedule == ScheduleShape.COSINE:
             return schedule(tokens=tokens)
-        warm_up = schedule(tokens=self.config.rung_tokens[0]).warm_up
+        warm_up = schedule(tokens=min(tokens, self.config.rung_tokens[0])).warm_up
         return schedule(tokens=tokens, shape=ScheduleShape.WSD, warm_up_steps=warm_up)
 
 

@@ -84,6 +84,7 @@ class Bench:
         loss: Loss | None = None,
         states: States | None = None,
         optimizer: OptimizerName = OptimizerName.ADAMW,
+        before: float | None = None,
     ) -> dict[str, Any]:
         """Distil a student in place; losses before and after, parameters and seconds.
 
@@ -96,8 +97,10 @@ class Bench:
             loss: on the logits; forward KL by default.
             states: which intermediate ones are compared besides.
             optimizer: what takes the steps.
+            before: its loss, if it is known.
         """
-        before, began = self.loss(student), time.monotonic()
+        began = time.monotonic()
+        before = self.loss(student) if before is None else before
         if steps:
             schedule = Schedule(
                 tokens=steps * STEP_TOKENS,

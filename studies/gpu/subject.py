@@ -18,6 +18,7 @@ from evaluators.distillation.targets.sparse import Sampled
 from evaluators.huggingface.residence import Residence
 from search.settings.methods import accelerator_of, weights_dtype
 from search.settings.resolved import Resolved
+from search.training.peak_rates import BY_RULE
 from search.training.training import Trainer, TrainingJob
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
@@ -106,7 +107,8 @@ class Subject:
         config = plan.config
         accelerator = accelerator_of(config)
         trainer = Trainer(config, self.teacher, self.text(1), accelerator, plan.resolved.placement)
-        job = TrainingJob(steps * config.batch_blocks * config.block, int(validate))
+        tokens = steps * config.batch_blocks * config.block
+        job = TrainingJob(tokens, BY_RULE.of(student.num_parameters(), tokens), int(validate))
         stays = plan.resolved.placement.teacher_stays
         with self.residence.on_device() if stays else nullcontext():
             trainer.train(student, targets, job, advance)

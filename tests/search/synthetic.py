@@ -78,6 +78,7 @@ _CONFIG = RunConfig(
     states=(),
     targets="auto",
     schedule="cosine",
+    rate="rule",
     benchmarks=(),
     storage="",
     seed=0,

@@ -274,4 +274,16 @@ def test_hours_are_counted_by_hand(
 def test_both_bases_are_ranked_and_tried(demo_config: Path) -> None:
     resolved = resolved_once(Flags(budget="1M", model=(str(demo_config),), device="cpu"))
     found = foretell(resolved.config, resolved.work, Pace(1000.0, 1e9, 0.0, timed=True), 0)
-    assert found.ranking == pytest.approx(6 * 12.288, rel=0.01)
+    # The one baseline that cuts hidden, in each basis.
+    assert found.ranking == pytest.approx(2 * 12.288, rel=0.01)
+
+
+def test_finding_the_learning_rate_is_counted(demo_config: Path, tmp_path: Path) -> None:
+    _, rule = planned(demo_config, tmp_path, "1M", rate="rule")
+    _, found = planned(demo_config, tmp_path, "1M", rate="auto")
+    assert rule["learning rate"] == "its peak is the rule's for the student's size"
+    assert found["learning rate"] == (
+        "its peak is found by about 4 trainings of 12,288 tokens each, in each of two bases"
+    )
+    tokens = [int(rows["tokens"].split()[0].replace(",", "")) for rows in (rule, found)]
+    assert tokens[1] - tokens[0] == 8 * 12_288

@@ -27,6 +27,24 @@ VOCABULARY, HEAD_SIZE, BUDGET = 2048, 20, 1_330_000
 RUNG_TOKENS = [0, 98_304]
 RETRAIN_TOKENS = 1_966_080
 BYTES_PER_TOKEN = 3.1
+#: A range test in which the rule's rate is too high.
+RATES = {
+    "peak": None,
+    "factor": 0.5,
+    "tests": [
+        {
+            "basis": "coordinate",
+            "label": "h112-m296-q6-kv2-l7",
+            "parameters": 1_328_000,
+            "rule": 2.7e-3,
+            "factor": 0.5,
+            "improves": True,
+            "loss_before": 3.912,
+            "tokens": 65_536,
+            "curve": [[6.75e-4, 2.214], [1.35e-3, 2.148], [2.7e-3, 2.301]],
+        }
+    ],
+}
 TARGETS = {"form": "hidden", "tokens": RETRAIN_TOKENS, "bytes": 320 * RETRAIN_TOKENS}
 
 _SHAPES = [
@@ -132,6 +150,7 @@ def _run() -> dict[str, Any]:
             "optimizer": "adamw",
             "targets": {"short_distillation": TARGETS, "retraining": TARGETS},
         },
+        "rates": copy.deepcopy(RATES),
         "bounds": [],
         "objectives": [
             {"name": "loss", "unit": "nats/token"},
@@ -297,6 +316,7 @@ def _retrained(
         "latency_ms": latency_ms,
         "path": path,
         "tokens": RETRAIN_TOKENS,
+        "peak_rate": 1.35e-3,
         "seconds": 43.5,
         "curve": curve,
         "objectives": {"loss": loss, "latency": latency_ms},

@@ -214,11 +214,11 @@ def test_every_summary_has_a_report_that_plotly_can_draw(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "figures"),
     [
-        ("sample_summary", {"front", "curves", "intervals", *STABILITY, "sizes"}),
-        ("one_trial", {"front", "curves", "intervals"}),
-        ("one_model", {"front", "curves", "intervals"}),
-        ("nothing_evaluated", set()),
-        ("all_failed", set()),
+        ("sample_summary", {"front", "curves", "intervals", *STABILITY, "sizes", "rates-0"}),
+        ("one_trial", {"front", "curves", "intervals", "rates-0"}),
+        ("one_model", {"front", "curves", "intervals", "rates-0"}),
+        ("nothing_evaluated", {"rates-0"}),
+        ("all_failed", {"rates-0"}),
         ("loss_alone", {"front", "curves", "intervals", *STABILITY, "sizes"}),
     ],
 )

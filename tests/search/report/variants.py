@@ -84,11 +84,12 @@ def without_latency() -> Summary:
 
 
 def loss_alone() -> Summary:
-    """Loss was the only objective, so it is drawn against the parameters."""
+    """Loss was the only objective, so it is drawn against the parameters; the rate was given."""
     summary = without_latency()
     for entry in [*summary["trials"], *summary["promoted"], *summary["baselines"]]:
         entry["objectives"].pop("memory", None)
-    return summary | {"objectives": [{"name": "loss", "unit": "nats/token"}]}
+    rates: Summary = {"peak": 3e-4, "factor": None, "tests": []}
+    return summary | {"objectives": [{"name": "loss", "unit": "nats/token"}], "rates": rates}
 
 
 def baseline_wins() -> Summary:
@@ -149,6 +150,7 @@ def everything_asked() -> Summary:
             "retraining": {"form": "live", "tokens": 1_966_080, "bytes": 0},
         },
     }
+    summary["rates"] = rates_of_two_bases()
     summary["teacher"]["phases"] = ["org/teacher@stage1", "org/teacher@stage2"]
     summary["teacher"]["passed_over"] = ["org/larger"]
     summary["teacher"]["taught_by"] = "org/original"
@@ -171,6 +173,18 @@ def everything_asked() -> Summary:
     summary["promoted"][1]["benchmarks"]["riddle"] = failed
     summary["promoted"][0]["note"] = "ended early, the validation loss rose twice"
     return summary
+
+
+def rates_of_two_bases() -> Summary:
+    """Range tests in which a training diverged, and in which none helped."""
+    [one] = sample_summary()["rates"]["tests"]
+    nothing: Summary = {"factor": 1 / 128, "improves": False, "loss_before": 2.0}
+    worse = [[2.7e-3 * 2.0**power, 2.1 + 2.0**power / 10] for power in range(-6, 1)]
+    tests = [
+        {**one, "factor": 0.25, "curve": [[3.375e-4, 2.4], [6.75e-4, 2.2], [1.35e-3, 2.3], [2.7e-3, None]]},
+        {**one, **nothing, "basis": "weighted", "curve": worse},
+    ]
+    return {"peak": None, "factor": 0.25, "tests": tests}
 
 
 def score(metric: str | None, value: float | None, error: float | None, higher: bool | None) -> Summary:

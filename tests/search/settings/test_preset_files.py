@@ -36,6 +36,7 @@ temperature = 2
 states = ["late"]
 targets = "hidden"
 schedule = "wsd"
+rate = 3e-4
 optimizer = "adamw-8bit"
 benchmarks = "quiz"
 data = "d"

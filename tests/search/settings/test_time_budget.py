@@ -29,6 +29,7 @@ def usual(scale: Scale = SCALES[2], **fields: Any) -> RunConfig:
     config = replace(
         run_config(),
         basis="auto",
+        rate="auto",
         block=scale.block,
         batch_blocks=scale.batch_blocks,
         calibration_blocks=scale.calibration_blocks,

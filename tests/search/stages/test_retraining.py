@@ -98,7 +98,9 @@ class Bench:
         advance: Callable[[int], None],
         validations: int,
         checkpointing: Any,
+        rate: float | None,
     ) -> DistillationResult:
+        assert rate is None, "that of a pruned student"
         watch = TrainingMonitor(validate=self.validate, times=4, advance=advance)
         assert validations == 6
         return distil(student, targets, schedule(), Accelerator(cpu=True), watch, checkpointing)

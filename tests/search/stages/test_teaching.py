@@ -117,7 +117,7 @@ def test_a_student_is_compared_with_the_layers_of_the_model_that_teaches(
     wanted = config_of(tiny_teacher, original, states=("late",))
     trainer = Trainer(wanted, LlamaForCausalLM(config), torch.zeros(1, 32), cast(Any, None))
     student = AutoModelForCausalLM.from_pretrained(tiny_teacher)
-    trainer.train(student, cast(Any, None), TrainingJob(64, 1), lambda _: None)
+    trainer.train(student, cast(Any, None), TrainingJob(64, 1e-3, 1), lambda _: None)
     assert [(str(pair.student), str(pair.teacher)) for pair in asked[0].pairs] == [("block-0", "block-2")]
 
 

@@ -1,0 +1,154 @@
+"""The runs of the study: one student in each basis, at every rate and length, on the text of three seeds."""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from evaluators.distillation.rate_finding import HIGHEST
+from evaluators.distillation.schedule import DivergenceError, peak_rate
+from evaluators.importance.method import Method
+from evaluators.importance.moments import gather_moments
+from evaluators.importance.rank import rank
+from space.counting.budget import Budget
+from space.counting.counting import parameter_polynomial
+from space.cutting.basis import BasisName
+from space.cutting.extraction import extract, saved_tensors, sort_by_importance
+from space.cutting.moments import Moments
+from space.cutting.repair import Repair
+from space.enumeration.enumeration import enumerate_space
+from space.enumeration.hand_made import UNIFORM, baselines
+from space.verification.verification import verified_axis_map
+from studies.bench.bench import Bench
+from studies.bench.results import Results, Row
+from studies.bench.setting import SETTINGS, Setting
+
+HERE = Path(__file__).parent
+RESULTS = Results(HERE / "results.jsonl", ("teacher", "basis", "steps", "seed", "exponent"))
+BASES = (BasisName.COORDINATE, BasisName.WEIGHTED)
+#: Steps of 2048 tokens: of a rung, four times as many, and ten times.
+LENGTHS = (16, 64, 160)
+#: Powers of two times the rule's rate.
+EXPONENTS = tuple(range(-3, HIGHEST + 1))
+SEEDS = (0, 1, 2)
+#: Size of the student, as a share of its teacher.
+_SHARE, _TOLERANCE = 0.6, 0.02
+_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which part of the study is run."""
+
+    lengths: tuple[int, ...] = LENGTHS
+    exponents: tuple[int, ...] = EXPONENTS
+    seeds: tuple[int, ...] = SEEDS
+    bases: tuple[str, ...] = tuple(BASES)
+
+    def rows_of(self, teacher: str) -> list[Row]:
+        """Return what every run is known by, the short ones first."""
+        return [
+            {"teacher": teacher, "basis": basis, "steps": steps, "seed": seed, "exponent": exponent}
+            for steps in self.lengths
+            for seed in self.seeds
+            for basis in self.bases
+            for exponent in self.exponents
+        ]
+
+
+def setting_of(teacher: str, data: str | None) -> Setting:
+    """Return a small teacher by its name, or any other by its directory and a text.
+
+    Raises:
+        ValueError: a directory without a text.
+    """
+    if teacher in SETTINGS:
+        return SETTINGS[teacher]
+    if data is None:
+        raise ValueError("a teacher by its directory needs a text")
+    return Setting(Path(teacher).name, Path(teacher), data, _BLOCK, {}, 0, "bf16")
+
+
+def work(teacher: str, data: str | None, asked: Asked, threads: int) -> None:
+    """Run what is missing of one teacher.
+
+    Args:
+        teacher: name of a small teacher, or the directory of another.
+        data: a text for the latter.
+        asked: which part.
+        threads: of arithmetic.
+    """
+    torch.set_num_threads(threads)
+    setting = setting_of(teacher, data)
+    runs = asked.rows_of(setting.name)
+    if not (missing := RESULTS.missing(runs)):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(setting, max(LENGTHS if teacher in SETTINGS else asked.lengths), Path(folder))
+        students = Students(bench)
+        for number, about in enumerate(missing, 1):
+            student, before = students.student(BasisName(about["basis"]))
+            row = {**about, **trained(bench, student, before, about)}
+            RESULTS.add(row)
+            print(f"{number} of {len(missing)}: {row}", file=sys.stderr, flush=True)
+
+
+def trained(bench: Bench, student: PreTrainedModel, before: float, about: Mapping[str, int]) -> Row:
+    """Train a student at its rate; its losses before and after, the latter None if it diverged."""
+    rule = peak_rate(student.num_parameters())
+    try:
+        rate = rule * 2.0 ** about["exponent"]
+        row = bench.distilled(student, about["steps"], about["seed"], rate, before=before)
+    except DivergenceError:
+        row = {"parameters": student.num_parameters(), "before": before, "after": None}
+    after = row["after"]
+    return {**row, "rule": rule, "after": after if after is not None and math.isfinite(after) else None}
+
+
+class Students:
+    """Makes the student of a teacher that is shrunk evenly, in each basis, repaired by least squares."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.model = bench, bench.teacher.model
+        self._made: dict[BasisName, tuple[PreTrainedModel, float]] = {}
+        self._moments: Moments | None = None
+
+    def student(self, basis: BasisName) -> tuple[PreTrainedModel, float]:
+        """Return a student straight after pruning, and its loss; both are made once."""
+        if basis not in self._made:
+            cut = self._cut(basis)
+            self._made[basis] = cut, self.bench.loss(cut)
+        made, before = self._made[basis]
+        fresh: PreTrainedModel = type(made)(made.config)
+        fresh.load_state_dict(made.state_dict())
+        fresh.eval()
+        return fresh, before
+
+    def _cut(self, basis: BasisName) -> PreTrainedModel:
+        calibration = self.bench.corpus.calibration
+        axis_map = verified_axis_map(self.model.config, basis)
+        whole = parameter_polynomial(axis_map).of(axis_map.teacher)
+        space = enumerate_space(axis_map, Budget(round(_SHARE * whole), _TOLERANCE))
+        architecture = baselines(space, axis_map.teacher)[UNIFORM]
+        ranking = rank(self.model, axis_map, calibration, "study", method=Method(basis=basis))
+        if self._moments is None:
+            self._moments = gather_moments(self.model, axis_map, calibration, "study")
+        repair = Repair(least_squares=True, moments=self._moments.sorted_by(axis_map, ranking))
+        canonical = sort_by_importance(saved_tensors(self.model, axis_map), axis_map, ranking)
+        return extract(canonical, axis_map, ranking, architecture, repair=repair)
+
+
+def curves_of(rows: Sequence[Row]) -> dict[int, dict[int, dict[int, float]]]:
+    """Return losses by steps, seed and exponent; a training that diverged has an infinite loss."""
+    found: dict[int, dict[int, dict[int, float]]] = {}
+    for row in rows:
+        loss = math.inf if row["after"] is None else row["after"]
+        found.setdefault(row["steps"], {}).setdefault(row["seed"], {})[row["exponent"]] = loss
+    return found
