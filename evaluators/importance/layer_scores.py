@@ -86,12 +86,12 @@ class LayerScores:
 LAYER_TOKENS = 32_768
 
 
-def sample_blocks(blocks: int, block: int, tokens: int = LAYER_TOKENS) -> int:
+def sample_blocks(blocks: int, block: int, tokens: int | None = None) -> int:
     """Return how many of the calibration blocks, of ``block`` tokens, have so many tokens."""
-    return min(blocks, -(-tokens // block))
+    return min(blocks, -(-(tokens or LAYER_TOKENS) // block))
 
 
-def layer_sample(calibration: Tensor, tokens: int = LAYER_TOKENS) -> Tensor:
+def layer_sample(calibration: Tensor, tokens: int | None = None) -> Tensor:
     """Return (n, T) of (N, T) blocks, spread evenly: those on which layers are scored by their own passes."""
     blocks, block = calibration.shape
     number = sample_blocks(blocks, block, tokens)
