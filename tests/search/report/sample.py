@@ -109,6 +109,15 @@ def sample_summary() -> dict[str, Any]:
     }
 
 
+BASIS: dict[str, Any] = {
+    "name": "coordinate",
+    "reason": None,
+    "tried": [],
+    "kept_coordinates": None,
+    "loss_added": None,
+}
+
+
 def _run() -> dict[str, Any]:
     """What was asked for, and of what."""
     return {
@@ -136,13 +145,7 @@ def _run() -> dict[str, Any]:
         },
         "budget": {"amount": BUDGET, "of": "total", "unit": "parameters", "tolerance": 0.02},
         "space": {"architectures": 1184},
-        "basis": {
-            "name": "coordinate",
-            "reason": None,
-            "tried": [],
-            "kept_coordinates": None,
-            "loss_added": None,
-        },
+        "basis": dict(BASIS),
         "distillation": {
             "loss": "forward-kl",
             "states": [],
