@@ -118,8 +118,8 @@ def masked(
         weights[tensor.name] = values.detach().contiguous()
     oracle.load_state_dict(weights, strict=False)
     over_hidden = {t.module for t in axis_map.tensors if t.axes == (frozenset({Axis.HIDDEN}),)}
-    for place in over_hidden:
-        module = oracle.get_submodule(place)
+    for name_of in over_hidden:
+        module = oracle.get_submodule(name_of)
         for name in ("eps", "variance_epsilon"):
             if isinstance(found := getattr(module, name, None), float):
                 setattr(module, name, found * kept / size)
