@@ -109,7 +109,7 @@ def rank_in_bases_from_disk(
     method = method or Method()
     check_method_from_disk(method)
     axis_map = files.axis_map
-    _check_norms(axis_map, fingerprints)
+    check_basis_from_disk(axis_map, fingerprints)
     with files.opened() as turn:
         listener = ActivationListener(turn.model, axis_map, [Aggregation(method.batch, method.sequence)])
         own_blocks = process_share(calibration, accelerator)
@@ -125,17 +125,22 @@ def rank_in_bases_from_disk(
     return {basis: layers.given_to(of) if layers else of for basis, of in rankings.items()}
 
 
-def _check_norms(axis_map: AxisMap, bases: Collection[BasisName]) -> None:
-    """Check that only the final norm cannot be folded: what a basis costs is measured behind the last layer.
+def turned_from_disk(axis_map: AxisMap) -> bool:
+    """Whether a basis can be found layer by layer: what it costs is measured behind the last layer alone."""
+    return not set(unfolded_norms(axis_map)) - {axis_map.roles.final_norm}
+
+
+def check_basis_from_disk(axis_map: AxisMap, bases: Collection[BasisName]) -> None:
+    """Check that a teacher can be ranked layer by layer in these bases.
 
     Raises:
-        InputError: norms inside the layers cannot, and a basis other than coordinates is wanted.
+        InputError: a basis other than coordinates is wanted, and norms inside the layers cannot be folded.
     """
-    inner = [name for name in unfolded_norms(axis_map) if name != axis_map.roles.final_norm]
-    if inner and set(bases) - {BasisName.COORDINATE}:
+    if set(bases) - {BasisName.COORDINATE} and not turned_from_disk(axis_map):
+        inner = next(name for name in unfolded_norms(axis_map) if name != axis_map.roles.final_norm)
         raise InputError(
-            "A teacher that does not fit into memory is turned if norms that write into its stream are none",
-            f"{wildcard_name(inner[0])} is one",
+            "A teacher that is read layer by layer can be turned if no norm of its layers writes into the stream",
+            f"{wildcard_name(inner)} does",
             "Take --basis coordinate, or a device on which the whole teacher fits",
         )
 

@@ -16,6 +16,7 @@ from transformers import PretrainedConfig
 
 from evaluators.distillation.optimizers import OptimizerName
 from evaluators.huggingface.library_output import short_message
+from evaluators.importance.from_disk import turned_from_disk
 from evaluators.metrics.benchmarks import tasks_of
 from evaluators.metrics.capacity import capacity_of
 from evaluators.metrics.pace import Pace
@@ -181,7 +182,10 @@ def _placed(resolved: Resolved, flags: Flags, *, open_ones: bool) -> Resolved:
     if optimizer is not given:
         dtype = precision_for(optimizer) or resolved.config.dtype
         resolved = resolved.with_config(optimizer=optimizer.value, dtype=dtype)
-    turned = replace(resolved.turned, placement=placement) if resolved.turned else None
+    turned = resolved.turned
+    if turned is not None and placement.layer_by_layer and not turned_from_disk(turned.axis_map):
+        resolved, turned = resolved.with_config(resolved.teaching_map, basis=resolved.basis.value), None
+    turned = replace(turned, placement=placement) if turned else None
     return replace(resolved, placement=placement, turned=turned)
 
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 from torch import Tensor
 
-from evaluators.importance.from_disk import check_method_from_disk
+from evaluators.importance.from_disk import check_basis_from_disk, check_method_from_disk
 from evaluators.teacher import Teacher
 from evaluators.teacher.layer_by_layer import TeacherFiles
 from search.settings.methods import method_of
@@ -54,6 +54,7 @@ def check_layer_by_layer(resolved: Resolved) -> None:
         return
     config = resolved.config
     check_method_from_disk(method_of(config))
+    check_basis_from_disk(resolved.axis_map, [resolved.basis])
     needs = {
         "--teacher-correction trains it": config.teacher_correction > 0,
         "--rounds prunes it in steps": config.rounds_order != "together",

@@ -138,8 +138,9 @@ class Students:
         space = enumerate_space(axis_map, Budget(round(_SHARE * whole), _TOLERANCE))
         architecture = baselines(space, axis_map.teacher)[UNIFORM]
         ranking = rank(self.model, axis_map, calibration, "study", method=Method(basis=basis))
-        if self._moments is None:
-            self._moments = gather_moments(self.model, axis_map, calibration, "study")
+        if self._moments is None:  # with those of the stream, which serve every basis
+            turned = verified_axis_map(self.model.config, BasisName.WEIGHTED)
+            self._moments = gather_moments(self.model, turned, calibration, "study")
         repair = Repair(least_squares=True, moments=self._moments.sorted_by(axis_map, ranking))
         canonical = sort_by_importance(saved_tensors(self.model, axis_map), axis_map, ranking)
         return extract(canonical, axis_map, ranking, architecture, repair=repair)
