@@ -139,7 +139,7 @@ def check_basis_from_disk(axis_map: AxisMap, bases: Collection[BasisName]) -> No
     if set(bases) - {BasisName.COORDINATE} and not turned_from_disk(axis_map):
         inner = next(name for name in unfolded_norms(axis_map) if name != axis_map.roles.final_norm)
         raise InputError(
-            "A teacher that is read layer by layer can be turned if no norm of its layers writes into the stream",
+            "A teacher read layer by layer can be turned if no norm of a layer writes into the stream",
             f"{wildcard_name(inner)} does",
             "Take --basis coordinate, or a device on which the whole teacher fits",
         )

@@ -143,6 +143,6 @@ def tiny_whole(kind: str, **changes: Any) -> PreTrainedModel:
 
 
 def skip_if_class_is_broken(error: AttributeError) -> None:
-    """Skip the test for what transformers 5.24 cannot: its Llama 4 asks its text half for a field it lacks."""
+    """Skip the test if it is Llama 4 of transformers 5.24, which asks its text half for a field it lacks."""
     if "no attribute 'image_outputs'" in str(error):
         pytest.skip(f"the class itself does not run: {error}")

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from evaluators.distillation.optimizers import OptimizerName
 from evaluators.huggingface.residence import Residence
-from search.settings import costs
+from search.settings import costs, resolution
 from search.settings.command_line import read_flags
+from search.settings.flags import Flags
 from search.settings.placement import Placement
 from search.settings.resolution import resolve
 from search.settings.resolved import Resolved
@@ -20,6 +22,8 @@ from search.stages import pipeline
 from search.stages.layer_by_layer import check_layer_by_layer
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import Console
+from space.axes.axis_map import ResidualStream
+from space.cutting.basis import BasisName
 from space.cutting.ranking import Ranking
 from space.input_error import InputError
 from tests.small_search import SMALL, write_stories, write_teacher
@@ -94,3 +98,32 @@ def test_what_needs_the_whole_teacher_is_refused(folder: Path, flags: tuple[str,
     with pytest.raises(InputError, match=why):
         check_layer_by_layer(resolved(folder, FROM_DISK, *flags))
     check_layer_by_layer(resolved(folder, Placement(), *flags))
+
+
+def with_norms_that_write(run: Resolved) -> Resolved:
+    """The run in a rotated basis, of a class whose layers have norms that write into the stream."""
+    name = "model.layers.*.post_attention_layernorm.weight"
+    stream = ResidualStream({}, 0.0, unfolded=(name,))
+    return replace(run, axis_map=replace(run.axis_map, stream=stream), basis=BasisName.WEIGHTED)
+
+
+def test_a_basis_that_needs_the_whole_teacher_is_refused_before_any_work(folder: Path) -> None:
+    run = with_norms_that_write(resolved(folder, FROM_DISK))
+    with pytest.raises(InputError, match=r"post_attention_layernorm.weight does. Take --basis coordinate"):
+        check_layer_by_layer(run)
+    check_layer_by_layer(replace(run, basis=BasisName.COORDINATE))
+    check_layer_by_layer(replace(run, placement=Placement()))
+
+
+@pytest.mark.parametrize("placement", [FROM_DISK, Placement()])
+def test_an_open_basis_is_coordinates_where_the_other_needs_the_whole_teacher(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, placement: Placement
+) -> None:
+    run = resolved(folder, Placement()).with_config(basis="auto")
+    run = replace(run, turned=with_norms_that_write(run))
+    monkeypatch.setattr(resolution, "choose", lambda *_, **__: (placement, OptimizerName.ADAMW))
+    monkeypatch.setattr(resolution, "memory_of", lambda *_: None)
+    found = resolution._placed(run, Flags(), open_ones=False)
+    whole = placement == Placement()
+    assert (found.turned is None, found.config.basis) == (not whole, "auto" if whole else "coordinate")
+    assert found.placement == placement
