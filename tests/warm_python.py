@@ -8,6 +8,7 @@ signals of its own, as if the command had been typed; only latencies are measure
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import importlib
@@ -55,6 +56,12 @@ class _Server:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
             )
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """Let it end."""
+        self.socket.close()
+        self.process.wait()
 
     def fork(self, request: dict[str, Any], streams: list[int]) -> int:
         """Start a process with these three streams, and return its number."""

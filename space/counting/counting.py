@@ -5,9 +5,11 @@ Each count is a polynomial in the sizes of the axes and the numbers of layers of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import wraps
+from typing import TypeVar
 
 from torch import nn
 
@@ -67,11 +69,29 @@ def fewest_experts(axis_map: AxisMap) -> int:
     return groups * max(2, -(-chosen // open_groups))
 
 
+_Found = TypeVar("_Found")
+
+
+def _kept(find: Callable[[AxisMap], _Found]) -> Callable[[AxisMap], _Found]:
+    """Keep what is found on the map, as ``cached_property`` does: a run asks for it a hundred times."""
+
+    @wraps(find)
+    def kept(axis_map: AxisMap) -> _Found:
+        found: dict[str, _Found] = vars(axis_map).setdefault("_counted", {})
+        if find.__name__ not in found:
+            found[find.__name__] = find(axis_map)
+        return found[find.__name__]
+
+    return kept
+
+
+@_kept
 def parameter_polynomial(axis_map: AxisMap) -> Polynomial:
     """Return the number of parameters of a student, counting tied weights once and no buffers."""
     return sum_of_tensors(axis_map, _parameters(axis_map))
 
 
+@_kept
 def non_embedding_polynomial(axis_map: AxisMap) -> Polynomial:
     """Return the parameters that do not grow with the vocabulary or the context.
 
@@ -82,6 +102,7 @@ def non_embedding_polynomial(axis_map: AxisMap) -> Polynomial:
     return sum_of_tensors(axis_map, kept)
 
 
+@_kept
 def active_polynomial(axis_map: AxisMap) -> Polynomial:
     """Return the number of active parameters: those that process one token.
 
@@ -94,6 +115,7 @@ def active_polynomial(axis_map: AxisMap) -> Polynomial:
     return sum_of_tensors(axis_map, _parameters(axis_map), _active(axis_map))
 
 
+@_kept
 def matrix_polynomial(axis_map: AxisMap) -> Polynomial:
     """Return the number of weights in matrix products per token: all matrices except embedding lookups.
 
@@ -183,6 +205,7 @@ class ParameterUses:
     """Biases and the parameters of norms, which apply entry by entry."""
 
 
+@_kept
 def parameter_uses(axis_map: AxisMap) -> ParameterUses:
     """Find the uses of parameters by building the class on the meta device."""
     model = build(axis_map.config)

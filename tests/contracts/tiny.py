@@ -129,12 +129,13 @@ CASES: dict[str, PretrainedConfig] = {
 
 
 #: Tried by ``make test-all`` alone: what they have, one of the others has too, but for a config in bfloat16,
-#: short convolutions, and state-space layers; the support of each is in the table that a sample is taken of.
+#: short convolutions, latent attention, and state-space layers; the support of each is in the table that a
+#: sample is taken of.
 REPEATED = {
     *("qwen2-mixed-layers", "qwen3-mixed-layers-biases", "mistral-tied-bfloat16-config"),
     *("cohere2", "phi", "granite", "mixtral", "granitemoe", "llama4_text", "opt", "falcon", "nemotron_h"),
     *("falcon_h1", "qwen2_moe", "bloom", "minicpm3", "lfm2", "phi3", "stablelm", "nemotron", "cohere"),
-    "olmo2",
+    *("olmo2", "deepseek_v3"),
 }
 
 

@@ -17,6 +17,8 @@ import pytest
 from tests.docs.pages import DOCS, ROOT
 from tests.made_once import made_once
 
+#: Whether links of the pages lead somewhere is seen by default in test_pages.py.
+pytestmark = pytest.mark.slow
 PACKAGES = ("search", "evaluators", "space")
 #: Of every file that says something: empty ``__init__.py`` have no page.
 MODULES = [

@@ -17,6 +17,7 @@ from transformers import LlamaConfig, PretrainedConfig, Qwen3Config
 from evaluators.metrics.capacity import Capacity, capacity_of
 from evaluators.metrics.pace import Pace
 from studies.demo.train import CONFIG
+from tests.docs.walk import traced
 from tests.made_once import made_once
 from tests.search.runner import NAME, Runner
 from tests.search.storage.postgresql import PostgreSQL, running_postgresql
@@ -175,11 +176,13 @@ def small_flags(real: Path, stories: Path) -> list[str]:
 def small_run(tmp_path_factory: pytest.TempPathFactory, small_flags: list[str]) -> Path:
     """Directory of a finished run with these flags, made once by the first that asks; do not write to it.
 
-    Beside its parent lie ``cache``, and what the command printed, ``stdout``.
+    Beside its parent lie ``cache``, what the command printed, ``stdout``, and the stations that it came to.
     """
 
     def make(folder: Path) -> None:
-        done = Runner(folder, small_flags, folder / "cache").finish()
+        runner = Runner(folder, small_flags, folder / "cache")
+        runner.command = traced(small_flags, "stations.json")
+        done = runner.finish()
         assert done.returncode == 0, done.stderr
         (folder / "stdout").write_text(done.stdout)
 

@@ -19,6 +19,9 @@ from tests.evaluators.distillation.conftest import Accelerators
 from tests.evaluators.distillation.training import BLOCK, TOKENS, schedule
 from tests.evaluators.tiny_types import TYPES, model_of
 
+#: Of all that are compared, those that are trained by default, too.
+FEW = {"gemma2", "granite", "gpt2", "gpt_oss", "minicpm3", "nemotron_h"}
+
 
 def divergence(student: PreTrainedModel, targets: Targets) -> float:
     module, batch = Distillation(student, targets, Loss()), targets.batch(torch.arange(targets.blocks))
@@ -37,7 +40,9 @@ def test_the_divergence_is_that_of_the_models_own_logits(model_type: str) -> Non
     assert divergence(teacher, LiveTargets(teacher, TOKENS)) == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize(
+    "model_type", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FEW)) for name in TYPES]
+)
 def test_cached_targets_lower_the_divergence_to_the_teacher(
     accelerator: Accelerator, tmp_path: Path, model_type: str
 ) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from evaluators.distillation.processes import blocks_per_process
 from tests.evaluators.distillation.conftest import forget
-from tests.evaluators.distillation.many_processes import CASES, STEPS, main
+from tests.evaluators.distillation.many_processes import FEW, MORE, STEPS, main
 from tests.evaluators.tiny_models import tiny_student, weights
 from tests.made_once import made_once
 from tests.warm_python import ends, warm_group
@@ -23,15 +23,21 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of what all trainings came to: run once, also where several processes share the tests."""
-    return made_once(tmp_path_factory, "processes", train)
+    """Of what trainings came to: run once, also where several processes share the tests."""
+    return made_once(tmp_path_factory, "processes", lambda path: train(path, FEW))
 
 
-def train(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def more(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of what more trainings came to."""
+    return made_once(tmp_path_factory, "more processes", lambda path: train(path, MORE))
+
+
+def train(folder: Path, trained: tuple[str, ...]) -> None:
     """In this process alone, and in two others."""
-    main(folder, "alone")
+    main(folder, "alone", trained)
     forget()
-    script = ["-m", "tests.evaluators.distillation.many_processes", str(folder), "replicated", "sharded"]
+    script = ["-m", "tests.evaluators.distillation.many_processes", str(folder), *trained]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     group = warm_group([sys.executable, *script], 2, cwd=ROOT, env=environment)
     statuses, out, err = ends(group, timeout=200)
@@ -52,17 +58,34 @@ def assert_same(folder: Path, one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["replicated", "sharded"])
-@pytest.mark.parametrize("trained", [*(f"{case} False" for case in CASES), "even True"])
+@pytest.mark.parametrize("trained", FEW)
 def test_two_processes_are_one(folder: Path, kind: str, trained: str) -> None:
     """True where the head is the embedding."""
     assert_same(folder, f"alone {trained}", f"{kind} {trained}")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["replicated", "sharded"])
+@pytest.mark.parametrize("trained", MORE)
+def test_two_processes_are_one_whatever_is_trained(more: Path, kind: str, trained: str) -> None:
+    assert_same(more, f"alone {trained}", f"{kind} {trained}")
+
+
+def have_learnt(folder: Path, trained: tuple[str, ...]) -> None:
+    """No tensor is as it was."""
+    for case in trained:
+        values = load_file(folder / f"alone {case}.safetensors")
+        start = weights(tiny_student(tie_word_embeddings=case.endswith("True")))
+        assert min(float((values[name] - value).abs().max()) for name, value in start.items()) > 0.003
+
+
 def test_they_have_learnt(folder: Path) -> None:
-    for case in CASES:
-        values = load_file(folder / f"alone {case} False.safetensors")
-        apart = [float((values[name] - value).abs().max()) for name, value in weights(tiny_student()).items()]
-        assert min(apart) > 0.003
+    have_learnt(folder, FEW)
+
+
+@pytest.mark.slow
+def test_more_have_learnt(more: Path) -> None:
+    have_learnt(more, MORE)
 
 
 @pytest.mark.parametrize("kind", ["replicated", "sharded"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_a_taylor_score_foretells_the_loss() -> None:
     down = model.get_parameter("model.layers.0.mlp.down_proj.weight")
     inner = [t for t in axis_map.tensors if t.name.endswith("down_proj.weight")]
     block = CALIBRATION[:1]
-    taylor = Taylor(model, AxisMap(**vars(axis_map) | {"tensors": tuple(inner)}))
+    taylor = Taylor(model, replace(axis_map, tensors=tuple(inner)))
     with taylor.on():
         taylor.read(block[0].long())
 

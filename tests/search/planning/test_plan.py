@@ -165,7 +165,7 @@ def test_disk_has_a_unit(budget: str, unit: str, demo_config: Path, tmp_path: Pa
     assert re.search(rf"^disk +[\d.]+ {unit}$", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["a[b]c", "[/red]", "[bold]x[/bold]", ":smile:"])
+@pytest.mark.parametrize("name", ["[bold]a[b][/red]", ":smile:"])
 def test_names_are_shown_as_they_are(name: str, demo_config: Path, tmp_path: Path) -> None:
     text, _ = planned(demo_config, tmp_path / name, "1M")
     assert name in text
@@ -195,15 +195,17 @@ def test_every_size_of_every_axis_is_named(demo_config: Path, tmp_path: Path) ->
     ]
 
 
-def test_the_whole_command_answers_trains_nothing_and_writes_nothing(qwen3_8b: Path, tmp_path: Path) -> None:
+def test_the_whole_command_answers_trains_nothing_and_writes_nothing(
+    demo_config: Path, tmp_path: Path
+) -> None:
     """For a card that need not be here, so that no host is too small for it."""
     out = tmp_path / "runs"
-    command = [sys.executable, "-m", "search.run", "--budget", "4B", "--device-memory", "80GB", "--plan"]
-    done = warm_run([*command, "--model", str(qwen3_8b), "--out", str(out)], cwd=ROOT, timeout=240)
+    command = [sys.executable, "-m", "search.run", "--budget", "1M", "--device-memory", "80GB", "--plan"]
+    done = warm_run([*command, "--model", str(demo_config), "--out", str(out)], cwd=ROOT, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert "8,190,735,360 parameters" in done.stdout
+    assert "1,837,184 parameters" in done.stdout
     assert re.search(r"^time +not known: the card .* is not here to be timed$", done.stdout, re.MULTILINE)
-    assert str(out / "Qwen3-8B-4B") in done.stdout
+    assert str(out / f"{demo_config.name}-1M") in done.stdout
     assert done.stderr == ""
     assert list(tmp_path.iterdir()) == []
 
