@@ -69,6 +69,7 @@ def test_the_tables_say_what_the_rates_bring(tmp_path: Path, monkeypatch: pytest
     assert "| a, weighted | -0.50 |" in lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", ["coordinate", "weighted"])
 def test_it_runs_on_a_teacher_of_ones_own(
     basis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -22,6 +22,7 @@ from space.axes.axis_map import AxisMap
 from space.cutting.basis import BasisName
 from space.cutting.moments import Moments
 from space.verification.verification import verified_axis_map
+from tests.contracts.tiny import each
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.tiny_models import random_tokens, tiny_model
 
@@ -96,7 +97,7 @@ def test_every_so_many_batches_one_is_heard(monkeypatch: pytest.MonkeyPatch) -> 
     assert_same(listener.moments("key"), wanted)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "mixtral"])
+@pytest.mark.parametrize("model_type", each("llama", "mixtral"))
 def test_from_the_disk_they_are_the_same(
     model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

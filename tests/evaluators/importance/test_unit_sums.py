@@ -14,7 +14,7 @@ from space.axes.architecture import Axis
 from space.axes.axis_map import AxisMap, MappedTensor
 from space.axes.layout import positions
 from space.counting.counting import expert_groups
-from tests.contracts.tiny import verified
+from tests.contracts.tiny import each, verified
 
 #: Fused and interleaved tensors, matrices with hidden on both sides, groups of experts, entries of heads.
 CLASSES = ("lfm2", "bloom", "phi3", "falcon", "gpt_neox", "deepseek_v3")
@@ -67,7 +67,7 @@ def masks(axis_map: AxisMap, tensor: MappedTensor, axis: Axis) -> Iterator[Tenso
         yield own.double() + shared.double() / size
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", each(*CLASSES))
 def test_sums_are_those_of_the_entries_of_each_unit(name: str) -> None:
     axis_map = verified(name).small
     generator, seen = torch.Generator().manual_seed(0), set()

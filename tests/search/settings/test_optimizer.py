@@ -11,18 +11,17 @@ from search.settings.flags import Flags
 from search.settings.optimizer import check_installed, eight_bits_refused, optimizer_for, precision_for
 from search.settings.resolution import resolve
 from space.input_error import InputError
+from tests.search.planning.test_plan import resolved_once
 from tests.search.settings.test_resolution import flags
 
 EIGHT = Flags(optimizer="adamw-8bit")
 
 
 def test_the_configuration_holds_the_optimiser_and_its_precision(demo_config: Path) -> None:
-    config = resolve(flags(demo_config, budget="60%")).config
-    assert config.optimizer == "adamw"
     config = resolve(flags(demo_config, budget="60%", optimizer="adamw-8bit", device="cpu")).config
     assert (config.optimizer, config.dtype) == ("adamw-8bit", "bfloat16")
-    config = resolve(flags(demo_config, budget="60%", optimizer="adamw", dtype="float32")).config
-    assert (config.optimizer, config.dtype) == ("adamw", "float32")
+    config = resolved_once(Flags(budget="1M", model=(str(demo_config),), device="cpu")).config
+    assert config.optimizer == "adamw"
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1"])

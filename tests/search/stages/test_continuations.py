@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from evaluators.corpus.blocks import Corpus
 from evaluators.corpus.layout import Layout
 from search.stages.inspection import Prompts, TextSample, prompts_of, sample_texts
-from tests.contracts.tiny import verified
+from tests.contracts.tiny import each, verified
 
 BLOCK = 64
 
@@ -111,7 +111,7 @@ def test_greedy_is_the_likeliest_token_each_time(byte_tokenizer: PreTrainedToken
     assert model.generation_config.repetition_penalty == 9.0, "the model's own settings stay"
 
 
-@pytest.mark.parametrize("case", ["llama-tied-biases", "gpt2", "bloom", "lfm2"])
+@pytest.mark.parametrize("case", each("llama-tied-biases", "gpt2", "bloom", "lfm2"))
 def test_any_class_writes(case: str, byte_tokenizer: PreTrainedTokenizerFast) -> None:
     model = verified(case).model
     prompts = Prompts(([1, 5, 7], [2, 9]), ("x", "y"), 5)

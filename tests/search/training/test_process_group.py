@@ -218,6 +218,7 @@ def test_a_candidate_in_which_the_processes_lose_each_other_is_given_up_in_the_e
     assert f"{DEATHS} workers died" in failed[0]
 
 
+@pytest.mark.slow
 def test_two_processes_end_as_one(alone: Runner, tmp_path: Path, flags: list[str], cache: Path) -> None:
     pair = WarmPair(tmp_path, flags, cache)
     done = pair.finish()
