@@ -11,6 +11,7 @@ from space.axes.axis_map import AxisMap
 from space.counting.counting import matrix_polynomial
 from space.discovery.discovery import discover
 from tests.evaluators.tiny_models import random_tokens, tiny_model
+from tests.flop_counts import flops_of
 
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}),
@@ -37,7 +38,7 @@ def test_training_is_what_torch_counts_without_attention(model_type: str, change
     heads_of_all_layers = 3 * 4
     attention = 3 * 2 * 2 * heads_of_all_layers * blocks * block**2 * axis_map.head_dim
     formula = training_flops(matrix_weights(axis_map), blocks * block)
-    assert counter.get_total_flops() == formula + attention
+    assert flops_of(counter) == formula + attention
 
 
 def plain(model_type: str, changes: dict[str, Any]) -> PreTrainedModel:

@@ -33,6 +33,7 @@ from space.discovery.discovery import discover
 from space.verification.contract import one_expert_at_a_time
 from space.verification.verification import verified_axis_map
 from tests.contracts.tiny import each
+from tests.flop_counts import flops_of
 from tests.space.maps import map_of, tiny_config_of, tiny_map
 from tests.space.models import SMALL
 
@@ -155,7 +156,7 @@ def test_reading_token_by_token_is_what_torch_counts(model_type: str) -> None:
         for place in range(tokens.shape[1]):
             one = tokens[:, place : place + 1]
             cached = cache_of(model(input_ids=one, use_cache=True, **{argument: cached}))
-            totals.append(counter.get_total_flops())
+            totals.append(flops_of(counter))
     steps = [after - before for before, after in itertools.pairwise(totals)]
     assert steps == [decode_flops(axis_map, context).of(axis_map.teacher) for context in range(8)]
     if model_type != "minicpm3":  # which expands what it compressed once when it reads a whole prompt
