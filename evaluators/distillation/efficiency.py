@@ -41,19 +41,31 @@ def training_attention(student: PreTrainedModel, block: int, accelerator: Accele
         block: T, tokens per block.
         accelerator: device and precision.
     """
+    if not eager_is_faster(student, block, accelerator):
+        yield
+        return
+    with eager_attention(student):
+        yield
+
+
+def eager_is_faster(student: PreTrainedModel, block: int, accelerator: Accelerator) -> bool:
+    """Return whether a student trains faster with eager attention, and to the same end.
+
+    Args:
+        student: as for ``training_attention``.
+        block: T, tokens per block.
+        accelerator: device and precision.
+    """
     implementation = student.config._attn_implementation
     # A sharded student cannot run outside its FSDP module; sharding on a CPU is for tests only.
     short = block <= LONGEST_EAGER_BLOCK and implementation == "sdpa" and not accelerator.is_fsdp2
     fitting = short and accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16"
-    if not fitting or not _eager_agrees(student, block):
-        yield
-        return
-    with _eager_attention(student):
-        yield
+    return fitting and _eager_agrees(student, block)
 
 
 @contextmanager
-def _eager_attention(student: PreTrainedModel) -> Iterator[None]:
+def eager_attention(student: PreTrainedModel) -> Iterator[None]:
+    """Within the context, a student computes attention without a fused kernel."""
     implementation = student.config._attn_implementation
     student.set_attn_implementation("eager")
     try:
@@ -73,7 +85,7 @@ def _eager_agrees(student: PreTrainedModel, block: int) -> bool:
         return final_states(student, tokens).float()
 
     fused = states()
-    with _eager_attention(student):
+    with eager_attention(student):
         difference = float((states() - fused).abs().max())
     return difference <= _ROUNDING * float(fused.abs().max())
 

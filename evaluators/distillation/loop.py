@@ -25,6 +25,7 @@ from evaluators.distillation.efficiency import (
 )
 from evaluators.distillation.losses import Loss
 from evaluators.distillation.module import Distillation
+from evaluators.distillation.nested import Draw, NestedDistillation
 from evaluators.distillation.optimizers import OptimizerName, convert_weights, make_optimizer
 from evaluators.distillation.processes import Gradient, Unsharder, blocks_per_process
 from evaluators.distillation.saving import BestWeights, Checkpointing, TrainingFiles
@@ -32,6 +33,7 @@ from evaluators.distillation.schedule import DivergenceError, Rollback, Schedule
 from evaluators.distillation.states import States, StatesLoss, layers_of
 from evaluators.distillation.targets.batch import Targets
 from evaluators.distillation.training import Training, TrainingMonitor
+from space.cutting.shared_weights import SharedWeights
 from space.input_error import InputError
 
 __all__ = ["Checkpointing", "DistillationResult", "DivergenceError", "TrainingMonitor", "distil"]
@@ -125,8 +127,54 @@ def distil(
     return _outcome(training)
 
 
+def distil_nested(
+    shared: SharedWeights,
+    draw: Draw,
+    targets: Targets,
+    schedule: Schedule,
+    accelerator: Accelerator,
+    monitor: TrainingMonitor | None = None,
+    checkpointing: Checkpointing | None = None,
+    *,
+    loss: Loss | None = None,
+    optimizer: OptimizerName = OptimizerName.ADAMW,
+    micro_batch: int | None = None,
+) -> DistillationResult:
+    """Train weights that students share, in place: each step one of them, on the teacher's targets.
+
+    Args:
+        shared: on the device of the training; trained in place.
+        draw: the student of each step.
+        monitor: validation and progress; a validation may change what is drawn from then on.
+        targets: as in ``distil``, like all that follow.
+        schedule: steps and learning rates.
+        accelerator: devices, processes and precision.
+        checkpointing: where to resume from and save to.
+        loss: loss on the logits; forward KL by default.
+        optimizer: AdamW, or AdamW in 8 bits.
+        micro_batch: blocks of the first micro-batch.
+
+    Raises:
+        DivergenceError: see ``distil``, also for its other errors.
+    """
+    assert not accelerator.is_fsdp2, "slices of sharded weights are not those of the weights"
+    began = time.monotonic()
+    convert_weights(shared, optimizer)
+    shared.forget()
+    with targets.on_device():
+        distillation = NestedDistillation(shared, draw, targets, loss or Loss())
+        try:
+            gradient, prepared = _prepared(distillation, targets, schedule, accelerator, optimizer)
+            saving, best = _files(checkpointing, gradient, prepared)
+            training = Training(gradient, prepared, monitor or TrainingMonitor(), saving, best, began)
+            _run_in_memory(training, micro_batch, recompute=False)
+        finally:
+            accelerator.free_memory()
+    return _outcome(training)
+
+
 def _prepared(
-    distillation: Distillation,
+    distillation: Distillation | NestedDistillation,
     targets: Targets,
     schedule: Schedule,
     accelerator: Accelerator,

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from evaluators.distillation.efficiency import training_attention
 from evaluators.distillation.losses import Loss, Term
 from evaluators.distillation.states import StatesLoss, states_at
 from evaluators.distillation.targets.batch import PADDING, Batch, Count, Targets
@@ -198,6 +201,8 @@ class Distillation(nn.Module):
 
     alpha: Tensor
     """α, the weight of L_states, a scalar."""
+    compilable = True
+    """Whether every step has the same shapes."""
 
     def __init__(
         self, student: PreTrainedModel, targets: Targets, loss: Loss, states: StatesLoss | None = None
@@ -207,6 +212,13 @@ class Distillation(nn.Module):
         self.loss, self.predictions = loss, targets.predictions
         self.fused = fused_loss(student, targets, loss)
         self.register_buffer("alpha", torch.ones((), device=student.device), persistent=False)
+
+    def begin_step(self, step: int) -> None:
+        """Be told which step comes next; every step trains the same student."""
+
+    def attention(self, block: int, accelerator: Accelerator) -> AbstractContextManager[None]:
+        """Return the context in which blocks of so many tokens are trained on."""
+        return training_attention(self.student, block, accelerator)
 
     def forward(self, batch: Batch, count: Count) -> tuple[Tensor, Tensor]:
         """Return this batch's share of a step's loss, and of its L_states.

@@ -24,6 +24,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PretrainedConfig, PreTrainedModel
 
 from evaluators.distillation.module import Distillation
+from evaluators.distillation.nested import NestedDistillation
 from evaluators.distillation.optimizers import OptimizerName, state_bytes
 from evaluators.distillation.schedule import Schedule
 from evaluators.distillation.targets.batch import Batch, Count, Targets, rows
@@ -168,7 +169,7 @@ def _saved(student: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 class Gradient:
     """Computes the loss and gradient of a step; the number of the step determines its blocks."""
 
-    distillation: Distillation
+    distillation: Distillation | NestedDistillation
     module: nn.Module
     """``distillation`` as Accelerate prepared it."""
     targets: Targets

@@ -25,6 +25,7 @@ from evaluators.distillation.checkpoint import (
     write_tensors,
 )
 from evaluators.distillation.module import Distillation
+from evaluators.distillation.nested import NestedDistillation
 from evaluators.distillation.schedule import Schedule
 
 
@@ -111,7 +112,7 @@ class TrainingFiles:
     def __init__(
         self,
         files: Checkpointing,
-        distillation: Distillation,
+        distillation: Distillation | NestedDistillation,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         blocks: int,

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.distillation.checkpoint import Position
-from evaluators.distillation.efficiency import compiled_blocks, compiling_pays, training_attention
+from evaluators.distillation.efficiency import compiled_blocks, compiling_pays
 from evaluators.distillation.processes import Gradient, from_main_process, on_main_process, unsharded
 from evaluators.distillation.saving import BestWeights, TrainingFiles
 from evaluators.distillation.schedule import SPIKE, DivergenceError, Rollback, has_worsened, is_spike
@@ -64,7 +64,7 @@ class Training:
         """
         self.gradient, self.optimizer, self.monitor = gradient, optimizer, monitor
         self.schedule, self.accelerator = gradient.schedule, gradient.accelerator
-        self.distillation, self.student = gradient.distillation, gradient.distillation.student
+        self.distillation = gradient.distillation
         self.saving, self.best, self.began = saving, best, began
         self.ended_early: str | None = None
         self.compiles = self._compiling_pays()
@@ -75,6 +75,11 @@ class Training:
         if saving is not None and own is None:
             self._save()
         monitor.advance(self.tokens)
+
+    @property
+    def student(self) -> PreTrainedModel:
+        """The student, or in nested training that of the last step."""
+        return self.distillation.student
 
     @property
     def tokens(self) -> int:
@@ -94,8 +99,7 @@ class Training:
         self.gradient.check_memory(self.position.step, micro, self.optimizer)
         with self._out_of_memory_is_final():
             while not self.ended_early and (end := self._next_end()) is not None:
-                attention = training_attention(self.student, self.schedule.block, self.accelerator)
-                with attention, self._compiled():
+                with self.distillation.attention(self.schedule.block, self.accelerator), self._compiled():
                     self._train(end, micro)
                 if self.position.step == end:
                     self._validate()
@@ -116,6 +120,8 @@ class Training:
     def _compiling_pays(self) -> bool:
         """Return whether to compile blocks: if it pays, and no hook sits inside a block."""
         compared = self.distillation.states
+        if not self.distillation.compilable:
+            return False
         if compared is not None and any(p.kind is StateKind.ATTENTION for p in compared.states.of_student):
             return False
         parameters = sum(one.numel() for one in self.student.parameters())
@@ -157,6 +163,7 @@ class Training:
     def _step(self, micro: int) -> tuple[str, float] | None:
         """Take one optimiser step; if it diverged, skip it and return the quantity and its value."""
         position = self.position
+        self.distillation.begin_step(position.step)
         self.optimizer.zero_grad(set_to_none=True)
         if self.distillation.states is not None and position.step == 0:
             self._update_alpha(self.gradient.compute(0, micro, backward=False))

@@ -71,7 +71,7 @@ def compensate_scales(weights: dict[str, Tensor], axis_map: AxisMap, student: Ar
     """Change a student's weights so that the factors its class derives from its sizes cancel out.
 
     Args:
-        weights: the student's, by name; changed in place.
+        weights: the student's, by name; tensors that change are replaced.
         axis_map: the teacher's.
         student: the student's sizes.
     """
@@ -81,29 +81,29 @@ def compensate_scales(weights: dict[str, Tensor], axis_map: AxisMap, student: Ar
     ratio = axis_map.teacher.hidden / student.hidden
     if ratio == 1 or (not scales.embedding and not scales.head):
         return
-    weights[roles.embedding].mul_(ratio**scales.embedding)
+    weights[roles.embedding] = weights[roles.embedding] * ratio**scales.embedding
     if roles.head != roles.embedding:
-        weights[roles.head].mul_(ratio**scales.head)
+        weights[roles.head] = weights[roles.head] * ratio**scales.head
         return
     assert roles.final_norm is not None, "a tied head is scaled through the final norm"
     factor = ratio ** (scales.head - scales.embedding)
-    norm = weights[roles.final_norm]
-    norm.add_(scales.norm_offset).mul_(factor).sub_(scales.norm_offset)
+    offset = scales.norm_offset
+    weights[roles.final_norm] = (weights[roles.final_norm] + offset) * factor - offset
     if roles.final_bias is not None:
-        weights[roles.final_bias].mul_(factor)
+        weights[roles.final_bias] = weights[roles.final_bias] * factor
 
 
 def _rescale_queries(weights: dict[str, Tensor], axis_map: AxisMap, student: Architecture) -> None:
     """Multiply queries by √(d'/d), since attention divides by √d' where the teacher divides by √d."""
     factor = (student.head_dim / axis_map.teacher.head_dim) ** 0.5
     layouts = {wildcard_name(tensor.name): tensor.dimensions for tensor in axis_map.tensors}
-    for name, values in weights.items():
+    for name, values in list(weights.items()):
         for (pattern, dim), part in axis_map.scales.queries.items():
             if wildcard_name(name) == pattern:
                 layout = layouts[pattern][dim]
                 mask = prefix(_part_mask(layout, part), 0, layout, student, axis_map.teacher)
                 shape = [-1 if number == dim else 1 for number in range(values.ndim)]
-                values.mul_((1 + (factor - 1) * mask).view(shape).to(values))
+                weights[name] = weights[name] * (1 + (factor - 1) * mask).view(shape).to(values)
 
 
 def _part_mask(layout: Layout, part: int) -> Tensor:

@@ -24,7 +24,7 @@ from space.axes.axis_map import (
 from space.axes.config_fields import with_sizes
 from space.axes.layers import check_layer_signatures, layer_signatures, module_scalars, per_layer_fields
 from space.axes.layout import Concatenated, Fixed, Layout, PerUnit, kept_units, positions, prefix
-from space.cutting.basis import Basis, NormFolding, rotated
+from space.cutting.basis import Basis, NormFolding, root_mean, rotated
 from space.cutting.ranking import Ranking, kept_layers
 from space.cutting.repair import Repair
 from space.input_error import InputError
@@ -174,53 +174,91 @@ def extract(
     Raises:
         InputError: the class cannot express a model of just these layers, or needs other tensors.
     """
-    assert ranking.basis is not None or not repair.sets_gains, "moments sorted by a turned ranking"
     kept = layers_kept(axis_map, ranking, architecture) if kept is None else kept
-    weights = {}
-    for tensor in axis_map.tensors:
-        name = student_name(tensor, axis_map, kept)
-        if name is not None:
-            # Whole tensors move: repairs need them, and an accelerator slices faster than its host.
-            values = canonical[tensor.name].to(device)
-            values = repair.repaired(values, tensor, axis_map, architecture)
-            weights[name] = slice_tensor(values, tensor, axis_map, architecture, kept)
-    if ranking.basis is not None:
-        _set_norm_gains(weights, axis_map, ranking.basis, architecture, kept, folded=not repair.sets_gains)
-    compensate_scales(weights, axis_map, architecture)
+    with torch.no_grad():
+        weights = student_weights(canonical, axis_map, ranking, architecture, kept, repair, device, copy=True)
     student = model_from_weights(student_config(axis_map, architecture, kept), weights)
     found = layer_signatures(module_scalars(student), axis_map.stacks, len(kept))
     check_layer_signatures(axis_map.layer_signatures, found, kept)
     return student
 
 
-def _set_norm_gains(
-    weights: dict[str, Tensor],
+def student_weights(
+    canonical: Weights,
     axis_map: AxisMap,
-    basis: Basis,
+    ranking: Ranking,
     architecture: Architecture,
     kept: Sequence[int],
+    repair: Repair = _NOTHING,
+    device: torch.device | None = None,
     *,
-    folded: bool,
-) -> None:
-    """In a rotated basis, set norm weights to offset dividing by the kept directions' root mean square.
+    copy: bool = False,
+) -> dict[str, Tensor]:
+    """Return the weights of a student, by its own names; gradients flow to ``canonical``.
+
+    Unless they are copied, they are views of ``canonical`` wherever its entries are the student's.
 
     Args:
-        weights: the student's, by name; changed in place.
+        canonical: from ``sort_by_importance``, or what became of it in training.
         axis_map: the teacher's.
-        basis: the basis.
+        ranking: the ranking that ``canonical`` was sorted by.
         architecture: the student's sizes.
-        kept: the teacher's layers that the student keeps.
-        folded: whether to set the norms that are folded, too.
+        kept: the teacher's layers to keep, ascending.
+        repair: how to repair the weights for what is cut; nothing by default.
+        device: where the student is cut; by default where ``canonical`` lies.
+        copy: whether every tensor has its own memory.
     """
-    assert axis_map.stream is not None, "only a stream that can be turned has a basis"
-    hidden, offset = architecture.hidden, axis_map.stream.offset
+    assert ranking.basis is not None or not repair.sets_gains, "moments sorted by a turned ranking"
+    weights = {}
     for tensor in axis_map.tensors:
-        if (name := student_name(tensor, axis_map, kept)) is None:
-            continue
-        if (norm := basis.norms.get(tensor.name)) is not None:
-            weights[name] = (norm.gains(hidden) - offset).to(weights[name])
-        elif folded and wildcard_name(tensor.name) in axis_map.stream.readers:
-            weights[name].fill_(basis.gain(hidden) - offset)
+        name = student_name(tensor, axis_map, kept)
+        if name is not None:
+            # Whole tensors move: repairs need them, and an accelerator slices faster than its host.
+            whole = canonical[tensor.name].to(device)
+            values = repair.repaired(whole, tensor, axis_map, architecture)
+            values = slice_tensor(values, tensor, axis_map, architecture, kept)
+            gain = _norm_gain(tensor, axis_map, ranking.basis, architecture.hidden, repair, whole.device)
+            values = values if gain is None else _times(values, gain, axis_map.stream)
+            weights[name] = _copied(values, whole) if copy else values
+    compensate_scales(weights, axis_map, architecture)
+    return weights
+
+
+def _copied(values: Tensor, whole: Tensor) -> Tensor:
+    """Return a contiguous tensor that shares no memory with the one that it was cut from."""
+    if values.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr():
+        return values.clone(memory_format=torch.contiguous_format)
+    return values.contiguous()
+
+
+def _norm_gain(
+    tensor: MappedTensor,
+    axis_map: AxisMap,
+    basis: Basis | None,
+    hidden: int,
+    repair: Repair,
+    device: torch.device,
+) -> float | None:
+    """Return what a norm of a turned stream is multiplied by, as it divides by the size of fewer directions.
+
+    None for all other tensors.
+    """
+    if basis is None or axis_map.stream is None:
+        return None
+    if (norm := basis.norms.get(tensor.name)) is not None:
+        return root_mean(norm.energy, hidden)
+    if wildcard_name(tensor.name) not in axis_map.stream.readers:
+        return None
+    if not repair.sets_gains:
+        return basis.gain(hidden)
+    return repair.norm_gain(tensor.name, hidden, device) if hidden < axis_map.teacher.hidden else None
+
+
+def _times(values: Tensor, gain: float, stream: ResidualStream | None) -> Tensor:
+    """Multiply what a norm's weight and offset come to."""
+    assert stream is not None, "only a stream that can be turned has a basis"
+    exact = values.to(torch.promote_types(values.dtype, torch.float32))
+    return ((exact + stream.offset) * gain - stream.offset).to(values.dtype)
 
 
 def slice_tensor(
@@ -230,17 +268,17 @@ def slice_tensor(
     architecture: Architecture,
     kept: Sequence[int],
 ) -> Tensor:
-    """Copy the leading units along every dimension of a sorted tensor, and the kept layers."""
-    whole = values
+    """Return the leading units along every dimension of a sorted tensor, and the kept layers.
+
+    It is a view where possible.
+    """
     for dim, layout in enumerate(tensor.dimensions):
         if Axis.LAYERS in tensor.axes[dim]:
             index = positions(layout, lambda axis, within: torch.tensor(kept))
             values = values.index_select(dim, index.to(values.device))
         elif tensor.axes[dim]:
             values = prefix(values, dim, layout, architecture, axis_map.teacher)
-    if values.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr():
-        return values.clone(memory_format=torch.contiguous_format)
-    return values.contiguous()
+    return values
 
 
 def model_from_weights(config: PretrainedConfig, weights: Weights) -> PreTrainedModel:

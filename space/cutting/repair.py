@@ -129,7 +129,7 @@ class Repair:
         if self.least_squares and tensor.name in self.moments.reads:
             values = self._refit(values, tensor, student, teacher)
         if self.least_squares and student.hidden < teacher.hidden:
-            values = self._repair_stream(values, tensor, axis_map, student.hidden)
+            values = self._repair_stream(values, tensor, student.hidden)
         if self.norm_scale and tensor.name in self.moments.energies:
             energy = self.moments.energies[tensor.name]
             kept = prefix(energy.mean, 0, tensor.dimensions[0], student, teacher)
@@ -137,14 +137,9 @@ class Repair:
                 values = (values + energy.offset) * float(kept.mean().sqrt()) - energy.offset
         return values
 
-    def _repair_stream(self, values: Tensor, tensor: MappedTensor, axis_map: AxisMap, hidden: int) -> Tensor:
-        """Give a norm of a rotated stream its own gain, or refit a matrix that reads such a norm's output."""
+    def _repair_stream(self, values: Tensor, tensor: MappedTensor, hidden: int) -> Tensor:
+        """Refit a matrix that reads the output of a norm of a rotated stream."""
         assert self.moments is not None
-        if tensor.name in self.moments.stream:
-            assert axis_map.stream is not None
-            read = self.moments.at_norm(tensor.name, values.device)
-            gain = read.diagonal()[:hidden].mean().sqrt()
-            return torch.full_like(values, float(gain) - axis_map.stream.offset)
         if tensor.name not in self.moments.norm_of:
             return values
         norm, dim = self.moments.norm_of[tensor.name], hidden_dimension(tensor.axes)
@@ -153,6 +148,11 @@ class Repair:
         along, tokens = values.movedim(dim, -1), self.moments.tokens or None
         rows = ridge_refit(along.flatten(0, -2), second, torch.arange(hidden), self.ridge, half, tokens)
         return rows.view(along.shape).movedim(-1, dim)
+
+    def norm_gain(self, name: str, hidden: int, device: torch.device) -> float:
+        """Return what a norm of a rotated stream has to multiply by, over so many of the directions."""
+        assert self.moments is not None, "repairs need moments"
+        return float(self.moments.at_norm(name, device).diagonal()[:hidden].mean().sqrt())
 
     @property
     def sets_gains(self) -> bool:
