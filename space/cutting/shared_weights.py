@@ -95,7 +95,12 @@ class SharedWeights(nn.Module):
     def as_student(self, architecture: Architecture) -> Iterator[PreTrainedModel]:
         """Within the context, the skeleton of a student has the slices for parameters."""
         model = self.skeleton(architecture)
-        slices, before = self.slices(architecture), []
+        # Kernels for stacked experts want whole rows in a row; those for matrices take any stride.
+        slices = {
+            name: values.contiguous() if values.ndim > 2 else values
+            for name, values in self.slices(architecture).items()
+        }
+        before = []
         for module in model.modules():
             before += [(module, name, one) for name, one in module._parameters.items() if one is not None]
         names = {id(one): name for name, one in model.named_parameters()}

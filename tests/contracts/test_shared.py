@@ -15,7 +15,13 @@ from space.axes.axis_map import AxisMap
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
 from space.cutting.ranking import Ranking
 from space.cutting.shared_weights import SharedWeights
-from space.verification.contract import one_expert_at_a_time, random_architecture, random_ranking
+from space.verification.behaviour import with_stream
+from space.verification.contract import (
+    contract_tokens,
+    one_expert_at_a_time,
+    random_architecture,
+    random_ranking,
+)
 from space.verification.verification import Verified
 from tests.contracts.test_turned import CENTRED, TURNABLE, turn
 from tests.contracts.tiny import CASES, each, logits_of, tokens, verified
@@ -113,16 +119,17 @@ def test_a_turned_slice_is_the_extracted_student(model_type: str) -> None:
         if trained:
             train(shared, stream)
         architecture = drawn(stream, 8)
+        alone = shared.extract(architecture)
+        one_expert_at_a_time(alone)
         with torch.no_grad(), shared.as_student(architecture) as student:
-            assert torch.equal(logits_of(student), logits_of(shared.extract(architecture)))
+            one_expert_at_a_time(student)
+            assert torch.equal(logits_of(student), logits_of(alone))
 
 
 def turned_map(found: Verified) -> AxisMap:
     """The map with the stream that is turned."""
-    from space.verification.behaviour import with_stream
-    from space.verification.contract import contract_tokens
-
-    return with_stream(found.small, found.small, found.model, contract_tokens(found.model.config.vocab_size))
+    read = contract_tokens(found.model.config.vocab_size)
+    return with_stream(found.small, found.small, found.model, read)
 
 
 def test_what_training_changes_is_in_the_students() -> None:

@@ -22,7 +22,8 @@ from space.axes.architecture import Architecture
 from space.cutting.extraction import saved_tensors, sort_by_importance
 from space.cutting.shared_weights import SharedWeights
 from space.verification.contract import random_ranking
-from tests.evaluators.distillation.training import BLOCK, loss_of
+from tests.evaluators.distillation.test_any_decoder import divergence
+from tests.evaluators.distillation.training import BLOCK
 from tests.evaluators.distillation.whole_training import Small, plan
 from tests.evaluators.importance.maps import map_of
 from tests.evaluators.tiny_models import tiny_model
@@ -73,11 +74,12 @@ def test_one_student_trains_as_it_does_alone(accelerator: Accelerator, architect
 
 
 def test_all_learn(accelerator: Accelerator) -> None:
+    """What is taught: the teacher's predictions on the text of the training."""
     shared = shared_weights()
-    before = [loss_of(shared.extract(one)) for one in POOL]
+    before = [divergence(shared.extract(one), Small()) for one in POOL]
     train(shared, accelerator, steps=60)
-    after = [loss_of(shared.extract(one)) for one in POOL]
-    assert all(now < then for now, then in zip(after, before, strict=True)), (before, after)
+    after = [divergence(shared.extract(one), Small()) for one in POOL]
+    assert all(now < 0.8 * then for now, then in zip(after, before, strict=True)), (before, after)
 
 
 def test_a_layer_that_nobody_has_stays(accelerator: Accelerator) -> None:
