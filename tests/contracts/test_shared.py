@@ -53,11 +53,11 @@ def train(shared: SharedWeights, axis_map: AxisMap) -> None:
     for seed in range(DRAWS):
         shared.zero_grad()
         with shared.as_student(drawn(axis_map, seed)) as student:
-            loss_of(student).backward()  # type: ignore[no-untyped-call]
+            loss_of(student).backward()
         with torch.no_grad():
             for parameter in shared.parameters():
                 if parameter.grad is not None:
-                    parameter -= 0.1 * parameter.grad / parameter.grad.abs().max().clamp_min(1e-9)
+                    parameter.sub_(0.1 * parameter.grad / parameter.grad.abs().max().clamp_min(1e-9))
 
 
 @every_case
@@ -84,10 +84,10 @@ def test_gradients_are_those_of_the_student_alone(case: str) -> None:
     ranking = random_ranking(found.small, 6)
     shared, architecture = shared_of(found, ranking), drawn(found.small, 9)
     alone = shared.extract(architecture)
-    loss_of(alone).backward()  # type: ignore[no-untyped-call]
+    loss_of(alone).backward()
     wanted = {name: one.grad for name, one in alone.named_parameters() if one.grad is not None}
     with shared.as_student(architecture) as student:
-        loss_of(student).backward()  # type: ignore[no-untyped-call]
+        loss_of(student).backward()
     slices = shared.slices(architecture)
     names = [name for name in wanted if name in slices]
     assert names
