@@ -139,6 +139,7 @@ def distil_nested(
     loss: Loss | None = None,
     optimizer: OptimizerName = OptimizerName.ADAMW,
     micro_batch: int | None = None,
+    until: int | None = None,
 ) -> DistillationResult:
     """Train weights that students share, in place: each step one of them, on the teacher's targets.
 
@@ -153,6 +154,7 @@ def distil_nested(
         loss: loss on the logits; forward KL by default.
         optimizer: AdamW, or AdamW in 8 bits.
         micro_batch: blocks of the first micro-batch.
+        until: the step to stop at, with a checkpoint from which to go on; by default the last.
 
     Raises:
         DivergenceError: see ``distil``, also for its other errors.
@@ -166,8 +168,9 @@ def distil_nested(
         try:
             gradient, prepared = _prepared(distillation, targets, schedule, accelerator, optimizer)
             saving, best = _files(checkpointing, gradient, prepared)
-            training = Training(gradient, prepared, monitor or TrainingMonitor(), saving, best, began)
+            training = Training(gradient, prepared, monitor or TrainingMonitor(), saving, best, began, until)
             _run_in_memory(training, micro_batch, recompute=False)
+            training.stop()
         finally:
             accelerator.free_memory()
     return _outcome(training)

@@ -51,6 +51,7 @@ class Training:
         saving: TrainingFiles | None,
         best: BestWeights | None,
         began: float,
+        until: int | None = None,
     ) -> None:
         """Resume from the checkpoint of an earlier process, or write the first one.
 
@@ -61,11 +62,13 @@ class Training:
             saving: the checkpoints; without them a diverging training fails at once.
             best: keeps the best weights, if requested.
             began: start time on ``time.monotonic``.
+            until: the step to stop at; by default the schedule's last.
         """
         self.gradient, self.optimizer, self.monitor = gradient, optimizer, monitor
         self.schedule, self.accelerator = gradient.schedule, gradient.accelerator
         self.distillation = gradient.distillation
         self.saving, self.best, self.began = saving, best, began
+        self.last = self.schedule.steps if until is None else min(until, self.schedule.steps)
         self.ended_early: str | None = None
         self.compiles = self._compiling_pays()
         own = None if saving is None else saving.restore()
@@ -141,8 +144,16 @@ class Training:
         ends = [-(-steps * number // times) for number in range(1, times + 1)]
         for end in ends:
             if end * self.schedule.tokens_per_step > validated and end >= self.position.step:
-                return end
-        return steps if self.position.step < steps else None
+                return end if end <= self.last else self._rest()
+        return self._rest()
+
+    def _rest(self) -> int | None:
+        return self.last if self.position.step < self.last else None
+
+    def stop(self) -> None:
+        """Save a training that ends before its schedule does, so that it can go on."""
+        if self.saving is not None and self.position.step < self.schedule.steps:
+            self._save()
 
     def _train(self, end: int, micro: int) -> None:
         """Train until a step, or until a rollback."""

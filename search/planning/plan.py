@@ -12,8 +12,7 @@ from evaluators.metrics.pace import Pace, training_flops
 from search.planning.messages import hours_line
 from search.planning.text import text_rows
 from search.rungs.evaluation import BY_HAND
-from search.settings.bracket_plan import tokens_spent
-from search.settings.config import RunConfig
+from search.settings.config import NESTED, RunConfig
 from search.settings.costs import pace_of
 from search.settings.ledger import Ledger, run_ledger
 from search.settings.memory_table import memory_lines, memory_rows
@@ -126,7 +125,7 @@ def _time_in_words(time: RunTime, pace: Pace, resolved: Resolved) -> str:
 
 def _short_tokens(config: RunConfig) -> int:
     """Tokens of all short distillations."""
-    return tokens_spent(config.rung_tokens, config.rung_candidates)
+    return config.spent_tokens
 
 
 def _space_rows(resolved: Resolved) -> list[tuple[str, str]]:
@@ -191,7 +190,8 @@ def _work_rows(resolved: Resolved, targets: TargetsRow) -> list[tuple[str, str]]
     rows += [("learning rate", resolved.rate_in_words)]
     rows += [("rung 0", f"{config.trials} candidates, loss straight after pruning")]
     for number, (tokens, candidates) in enumerate(rungs, start=1):
-        rows.append((f"rung {number}", f"{candidates} candidates, {tokens:,} tokens each"))
+        how = f"after {tokens:,} of all" if config.search == NESTED else f"{tokens:,} tokens each"
+        rows.append((f"rung {number}", f"{candidates} candidates, {how}"))
     if config.reserve_tokens:
         held = f"{config.reserve_tokens:,} tokens, for more candidates where a rung misleads"
         rows.append(("held back", held))

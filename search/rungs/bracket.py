@@ -176,6 +176,8 @@ class Bracket:
     """Training tokens for candidates beyond the plan."""
     rule: Rule | None = None
     """The order of promotion; by default by Pareto rank and crowding distance."""
+    together: bool = False
+    """Whether a rung takes its candidates all at once, when the rung below is complete."""
     random_every: int = 4
     """One in this many of the candidates promoted from rung 0 is drawn at random; 0 for none."""
 
@@ -187,7 +189,10 @@ class Bracket:
             finished = below.records()
             started = above.count()
             waiting = self._waiting(finished, above.entered(), index)
-            if started >= self._allowed(len(finished), quotas[index - 1], quotas[index]):
+            allowed = self._allowed(len(finished), quotas[index - 1], quotas[index])
+            if self.together:
+                allowed = quotas[index] if finished and self._complete(index - 1) else 0
+            if started >= allowed:
                 waiting = [r for r in waiting if index == 1 and r.origin == BY_HAND]  # as the user asked
             if waiting:
                 return index, self._choose(waiting, index, started)
@@ -204,6 +209,10 @@ class Bracket:
         """
         since = finished - _FIRST_SHARE * below
         return min(above, int(above * since / (below * (1 - _FIRST_SHARE)) + 1e-9)) if since > 0 else 0
+
+    def _complete(self, index: int) -> bool:
+        """Whether no candidate of a rung is at work or still to come."""
+        return not self.rungs[index].has_unfinished() and not (index == 0 and self.wants_more())
 
     def wants_more(self) -> bool:
         """Whether rung 0 takes one more: as planned, or beyond while too few are feasible to fill rung 1."""

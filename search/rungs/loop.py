@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from search.rungs.evaluation import BY_HAND, SEARCH, CandidateError, Evaluation
 from search.rungs.rung import Rung
 from search.rungs.sampler import KINDS, START_UP, SpaceSampler, with_infeasible
 from search.settings.bracket_plan import tokens_spent
-from search.settings.config import RunConfig
+from search.settings.config import NESTED, RunConfig
 from search.settings.objectives import UNITS, bounds_in_words, excess_in_words, excess_over, measured_bounds
 from search.storage.storage import open_storage, open_study
 from search.storage.workers import Workers
@@ -82,7 +82,7 @@ class SearchTask:
 
     def effort(self, rung: int) -> tuple[str, int]:
         """Return the kind of work at a rung, and its tokens per candidate."""
-        if rung:
+        if rung and self.config.search != NESTED:
             return "distil", self.config.rung_tokens[rung - 1]
         return "score", self.config.validation_blocks * self.config.block
 
@@ -120,12 +120,31 @@ class Search:
         evaluator: Evaluator,
         console: Console,
         workers: Workers | None = None,
+        prepare: Callable[[Sequence[Rung], int], None] = lambda rungs, index: None,
     ) -> None:
+        """Begin or go on.
+
+        Args:
+            task: what to search.
+            rungs: open studies, rung 0 first.
+            evaluator: evaluates candidates.
+            console: for progress.
+            workers: this worker among others.
+            prepare: called with all rungs and the index of the one whose candidates come next; in a nested
+                search all of them have entered it.
+        """
+        self.prepare = prepare
         self.task, self.rungs, self.evaluator, self.console = task, rungs, evaluator, console
         self.workers = workers or Workers()
         config = task.config
         self.bracket = Bracket(
-            rungs, task.candidates, config.objectives, config.seed, config.rung_tokens, config.reserve_tokens
+            rungs,
+            task.candidates,
+            config.objectives,
+            config.seed,
+            config.rung_tokens,
+            config.reserve_tokens,
+            together=config.search == NESTED,
         )
         self._reported: Counter[int] = Counter()
 
@@ -139,8 +158,13 @@ class Search:
         while True:
             with self._deciding():
                 self._count_others_trials()
+                self._promote_together()
+                due = max((rung.index for rung in self.rungs if rung.has_unfinished()), default=0)
+            self.prepare(self.rungs, due)
+            with self._deciding():
                 job = self._next()
                 done = job is None and not any(rung.has_unfinished() for rung in self.rungs)
+                done = done and self.bracket.promotion() is None
             if job is not None:
                 self._work(*job)
             elif done:
@@ -164,6 +188,12 @@ class Search:
         elif len(self.rungs) > 1 and known[architecture].origin == SEARCH:
             self.rungs[1].enter(architecture, BY_HAND)
 
+    def _promote_together(self) -> None:
+        """In a nested search, let all candidates that are promoted enter at once: they train together."""
+        while self.bracket.together and (promoted := self.bracket.promotion()) is not None:
+            index, record = promoted
+            self.rungs[index].enter(record.architecture, record.origin)
+
     def _next(self) -> tuple[Rung, Trial, Architecture] | None:
         """Claim and return the next trial to work on; None if there is none at the moment."""
         while (found := self._next_unclaimed()) is not None:
@@ -177,7 +207,7 @@ class Search:
         for rung in reversed(self.rungs):
             if (trial := rung.unfinished()) is not None:
                 return rung, trial
-        if (promoted := self.bracket.promotion()) is not None:
+        if not self.bracket.together and (promoted := self.bracket.promotion()) is not None:
             index, record = promoted
             self.rungs[index].enter(record.architecture, record.origin)
             return self._next_unclaimed()
@@ -235,6 +265,7 @@ class Search:
                 self._reported[rung.index] += 1
         planned, quotas = self.bracket.candidates, self.bracket.quotas()
         forecast, tokens = self.console.forecast, self.task.config.rung_tokens
-        forecast.extra["distil"] = tokens_spent(tokens, quotas[1:]) - tokens_spent(tokens, planned[1:])
-        forecast.extra_pieces["distil"] = sum(quotas[1:]) - sum(planned[1:])
+        if not self.bracket.together:
+            forecast.extra["distil"] = tokens_spent(tokens, quotas[1:]) - tokens_spent(tokens, planned[1:])
+            forecast.extra_pieces["distil"] = sum(quotas[1:]) - sum(planned[1:])
         forecast.workers = 1 + self.workers.others()

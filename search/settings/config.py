@@ -16,6 +16,11 @@ import tomli_w
 from search.settings.bracket_plan import tokens_spent
 from search.settings.objectives import LATENCY, read_bounds
 
+#: The kind of search in which candidates are trained in shared weights.
+NESTED = "nested"
+#: How many students could be distilled briefly for the tokens of a nested search.
+_TRIALS_A_SEARCH = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -86,12 +91,14 @@ class RunConfig:
     """Objectives that the search minimises."""
     bounds: tuple[str, ...]
     """Upper bounds on objectives, in their units, such as ``latency=20.0``."""
+    search: str
+    """How candidates are trained: each alone, at rungs, or nested, as slices of shared weights."""
     sampler: str
     """Name of the Optuna sampler."""
     trials: int
     """Architectures scored at rung 0."""
     rung_tokens: tuple[int, ...]
-    """Training tokens of each candidate at rung 1, 2, …"""
+    """Training tokens of each candidate at rung 1, 2, …; of a nested search, those of all together by then."""
     rung_candidates: tuple[int, ...]
     """Candidates at rung 1, 2, …"""
     search_tokens: int
@@ -164,9 +171,23 @@ class RunConfig:
         return max(1, round(self.long_share * self.retrain_tokens / step)) * (step // self.long_block)
 
     @property
+    def spent_tokens(self) -> int:
+        """Training tokens of all planned candidates together."""
+        if self.search == NESTED:
+            return self.rung_tokens[-1]
+        return tokens_spent(self.rung_tokens, self.rung_candidates)
+
+    @property
+    def trial_tokens(self) -> int:
+        """Training tokens of a student that is distilled alone, to compare bases or rates."""
+        if self.search == NESTED:
+            return max(1, self.search_tokens // _TRIALS_A_SEARCH)
+        return self.rung_tokens[0]
+
+    @property
     def reserve_tokens(self) -> int:
         """Tokens for promotions beyond the plan, where the losses at a rung are misleading."""
-        return max(0, self.search_tokens - tokens_spent(self.rung_tokens, self.rung_candidates))
+        return 0 if self.search == NESTED else max(0, self.search_tokens - self.spent_tokens)
 
     def differences(self, other: RunConfig) -> list[str]:
         """List the differences from another configuration, in words."""

@@ -7,6 +7,7 @@ import math
 from evaluators.corpus.mixture import parse_data
 from evaluators.distillation.losses import Loss
 from search.settings.flags import Flags
+from search.settings.nested_plan import check_nested
 from search.settings.objectives import read_bounds
 from search.settings.rates import rate_of
 from space.counting.budget import BudgetText, Measure
@@ -59,6 +60,7 @@ def check_flags(flags: Flags) -> None:
             "Put --rung-tokens in ascending order",
         )
     check_search_budget(flags)
+    check_nested(flags)
     if flags.retrain_tokens is not None:
         parse_count(flags.retrain_tokens, "--retrain-tokens")
     if flags.correct_teacher is not None:

@@ -108,6 +108,9 @@ class Flags:
     sampler: Literal["tpe", "gp", "nsga2", "qmc", "random"] = "nsga2"
     """How candidates are chosen: by a model of Optuna's (tpe, gp), by evolution (nsga2), spread evenly over
     all architectures (qmc), or by lot."""
+    search: Literal["rungs", "nested"] = "rungs"
+    """How candidates are trained: each alone, at rungs, or all as slices of shared weights, from which those
+    that are retrained go on."""
     trials: Annotated[int | None, _arg("N")] = None
     """Architectures to score straight after pruning. Default: twice those that are distilled."""
     rung_tokens: Annotated[tuple[str, ...], _arg("TOKENS ...")] = ()

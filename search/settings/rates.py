@@ -46,7 +46,7 @@ def tokens_each(config: RunConfig) -> int:
     A longer one would not tell whether a training as short as rung 1 does harm at that rate.
     """
     step = config.batch_blocks * config.block
-    return step * max(1, min(STEPS, round(config.rung_tokens[0] / step)))
+    return step * max(1, min(STEPS, round(config.trial_tokens / step)))
 
 
 def finding_tokens(config: RunConfig, bases: int, trained: int) -> int:

@@ -24,7 +24,7 @@ from evaluators.teacher.gguf_file import directory_of_gguf, is_gguf
 from evaluators.teacher.weights import stored_dtype, weight_files
 from evaluators.teacher.written_once import cache_directory
 from search.settings.bracket_plan import plan_bracket, rungs_up_to
-from search.settings.config import RunConfig
+from search.settings.config import NESTED, RunConfig
 from search.settings.costs import Costs, pace_estimate, pace_of, within_bounds, workload_of
 from search.settings.flag_rules import parse_count, parse_memory
 from search.settings.flags import Flags
@@ -32,6 +32,7 @@ from search.settings.hours import HoursAsked, amounts_given, config_within
 from search.settings.ledger import choose, memory_of
 from search.settings.methods import method_of, states_asked
 from search.settings.multiples import enumerated, multiples_of
+from search.settings.nested_plan import plan_nested
 from search.settings.objectives import bounds_of_config, objectives_of, read_bounds
 from search.settings.optimizer import AUTO as OPEN
 from search.settings.optimizer import eight_bits_refused, optimizer_for, precision_for
@@ -232,7 +233,11 @@ def _config(
     optimizer = optimizer_for(flags, device)
     dtype = flags.dtype or precision_for(optimizer) or default_dtype(device, parameters)
     search_tokens = search_tokens_of(flags, scale, rungs, len(space))
-    bracket = plan_bracket(search_tokens, rungs, len(space), flags.trials, bool(flags.rung_tokens))
+    if flags.search == NESTED:
+        bracket = plan_nested(search_tokens, len(space), flags.trials)
+        rungs = bracket.rung_tokens
+    else:
+        bracket = plan_bracket(search_tokens, rungs, len(space), flags.trials, bool(flags.rung_tokens))
     return RunConfig(
         name=name_of(flags, teacher),
         teacher=teacher,
@@ -258,6 +263,7 @@ def _config(
         distillation_blocks=math.ceil(max(*rungs, retrain) / block),
         objectives=objectives_of(flags.objectives, bounds),
         bounds=bounds_of_config(bounds),
+        search=flags.search,
         sampler=flags.sampler,
         trials=bracket.trials,
         rung_tokens=bracket.rung_tokens,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from evaluators.importance.layer_scores import sample_blocks
 from evaluators.metrics.pace import Pace
-from search.settings.bracket_plan import tokens_spent
 from search.settings.config import RunConfig
 from search.settings.methods import in_rounds, loss_of, phases_of
 from search.settings.rates import finding_tokens, tokens_each
@@ -93,7 +92,7 @@ def foretell(config: RunConfig, work: Work, pace: Pace, read_tokens: int | None 
     latency = pace.latency_seconds if config.measures_latency else 0.0
     return RunTime(
         ranking=ranking,
-        search=_spent(config) / pace.learnt
+        search=config.spent_tokens / pace.learnt
         + config.trials * latency
         + _search_passes(config) * _pass_seconds(config, pace),
         reserve=config.reserve_tokens / pace.learnt,
@@ -136,14 +135,14 @@ def layer_tokens(config: RunConfig, layer_passes: float) -> int:
 def trial_seconds(config: RunConfig, work: Work, pace: Pace) -> float:
     """Foretell the trial of bases, without the ranking in the second one."""
     latency = pace.latency_seconds if config.measures_latency else 0.0
-    each = config.rung_tokens[0] / pace.learnt + RUNG_VALIDATIONS * _pass_seconds(config, pace) + latency
+    each = config.trial_tokens / pace.learnt + RUNG_VALIDATIONS * _pass_seconds(config, pace) + latency
     return work.trial_students(config) * each
 
 
 def trained_tokens(config: RunConfig, work: Work) -> int:
     """Return the tokens of all trainings of students but those of the range tests."""
-    trial = work.trial_students(config) * config.rung_tokens[0]
-    return _spent(config) + trial + retraining_tokens(config, work.hand_made)
+    trial = work.trial_students(config) * config.trial_tokens
+    return config.spent_tokens + trial + retraining_tokens(config, work.hand_made)
 
 
 def finding_seconds(config: RunConfig, work: Work, pace: Pace) -> float:
@@ -179,12 +178,8 @@ def tokens_read(config: RunConfig, hand_made: int) -> int:
     if not loss_of(config).needs_teacher and not config.states:
         return 0
     if config.targets == "live":
-        return _spent(config) + retraining_tokens(config, hand_made)
+        return config.spent_tokens + retraining_tokens(config, hand_made)
     return config.distillation_blocks * config.block
-
-
-def _spent(config: RunConfig) -> int:
-    return tokens_spent(config.rung_tokens, config.rung_candidates)
 
 
 def _pass_seconds(config: RunConfig, pace: Pace) -> float:

@@ -22,7 +22,8 @@ from typing import Any
 
 from evaluators.metrics.pace import Pace
 from search.settings.bracket_plan import ETA, RESERVE, plan_bracket, rungs_up_to, tokens_for
-from search.settings.config import RunConfig
+from search.settings.config import NESTED, RunConfig
+from search.settings.nested_plan import plan_nested
 from search.settings.run_time import (
     Work,
     foretell,
@@ -101,7 +102,10 @@ class TimeBudget:
         every = bool(rungs)
         rungs = rungs or rungs_up_to(first, retraining["retrain_tokens"])
         trials = self.usual.trials if "trials" in self.given else None
-        bracket = plan_bracket(search, rungs, self.work.architectures, trials, every)
+        if self.usual.search == NESTED:
+            bracket = plan_nested(search, self.work.architectures, trials)
+        else:
+            bracket = plan_bracket(search, rungs, self.work.architectures, trials, every)
         block, batch_blocks = self._step(bracket.rung_tokens[0])
         config = replace(
             self.usual,

@@ -6,7 +6,7 @@ import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evaluators.corpus.corpus import Corpus
@@ -17,7 +17,7 @@ from search.report import RankingView, write_report
 from search.rungs.loop import Search, SearchTask, open_rungs
 from search.rungs.rung import Rung
 from search.runs.summary import check, write
-from search.settings.config import RunConfig
+from search.settings.config import NESTED, RunConfig
 from search.settings.costs import tried_architectures
 from search.settings.hours import saved_config, with_saved_amounts
 from search.settings.ledger import cap_device_memory, run_ledger
@@ -30,6 +30,7 @@ from search.stages.correction import Correction, correct_if_asked
 from search.stages.inspection import inspect
 from search.stages.layer_by_layer import check_layer_by_layer
 from search.stages.model_card import write_cards
+from search.stages.nested import NestedEvaluator, nested_path, trained_weights
 from search.stages.preparation import basis_candidates, load, prepare
 from search.stages.provenance import save_provenance
 from search.stages.retraining import retrain_all
@@ -171,12 +172,19 @@ def search_rungs(run: Run, workers: Workers) -> None:
         context.config, context.space, baselines(context.space, context.axis_map.teacher), tries
     )
     with run.console.stage("search"):
-        Search(task, run.rungs(workers), DistillationEvaluator(context), run.console, workers).run()
+        rungs = run.rungs(workers)
+        if context.config.search == NESTED:
+            nested = NestedEvaluator(context, workers, run.console)
+            Search(task, rungs, nested, run.console, workers, nested.prepare).run()
+        else:
+            Search(task, rungs, DistillationEvaluator(context), run.console, workers).run()
 
 
 def retrain_promoted(run: Run, workers: Workers) -> dict[str, Any]:
     """Run the last stage: retrain and write the best models; return the summary of the run."""
     context, console, directory = run.context, run.console, run.directory
+    if nested_path(directory.path).exists():
+        context = replace(context, shared=trained_weights(context))
     rungs = run.rungs(workers)
     with console.stage("retraining"):
         promoted, others = retrain_all(context, rungs, workers, console)
@@ -192,6 +200,7 @@ def retrain_promoted(run: Run, workers: Workers) -> dict[str, Any]:
         )
         summary = _write_results(builder, directory)
         context.sorted_weights.remove()
+        nested_path(directory.path).unlink(missing_ok=True)
         return summary
 
 
@@ -208,14 +217,11 @@ def _write_results(builder: SummaryBuilder, directory: RunDirectory) -> dict[str
 def _forecast(resolved: Resolved, corpus: Corpus) -> TimeForecast:
     """Count the tokens and pieces (candidates, trainings) of each kind of work, to forecast the time left."""
     config, tried = resolved.config, len(basis_candidates(resolved))
-    rungs = zip(config.rung_tokens, config.rung_candidates, strict=True)
     tokens = {
         "correct": config.teacher_correction,
         "forward": resolved.ranking_tokens + corpus.distillation.numel(),
         "score": config.trials * config.validation_blocks * config.block,
-        "distil": sum(tokens * candidates for tokens, candidates in rungs)
-        + config.rung_tokens[0] * tried
-        + resolved.finding_tokens,
+        "distil": config.spent_tokens + config.trial_tokens * tried + resolved.finding_tokens,
         "retrain": resolved.retraining_tokens,
     }
     pieces = {

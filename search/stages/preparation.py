@@ -257,7 +257,7 @@ def _in_best_basis(
     """
     if resolved.turned is None:
         return context(resolved)
-    trial = BasisTrial.load(directory.basis, resolved.config.rung_tokens[0])
+    trial = BasisTrial.load(directory.basis, resolved.config.trial_tokens)
     variants, waiting = variants_of(resolved), basis_candidates(resolved)[len(trial.tried) :]
     console.forecast.skip("distil", trial.tokens * len(trial.tried), pieces=len(trial.tried))
     current: RunContext | None = None

@@ -46,6 +46,7 @@ from space.cutting.basis import BasisName
 from space.cutting.extraction import extract, layers_kept
 from space.cutting.ranking import Ranking
 from space.cutting.repair import Repair
+from space.cutting.shared_weights import SharedWeights
 from space.enumeration.search_space import SearchSpace
 
 
@@ -77,9 +78,13 @@ class RunContext:
     """Peak learning rates in this basis."""
     basis_trial: BasisTrial | None = None
     """The trial that chose the basis of hidden; None without one."""
+    shared: SharedWeights | None = None
+    """After a nested search, the weights that its students shared, from which they are cut then."""
 
     def extract(self, architecture: Architecture) -> PreTrainedModel:
-        """Cut a student from the teacher; its weights keep the teacher's dtype."""
+        """Cut a student from the teacher; its weights keep the teacher's dtype. Or from trained weights."""
+        if self.shared is not None:
+            return self.shared.extract(architecture)
         return extract(
             self.sorted_weights.tensors,
             self.axis_map,

@@ -67,6 +67,7 @@ _CONFIG = RunConfig(
     trials=12,
     rung_tokens=(1000, 2000),
     rung_candidates=(6, 3),
+    search="rungs",
     search_tokens=0,
     hours=0.0,
     retrain_tokens=4000,
