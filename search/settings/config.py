@@ -98,7 +98,7 @@ class RunConfig:
     trials: int
     """Architectures scored at rung 0."""
     rung_tokens: tuple[int, ...]
-    """Training tokens of each candidate at rung 1, 2, …; of a nested search, those of all together by then."""
+    """Training tokens of each candidate at rung 1, 2, …; of a nested search, those of all by then."""
     rung_candidates: tuple[int, ...]
     """Candidates at rung 1, 2, …"""
     search_tokens: int

@@ -49,6 +49,7 @@ objectives = "loss"
 max = ["memory=8GB", "latency=20ms"]
 try = "hidden=3072"
 sampler = "gp"
+search = "rungs"
 storage = "s"
 taught-by = "previous"
 teacher-tokens = "15T"
@@ -133,7 +134,7 @@ def test_a_preset_may_hold_every_flag_but_itself(tmp_path: Path) -> None:
         ("out = 3", "flag takes; {} holds out = 3"),
         ("budget = [1]", "flag takes; {} holds budget = [1]"),
         ("model = {a = 1}", "flag takes; {} holds model = {{'a': 1}}"),
-        ("[search]\ntrials = 3", "Every key of a preset has to be a flag; {} holds search"),
+        ("[study]\ntrials = 3", "Every key of a preset has to be a flag; {} holds study"),
     ],
 )
 def test_a_preset_that_will_not_do_is_refused(text: str, message: str, tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""The plan of a nested search, and what does not go with it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.settings.flags import Flags
+from search.settings.nested_plan import LARGEST_POOL, SMALLEST_POOL, STAGES, check_nested, plan_nested
+from space.input_error import InputError
+from tests.search.synthetic import run_config
+
+
+@given(st.integers(STAGES, 10**12), st.integers(1, 10**6), st.none() | st.integers(1, 10**4))
+def test_pools_are_halved_and_tokens_add_up(tokens: int, architectures: int, trials: int | None) -> None:
+    plan = plan_nested(tokens, architectures, trials)
+    assert plan.rung_tokens[-1] == tokens
+    assert list(plan.rung_tokens) == sorted(set(plan.rung_tokens))
+    assert plan.rung_candidates[0] == min(LARGEST_POOL, architectures, trials or architectures)
+    for before, after in pairwise(plan.rung_candidates):
+        assert after == min(before, max(SMALLEST_POOL, -(-before // 2)))
+    assert plan.rung_candidates[0] <= plan.trials <= architectures
+
+
+def test_the_tokens_of_a_search_are_those_of_the_shared_weights() -> None:
+    config = run_config(
+        search="nested", rung_tokens=(100, 200, 300, 400), rung_candidates=(48, 24, 12, 6), search_tokens=400
+    )
+    assert config.spent_tokens == 400
+    assert config.reserve_tokens == 0
+    assert config.trial_tokens == 400 // 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"rung_tokens": ("1k",)}, "--rung-tokens gives each its own training"),
+        ({"schedule": "wsd"}, "--schedule wsd"),
+        ({"states": ("late",)}, "--states late compares states of one width"),
+    ],
+)
+def test_what_belongs_to_trainings_alone_is_refused(changes: dict[str, object], named: str) -> None:
+    check_nested(Flags(budget="1M", **changes))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=f"A nested search trains all candidates in shared weights; {named}"):
+        check_nested(Flags(budget="1M", search="nested", **changes))  # type: ignore[arg-type]
+
+
+def test_several_processes_for_one_training_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(InputError, match="2 processes were started to train each student together"):
+        check_nested(Flags(budget="1M", search="nested"))
