@@ -159,9 +159,11 @@ class Search:
             with self._deciding():
                 self._count_others_trials()
                 self._promote_together()
-                due = max((rung.index for rung in self.rungs if rung.has_unfinished()), default=0)
+                due = self._due()
             self.prepare(self.rungs, due)
             with self._deciding():
+                if self._due() != due:  # other workers have completed the rung meanwhile
+                    continue
                 job = self._next()
                 done = job is None and not any(rung.has_unfinished() for rung in self.rungs)
                 done = done and self.bracket.promotion() is None
@@ -193,6 +195,12 @@ class Search:
         while self.bracket.together and (promoted := self.bracket.promotion()) is not None:
             index, record = promoted
             self.rungs[index].enter(record.architecture, record.origin)
+
+    def _due(self) -> int:
+        """Return the rung whose candidates come next in a nested search, where all take the same; else 0."""
+        if not self.bracket.together:
+            return 0
+        return max((rung.index for rung in self.rungs if rung.has_unfinished()), default=0)
 
     def _next(self) -> tuple[Rung, Trial, Architecture] | None:
         """Claim and return the next trial to work on; None if there is none at the moment."""
