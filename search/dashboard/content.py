@@ -25,7 +25,7 @@ from search.runs.live import SavedTrial, saved_trials, summary_so_far
 from search.runs.saved_run import SavedRun
 from search.runs.summary import bounds_of
 from search.runs.trajectories import retrained_entries
-from search.settings.config import RunConfig
+from search.settings.config import NESTED, RunConfig
 from search.settings.objectives import bounds_in_words
 from search.terminal import format as words
 
@@ -111,6 +111,10 @@ def _describe(config: RunConfig, rung: int) -> str:
     if rung == 0:
         return "The loss of each candidate straight after pruning. Nothing is trained."
     tokens = config.rung_tokens[rung - 1]
+    if config.search == NESTED:
+        return (
+            f"Each candidate is scored as a slice of weights that all share, trained for {tokens:,} tokens."
+        )
     onward = config.schedule == "wsd" and rung > 1
     start = "on from where the rung below had come to" if onward else "from its pruned weights"
     return f"Each candidate is distilled for {tokens:,} tokens, {start}, over the same batches for all."

@@ -23,7 +23,7 @@ from evaluators.metrics.pace import Pace
 from evaluators.teacher.gguf_file import directory_of_gguf, is_gguf
 from evaluators.teacher.weights import stored_dtype, weight_files
 from evaluators.teacher.written_once import cache_directory
-from search.settings.bracket_plan import plan_bracket, rungs_up_to
+from search.settings.bracket_plan import BracketPlan, plan_bracket, rungs_up_to
 from search.settings.config import NESTED, RunConfig
 from search.settings.costs import Costs, pace_estimate, pace_of, within_bounds, workload_of
 from search.settings.flag_rules import parse_count, parse_memory
@@ -233,11 +233,7 @@ def _config(
     optimizer = optimizer_for(flags, device)
     dtype = flags.dtype or precision_for(optimizer) or default_dtype(device, parameters)
     search_tokens = search_tokens_of(flags, scale, rungs, len(space))
-    if flags.search == NESTED:
-        bracket = plan_nested(search_tokens, len(space), flags.trials)
-        rungs = bracket.rung_tokens
-    else:
-        bracket = plan_bracket(search_tokens, rungs, len(space), flags.trials, bool(flags.rung_tokens))
+    bracket = _bracket(flags, search_tokens, rungs, len(space))
     return RunConfig(
         name=name_of(flags, teacher),
         teacher=teacher,
@@ -260,7 +256,7 @@ def _config(
         block=block,
         calibration_blocks=flags.calibration_samples or scale.calibration_blocks,
         validation_blocks=scale.validation_blocks,
-        distillation_blocks=math.ceil(max(*rungs, retrain) / block),
+        distillation_blocks=math.ceil(max(*rungs, *bracket.rung_tokens, retrain) / block),
         objectives=objectives_of(flags.objectives, bounds),
         bounds=bounds_of_config(bounds),
         search=flags.search,
@@ -277,6 +273,12 @@ def _config(
         **_distillation_fields(flags),
         **_execution_fields(flags, device, dtype, optimizer),
     )
+
+
+def _bracket(flags: Flags, search_tokens: int, rungs: tuple[int, ...], architectures: int) -> BracketPlan:
+    if flags.search == NESTED:
+        return plan_nested(search_tokens, architectures, flags.trials)
+    return plan_bracket(search_tokens, rungs, architectures, flags.trials, bool(flags.rung_tokens))
 
 
 def _importance_fields(flags: Flags) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Stages hold what lies there throughout (teacher, sorted weights, moments) and what they need themselves. The
 second is counted on the code that the stage runs. A stage of training is the step with the largest student,
-or its validation, whichever takes more.
+or its validation, whichever takes more. In a nested search the weights that are trained are the teacher's.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from evaluators.metrics.memory import (
     sorting_bytes,
     weight_bytes,
 )
+from search.settings.config import NESTED
 from search.settings.costs import workload_of
 from search.settings.memory_counts import BYTES_A_ROW, COUNTS, TOKENS_AT_ONCE
 from search.settings.methods import method_of
@@ -76,7 +77,7 @@ class StageMemory:
         tokens = self.sizes.micro_batch(Placement()) * config.block
         rows = int(rows_polynomial(self.sizes.largest[0]).of(self.sizes.largest[1]))
         scores = tokens * self.sizes.largest[1].layers * max(1, self.sizes.largest[1].heads) * config.block
-        taught = 16 if config.teacher_correction else 3
+        taught = 16 if config.teacher_correction or config.search == NESTED else 3
         whole = taught * weight_bytes(self.sizes.axis_map, torch.float32) + 2 * PROCESS
         whole += 4 * self.sizes.moments.sums.of_layers(None) if self.sizes.needs_moments else 0
         whole += 2 * self.sizes.trained[optimizer].total + 4 * BYTES_A_ROW * rows * tokens
@@ -195,6 +196,8 @@ class StageMemory:
         live = self.sizes.live(retraining)
         axis_map, architecture = self.sizes.largest
         own = self.sizes.trained[optimizer]
+        nested = config.search == NESTED and not retraining
+        held = self.sizes.trained_teacher[optimizer] if nested else own
         micro = self.sizes.micro_batch(placement)
         activations = self.sizes.step(placement, optimizer, live).peak(
             micro,
@@ -216,16 +219,16 @@ class StageMemory:
         device = {
             **self._teaching(placement, live=live),
             **self._sorted(placement),
-            "weights": own.weights,
-            "gradients": own.gradients,
-            "optimiser": own.states + workspace_bytes(optimizer, largest_tensor(axis_map)),
+            "weights": held.weights,
+            "gradients": held.gradients,
+            "optimiser": held.states + workspace_bytes(optimizer, largest_tensor(axis_map)),
             "activations": activations - own.gradients,
         }
         host: dict[str, int] = {}
         if not self.sizes.shared and not placement.teacher_stays and not placement.layer_by_layer:
             host["teacher"] = self.sizes.teacher
-        if not self.sizes.shared and (retraining or config.schedule == "wsd"):
-            host["checkpoint"] = own.weights + own.states
+        if not self.sizes.shared and (retraining or nested or config.schedule == "wsd"):
+            host["checkpoint"] = held.weights + held.states
         return StageNeeds(stage, device, host)
 
     def _long_part(self, placement: Placement, optimizer: OptimizerName, gradients: int) -> int:

@@ -20,7 +20,7 @@ from search.rungs.bracket import pareto_front
 from search.rungs.evaluation import RANDOM_WEIGHTS, Evaluation, FinishedTrial, Retrained
 from search.rungs.rung import Rung
 from search.runs.choice import choose, eligible, load_choice
-from search.settings.config import RunConfig
+from search.settings.config import NESTED, RunConfig
 from search.settings.methods import loss_of, targets_as_dict
 from search.settings.objectives import OBJECTIVES, UNITS, excess_over
 from search.settings.teachers import TrainingPhase
@@ -267,6 +267,7 @@ class SummaryBuilder:
     def _distillation(self) -> dict[str, Any]:
         config = self.context.config
         return {
+            "search": config.search,
             "loss": str(loss_of(config)),
             "states": list(config.states),
             "schedule": config.schedule,
@@ -285,11 +286,14 @@ class SummaryBuilder:
         trial = self.context.basis_trial
         tried = trial.tokens * len(trial.tried) if trial else 0
         tried += sum(one.test.found.tokens for one in self._tested.values())
+        short = sum(_tokens_trained(record.evaluation) for record in records if record.evaluation)
+        if self.context.config.search == NESTED:  # all of them together
+            short = self.context.config.spent_tokens
         tokens = {
             "teacher_correction": self.correction.tokens if self.correction else 0,
             "ranking": self.context.corpus.calibration.numel(),
             "targets": max(row["tokens"] if row["bytes"] else 0 for row in self._targets().values()),
-            "short_distillation": sum(_tokens_trained(r.evaluation) for r in records if r.evaluation) + tried,
+            "short_distillation": short + tried,
             "retraining": sum(r.tokens - r.branch_tokens for r in (*self.promoted, *self.baselines)),
         }
         return tokens | {"total": sum(tokens.values())}

@@ -150,6 +150,7 @@ def _run() -> dict[str, Any]:
             "loss": "forward-kl",
             "states": [],
             "schedule": "cosine",
+            "search": "rungs",
             "optimizer": "adamw",
             "targets": {"short_distillation": TARGETS, "retraining": TARGETS},
         },

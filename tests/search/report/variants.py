@@ -143,6 +143,7 @@ def everything_asked() -> Summary:
     summary["distillation"] = {
         "loss": "0.5*forward-kl+0.5*cross-entropy at temperature 2",
         "states": ["late", "embedding"],
+        "search": "nested",
         "schedule": "wsd",
         "optimizer": "adamw-8bit",
         "targets": {

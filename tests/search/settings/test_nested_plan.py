@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evaluators.distillation.optimizers import OptimizerName
+from search.planning.plan import plan
 from search.settings.flags import Flags
+from search.settings.ledger import memory_of
 from search.settings.nested_plan import LARGEST_POOL, SMALLEST_POOL, STAGES, check_nested, plan_nested
+from search.settings.placement import Placement
+from search.storage.run_directory import RunDirectory
 from space.input_error import InputError
+from tests.search.planning.test_plan import resolved_once
 from tests.search.synthetic import run_config
 
 
@@ -53,3 +61,25 @@ def test_several_processes_for_one_training_are_refused(monkeypatch: pytest.Monk
     monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(InputError, match="2 processes were started to train each student together"):
         check_nested(Flags(budget="1M", search="nested"))
+
+
+def test_the_memory_of_its_training_is_that_of_training_the_teacher(
+    demo_config: Path, tmp_path: Path
+) -> None:
+    needs = {}
+    for search in ("rungs", "nested"):
+        resolved = resolved_once(Flags(budget="1M", model=(str(demo_config),), device="cpu", search=search))  # type: ignore[arg-type]
+        stages = memory_of(resolved, tmp_path).of(Placement(), OptimizerName.ADAMW)
+        needs[search] = {one.stage: one.device | one.host for one in stages}
+        teacher, most = resolved.teacher_parameters, int(resolved.space.parameters.max())
+    assert needs["nested"]["distillation"]["weights"] == 4 * teacher
+    assert needs["nested"]["distillation"]["optimiser"] == 8 * teacher
+    assert needs["rungs"]["distillation"]["weights"] <= 4 * most < 4 * teacher
+    assert needs["nested"]["retraining"] == needs["rungs"]["retraining"]
+
+
+def test_the_plan_says_what_is_trained_together(demo_config: Path, tmp_path: Path) -> None:
+    asked = Flags(budget="1M", model=(str(demo_config),), device="cpu", search="nested", search_tokens="400k")
+    text = str(plan(resolved_once(asked), RunDirectory(tmp_path)))
+    assert re.search(r"^rung 1 +48 candidates, after 100,000 of all$", text, re.MULTILINE)
+    assert re.search(r"^rung 4 +6 candidates, after 400,000 of all$", text, re.MULTILINE)
