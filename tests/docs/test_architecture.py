@@ -14,9 +14,10 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.docs.pages import DOCS, ROOT
-from tests.docs.walk import PAGE, STATIONS, Station
+from tests.docs.walk import PAGE, Station, stations
 
 MOST_STATIONS = 12
+STATIONS = stations()
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -44,7 +45,7 @@ def test_a_station_is_there_and_told_in_one_sentence(station: Station) -> None:
 
 def pictured() -> dict[str, list[str]]:
     """The packages of the picture, from the top down, by the package that they are in."""
-    picture = re.search(r"!\[[^]]*\]\((\S+packages\.svg)\)", PAGE)
+    picture = re.search(r"!\[[^]]*\]\((\S+packages\.svg)\)", PAGE.read_text(encoding="utf-8"))
     assert picture is not None, "the page shows no picture of the packages"
     groups = ElementTree.parse(DOCS / picture[1]).getroot().iter(f"{SVG}g")
     spans = f".//{SVG}tspan[@class='package']"

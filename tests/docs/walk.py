@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tests.docs.pages import DOCS
 
-PAGE = (DOCS / "architecture.md").read_text(encoding="utf-8")
+PAGE = DOCS / "architecture.md"
 #: Runs the search and writes down which stations were called, in the order of their first calls. A station
 #: gets code that notes the call and goes on: however it was imported, and nothing else is slowed down.
 TRACER = """
@@ -49,13 +49,14 @@ class Station(NamedTuple):
     words: str
 
 
-STATIONS = [
-    Station(int(number), *words)
-    for number, *words in re.findall(r"^(\d+)\. `(.+?)` · `(.+?)`<br>\n   (.+)$", PAGE, re.MULTILINE)
-]
+def stations() -> list[Station]:
+    """Of the page, in its order."""
+    text = PAGE.read_text(encoding="utf-8")
+    found = re.findall(r"^(\d+)\. `(.+?)` · `(.+?)`<br>\n   (.+)$", text, re.MULTILINE)
+    return [Station(int(number), *words) for number, *words in found]
 
 
 def traced(flags: list[str], where: str) -> list[str]:
     """The command of a search that writes to a file which stations it came to, [file, function] of each."""
-    stations = json.dumps([(station.file, station.function) for station in STATIONS])
-    return [sys.executable, "-c", TRACER, stations, where, *flags]
+    wanted = json.dumps([(station.file, station.function) for station in stations()])
+    return [sys.executable, "-c", TRACER, wanted, where, *flags]

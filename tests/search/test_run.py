@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from evaluators.metrics.loss import validation_loss
 from search.runs.summary import check
-from tests.docs.walk import STATIONS
+from tests.docs.walk import stations
 from tests.search.runner import NAME, Runner, finished_trials, without_times
 
 Done = tuple[Runner, str]
@@ -79,7 +79,7 @@ def test_it_ends_with_models_a_report_and_a_summary(undisturbed: Done) -> None:
 
 def test_it_went_the_way_that_the_page_about_the_architecture_tells(small_run: Path) -> None:
     called = json.loads((small_run.parents[1] / "stations.json").read_text())
-    assert [tuple(one) for one in called] == [(station.file, station.function) for station in STATIONS]
+    assert [tuple(one) for one in called] == [(station.file, station.function) for station in stations()]
 
 
 def test_the_promoted_and_the_best_baseline_have_all_tokens_and_the_others_a_quarter(

@@ -85,7 +85,7 @@ def test_every_figure_is_drawn_in_the_colours_of_the_theme(
 ) -> None:
     visited = look(sample_report, theme, width)
     assert visited.calm
-    assert visited.drawn == [True] * 13
+    assert visited.drawn == [True] * 14
     assert ACCENT[theme] in visited.page.content()
 
 

@@ -23,10 +23,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from space.discovery.families import sees_future_tokens, why_not_a_decoder
 from space.discovery.tiny import tiny_config
+from space.input_error import InputError
+from space.verification.verification import verify
 
 _SAMPLE = ("llama", "gpt2", "gemma2", "bloom", "mixtral", "deepseek_v3", "nemotron_h", "gemma4_text", "dbrx")
 #: A draft model whose class refuses its own defaults.
 _BROKEN = "gemma4_assistant"
+#: Three fields of it have to add up to its number of layers.
+_REFUSED = ("dory",)
 
 _LLAMA_8B = LlamaConfig(
     vocab_size=128256,
@@ -84,7 +88,7 @@ def test_a_type_is_built_and_run(model_type: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("model_type", sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - {_BROKEN}))
+@pytest.mark.parametrize("model_type", sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - {_BROKEN, *_REFUSED}))
 def test_every_type_is_run_or_refused_with_a_reason(model_type: str) -> None:
     config = CONFIG_MAPPING[model_type]()
     reason = why_not_a_decoder(config)
@@ -96,6 +100,17 @@ def test_every_type_is_run_or_refused_with_a_reason(model_type: str) -> None:
         _runs(small)
     else:
         assert reason.startswith(("it ", "its ", "the "))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", _REFUSED)
+def test_a_type_whose_class_refuses_tiny_sizes_is_refused_in_its_words(model_type: str) -> None:
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip(f"this transformers has no {model_type}")
+    with pytest.raises(
+        InputError, match=r"a small copy of it does not run \(.* must equal num_hidden_layers\)"
+    ):
+        verify(CONFIG_MAPPING[model_type]())
 
 
 def test_a_real_teacher_keeps_its_flags_and_loses_its_sizes() -> None:
