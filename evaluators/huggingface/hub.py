@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import importlib
 import logging
 import re
 import time
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import constants
@@ -31,13 +33,12 @@ from huggingface_hub.errors import (
 )
 
 from evaluators.huggingface.library_output import short_message
-
-try:  # the HTTP client of huggingface_hub 2, and that of 1
-    import httpx2 as http_client
-except ImportError:
-    import httpx as http_client  # type: ignore[import-not-found,no-redef]
-
 from space.input_error import InputError
+
+#: The HTTP client of huggingface_hub: httpx2 of version 2, httpx of version 1; both may be installed.
+http_client: Any = importlib.import_module(
+    next(kind.__module__ for kind in HfHubHTTPError.__mro__ if kind.__module__.startswith("httpx"))
+)
 
 logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 10.0
