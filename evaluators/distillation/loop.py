@@ -36,7 +36,14 @@ from evaluators.distillation.training import Training, TrainingMonitor
 from space.cutting.shared_weights import SharedWeights
 from space.input_error import InputError
 
-__all__ = ["Checkpointing", "DistillationResult", "DivergenceError", "TrainingMonitor", "distil"]
+__all__ = [
+    "Checkpointing",
+    "DistillationResult",
+    "DivergenceError",
+    "TrainingMonitor",
+    "distil",
+    "distil_nested",
+]
 
 
 @dataclass(frozen=True)

@@ -78,5 +78,5 @@ class NestedDistillation(nn.Module):
     def _inner_of(self, architecture: Architecture) -> Distillation:
         if architecture not in self._inner:
             student = self.shared.skeleton(architecture)
-            self._inner = {architecture: Distillation(student, self.targets, self.loss)}
+            self._inner[architecture] = Distillation(student, self.targets, self.loss)
         return self._inner[architecture]

@@ -21,6 +21,10 @@ RESERVE = 0.2
 FEWEST_FIRST, _FEWEST_LAST = 4, 3
 #: Architectures scored straight after pruning for each that is distilled; a score takes one validation pass.
 SCORED = 2
+#: How often the pool of a nested search is scored; but for the last time, it is halved then.
+STAGES = 4
+#: Candidates that the pool begins with, as far as there are so many, and the fewest that are left.
+LARGEST_POOL, SMALLEST_POOL = 48, 6
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,28 @@ def plan_bracket(
         f"{search_tokens:,} tokens are not enough for rungs of {', '.join(f'{t:,}' for t in needed)}",
         f"Allow --search-tokens {tokens_for(fewest_first, needed)}, or name fewer or smaller --rung-tokens",
     )
+
+
+def plan_nested(search_tokens: int, architectures: int, trials: int | None = None) -> BracketPlan:
+    """Plan a nested search: its rungs are the stages of one training, at equal distances.
+
+    The tokens of a rung are those that the shared weights have been trained on by then, by all together.
+
+    Args:
+        search_tokens: training tokens of the shared weights in all.
+        architectures: how many architectures the search space has.
+        trials: architectures to score at rung 0, if the user set the number.
+    """
+    pools = [min(LARGEST_POOL, architectures, trials or architectures)]
+    while len(pools) < STAGES:
+        pools.append(halved(pools[-1]))
+    tokens = tuple(search_tokens * stage // STAGES for stage in range(1, STAGES + 1))
+    return BracketPlan(min(architectures, trials or SCORED * pools[0]), tokens, tuple(pools), 0)
+
+
+def halved(pool: int) -> int:
+    """Return how many of a nested search's pool go on."""
+    return min(pool, max(SMALLEST_POOL, -(-pool // 2)))
 
 
 def _divide(tokens: float, rung_tokens: Sequence[int], most: int) -> tuple[int, ...]:

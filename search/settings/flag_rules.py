@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 
 from evaluators.corpus.mixture import parse_data
 from evaluators.distillation.losses import Loss
+from search.settings.config import NESTED
 from search.settings.flags import Flags
-from search.settings.nested_plan import check_nested
 from search.settings.objectives import read_bounds
 from search.settings.rates import rate_of
+from search.terminal.command import is_multi_process
 from space.counting.budget import BudgetText, Measure
 from space.enumeration.hand_made import parse_architecture
 from space.enumeration.limits import read_limits
@@ -88,6 +90,37 @@ def _check_family(flags: Flags) -> None:
             "Other parts of a model belong to its text half as it was published",
             f"--keep-towers was given with --budget {flags.budget}: its second teacher is the first student",
             "Give one budget, or leave --keep-towers out",
+        )
+
+
+def check_nested(flags: Flags) -> None:
+    """Refuse what does not go with a nested search.
+
+    Raises:
+        InputError: a flag that belongs to the other kind of search, or several processes for one training.
+    """
+    if flags.search != NESTED:
+        return
+    rule = "A nested search trains all candidates in shared weights"
+    if flags.rung_tokens:
+        raise InputError(
+            rule, "--rung-tokens gives each its own training", "Leave it out, or take --search rungs"
+        )
+    if flags.schedule == "wsd":
+        raise InputError(
+            rule,
+            "--schedule wsd lets each training of a candidate go on from its last",
+            "Leave --schedule out, or take --search rungs",
+        )
+    if set(flags.states) - {"auto", "none"}:
+        raise InputError(
+            rule, f"--states {' '.join(flags.states)} compares states of one width", "Leave --states out"
+        )
+    if is_multi_process():
+        raise InputError(
+            rule,
+            f"{os.environ['WORLD_SIZE']} processes were started to train each student together",
+            "Start one process for each worker, or take --search rungs",
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evaluators.metrics.pace import Pace
-from search.settings.config import RunConfig
+from search.settings.config import NESTED, RunConfig
 from search.settings.flags import Flags
 from search.settings.run_time import AUTO, Work
 from search.settings.time_budget import AMOUNTS, TimeBudget
@@ -130,6 +130,8 @@ def _too_few(budget: TimeBudget, hours: HoursAsked) -> InputError:
     smallest = budget.smallest()
     fewest = math.ceil(1.1 * budget.seconds(smallest) * hours.sharing / 36) / 100
     distilled = f"{smallest.rung_candidates[0]} candidates of {smallest.rung_tokens[0]:,} tokens each"
+    if smallest.search == NESTED:
+        distilled = f"{smallest.rung_candidates[0]} candidates together for {smallest.spent_tokens:,} tokens"
     retrained = f"retrains {smallest.promote} for {smallest.retrain_tokens:,}"
     each = f", which {hours.sharing} runs share" if hours.sharing > 1 else ""
     return InputError(

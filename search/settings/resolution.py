@@ -23,7 +23,7 @@ from evaluators.metrics.pace import Pace
 from evaluators.teacher.gguf_file import directory_of_gguf, is_gguf
 from evaluators.teacher.weights import stored_dtype, weight_files
 from evaluators.teacher.written_once import cache_directory
-from search.settings.bracket_plan import BracketPlan, plan_bracket, rungs_up_to
+from search.settings.bracket_plan import BracketPlan, plan_bracket, plan_nested, rungs_up_to
 from search.settings.config import NESTED, RunConfig
 from search.settings.costs import Costs, pace_estimate, pace_of, within_bounds, workload_of
 from search.settings.flag_rules import parse_count, parse_memory
@@ -32,7 +32,6 @@ from search.settings.hours import HoursAsked, amounts_given, config_within
 from search.settings.ledger import choose, memory_of
 from search.settings.methods import method_of, states_asked
 from search.settings.multiples import enumerated, multiples_of
-from search.settings.nested_plan import plan_nested
 from search.settings.objectives import bounds_of_config, objectives_of, read_bounds
 from search.settings.optimizer import AUTO as OPEN
 from search.settings.optimizer import eight_bits_refused, optimizer_for, precision_for

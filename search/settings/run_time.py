@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from evaluators.importance.layer_scores import sample_blocks
 from evaluators.metrics.pace import Pace
-from search.settings.config import RunConfig
+from search.settings.config import NESTED, RunConfig
 from search.settings.methods import in_rounds, loss_of, phases_of
 from search.settings.rates import finding_tokens, tokens_each
 
@@ -187,7 +187,8 @@ def _pass_seconds(config: RunConfig, pace: Pace) -> float:
 
 
 def _search_passes(config: RunConfig) -> int:
-    return config.trials + RUNG_VALIDATIONS * sum(config.rung_candidates)
+    each = 1 if config.search == NESTED else RUNG_VALIDATIONS
+    return config.trials + each * sum(config.rung_candidates)
 
 
 def _retraining_passes(config: RunConfig, work: Work) -> int:

@@ -8,7 +8,6 @@ or its validation, whichever takes more. In a nested search the weights that are
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -43,9 +42,6 @@ from search.settings.run_sizes import RunSizes
 from search.settings.targets_plan import asks_teacher, places_of
 from space.axes.axis_map import build
 from space.cutting.basis import BasisName
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evaluators.metrics.pace import Pace
-from search.settings.bracket_plan import ETA, RESERVE, plan_bracket, rungs_up_to, tokens_for
+from search.settings.bracket_plan import ETA, RESERVE, plan_bracket, plan_nested, rungs_up_to, tokens_for
 from search.settings.config import NESTED, RunConfig
-from search.settings.nested_plan import plan_nested
 from search.settings.run_time import (
     Work,
     foretell,

@@ -18,19 +18,24 @@ import torch
 
 from evaluators.distillation.checkpoint import load_parameters, read_metadata, read_tensors
 from evaluators.distillation.loop import TrainingMonitor, distil_nested
+from evaluators.distillation.nested import Draw
 from evaluators.distillation.optimizers import OptimizerName, convert_weights
 from evaluators.distillation.saving import Checkpointing
 from evaluators.distillation.schedule import DivergenceError, Schedule, ScheduleShape
 from evaluators.distillation.training import Advance
 from search.rungs.evaluation import CandidateError, Evaluation
 from search.rungs.rung import Rung
+from search.settings.config import NESTED
 from search.settings.methods import loss_of
+from search.settings.resolved import Resolved
 from search.stages.run_context import RunContext
-from search.stages.trial import evaluate_candidate
+from search.stages.trial import evaluate_candidate, measured_costs
+from search.storage.run_directory import RunDirectory
 from search.storage.workers import Workers
 from search.terminal.console import Console
 from space.axes.architecture import Architecture
 from space.cutting.shared_weights import SharedWeights
+from space.input_error import InputError
 
 #: Of the shared weights' names in a checkpoint.
 _PREFIX = "model.shared."
@@ -39,6 +44,21 @@ _PREFIX = "model.shared."
 def nested_path(directory: Path) -> Path:
     """Return the file of the shared weights and their training."""
     return directory / "nested" / "shared.safetensors"
+
+
+def check_nested_tries(resolved: Resolved, directory: RunDirectory) -> None:
+    """Check that no architecture is added to a pool whose training has begun.
+
+    Raises:
+        InputError: one is.
+    """
+    begun = nested_path(directory.path).exists() or directory.summary.exists()
+    if resolved.config.search == NESTED and resolved.tries and begun:
+        raise InputError(
+            "A nested search trains its candidates together from the start",
+            f"--try names {len(resolved.tries)}, and the training in {directory.path} has begun",
+            "Leave --try out, or begin another run with --study-name",
+        )
 
 
 def fresh_weights(context: RunContext) -> SharedWeights:
@@ -104,29 +124,16 @@ class NestedEvaluator:
         if rung == 0:
             return evaluate_candidate(context, architecture, rung, advance, bounds)
         assert self._shared is not None, "the weights are trained before candidates are scored"
-        try:
-            return self._score(self._shared, architecture, rung)
-        except DivergenceError as error:
-            raise CandidateError(f"diverged: {error}") from None
+        tokens = context.config.rung_tokens[rung - 1]
+        with torch.no_grad(), self._shared.as_student(architecture) as student:
+            values, details = measured_costs(context, architecture, student)
+            loss = context.loss(student)
+        if not math.isfinite(loss):
+            raise CandidateError(f"diverged: the validation loss is {loss}")
+        return Evaluation(values | {"loss": loss}, tokens, [(tokens, loss)], details=details)
 
     def tidy(self, rungs: Sequence[Rung], candidates: Sequence[int]) -> None:
         """Nothing is stored for a candidate."""
-
-    def _score(self, shared: SharedWeights, architecture: Architecture, rung: int) -> Evaluation:
-        context, tokens = self.context, self.context.config.rung_tokens[rung - 1]
-        values, details = dict(context.costs(architecture)), {}
-        with torch.no_grad(), shared.as_student(architecture) as student:
-            if context.config.measures_latency:
-                latency = context.latency(student)
-                values["latency"] = latency.total_ms
-                details = {
-                    "prefill_ms": latency.prefill_ms,
-                    "decode_ms_per_token": latency.decode_ms_per_token,
-                }
-            loss = context.loss(student)
-        if not math.isfinite(loss):
-            raise DivergenceError(f"the validation loss is {loss}")
-        return Evaluation(values | {"loss": loss}, tokens, [(tokens, loss)], details=details)
 
     def _train(self, index: int, pool: Sequence[Architecture]) -> None:
         config, path = self.context.config, nested_path(self.context.directory)
@@ -150,20 +157,40 @@ class NestedEvaluator:
                 advance(max(0, more - done) if done else more)
                 done = 0
 
+            def draw(step: int) -> Architecture:
+                return drawn_in_turn(pool, config.seed, begins, max(begins, step))
+
+            self._distil(shared, draw, schedule, ends, advance_in_stage)
+        self._shared = shared
+
+    def _distil(
+        self, shared: SharedWeights, draw: Draw, schedule: Schedule, ends: int, advance: Advance
+    ) -> None:
+        """Train up to a step.
+
+        Raises:
+            InputError: the training diverged twice, or not even one block fits into memory.
+        """
+        config = self.context.config
+        rule, remedy = "The shared weights of a nested search have to train to the end", "take --search rungs"
+        try:
             distil_nested(
                 shared,
-                lambda step: drawn_in_turn(pool, config.seed, begins, max(begins, step)),
+                draw,
                 self.context.targets,
                 schedule,
                 self.context.accelerator,
-                TrainingMonitor(advance=advance_in_stage),
-                Checkpointing(path=path, key=self._key),
+                TrainingMonitor(advance=advance),
+                Checkpointing(path=nested_path(self.context.directory), key=self._key),
                 loss=loss_of(config),
                 optimizer=OptimizerName(config.optimizer),
                 micro_batch=self.context.placement.micro_batch,
                 until=ends,
             )
-        self._shared = shared
+        except DivergenceError as error:
+            raise InputError(rule, f"they diverged: {error}", f"Name a lower --rate, or {remedy}") from None
+        except torch.OutOfMemoryError as error:
+            raise InputError(rule, str(error), f"Take --optimizer adamw-8bit, or {remedy}") from None
 
     @property
     def _key(self) -> str:

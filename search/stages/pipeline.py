@@ -30,7 +30,7 @@ from search.stages.correction import Correction, correct_if_asked
 from search.stages.inspection import inspect
 from search.stages.layer_by_layer import check_layer_by_layer
 from search.stages.model_card import write_cards
-from search.stages.nested import NestedEvaluator, nested_path, trained_weights
+from search.stages.nested import NestedEvaluator, check_nested_tries, nested_path, trained_weights
 from search.stages.preparation import basis_candidates, load, prepare
 from search.stages.provenance import save_provenance
 from search.stages.retraining import retrain_all
@@ -119,6 +119,7 @@ def begin(resolved: Resolved, directory: RunDirectory, console: Console) -> tupl
     if config.storage:  # fail now if it cannot be reached, before any work
         open_storage(config.storage, directory.path)
     check_targets(resolved, directory)
+    check_nested_tries(resolved, directory)
     check_installed(OptimizerName(resolved.config.optimizer))
     cap_device_memory(resolved)
     for line in memory_lines(run_ledger(resolved, directory.path)):

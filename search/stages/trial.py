@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from evaluators.distillation.checkpoint import read_metadata
 from evaluators.distillation.saving import Checkpointing
@@ -182,11 +183,7 @@ def _evaluate(
     context: RunContext, architecture: Architecture, rung: int, advance: Advance, bounds: Bounds
 ) -> Evaluation:
     student = context.extract(architecture)
-    values, details = dict(context.costs(architecture)), {}
-    if context.config.measures_latency:
-        latency = context.latency(student)
-        values["latency"] = latency.total_ms
-        details = {"prefill_ms": latency.prefill_ms, "decode_ms_per_token": latency.decode_ms_per_token}
+    values, details = measured_costs(context, architecture, student)
     if rung == 0 or excess_over(values, bounds):  # spend no training on a candidate over a bound
         values["loss"] = _finite(context.loss(student))
         return Evaluation(values, details=details)
@@ -203,6 +200,18 @@ def _evaluate(
     _remove(files)
     values["loss"] = _finite(outcome.curve[-1][1])
     return Evaluation(values, outcome.tokens, outcome.curve, outcome.seconds, details)
+
+
+def measured_costs(
+    context: RunContext, architecture: Architecture, student: PreTrainedModel
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return a student's objectives but for the loss, its latency if that is measured, and other figures."""
+    values = dict(context.costs(architecture))
+    if not context.config.measures_latency:
+        return values, {}
+    latency = context.latency(student)
+    details = {"prefill_ms": latency.prefill_ms, "decode_ms_per_token": latency.decode_ms_per_token}
+    return values | {"latency": latency.total_ms}, details
 
 
 def _remove(files: Checkpointing | None) -> None:

@@ -8,7 +8,7 @@ made by the same function as an extracted student (``student_weights``), so the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -87,9 +87,9 @@ class SharedWeights(nn.Module):
             self._students[architecture] = model
         return self._students[architecture]
 
-    def forget(self, kept: Sequence[Architecture] = ()) -> None:
-        """Drop the skeletons of all architectures but these."""
-        self._students = {one: model for one, model in self._students.items() if one in kept}
+    def forget(self) -> None:
+        """Drop all skeletons, whose memory is not that of the parameters once these were replaced."""
+        self._students.clear()
 
     @contextmanager
     def as_student(self, architecture: Architecture) -> Iterator[PreTrainedModel]:

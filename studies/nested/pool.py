@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
+from search.settings.bracket_plan import halved
+from search.stages.nested import drawn_in_turn
 from space.axes.architecture import Architecture
-
-#: The fewest that are left.
-_FEWEST = 6
 
 
 class Pool:
@@ -26,16 +23,10 @@ class Pool:
 
     def draw(self, step: int) -> Architecture:
         """Return the architecture of a step."""
-        rounds, place = divmod(max(0, step - self.begins), len(self.members))
-        return self.members[self._order(rounds)[place]]
+        return drawn_in_turn(self.members, self.seed, self.begins, max(step, self.begins))
 
     def narrow(self, losses: Mapping[str, float], step: int) -> None:
         """Leave the better half, by their labels' losses, from a step on."""
-        left = max(_FEWEST, -(-len(self.members) // 2))
+        left = halved(len(self.members))
         self.members = sorted(self.members, key=lambda one: losses[one.label])[:left]
         self.begins = step
-
-    def _order(self, rounds: int) -> list[int]:
-        generator = np.random.default_rng((self.seed, self.begins, rounds))
-        order: list[int] = generator.permutation(len(self.members)).tolist()
-        return order

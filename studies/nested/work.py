@@ -51,7 +51,7 @@ class Way:
     narrows: bool = True
     """Whether the pool is halved at every quarter."""
     repaired: bool = False
-    """Whether slices are repaired for what is cut by what the repair adds to each before the training."""
+    """Whether slices are repaired for what is cut, at every step anew, with the weights as they are then."""
 
 
 WAYS = {

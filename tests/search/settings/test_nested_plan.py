@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from evaluators.distillation.optimizers import OptimizerName
 from search.planning.plan import plan
+from search.settings.bracket_plan import LARGEST_POOL, SMALLEST_POOL, STAGES, plan_nested
+from search.settings.flag_rules import check_nested
 from search.settings.flags import Flags
 from search.settings.ledger import memory_of
-from search.settings.nested_plan import LARGEST_POOL, SMALLEST_POOL, STAGES, check_nested, plan_nested
 from search.settings.placement import Placement
 from search.storage.run_directory import RunDirectory
 from space.input_error import InputError

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from evaluators.distillation.checkpoint import read_metadata
+from evaluators.distillation.schedule import DivergenceError
 from search.runs.summary import check
-from search.stages.nested import drawn_in_turn, nested_path
+from search.stages.nested import NestedEvaluator, drawn_in_turn, nested_path
+from search.storage.workers import Workers
+from search.terminal.console import Console
+from space.input_error import InputError
 from tests.search.runner import NAME, Runner, without_times
-from tests.search.synthetic import demo_space
+from tests.search.synthetic import demo_space, run_config
 from tests.small_search import write_stories, write_teacher
 
 OPTIONS = (
@@ -96,3 +103,31 @@ def test_a_pool_is_drawn_in_turn_from_where_its_stage_begins() -> None:
         ]
         assert all(set(one) == {member.label for member in pool} for one in rounds)
         assert rounds[0] != rounds[1]
+
+
+def test_nobody_joins_a_pool_that_has_trained(calm: Runner, tmp_path: Path, flags: list[str]) -> None:
+    shutil.copytree(calm.directory, tmp_path / "runs" / NAME)
+    done = Runner(tmp_path, [*flags, "--try", "layers=2"], calm.folder / "cache").finish()
+    assert done.returncode == 2
+    assert "slimsearch: A nested search trains its candidates together from the start; --try" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (DivergenceError("the loss is nan"), "they diverged: the loss is nan. Name a lower --rate, or take"),
+        (torch.OutOfMemoryError("no memory left"), "no memory left. Take --optimizer adamw-8bit, or take"),
+    ],
+)
+def test_a_training_that_fails_is_told(
+    error: Exception, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("search.stages.nested.distil_nested", fails)
+    evaluator = NestedEvaluator(
+        MagicMock(directory=tmp_path, config=run_config()), Workers(), Console(quiet=True)
+    )
+    with pytest.raises(InputError, match=f"have to train to the end; {words} --search rungs"):
+        evaluator._distil(MagicMock(), MagicMock(), MagicMock(), 1, lambda tokens: None)
