@@ -23,8 +23,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.importance.layer_scores import LayerScores, TaskScorer
-from evaluators.importance.method import Depth, Method
+from evaluators.importance.layer_scores import Judge, LayerScores
+from evaluators.importance.method import Method
 from evaluators.importance.rank import rank
 from space.axes.architecture import Architecture, Axis
 from space.axes.axis_map import AxisMap
@@ -190,7 +190,6 @@ _AXES = {
     RoundPhase.WIDTH: frozenset(Axis) - {Axis.LAYERS},
     RoundPhase.DEPTH: frozenset({Axis.LAYERS}),
 }
-_BLOCK_METHODS = (Depth.BLOCK_INFLUENCE, Depth.BLOCK_PERPLEXITY)
 _DEFAULT = Method()
 
 
@@ -204,7 +203,7 @@ def rank_in_rounds(
     method: Method = _DEFAULT,
     order: Sequence[RoundPhase] = (RoundPhase.TOGETHER,),
     accelerator: Accelerator | None = None,
-    judge: TaskScorer | None = None,
+    judge: Judge | None = None,
     layer_scores: LayerScores | None = None,
 ) -> Ranking:
     """Rank the teacher in ``method.rounds`` rounds of scoring and pruning.
@@ -254,7 +253,7 @@ def rank_in_rounds(
 
 
 def _check(method: Method, order: Sequence[RoundPhase]) -> None:
-    if method.rounds > 1 and method.depth in _BLOCK_METHODS and set(order) != {RoundPhase.WIDTH}:
+    if method.rounds > 1 and method.in_blocks and set(order) != {RoundPhase.WIDTH}:
         raise InputError(
             "Layers in a row are scored once: what is left of a block is no block of the teacher's",
             f"{method.rounds} rounds with layers by {method.depth} were asked for",

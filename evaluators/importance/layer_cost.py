@@ -27,14 +27,12 @@ def head_share(axis_map: AxisMap) -> float:
 def forward_passes(axis_map: AxisMap, method: Method) -> float:
     """Return how many forward passes over the sample score the layers, where states can be reused.
 
-    A benchmark reads other text; without each layer it counts as one pass.
+    A task's examples count as the sample, however long they are, and so do generated answers.
     """
     layers = axis_map.teacher.layers
     if not scored_apart(method) or method.depth is Depth.RANDOM:
         return 0.0
-    if method.depth is Depth.BENCHMARK:
-        return float(layers + 1)
-    run, heads = _blocks(layers) if method.depth is Depth.BLOCK_PERPLEXITY else (0.0, 0)
+    run, heads = _blocks(layers) if method.in_blocks else (0.0, 0)
     for removed in range(0 if run else max(1, layers - 1) if method.greedy else 1):
         more = _each(method.depth, layers, removed)
         run, heads = run + more[0], heads + more[1]

@@ -134,6 +134,7 @@ class PartialPasses:
         removed: Collection[int] = (),
         *,
         reuse: bool = True,
+        number: int = 0,
     ) -> None:
         """Run one pass and keep its states.
 
@@ -143,10 +144,11 @@ class PartialPasses:
             tokens: (B, T) token ids on the model's device.
             removed: layers that are removed in every pass.
             reuse: whether later passes start from the states of this one.
+            number: the batch's number among those of the setting.
         """
         assert not model.training, "layers are scored in evaluation mode"
         self.model, self.axis_map, self.tokens = model, axis_map, tokens
-        self.removed, self.reuse = frozenset(removed), reuse
+        self.removed, self.reuse, self.number = frozenset(removed), reuse, number
         self.layers = layer_modules(model, axis_map)
         self.boundaries = Boundaries()
         # Hooks run in the order of registration, so the recorded output is what the layer itself returned.
@@ -221,9 +223,11 @@ class DepthSetting:
 
     def passes(self, removed: Collection[int] = ()) -> Iterator[PartialPasses]:
         """Yield for each batch a full pass, without the layers in ``removed``."""
-        for batch in self.batches:
+        for number, batch in enumerate(self.batches):
             tokens = batch.to(self.model.device, torch.long)
-            passes = PartialPasses(self.model, self.axis_map, tokens, removed, reuse=self.reuse)
+            passes = PartialPasses(
+                self.model, self.axis_map, tokens, removed, reuse=self.reuse, number=number
+            )
             self.spent(len(batch), self.layers)
             yield passes
 

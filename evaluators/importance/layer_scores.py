@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,9 +16,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.corpus.blocks import fingerprint
-from evaluators.importance.layer_passes import DepthSetting, depends_on_states_alone, skipping_layers
+from evaluators.importance.layer_cost import forward_passes
+from evaluators.importance.layer_passes import (
+    DepthSetting,
+    PartialPasses,
+    depends_on_states_alone,
+    skipping_layers,
+)
 from evaluators.importance.layer_removal import (
     BoundaryCosines,
+    Cost,
+    Costs,
     block_influence,
     by_divergence,
     by_loss,
@@ -34,11 +43,26 @@ from space.axes.axis_map import layer_modules
 from space.cutting.ranking import Ranking
 from space.input_error import InputError
 
-#: A benchmark: maps a model to its score, higher is better.
+#: A task whose answers are generated: maps a model to its score, higher is better.
 TaskScorer = Callable[[PreTrainedModel], float]
+
+
+@runtime_checkable
+class TaskCosts(Protocol):
+    """Costs on the examples of a task, which are choices between texts, instead of the calibration text."""
+
+    @property
+    def batches(self) -> Sequence[Tensor]:
+        """The examples, each batch (B, T) token ids."""
+
+    def __call__(self, passes: PartialPasses) -> Cost:
+        """Return the cost function of a batch, higher is worse."""
+
+
+Judge = TaskScorer | TaskCosts
 #: Methods that score each layer by itself, and so also with other layers already removed.
-_SINGLE_LAYER_METHODS = (Depth.INFLUENCE, Depth.PERPLEXITY, Depth.DIVERGENCE)
-_COSTS = {
+_SINGLE_LAYER_METHODS = (Depth.INFLUENCE, Depth.PERPLEXITY, Depth.DIVERGENCE, Depth.BENCHMARK)
+_COSTS: Mapping[Depth, Costs] = {
     Depth.PERPLEXITY: by_loss,
     Depth.BLOCK_PERPLEXITY: by_loss,
     Depth.DIVERGENCE: by_divergence,
@@ -104,7 +128,7 @@ def layers_fingerprint(teacher: str, calibration: Tensor, method: Method) -> str
     return fingerprint(teacher, layer_sample(calibration), method.depth_words, precision)
 
 
-def check_depth(method: Method, judge: TaskScorer | None, calibration: Tensor) -> None:
+def check_depth(method: Method, judge: Judge | None, calibration: Tensor) -> None:
     """Check before any work that layers can be scored by this method.
 
     Raises:
@@ -114,11 +138,17 @@ def check_depth(method: Method, judge: TaskScorer | None, calibration: Tensor) -
         raise InputError(
             "Layers are taken out greedily by what each of them does",
             f"the depth method is {method.depth.value!r}",
-            "Choose influence, perplexity or divergence, or leave greedy out",
+            "Choose influence, perplexity, divergence or a task, or leave greedy out",
         )
-    if method.depth is Depth.BENCHMARK and judge is None:
+    if method.by_task and judge is None:
         raise InputError(
             "Layers scored by a benchmark need one that is named", "none is", "Name a task of the benchmark"
+        )
+    if method.by_task and not isinstance(judge, TaskCosts) and (method.greedy or method.in_blocks):
+        raise InputError(
+            "Rows of layers, and greedy removals, are scored by a task that is a choice between texts",
+            f"the answers of {method.benchmark} are generated",
+            f"Write --depth-by {method.benchmark}, or name another task",
         )
     if method.depth in (Depth.PERPLEXITY, Depth.BLOCK_PERPLEXITY) and calibration.shape[1] < 2:
         raise InputError(
@@ -129,13 +159,13 @@ def check_depth(method: Method, judge: TaskScorer | None, calibration: Tensor) -
 
 
 @torch.no_grad()
-def layer_scores(setting: DepthSetting, method: Method, judge: TaskScorer | None = None) -> LayerScores:
+def layer_scores(setting: DepthSetting, method: Method, judge: Judge | None = None) -> LayerScores:
     """Score layers by any method that the ranking pass itself does not give.
 
     Args:
         setting: teacher, and text such as ``layer_sample``.
         method: checked by ``check_depth``.
-        judge: the benchmark, for ``Depth.BENCHMARK``.
+        judge: the task, if the method is by one.
 
     Raises:
         InputError: a loss, divergence or score without a layer is not finite.
@@ -143,31 +173,41 @@ def layer_scores(setting: DepthSetting, method: Method, judge: TaskScorer | None
     if method.depth is Depth.RANDOM:
         generator = torch.Generator().manual_seed(method.seed)
         return LayerScores(torch.rand(setting.layers, generator=generator))
-    if method.depth in _COSTS and setting.batches:
+    costs = _COSTS.get(method.depth)
+    if isinstance(judge, TaskCosts):
+        costs, setting = judge, _on_task(setting, judge)
+    if costs is not None and setting.batches:
         reuse = depends_on_states_alone(setting.model, setting.axis_map, setting.batches[0])
         setting = replace(setting, reuse=reuse)
     with products(setting.model, method.bfloat16):
-        return _by_passes(setting, method, judge)
+        if costs is None and method.depth is Depth.BENCHMARK:
+            assert judge is not None, "the method was checked"
+            return LayerScores(_by_generation(setting, method, cast(TaskScorer, judge)))
+        return _by_passes(setting, method, costs)
 
 
-def _by_passes(setting: DepthSetting, method: Method, judge: TaskScorer | None) -> LayerScores:
-    if method.depth is Depth.BENCHMARK:
-        assert judge is not None, "the method was checked"
-        return LayerScores(_by_benchmark(setting, judge))
-    if method.depth is Depth.BLOCK_PERPLEXITY:
-        return block_scores(without_blocks(setting, by_loss), method.depth)
-    scoring = partial(_one_by_one, setting, method.depth)
+def _on_task(setting: DepthSetting, judge: TaskCosts) -> DepthSetting:
+    """Return the setting with the examples as its text; it goes on telling of blocks of the sample."""
+    ours, theirs = sum(map(len, setting.batches)), sum(map(len, judge.batches))
+    return replace(
+        setting, batches=judge.batches, advance=lambda rows: setting.advance(rows * ours / max(1, theirs))
+    )
+
+
+def _by_passes(setting: DepthSetting, method: Method, costs: Costs | None) -> LayerScores:
+    if method.in_blocks:
+        assert costs is not None, "blocks by influence are scored in the ranking's own pass"
+        return block_scores(without_blocks(setting, costs), method.depth)
+    scoring = partial(_one_by_one, setting, method.depth, costs)
     if method.greedy:
         return LayerScores(removal_ranks(removal_order(setting.layers, scoring)))
     return LayerScores(scoring(()).float())
 
 
-def _one_by_one(setting: DepthSetting, depth: Depth, removed: Collection[int]) -> Tensor:
+def _one_by_one(setting: DepthSetting, depth: Depth, costs: Costs | None, removed: Collection[int]) -> Tensor:
     """Return (L,) scores of the layers that are not in ``removed``; the others' are undefined."""
-    if depth is Depth.INFLUENCE:
-        scores = influence_without(setting, removed)
-    else:
-        scores = without_each(setting, _COSTS[depth], removed)
+    by_cost = partial(without_each, setting, costs) if costs else partial(influence_without, setting)
+    scores = by_cost(removed)
     left = [layer for layer in range(setting.layers) if layer not in removed]
     check_finite(scores[left], depth)
     return scores
@@ -204,13 +244,14 @@ def scores_by_cosines(setting: DepthSetting, cosines: BoundaryCosines) -> LayerS
     return block_scores(block_influence(mean), Depth.BLOCK_INFLUENCE)
 
 
-def _by_benchmark(setting: DepthSetting, judge: TaskScorer) -> Tensor:
+def _by_generation(setting: DepthSetting, method: Method, judge: TaskScorer) -> Tensor:
     """Return (L,) float32: the loss of benchmark score without each layer.
 
     Removed layers still run, but return their input, so that the KV cache of a generating benchmark fills.
     """
     model, layers = setting.model, layer_modules(setting.model, setting.axis_map)
-    blocks = sum(map(len, setting.batches))
+    passes = forward_passes(setting.axis_map, method) / (setting.layers + 1)
+    blocks = sum(map(len, setting.batches)) * passes
     baseline, lost = judge(model), []
     setting.advance(blocks)
     for layer in range(setting.layers):

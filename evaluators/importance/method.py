@@ -48,7 +48,9 @@ class Depth(StrEnum):
     BLOCK_PERPLEXITY = "block-perplexity"
     """Loss without every block of consecutive layers."""
     BENCHMARK = "benchmark"
-    """Score of a named benchmark without the layer."""
+    """What the models score on a named task without the layer."""
+    BLOCK_BENCHMARK = "block-benchmark"
+    """What they score without every block of consecutive layers."""
     RANDOM = "random"
 
 
@@ -66,11 +68,21 @@ class Method:
     """Rounds of scoring and pruning."""
     basis: BasisName = BasisName.COORDINATE
     benchmark: str = ""
-    """The benchmark's name, for ``Depth.BENCHMARK``."""
+    """The task, with what its scores depend on, if layers are scored by one."""
     seed: int = 0
     """Of random scores."""
     bfloat16: bool = False
     """Forward passes multiply matrices in bfloat16; scores are summed in float32 or float64 nonetheless."""
+
+    @property
+    def by_task(self) -> bool:
+        """Whether layers are scored by a task."""
+        return self.depth in (Depth.BENCHMARK, Depth.BLOCK_BENCHMARK)
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether layers are scored in blocks of consecutive ones."""
+        return self.depth in (Depth.BLOCK_INFLUENCE, Depth.BLOCK_PERPLEXITY, Depth.BLOCK_BENCHMARK)
 
     @property
     def words(self) -> str:

@@ -20,8 +20,8 @@ from evaluators.importance.layer_cost import scored_apart
 from evaluators.importance.layer_passes import DepthSetting
 from evaluators.importance.layer_removal import BoundaryCosines
 from evaluators.importance.layer_scores import (
+    Judge,
     LayerScores,
-    TaskScorer,
     check_depth,
     layer_sample,
     layer_scores,
@@ -59,7 +59,7 @@ def rank(
     advance: Callable[[float], None] = lambda blocks: None,
     method: Method = _DEFAULT,
     accelerator: Accelerator | None = None,
-    judge: TaskScorer | None = None,
+    judge: Judge | None = None,
     layers: LayerScores | None = None,
 ) -> Ranking:
     """Rank the units of every axis, by default in one forward-only pass.
@@ -73,7 +73,7 @@ def rank(
         method: how to score; bases other than coordinates need ``axis_map.stream``.
         accelerator: of the processes that share the blocks, each of which holds the whole teacher; all return
             the same ranking. None if there is only one process.
-        judge: the benchmark, for ``Depth.BENCHMARK``.
+        judge: the task, if layers are scored by one.
         layers: scores of the layers by passes of their own, if they are there already.
 
     Raises:
@@ -95,7 +95,7 @@ def score_layers(
     method: Method,
     advance: Callable[[float], None] = lambda blocks: None,
     accelerator: Accelerator | None = None,
-    judge: TaskScorer | None = None,
+    judge: Judge | None = None,
 ) -> LayerScores:
     """Score layers by passes of their own over a sample of the calibration set; the same in every basis.
 
@@ -106,7 +106,7 @@ def score_layers(
         method: one whose layers the ranking's pass does not score.
         advance: called with blocks × forward passes; see ``forward_passes``.
         accelerator: as for ``rank``.
-        judge: the benchmark, for ``Depth.BENCHMARK``.
+        judge: the task, if layers are scored by one.
 
     Raises:
         InputError: the method cannot score these layers, or a score is not finite.

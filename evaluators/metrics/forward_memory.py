@@ -103,7 +103,7 @@ def ranking_bytes(work: ForwardWork, method: Method) -> int:
         states = passes.without(0, 1)
         NextTokenLoss(model, _few(model, tokens))(_few(model, states))
 
-    by_loss = method.depth in (Depth.PERPLEXITY, Depth.BLOCK_PERPLEXITY, Depth.DIVERGENCE)
+    by_loss = method.by_task or method.depth in (Depth.PERPLEXITY, Depth.BLOCK_PERPLEXITY, Depth.DIVERGENCE)
     listened = work.peak(listen) if method.width is Width.ACTIVATIONS else 0
     return max(listened, work.peak(remove) if by_loss else 0)
 

@@ -86,6 +86,10 @@ class Retrained:
     """Whether it is a baseline behind the best one, or random weights, and had a quarter of the tokens."""
     branch_tokens: int = 0
     """Of ``tokens``, those of the shared branch from which this training continued."""
+    objectives: Mapping[str, float] = field(default_factory=dict)
+    """The objectives that are tasks, of the model as saved."""
+    details: Mapping[str, float] = field(default_factory=dict)
+    """Other figures of these tasks."""
 
     @property
     def label(self) -> str:

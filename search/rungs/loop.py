@@ -26,7 +26,8 @@ from search.rungs.rung import Rung
 from search.rungs.sampler import KINDS, START_UP, SpaceSampler, with_infeasible
 from search.settings.bracket_plan import tokens_spent
 from search.settings.config import NESTED, RunConfig
-from search.settings.objectives import UNITS, bounds_in_words, excess_in_words, excess_over, measured_bounds
+from search.settings.objectives import bounds_in_words, excess_in_words, excess_over, measured_bounds
+from search.settings.task_objectives import unit_of
 from search.storage.storage import open_storage, open_study
 from search.storage.workers import Workers
 from search.terminal.command import LostProcessError
@@ -103,7 +104,8 @@ def rungs_in(
     searched = f"{len(space)} architectures within {space.budget}"
     searched += f", {bounds_in_words(bounds)}" if bounds else ""
     claims = Claims(workers or Workers())
-    studies = [open_study(storage, name, config.objectives, UNITS, searched) for name in names]
+    units = {name: unit_of(name) for name in config.objectives}
+    studies = [open_study(storage, name, config.objectives, units, searched) for name in names]
     return [
         Rung(index, study, space, config.objectives, claims, measured_bounds(bounds))
         for index, study in enumerate(studies)

@@ -19,7 +19,7 @@ from search.rungs.evaluation import BY_HAND, SEARCH, Evaluation
 from search.rungs.rung import evaluation_of, without_duplicates
 from search.rungs.sampler import known_params
 from search.runs.saved_run import SavedRun
-from search.settings.objectives import UNITS
+from search.settings.task_objectives import unit_of
 from space.axes.architecture import Architecture, Axis
 from space.counting.counting import parameter_polynomial
 
@@ -126,9 +126,9 @@ def summary_so_far(run: SavedRun) -> Entry:
     return {
         "name": config.name,
         "teacher": _teacher(run),
-        "objectives": [{"name": name, "unit": UNITS[name]} for name in config.objectives],
+        "objectives": [{"name": name, "unit": unit_of(name)} for name in config.objectives],
         "bounds": [
-            {"name": name, "unit": UNITS[name], "most": most} for name, most in config.upper_bounds.items()
+            {"name": name, "unit": unit_of(name), "most": most} for name, most in config.upper_bounds.items()
         ],
         "rungs": [{"rung": i, "tokens": tokens} for i, tokens in enumerate((0, *config.rung_tokens))],
         "trials": [_trial(run, trial) for trial in found if trial.state != "running"],

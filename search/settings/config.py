@@ -126,7 +126,9 @@ class RunConfig:
     rate: str
     """Peak learning rate: auto if it is found, rule for that of the student's size, or a number."""
     benchmarks: tuple[str, ...]
-    """Tasks, by name or YAML file, on which teacher and retrained models are scored."""
+    """Tasks, by name or file, that teacher and retrained models are scored on; those of objectives too."""
+    task_samples: int
+    """Examples of a task by which candidates, and the teacher without some layers, are scored."""
     storage: str
     """Optuna storage; empty for a journal file in the run directory."""
     seed: int

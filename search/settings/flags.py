@@ -119,8 +119,10 @@ class Flags:
     retrain_baselines: Annotated[bool | None, _arg("{True,False}")] = None
     """Retrain the hand-made baselines and random weights too. Default: if the teacher is small."""
     benchmarks: Annotated[tuple[str, ...], _arg("NAME ...")] = ()
-    """Tasks of lm-evaluation-harness, or YAML files of one's own, that teacher and retrained models are
-    scored by at the end."""
+    """Tasks that teacher and retrained models are scored by at the end: of lm-evaluation-harness, in YAML of
+    its kind, or files of examples (.jsonl). --objectives may name them too."""
+    task_samples: Annotated[int, _arg("N")] = 500
+    """Examples of a task that candidates are scored by, the same ones at every rung."""
     basis: Literal["auto", "coordinate", "principal", "weighted"] = "auto"
     """Which directions of hidden students keep: the best coordinates, or those of the largest variance, plain
     or weighted by how much they are read. Default: the first or the last of the three, as a short

@@ -17,7 +17,7 @@ from evaluators.distillation.targets.live import TextTargets
 from evaluators.distillation.targets.long_tail import LongTail
 from evaluators.importance.iterative import RoundPhase
 from evaluators.importance.method import Aggregate, Depth, Method, Width
-from evaluators.metrics.benchmarks import check_task
+from evaluators.tasks.task import Task, tasks_of
 from search.settings.config import RunConfig
 from space.input_error import InputError
 
@@ -42,7 +42,7 @@ def method_of(config: RunConfig) -> Method:
         InputError: the aggregation cannot be parsed, or ``--depth-by`` names an unknown benchmark.
     """
     batch, sequence = _parse_aggregation(config.aggregation)
-    depth, greedy, benchmark = _parse_depth(config.depth_by)
+    depth, greedy, benchmark = _parse_depth(config)
     return Method(
         width=Width(config.width_by),
         batch=batch,
@@ -78,16 +78,42 @@ def _parse_aggregation(text: str) -> tuple[Aggregate, Aggregate]:
     return batch, sequence
 
 
-def _parse_depth(text: str) -> tuple[Depth, bool, str]:
-    """Parse ``--depth-by``: the method, whether it is greedy, and the task if the method is a benchmark."""
-    plain = {depth.value: depth for depth in Depth if depth is not Depth.BENCHMARK}
-    if text in plain:
-        return plain[text], False, ""
-    greedy = {f"greedy-{depth}": depth for depth in (Depth.INFLUENCE, Depth.PERPLEXITY, Depth.DIVERGENCE)}
-    if text in greedy:
-        return greedy[text], True, ""
-    check_task(text)
-    return Depth.BENCHMARK, False, text
+#: What may stand before the name of a task, and the method that it makes.
+_TASK_PREFIXES = {"block-": Depth.BLOCK_BENCHMARK, "greedy-": Depth.BENCHMARK, "": Depth.BENCHMARK}
+
+
+def depth_task(config: RunConfig) -> Task | None:
+    """Return the task by which layers are scored, which may be one of the run; None if no task scores them.
+
+    Raises:
+        InputError: it is unknown, or its file cannot be read.
+    """
+    if _plain_depth(config.depth_by):
+        return None
+    name = _split_prefix(config.depth_by)[1]
+    return next((task for task in tasks_of(config.benchmarks) if task.name == name), None) or Task.of(name)
+
+
+def _plain_depth(text: str) -> tuple[Depth, bool] | None:
+    """Return the method and whether it is greedy; None if the text names a task."""
+    plain = {depth.value: (depth, False) for depth in Depth if "benchmark" not in depth.value}
+    single = (Depth.INFLUENCE, Depth.PERPLEXITY, Depth.DIVERGENCE)
+    return (plain | {f"greedy-{depth}": (depth, True) for depth in single}).get(text)
+
+
+def _split_prefix(text: str) -> tuple[str, str]:
+    prefix = next(prefix for prefix in _TASK_PREFIXES if text.startswith(prefix))
+    return prefix, text.removeprefix(prefix)
+
+
+def _parse_depth(config: RunConfig) -> tuple[Depth, bool, str]:
+    """Parse ``--depth-by``: the method, whether it is greedy, and the task with what its scores depend on."""
+    if (found := _plain_depth(config.depth_by)) is not None:
+        return *found, ""
+    prefix, task = _split_prefix(config.depth_by)[0], depth_task(config)
+    assert task is not None
+    about = f"{task.name} ({config.task_samples:,} examples, {task.version})"
+    return _TASK_PREFIXES[prefix], prefix == "greedy-", about
 
 
 def loss_of(config: RunConfig) -> Loss:

@@ -85,26 +85,31 @@ AMOUNTS = {name: one.amounts for name, one in OBJECTIVES.items() if one.amounts 
 _DEFAULT = ("loss", "latency")
 
 
-def objectives_of(text: str | None, bounded: Collection[str]) -> tuple[str, ...]:
+def objectives_of(text: str | None, bounded: Collection[str], tasks: Collection[str] = ()) -> tuple[str, ...]:
     """Return the objectives to minimise; by default loss and latency, without those that are bounded.
+
+    Args:
+        text: the names, separated by commas; None by default.
+        bounded: objectives that are bounded.
+        tasks: further names that are objectives.
 
     Raises:
         InputError: a name is unknown or repeated, or loss is missing.
     """
     if text is None:
         return tuple(name for name in _DEFAULT if name not in bounded)
-    return parse_objectives(text)
+    return parse_objectives(text, tasks)
 
 
-def parse_objectives(text: str) -> tuple[str, ...]:
-    """Parse the names of objectives, separated by commas.
+def parse_objectives(text: str, tasks: Collection[str] = ()) -> tuple[str, ...]:
+    """Parse the names of objectives, separated by commas; ``tasks`` are names too.
 
     Raises:
         InputError: a name is unknown or repeated, or loss is missing.
     """
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names:
-        if name not in UNITS:
+        if name not in (*UNITS, *tasks):
             near = get_close_matches(name, UNITS, n=1)
             raise InputError(
                 f"Objectives are {', '.join(UNITS)}",

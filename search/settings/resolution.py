@@ -17,7 +17,6 @@ from transformers import PretrainedConfig
 from evaluators.distillation.optimizers import OptimizerName
 from evaluators.huggingface.library_output import short_message
 from evaluators.importance.from_disk import turned_from_disk
-from evaluators.metrics.benchmarks import tasks_of
 from evaluators.metrics.capacity import capacity_of
 from evaluators.metrics.pace import Pace
 from evaluators.teacher.gguf_file import directory_of_gguf, is_gguf
@@ -32,7 +31,7 @@ from search.settings.hours import HoursAsked, amounts_given, config_within
 from search.settings.ledger import choose, memory_of
 from search.settings.methods import method_of, states_asked
 from search.settings.multiples import enumerated, multiples_of
-from search.settings.objectives import bounds_of_config, objectives_of, read_bounds
+from search.settings.objectives import bounds_of_config, read_bounds
 from search.settings.optimizer import AUTO as OPEN
 from search.settings.optimizer import eight_bits_refused, optimizer_for, precision_for
 from search.settings.rates import rate_of
@@ -48,6 +47,7 @@ from search.settings.scale import (
     search_tokens_of,
 )
 from search.settings.step import long_fields, step_of
+from search.settings.task_objectives import check_tasks, named_objectives
 from search.settings.teachers import (
     EMBEDDED,
     AvailableTeacher,
@@ -89,9 +89,8 @@ def teachers_named(flags: Flags) -> list[Training]:
     """
     measure = Measure(flags.budget_of)
     text = BudgetText.parse(flags.budget, measure)
-    objectives_of(flags.objectives, read_bounds(flags.max))
+    check_tasks(flags.objectives, read_bounds(flags.max), flags.benchmarks, flags.task_samples)
     _device(flags)
-    tasks_of(flags.benchmarks)
     models = [_as_directory(model) for model in flags.model]
     phases = training_phases(models or (_default_teacher(text, measure),), flags.revision)
     return trainings_of(phases, flags.trust_remote_code)
@@ -256,7 +255,7 @@ def _config(
         calibration_blocks=flags.calibration_samples or scale.calibration_blocks,
         validation_blocks=scale.validation_blocks,
         distillation_blocks=math.ceil(max(*rungs, *bracket.rung_tokens, retrain) / block),
-        objectives=objectives_of(flags.objectives, bounds),
+        objectives=named_objectives(flags.objectives, bounds, flags.benchmarks)[0],
         bounds=bounds_of_config(bounds),
         search=flags.search,
         sampler=flags.sampler,
@@ -316,7 +315,8 @@ def _distillation_fields(flags: Flags) -> dict[str, Any]:
         "targets": flags.targets,
         "schedule": flags.schedule,
         "rate": rate_of(flags.rate),
-        "benchmarks": flags.benchmarks,
+        "benchmarks": named_objectives(flags.objectives, (), flags.benchmarks)[1],
+        "task_samples": flags.task_samples,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +12,10 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from evaluators.huggingface.library_output import short_message
-from evaluators.metrics.benchmarks import Score, Task, benchmark, tasks_of
+from evaluators.tasks.harness import Score
+from evaluators.tasks.score_cache import ScoreCache
+from evaluators.tasks.scores import Mean, retention, right_of
+from evaluators.tasks.task import Task, benchmark, tasks_of
 from search.rungs.evaluation import Retrained
 from search.stages.retraining import reload
 from search.stages.run_context import RunContext
@@ -21,6 +24,8 @@ from search.terminal.console import Console
 from space.input_error import InputError
 
 TEACHER = "teacher"
+#: Into how many parts the progress on a task is divided.
+_PARTS = 1000
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,39 @@ class Result:
     def __str__(self) -> str:
         return f"{self.score.metric} {self.score.value:.4f}" if self.score else f"failed: {self.failure}"
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields of the summary."""
-        nothing = {"metric": None, "value": None, "error": None, "higher_is_better": None}
-        return (asdict(self.score) if self.score else nothing) | {"failure": self.failure}
+    def as_dict(self, teacher: Result | None = None) -> dict[str, Any]:
+        """Return the fields of the summary.
+
+        Args:
+            teacher: the teacher's result; what is kept of its accuracy is said where the examples are known.
+        """
+        if self.score is None:
+            nothing = {"metric": None, "value": None, "error": None, "higher_is_better": None}
+            return nothing | {"failure": self.failure}
+        plain = {name: getattr(self.score, name) for name in ("metric", "value", "error", "higher_is_better")}
+        answers = self.score.answers
+        if not answers:
+            return plain | {"failure": self.failure}
+        reference = teacher.score.answers if teacher and teacher.score else {}
+        known = {name for name in answers if len(answers[name]) == len(reference.get(name, ""))}
+        theirs = reference if known == set(answers) else None
+        fields = {name: _figures({name: answers[name]}, theirs) for name in sorted(answers) if name}
+        about = {"margin": self.score.margin, "fields": fields, "failure": self.failure}
+        return plain | _figures(answers, theirs) | about
+
+
+def _figures(answers: Mapping[str, str], teacher: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return the accuracy on some answers, and what it is of the teacher's on the same examples."""
+    right = right_of(answers)
+    accuracy = Mean.of(right)
+    kept = retention(right, right_of({name: teacher[name] for name in answers})) if teacher else None
+    return {
+        "value": accuracy.value,
+        "error": accuracy.error,
+        "examples": len(right),
+        "kept": kept.value if kept else None,
+        "kept_error": kept.error if kept else None,
+    }
 
 
 Results = dict[str, dict[str, Result]]
@@ -60,7 +94,7 @@ def run_benchmarks(
     results = {model: found for model, found in _read(directory, context).items() if model in models}
     waiting = {model: [task for task in tasks if not _has_score(results, model, task)] for model in models}
     number_left = sum(map(len, waiting.values()))
-    console.forecast.planned["benchmark"] = number_left
+    console.forecast.planned["benchmark"] = number_left * _PARTS
     for model, names in waiting.items():
         for task, result in _score_model(context, model, names, console):
             results.setdefault(model, {})[task.name] = result
@@ -76,9 +110,8 @@ def _score_model(
         return
     with written_model(context, name) as model:
         for task in tasks:
-            with console.work(f"{task.name} on {name}", "benchmark", 1) as advance:
-                result = _result(context, model, task)
-                advance(1)
+            with console.work(f"{task.name} on {name}", "benchmark", _PARTS) as advance:
+                result = _result(context, name, model, task, advance)
             console.say(f"{task.name} on {name}: {result}")
             yield task, result
 
@@ -99,9 +132,20 @@ def written_model(context: RunContext, name: str) -> Iterator[PreTrainedModel]:
         yield context.teacher.model
 
 
-def _result(context: RunContext, model: PreTrainedModel, task: Task) -> Result:
+def _result(
+    context: RunContext, name: str, model: PreTrainedModel, task: Task, advance: Callable[[int], None]
+) -> Result:
+    done = 0.0
+
+    def told(share: float) -> None:
+        nonlocal done
+        before, done = done, done + share
+        advance(round(done * _PARTS) - round(before * _PARTS))
+
+    key = f"{name} {context.teacher.fingerprint} {context.ranking.fingerprint} {task.version}"
+    cache = ScoreCache(RunDirectory(context.directory).tasks / f"{task.name}.jsonl", key)
     try:
-        return Result(benchmark(model, context.teacher.tokenizer, task), None)
+        return Result(benchmark(model, context.teacher.tokenizer, task, told, cache), None)
     except Exception as error:  # third-party task code may raise anything; the models are already written
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise

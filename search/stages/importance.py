@@ -19,14 +19,16 @@ from evaluators.corpus.corpus import Corpus
 from evaluators.importance.from_disk import rank_in_bases_from_disk, score_layers_from_disk
 from evaluators.importance.iterative import rank_in_rounds
 from evaluators.importance.layer_cost import scored_apart
-from evaluators.importance.layer_scores import LayerScores, TaskScorer, layers_fingerprint
-from evaluators.importance.method import Method
+from evaluators.importance.layer_scores import Judge, LayerScores, layers_fingerprint
 from evaluators.importance.moment_passes import MomentsRequest, gather_from_disk, gather_in_groups
 from evaluators.importance.rank import needs_forward_pass, rank_in_bases, ranking_fingerprint, score_layers
-from evaluators.metrics.benchmarks import task_scorer
+from evaluators.tasks.depth import MarginCosts
+from evaluators.tasks.examples import subset
+from evaluators.tasks.task import ExampleScorer, harness_judge
 from evaluators.teacher import Teacher
 from evaluators.teacher.layer_by_layer import TeacherFiles
-from search.settings.methods import in_rounds, method_of, phases_of
+from search.settings.config import RunConfig
+from search.settings.methods import depth_task, in_rounds, method_of, phases_of
 from search.settings.moments_plan import (
     HEAD_RESIDUAL,
     LEAST_SQUARES,
@@ -156,7 +158,7 @@ class Importance:
         if (layers := LayerScores.load(self.directory.layers, key)) is not None:
             self.console.forecast.skip("forward", tokens)
             return layers
-        judge = _judge(self.method, self.teacher)
+        judge = _judge(self.resolved.config, self.teacher)
         with self.console.work("ranking the layers", "forward", tokens) as advance:
             told = self._blocks(advance)
             if self._files is None:
@@ -224,7 +226,7 @@ class Importance:
                 self._blocks(advance),
                 method,
                 phases_of(variant.config),
-                judge=_judge(method, self.teacher),
+                judge=_judge(variant.config, self.teacher),
                 layer_scores=layers,
             )
 
@@ -272,5 +274,11 @@ class Importance:
         return moments
 
 
-def _judge(method: Method, teacher: Teacher) -> TaskScorer | None:
-    return task_scorer(method.benchmark, teacher.tokenizer) if method.benchmark else None
+def _judge(config: RunConfig, teacher: Teacher) -> Judge | None:
+    """Return what scores the teacher without some layers, if a task does."""
+    if (task := depth_task(config)) is None:
+        return None
+    if (examples := task.examples()) is None:
+        return harness_judge(task, teacher.tokenizer, config.task_samples)
+    scorer = ExampleScorer.of(subset(examples, config.task_samples), teacher.tokenizer, teacher.model)
+    return MarginCosts(scorer.examples, scorer.choices)

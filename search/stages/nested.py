@@ -128,9 +128,12 @@ class NestedEvaluator:
         with torch.no_grad(), self._shared.as_student(architecture) as student:
             values, details = measured_costs(context, architecture, student)
             loss = context.loss(student)
+            key = f"{architecture.label} nested {rung} {context.ranking.fingerprint}"
+            of_tasks = context.tasks.measure(student, key)
         if not math.isfinite(loss):
             raise CandidateError(f"diverged: the validation loss is {loss}")
-        return Evaluation(values | {"loss": loss}, tokens, [(tokens, loss)], details=details)
+        values |= {"loss": loss, **of_tasks[0]}
+        return Evaluation(values, tokens, [(tokens, loss)], details=details | of_tasks[1])
 
     def tidy(self, rungs: Sequence[Rung], candidates: Sequence[int]) -> None:
         """Nothing is stored for a candidate."""

@@ -243,7 +243,8 @@ def _teacher_figures(context: RunContext, directory: RunDirectory) -> TeacherFig
         with context.teacher.on_device():
             model = context.teacher.model
             latency = context.latency(model).total_ms if context.config.measures_latency else None
-            figures = TeacherFigures(context.exact_loss(model), latency)
+            tasks = context.tasks.measure(model, f"teacher {context.teacher.fingerprint}")
+            figures = TeacherFigures(context.exact_loss(model), latency, *tasks)
     atomic_write(directory.teacher, json.dumps(vars(figures)))
     return figures
 

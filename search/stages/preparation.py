@@ -34,6 +34,7 @@ from search.stages.rates import RateStage
 from search.stages.run_context import BasisScore, BasisTrial, RunContext
 from search.stages.sorted_weights import SortedWeights
 from search.stages.targets import targets_of, teaching_model
+from search.stages.task_scores import TaskScoring
 from search.stages.text import read_text
 from search.stages.trial import evaluate_candidate
 from search.storage.run_directory import RunDirectory
@@ -194,7 +195,8 @@ def prepare(
 
     with workers.exclusive_or_wait("ranking", console.say):
         rated = RateStage(resolved, directory, console).rated(context)
-        return _in_best_basis(resolved, importance, rated, directory, console)
+        found = _in_best_basis(resolved, importance, rated, directory, console)
+    return replace(found, tasks=TaskScoring.of(config, teacher, directory.tasks, console))
 
 
 def _changes_teacher(ranking: Ranking) -> bool:

@@ -127,6 +127,9 @@ def _retrain(
             _write_whole(context, architecture, context.directory / path)
         student = reload(context, context.directory / path)
     loss = context.exact_loss(student)
+    values, details = context.tasks.measured_or_said(
+        student, f"{job.key} {job.tokens} {context.ranking.fingerprint}"
+    )
     return Retrained(
         architecture,
         job.origin,
@@ -139,6 +142,8 @@ def _retrain(
         note=outcome.note,
         short=job.short,
         branch_tokens=reused_tokens,
+        objectives=values,
+        details=details,
     )
 
 

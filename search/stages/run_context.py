@@ -36,6 +36,7 @@ from search.settings.costs import Costs
 from search.settings.placement import STAYS, Placement
 from search.stages.layer_by_layer import teacher_files
 from search.stages.sorted_weights import SortedWeights
+from search.stages.task_scores import NO_TASKS, TaskScoring
 from search.storage.run_directory import atomic_write
 from search.training.peak_rates import BY_RULE, PeakRates
 from search.training.process_group import run_processes
@@ -78,6 +79,8 @@ class RunContext:
     """Peak learning rates in this basis."""
     basis_trial: BasisTrial | None = None
     """The trial that chose the basis of hidden; None without one."""
+    tasks: TaskScoring = NO_TASKS
+    """Scores models on the tasks that are objectives."""
     shared: SharedWeights | None = None
     """After a nested search, the weights that its students shared, from which they are cut then."""
 

@@ -6,8 +6,8 @@ import datetime
 import importlib.metadata
 import math
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -22,13 +22,15 @@ from search.rungs.rung import Rung
 from search.runs.choice import choose, eligible, load_choice
 from search.settings.config import NESTED, RunConfig
 from search.settings.methods import loss_of, targets_as_dict
-from search.settings.objectives import OBJECTIVES, UNITS, excess_over
+from search.settings.objectives import excess_over
+from search.settings.task_objectives import description_of, unit_of
 from search.settings.teachers import TrainingPhase
 from search.stages.benchmarks import TEACHER, Results
 from search.stages.correction import Correction
 from search.stages.inspection import Inspection
 from search.stages.rates import StudentInTest, load_tested, rates_as_dict
 from search.stages.run_context import RunContext
+from search.stages.task_scores import task_figures
 from search.storage.run_directory import RunDirectory
 from space.axes.architecture import Architecture
 
@@ -41,6 +43,10 @@ class TeacherFigures:
 
     loss: float
     latency_ms: float | None
+    objectives: Mapping[str, float] = field(default_factory=dict)
+    """Those that are tasks."""
+    details: Mapping[str, float] = field(default_factory=dict)
+    """Other figures of these tasks."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ class SummaryBuilder:
             "rates": rates_as_dict(self.context, self._tested),
             "objectives": [self._objective(name) for name in config.objectives],
             "bounds": [
-                {"name": name, "unit": UNITS[name], "most": most}
+                {"name": name, "unit": unit_of(name), "most": most}
                 for name, most in config.upper_bounds.items()
             ],
             "rungs": [{"rung": i, "tokens": t} for i, t in enumerate((0, *config.rung_tokens))],
@@ -171,9 +177,10 @@ class SummaryBuilder:
             "latency_ms": self.teacher.latency_ms,
             "memory_bytes": int(costs["memory"]),
             "benchmarks": self._benchmarks(TEACHER),
+            "tasks": self._tasks(self.teacher.objectives, self.teacher.details),
             **self.final.inspection.of(TEACHER),
             "objectives": costs
-            | {"loss": self.teacher.loss}
+            | {"loss": self.teacher.loss, **self.teacher.objectives}
             | ({"latency": self.teacher.latency_ms} if self.teacher.latency_ms is not None else {}),
         }
 
@@ -183,8 +190,9 @@ class SummaryBuilder:
         return load_tested(RunDirectory(self.context.directory).rates)
 
     def _objective(self, name: str) -> dict[str, str]:
-        described = OBJECTIVES[name].describe(self.context.workload)
-        return {"name": name, "unit": UNITS[name], "description": described}
+        context = self.context
+        described = description_of(name, context.workload, context.config.task_samples)
+        return {"name": name, "unit": unit_of(name), "description": described}
 
     def _trial(self, record: FinishedTrial) -> dict[str, Any]:
         values = dict(record.evaluation.values) if record.evaluation else {}
@@ -201,6 +209,7 @@ class SummaryBuilder:
             "loss": values.get("loss"),
             "latency_ms": values.get("latency"),
             "objectives": values,
+            "tasks": self._tasks(values, record.evaluation.details if record.evaluation else {}),
             "tokens": record.evaluation.tokens if record.evaluation else 0,
             "over": {} if record.feasible else excess_over(values, self.rungs[0].bounds),
             "failure": record.failure,
@@ -218,7 +227,7 @@ class SummaryBuilder:
         top = max(by_rung, default=0)
         costs = self.context.costs(result.architecture)
         latency = next((values["latency"] for values in by_rung.values() if "latency" in values), None)
-        objectives = costs | ({"latency": latency} if latency is not None else {})
+        objectives = costs | ({"latency": latency} if latency is not None else {}) | dict(result.objectives)
         return {
             "label": result.label,
             "origin": result.origin,
@@ -238,6 +247,7 @@ class SummaryBuilder:
             "curve": [list(point) for point in result.curve],
             "objectives": objectives | ({"loss": result.loss} if result.loss is not None else {}),
             "benchmarks": self._benchmarks(result.path) if result.path else {},
+            "tasks": self._tasks(result.objectives, result.details),
             **self.final.inspection.of(result.path),
             "failure": result.failure,
             "note": result.note,
@@ -247,8 +257,13 @@ class SummaryBuilder:
         rates = self.context.rates
         return rates.of(parameters, tokens) if pruned else rates.from_random_weights(parameters)
 
+    def _tasks(self, values: Mapping[str, float], details: Mapping[str, float]) -> dict[str, Any]:
+        return task_figures(self.context.tasks.objectives, values, details)
+
     def _benchmarks(self, model: str) -> dict[str, Any]:
-        return {task: result.as_dict() for task, result in self.final.benchmarks.get(model, {}).items()}
+        teacher = self.final.benchmarks.get(TEACHER, {})
+        found = self.final.benchmarks.get(model, {})
+        return {task: result.as_dict(teacher.get(task)) for task, result in found.items()}
 
     def _correction(self) -> dict[str, Any] | None:
         if (done := self.correction) is None:

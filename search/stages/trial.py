@@ -184,9 +184,11 @@ def _evaluate(
 ) -> Evaluation:
     student = context.extract(architecture)
     values, details = measured_costs(context, architecture, student)
+    key = f"{architecture.label} rung {rung} {context.ranking.fingerprint}"
     if rung == 0 or excess_over(values, bounds):  # spend no training on a candidate over a bound
         values["loss"] = _finite(context.loss(student))
-        return Evaluation(values, details=details)
+        of_tasks = context.tasks.measure(student, key)
+        return Evaluation(values | of_tasks[0], details=details | of_tasks[1])
     tokens, files = context.config.rung_tokens[rung - 1], rung_branch(context, architecture, rung)
     if reused_tokens := tokens_spared(context, files):
         details["branch_tokens"] = float(reused_tokens)
@@ -194,11 +196,13 @@ def _evaluate(
         outcome = context.train(
             student, tokens, context.targets, advance, RUNG_VALIDATIONS, checkpointing=files
         )
+        values["loss"] = _finite(outcome.curve[-1][1])
+        of_tasks = context.tasks.measure(student, key)
     except (RuntimeError, ValueError, MemoryError):
         _remove(files)  # the candidate failed; after an interruption they would be resumed
         raise
     _remove(files)
-    values["loss"] = _finite(outcome.curve[-1][1])
+    values, details = values | of_tasks[0], details | of_tasks[1]
     return Evaluation(values, outcome.tokens, outcome.curve, outcome.seconds, details)
 
 

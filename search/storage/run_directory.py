@@ -51,6 +51,7 @@ class RunDirectory:
         self.correction_checkpoint = path / "correction.safetensors"
         self.choice = path / "choice.json"
         self.benchmarks = path / "benchmarks.json"
+        self.tasks = path / "tasks"
         self.inspection = path / "inspection.json"
         self.energy = path / "energy"
         self.branches = path / "branches"

@@ -58,6 +58,7 @@ EVERY_FLAG = [
         "quiz",
         "own.yaml",
     ),
+    *("--task-samples", "250"),
     *("--trials", "9", "--rung-tokens", "64k", "256k", "--retrain-tokens", "1.5M", "--promote", "3"),
     *(
         "--objectives",
@@ -106,6 +107,7 @@ def test_every_flag_is_read() -> None:
         rate="3e-4",
         optimizer="adamw-8bit",
         benchmarks=("quiz", "own.yaml"),
+        task_samples=250,
         data=("d.txt",),
         trials=9,
         rung_tokens=("64k", "256k"),

@@ -39,6 +39,7 @@ schedule = "wsd"
 rate = 3e-4
 optimizer = "adamw-8bit"
 benchmarks = "quiz"
+task-samples = 250
 data = "d"
 search-tokens = 100000
 trials = 9

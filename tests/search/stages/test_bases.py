@@ -20,6 +20,7 @@ from search.stages import preparation
 from search.stages.importance import Importance
 from search.stages.preparation import BasisCandidate, basis_candidates, score_in_basis, variants_of
 from search.stages.run_context import BasisScore, BasisTrial, RunContext
+from search.stages.task_scores import NO_TASKS
 from search.storage.run_directory import RunDirectory
 from search.terminal.console import Console
 from space.cutting.basis import Basis, BasisName
@@ -164,6 +165,8 @@ def context(run: Resolved, train: Callable[..., Any]) -> RunContext:
         "costs": lambda architecture: {},
         "train": train,
         "targets": None,
+        "tasks": NO_TASKS,
+        "ranking": SimpleNamespace(fingerprint="a ranking"),
     }
     return cast(RunContext, SimpleNamespace(**whole))
 

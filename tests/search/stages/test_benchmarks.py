@@ -13,7 +13,8 @@ from typing import Any, cast
 import pytest
 import torch
 
-from evaluators.metrics.benchmarks import Score, Task
+from evaluators.tasks.harness import Score
+from evaluators.tasks.task import Task
 from search.rungs.evaluation import Retrained
 from search.settings.placement import Placement
 from search.stages import benchmarks
@@ -35,7 +36,7 @@ class Harness:
         self.asked: Asked = []
         self.fails = fails
 
-    def __call__(self, model: Any, tokenizer: Any, task: Task) -> Score:
+    def __call__(self, model: Any, tokenizer: Any, task: Task, advance: Any, cache: Any) -> Score:
         self.asked.append((model.name, task.name))
         if (error := self.fails(model.name, task.name)) is not None:
             raise error
@@ -57,9 +58,12 @@ def run(
         on_device=nullcontext,
     )
     config = run_config(benchmarks=tuple(SCORES))
-    context = cast(
-        RunContext, SimpleNamespace(config=config, teacher=teacher, directory=folder, placement=Placement())
-    )
+    about = {
+        "directory": folder,
+        "placement": Placement(),
+        "ranking": SimpleNamespace(fingerprint="a ranking"),
+    }
+    context = cast(RunContext, SimpleNamespace(config=config, teacher=teacher, **about))
     monkeypatch.setattr(benchmarks, "tasks_of", lambda names: [Task(name) for name in names])
     monkeypatch.setattr(benchmarks, "benchmark", harness)
     monkeypatch.setattr(
@@ -137,3 +141,23 @@ def test_scores_of_another_teacher_are_not_used(tmp_path: Path, monkeypatch: pyt
     run(tmp_path, again, monkeypatch, fingerprint="another")
     assert again.asked == everything()
     assert json.loads((tmp_path / "benchmarks.json").read_text())["teacher"] == "another"
+
+
+def test_what_is_kept_of_the_teachers_answers_is_said_for_each_field() -> None:
+    teacher = Result(Score("acc", 0.75, 0.1, True, {"a": "1101", "b": "1110"}, 2.0), None)
+    student = Result(Score("acc", 0.5, 0.1, True, {"a": "1100", "b": "0110"}, 1.0), None)
+    found = student.as_dict(teacher)
+    assert (found["value"], found["examples"], found["margin"]) == (0.5, 8, 1.0)
+    assert found["kept"] == pytest.approx(4 / 6)
+    assert found["fields"]["a"]["kept"] == found["fields"]["b"]["kept"] == pytest.approx(2 / 3)
+    assert found["fields"]["a"]["kept_error"] > 0
+    assert teacher.as_dict(teacher)["kept"] == 1.0
+    assert teacher.as_dict(teacher)["kept_error"] == 0.0
+
+
+@pytest.mark.parametrize("answers", [{}, {"a": "11"}, {"a": "11000", "b": "1110"}])
+def test_nothing_is_kept_where_the_teacher_answered_other_examples(answers: dict[str, str]) -> None:
+    student = Result(Score("acc", 0.5, 0.1, True, {"a": "1100", "b": "0110"}, 1.0), None)
+    found = student.as_dict(Result(Score("acc", 0.5, 0.1, True, answers, None), None))
+    assert (found["kept"], found["fields"]["a"]["kept"]) == (None, None)
+    assert student.as_dict(None)["kept"] is None

@@ -21,6 +21,7 @@ from evaluators.distillation.loop import DistillationResult, DivergenceError, Tr
 from search.stages import retraining
 from search.stages.retraining import RetrainingJob, finished, retrain
 from search.stages.run_context import RunContext
+from search.stages.task_scores import NO_TASKS
 from space.axes.architecture import Architecture
 from tests.evaluators.distillation.conftest import forget
 from tests.evaluators.distillation.training import Recorded, loss_of, schedule
@@ -70,7 +71,8 @@ class Bench:
     def __init__(self, folder: Path, losses: list[float] | None = None) -> None:
         self.directory, self.losses, self.calls = folder, losses, count()
         self.config = SimpleNamespace(retrain_tokens=1000, schedule="cosine", keep_towers=False)
-        self.retraining_targets = Recorded()
+        self.retraining_targets, self.tasks = Recorded(), NO_TASKS
+        self.ranking = SimpleNamespace(fingerprint="a ranking")
         self.written: list[PreTrainedModel] = []
         self.seen: list[PreTrainedModel] = []
 

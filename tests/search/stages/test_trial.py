@@ -14,6 +14,7 @@ from evaluators.distillation.loop import DistillationResult, DivergenceError
 from evaluators.metrics.latency import Latency
 from search.rungs.evaluation import CandidateError
 from search.stages.run_context import RunContext
+from search.stages.task_scores import NO_TASKS
 from search.stages.trial import evaluate_candidate
 from tests.search.synthetic import demo_space, run_config
 
@@ -32,6 +33,8 @@ def context(**parts: Any) -> RunContext:
         "loss": lambda student: 3.5,
         "train": lambda student, tokens, *_, **__: DistillationResult(tokens, curve, 1.5),
         "targets": None,
+        "tasks": NO_TASKS,
+        "ranking": SimpleNamespace(fingerprint="a ranking"),
     }
     return cast(RunContext, SimpleNamespace(**whole | parts))
 
@@ -59,6 +62,25 @@ def test_a_later_rung_is_the_last_loss_of_its_distillation() -> None:
     assert found.values["loss"] == 2.25
     assert (found.tokens, found.seconds) == (2000, 1.5), "the tokens of rung 2"
     assert found.curve == [(1000, 2.5), (2000, 2.25)]
+
+
+@pytest.mark.parametrize("rung", [0, 2])
+def test_tasks_are_scored_at_every_rung_under_a_key_of_its_own(rung: int) -> None:
+    keys = []
+
+    def measure(student: Any, key: str) -> tuple[dict[str, float], dict[str, float]]:
+        keys.append(key)
+        return {"quiz": -1.5}, {"quiz:accuracy": 0.75}
+
+    found = score(context(tasks=SimpleNamespace(measure=measure)), rung)
+    assert (found.values["quiz"], found.details["quiz:accuracy"]) == (-1.5, 0.75)
+    assert keys == [f"{ARCHITECTURE.label} rung {rung} a ranking"]
+
+
+def test_a_task_that_fails_is_the_candidate_s_fault() -> None:
+    tasks = SimpleNamespace(measure=raising(CandidateError("the score on quiz is nan")))
+    with pytest.raises(CandidateError, match="the score on quiz is nan"):
+        score(context(tasks=tasks), 1)
 
 
 def test_latency_is_measured_only_if_it_is_an_objective() -> None:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from transformers import PreTrainedModel
 
-from evaluators.importance.layer_removal import BoundaryCosines, removal_order, removal_ranks
+from evaluators.importance.layer_passes import PartialPasses
+from evaluators.importance.layer_removal import BoundaryCosines, Cost, by_loss, removal_order, removal_ranks
+from evaluators.importance.layer_scores import Judge
 from evaluators.importance.method import Depth, Method
 from evaluators.importance.rank import rank
 from space.axes.architecture import Axis
@@ -26,9 +28,8 @@ from tests.evaluators.tiny_models import random_tokens, same_weights, tiny_model
 
 LAYERS = 4
 CALIBRATION = random_tokens(5, 9)
-METHODS = [Method(depth=depth) for depth in Depth] + [
-    Method(depth=depth, greedy=True) for depth in (Depth.INFLUENCE, Depth.PERPLEXITY, Depth.DIVERGENCE)
-]
+_SINGLE = (Depth.INFLUENCE, Depth.PERPLEXITY, Depth.DIVERGENCE, Depth.BENCHMARK)
+METHODS = [Method(depth=depth) for depth in Depth] + [Method(depth=depth, greedy=True) for depth in _SINGLE]
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,49 @@ def judge(model: PreTrainedModel) -> float:
         return float(model(input_ids=CALIBRATION[:1].long(), use_cache=False).logits[0, -1, 0])
 
 
+class LossOnText:
+    """A task whose cost is the loss on the calibration text, so that it has to score as perplexity does."""
+
+    def __init__(self) -> None:
+        self.batches = CALIBRATION.long().split(2)
+
+    def __call__(self, passes: PartialPasses) -> Cost:
+        return by_loss(passes)
+
+
 def ranking_by(model: PreTrainedModel, method: Method) -> Ranking:
-    return rank(model, map_of(model.config), CALIBRATION, "a fingerprint", method=method, judge=judge)
+    choices = method.by_task and (method.in_blocks or method.greedy)
+    scorer: Judge = LossOnText() if choices else judge
+    return rank(model, map_of(model.config), CALIBRATION, "a fingerprint", method=method, judge=scorer)
+
+
+@pytest.mark.parametrize(
+    ("by_task", "by_text"),
+    [
+        (Method(depth=Depth.BENCHMARK), Method(depth=Depth.PERPLEXITY)),
+        (Method(depth=Depth.BENCHMARK, greedy=True), Method(depth=Depth.PERPLEXITY, greedy=True)),
+        (Method(depth=Depth.BLOCK_BENCHMARK), Method(depth=Depth.BLOCK_PERPLEXITY)),
+    ],
+    ids=lambda method: method.depth_words,
+)
+def test_a_task_scores_layers_in_the_passes_of_a_text(
+    model: PreTrainedModel, by_task: Method, by_text: Method
+) -> None:
+    axis_map, wanted = map_of(model.config), ranking_by(model, by_text)
+    told: list[float] = []
+    found = rank(model, axis_map, CALIBRATION, "", told.append, by_task, judge=LossOnText())
+    assert_close(found.scores[Axis.LAYERS], wanted.scores[Axis.LAYERS])
+    assert (found.blocks is None) == (wanted.blocks is None)
+    if found.blocks is not None and wanted.blocks is not None:
+        assert_close(found.blocks, wanted.blocks)
+
+
+@pytest.mark.parametrize(
+    "method", [Method(depth=Depth.BLOCK_BENCHMARK), Method(depth=Depth.BENCHMARK, greedy=True)]
+)
+def test_generated_answers_score_single_layers_alone(model: PreTrainedModel, method: Method) -> None:
+    with pytest.raises(InputError, match="by a task that is a choice between texts"):
+        rank(model, map_of(model.config), CALIBRATION, "", method=method, judge=judge)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.words)
@@ -60,7 +102,7 @@ def test_only_the_layers_differ_between_methods(model: PreTrainedModel, method: 
         assert torch.equal(ranking.scores[axis], plain.scores[axis])
     scores = ranking.scores[Axis.LAYERS]
     assert (scores.shape, scores.dtype, len(scores.unique())) == ((LAYERS,), torch.float32, LAYERS)
-    assert (ranking.blocks is not None) == (method.depth in (Depth.BLOCK_INFLUENCE, Depth.BLOCK_PERPLEXITY))
+    assert (ranking.blocks is not None) == (method.in_blocks)
     assert same_weights(model, tiny_model(num_hidden_layers=LAYERS))
 
 
@@ -210,7 +252,7 @@ def test_equal_layers_keep_the_order_of_the_teacher(method: Method) -> None:
         (
             Method(depth=Depth.BLOCK_INFLUENCE, greedy=True),
             "Layers are taken out greedily by what each of them does; the depth method is 'block-influence'. "
-            "Choose influence, perplexity or divergence, or leave greedy out.",
+            "Choose influence, perplexity, divergence or a task, or leave greedy out.",
         ),
         (
             Method(depth=Depth.BENCHMARK),

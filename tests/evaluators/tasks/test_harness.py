@@ -14,11 +14,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators.metrics.benchmarks import Score, Task, benchmark, score_of, task_scorer, tasks_of
+from evaluators.tasks.harness import Score, harness_examples, harness_score
+from evaluators.tasks.task import ExampleScorer, Task, benchmark, harness_judge, tasks_of
 from space.input_error import InputError
 from tests.evaluators.tiny_models import tiny_model
 
-TEACHER = Path(__file__).parents[3] / "studies" / "demo" / "teacher"
+DEMO = Path(__file__).parents[3] / "studies" / "demo"
+TEACHER, PAIRS = DEMO / "teacher", DEMO / "pairs.jsonl"
 FOUND: dict[str, Any] = {
     "results": {
         "quiz": {"alias": "quiz", "acc,none": 0.25, "perplexity,none": 7.0, "acc_stderr,none": "N/A"}
@@ -68,32 +70,23 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_a_task_becomes_a_function_of_a_model(calls: list[Any], tmp_path: Path) -> None:
     model = tiny_model()
-    judge = task_scorer("quiz", NO_TOKENIZER, folder=tmp_path, examples=5, batch=3)
+    judge = harness_judge(Task("quiz", tmp_path / "quiz.yaml"), NO_TOKENIZER, 5)
     assert judge(model) == 0.25
     call = calls[0]
     assert (call["tasks"], call["limit"]) == (["quiz"], 5)
-    assert call["model"] == {"pretrained": model, "tokenizer": None, "batch_size": 3, "device": "cpu"}
+    assert call["model"] == {"pretrained": model, "tokenizer": None, "batch_size": 16, "device": "cpu"}
     manager = call["task_manager"]
     assert (manager.include_path, manager.include_defaults) == (str(tmp_path), False)
 
 
-def test_where_less_is_better_the_sign_turns() -> None:
-    assert score_of(FOUND, "quiz", "perplexity") == -7.0
-    assert score_of(FOUND, "quiz") == score_of(FOUND, "quiz", "acc") == 0.25
-
-
-def test_a_metric_that_there_is_not_is_refused() -> None:
-    with pytest.raises(InputError) as error:
-        score_of(FOUND, "quiz", "f1")
-    assert str(error.value) == (
-        "A benchmark is scored by one of its own metrics; 'quiz' has acc, perplexity, not 'f1'. "
-        "Name one of these."
-    )
+def test_where_less_is_better_the_sign_turns(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FOUND["higher_is_better"], "quiz", {"perplexity": False, "acc": True})
+    assert harness_judge(Task("quiz"), NO_TOKENIZER, 5)(tiny_model()) == -7.0
 
 
 def test_a_task_that_there_is_not_is_refused(calls: list[Any]) -> None:
     with pytest.raises(InputError) as error:
-        task_scorer("quizz", NO_TOKENIZER)
+        tasks_of(["quizz"])
     assert str(error.value) == (
         "A benchmark has to be a task of the evaluation harness; 'quizz': the harness has no such task. "
         "List the names with `python -m lm_eval --tasks list`."
@@ -104,7 +97,7 @@ def test_a_task_that_there_is_not_is_refused(calls: list[Any]) -> None:
 def test_a_task_is_a_name_or_a_file(calls: list[Any], tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text("task: own")
-    assert tasks_of(["quiz", str(file)]) == [Task("quiz"), Task("own", tmp_path)]
+    assert tasks_of(["quiz", str(file)]) == [Task("quiz"), Task("own", file)]
     assert not calls
 
 
@@ -112,11 +105,11 @@ def test_a_task_is_a_name_or_a_file(calls: list[Any], tmp_path: Path) -> None:
     ("texts", "message"),
     [
         (["quizz"], "'quizz': the harness has no such task. List the names"),
-        (["quiz", "quiz"], "A benchmark is named once; 'quiz' was given twice. Leave one out."),
-        (["gone.yaml"], "the name of a task or a YAML file; there is no file gone.yaml. Check the path."),
+        (["quiz", "quiz"], "A task is named once; 'quiz' was given twice. Leave one out."),
+        (["gone.yaml"], "or a file of examples; there is no file gone.yaml. Check the path."),
         (
             ["other.yml"],
-            "A benchmark's file has to be YAML that names a task, as the evaluation harness reads it; "
+            "A task's file has to be YAML that names a task, as the evaluation harness reads it; "
             "other.yml is none. Mend it, and let its name end in .yaml.",
         ),
     ],
@@ -148,7 +141,7 @@ def test_a_full_disk_is_no_fault_of_the_task(calls: list[Any]) -> None:
 
 def test_examples_out_of_reach_are_told_in_one_line(calls: list[Any]) -> None:
     with pytest.raises(InputError) as error:
-        task_scorer("quiz", NO_TOKENIZER, examples=0)(tiny_model())
+        harness_score(tiny_model(), NO_TOKENIZER, "quiz", examples=0)
     assert str(error.value) == (
         "The examples of a benchmark have to be at hand or within reach; those of 'quiz' are not "
         "(no route to the hub). Download them first, or name a task whose data_files lie on this machine."
@@ -159,7 +152,7 @@ def test_examples_out_of_reach_are_told_in_one_line(calls: list[Any]) -> None:
 def test_without_the_harness_the_command_to_install_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(InputError) as error:
-        task_scorer("quiz", NO_TOKENIZER)
+        harness_score(tiny_model(), NO_TOKENIZER, "quiz")
     assert str(error.value) == (
         "Benchmarks are run by the package lm-eval; it cannot be imported (import of lm_eval halted; None in "
         "sys.modules). Install it: pip install 'lm-eval>=0.4.13'."
@@ -203,14 +196,52 @@ def test_the_harness_itself_on_a_folder_of_tasks(quiz: Path, monkeypatch: pytest
     tokenizer: Any = AutoTokenizer.from_pretrained(TEACHER)
     before = torch.get_rng_state()
     (task,) = tasks_of([str(quiz / "quiz.yaml")])
-    found = task_scorer(task.name, tokenizer, folder=task.folder)(model)
-    assert benchmark(model, tokenizer, task).value == found
+    found = benchmark(model, tokenizer, task).value
     assert torch.equal(torch.get_rng_state(), before)
     right = 0
     for row in map(json.loads, (quiz / "quiz.jsonl").read_text().splitlines()):
         sums = [_log_probability(model, tokenizer, row["start"], end) for end in row["ends"]]
         right += sums.index(max(sums)) == row["end"]
     assert found == pytest.approx(right / 3)
+    examples = harness_examples(task.name, task.folder)
+    assert examples is not None
+    assert examples[0].options[1] == ("import", " zq~~~")
+    scores = ExampleScorer.of(examples, tokenizer, model).score(model)
+    assert scores.accuracy.value == found, "the harness's examples come out the same by our own passes"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("lm_eval") is None, reason="lm-eval is an extra that is not installed"
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_of_pairs_is_scored_as_the_harness_scores_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: lm-evaluation-harness on the same pairs, written as it writes BLiMP's."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [json.loads(line) for line in PAIRS.read_text().splitlines()]
+    task = {
+        "task": "pairs",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(PAIRS)}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "",
+        "doc_to_choice": "{{[good, bad]}}",
+        "doc_to_target": 0,
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    (tmp_path / "pairs.yaml").write_text(json.dumps(task))
+    ours = tmp_path / "ours.jsonl"
+    plain = ({"good": " " + row["good"], "bad": " " + row["bad"]} for row in rows)
+    ours.write_text("\n".join(map(json.dumps, plain)))
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(TEACHER).eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(TEACHER)
+    one, other = (
+        benchmark(model, tokenizer, found) for found in tasks_of([str(tmp_path / "pairs.yaml"), str(ours)])
+    )
+    assert one.value == other.value
 
 
 @torch.no_grad()
