@@ -1,8 +1,8 @@
 """Writes the demo's task: minimal pairs of Python, from the standard library.
 
 ``python -m studies.demo.pairs`` writes ``pairs.jsonl`` beside this file. It comes with the project, so that
-the task is the same whatever the version of Python. Each example is a line of code with the lines before it as
-context, and the same line with one token changed: another closing bracket, a keyword of another language,
+the task is the same whatever the version of Python. Each example is a line of code with the lines before it
+as context, and the same line with one token changed: another closing bracket, a keyword of another language,
 another name of those in the context, or another depth of the block.
 """
 
