@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ import tyro
 
 from search.report import write_report
 from search.runs.choice import Answer, choose_by_criteria, figures_in_words, save_choice
-from search.runs.criteria import Criteria, figure_of, read_bound, read_weights
+from search.runs.criteria import Criteria, figure_of, read_bound, read_task_bounds, read_weights
 from search.runs.saved_run import SavedRun, find_run
 from search.runs.summary import write
 from search.settings.objectives import UNITS
@@ -59,23 +60,31 @@ class ChooseFlags:
     """Of weights and KV cache: 8GB, 500MiB."""
     max_flops: Annotated[str | None, _arg("AMOUNT")] = None
     """Of a token: 8B."""
+    min: Annotated[tuple[str, ...], _arg("TASK=SCORE ...")] = ()
+    """The least score on a task of the run's --benchmarks: blimp=0.7."""
+    max: Annotated[tuple[str, ...], _arg("TASK=SCORE ...")] = ()
+    """The most, on a task of which less is better."""
     weights: Annotated[tuple[str, ...], _arg("NAME=WEIGHT ...")] = ()
-    """Of objectives, 0 or more: loss=1 latency=0.5."""
+    """Of objectives and tasks, 0 or more: loss=1 latency=0.5 blimp=1."""
     json: bool = False
     """Print the answer as one JSON object."""
     save: bool = False
     """Make it the run's choice: summary.json, report.html and the model cards are written again. Without
     bounds and weights, give the choice back to the run."""
 
-    def criteria(self) -> Criteria:
+    def criteria(self, tasks: Collection[str] = ()) -> Criteria:
         """Return the bounds and weights of these flags.
 
+        Args:
+            tasks: those that the run scored its models by.
+
         Raises:
-            InputError: an amount or a weight cannot be parsed.
+            InputError: an amount or a weight cannot be parsed, or a task is unknown.
         """
         most = {name: getattr(self, f"max_{name}", None) for name in UNITS}
         bounds = {name: read_bound(name, amount) for name, amount in most.items() if amount is not None}
-        return Criteria(bounds, read_weights(self.weights))
+        bounds |= read_task_bounds(self.max, "--max", tasks)
+        return Criteria(bounds, read_weights(self.weights, tasks), read_task_bounds(self.min, "--min", tasks))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -91,10 +100,11 @@ def _main(arguments: list[str]) -> int:
         description=_DESCRIPTION,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    criteria, run = flags.criteria(), find_run(flags.run)
+    run = find_run(flags.run)
+    criteria = flags.criteria(list(run.summary["teacher"]["benchmarks"]))
     found = choose_by_criteria(run.summary, criteria)
     if flags.save:
-        save(run, found, by_user=bool(criteria.bounds or criteria.weights))
+        save(run, found, by_user=bool(criteria.words or criteria.weights))
     print(
         json.dumps(as_json(run, found), indent=1, ensure_ascii=False) if flags.json else in_words(run, found)
     )
@@ -177,7 +187,8 @@ def _entry(run: SavedRun, entry: dict[str, Any] | None) -> dict[str, Any] | None
     if entry is None:
         return None
     shown = {"label": entry["label"], "path": _path(run, entry), "architecture": entry["architecture"]}
-    return shown | {name: figure_of(entry, name) for name in UNITS}
+    scores = {task: figure_of(entry, task) for task in entry.get("benchmarks", {})}
+    return shown | {name: figure_of(entry, name) for name in UNITS} | ({"tasks": scores} if scores else {})
 
 
 def _path(run: SavedRun, entry: dict[str, Any]) -> str | None:

@@ -10,8 +10,8 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -22,7 +22,6 @@ from search.runs.summary import bounds_of
 from search.settings.objectives import (
     UNITS,
     amount_in_words,
-    bounds_in_words,
     excess_in_words,
     measured_bounds,
 )
@@ -202,7 +201,11 @@ def _excluded(summary: Entry) -> set[str]:
 
 
 def _check_measured(summary: Entry, criteria: Criteria, rows: Sequence[RetrainedEntry]) -> None:
-    wanted = [*criteria.bounds, *(name for name, weight in criteria.weights.items() if weight)]
+    wanted = [
+        *criteria.bounds,
+        *criteria.least,
+        *(name for name, weight in criteria.weights.items() if weight),
+    ]
     for name in wanted:
         known = [row for row in rows if figure_of(row.entry, name) is not None]
         if rows and (not known or (name in criteria.weights and not figure_of(summary["teacher"], name))):
@@ -226,7 +229,7 @@ def _ranked(rows: Sequence[RetrainedEntry], criteria: Criteria, teacher: Entry) 
 
 
 def _reason(ranked: Sequence[RetrainedEntry], criteria: Criteria, teacher: Entry) -> str:
-    within = f" within {bounds_in_words(criteria.bounds)}" if criteria.bounds else ""
+    within = f" within {criteria.words}" if criteria.words else ""
     if not criteria.weights:
         choice = choose(ranked, within)
         assert choice is not None, "there is one"
@@ -243,7 +246,7 @@ def _reason(ranked: Sequence[RetrainedEntry], criteria: Criteria, teacher: Entry
 def _why_not(chosen: Entry, other: Entry, criteria: Criteria, teacher: Entry) -> str:
     """Describe how the runner-up differs from the chosen model."""
     names = [name for name in criteria.weights if criteria.weights[name]] or ["loss"]
-    names += [name for name in ("loss", "latency", *criteria.bounds) if name not in names]
+    names += [name for name in ("loss", "latency", *criteria.bounds, *criteria.least) if name not in names]
     parts = [
         _difference(name, figure_of(other, name), figure_of(chosen, name)) for name in dict.fromkeys(names)
     ]
@@ -271,24 +274,29 @@ def _difference(name: str, value: float | None, than: float | None) -> str:
 
 
 def _none_within(summary: Entry, criteria: Criteria, eligible: Sequence[RetrainedEntry]) -> Answer:
-    bounds = {**bounds_of(summary), **criteria.bounds}
-    reason = (
-        f"No retrained model lies within {bounds_in_words(bounds)}" if bounds else "No model was retrained"
-    )
+    bounds = replace(criteria, bounds={**bounds_of(summary), **criteria.bounds}).words
+    reason = f"No retrained model lies within {bounds}" if bounds else "No model was retrained"
     if not eligible:
         return Answer(None, reason)
 
     def relative_excess(row: RetrainedEntry) -> float:
-        shares = (over / criteria.bounds[name] for name, over in criteria.excess(row.entry).items())
+        bounds = {**criteria.bounds, **criteria.least}
+        shares = (over / (abs(bounds[name]) or 1.0) for name, over in criteria.excess(row.entry).items())
         return max(shares, default=0.0)
 
     nearest = min(eligible, key=relative_excess).entry
     excess = criteria.excess(nearest)
     if all(map(math.isfinite, excess.values())):
-        reason += f"; the nearest, {nearest['label']}, is {excess_in_words(excess)}"
+        reason += f"; the nearest, {nearest['label']}, is {_excess_in_words(excess, criteria)}"
     candidate = _best_not_retrained(summary, criteria)
     command = _command(summary, candidate) if candidate else ""
     return Answer(None, reason, nearest=nearest, candidate=candidate, command=command)
+
+
+def _excess_in_words(excess: Mapping[str, float], criteria: Criteria) -> str:
+    over = {name: amount for name, amount in excess.items() if name not in criteria.least}
+    under = [f"under the bound: {name} by {excess[name]:.4g}" for name in excess if name in criteria.least]
+    return " and ".join(filter(None, [excess_in_words(over), *under]))
 
 
 def _best_not_retrained(summary: Entry, criteria: Criteria) -> Entry | None:
@@ -300,7 +308,7 @@ def _best_not_retrained(summary: Entry, criteria: Criteria) -> Entry | None:
         if trial["loss"] is not None
         and trial["label"] not in done
         and not trial.get("over")
-        and criteria.within(trial)
+        and replace(criteria, least={}).within(trial)  # tasks are scored when a model is retrained
     ]
     return min(left, key=lambda trial: (-trial["rung"], trial["loss"]), default=None)
 
@@ -326,4 +334,8 @@ def figures_in_words(entry: Entry) -> dict[str, str]:
     for name in ("latency", "memory", "flops"):
         if (value := figure_of(entry, name)) is not None:
             found[name] = amount_in_words(name, value)
+    for task, score in entry.get("benchmarks", {}).items():
+        if score["value"] is not None:
+            error = f" ± {score['error']:.4f}" if score["error"] else ""
+            found[task] = f"{score['value']:.4f}{error}"
     return found

@@ -1,17 +1,18 @@
 """The user's criteria for choosing a model: bounds on its figures, or weights of the objectives.
 
-Weights combine the objectives into one score, Σ wᵢ · (valueᵢ / the teacher's valueᵢ); lower is better.
+Weights combine the objectives into one score, Σ wᵢ · (valueᵢ / the teacher's valueᵢ); lower is better. Scores
+on tasks are those on all examples, by name of the task; where higher is better, the ratio is turned round.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from search.settings.objectives import UNITS, Bounds, read_bounds
+from search.settings.objectives import UNITS, Bounds, bounds_in_words, read_bounds
 from space.input_error import InputError
 
 Entry = Mapping[str, Any]
@@ -26,6 +27,8 @@ class Criteria:
     """Upper bounds by objective, in the objective's unit."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Weights by objective, none negative and at least one positive; if empty, only the loss counts."""
+    least: Bounds = field(default_factory=dict)
+    """Lower bounds by task."""
 
     def within(self, entry: Entry) -> bool:
         """Return whether a model is known to lie within the bounds."""
@@ -34,11 +37,17 @@ class Criteria:
     def excess(self, entry: Entry) -> dict[str, float]:
         """Return the excess over each bound, in the objective's unit; infinite if not measured."""
         found = {}
-        for name, most in self.bounds.items():
-            value = figure_of(entry, name)
-            if value is None or value > most:
-                found[name] = math.inf if value is None else value - most
+        for name, bound in (*self.bounds.items(), *self.least.items()):
+            value, sign = figure_of(entry, name), -1 if name in self.least else 1
+            if value is None or sign * value > sign * bound:
+                found[name] = math.inf if value is None else abs(value - bound)
         return found
+
+    @property
+    def words(self) -> str:
+        """The bounds, as in ``latency ≤ 20 ms, blimp ≥ 0.7``; empty if there are none."""
+        least = [f"{name} ≥ {bound:g}" for name, bound in self.least.items()]
+        return ", ".join(filter(None, [bounds_in_words(self.bounds), *least]))
 
     def terms(self, entry: Entry, teacher: Entry) -> dict[str, float] | None:
         """Return each weighted objective as a share of the teacher's; None if one was not measured."""
@@ -47,7 +56,12 @@ class Criteria:
             value, reference = figure_of(entry, name), figure_of(teacher, name)
             if value is None or not reference:
                 return None
-            shares[name] = value / reference
+            if not higher_is_better(entry, name):
+                shares[name] = value / reference
+            elif value:
+                shares[name] = reference / value
+            else:
+                return None
         return shares
 
     def score(self, entry: Entry, teacher: Entry) -> float | None:
@@ -64,9 +78,50 @@ def figure_of(entry: Entry, name: str) -> float | None:
         "parameters": entry["parameters"],
         "memory": entry.get("memory_bytes"),
     }.get(name)
-    if value is None:
+    if value is None and name in (tasks := entry.get("benchmarks", {})):
+        value = tasks[name]["value"]
+    if value is None and name in UNITS:
         value = entry.get("objectives", {}).get(name)
     return None if value is None else float(value)
+
+
+def higher_is_better(entry: Entry, name: str) -> bool:
+    """Return whether a figure of an entry is a score on a task of which more is better."""
+    return bool(entry.get("benchmarks", {}).get(name, {}).get("higher_is_better"))
+
+
+def read_task_bounds(texts: Sequence[str], flag: str, tasks: Collection[str]) -> dict[str, float]:
+    """Parse the values of ``--min`` or ``--max``: bounds on scores of tasks.
+
+    Args:
+        texts: each a task, ``=`` and a number.
+        flag: the flag, for messages.
+        tasks: those that the run scored its models by.
+
+    Raises:
+        InputError: a task is unknown or named twice, or a bound is not a number.
+    """
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, amount = (part.strip() for part in text.partition("="))
+        if name not in tasks:
+            near = get_close_matches(name, tasks, n=1)
+            raise InputError(
+                f"{flag} bounds scores on the tasks of the run: {', '.join(tasks) or 'it has none'}",
+                f"{flag} {text} was given",
+                f"Did you mean {near[0]!r}" if near else "Run the search with --benchmarks TASK",
+            )
+        if name in found:
+            raise InputError("A task has one bound", f"two of {name} were given", "Leave one out")
+        try:
+            found[name] = float(amount)
+        except ValueError:
+            found[name] = math.nan
+        if not math.isfinite(found[name]):
+            raise InputError(
+                "A bound on a task is a number", f"{flag} {text} was given", f"Write {flag} {name}=0.7"
+            )
+    return found
 
 
 def read_bound(name: str, amount: str) -> float:
@@ -82,18 +137,19 @@ def read_bound(name: str, amount: str) -> float:
         raise InputError(error.rule, f"--max-{name} {amount} was given", remedy) from None
 
 
-def read_weights(texts: Sequence[str]) -> dict[str, float]:
-    """Parse the values of ``--weights``.
+def read_weights(texts: Sequence[str], tasks: Collection[str] = ()) -> dict[str, float]:
+    """Parse the values of ``--weights``; ``tasks`` are those that the run scored its models by.
 
     Raises:
         InputError: an objective is unknown or repeated, a weight is negative or not a number, or all are 0.
     """
     weights: dict[str, float] = {}
     for text in texts:
-        name, _, amount = (part.strip().lower() for part in text.partition("="))
-        if name not in UNITS:
-            near = get_close_matches(name, UNITS, n=1)
-            rule = f"Objectives are {', '.join(UNITS)}"
+        name, _, amount = (part.strip() for part in text.partition("="))
+        name = name if name in tasks else name.lower()
+        if name not in (*UNITS, *tasks):
+            near = get_close_matches(name, [*UNITS, *tasks], n=1)
+            rule = f"Objectives are {', '.join([*UNITS, *tasks])}"
             raise InputError(
                 rule,
                 f"--weights names {name!r}",

@@ -167,8 +167,8 @@ def excess_over(values: Mapping[str, float], bounds: Bounds) -> dict[str, float]
 
 
 def amount_in_words(name: str, amount: float) -> str:
-    """Format an amount of an objective for people: 21.4 ms, 8.05GB, 1.2B."""
-    return AMOUNTS[name].format(amount)
+    """Format an amount of an objective for people: 21.4 ms, 8.05GB, 1.2B; a score of a task as a number."""
+    return AMOUNTS[name].format(amount) if name in AMOUNTS else f"{amount:.4g}"
 
 
 def excess_in_words(excess: Mapping[str, float]) -> str:
