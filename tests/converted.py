@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,4 +38,5 @@ def converted(model: Path, folder: Path, any_tokenizer: bool = False) -> Path:
 
 def let_transformers_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """The converter brings the package gguf under another name, by which transformers does not know it."""
-    monkeypatch.setattr("transformers.modeling_gguf_pytorch_utils.is_gguf_available", lambda *_: True)
+    reader = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    monkeypatch.setattr(reader, "is_gguf_available", lambda *_: True)

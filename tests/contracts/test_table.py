@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import transformers
 
 from space.families.support import TABLE, TYPES, markdown, support_rows, try_type
+from tests.versions import PINNED, of_pinned
 
 SAMPLE = ("gpt2", "bert")
 #: Decoders that have to pass for every axis that they have.
@@ -33,14 +33,16 @@ def cells(model_type: str) -> tuple[str, str]:
     return cut, why
 
 
+@of_pinned
 def test_every_type_stands_in_it_once() -> None:
     assert tuple(checked_in()) == TYPES
 
 
 def test_it_says_of_which_transformers() -> None:
-    assert f"transformers {transformers.__version__}:" in TABLE.read_text(encoding="utf-8")
+    assert f"transformers {PINNED}:" in TABLE.read_text(encoding="utf-8")
 
 
+@of_pinned
 def test_the_count_is_that_of_its_lines() -> None:
     text = TABLE.read_text(encoding="utf-8")
     counted = next(line for line in text.splitlines() if " types: " in line)

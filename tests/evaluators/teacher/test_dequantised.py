@@ -247,7 +247,8 @@ class TestMxfp4:
         same_as(teacher.model, meant)
         how = Mxfp4Config(dequantize=True)
         theirs = AutoModelForCausalLM.from_pretrained(path, quantization_config=how, dtype=torch.float32)
-        torch.testing.assert_close(logits(teacher.model), logits(theirs))
+        # transformers 5.17 leaves the experts in bfloat16.
+        torch.testing.assert_close(logits(teacher.model), logits(theirs.float()))
 
 
 class TestCompressedTensors:

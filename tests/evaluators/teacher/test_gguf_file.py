@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import Version
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evaluators.teacher import gguf_file
 from evaluators.teacher.gguf_file import directory_of_gguf, is_gguf
 from space.input_error import InputError
 from tests.converted import converted, let_transformers_read
+from tests.versions import INSTALLED
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,10 @@ def test_the_directory_is_the_model(stories: Path, real: Path, tmp_path: Path) -
     torch.testing.assert_close(found(tokens).logits, wanted(tokens).logits)
     text = "Once upon a time, there was a little girl named Lily."
     ours, theirs = (AutoTokenizer.from_pretrained(path) for path in (directory, real / "stories260K"))
-    assert ours(text).input_ids == theirs(text).input_ids
+    # transformers 5.17 does not read that the tokenizer begins a text; a run finds out by the teacher's loss.
+    begins = Version("5.23") <= INSTALLED
+    ids = (of(text, add_special_tokens=begins).input_ids for of in (ours, theirs))
+    assert next(ids) == next(ids)
 
 
 @pytest.mark.usefixtures("with_reader")

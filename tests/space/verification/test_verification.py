@@ -15,6 +15,7 @@ from space.verification.verification import verified_axis_map, verify
 from tests.contracts.tiny import CASES, SAMPLE, each, verified
 from tests.space.models import LLAMA_8B, SMALL
 from tests.verified_once import verify_anew
+from tests.versions import skip_phi3
 
 
 def quietly(config: PretrainedConfig) -> vouching.Verified:
@@ -62,6 +63,7 @@ class TestFused:
         ],
     )
     def test_what_shapes_leave_open_is_found_by_trying(self, case: str, name: str, form: str) -> None:
+        skip_phi3(case)
         found = {str(d) for t in verified(case).small.tensors if t.name.endswith(name) for d in t.dimensions}
         assert form in found
 
