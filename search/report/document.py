@@ -24,6 +24,7 @@ from search.report.figures.curves import curves_figure
 from search.report.figures.foresight import intervals_figure, stability_panels, verdict
 from search.report.figures.front import front_figure
 from search.report.figures.importance import importance_panels
+from search.report.figures.kept import kept_figure, kept_in_words
 from search.report.figures.rates import rate_panels
 from search.report.figures.sizes import sizes_figure
 from search.report.inspection import breakdown_stacks, side_by_side
@@ -90,6 +91,8 @@ def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
         bounds=bounds_in_words(bounds_of(summary)),
         columns=_columns(summary),
         benchmarks=benchmark_table(summary),
+        kept=kept_figure(summary),
+        kept_in_words=kept_in_words(summary),
         prompts=side_by_side(summary),
         stacks=breakdown_stacks(summary),
         followed={trajectory.label for trajectory in trajectories(summary)},

@@ -251,6 +251,7 @@ def inspect(
     kept = _read(directory, context)
     found = {model: kept[model] for model in layers if model in kept}
     for name in (model for model in layers if model not in found):
+        console.say(f"looking at {name}: what it writes, and where its parameters and its time lie")
         try:
             with written_model(context, name) as model:
                 found[name] = _inspect_model(context, model, prompts, layers[name])

@@ -75,19 +75,30 @@ def finished(context: RunContext, job: RetrainingJob) -> Retrained | None:
     return Retrained(**fields)
 
 
-def retrain(context: RunContext, job: RetrainingJob, advance: Callable[[int], None]) -> Retrained:
+def retrain(
+    context: RunContext,
+    job: RetrainingJob,
+    advance: Callable[[int], None],
+    say: Callable[[str], None] = lambda text: None,
+) -> Retrained:
     """Distil a candidate for all of the retraining tokens; resume where an earlier process stopped.
 
     The model gets the weights with the lowest validation loss seen during training. A model that diverges
     even after a step back at a lower rate, or that does not fit into memory with a micro-batch of one block,
     is recorded with the reason. A model from random weights is measured and not kept.
 
+    Args:
+        context: context of the run.
+        job: what to retrain.
+        advance: called with the tokens of each step.
+        say: called with a line when the training is done and the model is written and measured.
+
     Raises:
         OSError: the disk is full; once there is space, the retraining resumes where it stopped.
     """
     saving = _checkpointing(context, job)
     try:
-        result = _retrain(context, job, saving, advance)
+        result = _retrain(context, job, saving, advance, say)
     except (DivergenceError, torch.OutOfMemoryError) as error:
         result = Retrained(job.architecture, job.origin, None, None, 0, 0.0, [], None, str(error))
     path = saving.path.with_suffix(".json")
@@ -107,7 +118,11 @@ def _checkpointing(context: RunContext, job: RetrainingJob) -> Checkpointing:
 
 
 def _retrain(
-    context: RunContext, job: RetrainingJob, saving: Checkpointing, advance: Callable[[int], None]
+    context: RunContext,
+    job: RetrainingJob,
+    saving: Checkpointing,
+    advance: Callable[[int], None],
+    say: Callable[[str], None],
 ) -> Retrained:
     architecture = job.architecture
     from_random = job.origin == RANDOM_WEIGHTS
@@ -119,6 +134,8 @@ def _retrain(
     outcome = context.train(
         student, job.tokens, context.retraining_targets, advance, RETRAINING_VALIDATIONS, saving, rate
     )
+    tokens = context.corpus.validation.numel()
+    say(f"trained {architecture.label}: writing it, and measuring it on {tokens:,} tokens")
     path = None
     if not from_random:
         path = f"models/{job.folder}"
@@ -279,7 +296,7 @@ def _run_job(context: RunContext, job: RetrainingJob, console: Console) -> Retra
         remove_branches(context, job.architecture)
         return result
     with console.work(f"retraining {job.architecture.label}", "retrain", job.tokens) as advance:
-        result = retrain(context, job, advance)
+        result = retrain(context, job, advance, console.say)
     remove_branches(context, job.architecture)
     outcome = f"loss {result.loss:.4f}" if result.loss is not None else f"failed: {result.failure}"
     origin = "" if job.origin == SEARCH else f" ({job.origin})"

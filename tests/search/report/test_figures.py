@@ -11,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.report import RankingView
+from search.report.document import report_html
 from search.report.figures.curves import curves_figure
 from search.report.figures.figure import padded, round_ticks
 from search.report.figures.foresight import intervals_figure, stability_panels
 from search.report.figures.front import front_figure, undominated
 from search.report.figures.importance import energy_kept, importance_panels
+from search.report.figures.kept import kept_figure, kept_in_words, kept_rows
 from search.report.figures.sizes import sizes_figure
-from search.runs.summary import cost_axis
+from search.runs.summary import check, cost_axis
 from search.runs.trajectories import Role, trajectories
 from space.cutting.ranking import Profile, profile_of
 from tests.search.report.sample import TEACHER_LOSS, sample_ranking, sample_summary
@@ -258,3 +260,51 @@ def test_a_padded_range_holds_all_and_is_not_empty(values: list[float]) -> None:
     low, high = padded(values)
     assert low < high
     assert all(low <= value <= high for value in values)
+
+
+def _with_kept() -> dict[str, Any]:
+    """A chosen model scored by example on two tasks, of which one has fields."""
+    summary = VARIANTS["sample_summary"]()
+    plain = {"metric": "acc", "higher_is_better": True, "failure": None, "margin": 1.0}
+    whole = {**plain, "value": 0.6, "error": 0.01, "examples": 900, "kept": 0.75, "kept_error": 0.02}
+    part = {"value": 0.5, "error": 0.02, "examples": 300, "kept": 0.625, "kept_error": 0.04}
+    blank = {**part, "kept": None, "kept_error": None}
+    student = next(one for one in summary["promoted"] if one["label"] == summary["chosen"]["label"])
+    student["benchmarks"] = {
+        "blimp": {**whole, "fields": {"syntax": part, "nothing": blank}},
+        "quiz": {**whole, "kept": 0.9, "fields": {}},
+        "riddle": {"metric": "f1", "value": 0.5, "error": None, "higher_is_better": True, "failure": None},
+    }
+    summary["teacher"]["benchmarks"] = {
+        "blimp": {**whole, "value": 0.8, "kept": 1.0, "kept_error": 0.0, "fields": {}}
+    }
+    return summary
+
+
+def test_what_is_kept_has_a_row_for_each_task_and_field() -> None:
+    summary = _with_kept()
+    check(summary)
+    rows = kept_rows(summary)
+    assert [(row.name, row.is_task) for row in rows] == [("blimp", True), ("syntax", False), ("quiz", True)]
+    assert (rows[1].student, rows[1].teacher) == (0.5, 0.8)
+    figure = kept_figure(summary)
+    assert figure is not None
+    bars, points = figure.traces
+    assert points["x"] == [0.75, 0.625, 0.9]
+    assert bars["x"][:2] == pytest.approx([0.75 - 0.04, 0.75 + 0.04]), "two standard errors each way"
+    assert kept_in_words(summary) == (
+        "It keeps 75% ± 2% of the teacher’s accuracy on blimp, 90% ± 2% on quiz."
+    )
+
+
+@pytest.mark.parametrize("variant", ["sample_summary", "nothing_evaluated"])
+def test_without_examples_nothing_is_said_of_them(variant: str) -> None:
+    summary = VARIANTS[variant]()
+    assert kept_figure(summary) is None
+    assert kept_in_words(summary) == ""
+
+
+def test_a_page_shows_what_is_kept() -> None:
+    html = report_html(_with_kept(), None)
+    assert "What the chosen model keeps of the teacher’s answers" in html
+    assert "It keeps 75% ± 2% of the teacher’s accuracy on blimp" in html

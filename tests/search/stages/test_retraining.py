@@ -72,6 +72,7 @@ class Bench:
         self.directory, self.losses, self.calls = folder, losses, count()
         self.config = SimpleNamespace(retrain_tokens=1000, schedule="cosine", keep_towers=False)
         self.retraining_targets, self.tasks = Recorded(), NO_TASKS
+        self.corpus = SimpleNamespace(validation=torch.zeros(2, 8))
         self.ranking = SimpleNamespace(fingerprint="a ranking")
         self.written: list[PreTrainedModel] = []
         self.seen: list[PreTrainedModel] = []
