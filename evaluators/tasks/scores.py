@@ -67,7 +67,7 @@ class TaskScores:
         }
 
     def answers(self) -> dict[str, str]:
-        """Return by field, in the order of the examples, a 1 for each that is right and a 0 for the others."""
+        """Return by field, in the order of the examples, 1 for each that is right and 0 for the others."""
         found: dict[str, str] = {}
         for name, right in zip(self.fields, self.right, strict=True):
             found[name] = found.get(name, "") + ("1" if right else "0")

@@ -68,7 +68,7 @@ SMOLLM2 = Setting(
     Path(os.environ.get("SLIMSEARCH_SMOLLM2", _REAL / "smollm2")),
     str(_REAL / "books.jsonl"),
     512,
-    {Axis.HIDDEN: 448, Axis.MLP: 1152},
+    {Axis.HIDDEN: 432, Axis.MLP: 1152},
     22,
     "bf16",
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.llama import modeling_llama
@@ -15,6 +16,7 @@ from evaluators.distillation.efficiency import training_attention
 from tests.evaluators.distillation.conftest import Accelerators
 from tests.evaluators.tiny_models import random_tokens, tiny_model
 from tests.evaluators.tiny_types import TYPES, model_of
+from tests.versions import INSTALLED
 
 TOKENS = random_tokens(3, 20).long()
 
@@ -110,9 +112,11 @@ def test_a_training_step_is_the_one_of_the_students_own_attention(
 @pytest.mark.parametrize("model_type", ["gemma2", "gpt_oss", "bloom", "mpt"])
 def test_a_class_without_a_fused_kernel_stays_plain(accelerators: Accelerators, model_type: str) -> None:
     student = model_of(model_type)
+    plain = attention(student)
+    assert plain == "eager" or Version("5.23") > INSTALLED, "5.17 loads Gemma 2 with another kernel itself"
     with training_attention(student, 20, accelerators("bf16")):
-        assert attention(student) == "eager"
-    assert attention(student) == "eager"
+        assert attention(student) == plain
+    assert attention(student) == plain
 
 
 @pytest.mark.parametrize(("factor", "within"), [(1.0, "eager"), (1.01, "sdpa")])
