@@ -16,10 +16,10 @@ import tyro
 
 from search.report import write_report
 from search.runs.choice import Answer, choose_by_criteria, figures_in_words, save_choice
-from search.runs.criteria import Criteria, figure_of, read_bound, read_task_bounds, read_weights
+from search.runs.criteria import Criteria, figure_of, read_bound, read_weights
 from search.runs.saved_run import SavedRun, find_run
 from search.runs.summary import write
-from search.settings.objectives import UNITS
+from search.settings.objectives import UNITS, read_task_bounds
 from search.stages.model_card import write_cards
 from search.terminal.command import exit_status, flag_help
 from search.terminal.format import text_table

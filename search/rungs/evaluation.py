@@ -27,7 +27,13 @@ class Evaluation:
     """Learning curve: (tokens, validation loss in nats per token)."""
     seconds: float = 0.0
     details: Mapping[str, float] = field(default_factory=dict)
-    """Other figures worth showing, with units in their names."""
+    """Other figures worth showing, with units in their names; ``TASK:accuracy`` is that on a task."""
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """The accuracy on each task that is an objective."""
+        ends = ":accuracy"
+        return {name.removesuffix(ends): value for name, value in self.details.items() if name.endswith(ends)}
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,8 @@ class Search:
         if excess := excess_over(evaluation.values, rung.bounds):
             self.console.say(f"rung {rung.index}  {architecture.label}: {excess_in_words(excess)}")
         else:
-            self.console.trial_done(rung.index, architecture.label, evaluation.values["loss"])
+            loss, accuracies = evaluation.values["loss"], evaluation.accuracies
+            self.console.trial_done(rung.index, architecture.label, loss, accuracies)
 
     def _count_others_trials(self) -> None:
         """Update the forecast of the time left with the trials that other workers did."""

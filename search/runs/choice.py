@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 from search.rungs.evaluation import BY_HAND, RANDOM_WEIGHTS, SEARCH, Retrained
 from search.rungs.rung import Rung
 from search.runs.criteria import Criteria, figure_of
-from search.runs.summary import bounds_of
+from search.runs.summary import bounds_of, least_of
 from search.settings.objectives import (
     UNITS,
     amount_in_words,
@@ -177,6 +177,7 @@ def choose_by_criteria(summary: Entry, criteria: Criteria) -> Answer:
     Raises:
         InputError: the run did not measure an objective that is bounded or weighted.
     """
+    criteria = replace(criteria, least={**least_of(summary), **criteria.least})
     retrained = contenders([RetrainedEntry(entry) for entry in (*summary["promoted"], *summary["baselines"])])
     _check_measured(summary, criteria, retrained)
     eligible = [row for row in retrained if row.label not in _excluded(summary)]

@@ -90,40 +90,6 @@ def higher_is_better(entry: Entry, name: str) -> bool:
     return bool(entry.get("benchmarks", {}).get(name, {}).get("higher_is_better"))
 
 
-def read_task_bounds(texts: Sequence[str], flag: str, tasks: Collection[str]) -> dict[str, float]:
-    """Parse the values of ``--min`` or ``--max``: bounds on scores of tasks.
-
-    Args:
-        texts: each a task, ``=`` and a number.
-        flag: the flag, for messages.
-        tasks: those that the run scored its models by.
-
-    Raises:
-        InputError: a task is unknown or named twice, or a bound is not a number.
-    """
-    found: dict[str, float] = {}
-    for text in texts:
-        name, _, amount = (part.strip() for part in text.partition("="))
-        if name not in tasks:
-            near = get_close_matches(name, tasks, n=1)
-            raise InputError(
-                f"{flag} bounds scores on the tasks of the run: {', '.join(tasks) or 'it has none'}",
-                f"{flag} {text} was given",
-                f"Did you mean {near[0]!r}" if near else "Run the search with --benchmarks TASK",
-            )
-        if name in found:
-            raise InputError("A task has one bound", f"two of {name} were given", "Leave one out")
-        try:
-            found[name] = float(amount)
-        except ValueError:
-            found[name] = math.nan
-        if not math.isfinite(found[name]):
-            raise InputError(
-                "A bound on a task is a number", f"{flag} {text} was given", f"Write {flag} {name}=0.7"
-            )
-    return found
-
-
 def read_bound(name: str, amount: str) -> float:
     """Parse the value of ``--max-NAME`` into the objective's unit.
 

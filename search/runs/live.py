@@ -130,6 +130,7 @@ def summary_so_far(run: SavedRun) -> Entry:
         "bounds": [
             {"name": name, "unit": unit_of(name), "most": most} for name, most in config.upper_bounds.items()
         ],
+        "least": [],  # scores are those of retrained models
         "rungs": [{"rung": i, "tokens": tokens} for i, tokens in enumerate((0, *config.rung_tokens))],
         "trials": [_trial(run, trial) for trial in found if trial.state != "running"],
         "pareto": _pareto(run, found),

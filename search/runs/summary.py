@@ -106,6 +106,11 @@ def bounds_of(summary: dict[str, Any]) -> dict[str, float]:
     return {bound["name"]: bound["most"] for bound in summary["bounds"]}
 
 
+def least_of(summary: dict[str, Any]) -> dict[str, float]:
+    """Return the run's lower bounds by task."""
+    return {bound["name"]: bound["least"] for bound in summary["least"]}
+
+
 def over_labels(summary: dict[str, Any]) -> set[str]:
     """Return the labels of the architectures that exceed a bound."""
     return {trial["label"] for trial in summary["trials"] if trial.get("over")}
@@ -118,6 +123,8 @@ def over_in_words(trial: dict[str, Any]) -> str:
 
 def unmet(summary: dict[str, Any]) -> str:
     """Say that no candidate lies within the bounds and name the nearest; empty if one does."""
+    if low := _too_low(summary):
+        return low
     bounds = bounds_of(summary)
     seen = [trial for trial in summary["trials"] if trial["state"] != "failed"]
     if not seen or not all(trial.get("over") for trial in seen):
@@ -130,6 +137,21 @@ def unmet(summary: dict[str, Any]) -> str:
     return (
         f"No candidate lies within {bounds_in_words(bounds)}; the nearest, {nearest['label']}, has {reached}"
     )
+
+
+def _too_low(summary: dict[str, Any]) -> str:
+    """Say that no retrained model reaches the least scores, and name the best; empty where there are none."""
+    least = least_of(summary)
+    scored = [one for one in (*summary["promoted"], *summary["baselines"]) if one["benchmarks"]]
+    if not least or not scored:
+        return ""
+    wanted = ", ".join(f"{name} ≥ {score:g}" for name, score in least.items())
+    best = {
+        name: max(((one["benchmarks"].get(name) or {}).get("value") or 0.0, one["label"]) for one in scored)
+        for name in least
+    }
+    reached = ", ".join(f"{value:.4g} on {name} ({label})" for name, (value, label) in best.items())
+    return f"No retrained model has {wanted}; the best have {reached}"
 
 
 _FIELDS = {

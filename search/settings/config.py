@@ -89,6 +89,8 @@ class RunConfig:
     """Maximum number of blocks in the distillation set; longer training repeats them."""
     objectives: tuple[str, ...]
     """Objectives that the search minimises."""
+    least: tuple[str, ...]
+    """The least score on tasks that the chosen model may have: ``TASK=SCORE``."""
     bounds: tuple[str, ...]
     """Upper bounds on objectives, in their units, such as ``latency=20.0``."""
     search: str

@@ -57,10 +57,13 @@ class Flags:
     promote: Annotated[int | None, _arg("N")] = None
     """How many candidates are retrained at the end. Default: by the teacher's size and the hours."""
     objectives: Annotated[str | None, _arg("NAME,NAME")] = None
-    """What to make small: loss, latency, parameters, memory, flops. Default: loss,latency, without what --max
-    bounds."""
+    """What to make small: loss, latency, parameters, memory, flops, and tasks: TASK by the margin of its
+    right answers, TASK:kl by the divergence from the teacher at them. Default: loss,latency, without what
+    --max bounds."""
     max: Annotated[tuple[str, ...], _arg("NAME=AMOUNT ...")] = ()
     """The most that is allowed of latency, parameters, memory, flops: latency=20ms memory=8GB."""
+    min: Annotated[tuple[str, ...], _arg("TASK=SCORE ...")] = ()
+    """The least score on a task that the chosen model has after retraining: blimp=0.7."""
     try_: Annotated[tuple[str, ...], _arg("AXIS=SIZE,... ...", name="try")] = ()
     """Architectures to try as well: hidden=3072,mlp=9216. Other sizes stay the teacher's, as far as the
     budget allows."""

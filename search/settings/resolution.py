@@ -47,7 +47,7 @@ from search.settings.scale import (
     search_tokens_of,
 )
 from search.settings.step import long_fields, step_of
-from search.settings.task_objectives import check_tasks, named_objectives
+from search.settings.task_objectives import check_tasks, least_of_config, named_objectives
 from search.settings.teachers import (
     EMBEDDED,
     AvailableTeacher,
@@ -89,7 +89,7 @@ def teachers_named(flags: Flags) -> list[Training]:
     """
     measure = Measure(flags.budget_of)
     text = BudgetText.parse(flags.budget, measure)
-    check_tasks(flags.objectives, read_bounds(flags.max), flags.benchmarks, flags.task_samples)
+    check_tasks(flags.objectives, read_bounds(flags.max), flags.benchmarks, flags.task_samples, flags.min)
     _device(flags)
     models = [_as_directory(model) for model in flags.model]
     phases = training_phases(models or (_default_teacher(text, measure),), flags.revision)
@@ -307,6 +307,7 @@ def _execution_fields(flags: Flags, device: str, dtype: str, optimizer: str) -> 
 
 def _distillation_fields(flags: Flags) -> dict[str, Any]:
     """Return the fields about teacher correction, distillation and benchmarks."""
+    tasks = named_objectives(flags.objectives, (), flags.benchmarks)[1]
     return {
         "teacher_correction": _tokens(flags.correct_teacher, "--correct-teacher", 0),
         "loss": flags.loss,
@@ -315,8 +316,9 @@ def _distillation_fields(flags: Flags) -> dict[str, Any]:
         "targets": flags.targets,
         "schedule": flags.schedule,
         "rate": rate_of(flags.rate),
-        "benchmarks": named_objectives(flags.objectives, (), flags.benchmarks)[1],
+        "benchmarks": tasks,
         "task_samples": flags.task_samples,
+        "least": least_of_config(flags.min, tasks),
     }
 
 

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 
 from evaluators.metrics.latency import Workload
 from evaluators.tasks.task import Task, tasks_of
-from search.settings.objectives import OBJECTIVES, UNITS, objectives_of
+from search.settings.objectives import OBJECTIVES, UNITS, objectives_of, read_task_bounds
 from space.input_error import InputError
 
 _KL = ":kl"
@@ -75,6 +75,24 @@ def named_objectives(
     return plain, tuple(dict.fromkeys(texts))
 
 
+def least_scores(least: Sequence[str], tasks: Sequence[str]) -> dict[str, float]:
+    """Return the least score on each task that has one.
+
+    Args:
+        least: values of ``--min``.
+        tasks: all tasks of the run, as they are named.
+
+    Raises:
+        InputError: see ``read_task_bounds``.
+    """
+    return read_task_bounds(least, "--min", [task.name for task in tasks_of(tasks)]) if least else {}
+
+
+def least_of_config(least: Sequence[str], tasks: Sequence[str]) -> tuple[str, ...]:
+    """Format least scores for the configuration: ``least_scores`` parses them; arguments as there."""
+    return tuple(f"{name}={score!r}" for name, score in least_scores(least, tasks).items())
+
+
 def unit_of(name: str) -> str:
     """Return the unit of an objective; margins and divergences of tasks are in nats."""
     return UNITS.get(name, "nats")
@@ -112,7 +130,13 @@ def _check_meant(name: str, tasks: Collection[str]) -> None:
         )
 
 
-def check_tasks(text: str | None, bounded: Collection[str], benchmarks: Sequence[str], samples: int) -> None:
+def check_tasks(
+    text: str | None,
+    bounded: Collection[str],
+    benchmarks: Sequence[str],
+    samples: int,
+    least: Sequence[str] = (),
+) -> None:
     """Check that the tasks of a run are there, and that those of its objectives are choices between texts.
 
     Args:
@@ -120,9 +144,10 @@ def check_tasks(text: str | None, bounded: Collection[str], benchmarks: Sequence
         bounded: objectives that are bounded.
         benchmarks: the tasks that are named besides.
         samples: examples that candidates are scored by.
+        least: values of ``--min``.
 
     Raises:
-        InputError: they are not.
+        InputError: they are not, or a least score cannot be read.
     """
     if samples < 2:
         raise InputError(
@@ -131,6 +156,7 @@ def check_tasks(text: str | None, bounded: Collection[str], benchmarks: Sequence
             "Leave it out, or take 100 or more",
         )
     names, texts = named_objectives(text, bounded, benchmarks)
+    least_scores(least, texts)
     for task in {objective.task for objective in task_objectives(names, tasks_of(texts))}:
         if task.examples() is None:
             raise InputError(

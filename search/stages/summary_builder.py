@@ -19,11 +19,12 @@ from search.foresight.foresight import foresight
 from search.rungs.bracket import pareto_front
 from search.rungs.evaluation import RANDOM_WEIGHTS, Evaluation, FinishedTrial, Retrained
 from search.rungs.rung import Rung
-from search.runs.choice import choose, eligible, load_choice
+from search.runs.choice import Choice, choose, eligible, load_choice
+from search.runs.criteria import Criteria
 from search.settings.config import NESTED, RunConfig
 from search.settings.methods import loss_of, targets_as_dict
 from search.settings.objectives import excess_over
-from search.settings.task_objectives import description_of, unit_of
+from search.settings.task_objectives import description_of, least_scores, unit_of
 from search.settings.teachers import TrainingPhase
 from search.stages.benchmarks import TEACHER, Results
 from search.stages.correction import Correction
@@ -79,7 +80,7 @@ class SummaryBuilder:
         records = [record for rung in self.rungs for record in rung.records()]
         retrained = [*self.promoted, *self.baselines]
         place = RunDirectory(self.context.directory).choice
-        choice = load_choice(place, retrained) or choose(eligible(retrained, self.rungs))
+        choice = load_choice(place, retrained) or self._choice(retrained)
         return {
             "name": config.name,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -96,6 +97,7 @@ class SummaryBuilder:
                 {"name": name, "unit": unit_of(name), "most": most}
                 for name, most in config.upper_bounds.items()
             ],
+            "least": [{"name": name, "least": score} for name, score in self._least.items()],
             "rungs": [{"rung": i, "tokens": t} for i, t in enumerate((0, *config.rung_tokens))],
             "corpus": {
                 "id": corpus.id,
@@ -120,6 +122,21 @@ class SummaryBuilder:
             "energy": asdict(self.final.energy) if self.final.energy else None,
             "versions": versions(),
         }
+
+    @property
+    def _least(self) -> dict[str, float]:
+        return least_scores(self.context.config.least, self.context.config.benchmarks)
+
+    def _choice(self, retrained: Sequence[Retrained]) -> Choice | None:
+        """Choose the model of the lowest loss among those within the bounds, scores on tasks included."""
+        least = self._least
+        able = [one for one in eligible(retrained, self.rungs) if self._reaches(one, least)]
+        return choose(able, f" with {Criteria(least=least).words}" if least else "")
+
+    def _reaches(self, result: Retrained, least: Mapping[str, float]) -> bool:
+        found = self.final.benchmarks.get(result.path or "", {})
+        scores = {name: one.score.value for name, one in found.items() if one.score is not None}
+        return all(name in scores and scores[name] >= score for name, score in least.items())
 
     def _sources(self) -> list[dict[str, Any]]:
         corpus = self.context.corpus

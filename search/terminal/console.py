@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
+from types import MappingProxyType
 
 import optuna
 import rich.console
@@ -236,15 +237,18 @@ class Console:
         self.forecast.spend(kind, 0 if done else total, now - last)
         self.forecast.finish(kind, total, now - began, whole=done in (0, total))
 
-    def trial_done(self, rung: int, label: str, loss: float) -> None:
-        """Log a trial, and remember the best candidate of each rung."""
+    def trial_done(
+        self, rung: int, label: str, loss: float, accuracies: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        """Log a trial with its accuracies by task, and remember the best candidate of each rung."""
         if rung not in self.best or loss < self.best[rung][0]:
             self.best[rung] = (loss, label)
         logger.info(
-            "rung %d  %-28s loss %.4f   best %.4f %s   %s left",
+            "rung %d  %-28s loss %.4f%s   best %.4f %s   %s left",
             rung,
             label,
             loss,
+            "".join(f"  {task} {share:.1%}" for task, share in accuracies.items()),
             *self.best[rung],
             clock(self.forecast.left()),
         )

@@ -81,6 +81,7 @@ _CONFIG = RunConfig(
     schedule="cosine",
     rate="rule",
     benchmarks=(),
+    least=(),
     task_samples=500,
     storage="",
     seed=0,

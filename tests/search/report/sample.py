@@ -156,6 +156,7 @@ def _run() -> dict[str, Any]:
         },
         "rates": copy.deepcopy(RATES),
         "bounds": [],
+        "least": [],
         "objectives": [
             {"name": "loss", "unit": "nats/token"},
             {

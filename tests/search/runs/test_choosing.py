@@ -47,6 +47,7 @@ def summary_of(
         "baselines": [one for one in entries if one["origin"] != "search"],
         "trials": trials,
         "bounds": [{"name": name, "unit": "", "most": most} for name, most in (bounds or {}).items()],
+        "least": [],
     }
 
 

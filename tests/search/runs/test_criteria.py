@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from search.runs.criteria import Criteria, figure_of, read_bound, read_task_bounds, read_weights
+from search.runs.criteria import Criteria, figure_of, read_bound, read_weights
+from search.settings.objectives import read_task_bounds
 from space.input_error import InputError
 
 TEACHER = {

@@ -40,6 +40,7 @@ rate = 3e-4
 optimizer = "adamw-8bit"
 benchmarks = "quiz"
 task-samples = 250
+min = "quiz=0.5"
 data = "d"
 search-tokens = 100000
 trials = 9

@@ -14,6 +14,8 @@ from search.settings.methods import depth_task, method_of
 from search.settings.task_objectives import (
     check_tasks,
     description_of,
+    least_of_config,
+    least_scores,
     named_objectives,
     task_objectives,
     unit_of,
@@ -127,3 +129,11 @@ def test_layers_are_scored_by_a_task_of_the_run(text: str, depth: str, greedy: b
 def test_layers_are_scored_by_a_file(quiz: str) -> None:
     assert depth_task(run_config(depth_by=f"block-{quiz}")) == Task("quiz", Path(quiz))
     assert depth_task(run_config(depth_by="greedy-perplexity")) is None
+
+
+def test_the_least_score_is_on_a_task_of_the_run(quiz: str) -> None:
+    assert least_scores(("quiz=0.7",), (quiz,)) == {"quiz": 0.7}
+    assert least_of_config(("quiz=.70",), (quiz,)) == ("quiz=0.7",)
+    assert least_scores((), (quiz,)) == {}
+    with pytest.raises(InputError, match="--min bounds scores on the tasks of the run: quiz; --min blimp"):
+        check_tasks(None, (), (quiz,), 500, ("blimp=1",))

@@ -14,7 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evaluators.tasks.likelihood import ChoiceBatch
 from evaluators.tasks.task import ExampleScorer, benchmark, tasks_of
 from search.rungs.evaluation import CandidateError
+from search.runs.choice import choose_by_criteria
+from search.runs.criteria import Criteria
 from search.runs.saved_run import find_run
+from search.runs.summary import unmet
 from search.settings.command_line import read_flags
 from search.settings.resolution import resolve
 from search.settings.task_objectives import task_objectives
@@ -46,11 +49,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def searched(folder: Path, run: str) -> dict[str, Any]:
+def searched(folder: Path, run: str, *more: str) -> dict[str, Any]:
     words = SMALL.replace("loss,parameters", "loss,quiz,quiz:kl").split()
     words += ["--budget", "60%", "--tolerance", "0.1", "--task-samples", "6", "--depth-by", "block-quiz"]
     words += ["--model", str(folder / "teacher"), "--data", str(folder / "stories.txt")]
-    words += ["--benchmarks", str(folder / "quiz.jsonl")]
+    words += ["--benchmarks", str(folder / "quiz.jsonl"), *more]
     with torch.enable_grad():
         directory = RunDirectory(folder / run)
         return pipeline.run(resolve(read_flags(words)), directory, Console(quiet=True), "a command")
@@ -90,6 +93,19 @@ def test_a_run_is_told_of_a_task_at_every_rung(place: Path, monkeypatch: pytest.
     assert repeated["trials"] == summary["trials"]
     assert repeated["promoted"][0]["benchmarks"] == chosen["benchmarks"]
     assert find_run(str(place / "run")).summary == repeated
+
+
+def test_no_model_is_chosen_below_the_least_score(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIMSEARCH_CACHE", str(place / "cache"))
+    summary = searched(place, "high", "--min", "quiz=1.5")
+    assert summary["least"] == [{"name": "quiz", "least": 1.5}]
+    assert summary["chosen"] is None
+    assert unmet(summary).startswith("No retrained model has quiz ≥ 1.5; the best have ")
+    found = choose_by_criteria(summary, Criteria())
+    assert found.chosen is None
+    assert found.reason.startswith("No retrained model lies within quiz ≥ 1.5; the nearest, ")
+    assert "under the bound: quiz by " in found.reason
+    assert choose_by_criteria(summary, Criteria(least={"quiz": 0.0})).chosen is not None
 
 
 def test_without_tasks_nothing_is_measured() -> None:
