@@ -162,8 +162,8 @@ def _other_objective(summary: dict[str, Any], student: Entry) -> list[Tile]:
     """Return a tile for the second objective, unless it has one already."""
     cost = cost_axis(summary)
     value, teacher = cost.of(student), cost.of(summary["teacher"])
-    if cost.name in ("latency", "latency_ms", "parameters") or value is None:
-        return []
+    if cost.name in ("latency", "latency_ms", "parameters") or value is None or value < 0:
+        return []  # a margin with its sign turned says little; what is kept of a task is in the headline
     share = _ratio(value, teacher)
     note = words.percent(share) if share else ""
     name = cost.name[0].upper() + cost.name[1:]

@@ -22,9 +22,9 @@ from plotly.offline import get_plotlyjs
 from search.report.decision import decide
 from search.report.figures.curves import curves_figure
 from search.report.figures.foresight import intervals_figure, stability_panels, verdict
-from search.report.figures.front import front_figure
 from search.report.figures.importance import importance_panels
 from search.report.figures.kept import kept_figure, kept_in_words
+from search.report.figures.pairs import front_with_menu
 from search.report.figures.rates import rate_panels
 from search.report.figures.sizes import sizes_figure
 from search.report.inspection import breakdown_stacks, side_by_side
@@ -75,7 +75,7 @@ def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
         "page.html.j2",
         summary=summary,
         decision=decide(summary),
-        front=front_figure(summary),
+        front=front_with_menu(summary),
         curves=curves_figure(summary),
         rates=rate_panels(summary),
         intervals=intervals_figure(summary),

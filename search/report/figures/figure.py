@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,8 @@ class Figure:
         views: axis ranges to choose from; empty for a figure with one view.
         narrow: layout settings by path for narrow pages.
         height: height in pixels.
+        title: its name in the menu, if there are alternatives.
+        alternatives: other figures in the same place, by name, which the page has a menu for.
     """
 
     name: str
@@ -71,6 +73,8 @@ class Figure:
     views: list[View] = field(default_factory=list)
     narrow: Json = field(default_factory=dict)
     height: int = 420
+    title: str = ""
+    alternatives: Mapping[str, Figure] = field(default_factory=dict)
 
     def data(self) -> Json:
         """Return the figure as JSON-ready data for the page's script."""
@@ -81,6 +85,8 @@ class Figure:
             "labelsBeside": self.labels_beside,
             "views": [vars(view) for view in self.views],
             "narrow": self.narrow,
+            "title": self.title,
+            "alternatives": [{"name": name, **one.data()} for name, one in self.alternatives.items()],
         }
 
 

@@ -6,6 +6,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const PRINT = { width: 680, height: 340 }; // what fits between the margins of A4 and Letter, in pixels
 let printing = false; // also while the theme turns light for the paper
 const views = new Map(); // element -> index of the view that is shown
+const alternatives = new Map(); // element -> index of the figure that is shown in its menu, 0 for the first
 const pen = document.createElement("canvas").getContext("2d");
 
 const property = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();

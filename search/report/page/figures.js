@@ -1,6 +1,9 @@
 // Draws the figures.
+const dataOf = (element) => JSON.parse(document.getElementById(`${element.id}-data`).textContent);
+
 function figureOf(element) {
-  const figure = JSON.parse(document.getElementById(`${element.id}-data`).textContent);
+  const whole = dataOf(element);
+  const figure = whole.alternatives[alternatives.get(element) - 1] || whole;
   return element.id === "front" ? withWay(figure) : figure;
 }
 
@@ -56,7 +59,30 @@ function chooseView(element, index) {
   draw(element);
 }
 
+// A menu of the figures that may stand in this place; the first is the one that is there.
+function alternativesMenu(element) {
+  const whole = dataOf(element);
+  if (!whole.alternatives.length) return;
+  const menu = document.createElement("select");
+  menu.className = "alternatives";
+  menu.setAttribute("aria-label", "objectives");
+  for (const name of [whole.title, ...whole.alternatives.map((one) => one.name)]) {
+    const option = document.createElement("option");
+    option.textContent = name;
+    menu.append(option);
+  }
+  menu.addEventListener("change", () => {
+    alternatives.set(element, menu.selectedIndex);
+    views.delete(element);
+    viewButtons(element);
+    draw(element);
+  });
+  element.before(menu);
+}
+
 function viewButtons(element) {
+  const before = element.previousElementSibling;
+  if (before && before.className === "views") before.remove();
   const { views: choices } = figureOf(element);
   if (choices.length < 2) return;
   const row = document.createElement("div");
@@ -94,6 +120,7 @@ ready.then(drawAgainWhenThePageChanges);
 plots.forEach(async (element) => {
   try {
     await ready;
+    alternativesMenu(element);
     viewButtons(element);
     await draw(element);
   } catch (error) {

@@ -154,8 +154,33 @@ def test_the_check_of_dialogs_can_fail(visit: Open, tmp_path: Path) -> None:
 
 def test_the_check_of_the_console_can_fail(draw: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = {"traces": [{"type": "scatter", "x": 1, "y": 2}], "layout": None, "labels": [], "views": []}
+    broken["alternatives"] = []
     monkeypatch.setattr("search.report.figures.figure.Figure.data", lambda _: broken)
     visited = draw(sample_summary())
     assert len(visited.console) == len(visited.drawn)
     assert all("of null" in text for text in visited.console)
     assert not any(visited.drawn)
+
+
+def test_the_menu_of_objectives_draws_their_front(draw: Open) -> None:
+    summary = sample_summary()
+    summary["objectives"].append({"name": "<b>quiz", "unit": "nats"})
+    for place, entry in enumerate((*summary["trials"], *summary["promoted"], *summary["baselines"])):
+        if entry["loss"] is not None:
+            entry["objectives"]["<b>quiz"] = entry["loss"] - 9 + (place % 3) / 4
+    visited = draw(summary)
+    menu = visited.page.locator("select.alternatives")
+    assert menu.locator("option").all_text_contents() == [
+        "loss and latency",
+        "loss and <b>quiz",
+        "<b>quiz and latency",
+    ]
+    title = "#front .ytitle"
+    assert (visited.page.locator(title).text_content() or "").startswith("loss")
+    menu.select_option(index=2)
+    visited.page.wait_for_function(f"document.querySelector('{title}').textContent.includes('quiz')")
+    assert (visited.page.locator("#front .xtitle").text_content() or "").startswith("latency")
+    menu.select_option(index=0)
+    visited.page.wait_for_function(f"document.querySelector('{title}').textContent.startsWith('loss')")
+    assert visited.page.locator("#pareto .views").count() == 1
+    assert visited.calm

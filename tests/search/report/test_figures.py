@@ -18,6 +18,7 @@ from search.report.figures.foresight import intervals_figure, stability_panels
 from search.report.figures.front import front_figure, undominated
 from search.report.figures.importance import energy_kept, importance_panels
 from search.report.figures.kept import kept_figure, kept_in_words, kept_rows
+from search.report.figures.pairs import front_with_menu
 from search.report.figures.sizes import sizes_figure
 from search.runs.summary import check, cost_axis
 from search.runs.trajectories import Role, trajectories
@@ -308,3 +309,43 @@ def test_a_page_shows_what_is_kept() -> None:
     html = report_html(_with_kept(), None)
     assert "What the chosen model keeps of the teacher’s answers" in html
     assert "It keeps 75% ± 2% of the teacher’s accuracy on blimp" in html
+
+
+def _with_three() -> dict[str, Any]:
+    """Loss, latency and a task."""
+    summary = VARIANTS["sample_summary"]()
+    summary["objectives"].append({"name": "quiz", "unit": "nats"})
+    for place, entry in enumerate((*summary["trials"], *summary["promoted"], *summary["baselines"])):
+        if entry["loss"] is not None:
+            entry["objectives"]["quiz"] = entry["loss"] - 9 + (place % 3) / 4
+    summary["teacher"]["objectives"] = {**summary["teacher"].get("objectives", {}), "quiz": -8.0}
+    return summary
+
+
+def test_the_front_has_a_menu_of_every_other_pair_of_objectives() -> None:
+    figure = front_with_menu(_with_three())
+    assert figure is not None
+    assert figure.title == "loss and latency"
+    assert list(figure.alternatives) == ["loss and quiz", "quiz and latency"]
+    data = json.loads(json.dumps(figure.data()))
+    assert [one["name"] for one in data["alternatives"]] == list(figure.alternatives)
+    for one in figure.alternatives.values():
+        stairs = one.traces[1]
+        points = [point for point in zip(stairs["x"], stairs["y"], strict=True) if None not in point]
+        assert points == undominated(points) != []
+        assert one.layout["xaxis"]["title"]["text"].endswith("(less is better)")
+
+
+def test_two_objectives_need_no_menu() -> None:
+    figure = front_with_menu(sample_summary())
+    assert figure is not None
+    assert figure.alternatives == {}
+    assert front_with_menu(VARIANTS["nothing_evaluated"]()) is None
+
+
+def test_a_pair_of_which_one_was_not_measured_is_left_out() -> None:
+    summary = _with_three()
+    summary["objectives"].append({"name": "riddle", "unit": "nats"})
+    figure = front_with_menu(summary)
+    assert figure is not None
+    assert list(figure.alternatives) == ["loss and quiz", "quiz and latency"]
