@@ -42,6 +42,14 @@ def drawn(axis_map: AxisMap, seed: int) -> Architecture:
     return found[0]
 
 
+def same_weights(student: PreTrainedModel, alone: PreTrainedModel) -> None:
+    """Each tensor of the two is equal, to the bit."""
+    ours, theirs = student.state_dict(), alone.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, values in theirs.items():
+        assert torch.equal(ours[name], values), name
+
+
 def loss_of(student: PreTrainedModel) -> Tensor:
     one_expert_at_a_time(student)
     logits: Tensor = student(input_ids=tokens(), use_cache=False).logits
@@ -75,7 +83,9 @@ def test_a_slice_is_the_extracted_student(case: str) -> None:
             one_expert_at_a_time(alone)
             with torch.no_grad(), shared.as_student(architecture) as student:
                 one_expert_at_a_time(student)
-                assert torch.equal(logits_of(student), logits_of(alone)), architecture
+                same_weights(student, alone)
+                # A product of views may be summed in another order than that of their copies.
+                torch.testing.assert_close(logits_of(student), logits_of(alone), rtol=1e-5, atol=1e-5)
 
 
 @every_case
@@ -123,7 +133,8 @@ def test_a_turned_slice_is_the_extracted_student(model_type: str) -> None:
         one_expert_at_a_time(alone)
         with torch.no_grad(), shared.as_student(architecture) as student:
             one_expert_at_a_time(student)
-            assert torch.equal(logits_of(student), logits_of(alone))
+            same_weights(student, alone)
+            torch.testing.assert_close(logits_of(student), logits_of(alone), rtol=1e-5, atol=1e-5)
 
 
 def turned_map(found: Verified) -> AxisMap:
