@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState, GradientState
 
 from space.axes.architecture import Axis
 from studies.answers import __main__ as study
@@ -75,7 +77,21 @@ def test_the_table_turns_what_is_better_below(results: Results, monkeypatch: pyt
     assert "of the students 0.500 to 0.750" in text
 
 
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """Whatever precision other tests of this process took."""
+
+    def reset() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    reset()
+    yield
+    reset()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("fresh_accelerate")
 def test_a_run_is_measured_once(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = replace(
         PLANS[EMBEDDED.name],
