@@ -148,7 +148,7 @@ def check_depth(method: Method, judge: Judge | None, calibration: Tensor) -> Non
         raise InputError(
             "Rows of layers, and greedy removals, are scored by a task that is a choice between texts",
             f"the answers of {method.benchmark} are generated",
-            f"Write --depth-by {method.benchmark}, or name another task",
+            "Score single layers by it (--depth-by TASK), or name another task",
         )
     if method.depth in (Depth.PERPLEXITY, Depth.BLOCK_PERPLEXITY) and calibration.shape[1] < 2:
         raise InputError(

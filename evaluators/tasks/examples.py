@@ -43,7 +43,7 @@ def read_examples(path: Path) -> list[Example]:
         InputError: the file cannot be read, has no line, or one that is not an example, which is named.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # texts may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise InputError(

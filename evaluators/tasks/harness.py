@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from functools import cache
 from io import StringIO
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +21,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.tasks.examples import Example
 from space.input_error import InputError
+
+#: Examples of a forward pass.
+_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,6 @@ def harness_score(
     *,
     folder: Path | None = None,
     examples: int | None = None,
-    batch: int = 16,
 ) -> Score:
     """Score a model by the first metric of a task, run by the harness.
 
@@ -54,14 +57,13 @@ def harness_score(
         task: name of the task, in the harness or in a YAML file in ``folder``.
         folder: folder of custom tasks; if set, only these are loaded, and no built-in task is looked up.
         examples: number of examples to use, from the first; by default all.
-        batch: examples per forward pass.
 
     Raises:
         InputError: the task's examples are not available, or the harness is not installed.
         OSError: the disk is full.
     """
     harness, manager = _harness(), check_task(task, folder)
-    return _score(_results(harness, model, tokenizer, task, manager, examples, batch), task)
+    return _score(_results(harness, model, tokenizer, task, manager, examples), task)
 
 
 def harness_examples(task: str, folder: Path | None = None) -> list[Example] | None:
@@ -75,7 +77,8 @@ def harness_examples(task: str, folder: Path | None = None) -> list[Example] | N
         folder: folder of custom tasks, as in ``harness_score``.
 
     Returns:
-        None if the task is no choice: its answers are generated, or measured as text.
+        None if the task is no choice: its answers are generated, or measured as text, or an example has not
+        exactly one that is right.
 
     Raises:
         InputError: the task's examples are not available, or the harness is not installed.
@@ -88,11 +91,13 @@ def harness_examples(task: str, folder: Path | None = None) -> list[Example] | N
         for leaf in leaves.values():
             leaf.build_all_requests()
     several = len(leaves) > 1
-    return [one for name, leaf in leaves.items() for one in _examples_of(leaf, name if several else "")]
+    found = [one for name, leaf in leaves.items() for one in _examples_of(leaf, name if several else "")]
+    whole = [one for one in found if one is not None]
+    return whole if whole and len(whole) == len(found) else None
 
 
-def _examples_of(leaf: Any, field: str) -> Iterator[Example]:
-    """Yield the examples of one task of the harness whose requests are built."""
+def _examples_of(leaf: Any, field: str) -> Iterator[Example | None]:
+    """Yield the examples of a task of the harness whose requests are built; None without one right choice."""
     for requests in _by_document(leaf.instances):
         document, choices = requests[0].doc, leaf.doc_to_choice(requests[0].doc)
         answer = (leaf.doc_to_text if leaf.multiple_input else leaf.doc_to_target)(document)
@@ -100,8 +105,8 @@ def _examples_of(leaf: Any, field: str) -> Iterator[Example]:
             answer = choices.index(answer)
         # Requests beyond the choices are those of mutual information, without the context.
         options = tuple((request.args[0], request.args[1]) for request in requests[: len(choices)])
-        if isinstance(answer, int) and 0 <= answer < len(options):
-            yield Example(options, answer, field)
+        right = isinstance(answer, int) and 0 <= answer < len(options)
+        yield Example(options, answer, field) if right else None
 
 
 def _by_document(requests: Sequence[Any]) -> Iterator[list[Any]]:
@@ -117,11 +122,10 @@ def _results(
     task: str,
     manager: Any,
     examples: int | None,
-    batch: int,
 ) -> Any:
     with redirect_stderr(StringIO()), redirect_stdout(StringIO()):
         lm = harness.models.huggingface.HFLM(
-            pretrained=model, tokenizer=tokenizer, batch_size=batch, device=str(model.device)
+            pretrained=model, tokenizer=tokenizer, batch_size=_BATCH, device=str(model.device)
         )
         return _evaluate(harness, lm, task, manager, examples)
 
@@ -161,9 +165,16 @@ def task_in_file(path: Path) -> str:
 
 
 def _manager(folder: Path | None) -> Any:
-    return _harness().tasks.TaskManager(
-        include_path=None if folder is None else str(folder), include_defaults=folder is None
-    )
+    harness = _harness()
+    if folder is None:
+        return _built_in(harness)
+    return harness.tasks.TaskManager(include_path=str(folder), include_defaults=False)
+
+
+@cache
+def _built_in(harness: Any) -> Any:
+    """Return the manager of the harness's own tasks, which takes seconds to make and does not change."""
+    return harness.tasks.TaskManager(include_path=None, include_defaults=True)
 
 
 def _harness() -> Any:

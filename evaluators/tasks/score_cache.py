@@ -48,14 +48,5 @@ class ScoreCache:
             return
         line = json.dumps({"key": self.key, "numbers": list(numbers), "values": values.tolist()})
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            # After a line that was cut off, a new one begins on its own.
-            file.write(f"\n{line}\n" if _cut_off(self.path) else f"{line}\n")
-
-
-def _cut_off(path: Path) -> bool:
-    if not path.exists() or not path.stat().st_size:
-        return False
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read(1) != b"\n"
+        with self.path.open("a", encoding="utf-8") as file:  # the last line may have been cut off
+            file.write(f"\n{line}")

@@ -161,6 +161,6 @@ def check_tasks(
         if task.examples() is None:
             raise InputError(
                 "A search is told of tasks that are a choice between texts",
-                f"the answers of {task.name!r} are generated",
+                f"{task.name!r} is none: its answers are generated, or several may be right",
                 "Name it after --benchmarks alone, which scores the models at the end",
             )

@@ -61,7 +61,7 @@ def check_layer_by_layer(resolved: Resolved) -> None:
         "--states compares its layers": bool(config.states),
         "--targets live runs it beside each student": config.targets == "live",
         "latency is compared with its own": config.measures_latency,
-        "--benchmarks scores it": bool(config.benchmarks),
+        "tasks score it (--benchmarks, --objectives)": bool(config.benchmarks),
     }
     if whole := [what for what, needed in needs.items() if needed]:
         raise InputError(

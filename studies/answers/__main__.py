@@ -56,9 +56,9 @@ def tables() -> str:
         "a share of those of the short distillation.",
         "Written by `python -m studies.answers --table` from `results.jsonl`.\n",
     ]
-    for teacher, steps in sorted({(row["teacher"], tuple(row["steps"])) for row in rows}):
-        found = [row for row in rows if (row["teacher"], tuple(row["steps"])) == (teacher, steps)]
-        short, long = (f"{number * STEP_TOKENS:,}" for number in steps)
+    for key in sorted({_key(row) for row in rows}):
+        found, teacher = [row for row in rows if _key(row) == key], key[0]
+        short, long = (f"{number * STEP_TOKENS:,}" for number in key[1:])
         reached = [row["final"]["accuracy"] for row in found]
         parts += [
             f"## {teacher}: {len(found)} students, {short} tokens and {long}\n",
@@ -68,6 +68,10 @@ def tables() -> str:
             "",
         ]
     return "\n".join(parts)
+
+
+def _key(row: Row) -> tuple[str, int, int]:
+    return row["teacher"], row["short"], row["long"]
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -29,7 +28,7 @@ from studies.bench.results import Results, Row
 from studies.bench.setting import Setting
 
 HERE = Path(__file__).parent
-RESULTS = Results(HERE / "results.jsonl", ("teacher", "label", "steps", "seed"))
+RESULTS = Results(HERE / "results.jsonl", ("teacher", "label", "short", "long", "seed"))
 #: How many examples foretell, beside all of them.
 SAMPLES = (100, 500)
 
@@ -63,19 +62,18 @@ def work(plan: Plan, seed: int, threads: int) -> None:
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         students: Students | None = None
-        for sizes in plan.architectures():
-            label = " ".join(f"{axis.value}={size}" for axis, size in sizes.items())
-            about = {"teacher": plan.setting.name, "label": label, "steps": list(plan.steps), "seed": seed}
-            if not _missing(about):
-                continue
+        short, long = plan.steps
+        runs = {_label(sizes): sizes for sizes in plan.architectures()}
+        about = {"teacher": plan.setting.name, "short": short, "long": long, "seed": seed}
+        for run in RESULTS.missing([{**about, "label": label} for label in runs]):
             students = students or Students(plan, Path(folder))
-            row = {**about, **students.measured(sizes, seed)}
+            row = {**run, **students.measured(runs[run["label"]], seed)}
             RESULTS.add(row)
             print(row, file=sys.stderr, flush=True)
 
 
-def _missing(about: Mapping[str, Any]) -> bool:
-    return not any(all(row[name] == value for name, value in about.items()) for row in RESULTS.rows())
+def _label(sizes: Mapping[Axis, int]) -> str:
+    return " ".join(f"{axis.value}={size}" for axis, size in sizes.items())
 
 
 class Students:

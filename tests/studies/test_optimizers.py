@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from transformers import LlamaConfig
 
 from evaluators.distillation.optimizers import OptimizerName
+from space.axes.architecture import Axis
 from studies.bench.results import Results
 from studies.bench.setting import EMBEDDED, SMOLLM2
 from studies.optimizers import __main__ as study
@@ -33,3 +35,15 @@ def test_differences_are_taken_seed_by_seed(tmp_path: Path, monkeypatch: pytest.
     assert "| adamw | 24 | 3.000 ± 1.000 |  | 7 | 16.00 |" in lines
     assert "| adamw-8bit | 24 | 3.125 ± 1.000 | 0.125 ± 0.000 | 7 | 6.25 |" in lines
     assert not any(SMOLLM2.name in line for line in lines)
+
+
+def test_students_of_the_real_teacher_have_sizes_that_its_class_takes() -> None:
+    """SmolLM2-135M has nine heads; a width that they do not divide is refused by its config."""
+    widths = SMOLLM2.widths
+    LlamaConfig(
+        hidden_size=widths[Axis.HIDDEN],
+        intermediate_size=widths[Axis.MLP],
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        head_dim=64,
+    )

@@ -157,6 +157,21 @@ def level(y: float) -> Json:
     }
 
 
+def upright(x: float) -> Json:
+    """Return a dotted vertical line through the figure."""
+    line = {"color": "@ink 0.5", "width": 1, "dash": "dot"}
+    return {
+        "type": "line",
+        "yref": "paper",
+        "x0": x,
+        "x1": x,
+        "y0": 0,
+        "y1": 1,
+        "line": line,
+        "layer": "below",
+    }
+
+
 def padded(values: Iterable[float], share: float = 0.06) -> list[float]:
     """Return the range of ``values`` with a margin on both sides; never empty."""
     known = list(values)

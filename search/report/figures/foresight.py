@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.report.figures import figure as marks
-from search.report.figures.figure import Figure, Json, Label, axis, lines, padded, plain, scatter
+from search.report.figures.figure import Figure, Json, Label, axis, lines, padded, plain, scatter, upright
 from search.runs.trajectories import RETRAINING, Role, Trajectory, TrajectoryPoint, top_rung, trajectories
 from search.terminal import format as words
 
@@ -63,7 +63,7 @@ def intervals_figure(summary: dict[str, Any]) -> Figure | None:
         layout={
             "xaxis": axis("loss after retraining, nats per token", range=across, nticks=7),
             "yaxis": axis("", range=[len(rows) - 0.4, -0.6], **_names(rows), showgrid=False, ticks=""),
-            "shapes": [_vertical_line(teacher)],
+            "shapes": [upright(teacher)],
             "annotations": [_teacher_label(teacher)],
             "margin": {"l": 20, "r": 20, "t": 22, "b": 44},
         },
@@ -124,20 +124,6 @@ def _labels(rows: list[_Row]) -> list[Label]:
 
 def _names(rows: list[_Row]) -> Json:
     return {"tickvals": list(range(len(rows))), "ticktext": [label.text for label in _labels(rows)]}
-
-
-def _vertical_line(x: float) -> Json:
-    line = {"color": "@ink 0.5", "width": 1, "dash": "dot"}
-    return {
-        "type": "line",
-        "yref": "paper",
-        "x0": x,
-        "x1": x,
-        "y0": 0,
-        "y1": 1,
-        "line": line,
-        "layer": "below",
-    }
 
 
 def _teacher_label(x: float) -> Json:

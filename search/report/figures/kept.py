@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from search.report.figures.figure import Figure, Json, axis, lines, padded, plain, scatter
+from search.report.figures.figure import Figure, Json, axis, lines, padded, plain, scatter, upright
 from search.runs.trajectories import chosen_student
 from search.terminal import format as words
 
@@ -94,7 +94,7 @@ def kept_figure(summary: dict[str, Any]) -> Figure | None:
                 showgrid=False,
                 ticks="",
             ),
-            "shapes": [_whole()],
+            "shapes": [upright(1.0)],
             "margin": {"l": 20, "r": 20, "t": 22, "b": 44},
         },
         height=_AROUND + _ROW_HEIGHT * len(rows),
@@ -129,18 +129,3 @@ def _traces(rows: list[KeptRow]) -> list[Json]:
 
 def _name(row: KeptRow) -> str:
     return f"<b>{plain(row.name)}</b>" if row.is_task else plain(row.name)
-
-
-def _whole() -> Json:
-    """Return a line where everything is kept."""
-    line = {"color": "@ink 0.5", "width": 1, "dash": "dot"}
-    return {
-        "type": "line",
-        "yref": "paper",
-        "x0": 1,
-        "x1": 1,
-        "y0": 0,
-        "y1": 1,
-        "line": line,
-        "layer": "below",
-    }

@@ -35,6 +35,14 @@ def test_pairs_and_questions_are_read(tmp_path: Path) -> None:
     assert both.options == (("Q: who?\n", "I"), ("Q: who?\n", "me"))
 
 
+def test_only_a_new_line_ends_a_line(tmp_path: Path) -> None:
+    good = "one\u2028two\x85three"
+    file = tmp_path / "task.jsonl"
+    file.write_text(json.dumps({"good": good, "bad": "b"}, ensure_ascii=False) + "\r\n", newline="")
+    [example] = read_examples(file)
+    assert example.options[0] == ("", f" {good}")
+
+
 def test_a_mark_of_byte_order_is_no_text(tmp_path: Path) -> None:
     file = tmp_path / "task.jsonl"
     file.write_bytes(b"\xef\xbb\xbf" + json.dumps({"good": "a", "bad": "b"}).encode())

@@ -250,3 +250,29 @@ def _log_probability(model: PreTrainedModel, tokenizer: Any, start: str, end: st
     log_p = model(input_ids=whole).logits[0].log_softmax(-1)
     following = whole[0, known.shape[1] :]
     return float(log_p[known.shape[1] - 1 : -1].gather(-1, following[:, None]).sum())
+
+
+@pytest.mark.parametrize(("answers", "known"), [((0, 1), True), ((0, [0, 1]), False), ((0, 2), False)])
+def test_a_task_with_an_example_of_no_single_answer_is_no_choice(
+    answers: tuple[Any, ...], known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instances = [
+        SimpleNamespace(doc_id=row, idx=column, doc={"answer": answer}, args=("q", f" {column}"))
+        for row, answer in enumerate(answers)
+        for column in (1, 0)
+    ]
+    leaf = SimpleNamespace(
+        OUTPUT_TYPE="multiple_choice",
+        build_all_requests=lambda: None,
+        instances=instances,
+        doc_to_choice=lambda document: ["0", "1"],
+        doc_to_target=lambda document: document["answer"],
+        multiple_input=False,
+    )
+    manager = SimpleNamespace(load=lambda task: {"tasks": {task: leaf}})
+    monkeypatch.setattr("evaluators.tasks.harness.check_task", lambda task, folder: manager)
+    found = harness_examples("quiz")
+    assert (found is not None) == known
+    if found is not None:
+        assert [one.answer for one in found] == [0, 1]
+        assert found[0].options == (("q", " 0"), ("q", " 1"))

@@ -84,7 +84,7 @@ def test_a_task_whose_answers_are_generated_is_no_objective(
     check_tasks("loss,quiz", (), [quiz], 500)
     monkeypatch.setattr(Task, "examples", lambda self: None)
     check_tasks("loss", (), [quiz], 500)
-    with pytest.raises(InputError, match="the answers of 'quiz' are generated"):
+    with pytest.raises(InputError, match="'quiz' is none: its answers are generated"):
         check_tasks("loss,quiz", (), [quiz], 500)
 
 

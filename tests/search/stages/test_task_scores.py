@@ -31,12 +31,12 @@ WORDS = ("cat", "sat", "mat", "ate", "all", "and", "the", "on")
 
 
 def write_quiz(path: Path) -> None:
-    """Twelve pairs of two fields, of words of the stories."""
+    """Eight pairs of two fields, of words of the stories, and a question without one."""
     rows: list[dict[str, Any]] = [
         {"good": f"the {word} sat", "bad": f"xq {word} zz", "field": ("ends", "middles")[number % 2]}
         for number, word in enumerate(WORDS)
     ]
-    rows += [{"context": "the cat", "choices": ["sat", "zzz", "q"], "answer": 0}] * 1
+    rows += [{"context": "the cat", "choices": ["sat", "zzz", "q"], "answer": 0}]
     path.write_text("\n".join(map(json.dumps, rows)))
 
 
