@@ -27,13 +27,21 @@ from evaluators.metrics.loss import validation_loss
 from evaluators.teacher import Teacher, load_teacher
 from studies.bench.setting import STEP_TOKENS, Setting
 
-_CALIBRATION_BLOCKS, _VALIDATION_TOKENS = 128, 16384
+CALIBRATION_BLOCKS = 128
+_VALIDATION_TOKENS = 16384
 
 
 class Bench:
     """What all students of one teacher share."""
 
-    def __init__(self, setting: Setting, steps: int, folder: Path, data: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        steps: int,
+        folder: Path,
+        data: Sequence[str] = (),
+        calibration_blocks: int = CALIBRATION_BLOCKS,
+    ) -> None:
         """Load the teacher, read its text and run it once over what the students learn from.
 
         Args:
@@ -41,6 +49,7 @@ class Bench:
             steps: of the longest distillation.
             folder: for the text and the targets.
             data: a mixture of texts with shares in place of the setting's.
+            calibration_blocks: that the teacher is ranked on.
         """
         self.setting = setting
         device, dtype = torch.device("cpu"), torch.float32
@@ -49,7 +58,7 @@ class Bench:
         request = CorpusRequest(
             data=setting.data,
             block=setting.block,
-            calibration_blocks=_CALIBRATION_BLOCKS,
+            calibration_blocks=calibration_blocks,
             distillation_blocks=steps * self.step_blocks,
             validation_blocks=_VALIDATION_TOKENS // setting.block,
         )

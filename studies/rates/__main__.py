@@ -1,6 +1,6 @@
 """The peak rate that a range test finds beside the rule's, and whether the best rate moves with the length.
 
-``python -m studies.rates`` trains one student in each basis, shrunk evenly to 60% of its teacher, for 16, 64
+``python -m studies.rates`` trains students in each basis, cut to 60% of their teacher, for 16, 64
 and 160 steps of 2048 tokens at rates from an eighth of the rule's to four times it, on three orders of the
 text. It appends each result to ``results.jsonl`` beside this file as it comes, goes on where it stopped,
 and writes ``RESULTS.md`` (``--table`` alone writes it without training). By default the teachers are the two
@@ -15,8 +15,9 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 
+from space.enumeration.hand_made import UNIFORM
 from studies.bench.apart import apart
-from studies.bench.results import effect, markdown, spread
+from studies.bench.results import Row, effect, markdown, spread
 from studies.bench.setting import SETTINGS, STEP_TOKENS
 from studies.rates.fit import Curve, best_exponent, factor_found, length_exponent, mean_curve
 from studies.rates.work import BASES, EXPONENTS, HERE, LENGTHS, RESULTS, SEEDS, Asked, curves_of, work
@@ -30,7 +31,7 @@ def tables() -> str:
     rows = RESULTS.rows()
     parts = [
         "# Peak learning rates: what was measured\n",
-        "Validation loss in nats per token of a student shrunk evenly to 60% of its teacher and repaired by",
+        "Validation loss in nats per token of a student cut to 60% of its teacher and repaired by",
         "least squares: forward KL, AdamW, cosine schedule, mean and standard deviation over the orders of",
         f"the text (one where no deviation is given), after so many steps of {STEP_TOKENS} tokens. *Best* is",
         "the lowest point of a parabola in the logarithm of the rate through the best mean and its",
@@ -38,15 +39,19 @@ def tables() -> str:
         "was tried. *Found* is the loss at the rate that a range test of the fewest steps finds, less that",
         "at the rule's, order by order. Written by `python -m studies.rates --table` from `results.jsonl`.\n",
     ]
-    groups: dict[tuple[str, str], Curves] = {}
-    for teacher, basis in dict.fromkeys((row["teacher"], row["basis"]) for row in rows):
-        found = [row for row in rows if (row["teacher"], row["basis"]) == (teacher, basis)]
+    groups: dict[tuple[str, ...], Curves] = {}
+    for group in dict.fromkeys(map(_group, rows)):
+        found = [row for row in rows if _group(row) == group]
         before = found[0]["before"]
-        curves = groups[teacher, basis] = curves_of(found)
-        parts += [f"## {teacher}, {basis}, {found[0]['parameters']:,} parameters\n"]
+        curves = groups[group] = curves_of(found)
+        parts += [f"## {', '.join(group)}, {found[0]['parameters']:,} parameters\n"]
         parts += [f"The rule's rate is {found[0]['rule']:.2e}; straight after pruning {before:.3f}.\n"]
         parts += [_table(before, curves), ""]
     return "\n".join([*parts, *_law(groups)])
+
+
+def _group(row: Row) -> tuple[str, ...]:
+    return row["teacher"], row["basis"], row["student"]
 
 
 def _table(before: float, curves: Curves) -> str:
@@ -84,14 +89,14 @@ def _gain(seeds: Mapping[int, Curve], found: Mapping[int, int]) -> str:
     return effect(at_found, at_rule)
 
 
-def _law(groups: Mapping[tuple[str, str], Curves]) -> list[str]:
+def _law(groups: Mapping[tuple[str, ...], Curves]) -> list[str]:
     """How the best rate moves with the length: an exponent for each student, and over all."""
     lines, slopes = [], []
-    for (teacher, basis), curves in groups.items():
+    for group, curves in groups.items():
         points = {steps: best_exponent(mean_curve(seeds)) for steps, seeds in curves.items()}
         if len(points) > 1:
             slopes.append(length_exponent(points))
-            lines.append([f"{teacher}, {basis}", f"{slopes[-1]:+.2f}"])
+            lines.append([", ".join(group), f"{slopes[-1]:+.2f}"])
     if not lines:
         return []
     error = f" ± {statistics.stdev(slopes):.2f}" if len(slopes) > 1 else ""
@@ -115,10 +120,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--exponents", nargs="*", type=int, default=EXPONENTS, help="powers of two")
     parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
     parser.add_argument("--bases", nargs="*", default=[basis.value for basis in BASES])
+    parser.add_argument("--students", nargs="*", default=[UNIFORM], help="names of baselines")
     parser.add_argument("--threads", type=int, default=1)
     flags = parser.parse_args(arguments)
     if not flags.table:
-        asked = Asked(tuple(flags.lengths), tuple(flags.exponents), tuple(flags.seeds), tuple(flags.bases))
+        lists = (flags.lengths, flags.exponents, flags.seeds, flags.bases, flags.students)
+        asked = Asked(*map(tuple, lists))
         apart(work, flags.model, flags.data, asked, flags.threads)
     (HERE / "RESULTS.md").write_text(tables())
     return 0

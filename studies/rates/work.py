@@ -1,11 +1,11 @@
-"""The runs of the study: one student in each basis, at every rate and length, on the text of three seeds."""
+"""The runs of the study: students in each basis, at every rate and length, on the text of three seeds."""
 
 from __future__ import annotations
 
 import math
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +26,12 @@ from space.cutting.repair import Repair
 from space.enumeration.enumeration import enumerate_space
 from space.enumeration.hand_made import UNIFORM, baselines
 from space.verification.verification import verified_axis_map
-from studies.bench.bench import Bench
+from studies.bench.bench import CALIBRATION_BLOCKS, Bench
 from studies.bench.results import Results, Row
 from studies.bench.setting import SETTINGS, Setting
 
 HERE = Path(__file__).parent
-RESULTS = Results(HERE / "results.jsonl", ("teacher", "basis", "steps", "seed", "exponent"))
+RESULTS = Results(HERE / "results.jsonl", ("teacher", "basis", "student", "steps", "seed", "exponent"))
 BASES = (BasisName.COORDINATE, BasisName.WEIGHTED)
 #: Steps of 2048 tokens: of a rung, four times as many, and ten times.
 LENGTHS = (16, 64, 160)
@@ -41,6 +41,8 @@ SEEDS = (0, 1, 2)
 #: Size of the student, as a share of its teacher.
 _SHARE, _TOLERANCE = 0.6, 0.02
 _BLOCK = 512
+#: Blocks that a teacher named by its directory is ranked on.
+_FEWER_BLOCKS = 32
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,19 @@ class Asked:
     exponents: tuple[int, ...] = EXPONENTS
     seeds: tuple[int, ...] = SEEDS
     bases: tuple[str, ...] = tuple(BASES)
+    students: tuple[str, ...] = (UNIFORM,)
+    """Names of baselines."""
 
     def rows_of(self, teacher: str) -> list[Row]:
         """Return what every run is known by, the short ones first."""
         return [
-            {"teacher": teacher, "basis": basis, "steps": steps, "seed": seed, "exponent": exponent}
+            dict(zip(RESULTS.key, (teacher, *one), strict=True))
             for steps in self.lengths
             for seed in self.seeds
             for basis in self.bases
+            for student in self.students
             for exponent in self.exponents
+            for one in [(basis, student, steps, seed, exponent)]
         ]
 
 
@@ -91,11 +97,14 @@ def work(teacher: str, data: str | None, asked: Asked, threads: int) -> None:
     if not (missing := RESULTS.missing(runs)):
         return
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(setting, max(LENGTHS if teacher in SETTINGS else asked.lengths), Path(folder))
-        students = Students(bench)
+        small = teacher in SETTINGS
+        blocks = CALIBRATION_BLOCKS if small else _FEWER_BLOCKS
+        longest = max(LENGTHS if small else asked.lengths)
+        bench = Bench(setting, longest, Path(folder), calibration_blocks=blocks)
+        students, teacher_loss = Students(bench), bench.loss(bench.teacher.model)
         for number, about in enumerate(missing, 1):
-            student, before = students.student(BasisName(about["basis"]))
-            row = {**about, **trained(bench, student, before, about)}
+            student, before = students.student(BasisName(about["basis"]), about["student"])
+            row = {**about, **trained(bench, student, before, about), "teacher_loss": teacher_loss}
             RESULTS.add(row)
             print(f"{number} of {len(missing)}: {row}", file=sys.stderr, flush=True)
 
@@ -113,37 +122,44 @@ def trained(bench: Bench, student: PreTrainedModel, before: float, about: Mappin
 
 
 class Students:
-    """Makes the student of a teacher that is shrunk evenly, in each basis, repaired by least squares."""
+    """Makes the baselines of a teacher in each basis, repaired by least squares.
+
+    Layers are ordered by their influence: the students that are compared keep all of them.
+    """
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.model = bench, bench.teacher.model
-        self._made: dict[BasisName, tuple[PreTrainedModel, float]] = {}
+        self._made: dict[tuple[BasisName, str], tuple[PreTrainedModel, float]] = {}
+        self._cuts: dict[BasisName, Callable[[str], PreTrainedModel]] = {}
         self._moments: Moments | None = None
 
-    def student(self, basis: BasisName) -> tuple[PreTrainedModel, float]:
+    def student(self, basis: BasisName, baseline: str) -> tuple[PreTrainedModel, float]:
         """Return a student straight after pruning, and its loss; both are made once."""
-        if basis not in self._made:
-            cut = self._cut(basis)
-            self._made[basis] = cut, self.bench.loss(cut)
-        made, before = self._made[basis]
+        if (basis, baseline) not in self._made:
+            if basis not in self._cuts:
+                self._cuts[basis] = self._ranked(basis)
+            cut = self._cuts[basis](baseline)
+            self._made[basis, baseline] = cut, self.bench.loss(cut)
+        made, before = self._made[basis, baseline]
         fresh: PreTrainedModel = type(made)(made.config)
         fresh.load_state_dict(made.state_dict())
         fresh.eval()
         return fresh, before
 
-    def _cut(self, basis: BasisName) -> PreTrainedModel:
+    def _ranked(self, basis: BasisName) -> Callable[[str], PreTrainedModel]:
+        """Rank the teacher in a basis, and return what cuts a baseline from it."""
         calibration = self.bench.corpus.calibration
         axis_map = verified_axis_map(self.model.config, basis)
         whole = parameter_polynomial(axis_map).of(axis_map.teacher)
         space = enumerate_space(axis_map, Budget(round(_SHARE * whole), _TOLERANCE))
-        architecture = baselines(space, axis_map.teacher)[UNIFORM]
+        architectures = baselines(space, axis_map.teacher)
         ranking = rank(self.model, axis_map, calibration, "study", method=Method(basis=basis))
         if self._moments is None:  # with those of the stream, which serve every basis
             turned = verified_axis_map(self.model.config, BasisName.WEIGHTED)
             self._moments = gather_moments(self.model, turned, calibration, "study")
         repair = Repair(least_squares=True, moments=self._moments.sorted_by(axis_map, ranking))
         canonical = sort_by_importance(saved_tensors(self.model, axis_map), axis_map, ranking)
-        return extract(canonical, axis_map, ranking, architecture, repair=repair)
+        return lambda name: extract(canonical, axis_map, ranking, architectures[name], repair=repair)
 
 
 def curves_of(rows: Sequence[Row]) -> dict[int, dict[int, dict[int, float]]]:
