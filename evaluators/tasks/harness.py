@@ -9,10 +9,9 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from io import StringIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.tasks.examples import Example
+from evaluators.tasks.stalls import interrupted_if_silent
 from space.input_error import InputError
 
 #: Examples of a forward pass.
@@ -60,6 +60,7 @@ def harness_score(
 
     Raises:
         InputError: the task's examples are not available, or the harness is not installed.
+        StalledError: the harness hangs.
         OSError: the disk is full.
     """
     harness, manager = _harness(), check_task(task, folder)
@@ -82,9 +83,10 @@ def harness_examples(task: str, folder: Path | None = None) -> list[Example] | N
 
     Raises:
         InputError: the task's examples are not available, or the harness is not installed.
+        StalledError: the harness hangs.
     """
     manager = check_task(task, folder)
-    with _unreachable_told(task), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
+    with _unreachable_told(task), interrupted_if_silent(f"the evaluation harness, loading {task!r},"):
         leaves = manager.load(task)["tasks"]
         if any(leaf.OUTPUT_TYPE != "multiple_choice" for leaf in leaves.values()):
             return None
@@ -123,7 +125,7 @@ def _results(
     manager: Any,
     examples: int | None,
 ) -> Any:
-    with redirect_stderr(StringIO()), redirect_stdout(StringIO()):
+    with interrupted_if_silent(f"the evaluation harness, at {task!r},"):
         lm = harness.models.huggingface.HFLM(
             pretrained=model, tokenizer=tokenizer, batch_size=_BATCH, device=str(model.device)
         )

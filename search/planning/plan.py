@@ -9,6 +9,7 @@ from typing import Any
 from evaluators.distillation.optimizers import OptimizerName
 from evaluators.distillation.targets.choice import form_in_words, size_text
 from evaluators.metrics.pace import Pace, training_flops
+from evaluators.tasks.task import tasks_of
 from search.planning.messages import hours_line
 from search.planning.text import text_rows
 from search.rungs.evaluation import BY_HAND
@@ -113,7 +114,8 @@ def _time_in_words(time: RunTime, pace: Pace, resolved: Resolved) -> str:
     if config.reserve_tokens:
         stages["held back"] = time.reserve
     parts = ", ".join(f"{clock(seconds)} {stage}" for stage, seconds in stages.items())
-    others = "; benchmarks on top" if config.benchmarks else ""
+    unknown = [task.name for task in tasks_of(config.benchmarks) if not task.of_examples]
+    others = f"; {', '.join(unknown)} on top" if unknown else ""
     how = "timed just now" if pace.timed else "by its arithmetic and the rate of a matrix product"
     learnt = f"{pace.learnt:,.{0 if pace.learnt >= 10 else 2}f} tokens a second"
     limited = f"\n{hours_line(resolved)}" if config.hours else ""

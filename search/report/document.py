@@ -23,10 +23,11 @@ from search.report.decision import decide
 from search.report.figures.curves import curves_figure
 from search.report.figures.foresight import intervals_figure, stability_panels, verdict
 from search.report.figures.importance import importance_panels
-from search.report.figures.kept import kept_figure, kept_in_words
+from search.report.figures.kept import fields_left_out, kept_figure, kept_in_words
 from search.report.figures.pairs import front_with_menu
 from search.report.figures.rates import rate_panels
 from search.report.figures.sizes import sizes_figure
+from search.report.figures.tasks import task_panels
 from search.report.inspection import breakdown_stacks, side_by_side
 from search.report.tables import benchmark_table, distillation_rows, rank_table
 from search.runs.saved_run import RankingView
@@ -93,6 +94,8 @@ def report_html(summary: dict[str, Any], ranking: RankingView | None) -> str:
         benchmarks=benchmark_table(summary),
         kept=kept_figure(summary),
         kept_in_words=kept_in_words(summary),
+        kept_left_out=fields_left_out(summary),
+        task_panels=task_panels(summary),
         prompts=side_by_side(summary),
         stacks=breakdown_stacks(summary),
         followed={trajectory.label for trajectory in trajectories(summary)},

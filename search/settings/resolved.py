@@ -22,6 +22,7 @@ from search.settings.run_time import (
     retrainings,
     trained_tokens,
 )
+from search.settings.task_objectives import task_work
 from search.settings.teachers import AvailableTeacher
 from search.settings.time_budget import AMOUNTS
 from space.axes.architecture import Architecture
@@ -117,7 +118,9 @@ class Resolved:
         teacher, mean = mean_matrices(self.axis_map, self.space)
         tried = 2 * len(self.compared_in_bases) if self.turned else 0
         passes = forward_passes(self.axis_map, method_of(self.config))
-        return Work(passes, teacher / mean, len(self.space), self.hand_made, tried, self._moments_work)
+        config, moments = self.config, self._moments_work
+        tasks = task_work(config.objectives, config.benchmarks, config.task_samples)
+        return Work(passes, teacher / mean, len(self.space), self.hand_made, tried, moments, tasks)
 
     @property
     def moments(self) -> MomentsPlan:

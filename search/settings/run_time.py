@@ -34,6 +34,16 @@ class MomentsWork:
 
 
 @dataclass(frozen=True)
+class TaskWork:
+    """The tokens that models read to be scored on tasks."""
+
+    candidate: int = 0
+    """Of the objectives: read by the teacher, by a candidate at each rung, and by a retrained model."""
+    model: int = 0
+    """Of the files of examples as a whole: read by the teacher, and by a retrained model."""
+
+
+@dataclass(frozen=True)
 class Work:
     """What the time of a run depends on, besides its configuration and the pace."""
 
@@ -49,6 +59,7 @@ class Work:
     """Students of the trial of bases, if the configuration has one; 0 if there is a single basis."""
     moments: MomentsWork | None = None
     """None if no repair needs moments."""
+    tasks: TaskWork = TaskWork()
 
     def trial_students(self, config: RunConfig) -> int:
         """Return the number of students of the trial of bases; 0 if there is none."""
@@ -72,7 +83,7 @@ class RunTime:
 
     @property
     def total(self) -> float:
-        """Seconds of all stages, without benchmarks, whose time is not known in advance."""
+        """Seconds of all stages, without tasks that the harness scores, whose time is not known."""
         return self.ranking + self.search + self.reserve + self.retraining
 
 
@@ -88,16 +99,18 @@ def foretell(config: RunConfig, work: Work, pace: Pace, read_tokens: int | None 
     read = tokens_read(config, work.hand_made) if read_tokens is None else read_tokens
     ranking = work.larger * (read / pace.read + config.teacher_correction / pace.learnt)
     ranking += ranking_seconds(config, work, pace) + trial_seconds(config, work, pace)
-    ranking += finding_seconds(config, work, pace)
+    ranking += finding_seconds(config, work, pace) + work.larger * work.tasks.candidate / pace.read
+    models = work.tasks.candidate + work.tasks.model
     latency = pace.latency_seconds if config.measures_latency else 0.0
     return RunTime(
         ranking=ranking,
         search=config.spent_tokens / pace.learnt
         + config.trials * latency
-        + _search_passes(config) * _pass_seconds(config, pace),
+        + _search_passes(config) * (_pass_seconds(config, pace) + work.tasks.candidate / pace.read),
         reserve=config.reserve_tokens / pace.learnt,
         retraining=retraining_tokens(config, work.hand_made) / pace.learnt
-        + _retraining_passes(config, work) * _pass_seconds(config, pace),
+        + _retraining_passes(config, work) * _pass_seconds(config, pace)
+        + (sum(retrainings(config, work.hand_made)) * models + work.larger * work.tasks.model) / pace.read,
     )
 
 

@@ -10,13 +10,18 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 
 from evaluators.metrics.latency import Workload
+from evaluators.tasks.examples import subset
 from evaluators.tasks.task import Task, tasks_of
 from search.settings.objectives import OBJECTIVES, UNITS, objectives_of, read_task_bounds
+from search.settings.run_time import TaskWork
 from space.input_error import InputError
 
 _KL = ":kl"
+#: About what a token of a trained tokenizer stands for.
+_CHARACTERS_PER_TOKEN = 4.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,29 @@ def least_scores(least: Sequence[str], tasks: Sequence[str]) -> dict[str, float]
 def least_of_config(least: Sequence[str], tasks: Sequence[str]) -> tuple[str, ...]:
     """Format least scores for the configuration: ``least_scores`` parses them; arguments as there."""
     return tuple(f"{name}={score!r}" for name, score in least_scores(least, tasks).items())
+
+
+def task_work(objectives: Sequence[str], texts: Sequence[str], samples: int) -> TaskWork:
+    """Return what scoring takes, by the lengths of the texts; tasks that the harness scores are left out.
+
+    Args:
+        objectives: names of all objectives.
+        texts: the tasks of the run, as they are named.
+        samples: examples that candidates are scored by.
+    """
+    tasks = tasks_of(texts)
+    scored = {objective.task for objective in task_objectives(objectives, tasks)}
+    whole = [task for task in tasks if task.of_examples]
+    return TaskWork(sum(_tokens(task, samples) for task in scored), sum(map(_tokens, whole)))
+
+
+@cache
+def _tokens(task: Task, samples: int | None = None) -> int:
+    """Estimate the tokens of the choices of a task; each follows its context, or the beginning of a text."""
+    examples = task.examples() or []
+    some = examples if samples is None else subset(examples, samples)
+    texts = [context + text for one in some for context, text in one.options]
+    return len(texts) + round(sum(map(len, texts)) / _CHARACTERS_PER_TOKEN)
 
 
 def unit_of(name: str) -> str:

@@ -41,7 +41,22 @@ class KeptRow:
 
 
 def kept_rows(summary: dict[str, Any]) -> list[KeptRow]:
-    """Return a row for each task that the chosen model was scored by example, followed by its fields."""
+    """Return a row for each task that the chosen model was scored by example, followed by its fields.
+
+    Of many fields, those of which least is kept have a row.
+    """
+    rows = _all_rows(summary)
+    room = max(0, _MOST_ROWS - sum(row.is_task for row in rows))
+    least = sorted((row for row in rows if not row.is_task), key=lambda row: row.kept)[:room]
+    return [row for row in rows if row.is_task or row in least]
+
+
+def fields_left_out(summary: dict[str, Any]) -> int:
+    """Return the number of fields that have no row."""
+    return len(_all_rows(summary)) - len(kept_rows(summary))
+
+
+def _all_rows(summary: dict[str, Any]) -> list[KeptRow]:
     student = chosen_student(summary)
     if student is None:
         return []
@@ -55,7 +70,7 @@ def kept_rows(summary: dict[str, Any]) -> list[KeptRow]:
             for name, field in found["fields"].items()
             if field["kept"] is not None
         ]
-    return rows[:_MOST_ROWS]
+    return rows
 
 
 def kept_in_words(summary: dict[str, Any]) -> str:

@@ -17,9 +17,10 @@ from search.report.figures.figure import padded, round_ticks
 from search.report.figures.foresight import intervals_figure, stability_panels
 from search.report.figures.front import front_figure, undominated
 from search.report.figures.importance import energy_kept, importance_panels
-from search.report.figures.kept import kept_figure, kept_in_words, kept_rows
+from search.report.figures.kept import fields_left_out, kept_figure, kept_in_words, kept_rows
 from search.report.figures.pairs import front_with_menu
 from search.report.figures.sizes import sizes_figure
+from search.report.figures.tasks import task_panels
 from search.runs.summary import check, cost_axis
 from search.runs.trajectories import Role, trajectories
 from space.cutting.ranking import Profile, profile_of
@@ -303,6 +304,59 @@ def test_without_examples_nothing_is_said_of_them(variant: str) -> None:
     summary = VARIANTS[variant]()
     assert kept_figure(summary) is None
     assert kept_in_words(summary) == ""
+
+
+def test_of_many_fields_those_that_keep_least_have_a_row() -> None:
+    summary = _with_kept()
+    student = next(one for one in summary["promoted"] if one["label"] == summary["chosen"]["label"])
+    part = student["benchmarks"]["blimp"]["fields"]["syntax"]
+    student["benchmarks"]["blimp"]["fields"] = {
+        f"field {number:02}": {**part, "kept": (number * 7 % 60) / 60} for number in range(60)
+    }
+    shown = {row.name for row in kept_rows(summary) if not row.is_task}
+    least = sorted(range(60), key=lambda number: number * 7 % 60)[:38]
+    assert shown == {f"field {number:02}" for number in least}
+    assert {"blimp", "quiz"} <= {row.name for row in kept_rows(summary)}
+    assert fields_left_out(summary) == 22
+    assert "22 fields of which more is kept are in" in report_html(summary, None)
+
+
+def _with_tasks(number: int) -> dict[str, Any]:
+    """All retrained models scored on several tasks; the second task of the first baseline failed."""
+    summary = VARIANTS["sample_summary"]()
+    plain = {"metric": "acc", "higher_is_better": True, "failure": None}
+    entries = [summary["teacher"], *summary["promoted"], *summary["baselines"]]
+    for place, entry in enumerate(entries):
+        entry["benchmarks"] = {
+            f"task {task}": {**plain, "value": 0.8 - place / 50 - task / 100, "error": 0.01}
+            for task in range(number)
+        }
+    failed = {"metric": None, "value": None, "error": None, "higher_is_better": None, "failure": "no data"}
+    summary["baselines"][0]["benchmarks"]["task 1"] = failed
+    return summary
+
+
+def test_many_tasks_have_a_panel_each_with_every_model_and_the_teacher() -> None:
+    summary = _with_tasks(5)
+    check(summary)
+    panels = task_panels(summary)
+    assert [(panel.title, panel.metric) for panel in panels] == [(f"task {n}", "acc ↑") for n in range(5)]
+    for number, panel in enumerate(panels):
+        bars, points = panel.figure.traces
+        first = points["x"][0]
+        assert bars["x"][:2] == pytest.approx([first - 0.02, first + 0.02]), "two standard errors each way"
+        assert panel.figure.layout["shapes"][0]["x0"] == pytest.approx(0.8 - number / 100)
+        assert panel.figure.layout["yaxis"]["ticktext"][0] == summary["chosen"]["label"]
+        assert points["marker"]["color"][0] == "@accent"
+        assert "@accent" not in points["marker"]["color"][1:]
+    counts = [len(panel.figure.traces[1]["x"]) for panel in panels]
+    assert counts[1] == counts[0] - 1, "what failed has no mark"
+    assert "Task by task" in report_html(summary, None)
+
+
+def test_few_tasks_are_a_table_alone() -> None:
+    assert task_panels(_with_tasks(3)) == []
+    assert "Task by task" not in report_html(_with_tasks(3), None)
 
 
 def test_a_page_shows_what_is_kept() -> None:

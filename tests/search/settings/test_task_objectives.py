@@ -11,6 +11,7 @@ import pytest
 from evaluators.metrics.latency import Workload
 from evaluators.tasks.task import Task, tasks_of
 from search.settings.methods import depth_task, method_of
+from search.settings.run_time import TaskWork
 from search.settings.task_objectives import (
     check_tasks,
     description_of,
@@ -18,6 +19,7 @@ from search.settings.task_objectives import (
     least_scores,
     named_objectives,
     task_objectives,
+    task_work,
     unit_of,
 )
 from space.input_error import InputError
@@ -45,6 +47,19 @@ def test_a_task_of_the_run_is_named_without_its_path(quiz: str) -> None:
 def test_a_path_among_the_objectives_becomes_a_task_of_the_run(quiz: str) -> None:
     names, texts = named_objectives(f"loss,{quiz}:kl,{quiz}", (), [])
     assert (names, texts) == (("loss", "quiz:kl", "quiz"), (quiz,))
+
+
+def test_what_scoring_takes_follows_from_the_lengths(quiz: str, tmp_path: Path) -> None:
+    text = "x" * 20
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps({"context": text, "choices": ["a" * 7, "b" * 7, "c" * 7], "answer": 1}))
+    whole = 3 + 3 * (20 + 1 + 7) // 4
+    pairs = 8 + 8 * 4 // 4  # a sentence without a context begins with a space
+    texts = (quiz, str(other))
+    assert task_work(("loss",), texts, 2) == TaskWork(0, pairs + whole)
+    assert task_work(("loss", "quiz", "quiz:kl"), texts, 2) == TaskWork(pairs // 2, pairs + whole)
+    assert task_work(("loss", "other:kl"), texts, 9) == TaskWork(whole, pairs + whole)
+    assert task_work(("loss",), (), 2) == TaskWork()
 
 
 def test_without_tasks_nothing_changes() -> None:

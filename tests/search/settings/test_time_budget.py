@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from evaluators.metrics.pace import Pace
 from search.settings.bracket_plan import plan_bracket, rungs_up_to
 from search.settings.config import RunConfig
-from search.settings.run_time import Work, foretell, ranking_seconds, retraining_tokens, validation_seconds
+from search.settings.run_time import (
+    TaskWork,
+    Work,
+    foretell,
+    ranking_seconds,
+    retraining_tokens,
+    retrainings,
+    validation_seconds,
+)
 from search.settings.scale import SCALES, Scale
 from search.settings.time_budget import TimeBudget
 from tests.search.synthetic import run_config
@@ -151,3 +159,18 @@ def test_what_is_named_stays(given: tuple[str, ...]) -> None:
 
 def test_what_is_named_may_be_too_much() -> None:
     assert budget(given=("search_tokens",)).within(7200) is None
+
+
+def test_the_time_of_scoring_by_tasks_is_foretold() -> None:
+    config = usual()
+    without = foretell(config, WORK, PACE)
+    time = foretell(config, replace(WORK, tasks=TaskWork(candidate=6000, model=90_000)), PACE)
+    scored = config.trials + sum(config.rung_candidates)
+    models = sum(retrainings(config, WORK.hand_made))
+    assert models > 1
+    each, whole = 6000 / PACE.read, 90_000 / PACE.read
+    assert time.ranking - without.ranking == pytest.approx(WORK.larger * each)
+    assert time.search - without.search == pytest.approx(scored * each)
+    later = models * (each + whole) + WORK.larger * whole
+    assert time.retraining - without.retraining == pytest.approx(later)
+    assert time.reserve == without.reserve
