@@ -27,6 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from space.verification import verification
 from tests import verified_once
+from tests.real_models import real_folder, smollm2_folder
 
 SEPARATOR = "<|endoftext|>"
 
@@ -61,11 +62,7 @@ def nothing_verified_before(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def real() -> Path:
     """Folder of trained models and texts that are not part of the project."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "real"
-    folder = Path(os.environ.get("SLIMSEARCH_REAL", beside))
-    if not folder.is_dir():
-        pytest.skip(f"no real data at {folder}; SLIMSEARCH_REAL can say where it is")
-    return folder
+    return real_folder()
 
 
 @pytest.fixture
@@ -96,13 +93,8 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """SmolLM2-135M-Instruct, as the script beside the other real models makes it; for slow tests."""
-    folder = Path(os.environ.get("SLIMSEARCH_SMOLLM2", "nowhere"))
-    if not folder.is_dir():
-        pytest.skip(
-            "SLIMSEARCH_SMOLLM2 names no folder; `make_smollm2.py DIR` beside the real models makes one"
-        )
-    return folder
+    """SmolLM2-135M-Instruct; for slow tests."""
+    return smollm2_folder()
 
 
 @pytest.fixture(scope="session")

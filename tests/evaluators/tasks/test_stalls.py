@@ -1,0 +1,70 @@
+"""What hangs is ended, what is slow but gives signs is not, and nothing of the timer stays behind."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from evaluators.tasks.stalls import StalledError, interrupted_if_silent
+
+
+def test_what_gives_no_sign_is_stopped() -> None:
+    began = time.monotonic()
+    with pytest.raises(StalledError) as error, interrupted_if_silent("the quiz", 0.2):
+        time.sleep(60)
+    assert time.monotonic() - began < 30
+    assert str(error.value) == (
+        "Code of others has to give a sign once in 0.00333 minutes; the quiz gave none, and was stopped. "
+        "See whether the data that it needs can be had, or leave it out."
+    )
+
+
+def test_code_that_catches_the_interruption_is_interrupted_again() -> None:
+    caught = []
+
+    def stubborn() -> None:
+        for _ in range(3):
+            try:
+                time.sleep(60)
+            except StalledError as error:
+                caught.append(error)
+        time.sleep(60)
+
+    with pytest.raises(StalledError), interrupted_if_silent("the quiz", 0.2):
+        stubborn()
+    assert len(caught) == 3
+
+
+def test_slow_work_that_gives_signs_is_let_be() -> None:
+    with interrupted_if_silent("the quiz", 0.4):
+        for stream in (sys.stdout, sys.stderr) * 4:
+            time.sleep(0.1)
+            print(".", file=stream)
+
+
+def test_nothing_is_printed_and_the_timer_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    with interrupted_if_silent("the quiz", 0.1):
+        print("loud")
+    time.sleep(0.2)
+    assert capsys.readouterr() == ("", "")
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_beside_the_main_thread_output_is_swallowed_alone() -> None:
+    done = []
+
+    def work() -> None:
+        with interrupted_if_silent("the quiz", 0.01):
+            time.sleep(0.1)
+            done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [True]
