@@ -18,16 +18,15 @@ from typing import Any
 import torch
 
 from evaluators.distillation.rate_finding import EXPECTED_TRAININGS, RangeTest, find_rate
-from evaluators.distillation.schedule import DivergenceError, ScheduleShape, peak_rate
+from evaluators.distillation.schedule import DivergenceError
 from evaluators.distillation.training import Advance
-from search.settings.config import RunConfig
 from search.settings.rates import given_rate, tokens_each
 from search.settings.resolved import Resolved
 from search.settings.run_time import RUNG_VALIDATIONS
 from search.stages.run_context import RunContext
 from search.storage.run_directory import RunDirectory, atomic_write
 from search.terminal.console import Console
-from search.training.peak_rates import BY_RULE, PeakRates
+from search.training.peak_rates import BY_RULE, PeakRates, steps_for_rate
 from space.axes.architecture import Architecture
 from space.enumeration.hand_made import UNIFORM, baselines
 from space.enumeration.search_space import SearchSpace
@@ -139,7 +138,7 @@ class RateStage:
                         f"learning rates are the rule\u2019s: the student to find one by failed, {why}"
                     )
                     return BY_RULE
-        return _rates_of(config, tested[basis].test)
+        return PeakRates(factor=tested[basis].test.found.factor)
 
     def _tested(self, basis: str, context: RunContext, tested: Mapping[str, StudentInTest]) -> StudentInTest:
         """Run the range test of a basis, or what is left of it."""
@@ -208,14 +207,10 @@ def _begun(context: RunContext, architecture: Architecture) -> StudentInTest:
     student = context.extract(architecture)
     parameters, before = student.num_parameters(), context.loss(student)
     before = before if math.isfinite(before) else math.inf
-    test = RangeTest(peak_rate(parameters), before, tokens_each(context.config))
+    tokens = tokens_each(context.config)
+    rule = BY_RULE.of(parameters, steps_for_rate(context.config, tokens))
+    test = RangeTest(rule, before, tokens)
     return StudentInTest(architecture.label, parameters, test)
-
-
-def _rates_of(config: RunConfig, test: RangeTest) -> PeakRates:
-    """Return the rates that a test found; under WSD, whose trainings share steps, the same at all lengths."""
-    tokens = test.tokens if config.schedule == ScheduleShape.COSINE else None
-    return PeakRates(factor=test.found.factor, tokens=tokens)
 
 
 def rates_as_dict(context: RunContext, tested: Mapping[str, StudentInTest]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from search.stages.rates import StudentInTest, load_tested, rates_as_dict
 from search.stages.run_context import RunContext
 from search.stages.task_scores import task_figures
 from search.storage.run_directory import RunDirectory
+from search.training.peak_rates import steps_for_rate
 from space.axes.architecture import Architecture
 
 _PACKAGES = ("slimsearch", "torch", "transformers", "optuna", "accelerate", "datasets", "plotly")
@@ -271,8 +272,8 @@ class SummaryBuilder:
         }
 
     def _peak_rate(self, parameters: int, tokens: int, *, pruned: bool) -> float:
-        rates = self.context.rates
-        return rates.of(parameters, tokens) if pruned else rates.from_random_weights(parameters)
+        rates, steps = self.context.rates, steps_for_rate(self.context.config, tokens)
+        return rates.of(parameters, steps) if pruned else rates.from_random_weights(parameters, steps)
 
     def _tasks(self, values: Mapping[str, float], details: Mapping[str, float]) -> dict[str, Any]:
         return task_figures(self.context.tasks.objectives, values, details)

@@ -41,6 +41,7 @@ class Bench:
         folder: Path,
         data: Sequence[str] = (),
         calibration_blocks: int = CALIBRATION_BLOCKS,
+        step_tokens: int = STEP_TOKENS,
     ) -> None:
         """Load the teacher, read its text and run it once over what the students learn from.
 
@@ -50,11 +51,12 @@ class Bench:
             folder: for the text and the targets.
             data: a mixture of texts with shares in place of the setting's.
             calibration_blocks: that the teacher is ranked on.
+            step_tokens: of an optimiser step.
         """
         self.setting = setting
         device, dtype = torch.device("cpu"), torch.float32
         self.teacher: Teacher = load_teacher(str(setting.teacher), revision=None, device=device, dtype=dtype)
-        self.step_blocks = STEP_TOKENS // setting.block
+        self.step_tokens, self.step_blocks = step_tokens, step_tokens // setting.block
         request = CorpusRequest(
             data=setting.data,
             block=setting.block,
@@ -99,7 +101,7 @@ class Bench:
 
         Args:
             student: straight after pruning.
-            steps: of 2048 tokens each; none is zero-shot alone.
+            steps: how many; none is zero-shot alone.
             seed: of the order of the text.
             rate: the highest of the schedule; None for the rule's.
             targets: what is learnt from; by default the teacher's final states.
@@ -112,10 +114,10 @@ class Bench:
         before = self.loss(student) if before is None else before
         if steps:
             schedule = Schedule(
-                tokens=steps * STEP_TOKENS,
+                tokens=steps * self.step_tokens,
                 blocks=self.step_blocks,
                 block=self.setting.block,
-                peak_rate=rate or peak_rate(student.num_parameters()),
+                peak_rate=rate or peak_rate(student.num_parameters(), steps),
             )
             order = Shuffled(targets or self.targets, seed)
             distil(student, order, schedule, self.accelerator, loss=loss, states=states, optimizer=optimizer)

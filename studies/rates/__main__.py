@@ -33,7 +33,8 @@ def tables() -> str:
         "# Peak learning rates: what was measured\n",
         "Validation loss in nats per token of a student cut to 60% of its teacher and repaired by",
         "least squares: forward KL, AdamW, cosine schedule, mean and standard deviation over the orders of",
-        f"the text (one where no deviation is given), after so many steps of {STEP_TOKENS} tokens. *Best* is",
+        "the text (one where no deviation is given), after so many steps. The rule's rate is that of long",
+        "trainings; by the rule one of fewer than 16 steps has it times √(steps / 16). *Best* is",
         "the lowest point of a parabola in the logarithm of the rate through the best mean and its",
         "neighbours, as a multiple of the rule's rate; ≤ and ≥ stand where the best is at the edge of what",
         "was tried. *Found* is the loss at the rate that a range test of the fewest steps finds, less that",
@@ -51,7 +52,7 @@ def tables() -> str:
 
 
 def _group(row: Row) -> tuple[str, ...]:
-    return row["teacher"], row["basis"], row["student"]
+    return row["teacher"], row["basis"], row["student"], f"steps of {row['step_tokens']} tokens"
 
 
 def _table(before: float, curves: Curves) -> str:
@@ -121,11 +122,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
     parser.add_argument("--bases", nargs="*", default=[basis.value for basis in BASES])
     parser.add_argument("--students", nargs="*", default=[UNIFORM], help="names of baselines")
+    parser.add_argument("--step-tokens", type=int, default=STEP_TOKENS)
     parser.add_argument("--threads", type=int, default=1)
     flags = parser.parse_args(arguments)
     if not flags.table:
-        lists = (flags.lengths, flags.exponents, flags.seeds, flags.bases, flags.students)
-        asked = Asked(*map(tuple, lists))
+        asked = Asked(
+            tuple(flags.lengths),
+            tuple(flags.exponents),
+            tuple(flags.seeds),
+            tuple(flags.bases),
+            tuple(flags.students),
+            flags.step_tokens,
+        )
         apart(work, flags.model, flags.data, asked, flags.threads)
     (HERE / "RESULTS.md").write_text(tables())
     return 0

@@ -28,10 +28,12 @@ from space.enumeration.hand_made import UNIFORM, baselines
 from space.verification.verification import verified_axis_map
 from studies.bench.bench import CALIBRATION_BLOCKS, Bench
 from studies.bench.results import Results, Row
-from studies.bench.setting import SETTINGS, Setting
+from studies.bench.setting import SETTINGS, STEP_TOKENS, Setting
 
 HERE = Path(__file__).parent
-RESULTS = Results(HERE / "results.jsonl", ("teacher", "basis", "student", "steps", "seed", "exponent"))
+RESULTS = Results(
+    HERE / "results.jsonl", ("teacher", "basis", "student", "step_tokens", "steps", "seed", "exponent")
+)
 BASES = (BasisName.COORDINATE, BasisName.WEIGHTED)
 #: Steps of 2048 tokens: of a rung, four times as many, and ten times.
 LENGTHS = (16, 64, 160)
@@ -55,6 +57,7 @@ class Asked:
     bases: tuple[str, ...] = tuple(BASES)
     students: tuple[str, ...] = (UNIFORM,)
     """Names of baselines."""
+    step_tokens: int = STEP_TOKENS
 
     def rows_of(self, teacher: str) -> list[Row]:
         """Return what every run is known by, the short ones first."""
@@ -65,7 +68,7 @@ class Asked:
             for basis in self.bases
             for student in self.students
             for exponent in self.exponents
-            for one in [(basis, student, steps, seed, exponent)]
+            for one in [(basis, student, self.step_tokens, steps, seed, exponent)]
         ]
 
 
@@ -100,7 +103,9 @@ def work(teacher: str, data: str | None, asked: Asked, threads: int) -> None:
         small = teacher in SETTINGS
         blocks = CALIBRATION_BLOCKS if small else _FEWER_BLOCKS
         longest = max(LENGTHS if small else asked.lengths)
-        bench = Bench(setting, longest, Path(folder), calibration_blocks=blocks)
+        bench = Bench(
+            setting, longest, Path(folder), calibration_blocks=blocks, step_tokens=asked.step_tokens
+        )
         students, teacher_loss = Students(bench), bench.loss(bench.teacher.model)
         for number, about in enumerate(missing, 1):
             student, before = students.student(BasisName(about["basis"]), about["student"])

@@ -60,7 +60,7 @@ def test_the_tables_say_what_the_rates_bring(tmp_path: Path, monkeypatch: pytest
         after = None if about["exponent"] == 2 else loss
         results.add({**about, "parameters": 1000, "rule": 0.004, "before": 5.0, "after": after})
     lines = study.tables().splitlines()
-    assert "## a, weighted, 1,000 parameters" in lines
+    assert "## a, weighted, uniform, steps of 2048 tokens, 1,000 parameters" in lines
     assert "The rule's rate is 4.00e-03; straight after pruning 5.000." in lines
     assert "| 4 | diverged | diverged |" in lines
     assert "| 1 | 3.188 ± 0.125 | 3.688 ± 0.125 |" in lines

@@ -94,6 +94,12 @@ def test_peak_rates_by_size() -> None:
     assert peak_rate(1000) == 4e-3
 
 
+def test_a_short_training_has_a_lower_rate() -> None:
+    assert peak_rate(10**6, 4) == pytest.approx(1.5e-3)
+    assert peak_rate(10**6, 1) == pytest.approx(0.75e-3)
+    assert peak_rate(10**6, 16) == peak_rate(10**6, 10**6) == peak_rate(10**6)
+
+
 @given(st.integers(1, 10**12), st.integers(1, 10**12))
 def test_a_larger_student_never_learns_faster(one: int, other: int) -> None:
     small, large = sorted((one, other))

@@ -33,7 +33,8 @@ from tests.small_search import SMALL, write_stories, write_teacher
 from tests.warm_python import brief
 
 BEFORE, PARAMETERS = 5.0, 10**6
-RULE = peak_rate(PARAMETERS)
+#: Of the four steps that each training has.
+RULE = peak_rate(PARAMETERS, 4)
 Loss = Callable[[float], float]
 """Loss by the exponent of the rate."""
 
@@ -45,11 +46,11 @@ def around(best: float) -> Loss:
 class Trainings:
     """Stands for the students of a run; knows the loss of each training, and remembers their exponents."""
 
-    def __init__(self, loss: Loss) -> None:
-        self.loss, self.exponents = loss, list[float]()
+    def __init__(self, loss: Loss, rule: float = RULE) -> None:
+        self.loss, self.rule, self.exponents = loss, rule, list[float]()
 
     def train(self, student: object, **how: Any) -> DistillationResult:
-        exponent = math.log2(how["rate"] / RULE)
+        exponent = math.log2(how["rate"] / self.rule)
         self.exponents.append(exponent)
         how["advance"](how["tokens"])
         return DistillationResult(how["tokens"], [(how["tokens"], self.loss(exponent))], 1.0)
@@ -91,8 +92,8 @@ def said(one: RateStage) -> list[str]:
 def test_each_basis_has_a_rate_of_its_own(tmp_path: Path) -> None:
     finding = stage(tmp_path)
     coordinate, weighted = Trainings(around(1)), Trainings(around(-2))
-    assert finding.rates("coordinate", coordinate.context()) == PeakRates(factor=2.0, tokens=1024)
-    assert finding.rates("weighted", weighted.context()) == PeakRates(factor=0.25, tokens=1024)
+    assert finding.rates("coordinate", coordinate.context()) == PeakRates(factor=2.0)
+    assert finding.rates("weighted", weighted.context()) == PeakRates(factor=0.25)
     assert coordinate.exponents == [0, -1, 1, 2]
     assert weighted.exponents == [0, -1, -2, -3]
     assert said(finding) == [
@@ -107,8 +108,10 @@ def test_each_basis_has_a_rate_of_its_own(tmp_path: Path) -> None:
 
 
 def test_under_wsd_trainings_of_all_lengths_have_the_same_rate(tmp_path: Path) -> None:
-    found = stage(tmp_path).rates("coordinate", Trainings(around(-1)).context(schedule="wsd"))
+    trainings = Trainings(around(-1), peak_rate(PARAMETERS))
+    found = stage(tmp_path).rates("coordinate", trainings.context(schedule="wsd"))
     assert found == PeakRates(factor=0.5)
+    assert trainings.exponents == [0, -1, -2]
 
 
 def test_a_test_that_was_stopped_goes_on(tmp_path: Path) -> None:
@@ -208,7 +211,7 @@ def test_every_training_of_a_run_has_the_rate_of_its_basis(
     distil = loop.distil
 
     def heard(student: Any, targets: Any, schedule: Any, *others: Any, **more: Any) -> DistillationResult:
-        rates.append(schedule.peak_rate / peak_rate(student.num_parameters()))
+        rates.append(schedule.peak_rate / peak_rate(student.num_parameters(), schedule.steps))
         return distil(student, targets, schedule, *others, **more)
 
     monkeypatch.setattr("search.training.training.distil", heard)

@@ -5,35 +5,37 @@ from __future__ import annotations
 import pytest
 
 from evaluators.distillation.schedule import ScheduleShape, peak_rate
-from search.training import peak_rates
-from search.training.peak_rates import BY_RULE, PeakRates
+from search.training.peak_rates import BY_RULE, PeakRates, steps_for_rate
 from search.training.training import Trainer
 from tests.search.synthetic import run_config
 
 
 def test_without_a_test_the_rule_decides() -> None:
-    assert BY_RULE.of(10**8, 1000) == BY_RULE.from_random_weights(10**8) == peak_rate(10**8)
+    assert BY_RULE.of(10**8, 1000) == BY_RULE.from_random_weights(10**8, 1000) == peak_rate(10**8)
+    assert BY_RULE.of(10**8, 4) == BY_RULE.from_random_weights(10**8, 4) == peak_rate(10**8) / 2
 
 
-def test_a_found_factor_holds_for_every_size_but_not_from_random_weights() -> None:
-    rates = PeakRates(factor=0.25, tokens=1000)
+def test_a_found_factor_holds_for_every_size_and_length_but_not_from_random_weights() -> None:
+    rates = PeakRates(factor=0.25)
     for parameters in (10**6, 10**8):
-        assert rates.of(parameters, 1000) == pytest.approx(peak_rate(parameters) / 4)
-        assert rates.from_random_weights(parameters) == peak_rate(parameters)
+        for steps in (4, 16, 1000, None):
+            rule = peak_rate(parameters, steps)
+            assert rates.of(parameters, steps) == pytest.approx(rule / 4)
+            assert rates.from_random_weights(parameters, steps) == rule
 
 
 def test_a_given_rate_is_that_of_every_training() -> None:
     rates = PeakRates(given=1e-3)
-    assert rates.of(10**6, 1) == rates.of(10**9, 10**9) == rates.from_random_weights(7) == 1e-3
+    assert rates.of(10**6, 1) == rates.of(10**9, 10**9) == rates.from_random_weights(7, 1) == 1e-3
 
 
-def test_the_law_of_the_length_begins_at_the_length_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peak_rates, "LENGTH_EXPONENT", -0.5)
-    rates = PeakRates(factor=2.0, tokens=1000)
-    assert rates.of(10**6, 1000) == pytest.approx(2 * peak_rate(10**6))
-    assert rates.of(10**6, 4000) == pytest.approx(peak_rate(10**6))
-    alike = PeakRates(factor=2.0)
-    assert alike.of(10**6, 4000) == pytest.approx(2 * peak_rate(10**6)), "under WSD trainings share steps"
+def test_under_wsd_trainings_of_all_lengths_have_the_same_rate() -> None:
+    step = 256
+    cosine = run_config(schedule="cosine", batch_blocks=2, block=128)
+    assert [steps_for_rate(cosine, steps * step) for steps in (1, 4, 100)] == [1, 4, 100]
+    assert steps_for_rate(cosine, 1) == 1
+    wsd = run_config(schedule="wsd", batch_blocks=2, block=128)
+    assert [steps_for_rate(wsd, steps * step) for steps in (1, 4, 100)] == [None] * 3
 
 
 def test_a_training_shorter_than_rung_1_warms_up_in_time() -> None:
