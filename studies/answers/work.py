@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from evaluators.importance.method import Depth, Method
+from evaluators.importance.moments import gather_moments
 from evaluators.importance.rank import rank
 from evaluators.tasks.divergence import AnswerDivergence
 from evaluators.tasks.examples import subset
@@ -22,8 +23,9 @@ from evaluators.tasks.scores import TaskScores
 from evaluators.tasks.task import ExampleScorer, Task
 from space.axes.architecture import Architecture, Axis
 from space.cutting.extraction import extract, saved_tensors, sort_by_importance
+from space.cutting.repair import Repair
 from space.verification.verification import verified_axis_map
-from studies.bench.bench import Bench
+from studies.bench.bench import CALIBRATION_BLOCKS, VALIDATION_TOKENS, Bench
 from studies.bench.results import Results, Row
 from studies.bench.setting import Setting
 
@@ -47,6 +49,8 @@ class Plan:
     """Of the short distillation and of the long one."""
     judged: int
     """Examples by which students are judged after the long one."""
+    calibration_blocks: int = CALIBRATION_BLOCKS
+    validation_tokens: int = VALIDATION_TOKENS
 
     def architectures(self) -> list[dict[Axis, int]]:
         """Return the sizes of the students, drawn once; the whole teacher is not among them."""
@@ -77,14 +81,23 @@ def _label(sizes: Mapping[Axis, int]) -> str:
 
 
 class Students:
-    """Makes, trains and scores the students of a teacher."""
+    """Makes, repairs, trains and scores the students of a teacher."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
-        self.plan, self.bench = plan, Bench(plan.setting, max(plan.steps), folder)
+        self.plan = plan
+        self.bench = Bench(
+            plan.setting,
+            max(plan.steps),
+            folder,
+            calibration_blocks=plan.calibration_blocks,
+            validation_tokens=plan.validation_tokens,
+        )
         model, tokenizer = self.bench.teacher.model, self.bench.teacher.tokenizer
         self.axis_map = verified_axis_map(model.config)
         calibration = self.bench.corpus.calibration
         self.ranking = rank(model, self.axis_map, calibration, "study", method=Method(depth=Depth.INFLUENCE))
+        moments = gather_moments(model, self.axis_map, calibration, "study")
+        self.repair = Repair(least_squares=True, moments=moments.sorted_by(self.axis_map, self.ranking))
         self.weights = sort_by_importance(saved_tensors(model, self.axis_map), self.axis_map, self.ranking)
         every = Task.of(plan.task).examples()
         assert every is not None
@@ -117,7 +130,7 @@ class Students:
     def _student(self, sizes: Mapping[Axis, int]) -> PreTrainedModel:
         whole: dict[Axis, int] = {axis: self.axis_map.teacher[axis] for axis in self.axis_map.free}
         architecture: Architecture = self.axis_map.complete({**whole, **sizes})
-        return extract(self.weights, self.axis_map, self.ranking, architecture)
+        return extract(self.weights, self.axis_map, self.ranking, architecture, repair=self.repair)
 
     def _foretellers(self, student: PreTrainedModel) -> dict[str, float]:
         student.eval()

@@ -28,7 +28,7 @@ from evaluators.teacher import Teacher, load_teacher
 from studies.bench.setting import STEP_TOKENS, Setting
 
 CALIBRATION_BLOCKS = 128
-_VALIDATION_TOKENS = 16384
+VALIDATION_TOKENS = 16384
 
 
 class Bench:
@@ -42,6 +42,7 @@ class Bench:
         data: Sequence[str] = (),
         calibration_blocks: int = CALIBRATION_BLOCKS,
         step_tokens: int = STEP_TOKENS,
+        validation_tokens: int = VALIDATION_TOKENS,
     ) -> None:
         """Load the teacher, read its text and run it once over what the students learn from.
 
@@ -52,6 +53,7 @@ class Bench:
             data: a mixture of texts with shares in place of the setting's.
             calibration_blocks: that the teacher is ranked on.
             step_tokens: of an optimiser step.
+            validation_tokens: of the held-out text.
         """
         self.setting = setting
         device, dtype = torch.device("cpu"), torch.float32
@@ -62,7 +64,7 @@ class Bench:
             block=setting.block,
             calibration_blocks=calibration_blocks,
             distillation_blocks=steps * self.step_blocks,
-            validation_blocks=_VALIDATION_TOKENS // setting.block,
+            validation_blocks=validation_tokens // setting.block,
         )
         tokenizer, cache = self.teacher.tokenizer, folder / "text"
         if data:
