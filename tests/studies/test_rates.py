@@ -66,7 +66,7 @@ def test_the_tables_say_what_the_rates_bring(tmp_path: Path, monkeypatch: pytest
     assert "| 1 | 3.188 ± 0.125 | 3.688 ± 0.125 |" in lines
     assert "| best | 0.71 | 0.35 |" in lines
     assert "| found | 0.000 ± 0.000 | 0.000 ± 0.000 |" in lines, "of equal losses the rule is taken"
-    assert "| a, weighted | -0.50 |" in lines
+    assert "| a, weighted, uniform, steps of 2048 tokens | -0.50 |" in lines
 
 
 @pytest.mark.slow
