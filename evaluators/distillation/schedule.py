@@ -73,24 +73,28 @@ class Schedule:
         return self.peak_rate * (1 - 0.9 * share)
 
 
-#: Trainings of fewer steps have a lower rate.
-_FULL_RATE_STEPS = 16
+#: Trainings of fewer steps, and of fewer tokens a step, have a lower rate.
+_FULL_RATE_STEPS, _FULL_RATE_TOKENS = 16, 2048
 
 
-def peak_rate(parameters: int, steps: int | None = None) -> float:
+def peak_rate(parameters: int, steps: int | None = None, step_tokens: int | None = None) -> float:
     """Return a peak learning rate for a student's size: 1e-4 at 4B (arXiv 2408.11796), 3e-3 at a million.
 
-    It is a power law through the two, capped at 4e-3. For fewer than 16 steps it is lower by the root of
-    their number: Adam's first steps are as long as the rate, whatever the gradients, which are divided by
-    themselves there, and a short training is made of these (studies/rates).
+    It is a power law through the two, capped at 4e-3. It is lower by the root of the number of steps below
+    16: Adam's first steps are as long as the rate, whatever the gradients, which are divided by themselves
+    there, and a short training is made of these. It is lower by the root of the tokens of a step below 2048,
+    as their gradient is the noisier (studies/rates).
 
     Args:
         parameters: of the student.
         steps: of its training; None for many.
+        step_tokens: of each step; None for many.
     """
     exponent = math.log(30) / math.log(4000)
     rate = min(4e-3, 3e-3 * math.pow(1e6 / parameters, exponent))
-    return rate if steps is None else rate * math.sqrt(min(1.0, steps / _FULL_RATE_STEPS))
+    few = 1.0 if steps is None else min(1.0, steps / _FULL_RATE_STEPS)
+    small = 1.0 if step_tokens is None else min(1.0, step_tokens / _FULL_RATE_TOKENS)
+    return rate * math.sqrt(few * small)
 
 
 #: A spike is a loss above this multiple of the median of the previous steps.

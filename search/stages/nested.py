@@ -208,11 +208,10 @@ class NestedEvaluator:
         config = self.context.config
         tokens = config.rung_tokens[-1]
         parameters = int(self.context.space.parameters.mean())
-        steps = tokens // (config.batch_blocks * config.block)
         return Schedule(
             tokens=tokens,
             blocks=config.batch_blocks,
             block=config.block,
-            peak_rate=self.context.rates.of(parameters, steps),
+            peak_rate=self.context.rates.of(config, parameters, tokens),
             shape=ScheduleShape.WSD,
         )

@@ -26,7 +26,7 @@ from search.settings.run_time import RUNG_VALIDATIONS
 from search.stages.run_context import RunContext
 from search.storage.run_directory import RunDirectory, atomic_write
 from search.terminal.console import Console
-from search.training.peak_rates import BY_RULE, PeakRates, steps_for_rate
+from search.training.peak_rates import BY_RULE, PeakRates
 from space.axes.architecture import Architecture
 from space.enumeration.hand_made import UNIFORM, baselines
 from space.enumeration.search_space import SearchSpace
@@ -208,8 +208,7 @@ def _begun(context: RunContext, architecture: Architecture) -> StudentInTest:
     parameters, before = student.num_parameters(), context.loss(student)
     before = before if math.isfinite(before) else math.inf
     tokens = tokens_each(context.config)
-    rule = BY_RULE.of(parameters, steps_for_rate(context.config, tokens))
-    test = RangeTest(rule, before, tokens)
+    test = RangeTest(BY_RULE.of(context.config, parameters, tokens), before, tokens)
     return StudentInTest(architecture.label, parameters, test)
 
 

@@ -33,7 +33,6 @@ from search.stages.trial import remove_branches, retraining_branch, tokens_spare
 from search.storage.run_directory import atomic_write
 from search.storage.workers import Workers
 from search.terminal.console import Console, clock
-from search.training.peak_rates import steps_for_rate
 from space.axes.architecture import Architecture
 from space.cutting.extraction import stream_columns, student_config
 from space.enumeration.hand_made import baselines
@@ -131,8 +130,8 @@ def _retrain(
     if not from_random:
         saving = retraining_branch(context, architecture, saving)
     reused_tokens = tokens_spared(context, saving)
-    steps = steps_for_rate(context.config, job.tokens)
-    rate = context.rates.from_random_weights(student.num_parameters(), steps) if from_random else None
+    size, rates = student.num_parameters(), context.rates
+    rate = rates.from_random_weights(context.config, size, job.tokens) if from_random else None
     outcome = context.train(
         student, job.tokens, context.retraining_targets, advance, RETRAINING_VALIDATIONS, saving, rate
     )

@@ -38,7 +38,7 @@ from search.stages.layer_by_layer import teacher_files
 from search.stages.sorted_weights import SortedWeights
 from search.stages.task_scores import NO_TASKS, TaskScoring
 from search.storage.run_directory import atomic_write
-from search.training.peak_rates import BY_RULE, PeakRates, steps_for_rate
+from search.training.peak_rates import BY_RULE, PeakRates
 from search.training.process_group import run_processes
 from search.training.training import Train, Trainer, TrainingJob
 from space.axes.architecture import Architecture
@@ -176,7 +176,7 @@ class RunContext:
             DivergenceError: see ``distil``, also for its other errors.
             LostProcessError: see ``RunProcesses.in_step``.
         """
-        rate = rate or self.rates.of(student.num_parameters(), steps_for_rate(self.config, tokens))
+        rate = rate or self.rates.of(self.config, student.num_parameters(), tokens)
         job, processes = TrainingJob(tokens, rate, validations, checkpointing), run_processes()
         if processes.is_only:
             return self.trainer.train(student, targets, job, advance)

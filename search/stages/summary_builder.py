@@ -33,7 +33,6 @@ from search.stages.rates import StudentInTest, load_tested, rates_as_dict
 from search.stages.run_context import RunContext
 from search.stages.task_scores import task_figures
 from search.storage.run_directory import RunDirectory
-from search.training.peak_rates import steps_for_rate
 from space.axes.architecture import Architecture
 
 _PACKAGES = ("slimsearch", "torch", "transformers", "optuna", "accelerate", "datasets", "plotly")
@@ -272,8 +271,9 @@ class SummaryBuilder:
         }
 
     def _peak_rate(self, parameters: int, tokens: int, *, pruned: bool) -> float:
-        rates, steps = self.context.rates, steps_for_rate(self.context.config, tokens)
-        return rates.of(parameters, steps) if pruned else rates.from_random_weights(parameters, steps)
+        rates, config = self.context.rates, self.context.config
+        rate_of = rates.of if pruned else rates.from_random_weights
+        return rate_of(config, parameters, tokens)
 
     def _tasks(self, values: Mapping[str, float], details: Mapping[str, float]) -> dict[str, Any]:
         return task_figures(self.context.tasks.objectives, values, details)

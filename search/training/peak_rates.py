@@ -1,4 +1,4 @@
-"""The peak learning rate of each training: the rule's for size and steps, times what was found."""
+"""The peak learning rate of each training: the rule's for its student and steps, times what was found."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ class PeakRates:
     factor: float = 1.0
     """The found rate over the rule's."""
 
-    def of(self, parameters: int, steps: int | None) -> float:
+    def of(self, config: RunConfig, parameters: int, tokens: int) -> float:
         """Return the peak rate of a training of a pruned student.
 
         Args:
+            config: the run.
             parameters: of the student.
-            steps: of the training, from ``steps_for_rate``.
+            tokens: of the training.
         """
-        return self.factor * peak_rate(parameters, steps) if self.given is None else self.given
+        return self.factor * rule(config, parameters, tokens) if self.given is None else self.given
 
-    def from_random_weights(self, parameters: int, steps: int | None) -> float:
+    def from_random_weights(self, config: RunConfig, parameters: int, tokens: int) -> float:
         """Return the peak rate of a student that was not pruned: the rule's, as none was found for it."""
-        return peak_rate(parameters, steps) if self.given is None else self.given
+        return rule(config, parameters, tokens) if self.given is None else self.given
 
 
 #: Rates by the rule alone.
 BY_RULE = PeakRates()
 
 
-def steps_for_rate(config: RunConfig, tokens: int) -> int | None:
-    """Return the optimiser steps of a training, by which the rule goes; None where it must not.
+def rule(config: RunConfig, parameters: int, tokens: int) -> float:
+    """Return the rule's peak rate of a training.
 
-    Under WSD longer trainings go on from shorter ones, so all have the same rate.
+    Under WSD longer trainings go on from shorter ones, so that the rate is the same for all lengths.
     """
-    if config.schedule != ScheduleShape.COSINE:
-        return None
-    return max(1, round(tokens / (config.batch_blocks * config.block)))
+    step = config.batch_blocks * config.block
+    steps = max(1, round(tokens / step)) if config.schedule == ScheduleShape.COSINE else None
+    return peak_rate(parameters, steps, step)

@@ -119,7 +119,7 @@ class Bench:
                 tokens=steps * self.step_tokens,
                 blocks=self.step_blocks,
                 block=self.setting.block,
-                peak_rate=rate or peak_rate(student.num_parameters(), steps),
+                peak_rate=rate or peak_rate(student.num_parameters(), steps, self.step_tokens),
             )
             order = Shuffled(targets or self.targets, seed)
             distil(student, order, schedule, self.accelerator, loss=loss, states=states, optimizer=optimizer)

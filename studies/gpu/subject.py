@@ -108,7 +108,7 @@ class Subject:
         accelerator = accelerator_of(config)
         trainer = Trainer(config, self.teacher, self.text(1), accelerator, plan.resolved.placement)
         tokens = steps * config.batch_blocks * config.block
-        job = TrainingJob(tokens, BY_RULE.of(student.num_parameters(), steps), int(validate))
+        job = TrainingJob(tokens, BY_RULE.of(config, student.num_parameters(), tokens), int(validate))
         stays = plan.resolved.placement.teacher_stays
         with self.residence.on_device() if stays else nullcontext():
             trainer.train(student, targets, job, advance)

@@ -98,6 +98,9 @@ def test_a_short_training_has_a_lower_rate() -> None:
     assert peak_rate(10**6, 4) == pytest.approx(1.5e-3)
     assert peak_rate(10**6, 1) == pytest.approx(0.75e-3)
     assert peak_rate(10**6, 16) == peak_rate(10**6, 10**6) == peak_rate(10**6)
+    assert peak_rate(10**6, step_tokens=512) == pytest.approx(1.5e-3)
+    assert peak_rate(10**6, step_tokens=2048) == peak_rate(10**6, step_tokens=10**6) == peak_rate(10**6)
+    assert peak_rate(10**6, 4, 512) == pytest.approx(0.75e-3)
 
 
 @given(st.integers(1, 10**12), st.integers(1, 10**12))

@@ -33,8 +33,8 @@ from tests.small_search import SMALL, write_stories, write_teacher
 from tests.warm_python import brief
 
 BEFORE, PARAMETERS = 5.0, 10**6
-#: Of the four steps that each training has.
-RULE = peak_rate(PARAMETERS, 4)
+#: Of the four steps of 256 tokens that each training has.
+RULE = peak_rate(PARAMETERS, 4, 256)
 Loss = Callable[[float], float]
 """Loss by the exponent of the rate."""
 
@@ -108,7 +108,7 @@ def test_each_basis_has_a_rate_of_its_own(tmp_path: Path) -> None:
 
 
 def test_under_wsd_trainings_of_all_lengths_have_the_same_rate(tmp_path: Path) -> None:
-    trainings = Trainings(around(-1), peak_rate(PARAMETERS))
+    trainings = Trainings(around(-1), peak_rate(PARAMETERS, None, 256))
     found = stage(tmp_path).rates("coordinate", trainings.context(schedule="wsd"))
     assert found == PeakRates(factor=0.5)
     assert trainings.exponents == [0, -1, -2]
@@ -211,7 +211,8 @@ def test_every_training_of_a_run_has_the_rate_of_its_basis(
     distil = loop.distil
 
     def heard(student: Any, targets: Any, schedule: Any, *others: Any, **more: Any) -> DistillationResult:
-        rates.append(schedule.peak_rate / peak_rate(student.num_parameters(), schedule.steps))
+        rule = peak_rate(student.num_parameters(), schedule.steps, schedule.tokens_per_step)
+        rates.append(schedule.peak_rate / rule)
         return distil(student, targets, schedule, *others, **more)
 
     monkeypatch.setattr("search.training.training.distil", heard)
