@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evaluators.teacher.said import first_names, say_once
 from space.input_error import InputError
 
 #: Suffixes of a file of examples.
@@ -39,8 +40,11 @@ class Example:
 def read_examples(path: Path) -> list[Example]:
     """Read the examples of a file of JSON lines.
 
+    Where a wrong choice is the right one word for word, nothing can be right: such examples, of which
+    published sets have some, are left out, and it is said.
+
     Raises:
-        InputError: the file cannot be read, has no line, or one that is not an example, which is named.
+        InputError: the file cannot be read, has no example, or a line that is not one, which is named.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # texts may hold other ends of lines
@@ -49,10 +53,21 @@ def read_examples(path: Path) -> list[Example]:
         raise InputError(
             "A task's file is read as JSON lines", f"{path}: {reason}", "Check the file"
         ) from error
-    found = [_example(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    every = {number: _example(path, number, line) for number, line in enumerate(lines, 1) if line.strip()}
+    found = [example for example in every.values() if _can_be_told(example)]
+    if len(found) < len(every):
+        same = [str(number) for number, example in every.items() if not _can_be_told(example)]
+        say_once(
+            f"{path.name}: {len(same)} of {len(every):,} examples are left out, as a wrong choice is the "
+            f"right one word for word (line {first_names(same)})"
+        )
     if not found:
-        raise InputError("A task has one example at least", f"{path} is empty", _FORM)
+        raise InputError("A task has one example at least", f"{path} has none", _FORM)
     return found
+
+
+def _can_be_told(example: Example) -> bool:
+    return example.options.count(example.options[example.answer]) == 1
 
 
 def subset(examples: Sequence[Example], number: int) -> list[Example]:
@@ -87,8 +102,6 @@ def _example(path: Path, number: int, line: str) -> Example:
     if not isinstance(context, str):
         raise _refusal(path, number, "has a context that is no text")
     choices, answer = _choices(path, number, row)
-    if twice := next((one for one in choices if choices.count(one) > 1), None):
-        raise _refusal(path, number, f"has the choice {twice!r} twice")
     options = tuple((context, joined(context, choice)) for choice in choices)
     return Example(options, answer, str(row.get("field", "")), str(row.get("task", "")))
 

@@ -65,7 +65,6 @@ def test_one_space_lies_between_context_and_choice(context: str, choice: str, te
         ({"text": "a"}, "line 2 of {file} has 'text', and no texts to choose from"),
         ({"good": "a"}, "line 2 of {file} has 'good', and no texts to choose from"),
         ({"good": "a", "bad": ""}, "and no texts to choose from"),
-        ({"good": "a", "bad": "a"}, "has the choice 'a' twice"),
         ({"choices": ["a"], "answer": 0}, "has a single choice"),
         ({"choices": ["a", "b"], "answer": 2}, "has the answer 2, not a number from 0 to 1"),
         ({"choices": ["a", "b"], "answer": "b"}, "has the answer 'b', not a number"),
@@ -80,6 +79,21 @@ def test_what_is_no_example_is_refused_by_its_line(row: Any, message: str, tmp_p
         read_examples(file)
     assert message.format(file=file) in str(error.value)
     assert 'Write {"good": …, "bad": …} or' in str(error.value)
+
+
+def test_what_has_no_right_choice_is_left_out_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    same, plain = {"good": "a", "bad": "a"}, {"good": "a", "bad": "b"}
+    question = {"choices": ["a", "b", "b"], "answer": 0}
+    wrong = {"choices": ["a", "b", "b"], "answer": 2}
+    file = _write(tmp_path / "quiz.jsonl", plain, same, question, wrong)
+    found = read_examples(file)
+    assert [len(example.options) for example in found] == [2, 3], "two wrong choices may be the same"
+    assert "quiz.jsonl: 2 of 4 examples are left out" in caplog.text
+    assert "(line 2, 4)" in caplog.text
+    with pytest.raises(InputError, match="one example at least"):
+        read_examples(_write(tmp_path / "none.jsonl", same))
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
