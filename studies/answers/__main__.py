@@ -37,7 +37,7 @@ PLANS = {
         str(Path(SMOLLM2.data).parent / "blimp.jsonl"),
         {Axis.HIDDEN: (576, 504, 432), Axis.MLP: (1536, 1152, 768), Axis.LAYERS: (30, 25, 20)},
         12,
-        (4, 16),
+        (4, 12),
         1340,
         calibration_blocks=32,
         validation_tokens=8192,
