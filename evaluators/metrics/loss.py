@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from evaluators.distillation.training import Advance
 from evaluators.huggingface.final_states import final_states, logits_of, token_slice, vocabulary_size
 from evaluators.teacher.layer_by_layer import TeacherFiles
 
@@ -16,30 +17,43 @@ _TOKENS_AT_ONCE = 4096
 
 
 @torch.no_grad()
-def validation_loss(model: PreTrainedModel, blocks: Tensor, learnt: Tensor | None = None) -> float:
+def validation_loss(
+    model: PreTrainedModel,
+    blocks: Tensor,
+    learnt: Tensor | None = None,
+    advance: Advance = lambda tokens: None,
+) -> float:
     """Return the mean cross-entropy of the next token, in nats per token; NaN if the model returns NaN.
 
     Args:
         model: in evaluation mode.
         blocks: (N, T) token ids; the first token of a block is not predicted.
         learnt: (N, T) bool, True at each token whose next one counts, somewhere at least; None: all count.
+        advance: called with the number of tokens that are read.
     """
     assert not model.training, "losses are measured in evaluation mode"
     total = 0.0
     for batch, counted in zip(_batches(blocks), _batches(_counted(blocks, learnt)), strict=True):
         tokens = batch.to(device=model.device, dtype=torch.long)
         total += _summed_loss(model, final_states(model, tokens), tokens, counted)
+        advance(batch.numel())
     return total / predicted_tokens(blocks, learnt)
 
 
 @torch.no_grad()
-def validation_loss_from_disk(files: TeacherFiles, blocks: Tensor, learnt: Tensor | None = None) -> float:
+def validation_loss_from_disk(
+    files: TeacherFiles,
+    blocks: Tensor,
+    learnt: Tensor | None = None,
+    advance: Advance = lambda tokens: None,
+) -> float:
     """Return ``validation_loss`` of a teacher of which one layer at a time is in memory.
 
     Args:
         files: the teacher's.
         blocks: (N, T) token ids.
         learnt: (N, T) bool, see ``validation_loss``.
+        advance: called with the number of tokens that are read.
 
     Raises:
         InputError: the layers share more than the residual stream, or the states do not fit on the disk.
@@ -49,6 +63,7 @@ def validation_loss_from_disk(files: TeacherFiles, blocks: Tensor, learnt: Tenso
         every = zip(parts, layers.final(parts), _batches(_counted(blocks, learnt)), strict=True)
         for batch, states, counted in every:
             total += _summed_loss(layers.model, states, batch.to(states.device, torch.long), counted)
+            advance(batch.numel())
     return total / predicted_tokens(blocks, learnt)
 
 

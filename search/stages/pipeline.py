@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -151,7 +151,7 @@ def rank_teacher(
         )
     context = prepare(resolved, teacher, corpus, directory, console, workers)
     with workers.exclusive_or_wait("figures", console.say):
-        figures = _teacher_figures(context, directory)
+        figures = _teacher_figures(context, directory, console)
     console.say(
         f"teacher: loss {figures.loss:.4f} nats per token, {resolved.teacher_parameters:,} parameters"
     )
@@ -220,7 +220,7 @@ def _forecast(resolved: Resolved, corpus: Corpus) -> TimeForecast:
     config, tried = resolved.config, len(basis_candidates(resolved))
     tokens = {
         "correct": config.teacher_correction,
-        "forward": resolved.ranking_tokens + corpus.distillation.numel(),
+        "forward": resolved.ranking_tokens + corpus.distillation.numel() + corpus.validation.numel(),
         "score": config.trials * config.validation_blocks * config.block,
         "distil": config.spent_tokens + config.trial_tokens * tried + resolved.finding_tokens,
         "retrain": resolved.retraining_tokens,
@@ -233,20 +233,27 @@ def _forecast(resolved: Resolved, corpus: Corpus) -> TimeForecast:
     return TimeForecast(tokens, pieces)
 
 
-def _teacher_figures(context: RunContext, directory: RunDirectory) -> TeacherFigures:
+def _teacher_figures(context: RunContext, directory: RunDirectory, console: Console) -> TeacherFigures:
     """Loss and latency of the teacher, measured once per run."""
+    tokens = context.corpus.validation.numel()
     if directory.teacher.exists():
+        console.forecast.skip("forward", tokens)
         return TeacherFigures(**json.loads(directory.teacher.read_text()))
-    if context.placement.layer_by_layer:
-        figures = TeacherFigures(context.loss_from_disk(), None)
-    else:
-        with context.teacher.on_device():
-            model = context.teacher.model
-            latency = context.latency(model).total_ms if context.config.measures_latency else None
-            tasks = context.tasks.measure(model, f"teacher {context.teacher.fingerprint}")
-            figures = TeacherFigures(context.exact_loss(model), latency, *tasks)
+    with console.work("measuring the teacher", "forward", tokens) as advance:
+        figures = _measured(context, advance)
     atomic_write(directory.teacher, json.dumps(vars(figures)))
     return figures
+
+
+def _measured(context: RunContext, advance: Callable[[int], None]) -> TeacherFigures:
+    if context.placement.layer_by_layer:
+        return TeacherFigures(context.loss_from_disk(advance), None)
+    with context.teacher.on_device():
+        model = context.teacher.model
+        loss = context.exact_loss(model, advance)
+        latency = context.latency(model).total_ms if context.config.measures_latency else None
+        tasks = context.tasks.measure(model, f"teacher {context.teacher.fingerprint}")
+        return TeacherFigures(loss, latency, *tasks)
 
 
 def _accumulated(directory: RunDirectory, seconds: dict[str, float]) -> dict[str, float]:

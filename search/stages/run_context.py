@@ -16,6 +16,7 @@ from evaluators.corpus.corpus import Corpus
 from evaluators.distillation.loop import Checkpointing, DistillationResult
 from evaluators.distillation.processes import describe_student, send_weights
 from evaluators.distillation.targets.batch import Targets
+from evaluators.distillation.training import Advance
 from evaluators.metrics.latency import (
     Latency,
     LatencyCache,
@@ -113,18 +114,27 @@ class RunContext:
             self.corpus.validation_learnt,
         )
 
-    def loss(self, model: PreTrainedModel) -> float:
-        """Return the validation loss in the precision of training, which the rungs compare."""
-        return self.trainer.loss(model)
+    def loss(self, model: PreTrainedModel, advance: Advance = lambda tokens: None) -> float:
+        """Return the validation loss in the precision of training, which the rungs compare.
 
-    def exact_loss(self, model: PreTrainedModel) -> float:
-        """Return the validation loss in the precision of the weights, which the results state."""
-        return validation_loss(model, self.corpus.validation, self.corpus.validation_learnt)
+        Args:
+            model: in evaluation mode.
+            advance: called with the number of tokens that are read.
+        """
+        return self.trainer.loss(model, advance)
 
-    def loss_from_disk(self) -> float:
+    def exact_loss(self, model: PreTrainedModel, advance: Advance = lambda tokens: None) -> float:
+        """Return the validation loss in the precision of the weights, which the results state.
+
+        Arguments as for ``loss``.
+        """
+        return validation_loss(model, self.corpus.validation, self.corpus.validation_learnt, advance)
+
+    def loss_from_disk(self, advance: Advance = lambda tokens: None) -> float:
         """Return the teacher's ``exact_loss``, with one of its layers in memory at a time."""
         files = teacher_files(self.teacher, self.axis_map, self.config.trust_remote_code)
-        return validation_loss_from_disk(files, self.corpus.validation, self.corpus.validation_learnt)
+        learnt = self.corpus.validation_learnt
+        return validation_loss_from_disk(files, self.corpus.validation, learnt, advance)
 
     def bits_per_byte(self, loss: float) -> float | None:
         """Convert a validation loss; None if some tokens alone count, as their bytes are not known."""

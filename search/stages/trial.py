@@ -186,7 +186,7 @@ def _evaluate(
     values, details = measured_costs(context, architecture, student)
     key = f"{architecture.label} rung {rung} {context.ranking.fingerprint}"
     if rung == 0 or excess_over(values, bounds):  # spend no training on a candidate over a bound
-        values["loss"] = _finite(context.loss(student))
+        values["loss"] = _finite(context.loss(student, advance if rung == 0 else lambda tokens: None))
         of_tasks = context.tasks.measure(student, key)
         return Evaluation(values | of_tasks[0], details=details | of_tasks[1])
     tokens, files = context.config.rung_tokens[rung - 1], rung_branch(context, architecture, rung)

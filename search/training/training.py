@@ -51,10 +51,15 @@ class Trainer:
     validation_learnt: Tensor | None = None
     """(N, T) bool, True where a validation token's next one counts; None: all count."""
 
-    def loss(self, model: PreTrainedModel) -> float:
-        """Return the validation loss in the precision of training, which the rungs compare."""
+    def loss(self, model: PreTrainedModel, advance: Advance = lambda tokens: None) -> float:
+        """Return the validation loss in the precision of training, which the rungs compare.
+
+        Args:
+            model: in evaluation mode.
+            advance: called with the number of tokens that are read.
+        """
         with self.accelerator.autocast():
-            return validation_loss(model, self.validation, self.validation_learnt)
+            return validation_loss(model, self.validation, self.validation_learnt, advance)
 
     def train(
         self, student: PreTrainedModel, targets: Targets, job: TrainingJob, advance: Advance

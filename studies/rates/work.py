@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,18 +15,10 @@ from transformers import PreTrainedModel
 from evaluators.distillation.rate_finding import HIGHEST
 from evaluators.distillation.schedule import DivergenceError, peak_rate
 from evaluators.importance.method import Method
-from evaluators.importance.moments import gather_moments
-from evaluators.importance.rank import rank
-from space.counting.budget import Budget
-from space.counting.counting import parameter_polynomial
 from space.cutting.basis import BasisName
-from space.cutting.extraction import extract, saved_tensors, sort_by_importance
-from space.cutting.moments import Moments
-from space.cutting.repair import Repair
-from space.enumeration.enumeration import enumerate_space
-from space.enumeration.hand_made import UNIFORM, baselines
-from space.verification.verification import verified_axis_map
+from space.enumeration.hand_made import UNIFORM
 from studies.bench.bench import CALIBRATION_BLOCKS, Bench
+from studies.bench.cuts import Cuts, share_of
 from studies.bench.results import Results, Row
 from studies.bench.setting import SETTINGS, STEP_TOKENS, Setting
 
@@ -41,7 +33,7 @@ LENGTHS = (16, 64, 160)
 EXPONENTS = tuple(range(-3, HIGHEST + 1))
 SEEDS = (0, 1, 2)
 #: Size of the student, as a share of its teacher.
-_SHARE, _TOLERANCE = 0.6, 0.02
+_SHARE = 0.6
 _BLOCK = 512
 #: Blocks that a teacher named by its directory is ranked on.
 _FEWER_BLOCKS = 32
@@ -133,38 +125,16 @@ class Students:
     """
 
     def __init__(self, bench: Bench) -> None:
-        self.bench, self.model = bench, bench.teacher.model
-        self._made: dict[tuple[BasisName, str], tuple[PreTrainedModel, float]] = {}
-        self._cuts: dict[BasisName, Callable[[str], PreTrainedModel]] = {}
-        self._moments: Moments | None = None
+        self.bench, model = bench, bench.teacher.model
+        self.cuts = Cuts(model, bench.corpus.calibration, share_of(model, _SHARE))
+        self._before: dict[tuple[BasisName, str], float] = {}
 
     def student(self, basis: BasisName, baseline: str) -> tuple[PreTrainedModel, float]:
-        """Return a student straight after pruning, and its loss; both are made once."""
-        if (basis, baseline) not in self._made:
-            if basis not in self._cuts:
-                self._cuts[basis] = self._ranked(basis)
-            cut = self._cuts[basis](baseline)
-            self._made[basis, baseline] = cut, self.bench.loss(cut)
-        made, before = self._made[basis, baseline]
-        fresh: PreTrainedModel = type(made)(made.config)
-        fresh.load_state_dict(made.state_dict())
-        fresh.eval()
-        return fresh, before
-
-    def _ranked(self, basis: BasisName) -> Callable[[str], PreTrainedModel]:
-        """Rank the teacher in a basis, and return what cuts a baseline from it."""
-        calibration = self.bench.corpus.calibration
-        axis_map = verified_axis_map(self.model.config, basis)
-        whole = parameter_polynomial(axis_map).of(axis_map.teacher)
-        space = enumerate_space(axis_map, Budget(round(_SHARE * whole), _TOLERANCE))
-        architectures = baselines(space, axis_map.teacher)
-        ranking = rank(self.model, axis_map, calibration, "study", method=Method(basis=basis))
-        if self._moments is None:  # with those of the stream, which serve every basis
-            turned = verified_axis_map(self.model.config, BasisName.WEIGHTED)
-            self._moments = gather_moments(self.model, turned, calibration, "study")
-        repair = Repair(least_squares=True, moments=self._moments.sorted_by(axis_map, ranking))
-        canonical = sort_by_importance(saved_tensors(self.model, axis_map), axis_map, ranking)
-        return lambda name: extract(canonical, axis_map, ranking, architectures[name], repair=repair)
+        """Return a student straight after pruning, and its loss, which is measured once."""
+        student = self.cuts.cut(Method(basis=basis), baseline)
+        if (basis, baseline) not in self._before:
+            self._before[basis, baseline] = self.bench.loss(student)
+        return student, self._before[basis, baseline]
 
 
 def curves_of(rows: Sequence[Row]) -> dict[int, dict[int, dict[int, float]]]:
