@@ -45,6 +45,13 @@ def test_the_loss_does_not_depend_on_how_it_is_computed(
     assert validation_loss(model, BLOCKS) == pytest.approx(whole, rel=1e-6)
 
 
+def test_it_tells_how_many_tokens_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_module, "_TOKENS_AT_ONCE", 20)
+    told: list[int] = []
+    validation_loss(tiny_model(), BLOCKS, advance=told.append)
+    assert told == [18, 18, 18, 9]
+
+
 @pytest.mark.parametrize("at_once", [1, 20, 4096])
 def test_only_what_is_learnt_counts(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     """Block 4 has nothing that does, and of block 5 it is the first token of the text that follows."""
