@@ -86,8 +86,8 @@ class SmallerTeacher:
 
     @property
     def whole(self) -> int:
-        """The tokens of the teacher's tokenizer."""
-        return len(self.table.names)
+        """The tokens of the teacher's tokenizer that the model has a row for."""
+        return sum(number < self.teacher.rows for number in self.table.names)
 
     @property
     def fewest(self) -> int:

@@ -54,7 +54,9 @@ def smaller(before: Described, kept: Sequence[int]) -> dict[str, Any]:
     after = dict(copy.deepcopy(before))
     after["model"] = _smaller_model(before["model"], numbers)
     after["added_tokens"] = [
-        {**token, "id": numbers[token["id"]]} for token in before.get("added_tokens") or ()
+        {**token, "id": numbers[token["id"]]}
+        for token in before.get("added_tokens") or ()
+        if token["id"] in numbers
     ]
     after["post_processor"] = _renumbered(before.get("post_processor"), numbers)
     if padding := after.get("padding"):
@@ -131,5 +133,7 @@ def _drop_other_vocabularies(path: Path) -> None:
 def _renumber_config(path: Path, numbers: Mapping[int, int]) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     if decoder := config.get("added_tokens_decoder"):
-        config["added_tokens_decoder"] = {str(numbers[int(old)]): about for old, about in decoder.items()}
+        config["added_tokens_decoder"] = {
+            str(numbers[int(old)]): about for old, about in decoder.items() if int(old) in numbers
+        }
     path.write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")

@@ -60,13 +60,15 @@ class TokenTable:
     def order(self, scores: Sequence[float], stay: Sequence[int] = ()) -> list[int]:
         """Return all tokens, the most important first: tokens that stay, then by score, parts before wholes.
 
-        So the first tokens, however many, make up every token among them.
+        So the first tokens, however many, make up every token among them. Tokens of which the model has no
+        row are left out, as no text may have them.
 
         Args:
-            scores: (V,) importance of each token.
+            scores: (V,) importance of each token, of which the model has V rows.
             stay: more tokens that have to stay, such as those that a config names.
         """
         found: dict[int, None] = {}
+        known = [number for number in self.names if number < len(scores)]
 
         def add(number: int) -> None:
             if number not in found:
@@ -74,8 +76,8 @@ class TokenTable:
                     add(part)
                 found[number] = None
 
-        kept = sorted({*self.always, *(number for number in stay if number in self.names)})
-        for number in [*kept, *sorted(self.names, key=lambda number: (-scores[number], number))]:
+        kept = sorted({*self.always, *stay} & {*known})
+        for number in [*kept, *sorted(known, key=lambda number: (-scores[number], number))]:
             add(number)
         return list(found)
 

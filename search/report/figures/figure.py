@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import html
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,11 +88,6 @@ class Figure:
             "title": self.title,
             "alternatives": [{"name": name, **one.data()} for name, one in self.alternatives.items()],
         }
-
-
-def identifier(kind: str, name: str) -> str:
-    """Return the HTML id of a figure within the page."""
-    return f"{kind}-{re.sub('[^a-z0-9]+', '-', name.lower())}"
 
 
 def plain(text: object) -> str:

@@ -7,11 +7,12 @@ share says how much of the importance a size keeps.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.report.figures.figure import Figure, Json, axis, identifier, lines, plain
+from search.report.figures.figure import Figure, Json, axis, lines, plain
 from search.runs.saved_run import RankingView
 from search.runs.trajectories import chosen_student
 from space.cutting.ranking import Profile
@@ -19,6 +20,11 @@ from space.cutting.ranking import Profile
 HEIGHT = 300
 #: Shares of the highest score below this get the same colour.
 _FLOOR = 1e-3
+
+
+def identifier(kind: str, name: str) -> str:
+    """Return the HTML id of a figure within the page."""
+    return f"{kind}-{re.sub('[^a-z0-9]+', '-', name.lower())}"
 
 
 def heat_map(

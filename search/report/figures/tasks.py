@@ -5,17 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from search.report.figures.figure import (
-    Figure,
-    Json,
-    axis,
-    identifier,
-    lines,
-    padded,
-    plain,
-    scatter,
-    upright,
-)
+from search.report.figures.figure import Figure, Json, axis, lines, padded, plain, scatter, upright
 from search.report.tables import metric, score
 from search.runs.trajectories import chosen_student, model_row, retrained_entries
 from search.terminal import format as words
@@ -46,7 +36,10 @@ def task_panels(summary: dict[str, Any]) -> list[TaskPanel]:
     names = [name for name in teacher["benchmarks"] if any(_scored(one, name) for one in models)]
     if len(names) < MANY:
         return []
-    return [TaskPanel(name, metric(name, [teacher, *models]), _figure(summary, name)) for name in names]
+    return [
+        TaskPanel(name, metric(name, [teacher, *models]), _figure(summary, number, name))
+        for number, name in enumerate(names)
+    ]
 
 
 def _models(summary: dict[str, Any]) -> list[Entry]:
@@ -62,12 +55,12 @@ def _scored(entry: Entry, task: str) -> Entry | None:
     return found if found is not None and found["value"] is not None else None
 
 
-def _figure(summary: dict[str, Any], task: str) -> Figure:
+def _figure(summary: dict[str, Any], number: int, task: str) -> Figure:
     models, teacher = _models(summary), _scored(summary["teacher"], task)
     scores = {row: found for row, entry in enumerate(models) if (found := _scored(entry, task))}
     ends = [end for found in scores.values() for end in _ends(found)]
     return Figure(
-        name=identifier("task", task),
+        name=f"task-{number}",
         description=f"Score of every model on {task}, and the teacher's.",
         traces=_traces(models, scores, summary, task),
         layout={

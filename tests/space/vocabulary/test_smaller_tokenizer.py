@@ -181,6 +181,16 @@ def test_tokens_that_a_config_names_stay() -> None:
     assert 10_000 not in order
 
 
+def test_tokens_without_a_row_are_gone() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(DEMO)
+    tokenizer.add_tokens(["<extra>"])
+    before = described(tokenizer)
+    order = TokenTable.of(before).order([0.0] * 1024)
+    assert sorted(order) == list(range(1024))
+    after = smaller(before, sorted(order[:512]))
+    assert [token["content"] for token in after["added_tokens"]] == ["<|endoftext|>"]
+
+
 def test_merges_that_make_a_token_in_several_ways_keep_the_first() -> None:
     model: dict[str, Any] = {
         "type": "BPE",
