@@ -64,13 +64,14 @@ def interrupted_if_silent(what: str, seconds: float | None = None) -> Iterator[N
         if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
             yield
             return
-        before = signal.signal(signal.SIGALRM, look)
-        signal.setitimer(signal.ITIMER_REAL, longest * _LOOKS, longest * _LOOKS)
+        before, began = signal.signal(signal.SIGALRM, look), time.monotonic()
+        left, interval = signal.setitimer(signal.ITIMER_REAL, longest * _LOOKS, longest * _LOOKS)
         try:
             yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:  # a timer from outside goes on, and at once if it would have ended meanwhile
+            rest = max(left - (time.monotonic() - began), 1e-3) if left else 0.0
             signal.signal(signal.SIGALRM, before)
+            signal.setitimer(signal.ITIMER_REAL, rest, interval)
 
 
 def _stop(what: str, longest: float) -> NoReturn:

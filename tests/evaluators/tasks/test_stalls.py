@@ -56,6 +56,26 @@ def test_nothing_is_printed_and_the_timer_ends(capsys: pytest.CaptureFixture[str
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
+def test_a_timer_from_outside_goes_on() -> None:
+    rang: list[float] = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: rang.append(time.monotonic()))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        began = time.monotonic()
+        with interrupted_if_silent("the quiz", 60):
+            pass
+        time.sleep(1)
+        assert [when - began for when in rang] == pytest.approx([0.3], abs=0.25)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with interrupted_if_silent("the quiz", 60):
+            time.sleep(0.2)
+        time.sleep(0.1)
+        assert len(rang) == 2, "it ended within, and rings after"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_beside_the_main_thread_output_is_swallowed_alone() -> None:
     done = []
 
