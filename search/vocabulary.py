@@ -16,7 +16,7 @@ from evaluators.teacher import Teacher, load_teacher
 from search.settings.flag_rules import parse_count
 from search.settings.scale import default_device
 from search.settings.teachers import default_texts
-from search.stages.smaller_teacher import STEP, SmallerTeacher, SmallerVocabulary
+from search.stages.smaller_teacher import STEP, VALIDATION, SmallerTeacher, SmallerVocabulary
 from search.terminal import format as words
 from search.terminal.command import exit_status, flag_help
 from search.terminal.console import Console
@@ -94,7 +94,9 @@ def _main(arguments: list[str]) -> int:
     size = None if flags.size is None else BudgetText.parse(flags.size)
     with console.running():
         smaller = SmallerTeacher(_teacher(flags), flags.data or default_texts(flags.model), read)
-        sizes = smaller.sizes() if size is None else [smaller.whole, _tokens(size, smaller)]
+        tokens = None if size is None else _tokens(size, smaller)
+        _rank(smaller, console)
+        sizes = smaller.sizes() if tokens is None else [smaller.whole, tokens]
         found = _measured(smaller, sizes, console)
         if flags.out is not None:
             smaller.write(sizes[-1], flags.out)
@@ -103,14 +105,19 @@ def _main(arguments: list[str]) -> int:
     return 0
 
 
-def _measured(smaller: SmallerTeacher, sizes: list[int], console: Console) -> list[SmallerVocabulary]:
+def _rank(smaller: SmallerTeacher, console: Console) -> None:
     console.forecast.planned["forward"] = smaller.tokens
     with console.work("how much of the text falls to each token", "forward", smaller.tokens) as advance:
         smaller.rank(advance)
+
+
+def _measured(smaller: SmallerTeacher, sizes: list[int], console: Console) -> list[SmallerVocabulary]:
+    console.forecast.planned["score"] = len(sizes) * VALIDATION
     found = []
     for size in sizes:
-        console.say(f"the teacher with {size:,} tokens")
-        found.append(smaller.measured(size))
+        with console.work(f"the teacher with {size:,} tokens", "score", VALIDATION) as advance:
+            found.append(smaller.measured(size, advance))
+        console.say(f"the teacher with {size:,} tokens: {found[-1].bits_per_byte:.4f} bits per byte")
     return found
 
 

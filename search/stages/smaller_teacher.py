@@ -31,8 +31,11 @@ from space.vocabulary.rows import check_vocabulary, named_tokens, smaller_vocabu
 from space.vocabulary.smaller_tokenizer import described, smaller_tokenizer
 from space.vocabulary.token_table import TokenTable
 
-#: Tokens of a block, and the least that the teacher is judged by.
-_BLOCK, _VALIDATION = 512, 16_384
+_BLOCK = 512
+#: Tokens of the held-out text by which a size is judged.
+VALIDATION = 16_384
+#: A size is worth a look while at least this share of the text falls to its tokens.
+_MOST = 0.75
 #: Sizes are multiples of it, as suits matrix products.
 STEP = 64
 
@@ -95,9 +98,17 @@ class SmallerTeacher:
         return -(-len(self.table.always) // STEP) * STEP
 
     def sizes(self) -> list[int]:
-        """Return the sizes that are worth a look: the tokenizer's, and its halves down to the smallest."""
+        """Return the sizes that are worth a look: the tokenizer's, and its halves while most text stays.
+
+        The tokens have to be ranked.
+        """
         halves = [self.whole // 2**power // STEP * STEP for power in range(1, 8)]
-        return [self.whole, *(size for size in halves if size >= self.fewest)]
+        kept = [size for size in halves if size >= self.fewest and self.share(size) >= _MOST]
+        return [self.whole, *kept]
+
+    def share(self, tokens: int) -> float:
+        """Return the share of the text, and of what the teacher expects, that falls to a vocabulary."""
+        return float(self.mass[self.kept(tokens)].sum())
 
     def check(self, tokens: int) -> None:
         """Check that a vocabulary may have this size.
@@ -125,16 +136,24 @@ class SmallerTeacher:
         """Return the tokenizer of that teacher."""
         return smaller_tokenizer(self.teacher.tokenizer, self.kept(tokens))
 
-    def measured(self, tokens: int) -> SmallerVocabulary:
-        """Measure a vocabulary of this size on the validation split of the text."""
+    def measured(
+        self, tokens: int, advance: Callable[[int], None] = lambda tokens: None
+    ) -> SmallerVocabulary:
+        """Measure a vocabulary of this size on the validation split of the text.
+
+        Args:
+            tokens: of the vocabulary.
+            advance: called with the number of tokens that are read.
+        """
         with self.teacher.on_device():
             model = self.model(tokens)
             corpus = self._corpus(self.tokenizer(tokens))
-            loss, predicted = validation_loss(model, corpus.validation), predicted_tokens(corpus.validation)
+            loss = validation_loss(model, corpus.validation, advance=advance)
+        predicted = predicted_tokens(corpus.validation)
         return SmallerVocabulary(
             tokens,
             model.num_parameters(),
-            float(self.mass[self.kept(tokens)].sum()),
+            self.share(tokens),
             predicted / corpus.validation_bytes,
             bits_per_byte(loss, predicted, corpus.validation_bytes),
         )
@@ -179,6 +198,6 @@ class SmallerTeacher:
             block=_BLOCK,
             calibration_blocks=max(1, calibration // _BLOCK),
             distillation_blocks=1,
-            validation_blocks=_VALIDATION // _BLOCK,
+            validation_blocks=VALIDATION // _BLOCK,
         )
         return read_mixture(parse_data(self.data), request, tokenizer, cache_directory() / "text")
