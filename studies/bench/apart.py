@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+
+_LOOK_SECONDS = 1.0
 
 
 def apart(work: Callable[..., None], teachers: Sequence[str], *handed_on: object) -> None:
@@ -16,5 +21,21 @@ def apart(work: Callable[..., None], teachers: Sequence[str], *handed_on: object
         handed_on: to it, behind the name.
     """
     for teacher in teachers:
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        with processes(1) as pool:
             pool.submit(work, teacher, *handed_on).result()
+
+
+def processes(number: int) -> ProcessPoolExecutor:
+    """Return a pool of processes that end with this one, however it ends."""
+    return ProcessPoolExecutor(number, get_context("spawn"), _end_with_parent)
+
+
+def _end_with_parent() -> None:
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

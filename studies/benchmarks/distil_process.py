@@ -8,9 +8,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout, suppress
-from multiprocessing import get_context
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -28,7 +26,7 @@ def in_process(work: Callable[Given, Found], *given: Given.args, **named: Given.
         given: to it.
         named: to it.
     """
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    with processes(1) as pool:
         future = pool.submit(_quietly, work, given, named)
         return future.result()  # type: ignore[return-value]
 

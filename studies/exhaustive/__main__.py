@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 from space.enumeration.hand_made import baselines
+from studies.bench.apart import processes
 from studies.exhaustive.searches import search_all
 from studies.exhaustive.table import Table
 from studies.exhaustive.tables import tables
@@ -28,7 +27,7 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="write the tables of what is done")
     asked = parser.parse_args()
     if not asked.table:
-        with ProcessPoolExecutor(len(SEEDS), get_context("spawn")) as pool:
+        with processes(len(SEEDS)) as pool:
             list(pool.map(work, SEEDS))
     run = resolved()
     found = [Table.of(RESULTS.rows(), seed) for seed in SEEDS]

@@ -12,11 +12,10 @@ import argparse
 import statistics
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 from scipy.stats import kendalltau
 
+from studies.bench.apart import processes
 from studies.bench.results import Row, markdown, spread
 from studies.exhaustive.table import Table
 from studies.exhaustive.work import RESULTS as EXHAUSTIVE
@@ -89,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--chosen", type=int, default=1, help="how many are retrained after it")
     flags = parser.parse_args(arguments)
     if not flags.table:
-        with ProcessPoolExecutor(_PROCESSES, get_context("spawn")) as pool:
+        with processes(_PROCESSES) as pool:
             jobs = [pool.submit(work, seed, flags.ways, flags.tokens, flags.chosen) for seed in flags.seeds]
             for job in jobs:
                 job.result()

@@ -12,9 +12,8 @@ import argparse
 import statistics
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
+from studies.bench.apart import processes
 from studies.bench.results import Row, markdown
 from studies.samplers.setting import BIASES, NOISE, PROMISED, SAMPLERS, TRIALS, resolved
 from studies.samplers.work import HERE, RESULTS, work
@@ -66,7 +65,7 @@ def main() -> int:
     )
     parser.add_argument("--table", action="store_true", help="write the tables of what is done")
     if not parser.parse_args().table:
-        with ProcessPoolExecutor(len(BIASES), get_context("spawn")) as pool:
+        with processes(len(BIASES)) as pool:
             list(pool.map(work, BIASES))
     (HERE / "RESULTS.md").write_text(tables())
     return 0
