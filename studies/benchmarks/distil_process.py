@@ -14,6 +14,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from studies.bench.apart import processes
+
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
 
