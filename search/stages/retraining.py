@@ -130,8 +130,9 @@ def _retrain(
     if not from_random:
         saving = retraining_branch(context, architecture, saving)
     reused_tokens = tokens_spared(context, saving)
-    size, rates = student.num_parameters(), context.rates
-    rate = rates.from_random_weights(context.config, size, job.tokens) if from_random else None
+    rate = None
+    if from_random:
+        rate = context.rates.from_random_weights(context.config, student.num_parameters(), job.tokens)
     outcome = context.train(
         student, job.tokens, context.retraining_targets, advance, RETRAINING_VALIDATIONS, saving, rate
     )

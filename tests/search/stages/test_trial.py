@@ -30,7 +30,7 @@ def context(**parts: Any) -> RunContext:
         "extract": lambda architecture: "a student",
         "costs": lambda architecture: COSTS,
         "latency": lambda student: Latency(prefill_ms=4.0, decode_ms_per_token=0.5, answer=32),
-        "loss": lambda student: 3.5,
+        "loss": lambda student, advance: 3.5,
         "train": lambda student, tokens, *_, **__: DistillationResult(tokens, curve, 1.5),
         "targets": None,
         "tasks": NO_TASKS,
@@ -109,7 +109,7 @@ def test_a_candidate_s_fault_has_a_reason(part: str, error: Exception, reason: s
 @pytest.mark.parametrize("rung", [0, 1])
 def test_a_loss_that_is_no_number_is_a_failure(rung: int, loss: float) -> None:
     outcome = DistillationResult(1000, [(1000, loss)], 1.0)
-    one = context(loss=lambda student: loss, train=lambda *_, **__: outcome)
+    one = context(loss=lambda student, advance: loss, train=lambda *_, **__: outcome)
     with pytest.raises(CandidateError, match=rf"^diverged: the validation loss is {loss}$"):
         score(one, rung)
 
