@@ -78,9 +78,9 @@ _FULL_RATE_STEPS, _FULL_RATE_TOKENS = 16, 2048
 
 
 def peak_rate(parameters: int, steps: int | None = None, step_tokens: int | None = None) -> float:
-    """Return a peak learning rate for a student's size: 1e-4 at 4B (arXiv 2408.11796), 3e-3 at a million.
+    """Return a peak learning rate for a student's size: 1e-4 at 4B (arXiv 2408.11796), 4e-3 at a million.
 
-    It is a power law through the two, capped at 4e-3. It is lower by the root of the number of steps below
+    It is a power law through the two, constant below a million. It is lower by the root of the number of steps below
     16: Adam's first steps are as long as the rate, whatever the gradients, which are divided by themselves
     there, and a short training is made of these. It is lower by the root of the tokens of a step below 2048,
     as their gradient is the noisier (studies/rates).
@@ -90,8 +90,8 @@ def peak_rate(parameters: int, steps: int | None = None, step_tokens: int | None
         steps: of its training; None for many.
         step_tokens: of each step; None for many.
     """
-    exponent = math.log(30) / math.log(4000)
-    rate = min(4e-3, 3e-3 * math.pow(1e6 / parameters, exponent))
+    exponent = math.log(40) / math.log(4000)
+    rate = 4e-3 * min(1.0, math.pow(1e6 / parameters, exponent))
     few = 1.0 if steps is None else min(1.0, steps / _FULL_RATE_STEPS)
     small = 1.0 if step_tokens is None else min(1.0, step_tokens / _FULL_RATE_TOKENS)
     return rate * math.sqrt(few * small)

@@ -88,19 +88,19 @@ def test_a_stable_schedule_rises_stays_and_falls_to_a_tenth(steps: int, warm_up:
 
 
 def test_peak_rates_by_size() -> None:
-    assert peak_rate(1_000_000) == pytest.approx(3e-3)
+    assert peak_rate(1_000_000) == pytest.approx(4e-3)
     assert peak_rate(4_000_000_000) == pytest.approx(1e-4)
-    assert peak_rate(int((1e6 * 4e9) ** 0.5)) == pytest.approx((3e-3 * 1e-4) ** 0.5, rel=1e-6)
+    assert peak_rate(int((1e6 * 4e9) ** 0.5)) == pytest.approx((4e-3 * 1e-4) ** 0.5, rel=1e-6)
     assert peak_rate(1000) == 4e-3
 
 
 def test_a_short_training_has_a_lower_rate() -> None:
-    assert peak_rate(10**6, 4) == pytest.approx(1.5e-3)
-    assert peak_rate(10**6, 1) == pytest.approx(0.75e-3)
+    assert peak_rate(10**6, 4) == pytest.approx(2e-3)
+    assert peak_rate(10**6, 1) == pytest.approx(1e-3)
     assert peak_rate(10**6, 16) == peak_rate(10**6, 10**6) == peak_rate(10**6)
-    assert peak_rate(10**6, step_tokens=512) == pytest.approx(1.5e-3)
+    assert peak_rate(10**6, step_tokens=512) == pytest.approx(2e-3)
     assert peak_rate(10**6, step_tokens=2048) == peak_rate(10**6, step_tokens=10**6) == peak_rate(10**6)
-    assert peak_rate(10**6, 4, 512) == pytest.approx(0.75e-3)
+    assert peak_rate(10**6, 4, 512) == pytest.approx(1e-3)
 
 
 @given(st.integers(1, 10**12), st.integers(1, 10**12))
