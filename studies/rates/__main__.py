@@ -31,13 +31,14 @@ def tables() -> str:
     rows = RESULTS.rows()
     parts = [
         "# Peak learning rates: what was measured\n",
-        "Validation loss in nats per token of a student cut to 60% of its teacher and repaired by least",
-        "squares: forward KL, AdamW, cosine schedule, mean and standard deviation over the orders of the",
-        "text (one where no deviation is given), after so many steps. *The rule* of these tables is the one that",
-        "the study began with, by size alone: 3e-3 at a million parameters, 1e-4 at four billion. *Best* is",
-        "the lowest point of a parabola in the logarithm of the rate through the best mean and its",
-        "neighbours, as a multiple of the rule's rate; ≤ and ≥ stand where the best is at the edge of what",
-        "was tried. *Found* is the loss at the rate that a range test of the fewest steps finds, less that",
+        "Validation loss in nats per token of a student cut to 60% of its teacher and repaired by",
+        "least squares: forward KL, AdamW, cosine schedule, mean and standard deviation over the",
+        "orders of the text (one where no deviation is given), after so many steps. *The rule* of",
+        "these tables is the one that the study began with, by size alone: 3e-3 at a million",
+        "parameters, 1e-4 at four billion. *Best* is the lowest point of a parabola in the logarithm",
+        "of the rate through the best mean and its neighbours, as a multiple of the rule's rate; ≤",
+        "and ≥ stand where the best is at the edge of what was tried. *Found* is the loss at the rate",
+        "that a range test of the fewest steps finds, less that",
         "at the rule's, order by order. Written by `python -m studies.rates --table` from `results.jsonl`.\n",
     ]
     groups: dict[tuple[str, ...], Curves] = {}
