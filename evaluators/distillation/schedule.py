@@ -80,10 +80,10 @@ _FULL_RATE_STEPS, _FULL_RATE_TOKENS = 16, 2048
 def peak_rate(parameters: int, steps: int | None = None, step_tokens: int | None = None) -> float:
     """Return a peak learning rate for a student's size: 1e-4 at 4B (arXiv 2408.11796), 4e-3 at a million.
 
-    It is a power law through the two, constant below a million. It is lower by the root of the number of steps below
-    16: Adam's first steps are as long as the rate, whatever the gradients, which are divided by themselves
-    there, and a short training is made of these. It is lower by the root of the tokens of a step below 2048,
-    as their gradient is the noisier (studies/rates).
+    It is a power law through the two, constant below a million. It is lower by the root of the number of
+    steps below 16: Adam's first steps are as long as the rate, whatever the gradients, which are divided by
+    themselves there, and a short training is made of these. It is lower by the root of the tokens of a step
+    below 2048, as their gradient is the noisier (studies/rates).
 
     Args:
         parameters: of the student.
