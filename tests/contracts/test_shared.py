@@ -50,6 +50,18 @@ def same_weights(student: PreTrainedModel, alone: PreTrainedModel) -> None:
         assert torch.equal(ours[name], values), name
 
 
+def slice_is_extracted(shared: SharedWeights, architecture: Architecture) -> None:
+    """A slice has the weights of the student that is cut from the shared tensors, and its logits."""
+    canonical = {name: values.detach() for name, values in shared.tensors().items()}
+    alone = extract(canonical, shared.axis_map, shared.ranking, architecture)
+    one_expert_at_a_time(alone)
+    with torch.no_grad(), shared.as_student(architecture) as student:
+        one_expert_at_a_time(student)
+        same_weights(student, alone)
+        # A product of views may be summed in another order than that of their copies.
+        torch.testing.assert_close(logits_of(student), logits_of(alone), rtol=1e-5, atol=1e-5)
+
+
 def loss_of(student: PreTrainedModel) -> Tensor:
     one_expert_at_a_time(student)
     logits: Tensor = student(input_ids=tokens(), use_cache=False).logits
@@ -76,16 +88,8 @@ def test_a_slice_is_the_extracted_student(case: str) -> None:
     for trained in (False, True):
         if trained:
             train(shared, found.small)
-        canonical = {name: values.detach() for name, values in shared.tensors().items()}
         for seed in range(DRAWS):
-            architecture = drawn(found.small, seed)
-            alone = extract(canonical, found.small, ranking, architecture)
-            one_expert_at_a_time(alone)
-            with torch.no_grad(), shared.as_student(architecture) as student:
-                one_expert_at_a_time(student)
-                same_weights(student, alone)
-                # A product of views may be summed in another order than that of their copies.
-                torch.testing.assert_close(logits_of(student), logits_of(alone), rtol=1e-5, atol=1e-5)
+            slice_is_extracted(shared, drawn(found.small, seed))
 
 
 @every_case

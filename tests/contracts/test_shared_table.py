@@ -5,17 +5,14 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-import torch
 from transformers import CONFIG_MAPPING
 
-from space.cutting.extraction import extract
 from space.families.support import TYPES
-from space.verification.contract import one_expert_at_a_time, random_ranking
+from space.verification.contract import random_ranking
 from space.verification.reload import captured_warnings
 from space.verification.verification import Verified, verify
-from tests.contracts.test_shared import drawn, same_weights, shared_of, train
+from tests.contracts.test_shared import drawn, shared_of, slice_is_extracted, train
 from tests.contracts.test_table import cells
-from tests.contracts.tiny import logits_of
 from tests.versions import of_pinned
 
 CUT = [model_type for model_type in TYPES if cells(model_type)[0] != "–"]
@@ -42,10 +39,4 @@ def test_a_slice_is_the_extracted_student(model_type: str) -> None:
     for trained in (False, True):
         if trained:
             train(shared, found.small)
-        canonical = {name: values.detach() for name, values in shared.tensors().items()}
-        alone = extract(canonical, found.small, ranking, architecture)
-        one_expert_at_a_time(alone)
-        with torch.no_grad(), shared.as_student(architecture) as student:
-            one_expert_at_a_time(student)
-            same_weights(student, alone)
-            torch.testing.assert_close(logits_of(student), logits_of(alone), rtol=1e-4, atol=1e-4)
+        slice_is_extracted(shared, architecture)
